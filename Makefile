@@ -1,0 +1,73 @@
+# Everything runs in this checkout's own .venv; a machine with Python 3.11 or later and make is enough.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+CODE    := $(wildcard aurora_pool tests benchmarks examples)
+PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3.14 python3 python
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test integration check format bench soak docs clean
+
+help: ## List what there is to make
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, about a minute with the installation
+	$(BIN)/aurora-pool demo --input examples/prompts.jsonl --output out/demo/answers.jsonl
+
+test: $(VENV)/.test ## Run every test that needs no vLLM
+	$(BIN)/python -m pytest tests --ignore=tests/integration
+
+integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two that are started here
+	$(BIN)/python tests/integration/local_fleet.py run --agents 2 -- \
+		$(BIN)/python -m pytest tests/integration tests/conformance
+
+check: $(VENV)/.dev ## Lint, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CODE)
+
+format: $(VENV)/.dev ## Mend what the linter and the formatter can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.dev ## Measure makespan, overhead and memory
+	$(BIN)/python -m benchmarks
+
+soak: $(VENV)/.dev ## Run a long job on a simulated fleet that keeps failing
+	$(BIN)/python -m benchmarks.soak
+
+docs: $(VENV)/.docs ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean: ## Remove what was made here, the environment included
+	rm -rf $(VENV) out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps: an environment is installed again only when pyproject.toml has changed.
+
+$(BIN)/python:
+	@for python in $(PYTHONS); do \
+		if "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			echo "creating $(VENV) with $$(command -v "$$python")"; \
+			exec "$$python" -m venv $(VENV); \
+		fi; \
+	done; \
+	echo "error: no Python 3.11 or later found; install one, or name it: make PYTHON=/path/to/python3" >&2; \
+	exit 1
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[test]'
+	@touch $@ $(VENV)/.runtime
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.test $(VENV)/.runtime
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[docs,test]'
+	@touch $@ $(VENV)/.test $(VENV)/.runtime

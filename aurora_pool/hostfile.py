@@ -1,0 +1,241 @@
+"""Hostfiles: text on one side, :class:`AgentEndpoint` objects on the other.
+
+One agent a line, with an optional port (8000 by default) and optional ``key=value`` tags, separated by spaces or tabs::
+
+    # the fast machines
+    gpu01
+    gpu02        8001   tier=large  rack=3
+    10.0.0.7:8000
+    [fe80::1]:8000
+    https://llm.example.org/team-a   api_key_env=TEAM_A_KEY
+
+Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. An API key never
+stands in the file; the tag ``api_key_env`` names the environment variable that holds it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from types import MappingProxyType
+
+from aurora_pool.errors import HostfileError
+
+DEFAULT_PORT = 8000
+API_KEY_TAG = "api_key_env"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]+", re.ASCII)
+_PORT = re.compile(r"[0-9]{1,5}")
+_PATH = re.compile(r"(/[^\s#?]*)?")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")
+_SECRETS = frozenset({"apikey", "authorization", "bearer", "password", "secret", "token"})
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEndpoint:
+    """Where one agent listens, and the tags that describe it.
+
+    >>> endpoint = AgentEndpoint("gpu02", 8001, {"tier": "large"})
+    >>> endpoint.base_url, endpoint.tags["tier"]
+    ('http://gpu02:8001', 'large')
+
+    Raises :class:`HostfileError` for a host, port, tag, scheme or path that no hostfile could hold. A ``/v1`` at the
+    end of ``path`` is dropped: request paths begin with it.
+    """
+
+    host: str
+    port: int = DEFAULT_PORT
+    tags: Mapping[str, str] = field(default_factory=dict, hash=False)
+    scheme: str = "http"
+    path: str = ""
+
+    def __post_init__(self) -> None:
+        _check_host(self.host)
+        if not 1 <= self.port <= 65535:
+            raise HostfileError(f"expected a port from 1 to 65535, got {self.port}", path="AgentEndpoint")
+        if self.scheme not in _DEFAULT_PORTS:
+            raise HostfileError(f"expected http or https, got {self.scheme!r}", path="AgentEndpoint")
+        if not _PATH.fullmatch(self.path):
+            raise HostfileError("expected a path such as /team-a, without query or fragment", path="AgentEndpoint")
+        for key, value in self.tags.items():
+            _check_tag(key, value)
+        object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))
+        object.__setattr__(self, "path", self.path.rstrip("/").removesuffix("/v1").rstrip("/"))
+
+    def __reduce__(self) -> tuple[type[AgentEndpoint], tuple[object, ...]]:
+        return AgentEndpoint, (self.host, self.port, dict(self.tags), self.scheme, self.path)
+
+    @property
+    def authority(self) -> str:
+        """``host:port``, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def base_url(self) -> str:
+        """The address that request paths are appended to: ``http://gpu02:8001``."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+    @property
+    def api_key_env(self) -> str | None:
+        """The environment variable that holds this agent's API key, if it has one."""
+        return self.tags.get(API_KEY_TAG)
+
+    def __str__(self) -> str:
+        return self.authority if self.scheme == "http" and not self.path else self.base_url
+
+
+def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
+    """Read a hostfile.
+
+    Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
+    missing or empty file, a bad host, port or tag, and an agent that stands there twice.
+
+    >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
+    [AgentEndpoint(host='localhost', port=8000, ...)]
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise HostfileError(f"can't be read ({reason}); expected a text file, one agent a line", path=path) from error
+    return parse_hostfile_text(text, path=path)
+
+
+def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[AgentEndpoint]:
+    r"""Read the text of a hostfile; ``path`` only names it in errors.
+
+    >>> [str(e) for e in parse_hostfile_text("gpu01\ngpu02 8001 tier=large\n")]
+    ['gpu01:8000', 'gpu02:8001']
+    """
+    endpoints: list[AgentEndpoint] = []
+    seen: dict[str, int] = {}
+    # Not splitlines(): it also ends lines at form feeds and the like, and the numbers would not be the editor's.
+    for number, line in enumerate(text.split("\n"), start=1):
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        try:
+            endpoint = _parse_line(words)
+        except HostfileError as error:
+            raise HostfileError(error.reason, path=path, line=number) from None
+        first = seen.setdefault(_identity(endpoint), number)
+        if first != number:
+            reason = f"{endpoint} stands in line {first} already; expected each agent once"
+            raise HostfileError(reason, path=path, line=number)
+        endpoints.append(endpoint)
+    if not endpoints:
+        raise HostfileError("no agent in it; expected at least one line such as 'gpu01 8000'", path=path)
+    return endpoints
+
+
+def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
+    r"""Write endpoints as the text of a hostfile that :func:`parse_hostfile` reads back to equal ones.
+
+    >>> format_hostfile([AgentEndpoint("gpu02", 8001, {"tier": "large"})])
+    'gpu02\t8001\ttier=large\n'
+    """
+    lines = []
+    for endpoint in endpoints:
+        plain = endpoint.scheme == "http" and not endpoint.path and ":" not in endpoint.host
+        where = [endpoint.host, str(endpoint.port)] if plain else [str(endpoint)]
+        lines.append("\t".join(where + [f"{key}={value}" for key, value in endpoint.tags.items()]))
+    return "".join(line + "\n" for line in lines)
+
+
+# The errors below quote no more of a line than they must: a word that stands in the wrong place may be a key.
+
+
+def _parse_line(words: list[str]) -> AgentEndpoint:
+    first, rest = words[0], words[1:]
+    scheme, host, port, path = _parse_address(first)
+    if rest and "=" not in rest[0]:
+        if port is not None:
+            raise HostfileError("the port is given already; expected key=value tags after it")
+        port = _parse_port(rest[0])
+        rest = rest[1:]
+    tags: dict[str, str] = {}
+    for number, word in enumerate(rest, start=len(words) - len(rest) + 1):
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            raise HostfileError(f"expected a tag as key=value, got something else as word {number}")
+        if key in tags:
+            raise HostfileError(f"the tag {key!r} stands there twice; expected each tag once")
+        tags[key] = value
+    return AgentEndpoint(host, DEFAULT_PORT if port is None else port, tags, scheme, path)
+
+
+def _parse_address(word: str) -> tuple[str, str, int | None, str]:
+    """Split ``host``, ``host:port``, ``[v6]:port``, a bare IPv6 address or a URL into scheme, host, port, path."""
+    if "@" in word or "?" in word:
+        raise HostfileError("expected an address of scheme, host, port and path only: no user, password or query")
+    scheme, separator, after = word.partition("://")
+    if not separator:
+        if word.count(":") > 1 and not word.startswith("["):
+            return "http", word, None, ""
+        return "http", *_split_port(word), ""
+    if scheme.lower() not in _DEFAULT_PORTS:
+        raise HostfileError(f"expected http:// or https://, got {scheme!r} before '://'")
+    authority, slash, path = after.partition("/")
+    host, port = _split_port(authority)
+    return scheme.lower(), host, _DEFAULT_PORTS[scheme.lower()] if port is None else port, slash + path
+
+
+def _split_port(authority: str) -> tuple[str, int | None]:
+    if authority.startswith("["):
+        host, bracket, after = authority[1:].partition("]")
+        if not bracket or ":" not in host or (after and not after.startswith(":")):
+            raise HostfileError("expected an IPv6 address as [address] or [address]:port")
+        return host, _parse_port(after[1:]) if after else None
+    host, colon, port = authority.partition(":")
+    return host, _parse_port(port) if colon else None
+
+
+def _parse_port(text: str) -> int:
+    if not _PORT.fullmatch(text):
+        got = f", got {text!r}" if text.isdigit() and len(text) <= 10 else ""
+        raise HostfileError(f"expected a port from 1 to 65535 or a tag as key=value{got}")
+    return int(text)
+
+
+def _check_host(host: str) -> None:
+    address, percent, scope = host.partition("%")
+    try:
+        if ":" in host:
+            IPv6Address(address)
+            valid = not percent or _SCOPE.fullmatch(scope) is not None
+        else:
+            valid = _NAME.fullmatch(host) is not None
+            if host.rpartition(".")[2].isdigit():
+                IPv4Address(host)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise HostfileError(f"expected a host name or address, got {host!r}", path="AgentEndpoint")
+
+
+def _check_tag(key: str, value: str) -> None:
+    if key.lower().replace("-", "").replace("_", "") in _SECRETS:
+        reason = (
+            f"a key never stands in a hostfile; expected {API_KEY_TAG}=NAME of the environment variable that holds it"
+        )
+        raise HostfileError(reason, path="AgentEndpoint")
+    if key == API_KEY_TAG and not _VARIABLE.fullmatch(value):
+        reason = (
+            f"expected {API_KEY_TAG} to name an environment variable in capitals, such as {API_KEY_TAG}=VLLM_API_KEY"
+        )
+        raise HostfileError(reason, path="AgentEndpoint")
+    if not key or re.search(r"[\s#=]", key) or re.search(r"[\s#]", value):
+        raise HostfileError(
+            "expected a tag's key and value without spaces and '#', the key without '='", path="AgentEndpoint"
+        )
+
+
+def _identity(endpoint: AgentEndpoint) -> str:
+    """Write what makes two lines the same agent, however they spell it."""
+    host = str(IPv6Address(endpoint.host)) if ":" in endpoint.host else endpoint.host.lower().rstrip(".")
+    return f"{host} {endpoint.port} {endpoint.path}"
