@@ -1,0 +1,206 @@
+"""The layers of the design: imports point down only, pure modules stay pure, nobody reads another's private names."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "aurora_pool"
+
+# A module or package of aurora_pool, and its layer. What is new must be given its place here.
+LAYERS = {
+    "errors": 0,
+    "messages": 0,
+    "hostfile": 1,
+    "wire": 1,
+    "policy": 2,
+    "transport": 3,
+    "probe": 3,
+    "pool": 3,
+    "observer": 3,
+    "patterns": 4,
+    "aggregators": 4,
+    "jobs": 4,
+    "testing": 4,
+    "cli": 5,
+    "contrib": 5,
+    "__main__": 5,
+    "__init__": 5,
+}
+PURE = ("errors", "messages", "hostfile", "wire", "policy", "jobs.records")
+IMPURE_MODULES = frozenset(
+    {
+        "aiohttp",
+        "asyncio",
+        "concurrent",
+        "http",
+        "multiprocessing",
+        "openai",
+        "os",
+        "queue",
+        "requests",
+        "secrets",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "ssl",
+        "subprocess",
+        "sys",
+        "tempfile",
+        "threading",
+        "time",
+        "typer",
+        "urllib.request",
+        "uuid",
+        "uvloop",
+    }
+)
+CLIENT_OWNERS = ("transport", "testing", "contrib")
+LONGEST = 350
+NAMEDTUPLE_API = frozenset({"_asdict", "_fields", "_make", "_replace"})  # public in spite of the underscore
+
+MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+every_module = pytest.mark.parametrize("name", MODULES)
+
+
+@cache
+def tree_of(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_text(encoding="utf-8"), MODULES[name])
+
+
+def top(name: str) -> str:
+    """Give the part of a module's name that has a layer: ``policy`` of ``policy.window``."""
+    return name.partition(".")[0]
+
+
+def owned_by(name: str, owners: tuple[str, ...]) -> bool:
+    return any(name == owner or name.startswith(f"{owner}.") for owner in owners)
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[int, str, str | None]]:
+    """Give the line, module and name (None for a whole module) of every import, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name, None
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield node.lineno, node.module or ".", alias.name
+
+
+def own_imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Give the line and name of every module of this package that is imported, without the leading ``aurora_pool.``."""
+    for line, module, name in imports(tree):
+        if top(module) != "aurora_pool":
+            continue
+        dotted = module.removeprefix("aurora_pool").removeprefix(".")
+        inner = f"{dotted}.{name}".removeprefix(".")
+        if inner in MODULES or f"{inner}.__init__" in MODULES:
+            dotted = inner
+        yield line, dotted or "__init__"
+
+
+@every_module
+def test_has_a_layer(name: str) -> None:
+    assert top(name) in LAYERS, f"give aurora_pool/{top(name)} its layer in {Path(__file__).name}"
+
+
+@every_module
+def test_imports_point_down(name: str) -> None:
+    own = LAYERS[top(name)]
+    upward = [
+        f"line {line}: {imported}"
+        for line, imported in own_imports(tree_of(name))
+        if LAYERS.get(top(imported), 99) > own
+    ]
+    assert not upward
+
+
+def test_imports_run_in_no_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for name in MODULES:
+        # What a function imports when it is called, or a type checker reads, makes no circle.
+        at_import = ast.Module(
+            [node for node in tree_of(name).body if isinstance(node, ast.Import | ast.ImportFrom)], []
+        )
+        needed = {imported for _, imported in own_imports(at_import)}
+        graph[name] = {f"{module}.__init__" if f"{module}.__init__" in MODULES else module for module in needed}
+    list(TopologicalSorter(graph).static_order())
+
+
+@every_module
+def test_pure_modules_stay_pure(name: str) -> None:
+    if not owned_by(name, PURE):
+        return
+    impure = [
+        f"line {line}: {module}"
+        for line, module, _ in imports(tree_of(name))
+        if module in IMPURE_MODULES or top(module) in IMPURE_MODULES
+    ]
+    assert not impure
+
+
+@every_module
+def test_pure_modules_are_handed_their_random_generator(name: str) -> None:
+    if not owned_by(name, PURE):
+        return
+    tree = tree_of(name)
+    taken = [
+        f"line {line}: {imported}"
+        for line, module, imported in imports(tree)
+        if module == "random" and imported not in {None, "Random"}
+    ]
+    used = [
+        f"line {node.lineno}: random.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "random"
+        and node.attr != "Random"
+    ]
+    assert not taken + used
+
+
+@every_module
+def test_only_the_transport_opens_connections(name: str) -> None:
+    if owned_by(name, CLIENT_OWNERS):
+        return
+    clients = [f"line {line}: {module}" for line, module, _ in imports(tree_of(name)) if top(module) == "aiohttp"]
+    assert not clients
+
+
+@every_module
+def test_nobody_reads_private_names_of_others(name: str) -> None:
+    read = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value)
+    ]
+    taken = [
+        f"line {line}: {imported}"
+        for line, module, imported in imports(tree_of(name))
+        if top(module) == "aurora_pool" and any(is_private(part) for part in [*module.split("."), imported or ""])
+    ]
+    assert not read + taken
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__") and name not in NAMEDTUPLE_API
+
+
+def is_own(value: ast.expr) -> bool:
+    """Tell whether an expression is the object itself: ``self``, ``cls``, ``super()`` or ``type(self)``."""
+    return ast.unparse(value) in {"self", "cls", "super()", "type(self)"}
+
+
+@every_module
+def test_has_one_reason_to_change(name: str) -> None:
+    lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
+    assert lines <= LONGEST
