@@ -1,0 +1,127 @@
+"""The exception tree.
+
+::
+
+    PoolError
+    |-- HostfileError          a hostfile can't be read: path, line, what was expected
+    |-- ConfigError            an argument or option makes no sense, or the fleet can't serve it
+    |-- NoAgentsError          the pool or view has no agent to send to
+    |-- TransportError         no usable HTTP reply came
+    |   |-- ConnectFailed      no connection: refused, unreachable, unresolved, not in time
+    |   |-- ConnectionLost     the connection broke before the reply was whole
+    |   `-- TimedOut           the time allowed for one exchange ran out
+    |-- ServerError            a reply with an HTTP error status, or an error event in a stream
+    |-- BadReply               a reply with a good status that is not what the API promises
+    |-- PromptRejected         the server refused this prompt; no other agent would take it
+    |-- AttemptsExhausted      every attempt that the policy allows has failed
+    `-- JobError               a job can't be started or go on
+        `-- BadRecord          one line of a job's input: file, line and why
+
+Methods that answer many prompts raise only for misuse (bad arguments, an empty pool). What happens to one prompt
+is told by its :class:`~aurora_pool.messages.Response`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class PoolError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class HostfileError(PoolError):
+    """A hostfile can't be used.
+
+    ``path`` and ``line`` (counted from 1, or None when the whole file is meant) say where.
+
+    >>> print(HostfileError("expected a port from 1 to 65535, got '99999'", path="fleet.hostfile", line=3))
+    fleet.hostfile:3: expected a port from 1 to 65535, got '99999'
+    """
+
+    def __init__(self, reason: str, *, path: str | Path = "<hostfile>", line: int | None = None) -> None:
+        self.reason = reason
+        self.path = str(path)
+        self.line = line
+        super().__init__(f"{located(path, line)}: {reason}")
+
+
+class ConfigError(PoolError):
+    """An argument, option or configuration file makes no sense, or the fleet can't serve what it asks for."""
+
+
+class NoAgentsError(PoolError):
+    """The pool, or the view of it, has no agent to send to."""
+
+
+class TransportError(PoolError):
+    """No usable HTTP reply came from an agent."""
+
+
+class ConnectFailed(TransportError):
+    """No connection could be made: refused, unreachable, unresolved, or not within the connect timeout."""
+
+
+class ConnectionLost(TransportError):
+    """The connection broke before the reply was whole.
+
+    ``received`` tells whether any byte of the reply had come. With none on a kept-alive connection, the server had
+    most likely closed it while it was idle, and the request may be sent again at once.
+    """
+
+    def __init__(self, reason: str, *, received: bool) -> None:
+        self.received = received
+        super().__init__(reason)
+
+
+class TimedOut(TransportError):
+    """The time allowed for one exchange ran out."""
+
+
+class ServerError(PoolError):
+    """The server answered with an error: an HTTP status of 400 or more, or an error event inside a stream.
+
+    ``status`` is the HTTP status or the event's code; ``message`` the server's own words; ``param`` the request
+    field that it names, if it names one.
+    """
+
+    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
+        self.status = status
+        self.message = message
+        self.param = param
+        super().__init__(f"{status}: {message}")
+
+
+class BadReply(PoolError):
+    """A reply with a good status that is not what the API promises: no JSON, a missing choice, a cut stream."""
+
+
+class PromptRejected(PoolError):
+    """The server refused this prompt for a reason of its own, so no other agent would take it."""
+
+
+class AttemptsExhausted(PoolError):
+    """Every attempt that the retry policy allows has failed."""
+
+
+class JobError(PoolError):
+    """A job can't be started or can't go on."""
+
+
+class BadRecord(JobError):
+    """One line of a job's input can't be used.
+
+    >>> print(BadRecord("expected an object with 'prompt'", path="in.jsonl", line=7))
+    in.jsonl:7: expected an object with 'prompt'
+    """
+
+    def __init__(self, reason: str, *, path: str | Path, line: int | None = None) -> None:
+        self.reason = reason
+        self.path = str(path)
+        self.line = line
+        super().__init__(f"{located(path, line)}: {reason}")
+
+
+def located(path: str | Path, line: int | None) -> str:
+    """Write a place in a file the way compilers do: ``path:line``, or ``path`` alone."""
+    return str(path) if line is None else f"{path}:{line}"

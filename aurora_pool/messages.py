@@ -1,0 +1,139 @@
+"""What goes in and what comes out: prompts with their sampling, and responses.
+
+These are frozen :class:`msgspec.Struct` types: as immutable and slotted as a frozen dataclass, several times cheaper to
+make, and JSON-encodable as they are. ``msgspec.structs.replace`` and ``msgspec.structs.asdict`` copy and unpack them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+Message: TypeAlias = Mapping[str, Any]
+"""One chat message, as the OpenAI API writes it: ``{"role": "user", "content": "Hello"}``."""
+
+Content: TypeAlias = str | Sequence[int] | Sequence[Message]
+"""What a prompt says: text, token ids, or a conversation."""
+
+ErrorKind: TypeAlias = Literal[
+    "rejected",  # the server refused this prompt (its 400 is in ``error``); no other agent was asked
+    "poison",  # the agents that served this prompt died of it
+    "exhausted",  # every attempt that the retry policy allows has failed
+    "timeout",  # the time the caller allows for one prompt ran out
+    "no_agents",  # no agent that may serve it was in service for as long as the pool waits
+]
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How a prompt is to be answered. What is None is not sent, and the server's own default holds.
+
+    vLLM takes omitted values from the model's ``generation_config.json``, not from OpenAI's documentation: set
+    ``temperature`` (and ``top_p``, ``top_k``) where they matter.
+
+    >>> Sampling(temperature=0.0, seed=1)
+    Sampling(temperature=0.0, seed=1)
+
+    ``logprobs`` is the number of alternatives per generated token (vLLM allows 20 by default), ``prompt_logprobs`` the
+    same for the prompt's tokens. ``extra`` holds any further field of the request body, for example
+    ``{"min_tokens": 4}``; its keys win over the named ones.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    n: int = 1
+    seed: int | None = None
+    stop: str | tuple[str, ...] | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    response_format: Mapping[str, Any] | None = None
+    return_token_ids: bool = False
+    extra: Mapping[str, Any] = {}
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """One unit of work. Wherever prompts are taken, a plain string, token ids or a list of messages will do as well.
+
+    ``sampling`` and ``max_tokens`` (generated tokens), where given, win over the call's and the pool's.
+
+    >>> Prompt("Name a colour.", max_tokens=8).max_tokens
+    8
+    """
+
+    content: Content
+    sampling: Sampling | None = None
+    max_tokens: int | None = None
+
+
+AnyPrompt: TypeAlias = Content | Prompt
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of one reply: of one prompt where the server tells them apart, else of the whole request."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Logprobs(msgspec.Struct, frozen=True):
+    """Log-probabilities of generated tokens, position by position; the lists are equally long.
+
+    ``top`` holds, for each position, the best alternatives and their log-probabilities.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top: list[dict[str, float] | None]
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One of the ``n`` answers to a prompt that was sampled more than once."""
+
+    text: str
+    finish_reason: str | None = None
+    reasoning: str | None = None
+    logprobs: Logprobs | None = None
+    token_ids: list[int] | None = None
+
+
+class Response(msgspec.Struct, frozen=True):
+    """The result of one prompt. There is exactly one per prompt, and ``success`` says whether it is an answer.
+
+    Success means that the server ended the answer itself: its ``finish_reason`` is ``stop``, ``length`` or
+    ``repetition``. An HTTP status of 200 is not success.
+
+    - ``text``: the answer; of a failed prompt, what had come of it (often nothing).
+    - ``error``, ``error_kind``: why it failed, in words and as one of :data:`ErrorKind`; None on success.
+    - ``agent_index``: which agent gave it, counted within the pool or view that was asked; None if none did.
+    - ``prompt_tokens``, ``completion_tokens``: None where the server did not tell them per prompt.
+    - ``attempts``: how often the prompt was sent; ``latency``: seconds from its first sending to this response.
+    - ``samples``: all ``n`` answers where more than one was asked for, the first one included.
+    - ``prompt_token_ids``, ``prompt_logprobs``: only where the sampling asked for them.
+
+    >>> Response(True, " Paris.", agent_index=2, finish_reason="stop").texts
+    (' Paris.',)
+    """
+
+    success: bool
+    text: str
+    error: str | None = None
+    agent_index: int | None = None
+    error_kind: ErrorKind | None = None
+    finish_reason: str | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    reasoning: str | None = None
+    logprobs: Logprobs | None = None
+    token_ids: list[int] | None = None
+    attempts: int = 0
+    latency: float = 0.0
+    samples: tuple[Sample, ...] = ()
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[Any] | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All answers to this prompt: one, or ``n`` where the sampling asked for more."""
+        return tuple(sample.text for sample in self.samples) or (self.text,)

@@ -1,0 +1,94 @@
+"""Which agents are in service.
+
+::
+
+                 LEAVING or DEAD; BROKEN x 3 in a row; MISPLACED
+     IN_SERVICE --------------------------------------------------> OUT
+         ^                                                         |   ^
+         | probe answered                      cool-down is over   |   | probe failed: cool-down doubles
+         |                                                         v   |
+         +---------------------------------------------------- PROBING
+
+``ANSWERED`` forgets past failures; ``REJECTED``, ``REFUSED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say
+nothing about the agent's health. A probe is a tiny request of the kind the pool sends, because ``/health`` answers 200
+while a server drains or sleeps.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+
+from aurora_pool.policy.outcome import Outcome
+
+BROKEN_LIMIT = 3
+FIRST_COOL_DOWN = 1.0
+LONGEST_COOL_DOWN = 30.0
+MISPLACED_COOL_DOWN = 60.0
+
+
+class State(enum.Enum):
+    """Whether an agent gets prompts."""
+
+    IN_SERVICE = "in service"
+    OUT = "out"
+    PROBING = "probing"
+
+
+class Breaker:
+    """The state of one agent. Times are seconds of whatever clock the caller uses.
+
+    >>> breaker = Breaker()
+    >>> breaker.failed(Outcome.DEAD, now=10.0, rng=random.Random(1))
+    True
+    >>> breaker.state, 10.5 <= breaker.probe_at <= 11.0
+    (<State.OUT: 'out'>, True)
+    """
+
+    __slots__ = ("broken", "cool_down", "misplaced", "probe_at", "state")
+
+    def __init__(self) -> None:
+        self.state = State.IN_SERVICE
+        self.broken = 0
+        self.cool_down = FIRST_COOL_DOWN
+        self.misplaced = False
+        self.probe_at = 0.0
+
+    def answered(self) -> None:
+        """Take in an answer: the agent works."""
+        self.broken = 0
+        self.cool_down = FIRST_COOL_DOWN
+
+    def failed(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
+        """Take in a failure; return whether it took the agent out of service."""
+        if outcome is Outcome.BROKEN:
+            self.broken += 1
+            if self.broken < BROKEN_LIMIT:
+                return False
+        elif outcome not in (Outcome.LEAVING, Outcome.DEAD, Outcome.MISPLACED):
+            return False
+        if self.state is not State.IN_SERVICE:
+            return False
+        self._go_out(outcome is Outcome.MISPLACED, now, rng)
+        return True
+
+    def probing(self) -> None:
+        """Take in that a probe is on its way."""
+        self.state = State.PROBING
+
+    def probed(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
+        """Take in what the probe came to; return whether the agent is back in service."""
+        if outcome in (Outcome.ANSWERED, Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED):
+            self.state = State.IN_SERVICE
+            self.broken = 0
+            self.misplaced = False
+            return True
+        self.cool_down = min(LONGEST_COOL_DOWN, self.cool_down * 2)
+        self._go_out(outcome is Outcome.MISPLACED, now, rng)
+        return False
+
+    def _go_out(self, misplaced: bool, now: float, rng: random.Random) -> None:
+        self.state = State.OUT
+        self.misplaced = misplaced
+        wait = MISPLACED_COOL_DOWN if misplaced else self.cool_down
+        self.probe_at = now + wait * rng.uniform(0.5, 1.0)

@@ -1,0 +1,86 @@
+"""Hedge the tail: give what slow or silent agents still hold to agents that have nothing left to do.
+
+The first answer wins, and a request in which nobody waits for an answer any more is closed.
+"""
+
+from __future__ import annotations
+
+import math
+
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.books import Books
+from aurora_pool.policy.tail import HEDGE_MARGIN, seconds_saved
+from aurora_pool.policy.work import Ticket
+
+LOOK_EVERY = 0.5
+"""Seconds between looks for prompts worth a second agent."""
+WASTE_SHARE = 0.02
+"""Hedges may waste so much of all tokens generated."""
+WASTE_FREE = 4
+"""A few hedges, in mean answers, that even a job of few tokens may have."""
+
+
+class Hedger:
+    """Looks, while nothing waits in any lane, for prompts that a second agent would answer sooner."""
+
+    def __init__(self, books: Books) -> None:
+        self.books = books
+        self.spent = 0.0
+        self._due = False
+
+    def watch(self, now: float) -> None:
+        """See to it that the prompts under way are looked at."""
+        if not self._due:
+            self._due = True
+            self.books.alarm(now + LOOK_EVERY, self._look, None)
+
+    def _look(self, _: None, now: float) -> None:
+        self._due = False
+        if self.books.lanes or not self.books.in_flight:
+            return
+        targets = [agent for agent in self.books.agents if agent.free(now) > 0 and agent.speed > 0]
+        if not targets:
+            return
+        fastest = max(agent.speed for agent in targets)
+        targets = [agent for agent in targets if agent.speed * HEDGE_MARGIN >= fastest]
+        worthwhile = [
+            (saved, ticket)
+            for agent in self.books.agents
+            if agent.held and (agent.checking or 0 < agent.speed * HEDGE_MARGIN < fastest)
+            for saved, ticket in self._candidates(agent, fastest, now)
+        ]
+        worthwhile.sort(key=lambda pair: -pair[0])
+        for saved, ticket in worthwhile:
+            self._hedge(ticket, saved, targets, now)
+
+    def _candidates(self, agent: AgentState, fastest: float, now: float) -> list[tuple[float, Ticket]]:
+        speed = 0.0 if agent.checking else agent.speed
+        found = []
+        for request in agent.requests:
+            saved = seconds_saved(now - request.sent_at, speed, fastest, self.books.lengths)
+            if saved > 0:
+                found += [(saved, ticket) for ticket in request.unsettled() if self._may_hedge(ticket)]
+        return found
+
+    @staticmethod
+    def _may_hedge(ticket: Ticket) -> bool:
+        lane = ticket.lane
+        awaits_more = lane.expected or lane.unbounded or lane.pinned
+        return not (awaits_more or ticket.done or ticket.second_request or ticket.isolated or ticket.deaths)
+
+    def _hedge(self, ticket: Ticket, saved: float, targets: list[AgentState], now: float) -> None:
+        first = ticket.request
+        assert first is not None
+        lengths = self.books.lengths
+        cost = 0.0 if math.isinf(saved) else min(lengths.mean, (now - first.sent_at) * self.books.agents[first.agent].speed)
+        if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
+            return
+        able = [a for a in targets if a.free(now) > 0 and a.index != first.agent and a.index in ticket.lane.members]
+        if not able:
+            return
+        agent = min(able, key=lambda a: a.held / a.window.size)
+        self.spent += cost
+        self.books.hedged += 1
+        ticket.hedged = True
+        self.books.notices.prompt_hedged(first.agent, agent.index)
+        self.books.hand(ticket, agent)

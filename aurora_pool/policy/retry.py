@@ -1,0 +1,53 @@
+"""When a prompt that failed is sent again: backoff with jitter, and a budget for the whole fleet.
+
+The backoff is "full jitter" (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/); the budget
+follows tower's: retries are a share of successes plus a small steady rate, so that a broken fleet is not hammered
+with the same prompts again and again.
+"""
+
+from __future__ import annotations
+
+import random
+
+MAX_ATTEMPTS = 5
+"""A prompt that failed so often for the agents' own reasons is given up as exhausted."""
+
+
+def backoff(attempt: int, rng: random.Random, *, base: float = 0.25, cap: float = 15.0) -> float:
+    """Draw how many seconds to wait before attempt number ``attempt + 1``.
+
+    >>> 0.0 <= backoff(1, random.Random(1)) <= 0.25
+    True
+    """
+    return rng.uniform(0.0, min(cap, base * 2 ** (attempt - 1)))
+
+
+class RetryBudget:
+    """How fast the fleet may retry: ``ratio`` retries per success, and ``per_second`` on top.
+
+    Nothing is refused; what goes beyond the budget waits until the steady rate has paid for it.
+
+    >>> budget = RetryBudget(ratio=0.2, per_second=10.0, reserve=1.0)
+    >>> budget.withdraw(now=0.0), budget.withdraw(now=0.0)
+    (0.0, 0.1)
+    """
+
+    __slots__ = ("at", "balance", "per_second", "ratio", "reserve")
+
+    def __init__(self, ratio: float = 0.2, per_second: float = 10.0, reserve: float = 100.0) -> None:
+        self.ratio = ratio
+        self.per_second = per_second
+        self.reserve = reserve
+        self.balance = reserve
+        self.at = 0.0
+
+    def deposit(self, successes: int = 1) -> None:
+        """Take in successes."""
+        self.balance = min(self.balance + self.ratio * successes, 10 * self.reserve)
+
+    def withdraw(self, now: float) -> float:
+        """Take out one retry; return how many seconds it has to wait for being paid."""
+        steady = self.balance + max(0.0, now - self.at) * self.per_second
+        self.balance = max(self.balance, min(self.reserve, steady)) - 1.0
+        self.at = now
+        return max(0.0, -self.balance / self.per_second)

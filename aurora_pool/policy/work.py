@@ -1,0 +1,141 @@
+"""What the dispatcher moves about: tickets (prompts under way), lanes (where they queue), assignments (requests)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from aurora_pool.errors import PoolError
+from aurora_pool.messages import ErrorKind
+
+FOREVER = float("inf")
+
+
+class Lane:
+    """The queue of one view of the fleet: which agents may serve it, and what waits for them.
+
+    ``expected`` is how many prompts are still to come from callers' inputs of known length, ``unbounded`` how many open
+    inputs there are of which nobody knows. ``patience`` is how many seconds prompts wait while no member is in service.
+    A ``pinned`` lane belongs to a request for one very agent: nothing is hedged, and a failure of that agent is a
+    failure of the prompt.
+    """
+
+    __slots__ = (
+        "checked_at", "expected", "home_queues", "members", "patience", "pinned", "queue", "slowest", "stranded_at",
+        "suspects", "unbounded",
+    )  # fmt: skip
+
+    def __init__(self, members: Sequence[int], *, patience: float = FOREVER, pinned: bool = False) -> None:
+        self.members = members
+        self.patience = patience
+        self.pinned = pinned
+        self.queue: deque[Ticket] = deque()
+        self.home_queues: dict[int, deque[Ticket]] = {}
+        self.suspects: deque[Ticket] = deque()
+        self.expected = 0
+        self.unbounded = 0
+        self.stranded_at: float | None = None
+        self.slowest = 0.0
+        self.checked_at = -FOREVER
+
+
+class Ticket:
+    """One prompt on its way to exactly one result.
+
+    ``batch`` says which tickets may share a list request (those with the same object), ``room`` how many tokens may be
+    generated for it; ``work`` is the caller's own and never looked at.
+    """
+
+    __slots__ = (
+        "attempts", "avoid", "batch", "deaths", "done", "first_sent", "hedged", "index", "isolated", "lane", "request", "room",
+        "second_request", "single", "work",
+    )  # fmt: skip
+
+    def __init__(self, lane: Lane, index: int, batch: object, work: Any, room: int = 0, single: bool = False) -> None:
+        self.lane = lane
+        self.index = index
+        self.batch = batch
+        self.work = work
+        self.room = room
+        self.single = single
+        self.attempts = 0
+        self.deaths = 0
+        self.avoid = -1
+        self.done = False
+        self.hedged = False
+        self.isolated = False
+        self.first_sent = -1.0
+        self.request: Assignment | None = None
+        self.second_request: Assignment | None = None
+
+
+class Assignment:
+    """One HTTP request that the pool is to make: to which agent, with which prompts, in which order.
+
+    A slot of ``tickets`` becomes None when its prompt is settled. ``live`` counts the slots whose prompt nobody has
+    answered yet: at 0 the request serves no one. ``started`` counts the unsettled slots that have shown a first token.
+    """
+
+    __slots__ = ("agent", "closed", "live", "sent_at", "started", "tickets")
+
+    def __init__(self, agent: int, tickets: list[Ticket], sent_at: float) -> None:
+        self.agent = agent
+        self.tickets: list[Ticket | None] = list(tickets)
+        self.live = len(tickets)
+        self.started = 0
+        self.sent_at = sent_at
+        self.closed = False
+
+    def unsettled(self) -> Iterator[Ticket]:
+        """The tickets whose part of the reply has not come."""
+        return (ticket for ticket in self.tickets if ticket is not None)
+
+
+class Failure:
+    """A ticket's end without an answer."""
+
+    __slots__ = ("agent", "error", "kind", "ticket")
+
+    def __init__(self, ticket: Ticket, kind: ErrorKind, error: str, agent: int | None) -> None:
+        self.ticket = ticket
+        self.kind = kind
+        self.error = error
+        self.agent = agent
+
+
+class Plan:
+    """What the pool is to do now: requests to send and to close, agents to probe, prompts that ended unanswered.
+
+    ``probe`` holds agents that are out and due for a trial; ``check`` agents that hold prompts but have fallen silent.
+    """
+
+    __slots__ = ("check", "close", "fail", "probe", "send")
+
+    def __init__(self) -> None:
+        self.send: list[Assignment] = []
+        self.close: list[Assignment] = []
+        self.fail: list[Failure] = []
+        self.probe: list[int] = []
+        self.check: list[int] = []
+
+
+class Notices:
+    """Receives what the dispatcher decides about agents and prompts; the pool passes it on to its observers."""
+
+    def agent_state(self, agent: int, state: str, reason: str) -> None:
+        """Take in that an agent came into or went out of service, and why."""
+
+    def prompt_moved(self, agent: int, outcome: str) -> None:
+        """Take in that a prompt left an agent unanswered."""
+
+    def prompt_hedged(self, slow_agent: int, agent: int) -> None:
+        """Take in that a prompt was given to a second agent because the first is slow or silent."""
+
+    def prompt_quarantined(self, agent: int) -> None:
+        """Take in that a prompt is under suspicion of killing agents and goes on alone."""
+
+
+def describe(error: PoolError) -> str:
+    """Write an error for a user: its class says what happened where the text alone does not."""
+    return str(error) or type(error).__name__
