@@ -1,0 +1,95 @@
+"""One answer per prompt, per item, per agent: scatter, map, broadcast, sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
+from aurora_pool.patterns.templates import render, require_placeholder
+
+if TYPE_CHECKING:
+    from aurora_pool.pool import AgentPool
+
+
+async def scatter_gather(
+    pool: AgentPool, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+) -> list[Response]:
+    """Answer every prompt, spread over the fleet; responses come back in the order of the prompts.
+
+    ::
+
+        responses = await scatter_gather(pool, [f"Analyze gene {g}" for g in genes])
+
+    ``max_tokens`` is the most tokens to generate per prompt. One prompt's failure is told by its response.
+    """
+    return await pool.send_all_batched(list(prompts), max_tokens, sampling=sampling)
+
+
+async def map_gather(
+    pool: AgentPool,
+    template: str,
+    items: Iterable[object],
+    max_tokens: int | None = None,
+    *,
+    sampling: Sampling | None = None,
+) -> list[Response]:
+    """Answer one template for every item, which takes the place of ``{item}``.
+
+    ::
+
+        responses = await map_gather(pool, "Name the function of {item}.", ["TP53", "BRCA1"])
+
+    Raises :class:`~aurora_pool.errors.ConfigError` if the template has no ``{item}``.
+    """
+    require_placeholder("template", template, "item")
+    return await scatter_gather(pool, [render(template, item=item) for item in items], max_tokens, sampling=sampling)
+
+
+async def broadcast(pool: AgentPool, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
+    """Ask every agent the same; one response per agent, in the order of the agents.
+
+    ::
+
+        versions = await broadcast(pool, "Which model are you?")
+    """
+    return await pool.broadcast_prompt(prompt, max_tokens)
+
+
+async def sample_many(
+    pool: AgentPool,
+    prompts: Iterable[AnyPrompt],
+    k: int,
+    max_tokens: int | None = None,
+    *,
+    sampling: Sampling | None = None,
+) -> list[list[Response]]:
+    """Sample every prompt ``k`` times, the samples of one prompt spread over the agents.
+
+    ::
+
+        answers = await sample_many(pool, questions, k=5, sampling=Sampling(temperature=0.8))
+        votes = [majority_vote(samples) for samples in answers]
+
+    A ``seed`` is counted up from sample to sample: the same seed would give the same text ``k`` times over.
+    Raises :class:`~aurora_pool.errors.ConfigError` if ``k`` is less than 1, or if the temperature is 0.
+    """
+    if k < 1:
+        raise ConfigError(f"k is how many samples to take of each prompt, at least 1: got {k}")
+    copies = [copy for prompt in prompts for copy in _copies(prompt, k, sampling)]
+    responses = await pool.send_all_batched(copies, max_tokens, sampling=sampling)
+    return [responses[start : start + k] for start in range(0, len(responses), k)]
+
+
+def _copies(prompt: AnyPrompt, k: int, sampling: Sampling | None) -> list[Prompt]:
+    prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+    sampling = prompt.sampling or sampling
+    if sampling is not None and sampling.temperature == 0 and k > 1:
+        raise ConfigError(f"{k} samples at temperature 0 are all the same: set a higher temperature")
+    if sampling is None or sampling.seed is None:
+        return [prompt] * k
+    replace = msgspec.structs.replace
+    return [replace(prompt, sampling=replace(sampling, seed=sampling.seed + number)) for number in range(k)]

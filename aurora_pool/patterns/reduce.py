@@ -1,0 +1,180 @@
+"""Many texts to one: tree_reduce, broadcast_and_reduce, map_reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
+from aurora_pool.patterns.growing import Work, grow
+from aurora_pool.patterns.templates import render, require_placeholder
+from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, Room
+
+if TYPE_CHECKING:
+    from aurora_pool.pool import AgentPool
+
+DEFAULT_FANIN = 8
+
+Item = TypeVar("Item")
+Name = TypeVar("Name", bound=Hashable)
+Step: TypeAlias = tuple[Name, int | ReduceCall]
+"""Which tree a prompt belongs to, and where: the position of a leaf, or a reduce call."""
+
+
+async def tree_reduce(
+    pool: AgentPool,
+    prompt: str,
+    reduce_prompt: str,
+    fanin: int = DEFAULT_FANIN,
+    items: Iterable[object] = (),
+    *,
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    on_level: OnLevel | None = None,
+) -> ReduceResult:
+    r"""Answer ``prompt`` for every item, and merge the answers with ``reduce_prompt`` until one is left.
+
+    ::
+
+        summary = await tree_reduce(
+            pool, prompt="Summarise:\n{item}", reduce_prompt="Merge:\n{responses}", items=pages
+        )
+        print(summary.text, summary.lost)
+
+    ``{item}`` stands for the item; ``{responses}`` for at most ``fanin`` texts with a blank line in between, fewer
+    where more would not fit the model's context; ``{level}`` for the level of the tree, from 1. Neighbouring texts are
+    merged as soon as they are all in, and which texts form a group depends on nothing but their positions.
+
+    Leaves get ``max_tokens`` tokens, reduce prompts the pool's ``max_tokens_aggregation``. A lost leaf does not stop
+    the rest: it is named in the result, which is then no success. A reduce prompt that fails twice has its texts merged
+    one level up. ``on_level(level, texts)`` sees each level once it is complete.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no items, ``fanin`` below 2, a template
+    without its placeholder, a reduce prompt that leaves no room in the model's context.
+    """
+    require_placeholder("prompt", prompt, "item")
+    items = list(items)
+    tree = ReduceTree(len(items), fanin, room=await reduce_room(pool, reduce_prompt), on_level=on_level)
+    leaves = (
+        ((None, index), Prompt(render(prompt, item=item), max_tokens=max_tokens)) for index, item in enumerate(items)
+    )
+
+    def write(_: None, call: ReduceCall) -> str:
+        return render(reduce_prompt, **call.values)
+
+    return (await reduce_forest(pool, {None: tree}, leaves, write, sampling=sampling))[None]
+
+
+async def broadcast_and_reduce(
+    pool: AgentPool,
+    prompt: AnyPrompt,
+    reduce_prompt: str,
+    fanin: int = DEFAULT_FANIN,
+    *,
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+    on_level: OnLevel | None = None,
+) -> ReduceResult:
+    r"""Ask every agent the same, and merge the answers into one; the leaves of the result are the agents, in order.
+
+    ::
+
+        verdict = await broadcast_and_reduce(pool, "Is 91 a prime?", "Answers:\n{responses}\nThe consensus:")
+
+    Arguments and errors are those of :func:`tree_reduce`; ``sampling`` is for the reduce prompts.
+    """
+    tree = ReduceTree(pool.size, fanin, room=await reduce_room(pool, reduce_prompt), on_level=on_level)
+    responses = await pool.broadcast_prompt(prompt, max_tokens)
+    calls = [call for agent, response in enumerate(responses) for call in tree.leaf_done(agent, response)]
+
+    def write(_: None, call: ReduceCall) -> str:
+        return render(reduce_prompt, **call.values)
+
+    first = [((None, call), Prompt(write(None, call), max_tokens=pool.max_tokens_aggregation)) for call in calls]
+    return (await reduce_forest(pool, {None: tree}, first, write, sampling=sampling))[None]
+
+
+async def map_reduce(
+    pool: AgentPool,
+    items: Iterable[Item],
+    prompt: str,
+    reduce_prompt: str,
+    key: Callable[[Item], Name],
+    *,
+    fanin: int = DEFAULT_FANIN,
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+) -> dict[Name, ReduceResult]:
+    r"""Answer ``prompt`` for every item, and merge the answers of items with the same key: one result per key.
+
+    ::
+
+        by_author = await map_reduce(
+            pool, papers, "Main finding:\n{item}", "What {key} found:\n{responses}", key=lambda paper: paper.author
+        )
+
+    ``{item}`` stands for ``str(item)``, ``{key}`` for the key. Each key has a tree of its own, as in
+    :func:`tree_reduce`, and none waits for another. Leaves are counted within their key. The results keep the order in
+    which the keys first came. Raises what :func:`tree_reduce` raises.
+    """
+    require_placeholder("prompt", prompt, "item")
+    room = await reduce_room(pool, reduce_prompt)
+    groups: dict[Name, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    if not groups:
+        raise ConfigError("there are no items to reduce")
+    trees = {name: ReduceTree(len(members), fanin, room=room) for name, members in groups.items()}
+    leaves = (
+        ((name, index), Prompt(render(prompt, item=item, key=name), max_tokens=max_tokens))
+        for name, members in groups.items()
+        for index, item in enumerate(members)
+    )
+
+    def write(name: Name, call: ReduceCall) -> str:
+        return render(reduce_prompt, key=name, **call.values)
+
+    return await reduce_forest(pool, trees, leaves, write, sampling=sampling)
+
+
+async def reduce_room(pool: AgentPool, reduce_prompt: str) -> Room | None:
+    """Work out how many tokens of text one reduce prompt can hold; None if the model's context is not known.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` if the template has no ``{responses}``, or is itself too long.
+    """
+    require_placeholder("reduce_prompt", reduce_prompt, "responses")
+    await pool.start()
+    if pool.max_context is None:
+        return None
+    template = pool.estimate_tokens(render(reduce_prompt, responses=""))
+    answer = pool.max_tokens_aggregation or pool.max_context // 4
+    if template + answer >= pool.max_context:
+        raise ConfigError(
+            f"reduce_prompt is too long: about {template} tokens of template and {answer} for the answer leave no room "
+            f"for texts in the model's context of {pool.max_context}"
+        )
+    return Room(pool.max_context - template - answer, pool.estimate_tokens)
+
+
+async def reduce_forest(
+    pool: AgentPool,
+    trees: Mapping[Name, ReduceTree],
+    first: Iterable[Work[Step[Name]]],
+    write: Callable[[Name, ReduceCall], str],
+    *,
+    sampling: Sampling | None = None,
+) -> dict[Name, ReduceResult]:
+    """Carry out what several trees decide, all in one call to the pool.
+
+    ``first`` holds their leaves; ``write`` gives the text of a reduce prompt.
+    """
+
+    def follow(step: Step[Name], response: Response) -> list[Work[Step[Name]]]:
+        name, place = step
+        tree = trees[name]
+        calls = tree.leaf_done(place, response) if isinstance(place, int) else tree.call_done(place, response)
+        return [((name, call), Prompt(write(name, call), max_tokens=pool.max_tokens_aggregation)) for call in calls]
+
+    await grow(pool, first, follow, sampling=sampling)
+    return {name: tree.result() for name, tree in trees.items()}

@@ -1,0 +1,105 @@
+"""A pool without a fleet: answers come from a function, in an order that the test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
+
+Answer = Callable[[str], Response | str]
+
+
+@dataclass
+class FakePool:
+    """Holds at most ``window`` prompts, and answers one of them, drawn by ``random``, whenever it has to wait."""
+
+    answer: Answer
+    size: int = 4
+    window: int = 64
+    max_context: int | None = None
+    max_tokens_aggregation: int | None = 99
+    random: random.Random = field(default_factory=lambda: random.Random(0))
+    sent: list[Prompt] = field(default_factory=list)
+    answered: list[str] = field(default_factory=list)
+    closed: int = 0
+
+    async def start(self) -> None:
+        pass
+
+    def estimate_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def respond(self, prompt: Prompt) -> Response:
+        text = str(prompt.content)
+        self.answered.append(text)
+        answer = self.answer(text)
+        if isinstance(answer, str):
+            return Response(True, answer, prompt_tokens=self.estimate_tokens(text), completion_tokens=1)
+        return answer
+
+    async def iter_responses(
+        self,
+        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
+        max_tokens: int | None = None,
+        *,
+        sampling: Sampling | None = None,
+        total: int | None = None,
+    ) -> AsyncIterator[tuple[int, Response]]:
+        source = prompts if isinstance(prompts, AsyncIterable) else _as_async(prompts)
+        iterator = aiter(source)
+        holding: dict[int, Prompt] = {}
+        puller: asyncio.Task[AnyPrompt] | None = None
+        pulled = 0
+        exhausted = False
+        try:
+            while True:
+                if puller is None and not exhausted and len(holding) < self.window:
+                    puller = asyncio.ensure_future(_next(iterator))
+                await asyncio.sleep(0)
+                if puller is not None and puller.done():
+                    try:
+                        prompt = puller.result()
+                    except StopAsyncIteration:
+                        exhausted = True
+                    else:
+                        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+                        prompt = Prompt(prompt.content, prompt.sampling or sampling, prompt.max_tokens or max_tokens)
+                        self.sent.append(prompt)
+                        holding[pulled] = prompt
+                        pulled += 1
+                    puller = None
+                elif holding:
+                    index = self.random.choice(list(holding))
+                    yield index, self.respond(holding.pop(index))
+                elif exhausted:
+                    return
+        finally:
+            self.closed += 1
+            if puller is not None:
+                puller.cancel()
+                await asyncio.gather(puller, return_exceptions=True)
+
+    async def send_all_batched(
+        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+    ) -> list[Response]:
+        found = {i: r async for i, r in self.iter_responses(prompts, max_tokens, sampling=sampling)}
+        return [found[index] for index in range(len(found))]
+
+    async def broadcast_prompt(self, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
+        return await self.send_all_batched([prompt] * self.size, max_tokens)
+
+
+async def _as_async(prompts: Iterable[AnyPrompt]) -> AsyncIterator[AnyPrompt]:
+    for prompt in prompts:
+        yield prompt
+
+
+async def _next(iterator: AsyncIterator[AnyPrompt]) -> AnyPrompt:
+    return await anext(iterator)
+
+
+def failed(error: str = "500: broken", kind: ErrorKind = "exhausted") -> Response:
+    return Response(False, "", error, error_kind=kind)

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import pytest
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.messages import Response
+from aurora_pool.patterns import broadcast_and_reduce, map_reduce, tree_reduce
+from tests.patterns.fake_pool import FakePool, failed
+
+
+def merge(text: str) -> str:
+    """Answer "leaf x" with "x", and "merge n: a b" with "(a b)"."""
+    kind, _, rest = text.partition(" ")
+    return rest if kind == "leaf" else f"({' '.join(rest.split(': ', 1)[1].split())})"
+
+
+async def test_tree_reduce_merges_neighbours_level_by_level() -> None:
+    pool = FakePool(merge)
+    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 3, "abcdefgh", max_tokens=5)
+    assert result.success
+    assert result.text == "((a b) (c d e) (f g h))"
+    assert (result.leaves, result.levels, result.calls, result.completion_tokens) == (8, 2, 12, 12)
+    assert result.prompt_tokens == 8 * 2 + 4 * 2 + 2 + 3 + 3 + 8
+    assert {str(p.content)[:8]: p.max_tokens for p in pool.sent if str(p.content).startswith("merge")} == {
+        "merge 1:": 99,
+        "merge 2:": 99,
+    }
+    assert {p.max_tokens for p in pool.sent if str(p.content).startswith("leaf")} == {5}
+
+
+async def test_a_group_is_merged_while_leaves_are_still_out() -> None:
+    pool = FakePool(merge, window=4)
+    await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 2, range(40))
+    order = [text.partition(" ")[0] for text in pool.answered]
+    assert order.index("merge") < 39 - order[::-1].index("leaf")
+
+
+async def test_braces_in_answers_and_items_survive() -> None:
+    pool = FakePool(lambda text: '{"level": {responses}}' if text.startswith("leaf") else text)
+    result = await tree_reduce(pool, "leaf {item}", "{level}\n{responses}", items=["{item}", "{0}"])
+    assert result.text == '1\n{"level": {responses}}\n\n{"level": {responses}}'
+
+
+async def test_one_call_is_opened_and_closed() -> None:
+    pool = FakePool(merge)
+    await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 2, range(9))
+    assert pool.closed == 1
+
+
+async def test_a_failed_agent_costs_its_leaf_and_the_result_names_it() -> None:
+    pool = FakePool(lambda text: failed("400: too long", "rejected") if text == "leaf c" else merge(text))
+    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 2, "abcd")
+    assert not result.success
+    assert result.text == "((a b) d)"
+    assert result.error == "1 of 4 leaves lost (leaf 2: 400: too long)"
+
+
+async def test_all_leaves_lost() -> None:
+    result = await tree_reduce(FakePool(lambda _: failed()), "leaf {item}", "{responses}", items="abc")
+    assert (result.success, result.text, len(result.lost), result.calls) == (False, "", 3, 3)
+
+
+async def test_a_reducer_that_fails_once_is_asked_again() -> None:
+    failures = iter([failed()])
+    pool = FakePool(lambda text: next(failures, merge(text)) if text.startswith("merge") else merge(text))
+    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", items="ab")
+    assert (result.success, result.text, result.calls) == (True, "(a b)", 4)
+
+
+async def test_reduce_prompts_fit_the_models_context() -> None:
+    longest = 0
+
+    def answer(text: str) -> Response | str:
+        nonlocal longest
+        longest = max(longest, len(text.split()))
+        return "w " * 10
+
+    pool = FakePool(answer, max_context=64, max_tokens_aggregation=20)
+    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 50, range(50))
+    assert result.success
+    assert longest <= 44
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"items": []}, "no items"),
+        ({"fanin": 1}, "at least 2: got 1"),
+        ({"prompt": "leaf"}, r"prompt has no \{item\}"),
+        ({"reduce_prompt": "merge {response}"}, r"reduce_prompt has no \{responses\}"),
+        ({"reduce_prompt": "word " * 90 + "{responses}"}, "leave no room for texts in the model's context of 100"),
+    ],
+)
+async def test_misuse_is_told_before_anything_is_sent(arguments: dict[str, object], match: str) -> None:
+    pool = FakePool(merge, max_context=100, max_tokens_aggregation=None)
+    good: dict[str, object] = {"prompt": "leaf {item}", "reduce_prompt": "merge {responses}", "items": "ab"}
+    with pytest.raises(ConfigError, match=match):
+        await tree_reduce(pool, **(good | arguments))  # type: ignore[arg-type]  # misuse is the point
+    assert pool.sent == []
+
+
+async def test_broadcast_and_reduce_merges_the_agents_answers() -> None:
+    pool = FakePool(merge, size=5)
+    result = await broadcast_and_reduce(pool, "leaf x", "merge {level}: {responses}", 3, max_tokens=6)
+    assert (result.text, result.leaves, result.calls) == ("((x x) (x x x))", 5, 8)
+    assert [prompt.max_tokens for prompt in pool.sent] == [6] * 5 + [99] * 3
+
+
+async def test_broadcast_and_reduce_names_the_agents_that_failed() -> None:
+    replies = iter(["a", failed("connection lost"), "c"])
+    pool = FakePool(lambda text: next(replies) if text == "leaf" else merge(text), size=3)
+    result = await broadcast_and_reduce(pool, "leaf", "merge {level}: {responses}")
+    assert not result.success
+    assert [leaf.error for leaf in result.lost] == ["connection lost"]
+
+
+async def test_map_reduce_gives_one_result_per_key() -> None:
+    pool = FakePool(merge)
+    results = await map_reduce(
+        pool, range(7), "leaf {item}", "merge {key}: {responses}", lambda n: "odd" if n % 2 else "even", fanin=2
+    )
+    assert {key: result.text for key, result in results.items()} == {"even": "((0 2) (4 6))", "odd": "(1 (3 5))"}
+    assert list(results) == ["even", "odd"]
+    assert sum(text.startswith("merge even") for text in pool.answered) == 3
+    assert pool.closed == 1
+
+
+async def test_map_reduce_refuses_no_items() -> None:
+    with pytest.raises(ConfigError, match="no items"):
+        await map_reduce(FakePool(merge), [], "{item}", "{responses}", key=str)
+
+
+async def test_a_key_is_put_in_literally() -> None:
+    results = await map_reduce(FakePool(str), "ab", "{item}", "{key} {responses}", key=lambda _: "{responses}")
+    assert results["{responses}"].text == "{responses} a\n\nb"
