@@ -1,0 +1,52 @@
+"""Split a stream of server-sent events into their data, whatever the chunks and however long the events.
+
+Reading by lines has a limit in aiohttp (a 600 kB event fails), so the bytes are split here. Only what vLLM and
+OpenAI-like servers send is understood: ``data:`` fields of one line, comments (``: keep-alive``), and the final
+``[DONE]``. The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+from __future__ import annotations
+
+DONE = b"[DONE]"
+
+
+class EventSplitter:
+    r"""Takes chunks, gives the data of the events that are complete.
+
+    >>> splitter = EventSplitter()
+    >>> splitter.feed(b'data: {"a":1}\n\n: keep-alive\n\nda'), splitter.feed(b"ta: [DONE]\n\n")
+    ([b'{"a":1}'], [b'[DONE]'])
+    """
+
+    __slots__ = ("_parts",)
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes; return the data of each event that they complete, in order."""
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r", b"")  # raw carriage returns can't be part of JSON text
+        parts = self._parts
+        if parts:
+            if b"\n\n" not in chunk and not (chunk.startswith(b"\n") and parts[-1].endswith(b"\n")):
+                if chunk:
+                    parts.append(chunk)
+                return []
+            parts.append(chunk)
+            chunk = b"".join(parts)
+            parts.clear()
+        events = chunk.split(b"\n\n")
+        rest = events.pop()
+        if rest:
+            parts.append(rest)
+        return [event[6:] if event.startswith(b"data: ") else _data(event) for event in events if event[:4] == b"data"]
+
+    @property
+    def cut(self) -> bool:
+        """Whether an event has begun and not ended."""
+        return bool(self._parts)
+
+
+def _data(event: bytes) -> bytes:
+    return event.removeprefix(b"data:").lstrip(b" ")

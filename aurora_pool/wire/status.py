@@ -1,0 +1,84 @@
+"""``/v1/models`` and ``/metrics``: what a server serves, and how busy its engine is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from aurora_pool.errors import BadReply
+from aurora_pool.wire.answer import decode
+from aurora_pool.wire.errors import error_of
+
+MODELS_PATH = "/v1/models"
+METRICS_PATH = "/metrics"
+HEALTH_PATH = "/health"
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """A model name that a server answers to; ``parent`` is set for an adapter (LoRA), ``root`` is what lies behind."""
+
+    id: str
+    max_model_len: int | None = None
+    root: str | None = None
+    parent: str | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[ServedModel] = []
+    error: Any = None
+
+
+_MODELS = msgspec.json.Decoder(_Models)
+
+
+def parse_models(body: bytes) -> list[ServedModel]:
+    """Read the body of ``/v1/models``; raises :class:`BadReply` where it is none.
+
+    >>> parse_models(b'{"data":[{"id":"m","max_model_len":2048}]}')[0].max_model_len
+    2048
+    """
+    models: _Models = decode(_MODELS, body)
+    if models.error is not None:
+        raise error_of(models.error)
+    if not models.data:
+        raise BadReply(f"no model in the reply: {body[:120]!r}")
+    return models.data
+
+
+class EngineLoad(msgspec.Struct, frozen=True):
+    """What an engine's gauges and counters say; two of them that differ in anything show that it works."""
+
+    running: float = 0.0
+    waiting: float = 0.0
+    generation_tokens: float = 0.0
+    prompt_tokens: float = 0.0
+    cache_usage: float = 0.0
+    preemptions: float = 0.0
+
+
+_NAMES = {
+    "vllm:num_requests_running": "running",
+    "vllm:num_requests_waiting": "waiting",
+    "vllm:generation_tokens_total": "generation_tokens",
+    "vllm:prompt_tokens_total": "prompt_tokens",
+    "vllm:kv_cache_usage_perc": "cache_usage",
+    "vllm:gpu_cache_usage_perc": "cache_usage",  # until 0.11.2
+    "vllm:num_preemptions_total": "preemptions",
+}
+_SAMPLE = re.compile(rb"^(vllm:\w+)(?:\{[^}\n]*\})? ([^\s]+)", re.MULTILINE)
+
+
+def parse_load(body: bytes) -> EngineLoad | None:
+    r"""Read ``/metrics``, summed over the engines of a server; None where it has no figures of an engine.
+
+    >>> parse_load(b'vllm:num_requests_running{engine="0"} 3.0\n').running
+    3.0
+    """
+    found: dict[str, float] = {}
+    for name, value in _SAMPLE.findall(body):
+        field = _NAMES.get(name.decode())
+        if field is not None:
+            found[field] = found.get(field, 0.0) + float(value)
+    return EngineLoad(**found) if found else None
