@@ -38,7 +38,7 @@ soak: $(VENV)/.dev ## Run a long job on a simulated fleet that keeps failing
 	$(BIN)/python -m benchmarks.soak
 
 docs: $(VENV)/.docs ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was made here, the environment included
 	rm -rf $(VENV) out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
