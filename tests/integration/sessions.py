@@ -148,9 +148,11 @@ class Interruptions:
         self.signum: int | None = None
         self._holds = 0
         self._previous = {signum: signal.getsignal(signum) for signum in self.SIGNALS}
+        if self._previous[signal.SIGHUP] == signal.SIG_IGN:  # started by nohup
+            del self._previous[signal.SIGHUP]
 
     def __enter__(self) -> Interruptions:
-        for signum in self.SIGNALS:
+        for signum in self._previous:
             signal.signal(signum, self._on_signal)
         return self
 
