@@ -1,7 +1,7 @@
 """Error bodies of vLLM and its relatives -> :class:`~aurora_pool.errors.ServerError`.
 
 Four shapes are in use: ``{"error": {"message", "type", "param", "code"}}`` (since 0.10.2), the same at the top level
-with ``"object": "error"`` (before), ``{"error": "Unauthorized"}`` (401) and ``{"detail": "Not Found"}`` (unknown paths).
+with ``"object": "error"`` (before), ``{"error": "Unauthorized"}`` (401), ``{"detail": "Not Found"}`` (unknown paths).
 """
 
 from __future__ import annotations
