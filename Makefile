@@ -4,7 +4,7 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 CODE    := $(wildcard aurora_pool tests benchmarks examples)
-PYTHONS := $(PYTHON) python3.13 python3.12 python3.11 python3.14 python3 python
+PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test integration check format bench soak docs clean
@@ -48,12 +48,13 @@ clean: ## Remove what was made here, the environment included
 
 $(BIN)/python:
 	@for python in $(PYTHONS); do \
-		if "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 			echo "creating $(VENV) with $$(command -v "$$python")"; \
 			exec "$$python" -m venv $(VENV); \
 		fi; \
 	done; \
-	echo "error: no Python 3.11 or later found; install one, or name it: make PYTHON=/path/to/python3" >&2; \
+	echo "error: none of these is a Python 3.11 or later with its venv module: $(PYTHONS)" >&2; \
+	echo "install one (Debian and Ubuntu: python3-venv), or name it: make PYTHON=/path/to/python3" >&2; \
 	exit 1
 
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
