@@ -1,0 +1,94 @@
+"""What real servers say of themselves: the model they serve, and what they received, read from their own metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from aurora_pool.hostfile import AgentEndpoint
+
+_SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that a fleet serves; ``context`` is its ``max_model_len``, in tokens."""
+
+    name: str
+    context: int
+
+
+@dataclass(frozen=True)
+class ServerMetrics:
+    """One look at a server: sequences at work and waiting, tokens generated so far, HTTP requests answered so far."""
+
+    running: int
+    waiting: int
+    tokens: int
+    completions: int
+    chats: int
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs or waits."""
+        return self.running == self.waiting == 0
+
+
+async def served_model(endpoint: AgentEndpoint) -> Model:
+    """Ask a server for its first model."""
+    first = json.loads(await _get(endpoint, "/v1/models"))["data"][0]
+    return Model(first["id"], first["max_model_len"])
+
+
+async def read_metrics(endpoint: AgentEndpoint) -> ServerMetrics:
+    """Read a server's ``/metrics``."""
+    text = await _get(endpoint, "/metrics")
+
+    def total(name: str, label: str = "") -> int:
+        values = [float(value) for found, labels, value in _SAMPLE.findall(text) if found == name and label in labels]
+        return int(sum(values))
+
+    return ServerMetrics(
+        running=total("vllm:num_requests_running"),
+        waiting=total("vllm:num_requests_waiting"),
+        tokens=total("vllm:generation_tokens_total"),
+        completions=total("http_requests_total", 'handler="/v1/completions"'),
+        chats=total("http_requests_total", 'handler="/v1/chat/completions"'),
+    )
+
+
+async def read_settled(endpoints: Sequence[AgentEndpoint]) -> list[ServerMetrics]:
+    """Read every server's metrics once nothing moves in them any more: a request is counted when its answer is out."""
+    seen: list[ServerMetrics] = []
+    async with asyncio.timeout(10):
+        while seen != (seen := [await read_metrics(endpoint) for endpoint in endpoints]):
+            await asyncio.sleep(0.2)
+    return seen
+
+
+async def wait_until(
+    endpoints: Sequence[AgentEndpoint], condition: Callable[[ServerMetrics], bool], *, within: float
+) -> list[ServerMetrics]:
+    """Read every server's metrics until each meets the condition, for so many seconds at most."""
+    async with asyncio.timeout(within):
+        while True:
+            seen = [await read_metrics(endpoint) for endpoint in endpoints]
+            if all(condition(metrics) for metrics in seen):
+                return seen
+            await asyncio.sleep(0.1)
+
+
+async def _get(endpoint: AgentEndpoint, path: str) -> str:
+    key = os.environ.get(endpoint.api_key_env or "")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    async with (
+        aiohttp.ClientSession(headers=headers, raise_for_status=True) as session,
+        session.get(endpoint.base_url + path) as reply,
+    ):
+        return await reply.text()

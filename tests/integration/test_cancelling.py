@@ -1,0 +1,56 @@
+"""What is cancelled here stops there: the servers' own metrics tell."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from aurora_pool import AgentEndpoint, Prompt, Sampling, VLLMPool
+from tests.integration.servers import Model, ServerMetrics, wait_until
+
+ENDLESS = Sampling(temperature=0.0, extra={"ignore_eos": True})
+
+
+def idle(seen: ServerMetrics) -> bool:
+    return seen.idle
+
+
+def busy(seen: ServerMetrics) -> bool:
+    return seen.running > 0
+
+
+async def assert_all_stopped(endpoints: list[AgentEndpoint]) -> None:
+    before = await wait_until(endpoints, idle, within=5)
+    await asyncio.sleep(0.5)
+    after = await wait_until(endpoints, idle, within=0.5)
+    assert [seen.tokens for seen in after] == [seen.tokens for seen in before]
+
+
+@pytest.mark.parametrize("method", ["send_all_batched", "send_all"])
+async def test_cancelling_a_call_stops_its_requests(
+    pool: VLLMPool, endpoints: list[AgentEndpoint], model: Model, method: str
+) -> None:
+    prompts = [f"Chapter {n}." for n in range(16 * len(endpoints))]
+    call = asyncio.create_task(getattr(pool, method)(prompts, model.context - 100, sampling=ENDLESS))
+    await wait_until(endpoints, busy, within=20)
+
+    call.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await assert_all_stopped(endpoints)
+
+
+async def test_leaving_an_iteration_stops_what_is_in_flight(
+    pool: VLLMPool, endpoints: list[AgentEndpoint], model: Model
+) -> None:
+    long = [Prompt(f"Chapter {n}.", max_tokens=model.context - 100) for n in range(8 * len(endpoints))]
+
+    async with aclosing(pool.iter_responses([*long, Prompt("Short.", max_tokens=1)], sampling=ENDLESS)) as responses:
+        index, response = await anext(responses)
+
+    assert index == len(long)
+    assert response.success
+    await assert_all_stopped(endpoints)
