@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
-from aurora_pool.patterns.templates import render, require_placeholder
+from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, Room
 
 if TYPE_CHECKING:
@@ -59,11 +59,7 @@ async def tree_reduce(
     leaves = (
         ((None, index), Prompt(render(prompt, item=item), max_tokens=max_tokens)) for index, item in enumerate(items)
     )
-
-    def write(_: None, call: ReduceCall) -> str:
-        return render(reduce_prompt, **call.values)
-
-    return (await reduce_forest(pool, {None: tree}, leaves, write, sampling=sampling))[None]
+    return (await reduce_forest(pool, {None: tree}, leaves, merging(pool, reduce_prompt), sampling=sampling))[None]
 
 
 async def broadcast_and_reduce(
@@ -84,15 +80,15 @@ async def broadcast_and_reduce(
 
     Arguments and errors are those of :func:`tree_reduce`; ``sampling`` is for the reduce prompts.
     """
-    tree = ReduceTree(pool.size, fanin, room=await reduce_room(pool, reduce_prompt), on_level=on_level)
+    room = await reduce_room(pool, reduce_prompt)
+    tree = ReduceTree(
+        pool.size, fanin, room=room, on_level=on_level, names=lambda index: f"agent {pool.endpoints[index]}"
+    )
     responses = await pool.broadcast_prompt(prompt, max_tokens)
     calls = [call for agent, response in enumerate(responses) for call in tree.leaf_done(agent, response)]
-
-    def write(_: None, call: ReduceCall) -> str:
-        return render(reduce_prompt, **call.values)
-
-    first = [((None, call), Prompt(write(None, call), max_tokens=pool.max_tokens_aggregation)) for call in calls]
-    return (await reduce_forest(pool, {None: tree}, first, write, sampling=sampling))[None]
+    prompt_for = merging(pool, reduce_prompt)
+    first = [((None, call), prompt_for(None, call)) for call in calls]
+    return (await reduce_forest(pool, {None: tree}, first, prompt_for, sampling=sampling))[None]
 
 
 async def map_reduce(
@@ -131,50 +127,70 @@ async def map_reduce(
         for name, members in groups.items()
         for index, item in enumerate(members)
     )
-
-    def write(name: Name, call: ReduceCall) -> str:
-        return render(reduce_prompt, key=name, **call.values)
-
-    return await reduce_forest(pool, trees, leaves, write, sampling=sampling)
+    return await reduce_forest(pool, trees, leaves, merging(pool, reduce_prompt, "key"), sampling=sampling)
 
 
 async def reduce_room(pool: AgentPool, reduce_prompt: str) -> Room | None:
-    """Work out how many tokens of text one reduce prompt can hold; None if the model's context is not known.
+    """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
-    Raises :class:`~aurora_pool.errors.ConfigError` if the template has no ``{responses}``, or is itself too long.
+    Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
-    require_placeholder("reduce_prompt", reduce_prompt, "responses")
+    return await context_room(pool, "reduce_prompt", reduce_prompt, "responses", pool.max_tokens_aggregation)
+
+
+async def context_room(
+    pool: AgentPool, argument: str, template: str, placeholder: str, max_tokens: int | None
+) -> Room | None:
+    """Work out how many tokens may take a placeholder's place, so that prompt and answer fit the model's context.
+
+    Raises :class:`~aurora_pool.errors.ConfigError`, naming the argument, if it has no placeholder or no room.
+    """
+    require_placeholder(argument, template, placeholder)
     await pool.start()
     if pool.max_context is None:
         return None
-    template = pool.estimate_tokens(render(reduce_prompt, responses=""))
-    answer = pool.max_tokens_aggregation or pool.max_context // 4
-    if template + answer >= pool.max_context:
+    used = pool.estimate_tokens(render(template, **{placeholder: ""}))
+    answer = max_tokens or pool.max_context // 4
+    if used + answer >= pool.max_context:
         raise ConfigError(
-            f"reduce_prompt is too long: about {template} tokens of template and {answer} for the answer leave no room "
-            f"for texts in the model's context of {pool.max_context}"
+            f"{argument} is too long: about {used} tokens of template and {answer} for the answer leave no room "
+            f"for {{{placeholder}}} in the model's context of {pool.max_context}"
         )
-    return Room(pool.max_context - template - answer, pool.estimate_tokens)
+    return Room(pool.max_context - used - answer, pool.estimate_tokens)
 
 
 async def reduce_forest(
     pool: AgentPool,
     trees: Mapping[Name, ReduceTree],
     first: Iterable[Work[Step[Name]]],
-    write: Callable[[Name, ReduceCall], str],
+    prompt_for: Callable[[Name, ReduceCall], Prompt],
     *,
     sampling: Sampling | None = None,
 ) -> dict[Name, ReduceResult]:
     """Carry out what several trees decide, all in one call to the pool.
 
-    ``first`` holds their leaves; ``write`` gives the text of a reduce prompt.
+    ``first`` holds their leaves; ``prompt_for`` writes the prompt of a reduce call.
     """
 
     def follow(step: Step[Name], response: Response) -> list[Work[Step[Name]]]:
         name, place = step
         tree = trees[name]
         calls = tree.leaf_done(place, response) if isinstance(place, int) else tree.call_done(place, response)
-        return [((name, call), Prompt(write(name, call), max_tokens=pool.max_tokens_aggregation)) for call in calls]
+        return [((name, call), prompt_for(name, call)) for call in calls]
 
     await grow(pool, first, follow, sampling=sampling)
     return {name: tree.result() for name, tree in trees.items()}
+
+
+def merging(
+    pool: AgentPool, reduce_prompt: str, name_placeholder: str | None = None
+) -> Callable[[Hashable, ReduceCall], Prompt]:
+    """Make the function that writes the prompts of reduce calls; the tree's name may have a placeholder too."""
+
+    def prompt_for(name: Hashable, call: ReduceCall) -> Prompt:
+        values: dict[str, object] = {"responses": SEPARATOR.join(call.texts), "level": call.level}
+        if name_placeholder is not None:
+            values[name_placeholder] = name
+        return Prompt(render(reduce_prompt, **values), max_tokens=pool.max_tokens_aggregation)
+
+    return prompt_for

@@ -35,14 +35,15 @@ OnLevel = Callable[[int, Sequence[str]], None]
 
 @dataclass(frozen=True, slots=True)
 class LostLeaf:
-    """A leaf whose answer is not in the result: its position among the items, and what went wrong."""
+    """A leaf whose answer is not in the result: its position among the items, its name, and what went wrong."""
 
     index: int
+    name: str
     error: str
     error_kind: ErrorKind | None = None
 
     def __str__(self) -> str:
-        return f"leaf {self.index}: {self.error}"
+        return f"{self.name}: {self.error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,6 @@ class ReduceCall:
     part: int
     attempt: int = 1
 
-    @property
-    def values(self) -> dict[str, object]:
-        """What the placeholders of a reduce prompt stand for."""
-        return {"responses": SEPARATOR.join(self.texts), "level": self.level}
-
 
 @dataclass(frozen=True, slots=True)
 class Room:
@@ -121,7 +117,7 @@ class ReduceTree:
     'both'
 
     ``fanin`` is the most texts in one reduce prompt; where a ``room`` is given, they fit into it as well. A reduce call
-    that fails is made ``tries`` times in all.
+    that fails is made ``tries`` times in all. ``names`` says what to call the leaves that are lost.
 
     Raises :class:`~aurora_pool.errors.ConfigError` for no leaves and for a fanin below 2, which would never end.
     """
@@ -133,6 +129,7 @@ class ReduceTree:
         *,
         room: Room | None = None,
         tries: int = 2,
+        names: Callable[[int], str] = "leaf {}".format,
         on_level: OnLevel | None = None,
     ) -> None:
         if fanin < 2:
@@ -142,6 +139,7 @@ class ReduceTree:
         self._fanin = fanin
         self._room = room
         self._tries = tries
+        self._names = names
         self._on_level = on_level
         self._sizes = [leaves]
         while self._sizes[-1] > 1:
@@ -160,7 +158,8 @@ class ReduceTree:
         """Take in a leaf's response; return the reduce calls that are due now."""
         self._count(response)
         if not response.success:
-            self._lost.append(LostLeaf(index, response.error or "no answer", response.error_kind))
+            error = response.error or "no answer"
+            self._lost.append(LostLeaf(index, self._names(index), error, response.error_kind))
         return self._hand_up(0, index, [response.text] if response.success else [])
 
     def call_done(self, call: ReduceCall, response: Response) -> list[ReduceCall]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 
+from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 
 Answer = Callable[[str], Response | str]
@@ -25,6 +26,10 @@ class FakePool:
     sent: list[Prompt] = field(default_factory=list)
     answered: list[str] = field(default_factory=list)
     closed: int = 0
+
+    @property
+    def endpoints(self) -> tuple[AgentEndpoint, ...]:
+        return tuple(AgentEndpoint(f"agent{index}") for index in range(self.size))
 
     async def start(self) -> None:
         pass

@@ -88,7 +88,10 @@ async def test_reduce_prompts_fit_the_models_context() -> None:
         ({"fanin": 1}, "at least 2: got 1"),
         ({"prompt": "leaf"}, r"prompt has no \{item\}"),
         ({"reduce_prompt": "merge {response}"}, r"reduce_prompt has no \{responses\}"),
-        ({"reduce_prompt": "word " * 90 + "{responses}"}, "leave no room for texts in the model's context of 100"),
+        (
+            {"reduce_prompt": "word " * 90 + "{responses}"},
+            r"leave no room for \{responses\} in the model's context of 100",
+        ),
     ],
 )
 async def test_misuse_is_told_before_anything_is_sent(arguments: dict[str, object], match: str) -> None:
@@ -108,10 +111,10 @@ async def test_broadcast_and_reduce_merges_the_agents_answers() -> None:
 
 async def test_broadcast_and_reduce_names_the_agents_that_failed() -> None:
     replies = iter(["a", failed("connection lost"), "c"])
-    pool = FakePool(lambda text: next(replies) if text == "leaf" else merge(text), size=3)
+    pool = FakePool(lambda text: next(replies) if text == "leaf" else merge(text), size=3, window=1)
     result = await broadcast_and_reduce(pool, "leaf", "merge {level}: {responses}")
     assert not result.success
-    assert [leaf.error for leaf in result.lost] == ["connection lost"]
+    assert [str(leaf) for leaf in result.lost] == ["agent agent1:8000: connection lost"]
 
 
 async def test_map_reduce_gives_one_result_per_key() -> None:

@@ -131,8 +131,8 @@ def test_lost_leaves_are_named_and_the_result_is_no_success() -> None:
     assert not result.success
     assert result.text == "<0> <2> <4>"
     assert result.lost == (
-        LostLeaf(1, "leaf 1 broke", "exhausted"),
-        LostLeaf(3, "leaf 3 broke", "exhausted"),
+        LostLeaf(1, "leaf 1", "leaf 1 broke", "exhausted"),
+        LostLeaf(3, "leaf 3", "leaf 3 broke", "exhausted"),
     )
     assert result.error == "2 of 5 leaves lost (leaf 1: leaf 1 broke; leaf 3: leaf 3 broke)"
 
