@@ -18,11 +18,16 @@ LAYERS = {
     "messages": 0,
     "hostfile": 1,
     "wire": 1,
+    "fitting": 2,
+    "options": 2,
     "policy": 2,
+    "statistics": 2,
     "transport": 3,
     "probe": 3,
+    "batch": 3,
+    "call": 3,
+    "fleet": 3,
     "pool": 3,
-    "observer": 3,
     "patterns": 4,
     "aggregators": 4,
     "jobs": 4,
@@ -32,7 +37,21 @@ LAYERS = {
     "__main__": 5,
     "__init__": 5,
 }
-PURE = ("errors", "messages", "hostfile", "wire", "policy", "jobs.records")
+PURE = (
+    "errors",
+    "messages",
+    "hostfile",
+    "wire",
+    "fitting",
+    "options",
+    "policy",
+    "statistics",
+    "aggregators",
+    "patterns.chunking",
+    "patterns.templates",
+    "patterns.tree",
+    "jobs.records",
+)
 IMPURE_MODULES = frozenset(
     {
         "aiohttp",
