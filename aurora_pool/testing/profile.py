@@ -1,0 +1,103 @@
+"""What a simulated agent is like: its model, its speed, its limits, its version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Reply: TypeAlias = str | Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentProfile:
+    """How a simulated ``vllm serve`` was started, and how fast it is. Times are seconds, lengths are tokens.
+
+    >>> AgentProfile(version="0.26.0").at_least(0, 27)
+    False
+
+    The model:
+
+    - ``model`` and ``aliases``: the served names; ``max_model_len``: its context; ``begins_with_token``: whether its
+      tokenizer puts a begin-of-text token first, as Llama's does; ``reasoning``: whether it thinks before it answers
+      (with a reasoning parser on).
+    - ``reply``: what it says to everything, or a function from the prompt (of a chat: its last message) to the answer.
+      Without one, answers are made of common words; text and length follow from the prompt's tokens (and from the seed
+      and the sample number where the temperature is above 0), so they are the same on every agent and in every list.
+      Lengths are lognormal (``median_length``, ``length_sigma``), clipped to ``shortest`` and ``longest``.
+
+    Its speed: ``slots`` (``--max-num-seqs``), ``step_base``, ``step_per_sequence`` and ``speed`` as in
+    :class:`~aurora_pool.testing.engine.Engine`. ``instant`` answers every prompt at once and skips most of the
+    work: for measuring clients.
+
+    Its flags: ``version``; ``api_keys``; ``max_queued`` (``--max-num-queued-reqs``); ``max_prompts``
+    (``VLLM_MAX_COMPLETION_PROMPTS``; None for the version's own); ``keep_alive``; ``stream_interval``;
+    ``sse_keep_alive`` (``--sse-keep-alive-interval``); ``tracks_load`` (``--enable-server-load-tracking``);
+    ``dev_mode`` (``VLLM_SERVER_DEV_MODE``); ``max_logprobs``; ``streams``: False refuses ``stream: true`` with a 400,
+    as some proxies do; ``embedding_size``: dimensions of ``/v1/embeddings``.
+    """
+
+    model: str = "simulated-model"
+    aliases: tuple[str, ...] = ()
+    max_model_len: int = 8192
+    begins_with_token: bool = False
+    reasoning: bool = False
+    reply: Reply | None = field(default=None, repr=False)
+    median_length: float = 200.0
+    length_sigma: float = 0.8
+    shortest: int = 8
+    longest: int = 2048
+
+    slots: int = 256
+    step_base: float = 0.008
+    step_per_sequence: float = 0.00003
+    speed: float = 1.0
+    instant: bool = False
+
+    version: str = "0.32.0"
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    max_queued: int | None = None
+    max_prompts: int | None = None
+    keep_alive: float = 5.0
+    stream_interval: int = 1
+    sse_keep_alive: float = 0.0
+    tracks_load: bool = False
+    dev_mode: bool = False
+    max_logprobs: int = 20
+    streams: bool = True
+    embedding_size: int = 64
+
+    def __post_init__(self) -> None:
+        if self.max_model_len < 2 or self.slots < 1 or not 1 <= self.shortest <= self.longest:
+            raise ValueError("expected max_model_len >= 2, slots >= 1 and 1 <= shortest <= longest")
+        if self.step_base <= 0 or self.step_per_sequence < 0 or self.speed <= 0 or self.median_length <= 0:
+            raise ValueError("expected step_base, speed and median_length above 0, and step_per_sequence of at least 0")
+        parse_version(self.version)
+
+    def at_least(self, *version: int) -> bool:
+        """Whether this agent's vLLM is as new as ``version``, such as ``at_least(0, 27)``."""
+        return parse_version(self.version) >= version
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """How many prompts a list may hold; None for no limit."""
+        if self.max_prompts is not None:
+            return self.max_prompts
+        return 1024 if self.at_least(0, 26) else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that the model answers to."""
+        return (self.model, *self.aliases)
+
+
+def parse_version(version: str) -> tuple[int, ...]:
+    """Split ``"0.32.0"`` into numbers, for comparing.
+
+    >>> parse_version("0.10.2") < parse_version("0.32.0")
+    True
+    """
+    try:
+        return tuple(int(part) for part in version.split("."))
+    except ValueError:
+        raise ValueError(f"expected a version such as '0.32.0', got {version!r}") from None

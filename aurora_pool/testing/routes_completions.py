@@ -1,0 +1,199 @@
+"""``/v1/completions``: one prompt or a list, whole or streamed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from aurora_pool.testing.answers import make_answer
+from aurora_pool.testing.exchange import DONE, EventStream, Exchange, json_reply
+from aurora_pool.testing.generation import Choice, Generation
+from aurora_pool.testing.logprobs import completion_logprobs, prompt_logprobs
+from aurora_pool.testing.options import Options, read_options
+from aurora_pool.testing.prompts import read_prompts
+from aurora_pool.testing.refusal import Refusal
+
+if TYPE_CHECKING:
+    from aurora_pool.testing.server import AgentServer
+
+_ENCODE = msgspec.json.Encoder().encode
+
+
+async def completions(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+    """Answer ``POST /v1/completions``."""
+    body = exchange.body
+    await server.check_generates()
+    options = read_options(body, server.profile)
+    if server.conditions.garble == "plain":
+        options.stream = False
+    server.check_model(body.get("model"))
+    if body.get("suffix"):
+        raise Refusal(400, "suffix is not currently supported")
+    try:
+        choices = _choices(server, body, options)
+        if not options.stream:
+            generation = Generation(choices)
+            await server.generate(generation, interval=None)
+            return json_reply(_whole(server, exchange, options, choices), headers=server.load_header(exchange))
+    except Refusal as refusal:
+        if refusal.late and options.stream:
+            return await server.stream_refusal(exchange, refusal)
+        raise
+    return await server.stream(exchange, CompletionEvents(server, exchange, options, choices), options.interval)
+
+
+def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
+    """Write token counts as vLLM does."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "completion_tokens": completion_tokens,
+        "prompt_tokens_details": None,
+        "completion_tokens_details": None,
+    }
+
+
+def total_usage(choices: Sequence[Choice]) -> dict[str, Any]:
+    """Count the tokens of a whole request: each prompt once, and all of its answers."""
+    return usage_of(
+        sum(len(choice.prompt.ids) for choice in choices if choice.first_sample),
+        sum(len(choice.answer.token_ids) for choice in choices),
+    )
+
+
+def _choices(server: AgentServer, body: dict[str, Any], options: Options) -> list[Choice]:
+    choices: list[Choice] = []
+    for prompt in read_prompts(body, options, server.profile):
+        server.check_prompt(prompt)
+        for sample in range(options.n):
+            answer = make_answer(server.profile, options, prompt, sample=sample)
+            choices.append(Choice(len(choices), prompt, answer, first_sample=sample == 0))
+    return choices
+
+
+def _whole(server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> dict[str, Any]:
+    return {
+        "id": server.new_id("cmpl", exchange),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": server.model,
+        "choices": [_whole_choice(choice, options) for choice in choices],
+        "service_tier": None,
+        "system_fingerprint": server.fingerprint,
+        "usage": total_usage(choices),
+        "kv_transfer_params": None,
+        "ec_transfer_params": None,
+        "metrics": None,
+    }
+
+
+def _whole_choice(choice: Choice, options: Options) -> dict[str, Any]:
+    answer, prompt = choice.answer, choice.prompt
+    text, ids = answer.text, answer.token_ids
+    if options.echo:
+        shown = "" if options.return_token_ids else prompt.shown()
+        scores_only = options.max_tokens == 0
+        text, ids = (shown, [*prompt.ids]) if scores_only else (shown + text, [*prompt.ids, *ids])
+    logprobs = None
+    if options.logprobs is not None:
+        logprobs = completion_logprobs(ids, options.logprobs, first_is_none=options.echo, as_ids=options.tokens_as_ids)
+    return {
+        "index": choice.index,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": answer.finish_reason,
+        "stop_reason": answer.stop_reason,
+        "token_ids": answer.token_ids if options.return_token_ids else None,
+        "prompt_logprobs": None
+        if options.prompt_logprobs is None
+        else prompt_logprobs(prompt.ids, options.prompt_logprobs),
+        "prompt_token_ids": prompt.ids if options.return_token_ids else None,
+        "routed_experts": None,
+    }
+
+
+class CompletionEvents:
+    """Writes the events of a streamed completion: one choice in each, as its tokens come."""
+
+    def __init__(self, server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
+        self.generation = Generation(choices, self)
+        self.events = EventStream(exchange.request)
+        self._options = options
+        self._choices = choices
+        self._fingerprint = server.fingerprint
+        self._hold_back = max((len(stop) - 1 for stop in options.stop), default=0)
+        self._head: dict[str, Any] = {
+            "id": server.new_id("cmpl", exchange),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": server.model,
+        }
+        self._start = b"data: %b," % _ENCODE(self._head)[:-1]
+        self._shown = [0] * len(choices)
+        self._offsets = [0] * len(choices)
+
+    def progressed(self, choice: Choice, tokens: int) -> None:
+        """Add an event for the tokens that a choice has gained."""
+        options = self._options
+        ended = choice.finish_reason is not None
+        ids = choice.answer.token_ids[choice.seen : tokens]
+        text = self._gained(choice, tokens, ended=ended)
+        first = choice.seen == 0
+        choice.seen = tokens
+        shown_ids: Sequence[int] = ids
+        if first and options.echo:
+            prompt = "" if options.return_token_ids else choice.prompt.shown()
+            scores_only = options.max_tokens == 0
+            text = prompt if scores_only else prompt + text
+            shown_ids = choice.prompt.ids if scores_only else [*choice.prompt.ids, *ids]
+        event: dict[str, Any] = {
+            "index": choice.index,
+            "text": text,
+            "logprobs": self._logprobs(choice, shown_ids, first=first),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.answer.stop_reason if ended else None,
+            "prompt_token_ids": choice.prompt.ids if first and (options.return_token_ids or options.echo) else None,
+            "token_ids": ids if options.return_token_ids else None,
+        }
+        tail = b""
+        if options.continuous_usage:
+            tail += b',"usage":' + _ENCODE(usage_of(len(choice.prompt.ids), tokens))
+        if ended and not options.include_usage:
+            tail += b',"system_fingerprint":' + _ENCODE(self._fingerprint)
+        self.events.add(b'%b"choices":[%b]%b}\n\n' % (self._start, _ENCODE(event), tail))
+
+    def flush(self) -> None:
+        """Send the events of this moment."""
+        self.events.flush()
+
+    def finish(self) -> None:
+        """Add what stands at the end of a stream that went well."""
+        if self._options.include_usage:
+            usage = {name: count for name, count in total_usage(self._choices).items() if count is not None}
+            self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
+        self.events.add(DONE)
+
+    def _gained(self, choice: Choice, tokens: int, *, ended: bool) -> str:
+        shown = self._shown[choice.index]
+        text = choice.answer.text if ended else choice.text_until(tokens)
+        until = len(text) if ended else max(shown, len(text) - self._hold_back)
+        self._shown[choice.index] = until
+        return text[shown:until]
+
+    def _logprobs(self, choice: Choice, ids: Sequence[int], *, first: bool) -> dict[str, Any] | None:
+        count = self._options.logprobs
+        if count is None:
+            return None
+        found = completion_logprobs(
+            ids,
+            count,
+            offset=self._offsets[choice.index],
+            first_is_none=first and self._options.echo,
+            as_ids=self._options.tokens_as_ids,
+        )
+        self._offsets[choice.index] += sum(map(len, found["tokens"]))
+        return found

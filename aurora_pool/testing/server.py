@@ -1,0 +1,291 @@
+"""The HTTP side of one simulated agent: it takes requests, and answers as its profile and its conditions have it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from aurora_pool.testing.engine import Engine
+from aurora_pool.testing.exchange import DONE, EventStream, Exchange, ReceivedRequest, count_prompts, json_reply, reply
+from aurora_pool.testing.faults import Conditions
+from aurora_pool.testing.generation import Choice, EngineDriver, Generation
+from aurora_pool.testing.metrics import Counters
+from aurora_pool.testing.profile import AgentProfile
+from aurora_pool.testing.prompts import PromptTokens
+from aurora_pool.testing.refusal import BUSY, ENGINE_DEAD, SHUT_DOWN, Refusal
+from aurora_pool.testing.routes import routes_of
+
+_GUARDED = re.compile(r"/(v1|v2|inference|cohere)(/|$)")
+_GARBLED = {
+    "noise": (b"\x00\x17\x2a not what you asked for", 200, None, "application/octet-stream"),
+    "html": (b"<html><body>Welcome to the proxy</body></html>", 200, None, "text/html"),
+}
+_DECODE = msgspec.json.Decoder().decode
+
+
+class StreamWriter(Protocol):
+    """What turns a generation's progress into the events of its route."""
+
+    generation: Generation
+    events: EventStream
+
+    def finish(self) -> None:
+        """Add what stands at the end of a stream that went well."""
+
+
+class AgentServer:
+    """What lies behind one port, from the start of a process to its end.
+
+    ``on_request`` hears of every request as it comes in, ``on_poison`` of a prompt that kills the server.
+    """
+
+    def __init__(
+        self,
+        profile: AgentProfile,
+        *,
+        chance: random.Random,
+        time_scale: float,
+        on_request: Callable[[ReceivedRequest], None],
+        on_poison: Callable[[], None],
+    ) -> None:
+        self.profile = profile
+        self.chance = chance
+        self.time_scale = time_scale
+        self.conditions = Conditions()
+        self.counters = Counters(started_at=asyncio.get_running_loop().time())
+        engine = Engine(
+            slots=profile.slots,
+            step_base=profile.step_base,
+            step_per_sequence=profile.step_per_sequence,
+            speed=profile.speed,
+        )
+        self.driver = EngineDriver(engine, time_scale=time_scale, finished=self._choice_finished)
+        self.fingerprint = f"vllm-{profile.version}-51b1f1ee"
+        self._on_request = on_request
+        self._on_poison = on_poison
+        self._numbers = 0
+        self._routes = routes_of(profile)
+        self._heard = asyncio.Event()
+        """Set while the server is not silent."""
+        self._heard.set()
+        self._busy: set[asyncio.BaseTransport] = set()
+        self.http = web.Server(
+            self._handle,
+            access_log=None,
+            keepalive_timeout=profile.keep_alive,
+            timeout_ceil_threshold=1e9,  # no rounding: uvicorn's 5 s are 5.000 s
+            handler_cancellation=True,
+            tcp_keepalive=False,
+            lingering_time=0,
+        )
+
+    @property
+    def model(self) -> str:
+        """The first name that the model is served under at the moment."""
+        return self.names[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that the model is served under at the moment."""
+        return self.profile.names if self.conditions.model is None else (self.conditions.model,)
+
+    def check_model(self, name: object) -> None:
+        """Refuse a model that is not served here; none at all means the one that is."""
+        names = self.names
+        if name is not None and name not in names:
+            aliases = ", ".join(names)
+            refusal = Refusal(404, f"The model `{name}` does not exist. Valid aliases: {aliases}.")
+            refusal.param = "model"
+            raise refusal
+
+    def new_id(self, prefix: str, exchange: Exchange) -> str:
+        """Name a reply: by the caller's own request id if it sent one."""
+        self._numbers += 1
+        own = exchange.request.headers.get("X-Request-Id") or exchange.body.get("request_id")
+        return f"{prefix}-{own or f'{self._numbers:032x}'}"
+
+    async def check_generates(self) -> None:
+        """Refuse a request for generation if the server is in no state to take any."""
+        if self.conditions.draining:
+            await asyncio.sleep(0.003 / self.time_scale)
+            raise Refusal(500, SHUT_DOWN)
+        self.conditions.check_request(self.chance)
+
+    def fall_silent(self) -> None:
+        """Answer nothing, and make no progress, until :meth:`speak_again`."""
+        self.conditions.silent = True
+        self._heard.clear()
+        self.driver.pause()
+
+    def speak_again(self) -> None:
+        """Go on where :meth:`fall_silent` stopped."""
+        self.conditions.silent = False
+        self._heard.set()
+        self.driver.resume()
+
+    def cut_connections(self, *, idle_only: bool = False) -> None:
+        """Break connections as a killed process does, or close only those without a request."""
+        for connection in self.http.connections:
+            transport = connection.transport
+            if transport is None:
+                continue
+            if not idle_only:
+                transport.abort()
+            elif transport not in self._busy:
+                transport.close()
+
+    async def close(self) -> None:
+        """End: cut all connections, and wait until nothing runs any more."""
+        self.driver.close()
+        self.cut_connections()
+        while self.http.connections or self.counters.requests_in_flight:  # noqa: ASYNC110 - it is a few turns
+            await asyncio.sleep(0)
+        # The tasks of the last requests end a few turns of the loop after their connections.
+        for _ in range(5):
+            await asyncio.sleep(0)
+
+    async def generate(self, generation: Generation, *, interval: int | None) -> None:
+        """Take a generation in, and wait until it has ended; raises :class:`Refusal` when the engine does."""
+        self._admit(generation.choices)
+        if self.profile.instant:
+            self._answer_at_once(generation)
+            return
+        self.driver.start(generation, interval=interval)
+        try:
+            refusal = await generation.done
+        finally:
+            self.driver.cancel(generation)
+        if refusal is not None:
+            raise refusal
+
+    async def stream(self, exchange: Exchange, writer: StreamWriter, interval: int) -> web.StreamResponse:
+        """Answer with events until the writer's generation has ended, well or not."""
+        events = writer.events
+        if self.conditions.stream_error is not None:
+            writer.generation.breaks = (self.conditions.stream_error_after, self.conditions.stream_error)
+        await events.begin()
+        try:
+            await self.generate(writer.generation, interval=interval)
+        except Refusal as refusal:
+            events.event(refusal.event())
+            events.add(DONE)
+        else:
+            writer.finish()
+        return await events.end()
+
+    def check_prompt(self, prompt: PromptTokens) -> None:
+        """Refuse a prompt that this server was told to reject."""
+        if self.conditions.rejected:
+            self.conditions.check_prompt(prompt.shown())
+
+    def load_header(self, exchange: Exchange) -> dict[str, str]:
+        """Tell the load in the ORCA header, to those who asked for it."""
+        wanted = exchange.received.headers.get("endpoint-load-metrics-format", "").upper()
+        if wanted not in ("TEXT", "JSON") or not self.profile.at_least(0, 11, 2):
+            return {}
+        engine = self.driver.engine
+        waiting, usage = float(engine.waiting), min(1.0, engine.running / engine.slots)
+        if wanted == "TEXT":
+            value = f"named_metrics.num_requests_waiting={waiting}, named_metrics.kv_cache_usage_perc={usage}"
+        else:
+            named = {"num_requests_waiting": waiting, "kv_cache_usage_perc": usage}
+            value = msgspec.json.encode({"named_metrics": named}).decode()
+        return {"endpoint-load-metrics": f"{wanted} {value}"}
+
+    async def stream_refusal(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
+        """Answer 200, then the error as an event, as vLLM does with what it finds late."""
+        events = EventStream(exchange.request)
+        await events.begin()
+        events.event(refusal.event())
+        events.add(DONE)
+        return await events.end()
+
+    def _admit(self, choices: Sequence[Choice]) -> None:
+        conditions, engine = self.conditions, self.driver.engine
+        if conditions.engine_dead:
+            raise Refusal(500, ENGINE_DEAD, late=True)
+        limit = self.profile.max_queued
+        if limit is not None and engine.running + engine.waiting + len(choices) > limit:
+            self.counters.busy_refusals += len(choices)
+            raise Refusal(503, BUSY, late=True)
+        self.counters.prompt_tokens += sum(len(choice.prompt.ids) for choice in choices if choice.first_sample)
+        if conditions.poisonous and any(conditions.is_poison(choice.prompt.shown()) for choice in choices):
+            self._on_poison()
+
+    def _answer_at_once(self, generation: Generation) -> None:
+        for choice in generation.choices:
+            tokens = len(choice.answer.token_ids)
+            self.counters.instant_tokens += tokens
+            generation.progressed(choice, tokens, choice.answer.finish_reason)
+            self._choice_finished(choice)
+        generation.settle()
+
+    def _choice_finished(self, choice: Choice) -> None:
+        counters = self.counters
+        reason = choice.finish_reason or choice.answer.finish_reason
+        counters.finished[reason] += 1
+        if choice.first_sample and reason != "abort":
+            counters.prompts_answered += 1
+        sequence = choice.sequence
+        if sequence is not None and sequence.started_at == sequence.started_at:
+            waited = sequence.started_at - sequence.submitted_at
+            counters.queue_time.observe(waited)
+            counters.first_token.observe(waited + self.profile.step_base / self.driver.engine.speed)
+            counters.whole_time.observe(self.driver.now() - sequence.submitted_at)
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        exchange = await self._receive(request)
+        self.counters.requests_in_flight += 1
+        transport = request.transport
+        if transport is not None:
+            self._busy.add(transport)
+        try:
+            await self._heard.wait()
+            response = await self._answer(exchange)
+        finally:
+            self.counters.requests_in_flight -= 1
+            if transport is not None:
+                self._busy.discard(transport)
+        key = (exchange.received.path, request.method, f"{response.status // 100}xx")
+        self.counters.http[key] += 1
+        return response
+
+    async def _receive(self, request: web.BaseRequest) -> Exchange:
+        raw = await request.content.read() if request.body_exists else b""
+        body: object = None
+        if raw:
+            try:
+                body = _DECODE(raw)
+            except msgspec.DecodeError:
+                body = None
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        now = asyncio.get_running_loop().time()
+        received = ReceivedRequest(request.method, request.path, body, headers, now)
+        self.counters.prompts_received += count_prompts(request.path, body)
+        self._on_request(received)
+        return Exchange(request, received)
+
+    async def _answer(self, exchange: Exchange) -> web.StreamResponse:
+        path, method = exchange.received.path, exchange.received.method
+        if self.profile.api_keys and method != "OPTIONS" and _GUARDED.match(path):
+            scheme, _, key = exchange.received.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or key not in self.profile.api_keys:
+                return json_reply({"error": "Unauthorized"}, 401)
+        methods = self._routes.get(path)
+        if methods is None:
+            return json_reply({"detail": "Not Found"}, 404)
+        if self.conditions.garble in ("noise", "html") and method == "POST":
+            return reply(*_GARBLED[self.conditions.garble])
+        route = methods.get(method)
+        if route is None:
+            return json_reply({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(methods)})
+        try:
+            return await route(self, exchange)
+        except Refusal as refusal:
+            return json_reply(refusal.body(nested=self.profile.at_least(0, 10, 1)), refusal.status)
