@@ -6,6 +6,8 @@ import ast
 import asyncio
 import inspect
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,14 @@ def python_of(page: Path) -> list[str]:
     return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in PYTHON.finditer(text)]
 
 
+def run_tests(block: str, folder: Path) -> None:
+    """Run a block that shows tests, with the fixtures that the installed package brings."""
+    (folder / "test_of_the_page.py").write_text(block, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.fixture(scope="module")
 def endpoints() -> Iterator[list[AgentEndpoint]]:
     """Four simulated agents in a thread of their own: what a page runs may block, or start an event loop itself."""
@@ -37,7 +47,7 @@ def endpoints() -> Iterator[list[AgentEndpoint]]:
     loop = asyncio.new_event_loop()
 
     async def serve() -> None:
-        async with SimulatedFleet(len(TAGS), profile=AgentProfile(instant=True)) as fleet:
+        async with SimulatedFleet(len(TAGS), tags=TAGS, profile=AgentProfile(instant=True)) as fleet:
             started.extend(fleet.endpoints)
             ready.set()
             await done.wait()
@@ -45,7 +55,7 @@ def endpoints() -> Iterator[list[AgentEndpoint]]:
     thread = threading.Thread(target=loop.run_until_complete, args=[serve()])
     thread.start()
     assert ready.wait(30)
-    yield [AgentEndpoint(endpoint.host, endpoint.port, tags) for endpoint, tags in zip(started, TAGS, strict=True)]
+    yield started
     loop.call_soon_threadsafe(done.set)
     thread.join(30)
     loop.close()
@@ -73,6 +83,9 @@ def test_the_python_runs(
         names: dict[str, Any] = {"__name__": "__docs__", "pool": pool}
         try:
             for block in blocks:
+                if "def test_" in block:
+                    run_tests(block, tmp_path)
+                    continue
                 code = compile(block, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
                 result = eval(code, names)  # noqa: S307  (the project's own documentation)
                 if inspect.iscoroutine(result):
