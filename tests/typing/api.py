@@ -1,0 +1,45 @@
+"""What a type checker sees of the API: read by mypy in ``make check``, never run."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import assert_type
+
+import openai
+
+from aurora_pool import AgentEndpoint, Prompt, Response, Sampling, VLLMPool, format_hostfile, parse_hostfile
+from aurora_pool.patterns import ReduceResult, map_gather, scatter_gather, tree_reduce
+
+
+def hostfiles() -> None:
+    assert_type(parse_hostfile("fleet.hostfile"), list[AgentEndpoint])
+    assert_type(format_hostfile([AgentEndpoint("gpu01", 8001, {"tier": "large"})]), str)
+
+
+async def prompts_of_every_kind(pool: VLLMPool) -> None:
+    text = "Name a colour."
+    ids = [1, 2, 3]
+    chat = [{"role": "user", "content": "Hello"}]
+    whole = Prompt(text, Sampling(temperature=0.0), max_tokens=8)
+    assert_type(await pool.send_all_batched([text, ids, chat, whole], 8, sampling=Sampling(n=2)), list[Response])
+    assert_type(await pool.send_all([text, chat]), list[Response])
+    assert_type(await pool.post(0, text), Response)
+    assert_type(await pool.post_batch(0, [text, ids]), list[Response])
+    assert_type(await pool.broadcast_prompt(chat), list[Response])
+    assert_type(pool.iter_responses(text for _ in range(3)), AsyncIterator[tuple[int, Response]])
+
+
+async def views_are_pools_of_the_same_kind(pool: VLLMPool) -> None:
+    assert_type(pool.by_tag("tier", "large"), VLLMPool)
+    assert_type(pool.sample(2), VLLMPool)
+    assert_type(pool.select([0, 1]), VLLMPool)
+    assert_type(pool.slice(0, 2), VLLMPool)
+    assert_type(VLLMPool.from_hostfile("fleet.hostfile", max_tokens=8), VLLMPool)
+    assert_type(pool.openai_client(), openai.AsyncOpenAI)
+
+
+async def patterns(pool: VLLMPool) -> None:
+    assert_type(await scatter_gather(pool, ["Name a colour."]), list[Response])
+    assert_type(await map_gather(pool, "Name a {item}.", ["colour"]), list[Response])
+    reduced = await tree_reduce(pool, "Summarise:\n{item}", "Merge:\n{responses}", items=["one", "two"])
+    assert_type(reduced, ReduceResult)
