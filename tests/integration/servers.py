@@ -65,11 +65,12 @@ async def read_metrics(endpoint: AgentEndpoint) -> ServerMetrics:
 
 async def read_settled(endpoints: Sequence[AgentEndpoint]) -> list[ServerMetrics]:
     """Read every server's metrics once nothing moves in them any more: a request is counted when its answer is out."""
-    seen: list[ServerMetrics] = []
     async with asyncio.timeout(10):
-        while seen != (seen := [await read_metrics(endpoint) for endpoint in endpoints]):
+        while True:
+            seen = [await read_metrics(endpoint) for endpoint in endpoints]
             await asyncio.sleep(0.2)
-    return seen
+            if seen == [await read_metrics(endpoint) for endpoint in endpoints]:
+                return seen
 
 
 async def wait_until(
