@@ -1,4 +1,4 @@
-"""A fleet in virtual time: simulated servers and the pool's own dispatcher, without HTTP, sockets or waiting.
+"""A fleet in virtual time: simulated servers without HTTP, sockets or waiting, for the pool's own dispatcher.
 
 ::
 
@@ -14,21 +14,14 @@ virtual seconds, lengths are tokens.
 from __future__ import annotations
 
 import math
-import random
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import islice
 from typing import Any, Literal, Protocol
 
 from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerError
-from aurora_pool.policy.deal import Balance
-from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.work import Assignment, Lane, Ticket
 from aurora_pool.testing import engine as engines
 from aurora_pool.testing.refusal import ENGINE_DEAD
 
@@ -124,7 +117,8 @@ class VirtualAgent:
     def close(self, request: Request) -> None:
         """Drop a request that nobody reads any more."""
         request.unfinished = 0
-        if self.requests.pop(request, self) is None and self.condition != "dead":
+        if request in self.requests:
+            del self.requests[request]
             for sequence in request.sequences:
                 self.engine.cancel(self.fleet.now, sequence)
             self._reschedule()
@@ -162,7 +156,7 @@ class VirtualAgent:
 
     def fail_engine(self) -> None:
         """Answer everything under way with the 500 of a dead engine, then be gone."""
-        self._stop(lambda: ServerError(500, ENGINE_DEAD.message))
+        self._stop(lambda: ServerError(500, ENGINE_DEAD))
 
     def sleep(self) -> None:
         """Abort what runs, and keep new requests waiting without a word."""
@@ -303,32 +297,3 @@ class VirtualFleet:
             case _:
                 moving = self.agents[index].engine.tokens != tokens_before
                 return ROUND_TRIP + 0.01, Finding.MOVING if moving else Finding.STILL
-
-
-@dataclass(slots=True)
-class VirtualReport:
-    """What a run came to; ``lost`` and ``duplicated`` prompts are those with no result and with more than one."""
-
-    prompts: int = 0
-    answered: int = 0
-    failed: Counter[str] = field(default_factory=Counter)
-    lost: int = 0
-    duplicated: int = 0
-    makespan: float = 0.0
-    requests: int = 0
-    tokens: int = 0
-    wasted: int = 0
-    hedged: int = 0
-    moved: int = 0
-    quarantined: int = 0
-    most_open: int = 0
-    policy_seconds: float = 0.0
-
-    @property
-    def wasted_share(self) -> float:
-        """Generated tokens that ended in no delivered answer, of all generated."""
-        return self.wasted / self.tokens if self.tokens else 0.0
-
-
-class VirtualPool:
-    """Drives the dispatcher as the pool does, over a virtual fleet, and checks that each prompt ends once."""

@@ -1,0 +1,251 @@
+"""A pool in virtual time: the dispatcher that the real pool has, over a :class:`~aurora_pool.testing.virtual.VirtualFleet`.
+
+It carries out plans and reports back as the real pool does, and sees to it that each prompt gets exactly one result.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from aurora_pool.errors import PoolError
+from aurora_pool.policy.deal import Balance
+from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.work import Assignment, Lane, Plan, Ticket
+from aurora_pool.testing.engine import Emission
+from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
+
+AHEAD = 2
+"""The caller keeps so many times the sum of the agents' windows admitted and unanswered."""
+
+
+@dataclass(slots=True)
+class VirtualReport:
+    """What a run came to.
+
+    ``lost`` prompts have no result at all, ``duplicated`` ones more than one; ``failed`` counts results that are no
+    answer, by kind. ``wasted`` tokens were generated and ended in no delivered answer. ``most_open`` is the largest
+    number of prompts admitted and unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
+    """
+
+    prompts: int = 0
+    answered: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    lost: int = 0
+    duplicated: int = 0
+    makespan: float = 0.0
+    requests: int = 0
+    tokens: int = 0
+    wasted: int = 0
+    hedged: int = 0
+    moved: int = 0
+    quarantined: int = 0
+    most_open: int = 0
+    policy_seconds: float = 0.0
+
+    @property
+    def wasted_share(self) -> float:
+        """Wasted tokens, of all that were generated."""
+        return self.wasted / self.tokens if self.tokens else 0.0
+
+
+class VirtualPool:
+    """Answers prompts on a virtual fleet; with ``total``, it says beforehand how many there are.
+
+    >>> VirtualPool(VirtualFleet([1.0, 0.5]), seed=1).run([VirtualPrompt(10)] * 100).answered
+    100
+    """
+
+    def __init__(
+        self,
+        fleet: VirtualFleet,
+        *,
+        seed: int = 0,
+        balance: Balance = "adaptive",
+        timeout: float | None = None,
+        silence: float = 30.0,
+        patience: float = float("inf"),
+    ) -> None:
+        self.fleet = fleet
+        fleet.client = self
+        self.dispatcher = Dispatcher(
+            [f"agent{index}" for index in range(len(fleet.agents))],
+            rng=random.Random(seed),
+            balance=balance,
+            timeout=timeout,
+            silence=silence,
+        )
+        self.lane = Lane(range(len(fleet.agents)), patience=patience)
+        self.report = VirtualReport()
+        self._prompts: Iterator[VirtualPrompt] = iter(())
+        self._exhausted = False
+        self._results = bytearray()
+        self._delivered = 0
+        self._open = 0
+        self._room = 0
+        self._requests: dict[Assignment, Request] = {}
+        self._looks: dict[int, int] = {}
+        self._news = True
+        self._alarm = float("inf")
+
+    def run(self, prompts: Iterable[VirtualPrompt], *, total: int | None = None, until: float = 1e6) -> VirtualReport:
+        """Answer all prompts, or as many as can be by a time; return what it came to."""
+        if total is None:
+            total = len(prompts) if isinstance(prompts, list) else None
+        self.lane.expected = total or 0
+        self.lane.unbounded = int(total is None)
+        self._prompts = iter(prompts)
+        self._round()
+        while (self._open or not self._exhausted) and self.fleet.now <= until and self.fleet.step():
+            if self._news:
+                self._round()
+        return self._summary()
+
+    def _summary(self) -> VirtualReport:
+        report, books = self.report, self.dispatcher.books
+        report.prompts = len(self._results)
+        report.lost = self._results.count(0)
+        report.duplicated = sum(count > 1 for count in self._results)
+        report.makespan = self.fleet.now
+        report.tokens = self.fleet.tokens
+        report.wasted = report.tokens - self._delivered
+        report.requests, report.hedged = books.requests, books.hedged
+        report.moved, report.quarantined = books.moved, books.quarantined
+        return report
+
+    # -- the caller's side --------------------------------------------------------------------------------------
+
+    def _feed(self) -> None:
+        if self._exhausted or self._open > self._room:
+            return
+        agents = self.dispatcher.books.agents
+        limit = AHEAD * max(1, sum(agent.window.size for agent in agents if agent.in_service))
+        self._room = limit - max(1, limit // 16)
+        wanted = max(0, limit - self._open)
+        pulled = list(islice(self._prompts, wanted))
+        if len(pulled) < wanted:
+            self._exhausted = True
+            self.lane.unbounded = 0
+        first = len(self._results)
+        self._results.extend(bytes(len(pulled)))
+        self._open += len(pulled)
+        self.report.most_open = max(self.report.most_open, self._open)
+        before = time.process_time()
+        if self.lane.expected:
+            self.lane.expected -= len(pulled)
+        lane = self.lane
+        tickets = [Ticket(lane, index, self, prompt) for index, prompt in enumerate(pulled, first)]
+        self.dispatcher.admit(tickets, self.fleet.now)
+        self.report.policy_seconds += time.process_time() - before
+
+    def _end(self, ticket: Ticket) -> None:
+        self._results[ticket.index] = min(255, self._results[ticket.index] + 1)
+        self._open -= 1
+
+    # -- what agents report -------------------------------------------------------------------------------------
+
+    def emitted(self, agent: int, emissions: list[Emission], now: float) -> None:
+        """Report first tokens and answers, in order."""
+        dispatcher = self.dispatcher
+        streamed = self.fleet.interval is not None
+        results: list[tuple[Ticket, int]] = []
+        over: dict[Assignment, None] = {}
+        before = time.process_time()
+        for emission in emissions:
+            request, slot = emission.sequence.key
+            assignment: Assignment = request.key
+            tokens = emission.tokens
+            if not emission.finished:
+                dispatcher.progress(assignment, now, 1)
+                continue
+            dispatcher.progress(assignment, now)
+            ticket = assignment.tickets[slot]
+            if dispatcher.answered(assignment, slot, tokens, now, started=streamed and tokens > 1):
+                assert ticket is not None
+                results.append((ticket, tokens))
+            if not request.unfinished:
+                over[assignment] = None
+        for assignment in over:
+            if not assignment.closed:
+                dispatcher.ended(assignment)
+        self.report.policy_seconds += time.process_time() - before
+        for ticket, tokens in results:
+            self._end(ticket)
+            self._delivered += tokens
+        self.report.answered += len(results)
+        for assignment in over:
+            self._requests.pop(assignment, None)
+        self._news = True
+
+    def broke(self, request: Request, slots: list[int], now: float) -> None:
+        """Report that prompts of a request were aborted."""
+        assignment: Assignment = request.key
+        for slot in slots:
+            started = request.sequences[slot].generated > 0 and self.fleet.interval is not None
+            self.dispatcher.broke(assignment, slot, "finish_reason 'abort'", now, started=started)
+        if not assignment.closed:
+            self.dispatcher.ended(assignment)
+        self._requests.pop(assignment, None)
+        self._news = True
+
+    def failed(self, request: Request, error: PoolError, now: float) -> None:
+        """Report that a request failed."""
+        self.dispatcher.failed(request.key, error, now)
+        self._requests.pop(request.key, None)
+        self._news = True
+
+    # -- what the dispatcher decides ----------------------------------------------------------------------------
+
+    def _round(self) -> None:
+        self._news = False
+        self._feed()
+        now = self.fleet.now
+        before = time.process_time()
+        plan = self.dispatcher.plan(now)
+        self.report.policy_seconds += time.process_time() - before
+        self._carry_out(plan)
+        due = self.dispatcher.wake_at
+        if due < self._alarm:
+            self._alarm = due
+            self.fleet.at(due, self._ring)
+
+    def _ring(self) -> None:
+        if self.fleet.now >= self._alarm:
+            self._alarm = float("inf")
+            self._news = True
+
+    def _carry_out(self, plan: Plan) -> None:
+        fleet = self.fleet
+        for failure in plan.fail:
+            self.report.failed[failure.kind] += 1
+            self._end(failure.ticket)
+            self._news = True
+        for assignment in plan.close:
+            request = self._requests.pop(assignment, None)
+            if request is not None:
+                fleet.agents[request.agent].close(request)
+        for assignment in plan.send:
+            request = Request(assignment.agent, [ticket.work for ticket in assignment.unsettled()], assignment)
+            self._requests[assignment] = request
+            fleet.send(request)
+        for agent in plan.probe:
+            seconds, _ = fleet.probe(agent)
+            fleet.at(fleet.now + seconds, lambda agent=agent: self._probed(agent))
+        for agent in plan.check:
+            seconds, _ = fleet.look(agent, 0)
+            fleet.at(fleet.now + seconds, lambda agent=agent: self._looked(agent))
+
+    def _probed(self, agent: int) -> None:
+        _, outcome = self.fleet.probe(agent)
+        self.dispatcher.probed(agent, outcome, outcome.value, self.fleet.now)
+        self._news = True
+
+    def _looked(self, agent: int) -> None:
+        _, finding = self.fleet.look(agent, self._looks.get(agent, -1))
+        self._looks[agent] = self.fleet.agents[agent].engine.tokens
+        self.dispatcher.looked(agent, finding, self.fleet.now)
+        self._news = True
