@@ -56,6 +56,11 @@ class Books:
         self._alarm_count += 1
         heapq.heappush(self._alarms, (when, self._alarm_count, action, argument))
 
+    @property
+    def queued(self) -> int:
+        """How many prompts wait for a credit."""
+        return sum(len(lane.queue) + sum(map(len, lane.home_queues.values())) + len(lane.suspects) for lane in self.lanes)
+
     def ring(self, now: float) -> None:
         """Do what is due."""
         while self._alarms and self._alarms[0][0] <= now:
@@ -104,6 +109,7 @@ class Books:
                 ticket.request = assignment
             else:
                 ticket.second_request = assignment
+            ticket.sends += 1
             if ticket.first_sent < 0:
                 ticket.first_sent = now
         if not agent.requests:

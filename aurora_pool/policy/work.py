@@ -49,10 +49,10 @@ class Ticket:
 
     __slots__ = (
         "attempts", "avoid", "batch", "deaths", "done", "first_sent", "hedged", "index", "isolated", "lane", "request", "room",
-        "second_request", "single", "work",
+        "second_request", "sends", "single", "work",
     )  # fmt: skip
 
-    def __init__(self, lane: Lane, index: int, batch: object, work: Any, room: int = 0, single: bool = False) -> None:
+    def __init__(self, lane: Lane, index: int, batch: Any, work: Any, room: int = 0, single: bool = False) -> None:
         self.lane = lane
         self.index = index
         self.batch = batch
@@ -66,6 +66,7 @@ class Ticket:
         self.hedged = False
         self.isolated = False
         self.first_sent = -1.0
+        self.sends = 0
         self.request: Assignment | None = None
         self.second_request: Assignment | None = None
 

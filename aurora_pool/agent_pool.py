@@ -1,0 +1,218 @@
+"""What all pools have in common: agents, views of them, life and death, statistics, prompts in and responses out."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from contextlib import aclosing
+from typing import Self
+
+from aurora_pool.call import Call, MakeTicket
+from aurora_pool.errors import ConfigError, NoAgentsError
+from aurora_pool.fleet import Fleet
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.messages import AnyPrompt, Response, Sampling
+from aurora_pool.policy.work import Lane
+from aurora_pool.statistics import PoolStatistics, snapshot
+from aurora_pool.transport import ensure_open_files
+
+FILES_PER_AGENT = 2
+SPARE_FILES = 100
+
+
+class AgentPool:
+    """A fleet of agents, or a view of some of them: what all kinds of pools have in common.
+
+    A view (:meth:`by_tag`, :meth:`sample`, :meth:`select`, :meth:`slice`) shares connections, windows and breakers with
+    the pool it was taken from, and is closed with it.
+    """
+
+    supports_batch = False
+    """Whether a list of prompts goes as one request; where it does not, :meth:`send_all_batched` sends them singly."""
+
+    def __init__(self, endpoints: Sequence[AgentEndpoint], fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._members: Sequence[int] = range(len(endpoints))
+        self._lane = Lane(self._members, patience=fleet.timeouts.patience)
+        self._whole: AgentPool | None = None
+        self._start_lock = asyncio.Lock()
+        self._started = False
+
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """How many agents it has."""
+        return len(self._members)
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def endpoints(self) -> tuple[AgentEndpoint, ...]:
+        """Its agents, in the order of the hostfile; ``Response.agent_index`` counts in it."""
+        return tuple(self._fleet.endpoints[index] for index in self._members)
+
+    def statistics(self) -> PoolStatistics:
+        """A frozen snapshot: each agent's state, load and figures, and the fleet's sums."""
+        fleet = self._fleet
+        return snapshot(fleet.dispatcher.books, fleet.endpoints, self._members, fleet.prompts_failed, fleet.now)
+
+    def __repr__(self) -> str:
+        view = "" if self._whole is None else f" of {self._whole.size}"
+        return f"<{type(self).__name__} of {self.size}{view} agents>"
+
+    # -- views --------------------------------------------------------------------------------------------------
+
+    def by_tag(self, key: str, value: str) -> Self:
+        """The agents whose tag ``key`` has this value.
+
+        >>> pool.by_tag("tier", "large").size  # doctest: +SKIP
+        2
+        """
+        return self._view([i for i in self._members if self._fleet.endpoints[i].tags.get(key) == value])
+
+    def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
+        """So many agents drawn at random, in the order of the hostfile.
+
+        Raises :class:`ConfigError` if there are fewer.
+        """
+        if not 0 <= n <= self.size:
+            raise ConfigError(f"sample({n}): the pool has {self.size} agents")
+        return self._view(sorted((rng or random.Random()).sample(list(self._members), n)))
+
+    def select(self, indices: Iterable[int]) -> Self:
+        """The agents with these indices, in the order given.
+
+        Raises :class:`ConfigError` for one that does not exist or stands there twice.
+        """
+        chosen = list(indices)
+        bad = [index for index in chosen if not -self.size <= index < self.size]
+        if bad or len(set(chosen)) < len(chosen):
+            raise ConfigError(f"select: expected different indices below {self.size}, got {bad or chosen}")
+        return self._view([self._members[index] for index in chosen])
+
+    def slice(self, start: int | None = None, stop: int | None = None) -> Self:
+        """The agents from ``start`` up to ``stop``, as a list is sliced."""
+        return self._view(list(self._members[start:stop]))
+
+    def _view(self, members: Sequence[int]) -> Self:
+        view = copy.copy(self)
+        vars(view).update(
+            _members=members,
+            _lane=Lane(members, patience=self._fleet.timeouts.patience),
+            _whole=self._whole or self,
+        )
+        return view
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the pool and find out what the agents serve; the first request does it otherwise.
+
+        Raises :class:`NoAgentsError` for an empty pool or one of which no agent answers, and :class:`ConfigError` where
+        the fleet does not serve what was asked for.
+        """
+        if not self._members:
+            raise NoAgentsError("this pool has no agents")
+        if self._whole is not None:
+            await self._whole.start()
+            return
+        async with self._start_lock:
+            if not self._started:
+                ensure_open_files(FILES_PER_AGENT * self.size + SPARE_FILES)
+                self._fleet.open()
+                await self._prepare()
+                self._started = True
+
+    async def _prepare(self) -> None:
+        """Find out what the agents serve."""
+
+    async def close(self) -> None:
+        """Cancel what is under way and close all connections. Closing a view does nothing."""
+        if self._whole is None:
+            await self._fleet.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    # -- prompts ------------------------------------------------------------------------------------------------
+
+    async def send_all(
+        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+    ) -> list[Response]:
+        """Send each prompt in a request of its own; return the responses in the order of the prompts."""
+        return await self._gather(self._lane, prompts, max_tokens, sampling, batched=False)
+
+    async def send_all_batched(
+        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+    ) -> list[Response]:
+        """Send the prompts in list requests where the pool supports it; return the responses in their order.
+
+        Prompt ``i`` is dealt to agent ``i % size``.
+        """
+        return await self._gather(self._lane, prompts, max_tokens, sampling, batched=self.supports_batch)
+
+    def iter_responses(
+        self,
+        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
+        max_tokens: int | None = None,
+        *,
+        sampling: Sampling | None = None,
+        total: int | None = None,
+    ) -> AsyncGenerator[tuple[int, Response]]:
+        """Answer prompts from any iterable, one (index, response) at a time, in the order in which they end.
+
+        The input is pulled as fast as responses are taken, so that a million prompts from a generator never stand in
+        memory. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. To stop early,
+        close the iterator: what is under way is cancelled, at the servers too.
+
+        >>> async with contextlib.aclosing(pool.iter_responses(prompts)) as responses:  # doctest: +SKIP
+        ...     async for index, response in responses:
+        ...         print(index, response.text)
+        """
+        return self._responses(self._lane, prompts, max_tokens, sampling, self.supports_batch, total)
+
+    async def _gather(
+        self,
+        lane: Lane,
+        prompts: Iterable[AnyPrompt],
+        max_tokens: int | None,
+        sampling: Sampling | None,
+        *,
+        batched: bool,
+    ) -> list[Response]:
+        if isinstance(prompts, str):
+            raise ConfigError("expected a list of prompts, got one string")
+        async with aclosing(self._responses(lane, prompts, max_tokens, sampling, batched, None)) as responses:
+            found = {index: response async for index, response in responses}
+        return [found[index] for index in range(len(found))]
+
+    async def _responses(
+        self,
+        lane: Lane,
+        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
+        max_tokens: int | None,
+        sampling: Sampling | None,
+        batched: bool,
+        total: int | None,
+    ) -> AsyncGenerator[tuple[int, Response]]:
+        await self.start()
+        make_ticket = self._ticket_maker(max_tokens, sampling, batched)
+        async with aclosing(Call(self._fleet, lane, prompts, make_ticket, total).responses()) as responses:
+            async for pair in responses:
+                yield pair
+
+    def _ticket_maker(self, max_tokens: int | None, sampling: Sampling | None, batched: bool) -> MakeTicket:
+        """How this kind of pool makes tickets of one call's prompts."""
+        raise NotImplementedError

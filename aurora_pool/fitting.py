@@ -1,0 +1,64 @@
+"""How long prompts are, and how many tokens may be generated for them. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aurora_pool.messages import Content
+
+_CAUTIOUS = 1 / 2.5
+"""Tokens per UTF-8 byte to reckon with before anything is known; English text has about 1/4, dense code more."""
+_PER_MESSAGE = 8
+"""Tokens that a chat template puts around each message."""
+
+
+class TokenEstimate:
+    """Estimates token counts from bytes, calibrated by the counts that servers report.
+
+    The ratio follows what is seen upwards at once and downwards slowly, so that estimates err on the long side.
+
+    >>> estimate = TokenEstimate()
+    >>> estimate.of("x" * 1000)
+    401
+    >>> for _ in range(500): estimate.observe("x" * 1000, 250)
+    >>> 250 <= estimate.of("x" * 1000) <= 260
+    True
+    """
+
+    __slots__ = ("ratio",)
+
+    def __init__(self) -> None:
+        self.ratio = _CAUTIOUS
+
+    def of(self, content: Content) -> int:
+        """How many tokens a prompt probably has: text, token ids or messages."""
+        if isinstance(content, str):
+            return int(_bytes(content) * self.ratio) + 1
+        if content and isinstance(content[0], int):
+            return len(content)
+        messages: Any = content
+        texts = [str(message.get("content", "")) for message in messages]
+        return sum(_PER_MESSAGE + int(_bytes(text) * self.ratio) for text in texts)
+
+    def observe(self, content: str, tokens: int) -> None:
+        """Take in how many tokens a text had."""
+        size = _bytes(content)
+        if size >= 32:  # the special tokens around a short text say nothing about text
+            seen = tokens / size
+            self.ratio += (seen - self.ratio) * (1.0 if seen > self.ratio else 0.02)
+
+
+def fit(max_context: int, prompt_tokens: int, buffer: int, max_tokens: int | None) -> int:
+    """How many tokens may be generated for a prompt: what is left of the context less a buffer, at most ``max_tokens``.
+
+    It is at least 1: whether a prompt is too long is the server's to say.
+
+    >>> fit(2048, 100, 64, None), fit(2048, 100, 64, 256), fit(2048, 2040, 64, 256)
+    (1884, 256, 1)
+    """
+    left = max(1, max_context - prompt_tokens - buffer)
+    return left if max_tokens is None else min(left, max_tokens)
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

@@ -1,0 +1,336 @@
+"""The fleet: carries out what the policy decides. Sends requests, feeds replies back, keeps one timer.
+
+One per pool, shared by all its views. There is one task per HTTP request and none per prompt; the dispatcher's plan is
+made once per turn of the event loop in which something happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import random
+from collections import deque
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
+
+from aurora_pool.batch import Batch
+from aurora_pool.call import Call
+from aurora_pool.errors import BadReply, PoolError, ServerError
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.messages import ErrorKind, Response
+from aurora_pool.options import Observer, Timeouts
+from aurora_pool.policy.deal import Balance
+from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.outcome import FINISHED
+from aurora_pool.policy.work import FOREVER, Assignment, Lane, Notices, Ticket
+from aurora_pool.probe import look, try_agent
+from aurora_pool.transport import Exchange, Transport, open_files_limit
+from aurora_pool.wire.answer import Answer, Reader
+from aurora_pool.wire.errors import parse_error
+from aurora_pool.wire.sse import EventSplitter
+from aurora_pool.wire.status import EngineLoad
+
+LEARN_MASK = 15
+"""One prompt in sixteen calibrates the estimate of token counts."""
+
+log = logging.getLogger("aurora_pool")
+
+
+class Fleet:
+    """The agents, the dispatcher over them, and the requests under way."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[AgentEndpoint],
+        *,
+        timeouts: Timeouts,
+        balance: Balance,
+        stream: bool,
+        timeout: float | None,
+        concurrency: int | None,
+        connector_limit: int | None,
+        observer: Observer,
+        seed: int | None,
+    ) -> None:
+        self.endpoints = list(endpoints)
+        self.timeouts = timeouts
+        self.observer = observer
+        self.stream = stream
+        self.probe_request: tuple[str, bytes] = ("/health", b"")
+        self.prompts_failed = 0
+        self.calls: set[Call] = set()
+        self.transport = Transport(endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit)
+        self.dispatcher = Dispatcher(
+            [str(endpoint) for endpoint in endpoints],
+            rng=random.Random(seed),
+            balance=balance,
+            timeout=timeout,
+            silence=timeouts.silence,
+            requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
+            notices=_Notices(self.endpoints, observer),
+        )
+        self._concurrency = concurrency
+        self._queue: deque[Assignment] = deque()
+        self._requests: dict[Assignment, asyncio.Task[None]] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+        self._unstreamed: set[int] = set()
+        self._loads: dict[int, EngineLoad | None] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._round: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Bind to the running event loop."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self.transport.open()
+
+    async def close(self) -> None:
+        """Cancel what is under way and close all connections. Calls that still wait raise :class:`PoolError`."""
+        for call in list(self.calls):
+            call.crash(PoolError("the pool was closed while prompts were under way"))
+        for handle in (self._round, self._timer):
+            if handle is not None:
+                handle.cancel()
+        tasks = [*self._requests.values(), *self._errands]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.transport.close()
+
+    @property
+    def now(self) -> float:
+        """The event loop's time; 0 before the pool is opened."""
+        return self._loop.time() if self._loop is not None else 0.0
+
+    # -- prompts ------------------------------------------------------------------------------------------------
+
+    def admit(self, tickets: Iterable[Ticket]) -> None:
+        """Take in prompts."""
+        self.dispatcher.admit(tickets, self.now)
+        self.schedule()
+
+    def withdraw(self, tickets: Iterable[Ticket]) -> None:
+        """Take in that the caller no longer wants these prompts: requests that serve nobody else are closed now."""
+        self.dispatcher.withdraw(tickets, self.now)
+        self._make_round()
+
+    def capacity(self, lane: Lane) -> int:
+        """How many prompts the agents of a lane may hold together."""
+        agents = self.dispatcher.books.agents
+        return max(1, sum(agents[index].window.size for index in lane.members if agents[index].in_service))
+
+    # -- rounds -------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Have a plan made and carried out at the end of this turn of the event loop."""
+        if self._round is None and self._loop is not None:
+            self._round = self._loop.call_soon(self._make_round)
+
+    def _make_round(self) -> None:
+        if self._round is not None:
+            self._round.cancel()
+            self._round = None
+        plan = self.dispatcher.plan(self.now)
+        for failure in plan.fail:
+            self._end(failure.ticket, False, None, failure.agent, failure.error, failure.kind)
+        for assignment in plan.close:
+            task = self._requests.get(assignment)
+            if task is not None:
+                task.cancel()
+        self._queue.extend(plan.send)
+        self._send_queued()
+        for agent in plan.probe:
+            self._errand(self._probe(agent))
+        for agent in plan.check:
+            self._errand(self._check(agent))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        assert self._loop is not None
+        due = self.dispatcher.wake_at
+        if self._timer is not None:
+            if self._timer.when() <= due and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._ring) if due < FOREVER else None
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._make_round()
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def _send_queued(self) -> None:
+        assert self._loop is not None
+        while self._queue and (self._concurrency is None or len(self._requests) < self._concurrency):
+            assignment = self._queue.popleft()
+            if not assignment.closed:
+                self.observer.request_sent(assignment.agent, assignment.live)
+                task = self._loop.create_task(self._request(assignment))
+                self._requests[assignment] = task
+                task.add_done_callback(functools.partial(self._over, assignment))
+
+    def _over(self, assignment: Assignment, task: asyncio.Task[None]) -> None:
+        del self._requests[assignment]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            for ticket in assignment.unsettled():
+                ticket.batch.call.crash(error)
+        if self._queue:
+            self._send_queued()
+
+    async def _request(self, assignment: Assignment) -> None:
+        tickets = [ticket for ticket in assignment.tickets if ticket is not None]
+        batch: Batch = tickets[0].batch
+        stream = self.stream and not tickets[0].single and assignment.agent not in self._unstreamed
+        try:
+            try:
+                await self._exchange(assignment, batch, tickets, stream)
+            except ServerError as error:
+                if not stream or not _refuses_streaming(error):
+                    raise
+                self._unstreamed.add(assignment.agent)
+                await self._exchange(assignment, batch, tickets, stream=False)
+        except PoolError as error:
+            self.dispatcher.failed(assignment, error, self.now)
+        else:
+            self.dispatcher.ended(assignment)
+        finally:
+            self.schedule()
+
+    async def _exchange(self, assignment: Assignment, batch: Batch, tickets: list[Ticket], stream: bool) -> None:
+        reader = batch.reader(len(tickets))
+        body = batch.encode(tickets, stream=stream)
+        async with self.transport.request(assignment.agent, batch.path, body) as exchange:
+            if exchange.status != 200:
+                raise parse_error(exchange.status, await exchange.read())
+            if exchange.is_event_stream:
+                await self._read_events(assignment, reader, exchange)
+            else:
+                content = await exchange.read()
+                now = self.now
+                self.dispatcher.progress(assignment, now)
+                for answer in reader.whole(content):
+                    self._answer(assignment, answer, now)
+        if assignment.live:
+            raise BadReply("the reply ended before every prompt had its answer")
+
+    async def _read_events(self, assignment: Assignment, reader: Reader, exchange: Exchange) -> None:
+        splitter = EventSplitter()
+        dispatcher = self.dispatcher
+        async for chunk in exchange.chunks():
+            now = self.now
+            started = 0
+            for data in splitter.feed(chunk):
+                more, answers = reader.event(data)
+                started += more
+                for answer in answers:
+                    if started:
+                        dispatcher.progress(assignment, now, started)
+                        started = 0
+                    self._answer(assignment, answer, now)
+            dispatcher.progress(assignment, now, started)
+            self.schedule()
+        if not reader.done and assignment.live:
+            raise BadReply("the stream ended without [DONE]")
+
+    def _answer(self, assignment: Assignment, answer: Answer, now: float) -> None:
+        ticket = assignment.tickets[answer.slot]
+        if ticket is None:
+            return
+        reason = answer.finish_reason
+        if reason not in FINISHED:
+            self.dispatcher.broke(assignment, answer.slot, f"finish_reason {reason!r}", now, started=answer.started)
+        elif self.dispatcher.answered(assignment, answer.slot, answer.tokens, now, started=answer.started):
+            if not ticket.index & LEARN_MASK:
+                ticket.batch.learn(ticket, answer)
+            self._end(ticket, True, answer, assignment.agent)
+
+    def _end(
+        self,
+        ticket: Ticket,
+        success: bool,
+        answer: Answer | None,
+        agent: int | None,
+        error: str | None = None,
+        kind: ErrorKind | None = None,
+    ) -> None:
+        call = ticket.batch.call
+        latency = self.now - ticket.first_sent if ticket.first_sent >= 0 else 0.0
+        where = call.agent_index(agent)
+        if answer is None:
+            self.prompts_failed += 1
+            response = Response(success, "", error, where, kind, attempts=ticket.sends, latency=latency)
+        else:
+            usage = answer.usage
+            response = Response(
+                success,
+                answer.text,
+                error,
+                where,
+                kind,
+                answer.finish_reason,
+                usage.prompt_tokens if usage is not None else None,
+                usage.completion_tokens if usage is not None else None,
+                answer.reasoning,
+                answer.logprobs,
+                answer.token_ids,
+                ticket.sends,
+                latency,
+                answer.samples,
+                answer.prompt_token_ids,
+                answer.prompt_logprobs,
+            )
+        call.deliver(ticket, response)
+        self.observer.prompt_done(response)
+
+    # -- errands ------------------------------------------------------------------------------------------------
+
+    def _errand(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errands.discard)
+
+    async def _probe(self, agent: int) -> None:
+        path, body = self.probe_request
+        outcome, reason = await try_agent(self.transport, agent, path, body, within=self.timeouts.probe)
+        self.dispatcher.probed(agent, outcome, reason, self.now)
+        self.schedule()
+
+    async def _check(self, agent: int) -> None:
+        finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
+        self._loads[agent] = load
+        self.dispatcher.looked(agent, finding, self.now)
+        self.schedule()
+
+
+class _Notices(Notices):
+    """Passes the policy's notices on: to the log, one line per change of an agent's state, and to the observer."""
+
+    def __init__(self, endpoints: Sequence[AgentEndpoint], observer: Observer) -> None:
+        self._endpoints = endpoints
+        self._observer = observer
+
+    def agent_state(self, agent: int, state: str, reason: str) -> None:
+        level = logging.INFO if state == "in service" else logging.WARNING
+        log.log(level, "%s is %s (%s)", self._endpoints[agent], state, reason)
+        self._observer.agent_state(agent, self._endpoints[agent], state, reason)
+
+    def prompt_moved(self, agent: int, outcome: str) -> None:
+        self._observer.prompt_moved(agent, outcome)
+
+    def prompt_hedged(self, slow_agent: int, agent: int) -> None:
+        self._observer.prompt_hedged(slow_agent, agent)
+
+    def prompt_quarantined(self, agent: int) -> None:
+        self._observer.prompt_quarantined(agent)
+
+
+def _refuses_streaming(error: ServerError) -> bool:
+    """Whether a server or proxy says that it can't stream, and not that a prompt is at fault."""
+    words = f"{error.message} {error.param or ''}".lower()
+    return error.status in (400, 404, 405, 415, 422, 501) and "stream" in words

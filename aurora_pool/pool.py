@@ -1,0 +1,177 @@
+"""The pool for text: many ``vllm serve`` endpoints as one async client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from aurora_pool.agent_pool import AgentPool
+from aurora_pool.batch import TicketMaker
+from aurora_pool.call import MakeTicket
+from aurora_pool.errors import ConfigError, NoAgentsError
+from aurora_pool.fitting import TokenEstimate
+from aurora_pool.fleet import Fleet
+from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.messages import AnyPrompt, Response, Sampling
+from aurora_pool.options import Observer, Timeouts
+from aurora_pool.policy.deal import Balance
+from aurora_pool.policy.work import Lane
+from aurora_pool.serving import Serving
+from aurora_pool.wire import chat, completions
+
+if TYPE_CHECKING:
+    import openai
+
+
+class VLLMPool(AgentPool):
+    """Many ``vllm serve`` endpoints as one async client for text.
+
+    >>> async with VLLMPool(parse_hostfile("fleet.hostfile")) as pool:  # doctest: +SKIP
+    ...     responses = await pool.send_all_batched(["Name a colour.", "Name a tree."], max_tokens=16)
+
+    - ``model``: the name to ask for; None takes the one model that the fleet serves.
+    - ``max_tokens``: how many tokens to generate at most; None fits it to what the context leaves each prompt.
+      ``max_tokens_aggregation`` is the same for reduce steps.
+    - ``model_max_context``: the context length in tokens; None takes what ``/v1/models`` says. ``buffer`` tokens of it
+      are left free, because prompt lengths are estimates.
+    - ``use_batch``: send lists of prompts as one ``/v1/completions`` request; False sends one chat request per prompt.
+    - ``concurrency``: at most so many HTTP requests at a time; ``connector_limit``: at most so many connections.
+    - ``timeout``: seconds that a prompt may take from its first sending; None sets no limit.
+    - ``sampling``: how prompts are answered that have none of their own and whose call has none.
+    - ``balance``: ``"adaptive"``, or ``"strict"``: prompt ``i`` on agent ``i % size`` unless that agent fails.
+    - ``stream``: stream list requests, so that answers come one by one; False waits for whole lists.
+
+    Raises :class:`ConfigError` for arguments that make no sense and :class:`NoAgentsError` if there is no endpoint.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[AgentEndpoint],
+        *,
+        model: str | None = None,
+        max_tokens: int | None = None,
+        max_tokens_aggregation: int | None = None,
+        model_max_context: int | None = None,
+        buffer: int = 64,
+        use_batch: bool = True,
+        concurrency: int | None = None,
+        connector_limit: int | None = None,
+        timeout: float | None = None,
+        sampling: Sampling | None = None,
+        balance: Balance = "adaptive",
+        stream: bool = True,
+        timeouts: Timeouts | None = None,
+        observer: Observer | None = None,
+        seed: int | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("max_tokens", max_tokens, 1),
+            ("max_tokens_aggregation", max_tokens_aggregation, 1),
+            ("model_max_context", model_max_context, 2),
+            ("buffer", buffer, 0),
+            ("concurrency", concurrency, 1),
+            ("connector_limit", connector_limit, 0),
+        ):
+            if value is not None and value < least:
+                raise ConfigError(f"{name}: expected at least {least}, got {value!r}")
+        if timeout is not None and timeout <= 0:
+            raise ConfigError(f"timeout: expected seconds above 0, or None for no limit, got {timeout!r}")
+        if balance not in ("adaptive", "strict"):
+            raise ConfigError(f"balance: expected 'adaptive' or 'strict', got {balance!r}")
+        endpoints = list(endpoints)
+        if not endpoints:
+            raise NoAgentsError("a pool needs at least one endpoint")
+        fleet = Fleet(
+            endpoints,
+            timeouts=timeouts or Timeouts(),
+            balance=balance,
+            stream=stream,
+            timeout=timeout,
+            concurrency=concurrency,
+            connector_limit=connector_limit,
+            observer=observer or Observer(),
+            seed=seed,
+        )
+        super().__init__(endpoints, fleet)
+        self.max_tokens = max_tokens
+        self.max_tokens_aggregation = max_tokens_aggregation
+        self.buffer = buffer
+        self.timeout = timeout
+        self.supports_batch = use_batch
+        self._sampling = sampling or Sampling()
+        self._serving = Serving(model, model_max_context)
+        self._estimate = TokenEstimate()
+
+    @classmethod
+    def from_hostfile(cls, path: str | Path, **options: Any) -> Self:
+        """Make a pool of the agents in a hostfile; the options are the constructor's. Raises :class:`HostfileError`."""
+        return cls(parse_hostfile(path), **options)
+
+    @property
+    def model(self) -> str | None:
+        """The model's name; None while it has not been found out."""
+        return self._serving.model
+
+    @property
+    def max_context(self) -> int | None:
+        """The context length in tokens, the least among the agents; None while nobody has told."""
+        return self._serving.context_of(self._members)
+
+    def estimate_tokens(self, text: str) -> int:
+        """About how many tokens a text has, on the long side; calibrated by what the servers have counted so far."""
+        return self._estimate.of(text)
+
+    async def post(self, agent_index: int, prompt: AnyPrompt, max_tokens: int | None = None) -> Response:
+        """Ask one very agent by a chat request. If it is out of service, the response says so.
+
+        Raises :class:`ConfigError` for an index that does not exist.
+        """
+        (response,) = await self._gather(self._pinned(agent_index), [prompt], max_tokens, None, batched=False)
+        return response
+
+    async def post_batch(
+        self, agent_index: int, prompts: Iterable[AnyPrompt], max_tokens: int | None = None
+    ) -> list[Response]:
+        """Send prompts to one very agent in one list request (of at most 1,024 prompts; more take more requests)."""
+        return await self._gather(self._pinned(agent_index), prompts, max_tokens, None, batched=self.supports_batch)
+
+    async def broadcast_prompt(self, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
+        """Ask every agent the same; return one response per agent, in the order of :attr:`endpoints`."""
+        if not self._members:
+            raise NoAgentsError("this pool has no agents")
+        return await asyncio.gather(*(self.post(index, prompt, max_tokens) for index in range(self.size)))
+
+    def openai_client(self) -> openai.AsyncOpenAI:
+        """An ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`."""
+        from aurora_pool.contrib.openai import make_client  # noqa: PLC0415 (importing openai takes most of a second)
+
+        return make_client(self._fleet, self._lane, self.start)
+
+    # -- how prompts become requests ----------------------------------------------------------------------------
+
+    def _pinned(self, agent_index: int) -> Lane:
+        if not -self.size <= agent_index < self.size:
+            raise ConfigError(f"agent_index: expected an index below {self.size}, got {agent_index}")
+        return Lane([self._members[agent_index]], patience=0.0, pinned=True)
+
+    async def _prepare(self) -> None:
+        await self._serving.learn(self._fleet)
+        model = self._serving.model or ""
+        if self.supports_batch:
+            body = completions.encode_request(model, ["ping"], {}, 1, stream=False)
+            self._fleet.probe_request = (completions.PATH, body)
+        else:
+            self._fleet.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
+
+    def _ticket_maker(self, max_tokens: int | None, sampling: Sampling | None, batched: bool) -> MakeTicket:
+        return TicketMaker(
+            self._serving.model or "",
+            sampling or self._sampling,
+            max_tokens or self.max_tokens,
+            batched=batched,
+            context=self.max_context,
+            buffer=self.buffer,
+            estimate=self._estimate,
+        )

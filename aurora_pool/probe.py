@@ -1,0 +1,49 @@
+"""Ask single agents how they are: whether one that is out works again, and whether one that is silent works at all.
+
+``/health`` is not asked: it answers 200 while a server drains, sleeps or is paused. A tiny request of the pool's own
+kind shows whether an agent answers; its engine's counters show whether it moves.
+"""
+
+from __future__ import annotations
+
+from aurora_pool.errors import ConnectFailed, PoolError, ServerError, TransportError
+from aurora_pool.policy.faults import Finding
+from aurora_pool.policy.outcome import Outcome, classify
+from aurora_pool.transport import Transport
+from aurora_pool.wire.errors import parse_error
+from aurora_pool.wire.status import METRICS_PATH, EngineLoad, parse_load
+
+
+async def fetch(transport: Transport, agent: int, path: str, body: bytes | None = None, *, within: float) -> bytes:
+    """Make one short request; return the body of a 200. Raises :class:`TransportError` and :class:`ServerError`."""
+    async with transport.request(agent, path, body, within=within) as exchange:
+        content = await exchange.read()
+        if exchange.status != 200:
+            raise parse_error(exchange.status, content)
+        return content
+
+
+async def try_agent(transport: Transport, agent: int, path: str, body: bytes, *, within: float) -> tuple[Outcome, str]:
+    """Send the smallest request that the pool could send; return what it came to, and in words."""
+    try:
+        await fetch(transport, agent, path, body, within=within)
+    except (TransportError, ServerError) as error:
+        return classify(error, 1), str(error)
+    return Outcome.ANSWERED, ""
+
+
+async def look(
+    transport: Transport, agent: int, before: EngineLoad | None, *, within: float
+) -> tuple[Finding, EngineLoad | None]:
+    """Look at the counters of a silent agent; return what they show against those of the look before."""
+    try:
+        load = parse_load(await fetch(transport, agent, METRICS_PATH, within=within))
+    except ConnectFailed:
+        return Finding.REFUSED, before
+    except TransportError:
+        return Finding.MUTE, before
+    except PoolError:
+        return Finding.BLIND, before
+    if load is None:
+        return Finding.BLIND, before
+    return (Finding.MOVING if before is not None and load != before else Finding.STILL), load

@@ -1,0 +1,147 @@
+"""Find out what the agents of a fleet serve: which model, and how long a context."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, ServerError, TransportError
+from aurora_pool.fleet import Fleet
+from aurora_pool.probe import fetch
+from aurora_pool.wire.status import MODELS_PATH, ServedModel, parse_models
+
+log = logging.getLogger("aurora_pool")
+
+AT_ONCE = 256
+"""How many agents are asked at the same time."""
+STRAGGLERS = 0.25
+"""Seconds that agents have to answer once one of them has."""
+AGAIN = 1.0
+"""Seconds between rounds of asking while no agent answers."""
+SHOWN = 3
+"""How many agents an error names before it counts the rest."""
+
+Answers = Mapping[int, list[ServedModel] | PoolError]
+
+
+class Serving:
+    """What is known of the served model: its name, and the context lengths of the agents that told."""
+
+    def __init__(self, model: str | None, max_context: int | None) -> None:
+        self.model = model
+        self.max_context = max_context
+        self._lengths: dict[int, int] = {}
+
+    def context_of(self, agents: Sequence[int]) -> int | None:
+        """The least context length, in tokens, among these agents; None if nobody told."""
+        if self.max_context is not None:
+            return self.max_context
+        if len(self._lengths) > len(agents):
+            return min((self._lengths[agent] for agent in agents if agent in self._lengths), default=None)
+        return min(self._lengths.values(), default=None)
+
+    async def learn(self, fleet: Fleet) -> None:
+        """Ask the agents.
+
+        A model that was not named is the one that all of them serve; while no agent answers, that is waited for. With a
+        named one the answers are a check, and where none comes the dispatch will see.
+
+        Raises :class:`ConfigError` if no agent serves the named model or they don't agree on one, and
+        :class:`NoAgentsError` if none has answered within ``Timeouts.patience``.
+        """
+        deadline = fleet.now + fleet.timeouts.patience
+        warned = False
+        while True:
+            answers = await _ask(fleet)
+            serving = {agent: models for agent, models in answers.items() if isinstance(models, list)}
+            if serving or self.model is not None:
+                break
+            if fleet.now + AGAIN > deadline or not any(_may_come(answer) for answer in answers.values()):
+                silent = {agent: str(answer) for agent, answer in answers.items()}
+                raise NoAgentsError(f"no agent tells what it serves: {_named(fleet, silent)}")
+            if not warned:
+                log.warning("no agent answers yet; waiting up to %.0f s", fleet.timeouts.patience)
+                warned = True
+            await asyncio.sleep(AGAIN)
+        if serving:
+            self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in fleet.endpoints])
+        for agent, models in serving.items():
+            length = next((model.max_model_len for model in models if model.id == self.model), None)
+            if length is not None:
+                self._lengths[agent] = length
+
+
+def choose_model(wanted: str | None, serving: Mapping[int, Sequence[ServedModel]], names: Sequence[str]) -> str:
+    """Choose the model by what the agents that answered serve; ``names`` are the agents'.
+
+    Several names of one model count as one, and adapters (LoRA) only when they are asked for by name.
+
+    >>> choose_model(None, {0: [ServedModel("m")], 1: [ServedModel("m")]}, ["gpu01", "gpu02"])
+    'm'
+    >>> choose_model("x", {0: [ServedModel("m")]}, ["gpu01"])
+    Traceback (most recent call last):
+    aurora_pool.errors.ConfigError: no agent serves the model 'x'; they serve 'm' (gpu01)
+    """
+    by_model: dict[str, list[int]] = {}
+    for agent, models in serving.items():
+        for model in models:
+            if wanted is not None or model.parent is None:
+                by_model.setdefault(model.id, []).append(agent)
+    listed = "; ".join(f"{model!r} ({_some(names[agent] for agent in agents)})" for model, agents in by_model.items())
+    if wanted is not None:
+        if wanted not in by_model:
+            raise ConfigError(f"no agent serves the model {wanted!r}; they serve {listed}")
+        return wanted
+    first = next(iter(serving.values()))
+    everywhere = [model for model in first if len(by_model.get(model.id, ())) == len(serving)]
+    if not everywhere:
+        raise ConfigError(f"the agents serve different models, so name one: {listed}")
+    if len({model.root or model.id for model in everywhere}) > 1:
+        raise ConfigError(f"the agents serve several models, so name one: {listed}")
+    return everywhere[0].id
+
+
+async def _ask(fleet: Fleet) -> Answers:
+    """Ask all agents for their models; those that take much longer than the first to answer are left out."""
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(agent: int) -> list[ServedModel] | PoolError:
+        async with limit:
+            try:
+                return parse_models(await fetch(fleet.transport, agent, MODELS_PATH, within=fleet.timeouts.probe))
+            except PoolError as error:
+                return error
+
+    tasks = {asyncio.ensure_future(ask(agent)): agent for agent in range(len(fleet.endpoints))}
+    pending = set(tasks)
+    answers: dict[int, list[ServedModel] | PoolError] = {}
+    grace: float | None = None
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            answers.update((tasks[task], task.result()) for task in done)
+            if grace is None and any(isinstance(task.result(), list) for task in done):
+                grace = STRAGGLERS
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+    return answers
+
+
+def _may_come(answer: list[ServedModel] | PoolError) -> bool:
+    """Whether waiting can help: a server that is starting refuses or fails; one that says 404 or 401 means it."""
+    return isinstance(answer, TransportError) or (isinstance(answer, ServerError) and answer.status >= 500)
+
+
+def _named(fleet: Fleet, reasons: Mapping[int, str]) -> str:
+    return _some(f"{fleet.endpoints[agent]}: {reason}" for agent, reason in sorted(reasons.items()))
+
+
+def _some(items: Iterable[str]) -> str:
+    listed = list(items)
+    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
+    return ", ".join(listed[:SHOWN]) + more

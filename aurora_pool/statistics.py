@@ -1,0 +1,97 @@
+"""Frozen snapshots of what a pool has done and holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.books import Books
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatistics:
+    """One agent: its state, what it holds, what it has done.
+
+    ``in_flight`` and ``window`` are counted in prompts; ``window`` is how many it may hold. ``tokens_per_second`` is
+    its throughput now, over all its prompts. ``failures`` counts failed requests by outcome. ``last_answer_age`` is
+    the seconds since its last answer, None before the first; ``oldest_age`` since it was sent the oldest request it
+    still holds.
+    """
+
+    endpoint: AgentEndpoint
+    state: str
+    in_flight: int
+    window: int
+    prompts_done: int
+    tokens_done: int
+    tokens_per_second: float
+    failures: Mapping[str, int] = field(default_factory=dict)
+    last_answer_age: float | None = None
+    oldest_age: float | None = None
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatistics:
+    """A pool, or a view of one: its agents, and sums.
+
+    ``agents`` belongs to the pool or view asked; ``prompts_done`` and ``tokens_done`` are sums over them. The rest
+    counts for the whole fleet: prompts that wait (``queued``) or are at an agent (``in_flight``), HTTP ``requests``
+    sent, prompts ``hedged``, ``moved`` and ``quarantined``, and ``wasted_tokens``: of answers that nobody took.
+    """
+
+    agents: tuple[AgentStatistics, ...]
+    prompts_done: int
+    prompts_failed: int
+    tokens_done: int
+    queued: int
+    in_flight: int
+    requests: int
+    hedged: int
+    moved: int
+    quarantined: int
+    wasted_tokens: int
+
+    @property
+    def agents_in_service(self) -> int:
+        """How many of the agents get prompts."""
+        return sum(agent.state == "in service" for agent in self.agents)
+
+
+def snapshot(
+    books: Books, endpoints: Sequence[AgentEndpoint], members: Sequence[int], prompts_failed: int, now: float
+) -> PoolStatistics:
+    """Take a snapshot of these members of a fleet."""
+    agents = tuple(_agent(books.agents[index], endpoints[index], now) for index in members)
+    return PoolStatistics(
+        agents=agents,
+        prompts_done=sum(agent.prompts_done for agent in agents),
+        prompts_failed=prompts_failed,
+        tokens_done=sum(agent.tokens_done for agent in agents),
+        queued=books.queued,
+        in_flight=books.in_flight,
+        requests=books.requests,
+        hedged=books.hedged,
+        moved=books.moved,
+        quarantined=books.quarantined,
+        wasted_tokens=books.wasted_tokens,
+    )
+
+
+def _agent(agent: AgentState, endpoint: AgentEndpoint, now: float) -> AgentStatistics:
+    oldest = min((request.sent_at for request in agent.requests), default=None)
+    return AgentStatistics(
+        endpoint=endpoint,
+        state=agent.breaker.state.value,
+        in_flight=agent.held,
+        window=agent.window.size,
+        prompts_done=agent.prompts_done,
+        tokens_done=agent.tokens_done,
+        tokens_per_second=agent.speed * agent.held,
+        failures=dict(agent.failures),
+        last_answer_age=None if agent.answered_at is None else now - agent.answered_at,
+        oldest_age=None if oldest is None else now - oldest,
+        last_error=agent.last_error,
+    )

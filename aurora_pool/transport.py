@@ -1,0 +1,238 @@
+"""HTTP to the agents, by aiohttp. The only module that opens client connections; it translates aiohttp's errors.
+
+The settings follow what vLLM's server does: it closes idle connections after exactly 5.0 s, so ours are kept for 4; no
+limit on connections and none on the total time of a request, for a list may take hours; and a request whose kept-alive
+connection turns out to be closed already is sent again at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from yarl import URL
+
+from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost, TimedOut
+from aurora_pool.hostfile import AgentEndpoint
+
+if TYPE_CHECKING:
+    from aiohttp.client_reqrep import ClientRequest
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
+KEEP_ALIVE = 4.0
+"""Seconds an idle connection is kept: less than the server's 5.0."""
+
+_reused: ContextVar[bool] = ContextVar("reused", default=False)
+
+
+class Exchange:
+    """One reply: ``status`` and ``headers`` are here, the body comes on demand."""
+
+    __slots__ = ("_response", "headers", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events."""
+        return self.headers.get("Content-Type", "").startswith("text/event-stream")
+
+    async def read(self) -> bytes:
+        """The whole body. Raises :class:`ConnectionLost`."""
+        try:
+            return await self._response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionLost(_words(error), received=True) from error
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost`."""
+        read = self._response.content.readany
+        while True:
+            try:
+                chunk = await read()
+            except (aiohttp.ClientError, OSError) as error:
+                raise ConnectionLost(_words(error), received=True) from error
+            if not chunk:
+                return
+            yield chunk
+
+
+class Transport:
+    """Connections to a fleet of agents; one per event loop, opened by :meth:`open` and closed by :meth:`close`."""
+
+    def __init__(
+        self, endpoints: Sequence[AgentEndpoint], *, connect_timeout: float, connector_limit: int | None
+    ) -> None:
+        self._agents: list[tuple[str, dict[str, str]]] = []
+        self._connect_timeout = connect_timeout
+        self._connector_limit = connector_limit
+        self._session: aiohttp.ClientSession | None = None
+        self._urls: dict[tuple[int, str], URL] = {}
+        self.set_endpoints(endpoints)
+
+    def set_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
+        """Say which agent has which index. Raises :class:`ConfigError` if a key's environment variable is not set."""
+        self._agents = [(endpoint.base_url, _headers(endpoint)) for endpoint in endpoints]
+        self._urls.clear()
+
+    def open(self) -> None:
+        """Make the session; needs a running event loop."""
+        if self._session is None:
+            connector = _Connector(
+                limit=self._connector_limit or 0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300
+            )
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
+                read_bufsize=1 << 18,
+                auto_decompress=True,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept-Encoding": "identity"},
+            )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    @asynccontextmanager
+    async def request(
+        self,
+        agent: int,
+        path: str,
+        body: bytes | None = None,
+        *,
+        method: str = "",
+        headers: Mapping[str, str] | None = None,
+        within: float | None = None,
+    ) -> AsyncIterator[Exchange]:
+        """Make a request to an agent: POST with a JSON body, GET without one, or the ``method`` named.
+
+        Leaving the context before the body has ended closes the connection, and the server aborts what it was doing.
+        Raises :class:`ConnectFailed`, :class:`ConnectionLost`, and :class:`TimedOut` after ``within`` seconds.
+        """
+        if self._session is None:
+            raise RuntimeError("the transport is not open")
+        url, own_headers = self._address(agent, path)
+        sent = own_headers if headers is None else {**headers, **own_headers}
+        method = method or ("GET" if body is None else "POST")
+        try:
+            async with asyncio.timeout(within):
+                response = await self._send(method, url, body, sent)
+                try:
+                    yield Exchange(response)
+                finally:
+                    response.close() if not response.content.at_eof() else response.release()
+        except TimeoutError as error:
+            raise TimedOut(f"no whole reply within {within:g} s" if within else "it took too long") from error
+
+    async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        try:
+            return await self._send_once(method, url, body, headers)
+        except ConnectionLost:
+            if not _reused.get():
+                raise
+        # The server had closed the kept-alive connection while it was idle: nothing has been done, so again at once.
+        return await self._send_once(method, url, body, headers)
+
+    async def _send_once(
+        self, method: str, url: URL, body: bytes | None, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        assert self._session is not None
+        try:
+            return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+            raise ConnectFailed(_words(error)) from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise ConnectionLost(_words(error), received=False) from error
+
+    def _address(self, agent: int, path: str) -> tuple[URL, dict[str, str]]:
+        base, headers = self._agents[agent]
+        url = self._urls.get((agent, path))
+        if url is None:
+            url = self._urls[agent, path] = URL(base + path)
+        return url, headers
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells the request in :data:`_reused` whether its connection had served another one before."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def connect(
+        self,
+        req: ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        protocol = connection.protocol
+        _reused.set(protocol in self._used)
+        self._used.add(protocol)
+        return connection
+
+
+def _headers(endpoint: AgentEndpoint) -> dict[str, str]:
+    headers = {"Content-Type": "application/json"}
+    if endpoint.api_key_env:
+        key = os.environ.get(endpoint.api_key_env)
+        if not key:
+            raise ConfigError(
+                f"{endpoint}: the environment variable {endpoint.api_key_env} with its API key is not set"
+            )
+        headers["Authorization"] = f"Bearer {key}"
+    return headers
+
+
+def _words(error: BaseException) -> str:
+    """What happened, in words without objects' representations, which could show headers."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"can't connect ({error.os_error.strerror or error.os_error})"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection broke in the middle of the reply"
+    if isinstance(error, TimeoutError):
+        return "can't connect in time"
+    return str(error) or type(error).__name__
+
+
+def ensure_open_files(needed: int) -> None:
+    """Raise the soft limit on open files to what so many connections need.
+
+    Raises :class:`ConfigError` with the number needed if the hard limit is below it.
+    """
+    try:
+        import resource  # noqa: PLC0415 (not on Windows, where there is no such limit)
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ConfigError(
+                f"this fleet needs {needed} open files, and the limit is {hard}: run 'ulimit -n {needed}'"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def open_files_limit() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource  # noqa: PLC0415 (see ensure_open_files)
+    except ImportError:
+        return 8192
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
