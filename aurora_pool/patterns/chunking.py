@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from aurora_pool.errors import ConfigError
+from aurora_pool.fitting import TokenEstimate
 
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
 # Western sentences end before a space; Chinese and Japanese ones need none.
@@ -25,21 +26,10 @@ class _Piece:
     ends_paragraph: bool
 
 
-def estimate_tokens(text: str) -> int:
-    """Guess how many tokens a text has, without a model: a token per four bytes of UTF-8, which is usually too many.
-
-    >>> estimate_tokens("The capital of France is Paris.")
-    8
-    """
-    return -(-len(text.encode()) // 4)
-
-
-def chunk_text(
-    text: str, max_tokens: int, overlap: int = 0, *, count: Callable[[str], int] = estimate_tokens
-) -> list[str]:
+def chunk_text(text: str, max_tokens: int, overlap: int = 0, *, count: Callable[[str], int] | None = None) -> list[str]:
     r"""Cut a text into chunks of at most ``max_tokens`` tokens.
 
-    >>> chunk_text("One. Two.\n\nThree. Four.", max_tokens=4)
+    >>> chunk_text("One. Two.\n\nThree. Four.", max_tokens=8)
     ['One. Two.', 'Three. Four.']
 
     A chunk ends with a paragraph if that leaves it more than half full, else with a sentence. Only a sentence that is
@@ -47,15 +37,17 @@ def chunk_text(
     whole sentences from the end of one chunk are repeated at the start of the next. Nothing but space between chunks
     is left out.
 
-    ``count`` tells a text's tokens (``pool.estimate_tokens`` knows the served model); a chunk's are the sum of its
-    sentences'. Raises :class:`~aurora_pool.errors.ConfigError` if ``max_tokens`` is less than 1, or ``overlap`` is
-    negative or more than half of it.
+    ``count`` tells a text's tokens: ``pool.estimate_tokens`` knows the served model, the default is cautious. A chunk
+    has the sum of its sentences.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` if ``max_tokens`` is less than 1, or ``overlap`` is negative or more
+    than half of it.
     """
     if max_tokens < 1:
         raise ConfigError(f"max_tokens of a chunk must be at least 1: got {max_tokens}")
     if not 0 <= overlap <= max_tokens // 2:
         raise ConfigError(f"overlap must be from 0 to half of max_tokens ({max_tokens // 2}): got {overlap}")
-    pieces = list(_pieces(text, max_tokens, count))
+    pieces = list(_pieces(text, max_tokens, count or TokenEstimate().of))
     chunks = []
     start = 0
     while start < len(pieces):

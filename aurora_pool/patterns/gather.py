@@ -12,11 +12,11 @@ from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render, require_placeholder
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import AgentPool
+    from aurora_pool.pool import VLLMPool
 
 
 async def scatter_gather(
-    pool: AgentPool, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+    pool: VLLMPool, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
 ) -> list[Response]:
     """Answer every prompt, spread over the fleet; responses come back in the order of the prompts.
 
@@ -30,7 +30,7 @@ async def scatter_gather(
 
 
 async def map_gather(
-    pool: AgentPool,
+    pool: VLLMPool,
     template: str,
     items: Iterable[object],
     max_tokens: int | None = None,
@@ -49,7 +49,7 @@ async def map_gather(
     return await scatter_gather(pool, [render(template, item=item) for item in items], max_tokens, sampling=sampling)
 
 
-async def broadcast(pool: AgentPool, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
+async def broadcast(pool: VLLMPool, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
     """Ask every agent the same; one response per agent, in the order of the agents.
 
     ::
@@ -60,7 +60,7 @@ async def broadcast(pool: AgentPool, prompt: AnyPrompt, max_tokens: int | None =
 
 
 async def sample_many(
-    pool: AgentPool,
+    pool: VLLMPool,
     prompts: Iterable[AnyPrompt],
     k: int,
     max_tokens: int | None = None,

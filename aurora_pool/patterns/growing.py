@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import AgentPool
+    from aurora_pool.pool import VLLMPool
 
 Key = TypeVar("Key")
 Work: TypeAlias = tuple[Key, AnyPrompt]
@@ -23,7 +23,7 @@ Work: TypeAlias = tuple[Key, AnyPrompt]
 
 
 async def grow(
-    pool: AgentPool,
+    pool: VLLMPool,
     first: Iterable[Work[Key]],
     follow: Callable[[Key, Response], Iterable[Work[Key]]],
     *,

@@ -12,7 +12,7 @@ from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholde
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, Room
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import AgentPool
+    from aurora_pool.pool import VLLMPool
 
 DEFAULT_FANIN = 8
 
@@ -23,7 +23,7 @@ Step: TypeAlias = tuple[Name, int | ReduceCall]
 
 
 async def tree_reduce(
-    pool: AgentPool,
+    pool: VLLMPool,
     prompt: str,
     reduce_prompt: str,
     fanin: int = DEFAULT_FANIN,
@@ -63,7 +63,7 @@ async def tree_reduce(
 
 
 async def broadcast_and_reduce(
-    pool: AgentPool,
+    pool: VLLMPool,
     prompt: AnyPrompt,
     reduce_prompt: str,
     fanin: int = DEFAULT_FANIN,
@@ -86,13 +86,13 @@ async def broadcast_and_reduce(
     )
     responses = await pool.broadcast_prompt(prompt, max_tokens)
     calls = [call for agent, response in enumerate(responses) for call in tree.leaf_done(agent, response)]
-    prompt_for = merging(pool, reduce_prompt)
+    prompt_for: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt)
     first = [((None, call), prompt_for(None, call)) for call in calls]
     return (await reduce_forest(pool, {None: tree}, first, prompt_for, sampling=sampling))[None]
 
 
 async def map_reduce(
-    pool: AgentPool,
+    pool: VLLMPool,
     items: Iterable[Item],
     prompt: str,
     reduce_prompt: str,
@@ -127,10 +127,11 @@ async def map_reduce(
         for name, members in groups.items()
         for index, item in enumerate(members)
     )
-    return await reduce_forest(pool, trees, leaves, merging(pool, reduce_prompt, "key"), sampling=sampling)
+    prompt_for = merging(pool, reduce_prompt, lambda name: {"key": name})
+    return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling)
 
 
-async def reduce_room(pool: AgentPool, reduce_prompt: str) -> Room | None:
+async def reduce_room(pool: VLLMPool, reduce_prompt: str) -> Room | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
@@ -139,7 +140,7 @@ async def reduce_room(pool: AgentPool, reduce_prompt: str) -> Room | None:
 
 
 async def context_room(
-    pool: AgentPool, argument: str, template: str, placeholder: str, max_tokens: int | None
+    pool: VLLMPool, argument: str, template: str, placeholder: str, max_tokens: int | None
 ) -> Room | None:
     """Work out how many tokens may take a placeholder's place, so that prompt and answer fit the model's context.
 
@@ -160,7 +161,7 @@ async def context_room(
 
 
 async def reduce_forest(
-    pool: AgentPool,
+    pool: VLLMPool,
     trees: Mapping[Name, ReduceTree],
     first: Iterable[Work[Step[Name]]],
     prompt_for: Callable[[Name, ReduceCall], Prompt],
@@ -183,14 +184,12 @@ async def reduce_forest(
 
 
 def merging(
-    pool: AgentPool, reduce_prompt: str, name_placeholder: str | None = None
-) -> Callable[[Hashable, ReduceCall], Prompt]:
-    """Make the function that writes the prompts of reduce calls; the tree's name may have a placeholder too."""
+    pool: VLLMPool, reduce_prompt: str, values_of: Callable[[Name], Mapping[str, object]] = lambda _: {}
+) -> Callable[[Name, ReduceCall], Prompt]:
+    """Make the function that writes the prompts of reduce calls; ``values_of`` gives a tree's own placeholders."""
 
-    def prompt_for(name: Hashable, call: ReduceCall) -> Prompt:
-        values: dict[str, object] = {"responses": SEPARATOR.join(call.texts), "level": call.level}
-        if name_placeholder is not None:
-            values[name_placeholder] = name
+    def prompt_for(name: Name, call: ReduceCall) -> Prompt:
+        values = {**values_of(name), "responses": SEPARATOR.join(call.texts), "level": call.level}
         return Prompt(render(reduce_prompt, **values), max_tokens=pool.max_tokens_aggregation)
 
     return prompt_for

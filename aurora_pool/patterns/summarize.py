@@ -14,7 +14,7 @@ from aurora_pool.patterns.templates import render
 from aurora_pool.patterns.tree import OnLevel, ReduceResult, ReduceTree
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import AgentPool
+    from aurora_pool.pool import VLLMPool
 
 DEFAULT_CHUNK_TOKENS = 2000
 DEFAULT_OVERLAP = 50
@@ -36,7 +36,7 @@ Summary:"""
 
 
 async def summarize(
-    pool: AgentPool,
+    pool: VLLMPool,
     documents: Sequence[Document | str],
     *,
     prompt: str = PROMPT,

@@ -4,35 +4,49 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
+from aurora_pool.pool import VLLMPool
 
 Answer = Callable[[str], Response | str]
 
 
-@dataclass
-class FakePool:
-    """Holds at most ``window`` prompts, and answers one of them, drawn by ``random``, whenever it has to wait."""
+class FakePool(VLLMPool):
+    """Holds at most ``window`` prompts, and answers one of them, drawn at random, whenever it has to wait.
 
-    answer: Answer
-    size: int = 4
-    window: int = 64
-    max_context: int | None = None
-    max_tokens_aggregation: int | None = 99
-    random: random.Random = field(default_factory=lambda: random.Random(0))
-    sent: list[Prompt] = field(default_factory=list)
-    answered: list[str] = field(default_factory=list)
-    closed: int = 0
+    ``tags`` are those of the agents, in order. A view shares ``sent`` and ``answered`` with its pool.
+    """
 
-    @property
-    def endpoints(self) -> tuple[AgentEndpoint, ...]:
-        return tuple(AgentEndpoint(f"agent{index}") for index in range(self.size))
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        size: int = 4,
+        window: int = 64,
+        context: int | None = None,
+        max_tokens_aggregation: int | None = 99,
+        seed: int = 0,
+        tags: Sequence[dict[str, str]] = (),
+    ) -> None:
+        tags = tags or [{}] * size
+        endpoints = [AgentEndpoint(f"agent{index}", tags=tag) for index, tag in enumerate(tags)]
+        super().__init__(endpoints, max_tokens_aggregation=max_tokens_aggregation)
+        self.answer = answer
+        self.window = window
+        self.context = context
+        self.random = random.Random(seed)
+        self.sent: list[Prompt] = []
+        self.answered: list[str] = []
+        self.closed: list[str] = []
 
     async def start(self) -> None:
         pass
+
+    @property
+    def max_context(self) -> int | None:
+        return self.context
 
     def estimate_tokens(self, text: str) -> int:
         return len(text.split())
@@ -52,7 +66,7 @@ class FakePool:
         *,
         sampling: Sampling | None = None,
         total: int | None = None,
-    ) -> AsyncIterator[tuple[int, Response]]:
+    ) -> AsyncGenerator[tuple[int, Response]]:
         source = prompts if isinstance(prompts, AsyncIterable) else _as_async(prompts)
         iterator = aiter(source)
         holding: dict[int, Prompt] = {}
@@ -82,7 +96,7 @@ class FakePool:
                 elif exhausted:
                     return
         finally:
-            self.closed += 1
+            self.closed.append("iter_responses")
             if puller is not None:
                 puller.cancel()
                 await asyncio.gather(puller, return_exceptions=True)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -16,7 +15,7 @@ from tests.patterns.fake_pool import FakePool
 async def test_everything_that_follows_is_sent_once_and_the_call_ends(
     counts: list[int], window: int, seed: int
 ) -> None:
-    pool = FakePool(lambda text: text, window=window, random=random.Random(seed))
+    pool = FakePool(lambda text: text, window=window, seed=seed)
     seen: list[str] = []
 
     def follow(key: str, response: Response) -> list[Work[str]]:
@@ -60,7 +59,7 @@ async def test_an_error_in_follow_ends_the_call_and_closes_it() -> None:
 
     with pytest.raises(ValueError, match="hello"):
         await grow(pool, [(0, "hello"), (1, "hello")], follow)
-    assert pool.closed == 1
+    assert len(pool.closed) == 1
 
 
 async def test_nothing_to_send_is_nothing_to_do() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from aurora_pool.errors import ConfigError
@@ -44,7 +46,7 @@ async def test_braces_in_answers_and_items_survive() -> None:
 async def test_one_call_is_opened_and_closed() -> None:
     pool = FakePool(merge)
     await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 2, range(9))
-    assert pool.closed == 1
+    assert len(pool.closed) == 1
 
 
 async def test_a_failed_agent_costs_its_leaf_and_the_result_names_it() -> None:
@@ -75,7 +77,7 @@ async def test_reduce_prompts_fit_the_models_context() -> None:
         longest = max(longest, len(text.split()))
         return "w " * 10
 
-    pool = FakePool(answer, max_context=64, max_tokens_aggregation=20)
+    pool = FakePool(answer, context=64, max_tokens_aggregation=20)
     result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 50, range(50))
     assert result.success
     assert longest <= 44
@@ -95,7 +97,7 @@ async def test_reduce_prompts_fit_the_models_context() -> None:
     ],
 )
 async def test_misuse_is_told_before_anything_is_sent(arguments: dict[str, object], match: str) -> None:
-    pool = FakePool(merge, max_context=100, max_tokens_aggregation=None)
+    pool = FakePool(merge, context=100, max_tokens_aggregation=None)
     good: dict[str, object] = {"prompt": "leaf {item}", "reduce_prompt": "merge {responses}", "items": "ab"}
     with pytest.raises(ConfigError, match=match):
         await tree_reduce(pool, **(good | arguments))  # type: ignore[arg-type]  # misuse is the point
@@ -110,7 +112,7 @@ async def test_broadcast_and_reduce_merges_the_agents_answers() -> None:
 
 
 async def test_broadcast_and_reduce_names_the_agents_that_failed() -> None:
-    replies = iter(["a", failed("connection lost"), "c"])
+    replies: Iterator[Response | str] = iter(["a", failed("connection lost"), "c"])
     pool = FakePool(lambda text: next(replies) if text == "leaf" else merge(text), size=3, window=1)
     result = await broadcast_and_reduce(pool, "leaf", "merge {level}: {responses}")
     assert not result.success
@@ -125,7 +127,7 @@ async def test_map_reduce_gives_one_result_per_key() -> None:
     assert {key: result.text for key, result in results.items()} == {"even": "((0 2) (4 6))", "odd": "(1 (3 5))"}
     assert list(results) == ["even", "odd"]
     assert sum(text.startswith("merge even") for text in pool.answered) == 3
-    assert pool.closed == 1
+    assert len(pool.closed) == 1
 
 
 async def test_map_reduce_refuses_no_items() -> None:
