@@ -15,14 +15,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aurora_pool.testing.serve import serve
-
     from aurora_pool.testing.agent import SimulatedAgent
     from aurora_pool.testing.clock import SimulatedClockEventLoop, StuckLoopError, run_simulated
     from aurora_pool.testing.exchange import ReceivedRequest
     from aurora_pool.testing.faults import Fault
     from aurora_pool.testing.fleet import SimulatedFleet
     from aurora_pool.testing.profile import AgentProfile
+    from aurora_pool.testing.serve import serve
 
 __all__ = [
     "AgentProfile",

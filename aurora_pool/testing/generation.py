@@ -15,7 +15,18 @@ from aurora_pool.testing.refusal import Refusal
 class Choice:
     """One answer of one request, and how much of it the client has seen."""
 
-    __slots__ = ("answer", "finish_reason", "first_sample", "generation", "index", "prompt", "seen", "sequence")
+    __slots__ = (
+        "answer",
+        "echoed",
+        "finish_reason",
+        "first_sample",
+        "generation",
+        "index",
+        "prompt",
+        "role",
+        "seen",
+        "sequence",
+    )
 
     def __init__(self, index: int, prompt: PromptTokens, answer: Answer, *, first_sample: bool = True) -> None:
         self.index = index
@@ -23,6 +34,9 @@ class Choice:
         self.answer = answer
         self.first_sample = first_sample
         """Whether this is the first of its prompt's ``n`` answers."""
+        self.role = "assistant"
+        self.echoed = ""
+        """Of a chat: the text that stands before the answer because the request asked for it."""
         self.seen = 0
         """Tokens that were sent to the client already."""
         self.finish_reason: str | None = None
@@ -40,6 +54,26 @@ class Choice:
         """End it with what it has."""
         text = self.text_until(tokens)
         self.answer = Answer(self.answer.token_ids[:tokens], text, "abort")
+
+
+class ShownText:
+    """How much of a choice's text a stream has shown; what may be the start of a stop string is held back."""
+
+    __slots__ = ("_choice", "_hold_back", "_shown")
+
+    def __init__(self, choice: Choice, stop: Sequence[str]) -> None:
+        self._choice = choice
+        self._hold_back = max((len(text) - 1 for text in stop), default=0)
+        self._shown = 0
+
+    def advance(self, tokens: int) -> tuple[int, int]:
+        """Tell from where to where in the choice's text to show, now that it has ``tokens`` tokens."""
+        start = self._shown
+        if self._choice.finish_reason is not None:
+            self._shown = len(self._choice.answer.text)
+        else:
+            self._shown = max(start, len(self._choice.text_until(tokens)) - self._hold_back)
+        return start, self._shown
 
 
 class Listener(Protocol):
@@ -155,6 +189,11 @@ class EngineDriver:
         self.engine.set_speed(self.now(), speed)
         self._arm()
 
+    def catch_up(self) -> None:
+        """Bring the engine to the present, for whoever wants to look at it."""
+        if self.open and not self.engine.paused:
+            self._tick(self.now())
+
     def close(self) -> None:
         """Forget everything, and never wake again: ``open`` is False from now on."""
         self.open = False
@@ -189,7 +228,9 @@ class EngineDriver:
         self._timer = self._loop.call_at(when, self._tick, due)
 
     def _tick(self, due: float) -> None:
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         touched: dict[Generation, None] = {}
         # The loop may call a little before the time it was asked for, within its clock's resolution.
         for emission in self.engine.advance(max(self.now(), due) if not self.engine.paused else self.now()):

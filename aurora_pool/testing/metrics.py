@@ -52,7 +52,6 @@ class Counters:
     prompt_tokens: int = 0
     instant_tokens: int = 0
     busy_refusals: int = 0
-    requests_in_flight: int = 0
     finished: Counter[str] = field(default_factory=Counter)
     http: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     queue_time: Histogram = field(default_factory=Histogram)

@@ -11,11 +11,12 @@ from aiohttp import web
 
 from aurora_pool.testing.answers import make_answer
 from aurora_pool.testing.exchange import DONE, EventStream, Exchange, json_reply
-from aurora_pool.testing.generation import Choice, Generation
+from aurora_pool.testing.generation import Choice, Generation, ShownText
 from aurora_pool.testing.logprobs import completion_logprobs, prompt_logprobs
 from aurora_pool.testing.options import Options, read_options
 from aurora_pool.testing.prompts import read_prompts
 from aurora_pool.testing.refusal import Refusal
+from aurora_pool.testing.usage import total_usage, usage_of
 
 if TYPE_CHECKING:
     from aurora_pool.testing.server import AgentServer
@@ -44,25 +45,6 @@ async def completions(server: AgentServer, exchange: Exchange) -> web.StreamResp
             return await server.stream_refusal(exchange, refusal)
         raise
     return await server.stream(exchange, CompletionEvents(server, exchange, options, choices), options.interval)
-
-
-def usage_of(prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
-    """Write token counts as vLLM does."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "completion_tokens": completion_tokens,
-        "prompt_tokens_details": None,
-        "completion_tokens_details": None,
-    }
-
-
-def total_usage(choices: Sequence[Choice]) -> dict[str, Any]:
-    """Count the tokens of a whole request: each prompt once, and all of its answers."""
-    return usage_of(
-        sum(len(choice.prompt.ids) for choice in choices if choice.first_sample),
-        sum(len(choice.answer.token_ids) for choice in choices),
-    )
 
 
 def _choices(server: AgentServer, body: dict[str, Any], options: Options) -> list[Choice]:
@@ -125,7 +107,7 @@ class CompletionEvents:
         self._options = options
         self._choices = choices
         self._fingerprint = server.fingerprint
-        self._hold_back = max((len(stop) - 1 for stop in options.stop), default=0)
+        self._texts = [ShownText(choice, options.stop) for choice in choices]
         self._head: dict[str, Any] = {
             "id": server.new_id("cmpl", exchange),
             "object": "text_completion",
@@ -133,7 +115,6 @@ class CompletionEvents:
             "model": server.model,
         }
         self._start = b"data: %b," % _ENCODE(self._head)[:-1]
-        self._shown = [0] * len(choices)
         self._offsets = [0] * len(choices)
 
     def progressed(self, choice: Choice, tokens: int) -> None:
@@ -141,7 +122,8 @@ class CompletionEvents:
         options = self._options
         ended = choice.finish_reason is not None
         ids = choice.answer.token_ids[choice.seen : tokens]
-        text = self._gained(choice, tokens, ended=ended)
+        start, end = self._texts[choice.index].advance(tokens)
+        text = choice.answer.text[start:end]
         first = choice.seen == 0
         choice.seen = tokens
         shown_ids: Sequence[int] = ids
@@ -176,13 +158,6 @@ class CompletionEvents:
             usage = {name: count for name, count in total_usage(self._choices).items() if count is not None}
             self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
         self.events.add(DONE)
-
-    def _gained(self, choice: Choice, tokens: int, *, ended: bool) -> str:
-        shown = self._shown[choice.index]
-        text = choice.answer.text if ended else choice.text_until(tokens)
-        until = len(text) if ended else max(shown, len(text) - self._hold_back)
-        self._shown[choice.index] = until
-        return text[shown:until]
 
     def _logprobs(self, choice: Choice, ids: Sequence[int], *, first: bool) -> dict[str, Any] | None:
         count = self._options.logprobs

@@ -69,6 +69,7 @@ class AgentServer:
         self.fingerprint = f"vllm-{profile.version}-51b1f1ee"
         self._on_request = on_request
         self._on_poison = on_poison
+        self.requests_in_flight = 0
         self._numbers = 0
         self._routes = routes_of(profile)
         self._heard = asyncio.Event()
@@ -144,7 +145,7 @@ class AgentServer:
         """End: cut all connections, and wait until nothing runs any more."""
         self.driver.close()
         self.cut_connections()
-        while self.http.connections or self.counters.requests_in_flight:  # noqa: ASYNC110 - it is a few turns
+        while self.http.connections or self.requests_in_flight:  # noqa: ASYNC110 - it is a few turns
             await asyncio.sleep(0)
         # The tasks of the last requests end a few turns of the loop after their connections.
         for _ in range(5):
@@ -241,7 +242,7 @@ class AgentServer:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = await self._receive(request)
-        self.counters.requests_in_flight += 1
+        self.requests_in_flight += 1
         transport = request.transport
         if transport is not None:
             self._busy.add(transport)
@@ -249,7 +250,7 @@ class AgentServer:
             await self._heard.wait()
             response = await self._answer(exchange)
         finally:
-            self.counters.requests_in_flight -= 1
+            self.requests_in_flight -= 1
             if transport is not None:
                 self._busy.discard(transport)
         key = (exchange.received.path, request.method, f"{response.status // 100}xx")

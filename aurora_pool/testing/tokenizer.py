@@ -65,6 +65,7 @@ _BYTES: tuple[bytes, ...] = (
     *(f" {word}".encode() for word in COMMON_WORDS),
     *(text.encode() for text in SPECIAL_TOKENS),
 )
+_SHOWN = (*_BYTES[: _SPECIALS + 2], *(b"" for _ in SPECIAL_TOKENS[2:]))
 _COMMON = {f" {word}": _WORDS + number for number, word in enumerate(COMMON_WORDS)}
 _PIECES = re.compile(r" ?\w+| ?[^\w\s]+|\s+")
 _SPECIAL_PATTERN = re.compile("(" + "|".join(map(re.escape, SPECIAL_TOKENS)) + ")")
@@ -91,10 +92,10 @@ def encode(text: str) -> list[int]:
 def decode_bytes(ids: Iterable[int], *, skip_special: bool = False) -> bytes:
     """Join token ids to the UTF-8 bytes of their text, which may end within a character.
 
-    Unknown ids have no text. ``skip_special`` leaves special tokens out, as in generated text.
+    ``skip_special`` leaves special tokens out, as in generated text. Raises ``IndexError`` for an unknown id.
     """
-    end = _SPECIALS + 2 if skip_special else VOCABULARY_SIZE
-    return b"".join([_BYTES[token] for token in ids if 0 <= token < end])
+    texts = _SHOWN if skip_special else _BYTES
+    return b"".join(map(texts.__getitem__, ids))
 
 
 def decode(ids: Iterable[int], *, skip_special: bool = False) -> str:

@@ -1,0 +1,105 @@
+"""The events of a streamed chat."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aurora_pool.testing.exchange import DONE, EventStream, Exchange
+from aurora_pool.testing.generation import Choice, Generation, ShownText
+from aurora_pool.testing.logprobs import chat_logprobs
+from aurora_pool.testing.options import Options
+from aurora_pool.testing.thinking import split_delta
+from aurora_pool.testing.usage import total_usage, usage_of
+
+if TYPE_CHECKING:
+    from aurora_pool.testing.server import AgentServer
+
+
+class ChatEvents:
+    """Writes the events of one chat: the role first, then each choice's text as its tokens come."""
+
+    def __init__(self, server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
+        self.generation = Generation(choices, self)
+        self.events = EventStream(exchange.request)
+        self._options = options
+        self._choices = choices
+        self._profile = server.profile
+        self._fingerprint = server.fingerprint
+        self._wants_prompt_text = bool(exchange.body.get("return_prompt_text"))
+        self._texts = [ShownText(choice, options.stop) for choice in choices]
+        self._began = False
+        self._head: dict[str, Any] = {
+            "id": server.new_id("chatcmpl", exchange),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": server.model,
+        }
+
+    def progressed(self, choice: Choice, tokens: int) -> None:
+        """Add an event for the tokens that a choice has gained."""
+        if not self._began:
+            self._begin()
+        ended = choice.finish_reason is not None
+        ids = choice.answer.token_ids[choice.seen : tokens]
+        start, end = self._texts[choice.index].advance(tokens)
+        body: dict[str, Any] = {
+            "index": choice.index,
+            "delta": self._delta(choice.answer.text, start, end),
+            "logprobs": None if self._options.logprobs is None else chat_logprobs(ids, self._options.logprobs),
+            "finish_reason": choice.finish_reason,
+            "token_ids": ids if self._options.return_token_ids else None,
+        }
+        if ended:
+            body["stop_reason"] = choice.answer.stop_reason
+        choice.seen = tokens
+        event = {**self._head, "choices": [body]}
+        if ended and not self._options.include_usage:
+            event["system_fingerprint"] = self._fingerprint
+        if self._options.continuous_usage:
+            event["usage"] = usage_of(len(choice.prompt.ids), tokens)
+        self.events.event(event)
+
+    def flush(self) -> None:
+        """Send the events of this moment."""
+        self.events.flush()
+
+    def finish(self) -> None:
+        """Add what stands at the end of a stream that went well."""
+        if self._options.include_usage:
+            usage = {name: count for name, count in total_usage(self._choices).items() if count is not None}
+            self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
+        self.events.add(DONE)
+
+    def _begin(self) -> None:
+        self._began = True
+        for choice in self._choices:
+            self._opening(choice, {"role": choice.role, "content": ""}, with_prompt=True)
+        for choice in self._choices:
+            if choice.echoed:
+                self._opening(choice, {"content": choice.echoed}, with_prompt=False)
+
+    def _opening(self, choice: Choice, delta: dict[str, str], *, with_prompt: bool) -> None:
+        body = {"index": choice.index, "delta": delta, "logprobs": None, "finish_reason": None}
+        event = {**self._head, "choices": [body]}
+        if with_prompt:
+            event["prompt_token_ids"] = choice.prompt.ids if self._options.return_token_ids else None
+            event["prompt_text"] = choice.prompt.text if self._wants_prompt_text else None
+        if self._options.continuous_usage:
+            event["usage"] = usage_of(len(choice.prompt.ids), 0)
+        self.events.event(event)
+
+    def _delta(self, text: str, start: int, end: int) -> dict[str, str]:
+        if not self._profile.reasoning:
+            return {"content": text[start:end]}
+        reasoning, content = split_delta(text, start, end)
+        delta = {}
+        if reasoning:
+            if self._profile.at_least(0, 11, 2):
+                delta["reasoning"] = reasoning
+            if not self._profile.at_least(0, 16):
+                delta["reasoning_content"] = reasoning
+        if content:
+            delta["content"] = content
+        return delta

@@ -1,0 +1,60 @@
+"""The chat template of simulated models: ChatML, as Qwen and SmolLM have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aurora_pool.testing.options import Body
+from aurora_pool.testing.profile import AgentProfile
+from aurora_pool.testing.refusal import Refusal, invalid
+
+BEGIN, END = "<|im_start|>", "<|im_end|>"
+
+
+def render_chat(body: Body, messages: Sequence[Mapping[str, Any]], profile: AgentProfile) -> str:
+    """Write a conversation as the text that the model continues.
+
+    Raises :class:`Refusal` for what vLLM refuses. As with the real thing, what users write is not escaped: a special
+    token in a message becomes one in the prompt.
+    """
+    if not messages:
+        raise Refusal(400, "Cannot apply chat template to an empty conversation. Provide at least one message.")
+    if body.get("chat_template") is not None:
+        reason = "Chat template is passed with request, but --trust-request-chat-template is not set."
+        raise Refusal(400, f"{reason} Refused request with untrusted chat template.")
+    continues = bool(body.get("continue_final_message"))
+    prompts_for_answer = body.get("add_generation_prompt")
+    if continues and prompts_for_answer:
+        raise Refusal(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
+    if continues and prompts_for_answer is None:
+        # Omitted, it is True by default; the template notices that later, and in other words.
+        raise Refusal(400, "continue_final_message and add_generation_prompt are not compatible.")
+    parts = ["<|begin_of_text|>"] if profile.begins_with_token else []
+    for number, message in enumerate(messages):
+        parts.append(f"{BEGIN}{message.get('role', 'user')}\n{content_of(message, number)}{END}\n")
+    if continues:
+        parts[-1] = parts[-1].removesuffix(f"{END}\n")
+    elif prompts_for_answer is None or prompts_for_answer:
+        parts.append(f"{BEGIN}assistant\n")
+    return "".join(parts)
+
+
+def content_of(message: object, number: int = 0) -> str:
+    """Tell a message's text: its content, or the texts of its parts."""
+    if not isinstance(message, Mapping):
+        raise invalid(f"messages.{number}", "Input should be a valid dictionary", message)
+    content = message.get("content")
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise invalid(f"messages.{number}.content", "Input should be a valid string", content)
+    texts = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind not in ("text", "input_text", "output_text"):
+            raise Refusal(400, f"At most 0 {kind}(s) may be provided in one prompt.")
+        texts.append(str(part.get("text", "")))
+    return "\n".join(texts)
