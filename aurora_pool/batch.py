@@ -2,167 +2,171 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
-from aurora_pool.call import Call
-from aurora_pool.errors import ConfigError
-from aurora_pool.fitting import TokenEstimate, fit
-from aurora_pool.messages import AnyPrompt, Prompt, Sampling
-from aurora_pool.policy.work import Ticket
+from aurora_pool.errors import BadReply
+from aurora_pool.fitting import TokenEstimate
+from aurora_pool.messages import Response, Usage
+from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.work import Assignment, Ticket
+from aurora_pool.transport import Exchange
 from aurora_pool.wire import chat, completions
 from aurora_pool.wire.answer import Answer, Reader
+from aurora_pool.wire.errors import parse_error
+from aurora_pool.wire.sse import EventSplitter
+
+
+class Sink(Protocol):
+    """Where results go."""
+
+    def deliver(self, ticket: Ticket, response: Response) -> None:
+        """Take in the result of one prompt."""
+        ...
+
+    def crash(self, error: BaseException) -> None:
+        """Take in an error that is nobody's fault but the program's."""
+        ...
+
+    def agent_index(self, agent: int | None) -> int | None:
+        """Where an agent of the fleet stands in the view that was asked."""
+        ...
+
+
+class Receiver(Protocol):
+    """Takes in what replies say; the fleet."""
+
+    @property
+    def now(self) -> float:
+        """The time."""
+        ...
+
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """The policy."""
+        ...
+
+    def answer(self, assignment: Assignment, answer: Answer, now: float) -> None:
+        """Take in one prompt's answer."""
+        ...
+
+    def schedule(self) -> None:
+        """Have a plan made soon."""
+        ...
 
 
 class Batch(Protocol):
-    """The kind of request: prompts with the same batch object may travel together."""
+    """A kind of request: prompts with the same batch object may travel together."""
 
-    call: Call
+    call: Sink
     path: str
+    method: str
+    headers: Mapping[str, str] | None
 
-    def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
+    def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes | None:
         """Write the request body for these prompts."""
         ...
 
-    def reader(self, prompts: int) -> Reader:
-        """Make a reader for the reply."""
+    async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
+        """Read the reply to the end. Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`."""
         ...
 
-    def learn(self, ticket: Ticket, answer: Answer) -> None:
+    def learn(self, ticket: Ticket, usage: Usage) -> None:
         """Take in what an answer tells about its prompt."""
         ...
 
 
-class CompletionsBatch:
-    """Prompts of one call with equal sampling, for ``/v1/completions``; a ticket's ``work`` is text or token ids."""
+class _JSONBatch:
+    """What batches of the pool's own requests have in common."""
 
-    __slots__ = ("__weakref__", "_estimate", "_fields", "_model", "_n", "call", "path")
+    __slots__ = ("__weakref__", "_fields", "_model", "_n", "call", "headers", "method", "path")
 
-    def __init__(self, call: Call, model: str, fields: dict[str, Any], estimate: TokenEstimate) -> None:
+    def __init__(self, call: Sink, model: str, fields: dict[str, Any], path: str) -> None:
         self.call = call
-        self.path = completions.PATH
-        self._estimate = estimate
+        self.path = path
+        self.method = "POST"
+        self.headers: Mapping[str, str] | None = None
         self._model = model
         self._fields = fields
         self._n = fields.get("n") or 1
+
+    def learn(self, ticket: Ticket, usage: Usage) -> None:
+        """Nothing, where other tokens than the prompt's own are counted with it."""
+
+
+class CompletionsBatch(_JSONBatch):
+    """Prompts of one call with equal sampling, for ``/v1/completions``; a ticket's ``work`` is text or token ids."""
+
+    __slots__ = ("_estimate",)
+
+    def __init__(self, call: Sink, model: str, fields: dict[str, Any], estimate: TokenEstimate) -> None:
+        super().__init__(call, model, fields, completions.PATH)
+        self._estimate = estimate
 
     def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
         """Write a list request, with the least ``room`` of its prompts as ``max_tokens``."""
         room = min(ticket.room for ticket in tickets)
-        return completions.encode_request(
-            self._model, [ticket.work for ticket in tickets], self._fields, room or None, stream=stream
-        )
+        contents = [ticket.work for ticket in tickets]
+        return completions.encode_request(self._model, contents, self._fields, room, stream=stream)
 
-    def reader(self, prompts: int) -> Reader:
-        """Make a reader for the reply."""
-        return completions.CompletionsReader(prompts, self._n)
+    async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
+        """Read the reply to the end, prompt by prompt where it is streamed."""
+        reader = completions.CompletionsReader(len(assignment.tickets), self._n)
+        await receive_answers(exchange, reader, assignment, receiver)
 
-    def learn(self, ticket: Ticket, answer: Answer) -> None:
+    def learn(self, ticket: Ticket, usage: Usage) -> None:
         """Calibrate the estimate of token counts."""
-        if answer.usage is not None and isinstance(ticket.work, str):
-            self._estimate.observe(ticket.work, answer.usage.prompt_tokens)
+        if isinstance(ticket.work, str):
+            self._estimate.observe(ticket.work, usage.prompt_tokens)
 
 
-class ChatBatch:
+class ChatBatch(_JSONBatch):
     """Conversations for ``/v1/chat/completions``, one a request; a ticket's ``work`` is a list of messages."""
 
-    __slots__ = ("__weakref__", "_fields", "_model", "_n", "call", "path")
+    __slots__ = ()
 
-    def __init__(self, call: Call, model: str, fields: dict[str, Any]) -> None:
-        self.call = call
-        self.path = chat.PATH
-        self._model = model
-        self._fields = fields
-        self._n = fields.get("n") or 1
+    def __init__(self, call: Sink, model: str, fields: dict[str, Any]) -> None:
+        super().__init__(call, model, fields, chat.PATH)
 
     def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
         """Write a chat request; it is not streamed."""
         (ticket,) = tickets
         return chat.encode_request(self._model, ticket.work, self._fields, ticket.room or None)
 
-    def reader(self, prompts: int) -> Reader:
-        """Make a reader for the reply."""
-        return chat.ChatReader(self._n)
-
-    def learn(self, ticket: Ticket, answer: Answer) -> None:
-        """Nothing: the template's tokens are counted with the prompt's."""
+    async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
+        """Read the reply."""
+        await receive_answers(exchange, chat.ChatReader(self._n), assignment, receiver)
 
 
-class TicketMaker:
-    """Makes tickets of one call's prompts: which kind of request, which sampling, room for how many tokens.
+async def receive_answers(exchange: Exchange, reader: Reader, assignment: Assignment, receiver: Receiver) -> None:
+    """Read a reply of either form, and hand on each answer as soon as it is finished."""
+    if exchange.status != 200:
+        raise parse_error(exchange.status, await exchange.read())
+    if exchange.is_event_stream:
+        await _receive_events(exchange, reader, assignment, receiver)
+    else:
+        content = await exchange.read()
+        now = receiver.now
+        receiver.dispatcher.progress(assignment, now)
+        for answer in reader.whole(content):
+            receiver.answer(assignment, answer, now)
+    if assignment.live:
+        raise BadReply("the reply ended before every prompt had its answer")
 
-    Text and token ids go to ``/v1/completions``, in lists if ``batched``; conversations, and text that is not
-    batched, go to ``/v1/chat/completions``. A prompt's own sampling and ``max_tokens`` win over the call's.
-    """
 
-    def __init__(
-        self,
-        model: str,
-        sampling: Sampling,
-        max_tokens: int | None,
-        *,
-        batched: bool,
-        context: int | None,
-        buffer: int,
-        estimate: TokenEstimate,
-    ) -> None:
-        self._model = model
-        self._sampling = sampling
-        self._max_tokens = max_tokens
-        self._batched = batched
-        self._context = context
-        self._buffer = buffer
-        self._estimate = estimate
-        self._own: dict[bool, Batch] = {}
-        self._others: weakref.WeakValueDictionary[tuple[bool, bytes], Any] = weakref.WeakValueDictionary()
-
-    def __call__(self, index: int, prompt: AnyPrompt, call: Call) -> Ticket:
-        """Make the ticket of one prompt. Raises :class:`ConfigError` for what can't be a prompt."""
-        sampling = None
-        max_tokens = self._max_tokens
-        content = prompt
-        if isinstance(prompt, Prompt):
-            content, sampling = prompt.content, prompt.sampling
-            max_tokens = prompt.max_tokens or max_tokens
-        if isinstance(content, str):
-            is_chat = not self._batched
-            work: Any = content if self._batched else chat.as_messages(content)
-        elif isinstance(content, Sequence) and content and isinstance(content[0], int | dict):
-            is_chat = isinstance(content[0], dict)
-            work = content
-        else:
-            raise ConfigError(f"prompt {index}: expected text, token ids or messages, got {type(content).__name__}")
-        batch = self._batch(is_chat, sampling, call)
-        room = self._room(index, work, is_chat, max_tokens)
-        return Ticket(call.lane, index, batch, work, room, is_chat or not self._batched)
-
-    def _room(self, index: int, content: Any, is_chat: bool, max_tokens: int | None) -> int:
-        """How many tokens may be generated; 0 leaves it to the server."""
-        if is_chat and max_tokens is None:
-            return 0  # chat requests without max_tokens have the rest of the context
-        if self._context is None:
-            if max_tokens is None:
-                raise ConfigError("max_tokens can't be fitted: no agent tells its context length; give max_tokens")
-            return max_tokens
-        return fit(self._context, self._estimate.of(content), self._buffer, max_tokens)
-
-    def _batch(self, is_chat: bool, sampling: Sampling | None, call: Call) -> Batch:
-        if sampling is None:
-            batch = self._own.get(is_chat)
-            if batch is None:
-                batch = self._own[is_chat] = self._new_batch(is_chat, self._sampling, call)
-            return batch
-        key = is_chat, msgspec.json.encode(sampling, order="sorted")
-        found: Batch | None = self._others.get(key)
-        if found is None:
-            found = self._others[key] = self._new_batch(is_chat, sampling, call)
-        return found
-
-    def _new_batch(self, is_chat: bool, sampling: Sampling, call: Call) -> Batch:
-        fields = completions.sampling_fields(sampling)
-        if is_chat:
-            return ChatBatch(call, self._model, fields)
-        return CompletionsBatch(call, self._model, fields, self._estimate)
+async def _receive_events(exchange: Exchange, reader: Reader, assignment: Assignment, receiver: Receiver) -> None:
+    splitter = EventSplitter()
+    progress = receiver.dispatcher.progress
+    async for chunk in exchange.chunks():
+        now = receiver.now
+        started = 0
+        for data in splitter.feed(chunk):
+            more, answers = reader.event(data)
+            started += more
+            for answer in answers:
+                if started:
+                    progress(assignment, now, started)
+                    started = 0
+                receiver.answer(assignment, answer, now)
+        progress(assignment, now, started)
+        receiver.schedule()

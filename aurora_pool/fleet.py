@@ -14,21 +14,19 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from aurora_pool.batch import Batch
+from aurora_pool.batch import Batch, Sink
 from aurora_pool.call import Call
-from aurora_pool.errors import BadReply, PoolError, ServerError
+from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.messages import ErrorKind, Response
+from aurora_pool.messages import Response
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FINISHED
-from aurora_pool.policy.work import FOREVER, Assignment, Lane, Notices, Ticket
+from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Ticket
 from aurora_pool.probe import look, try_agent
-from aurora_pool.transport import Exchange, Transport, open_files_limit
-from aurora_pool.wire.answer import Answer, Reader
-from aurora_pool.wire.errors import parse_error
-from aurora_pool.wire.sse import EventSplitter
+from aurora_pool.transport import Transport, open_files_limit
+from aurora_pool.wire.answer import Answer
 from aurora_pool.wire.status import EngineLoad
 
 LEARN_MASK = 15
@@ -136,7 +134,7 @@ class Fleet:
             self._round = None
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
-            self._end(failure.ticket, False, None, failure.agent, failure.error, failure.kind)
+            self._fail(failure)
         for assignment in plan.close:
             task = self._requests.get(assignment)
             if task is not None:
@@ -202,42 +200,15 @@ class Fleet:
             self.schedule()
 
     async def _exchange(self, assignment: Assignment, batch: Batch, tickets: list[Ticket], stream: bool) -> None:
-        reader = batch.reader(len(tickets))
         body = batch.encode(tickets, stream=stream)
-        async with self.transport.request(assignment.agent, batch.path, body) as exchange:
-            if exchange.status != 200:
-                raise parse_error(exchange.status, await exchange.read())
-            if exchange.is_event_stream:
-                await self._read_events(assignment, reader, exchange)
-            else:
-                content = await exchange.read()
-                now = self.now
-                self.dispatcher.progress(assignment, now)
-                for answer in reader.whole(content):
-                    self._answer(assignment, answer, now)
-        if assignment.live:
-            raise BadReply("the reply ended before every prompt had its answer")
+        agent = assignment.agent
+        async with self.transport.request(
+            agent, batch.path, body, method=batch.method, headers=batch.headers
+        ) as exchange:
+            await batch.receive(exchange, assignment, self)
 
-    async def _read_events(self, assignment: Assignment, reader: Reader, exchange: Exchange) -> None:
-        splitter = EventSplitter()
-        dispatcher = self.dispatcher
-        async for chunk in exchange.chunks():
-            now = self.now
-            started = 0
-            for data in splitter.feed(chunk):
-                more, answers = reader.event(data)
-                started += more
-                for answer in answers:
-                    if started:
-                        dispatcher.progress(assignment, now, started)
-                        started = 0
-                    self._answer(assignment, answer, now)
-            dispatcher.progress(assignment, now, started)
-            self.schedule()
-        if not reader.done and assignment.live:
-            raise BadReply("the stream ended without [DONE]")
-
-    def _answer(self, assignment: Assignment, answer: Answer, now: float) -> None:
+    def answer(self, assignment: Assignment, answer: Answer, now: float) -> None:
+        """Take in the part of a reply that belongs to one prompt."""
         ticket = assignment.tickets[answer.slot]
         if ticket is None:
             return
@@ -245,45 +216,38 @@ class Fleet:
         if reason not in FINISHED:
             self.dispatcher.broke(assignment, answer.slot, f"finish_reason {reason!r}", now, started=answer.started)
         elif self.dispatcher.answered(assignment, answer.slot, answer.tokens, now, started=answer.started):
-            if not ticket.index & LEARN_MASK:
-                ticket.batch.learn(ticket, answer)
-            self._end(ticket, True, answer, assignment.agent)
-
-    def _end(
-        self,
-        ticket: Ticket,
-        success: bool,
-        answer: Answer | None,
-        agent: int | None,
-        error: str | None = None,
-        kind: ErrorKind | None = None,
-    ) -> None:
-        call = ticket.batch.call
-        latency = self.now - ticket.first_sent if ticket.first_sent >= 0 else 0.0
-        where = call.agent_index(agent)
-        if answer is None:
-            self.prompts_failed += 1
-            response = Response(success, "", error, where, kind, attempts=ticket.sends, latency=latency)
-        else:
             usage = answer.usage
+            if usage is not None and not ticket.index & LEARN_MASK:
+                ticket.batch.learn(ticket, usage)
+            call: Sink = ticket.batch.call
             response = Response(
-                success,
+                True,
                 answer.text,
-                error,
-                where,
-                kind,
-                answer.finish_reason,
+                None,
+                call.agent_index(assignment.agent),
+                None,
+                reason,
                 usage.prompt_tokens if usage is not None else None,
                 usage.completion_tokens if usage is not None else None,
                 answer.reasoning,
                 answer.logprobs,
                 answer.token_ids,
                 ticket.sends,
-                latency,
+                now - ticket.first_sent,
                 answer.samples,
                 answer.prompt_token_ids,
                 answer.prompt_logprobs,
             )
+            call.deliver(ticket, response)
+            self.observer.prompt_done(response)
+
+    def _fail(self, failure: Failure) -> None:
+        self.prompts_failed += 1
+        ticket = failure.ticket
+        call: Sink = ticket.batch.call
+        latency = self.now - ticket.first_sent if ticket.first_sent >= 0 else 0.0
+        where = call.agent_index(failure.agent)
+        response = Response(False, "", failure.error, where, failure.kind, attempts=ticket.sends, latency=latency)
         call.deliver(ticket, response)
         self.observer.prompt_done(response)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from aurora_pool.agent_pool import AgentPool
-from aurora_pool.batch import TicketMaker
 from aurora_pool.call import MakeTicket
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fitting import TokenEstimate
@@ -19,6 +18,7 @@ from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.work import Lane
 from aurora_pool.serving import Serving
+from aurora_pool.tickets import TicketMaker
 from aurora_pool.wire import chat, completions
 
 if TYPE_CHECKING:

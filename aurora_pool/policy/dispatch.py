@@ -93,7 +93,8 @@ class Dispatcher:
         books = self.books
         agent = books.agents[assignment.agent]
         agent.answered(tokens, now - assignment.sent_at, now)
-        books.lengths.add(tokens)
+        if tokens:
+            books.lengths.add(tokens)
         books.budget.deposit()
         ticket = books.settle(assignment, slot, started=started)
         if ticket.done:
@@ -106,6 +107,11 @@ class Dispatcher:
         """Take in that one prompt ended as no answer (``abort``), while the rest of its request goes on."""
         if not assignment.closed and assignment.tickets[slot] is not None:
             self._faults.broke(assignment, slot, reason, now, started=started)
+
+    def disown(self, assignment: Assignment) -> None:
+        """Take in that whoever waits for this request's prompts will be told of its failure, and no agent asked again."""
+        for ticket in assignment.unsettled():
+            ticket.done = True
 
     def ended(self, assignment: Assignment) -> None:
         """Take in that a reply came to its proper end, every prompt of it settled."""
