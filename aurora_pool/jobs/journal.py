@@ -1,0 +1,188 @@
+"""The output file as a journal: a record is in it, whole, as soon as its prompt is finished, whatever happens then."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Collection
+from pathlib import Path
+
+from aurora_pool.errors import JobError
+from aurora_pool.jobs.codec import Lines, encoder
+from aurora_pool.jobs.files import compression_of
+from aurora_pool.jobs.lock import OutputLock
+
+_CHUNK = 1 << 20
+
+
+class Journal:
+    """One output, open for one run.
+
+    Use it in this order: read :meth:`lines`, :meth:`repair`, then :meth:`append` and :meth:`sync` until :meth:`close`.
+    ``-`` (standard output), pipes and devices have nothing to read or repair. Every method raises
+    :class:`~aurora_pool.errors.JobError` if the file can't be used; what had been appended stays.
+    """
+
+    def __init__(self, path: str | Path, *, fsync_every_record: bool = False) -> None:
+        self.name = "<stdout>" if str(path) == "-" else str(path)
+        self.resumable = str(path) != "-" and _is_file(Path(path))
+        # A link is followed once: what it points to is what is repaired, by a new file that takes the old one's place.
+        self._path = Path(path).resolve() if self.resumable else Path(path)
+        self._compression = compression_of(path)
+        self._encoder = encoder(self._compression)
+        self._fsync_every_record = fsync_every_record
+        self._lock: OutputLock | None = None
+        self._fd = -1
+        self._size = 0
+        self._broken = False
+        self._is_new = self.resumable and not self._path.exists()
+        self.records = 0
+        try:
+            if self.resumable:
+                self._lock = OutputLock(self._path)
+            self._open()
+        except OSError as error:
+            self._release()
+            raise self._failure(error) from error
+
+    def lines(self) -> Lines:
+        """Read what is there: the whole lines, and whether something torn is behind them."""
+        return Lines(self._path if self.resumable else Path(os.devnull), self._compression)
+
+    def repair(self, lines: Lines, drop: Collection[int], *, aside: Collection[int] = ()) -> None:
+        """Cut off what is torn and take out the lines whose numbers (from 0 on) are in ``drop``.
+
+        Of these, the ones in ``aside`` go to ``<output>.superseded``. The file is changed as a whole or not at all.
+        """
+        if not drop and not lines.torn:
+            return
+        try:
+            if not drop and self._compression == "none":
+                os.ftruncate(self._fd, lines.end)
+                self._size = lines.end
+                return
+            os.close(self._fd)
+            self._fd = -1
+            self._rewrite(drop, aside)
+            self._open()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def append(self, record: bytes) -> None:
+        """Write one record; when this returns, a kill of the process can't take it back."""
+        if self._broken:
+            raise JobError(f"{self.name}: the output failed before; nothing more is written to it")
+        try:
+            self._write(self._encoder.encode(record))
+            if self._fsync_every_record:
+                os.fsync(self._fd)
+        except OSError as error:
+            self._cut()
+            raise self._failure(error) from error
+        self.records += 1
+
+    def sync(self) -> None:
+        """Have the system write everything to the disk, and see that the file is still where it was."""
+        if not self.resumable:
+            return
+        try:
+            os.fsync(self._fd)
+            there = self._path.stat()
+        except FileNotFoundError:
+            there = None
+        except OSError as error:
+            raise self._failure(error) from error
+        if there is None or not os.path.samestat(there, os.fstat(self._fd)):
+            self._broken = True
+            raise JobError(f"{self.name}: the output vanished while it was being written{self._rescue()}")
+
+    def close(self) -> None:
+        """End the file well and let the next run in."""
+        try:
+            if self._fd >= 0 and not self._broken:
+                self._write(self._encoder.finish())
+                self.sync()
+                if self._is_new and not self._size:
+                    self._path.unlink()  # a job that could not begin leaves nothing behind
+        except OSError as error:
+            self._cut()
+            raise self._failure(error) from error
+        finally:
+            self._release()
+
+    def _open(self) -> None:
+        if str(self._path) == "-":
+            self._fd = os.dup(sys.stdout.fileno())
+        elif self.resumable:
+            # Readable too: a file that vanishes is rescued through the descriptor.
+            self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._size = os.fstat(self._fd).st_size
+        else:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+        self._size += len(data)
+
+    def _cut(self) -> None:
+        """After a failed write, take a half-written record off the end. The disk may refuse even that."""
+        self._broken = True
+        if self.resumable:
+            try:
+                os.ftruncate(self._fd, self._size)
+            except OSError:
+                return  # the next run drops a torn line anyway
+
+    def _rewrite(self, drop: Collection[int], aside: Collection[int]) -> None:
+        fresh = self._path.with_name(self._path.name + ".repaired")
+        coder = encoder(self._compression)
+        with fresh.open("wb") as file, self._path.with_name(self._path.name + ".superseded").open("ab") as old:
+            for number, line in enumerate(self.lines()):
+                if number not in drop:
+                    file.write(coder.encode(line + b"\n"))
+                elif number in aside:
+                    old.write(line + b"\n")
+            file.write(coder.finish())
+            empty = old.tell() == 0
+            for each in (old, file):
+                each.flush()
+                os.fsync(each.fileno())
+        if empty:
+            Path(old.name).unlink()
+        shutil.copymode(self._path, fresh)
+        fresh.replace(self._path)
+
+    def _rescue(self) -> str:
+        """Save the records of a file that has been deleted, which live on as long as it is open."""
+        if os.fstat(self._fd).st_nlink:
+            return " (it was moved or replaced; its records are where it is now)"
+        rescued = self._path.with_name(self._path.name + ".rescued")
+        try:
+            with rescued.open("xb") as file:
+                offset = 0
+                while chunk := os.pread(self._fd, _CHUNK, offset):
+                    offset += file.write(chunk)
+        except OSError as error:
+            return f", and its records could not be saved as {rescued} ({error.strerror})"
+        return f"; its records were saved as {rescued}"
+
+    def _release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        if self._lock is not None:
+            self._lock.release()
+
+    def _failure(self, error: OSError) -> JobError:
+        return JobError(f"{self.name}: the output can't be written ({error.strerror or error})")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True  # not there yet, or not to be looked at: opening it will tell

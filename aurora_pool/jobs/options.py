@@ -1,0 +1,114 @@
+"""What a job can be told, and what it tells at its end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.jobs.requests import InputFormat
+from aurora_pool.jobs.resume import Resumed
+from aurora_pool.jobs.survey import OnBadLine
+
+Ending: TypeAlias = Literal[
+    "finished",  # every request has its record
+    "drained",  # was told to end: took nothing new, and waited for what was under way
+    "stopped",  # was told to stop at once; what was under way is lost and will be run again
+    "out of time",  # the allocation ends; drained in time
+    "no agents",  # no agent has been in service for as long as the pool waits
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """How a job is run. Times are seconds.
+
+    - ``model``: what the input must ask for, if it names a model; ``model_map``: names in the input to names in the
+      fleet; ``defaults``: body fields for requests that lack them; ``chat``: plain prompts go as chats;
+    - ``input_format``: ``"auto"`` goes by the file's name, then by its first character;
+    - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``;
+    - ``retry_failed``: run again what an earlier run recorded as failed;
+    - ``ordered``: write a copy in the order of the input when everything is finished;
+    - ``fsync_interval``, ``fsync_every_record``: how often the disk is waited for. A kill of the process loses nothing
+      either way; a crash of the machine loses what is younger than this;
+    - ``deadline``: seconds since 1970 at which the allocation ends;
+    - ``stall_factor``, ``stall_after``: nothing finished for so many times the usual latency, and so long, is a stall;
+    - ``run_log``: write ``<output>.runlog``, which ``aurora-pool report`` reads;
+    - ``interval``: how often progress is told and clocks are looked at.
+    """
+
+    model: str | None = None
+    model_map: Mapping[str, str] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    chat: bool = False
+    input_format: InputFormat = "auto"
+    on_bad_line: OnBadLine = "stop"
+    retry_failed: bool = False
+    ordered: bool = False
+    fsync_interval: float = 5.0
+    fsync_every_record: bool = False
+    deadline: float | None = None
+    stall_factor: float = 10.0
+    stall_after: float = 30.0
+    run_log: bool = True
+    interval: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("fsync_interval", "stall_factor", "stall_after", "interval"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentShare:
+    """What one agent did in a run: prompts answered, tokens generated."""
+
+    agent: str
+    prompts: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSummary:
+    """How a run ended.
+
+    ``total`` requests are ``answered + failed + remaining``, earlier runs' records included; ``done`` (``failed_now``
+    among them) were finished by this run, in ``seconds``. ``tokens`` are generated, ``prompt_tokens`` read, by this
+    run. ``skipped`` bad lines were left out.
+    """
+
+    ending: Ending
+    reason: str
+    output: str
+    ordered: Path | None
+    model: str
+    total: int
+    answered: int
+    failed: int
+    remaining: int
+    done: int
+    failed_now: int
+    skipped: int
+    seconds: float
+    prompt_tokens: int
+    tokens: int
+    moved: int
+    hedged: int
+    agents: tuple[AgentShare, ...]
+    resumed: Resumed
+
+    def with_ordered(self, path: Path) -> Self:
+        """Say where the sorted copy is."""
+        return replace(self, ordered=path)
+
+    @property
+    def prompts_per_second(self) -> float:
+        """Prompts that this run finished, per second."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens that this run had generated, per second."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0

@@ -1,0 +1,73 @@
+"""A copy of an output in the order of its input."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tempfile
+from array import array
+from pathlib import Path
+from typing import IO
+
+from aurora_pool.errors import JobError
+from aurora_pool.jobs.codec import Lines
+from aurora_pool.jobs.files import Compression, compression_of, import_zstandard
+from aurora_pool.jobs.records import decode_record
+from aurora_pool.jobs.survey import Survey
+
+
+def ordered_path(output: Path) -> Path:
+    """Where the sorted copy goes.
+
+    >>> ordered_path(Path("answers.jsonl.gz")).name
+    'answers.ordered.jsonl.gz'
+    """
+    stem, dot, suffixes = output.name.partition(".")
+    return output.with_name(f"{stem}.ordered{dot}{suffixes}")
+
+
+def write_ordered(output: Path, survey: Survey) -> Path:
+    """Copy the records of ``output`` in the order of the input's lines; those of ids not in the input are left out.
+
+    Takes 8 bytes of memory a line; a compressed output is unpacked into a temporary file first. Raises
+    :class:`~aurora_pool.errors.JobError` if the copy can't be written.
+    """
+    target = ordered_path(output)
+    compression = compression_of(output)
+    try:
+        with tempfile.TemporaryFile() if compression != "none" else output.open("rb") as text:
+            places = _places(Lines(output, compression), survey, text if compression != "none" else None)
+            fresh = target.with_name(target.name + ".tmp")
+            with _create(fresh, compression) as copy:
+                for place in places:
+                    if place:
+                        text.seek(place - 1)
+                        copy.write(text.readline())
+            fresh.replace(target)
+    except OSError as error:
+        raise JobError(f"{target}: the sorted copy can't be written ({error.strerror})") from error
+    return target
+
+
+def _places(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array[int]:
+    """Where each input line's record begins, plus 1; 0 for none. On the way, write the lines to ``text``."""
+    places = array("Q", bytes(8 * len(survey.todo)))
+    offset = 0
+    for line in lines:
+        record = decode_record(line)
+        number = None if record is None else survey.line_of(record.id)
+        if number is not None:
+            places[number] = offset + 1
+        if text is not None:
+            text.write(line + b"\n")
+        offset += len(line) + 1
+    return places
+
+
+def _create(path: Path, compression: Compression) -> IO[bytes]:
+    if compression == "gzip":
+        return io.BufferedWriter(gzip.open(path, "wb"))
+    if compression == "zstd":
+        file: IO[bytes] = import_zstandard().open(path, "wb")
+        return file
+    return path.open("wb", buffering=1 << 20)

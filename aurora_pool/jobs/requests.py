@@ -1,0 +1,243 @@
+"""Lines of a job's input, read into requests: pure, one line at a time.
+
+Three kinds of line are known:
+
+- OpenAI Batch: ``{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Hi"}}``;
+- short: ``{"prompt": "Hi"}`` or ``{"messages": [...]}``, with any sampling fields and an ``id`` beside it;
+- text: the line is the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.messages import Content, Prompt, Sampling
+
+COMPLETIONS = "/v1/completions"
+CHAT = "/v1/chat/completions"
+
+InputFormat: TypeAlias = Literal["auto", "jsonl", "text"]
+
+_BATCH_KEYS = frozenset({"custom_id", "method", "url", "body"})
+_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
+_MOST_SAMPLINGS = 4096
+
+
+class RequestError(ValueError):
+    """A line that can't be used; the text says why, and who reads the file adds where."""
+
+
+class Request(msgspec.Struct, frozen=True):
+    """One request of a job.
+
+    ``body`` is what the line asks for with the job's defaults filled in, without the model. ``model`` is the model that
+    the line names, after mapping. ``digest`` (64 bits) stands for ``url`` and ``body``, however the line spells them.
+    """
+
+    id: str
+    url: str
+    body: dict[str, Any]
+    model: str | None
+    digest: int
+
+    @property
+    def chat(self) -> bool:
+        """Whether the request goes to ``/v1/chat/completions``."""
+        return self.url == CHAT
+
+
+class RequestReader:
+    """Reads lines into requests.
+
+    ``defaults`` are body fields for lines that do not have them, ``model_map`` maps model names in the input to those
+    of the fleet, ``chat`` sends plain prompts as the user's message of a chat.
+
+    >>> reader = RequestReader(defaults={"temperature": 0})
+    >>> reader.read(b'{"prompt": "Name a colour."}', 7)
+    Request(id='line-7', url='/v1/completions', body={'prompt': 'Name a colour.', 'temperature': 0}, ...)
+    """
+
+    def __init__(
+        self,
+        *,
+        text: bool = False,
+        chat: bool = False,
+        defaults: Mapping[str, Any] | None = None,
+        model_map: Mapping[str, str] | None = None,
+    ) -> None:
+        self._text = text
+        self._chat = chat
+        self._defaults = dict(defaults or {})
+        self._model_map = dict(model_map or {})
+        self._decode = msgspec.json.Decoder().decode
+        self._encode = msgspec.json.Encoder(order="sorted").encode
+
+    def read(self, line: bytes, number: int) -> Request:
+        """Read one line, without its end. ``number`` names a request that has no id of its own: ``line-7``.
+
+        Raises :class:`RequestError`.
+        """
+        if self._text:
+            try:
+                fields: Any = {"prompt": line.decode()}
+            except UnicodeDecodeError as error:
+                raise RequestError(f"expected UTF-8 text: {error.reason} at byte {error.start + 1}") from None
+        else:
+            try:
+                fields = self._decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise RequestError(f"expected a JSON object: {error}") from None
+        if not isinstance(fields, dict):
+            raise RequestError("expected a JSON object")
+        name, url, body = _batch_line(fields) if "body" in fields or "url" in fields else _short_line(fields)
+        if url is None:
+            url = CHAT if "messages" in body else COMPLETIONS
+        if self._chat and url == COMPLETIONS and isinstance(body.get("prompt"), str):
+            url, body["messages"] = CHAT, [{"role": "user", "content": body.pop("prompt")}]
+        _check_body(url, body)
+        model = body.pop("model", None)
+        if model is not None and not isinstance(model, str):
+            raise RequestError("expected 'model' to be a string")
+        for key, value in self._defaults.items():
+            body.setdefault(key, value)
+        digest = blake2b(self._encode(body), digest_size=8, person=url.encode()[-16:]).digest()
+        return Request(
+            name if name is not None else f"line-{number}",
+            url,
+            body,
+            model if model is None else self._model_map.get(model, model),
+            int.from_bytes(digest, "big"),
+        )
+
+
+class PromptMaker:
+    """Makes prompts of requests; requests that are sampled alike share one :class:`~aurora_pool.messages.Sampling`."""
+
+    def __init__(self) -> None:
+        self._encode = msgspec.json.Encoder(order="sorted").encode
+        self._samplings: dict[bytes, Sampling] = {}
+
+    def prompt(self, request: Request) -> Prompt:
+        """Make the prompt of one request.
+
+        >>> request = RequestReader().read(b'{"prompt": "Hi", "max_tokens": 4, "min_p": 0.1}', 1)
+        >>> PromptMaker().prompt(request)
+        Prompt(content='Hi', sampling=Sampling(extra={'min_p': 0.1}), max_tokens=4)
+        """
+        fields = dict(request.body)
+        content: Content
+        if request.chat:
+            content = fields.pop("messages")
+            max_tokens = fields.pop("max_tokens", None)
+            max_tokens = fields.pop("max_completion_tokens", None) or max_tokens
+        else:
+            content = _only(fields.pop("prompt"))
+            max_tokens = fields.pop("max_tokens", None)
+        key = self._encode((request.chat, fields))
+        sampling = self._samplings.get(key)
+        if sampling is None:
+            if len(self._samplings) >= _MOST_SAMPLINGS:
+                self._samplings.clear()
+            sampling = self._samplings[key] = _sampling(fields, chat=request.chat)
+        return Prompt(content, sampling, max_tokens)
+
+
+def parse_model_map(pairs: list[str]) -> dict[str, str]:
+    """Read ``old=new`` pairs.
+
+    >>> parse_model_map(["gpt-4o-mini=meta-llama/Llama-3.1-8B-Instruct"])
+    {'gpt-4o-mini': 'meta-llama/Llama-3.1-8B-Instruct'}
+
+    Raises :class:`~aurora_pool.errors.ConfigError`.
+    """
+    mapped: dict[str, str] = {}
+    for pair in pairs:
+        old, equals, new = pair.partition("=")
+        if not equals or not old or not new:
+            raise ConfigError(f"expected a model map as old=new, got {pair!r}")
+        if mapped.setdefault(old, new) != new:
+            raise ConfigError(f"the model {old!r} is mapped twice, to {mapped[old]!r} and to {new!r}")
+    return mapped
+
+
+def _batch_line(fields: dict[str, Any]) -> tuple[str | None, str | None, dict[str, Any]]:
+    unknown = fields.keys() - _BATCH_KEYS
+    if unknown:
+        raise RequestError(f"unknown key {min(unknown)!r} beside 'body'; sampling fields belong into 'body'")
+    name = fields.get("custom_id")
+    if name is not None and not isinstance(name, str):
+        raise RequestError("expected 'custom_id' to be a string")
+    if fields.get("method", "POST") != "POST":
+        raise RequestError(f"expected the method POST, got {fields['method']!r}")
+    url = fields.get("url")
+    if url not in {COMPLETIONS, CHAT}:
+        raise RequestError(f"expected the url {COMPLETIONS} or {CHAT}, got {url!r}")
+    body = fields.get("body")
+    if not isinstance(body, dict):
+        raise RequestError("expected 'body' to be an object")
+    return name, url, body
+
+
+def _short_line(fields: dict[str, Any]) -> tuple[str | None, None, dict[str, Any]]:
+    if "prompt" in fields and "messages" in fields:
+        raise RequestError("expected 'prompt' or 'messages', got both")
+    if "prompt" not in fields and "messages" not in fields:
+        raise RequestError("expected an object with 'prompt', 'messages' or 'body'")
+    name = fields.pop("custom_id", None)
+    other = fields.pop("id", None)
+    name = other if name is None else name
+    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
+        raise RequestError("expected the id to be a string or a whole number")
+    return None if name is None else str(name), None, fields
+
+
+def _check_body(url: str, body: dict[str, Any]) -> None:
+    if url == CHAT:
+        messages = body.get("messages")
+        if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
+            raise RequestError("expected 'messages' to be a list of at least one message")
+        if body.get("tools") and body.get("tool_choice") != "none":
+            raise RequestError("'tools' are not supported: an answer that calls one could not be told")
+    elif not _is_one_prompt(body.get("prompt")):
+        raise RequestError("expected 'prompt' to be one text or one list of token ids; give each prompt its own line")
+    if body.get("stream"):
+        raise RequestError("'stream' is not for jobs: every answer is written when it is whole")
+    n = body.get("n", 1)
+    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
+        raise RequestError("expected 'n' to be a whole number of at least 1")
+
+
+def _is_one_prompt(value: object) -> bool:
+    if isinstance(value, list) and len(value) == 1 and not isinstance(value[0], int):
+        value = value[0]
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    return isinstance(value, str)
+
+
+def _only(prompt: Any) -> Content:
+    """Take the one prompt out of a list that holds no other."""
+    content: Content = prompt[0] if isinstance(prompt, list) and not isinstance(prompt[0], int) else prompt
+    return content
+
+
+def _sampling(fields: dict[str, Any], *, chat: bool) -> Sampling:
+    """Make the sampling of a body without its prompt. Values of a wrong type are the server's to refuse."""
+    fields.pop("stream", None)
+    fields.pop("stream_options", None)
+    known = {name: fields.pop(name) for name in _SAMPLING_FIELDS if name in fields}
+    if chat:
+        wanted, top = fields.pop("logprobs", None), fields.pop("top_logprobs", None)
+        known["logprobs"] = (top or 0) if wanted else None
+    else:
+        known["logprobs"] = fields.pop("logprobs", None)
+    stop = fields.pop("stop", None)
+    known["stop"] = tuple(stop) if isinstance(stop, list) else stop
+    known["n"] = fields.pop("n", None) or 1
+    known["return_token_ids"] = bool(fields.pop("return_token_ids", False))
+    return Sampling(**known, extra=fields)

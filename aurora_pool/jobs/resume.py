@@ -1,0 +1,76 @@
+"""What an output from earlier runs means for this one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from aurora_pool.jobs.journal import Journal
+from aurora_pool.jobs.records import decode_record, request_key
+from aurora_pool.jobs.survey import Survey
+
+
+@dataclass(slots=True)
+class Resumed:
+    """What was found in the output.
+
+    - ``answered``, ``failed``: records that stand, and will not be run again;
+    - ``retried``: failed ones that are run again;
+    - ``changed``: ids whose request is no longer the one that was answered; they are run again, and the old records are
+      in ``<output>.superseded``; ``examples`` names some;
+    - ``unchecked``: records without a request's key, which another program wrote; they are taken as they are;
+    - ``foreign``: records whose id is not in the input; they are left alone;
+    - ``damaged``: lines that are no records, and second records of one id; they are taken out;
+    - ``torn``: whether the last run was killed in the middle of writing.
+    """
+
+    answered: int = 0
+    failed: int = 0
+    retried: int = 0
+    changed: int = 0
+    unchecked: int = 0
+    foreign: int = 0
+    damaged: int = 0
+    torn: bool = False
+    examples: list[str] = field(default_factory=list)
+
+
+def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: bool = False) -> Resumed:
+    """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
+
+    Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired.
+    """
+    found = Resumed()
+    lines = journal.lines()
+    drop: set[int] = set()
+    changed: set[int] = set()
+    todo = survey.todo
+    model_key = request_key(0, model)
+    for place, line in enumerate(lines):
+        record = decode_record(line)
+        if record is None:
+            found.damaged += 1
+            drop.add(place)
+            continue
+        number = survey.line_of(record.id)
+        if number is None:
+            found.foreign += 1
+        elif not todo[number]:
+            found.damaged += 1
+            drop.add(place)
+        elif record.key is not None and record.key != survey.digest_of(number) ^ model_key:
+            found.changed += 1
+            drop.add(place)
+            changed.add(place)
+            if len(found.examples) < 3:
+                found.examples.append(record.id)
+        elif not record.answered and retry_failed:
+            found.retried += 1
+            drop.add(place)
+        else:
+            found.answered += record.answered
+            found.failed += not record.answered
+            found.unchecked += record.key is None
+            todo[number] = 0
+    found.torn = lines.torn
+    journal.repair(lines, drop, aside=changed)
+    return found

@@ -1,0 +1,139 @@
+"""The run log beside an output: what each prompt cost and what each agent did, for ``aurora-pool report``.
+
+One JSON value a line. A prompt is ``[seconds, agent, latency, prompt tokens, generated tokens, attempts, outcome]``:
+the seconds are counted from the run's ``start`` line, the agent is its number in the latest line that has ``names``.
+Everything else is an object with an ``event``. A run appends to the log of the runs before it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from aurora_pool.messages import Response
+from aurora_pool.statistics import PoolStatistics
+
+BUSY_SECONDS = 30.0
+"""How often it is noted which share of the time each agent had prompts."""
+
+logger = logging.getLogger(__name__)
+
+_encode = msgspec.json.Encoder().encode
+
+
+def run_log_of(output: str | Path) -> Path:
+    """Where the run log of an output stands.
+
+    >>> run_log_of("answers.jsonl").name
+    'answers.jsonl.runlog'
+    """
+    output = Path(output)
+    return output.with_name(output.name + ".runlog")
+
+
+class RunLog:
+    """Writes one run's part. It is no record of anything: a disk that refuses it ends the log, not the job."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._file: IO[bytes] | None = None
+        self._path = path
+        self._busy: list[int] = []
+        self._up: list[int] = []
+        self._looks = 0
+        self._noted = 0.0
+        if path is not None:
+            try:
+                self._file = path.open("ab")
+            except OSError as error:
+                self._give_up(error)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Note something that happened once."""
+        self._write({"event": name, **fields})
+
+    def prompt(self, seconds: float, response: Response) -> None:
+        """Note one finished prompt."""
+        if self._file is not None:
+            row = (
+                round(seconds, 3),
+                response.agent_index,
+                round(response.latency, 3),
+                response.prompt_tokens,
+                response.completion_tokens,
+                response.attempts,
+                "ok" if response.success else response.error_kind,
+            )
+            self._write(row)
+
+    def look(self, seconds: float, statistics: PoolStatistics) -> None:
+        """Take note of which agents have prompts; now and then, write it down and put everything into the file."""
+        if self._file is None:
+            return
+        agents = statistics.agents
+        for shares in (self._busy, self._up):
+            shares.extend([0] * (len(agents) - len(shares)))
+        for index, agent in enumerate(agents):
+            self._busy[index] += agent.in_flight > 0
+            self._up[index] += agent.state == "in service"
+        self._looks += 1
+        if seconds - self._noted >= BUSY_SECONDS:
+            self.note_agents(seconds, statistics)
+
+    def note_agents(self, seconds: float, statistics: PoolStatistics) -> None:
+        """Write down what was looked at since the last time."""
+        if self._file is None or not self._looks:
+            return
+        failures: dict[str, int] = {}
+        for agent in statistics.agents:
+            for outcome, count in agent.failures.items():
+                failures[outcome] = failures.get(outcome, 0) + count
+        self.event(
+            "agents",
+            t=round(seconds, 3),
+            names=[str(agent.endpoint) for agent in statistics.agents],
+            busy=[round(count / self._looks, 2) for count in self._busy],
+            up=[round(count / self._looks, 2) for count in self._up],
+            failures=failures,
+            moved=statistics.moved,
+            hedged=statistics.hedged,
+            wasted_tokens=statistics.wasted_tokens,
+        )
+        self._busy, self._up, self._looks, self._noted = [], [], 0, seconds
+        self.flush()
+
+    def flush(self) -> None:
+        """Put what is buffered into the file."""
+        if self._file is not None:
+            try:
+                self._file.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def close(self) -> None:
+        """End this run's part."""
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                self._give_up(error)
+            self._file = None
+
+    def _write(self, value: object) -> None:
+        if self._file is not None:
+            try:
+                self._file.write(_encode(value) + b"\n")
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        logger.warning("%s: the run log can't be written (%s); the job goes on without", self._path, error.strerror)
+        file, self._file = self._file, None
+        if file is not None:
+            # Closing tries to write what is buffered, which fails again; the descriptor is closed all the same.
+            try:
+                file.close()
+            except OSError:
+                return

@@ -1,0 +1,150 @@
+"""Runs a job: requests in, one record each out, whatever happens on the way."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.jobs.files import InputFile
+from aurora_pool.jobs.journal import Journal
+from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
+from aurora_pool.jobs.ordered import write_ordered
+from aurora_pool.jobs.requests import RequestReader
+from aurora_pool.jobs.resume import Resumed, resume
+from aurora_pool.jobs.run import OnProgress, Run
+from aurora_pool.jobs.runlog import RunLog, run_log_of
+from aurora_pool.jobs.spool import write_requests
+from aurora_pool.jobs.survey import Survey
+from aurora_pool.messages import AnyPrompt
+
+if TYPE_CHECKING:
+    from aurora_pool.pool import VLLMPool
+
+Requests = str | Path | Iterable[AnyPrompt | Mapping[str, Any]]
+
+
+async def run_job(
+    pool: VLLMPool,
+    requests: Requests,
+    output: str | Path,
+    options: JobOptions | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> JobSummary:
+    """Answer every request of a file, or of any iterable, into an output file; go on where an earlier run ended.
+
+    >>> async with VLLMPool.from_hostfile("fleet.hostfile") as pool:  # doctest: +SKIP
+    ...     summary = await run_job(pool, "prompts.jsonl", "answers.jsonl", JobOptions(retry_failed=True))
+    ...     print(summary.answered, summary.failed)
+
+    ``on_progress`` is called about every second. Cancelling the call loses nothing that is in the output.
+
+    Raises :class:`~aurora_pool.errors.BadRecord` for a bad line, :class:`~aurora_pool.errors.JobError` if the input
+    can't be read or the output can't be written, and what :meth:`VLLMPool.start` raises.
+    """
+    with Job(requests, output, options) as job:
+        return await job.run(pool, on_progress=on_progress)
+
+
+class Job:
+    """A job whose input has been read and found good, and whose output is locked for this run.
+
+    Making one raises :class:`~aurora_pool.errors.BadRecord` and :class:`~aurora_pool.errors.JobError`, before any fleet
+    is needed; ``model`` is then what the input asks for. Close it, or use it in a ``with``.
+    """
+
+    def __init__(self, requests: Requests, output: str | Path, options: JobOptions | None = None) -> None:
+        self.options = options or JobOptions()
+        self.output = output
+        self._files: list[InputFile | IO[bytes]] = []
+        self._run: Run | None = None
+        self._ending: tuple[Ending, str] | None = None
+        _check_apart(requests, output)
+        # The output first: a second run is told so before it reads a million lines.
+        self._journal = Journal(output, fsync_every_record=self.options.fsync_every_record)
+        try:
+            source = self._source(requests)
+            self._files.append(source)
+            reader = RequestReader(
+                text=source.is_text,
+                chat=self.options.chat,
+                defaults=self.options.defaults,
+                model_map=self.options.model_map,
+            )
+            self.survey = Survey(source, reader, model=self.options.model, on_bad_line=self.options.on_bad_line)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def model(self) -> str | None:
+        """The model that the input or the options name; None if the fleet's own is meant."""
+        return self.survey.model
+
+    async def run(self, pool: VLLMPool, *, on_progress: OnProgress | None = None) -> JobSummary:
+        """Answer what has no record yet. A job runs once.
+
+        Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
+        """
+        await pool.start()
+        model = pool.model or ""
+        if self.model is not None and self.model != model:
+            raise ConfigError(f"the job asks for the model {self.model!r}, the pool for {model!r}")
+        resumed = Resumed()
+        if self._journal.resumable:
+            resumed = resume(self._journal, self.survey, model=model, retry_failed=self.options.retry_failed)
+        keeps_log = self.options.run_log and self._journal.resumable
+        log = RunLog(run_log_of(self.output) if keeps_log else None)
+        try:
+            self._run = Run(pool, model, self.survey, self._journal, log, self.options, resumed, on_progress)
+            if self._ending is not None:
+                self._run.end(*self._ending)
+            summary = await self._run.go()
+        finally:
+            log.close()
+        self.close()
+        if self.options.ordered and self._journal.resumable and not summary.remaining:
+            return summary.with_ordered(write_ordered(Path(self.output), self.survey))
+        return summary
+
+    def end(self, ending: Ending, reason: str) -> None:
+        """End early: ``"stopped"`` at once, anything else by taking nothing new and waiting for what is under way."""
+        self._ending = (ending, reason)
+        if self._run is not None:
+            self._run.end(ending, reason)
+
+    def close(self) -> None:
+        """End the output well and let the next run have it."""
+        for file in self._files:
+            file.close()
+        self._files.clear()
+        self._journal.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _source(self, requests: Requests) -> InputFile:
+        if isinstance(requests, str | Path):
+            return InputFile(requests, stdin=sys.stdin.buffer, input_format=self.options.input_format)
+        spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
+        self._files.append(spool)
+        write_requests(requests, spool)
+        spool.seek(0)
+        return InputFile("-", stdin=spool, input_format="jsonl")
+
+
+def _check_apart(requests: Requests, output: str | Path) -> None:
+    if isinstance(requests, str | Path):
+        both = (Path(requests), Path(output))
+        if "-" not in map(str, both) and all(each.exists() for each in both) and both[0].samefile(both[1]):
+            raise ConfigError(f"{output}: the output is the input")
