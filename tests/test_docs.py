@@ -33,7 +33,7 @@ def python_of(page: Path) -> list[str]:
 def run_tests(block: str, folder: Path) -> None:
     """Run a block that shows tests, with the fixtures that the installed package brings."""
     (folder / "test_of_the_page.py").write_text(block, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-o", "asyncio_mode=auto", "--rootdir", str(folder)]
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
