@@ -1,0 +1,188 @@
+"""Probabilities instead of texts: which of some answers a model would give, and how likely it finds a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aurora_pool.errors import BadReply, ConfigError, PromptRejected
+from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
+from aurora_pool.patterns.growing import Work, grow
+
+if TYPE_CHECKING:
+    from aurora_pool.pool import VLLMPool
+
+MOST_LOGPROBS = 20  # what a server allows by default (--max-logprobs)
+_NEXT = Sampling(
+    temperature=0.0,
+    logprobs=MOST_LOGPROBS,
+    return_token_ids=True,
+    # Different tokens may have the same text; their ids are never the same.
+    extra={"return_tokens_as_token_ids": True},
+)
+_CONTINUED = Sampling(temperature=0.0, prompt_logprobs=1)
+_SCORED = Sampling(temperature=0.0, prompt_logprobs=1, return_token_ids=True)
+_TOKENIZED = Sampling(temperature=0.0, return_token_ids=True, extra={"add_special_tokens": False})
+_ANCHOR = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which answer a model would give to one prompt.
+
+    ``logprobs`` holds each answer's natural log-probability as the server tells it; ``probabilities`` the same relative
+    to each other: they add up to 1. ``answer`` is the most probable one. ``success`` is False, and the rest empty, if
+    the prompt got no answer: see ``error`` and ``error_kind``.
+    """
+
+    success: bool
+    answer: str | None = None
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    logprobs: Mapping[str, float] = field(default_factory=dict)
+    error: str | None = None
+    error_kind: ErrorKind | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a model finds a text: ``logprob`` is the sum over its tokens, ``tokens`` how many were counted.
+
+    The first token of a text has no probability unless the tokenizer puts a begin-of-text token before it.
+    ``success`` is False if the text was not scored: see ``error`` and ``error_kind``.
+    """
+
+    success: bool
+    logprob: float = 0.0
+    tokens: int = 0
+    error: str | None = None
+    error_kind: ErrorKind | None = None
+
+    @property
+    def perplexity(self) -> float:
+        """The mean number of equally likely tokens that each token was chosen from; infinite for no tokens."""
+        return math.exp(-self.logprob / self.tokens) if self.tokens else math.inf
+
+
+async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence[str]) -> list[Choice]:
+    r"""Find how probable each of some answers is as the continuation of each prompt.
+
+    ::
+
+        for verdict in await choose(pool, [f"{claim}\nTrue or false?" for claim in claims], [" True", " False"]):
+            print(verdict.answer, verdict.probabilities[" True"])
+
+    Nothing is generated but one token per prompt: an answer that is one token, and among the 20 most likely, has its
+    probability from there, which works from the server's prefix cache. Any other answer is appended to the prompt's
+    tokens and scored there, token by token, in a request of its own. An answer stands for every text that begins with
+    it. Leading spaces matter: after ``"...answer:"`` a model says ``" Yes"``, in a chat ``"Yes"``.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for fewer than two choices, an empty one, or two that are equal or
+    have equal tokens; :class:`~aurora_pool.errors.PromptRejected` if the choices can't be tokenized;
+    :class:`~aurora_pool.errors.BadReply` if a server leaves out the log-probabilities.
+    """
+    if len(choices) < 2 or not all(choices) or len(set(choices)) < len(choices):
+        raise ConfigError(f"expected two or more different choices, none of them empty: got {list(choices)!r}")
+    tokens = await _tokens_of_choices(pool, choices)
+    found: list[dict[str, float]] = []
+    failed: dict[int, Response] = {}
+
+    def first() -> Iterator[Work[tuple[int, str | None]]]:
+        for number, prompt in enumerate(prompts):
+            found.append({})
+            content = prompt.content if isinstance(prompt, Prompt) else prompt
+            yield (number, None), Prompt(content, _NEXT, max_tokens=1)
+
+    def follow(key: tuple[int, str | None], response: Response) -> list[Work[tuple[int, str | None]]]:
+        number, choice = key
+        if not response.success:
+            failed.setdefault(number, response)
+            return []
+        if choice is not None:
+            found[number][choice] = _logprob_of_last(response, tokens[choice])
+            return []
+        found[number] = _among_next(response, tokens)
+        return [
+            ((number, choice), Prompt([*(response.prompt_token_ids or ()), *tokens[choice]], _CONTINUED, max_tokens=1))
+            for choice in choices
+            if choice not in found[number]
+        ]
+
+    await grow(pool, first(), follow)
+    return [_chosen(choices, logprobs, failed.get(number)) for number, logprobs in enumerate(found)]
+
+
+async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Score]:
+    """Find how likely the model finds each text: the log-probability of its tokens, each given those before it.
+
+    ::
+
+        likelihoods = [s.logprob for s in await score(pool, ["Paris is in France.", "Paris is in Peru."])]
+
+    A text may be given as token ids. Scoring reads no prefix cache and costs the server much memory: the pool sends
+    such prompts in small lists.
+    """
+    prompts = (Prompt(text, _SCORED, max_tokens=1) for text in texts)
+    return [_scored(response) for response in await pool.send_all_batched(prompts)]
+
+
+async def _tokens_of_choices(pool: VLLMPool, choices: Sequence[str]) -> dict[str, list[int]]:
+    """Tokenize each choice as it stands within a text.
+
+    Some tokenizers put a space before every text; behind an anchor there is none. Where anchor and choice share a
+    token, the choice's own tokens are taken.
+    """
+    texts = [_ANCHOR, *(_ANCHOR + choice for choice in choices), *choices]
+    responses = await pool.send_all_batched([Prompt(text, _TOKENIZED, max_tokens=1) for text in texts])
+    ids = []
+    for text, response in zip(texts, responses, strict=True):
+        if not response.success or response.prompt_token_ids is None:
+            raise PromptRejected(f"the tokens of {text!r} could not be found out: {response.error or 'not told'}")
+        ids.append(response.prompt_token_ids)
+    anchor, anchored, alone = ids[0], ids[1 : len(choices) + 1], ids[len(choices) + 1 :]
+    tokens = {
+        choice: behind[len(anchor) :] if behind[: len(anchor)] == anchor else own
+        for choice, behind, own in zip(choices, anchored, alone, strict=True)
+    }
+    if len({tuple(found) for found in tokens.values()}) < len(choices):
+        raise ConfigError(f"the model has the same tokens for two of the choices {list(choices)!r}")
+    return tokens
+
+
+def _among_next(response: Response, tokens: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """Pick the choices of one token from the most likely next tokens."""
+    top = response.logprobs.top[0] if response.logprobs and response.logprobs.top else None
+    likely = top or {}
+    names = {choice: f"token_id:{ids[0]}" for choice, ids in tokens.items() if len(ids) == 1}
+    return {choice: likely[name] for choice, name in names.items() if name in likely}
+
+
+def _logprob_of_last(response: Response, ids: Sequence[int]) -> float:
+    return sum(_logprobs(response, ids, (response.prompt_logprobs or [])[-len(ids) :]))
+
+
+def _logprobs(response: Response, ids: Sequence[int], entries: Sequence[Any]) -> Iterator[float]:
+    """Yield the log-probability of each token that has one."""
+    if len(entries) != len(ids):
+        raise BadReply(f"agent {response.agent_index} did not tell the prompt_logprobs that it was asked for")
+    for token, entry in zip(ids, entries, strict=True):
+        if entry is not None:
+            yield float(entry[str(token)]["logprob"])
+
+
+def _chosen(choices: Sequence[str], logprobs: Mapping[str, float], failed: Response | None) -> Choice:
+    if failed is not None:
+        return Choice(False, error=failed.error, error_kind=failed.error_kind)
+    ordered = {choice: logprobs[choice] for choice in choices}
+    answer = max(ordered, key=ordered.__getitem__)
+    weights = {choice: math.exp(value - ordered[answer]) for choice, value in ordered.items()}
+    total = sum(weights.values())
+    return Choice(True, answer, {choice: weight / total for choice, weight in weights.items()}, ordered)
+
+
+def _scored(response: Response) -> Score:
+    if not response.success:
+        return Score(False, error=response.error, error_kind=response.error_kind)
+    known = list(_logprobs(response, response.prompt_token_ids or (), response.prompt_logprobs or ()))
+    return Score(True, sum(known), len(known))
