@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,16 +94,19 @@ class EventStream:
     rest. aiohttp still writes the head and the end.
     """
 
-    def __init__(self, request: web.BaseRequest) -> None:
+    def __init__(self, request: web.BaseRequest, *, keep_alive: float = 0.0) -> None:
         self._request = request
+        self._keep_alive = keep_alive
+        self._timer: asyncio.TimerHandle | None = None
         self._response = web.StreamResponse(
             headers={"Server": "uvicorn", "Content-Type": "text/event-stream; charset=utf-8"}
         )
         self._pending: list[bytes] = []
 
     async def begin(self) -> None:
-        """Send the status and the headers."""
+        """Send the status and the headers; from now on a comment every ``keep_alive`` idle seconds, unless it is 0."""
         await self._response.prepare(self._request)
+        self._await_idleness()
 
     def event(self, body: Any) -> None:
         """Add an event with a JSON body."""
@@ -121,9 +125,27 @@ class EventStream:
         transport = self._request.transport
         if transport is not None:
             transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if self._timer is not None:
+            self._await_idleness()
+
+    def stop(self) -> None:
+        """Send no more comments."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def end(self) -> web.StreamResponse:
         """Send what is left, and the end of the answer."""
         self.flush()
+        self.stop()
         await self._response.write_eof()
         return self._response
+
+    def _await_idleness(self) -> None:
+        self.stop()
+        if self._keep_alive > 0:
+            self._timer = asyncio.get_running_loop().call_later(self._keep_alive, self._comment)
+
+    def _comment(self) -> None:
+        self.add(b": keep-alive\n\n")
+        self.flush()

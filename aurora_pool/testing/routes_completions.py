@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from aurora_pool.testing.answers import make_answer
-from aurora_pool.testing.exchange import DONE, EventStream, Exchange, json_reply
+from aurora_pool.testing.exchange import DONE, Exchange, json_reply
 from aurora_pool.testing.generation import Choice, Generation, ShownText
 from aurora_pool.testing.logprobs import completion_logprobs, prompt_logprobs
 from aurora_pool.testing.options import Options, read_options
@@ -103,7 +103,7 @@ class CompletionEvents:
 
     def __init__(self, server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
         self.generation = Generation(choices, self)
-        self.events = EventStream(exchange.request)
+        self.events = server.new_stream(exchange)
         self._options = options
         self._choices = choices
         self._fingerprint = server.fingerprint

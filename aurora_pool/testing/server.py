@@ -178,6 +178,8 @@ class AgentServer:
             events.add(DONE)
         else:
             writer.finish()
+        finally:
+            events.stop()
         return await events.end()
 
     def check_prompt(self, prompt: PromptTokens) -> None:
@@ -199,9 +201,13 @@ class AgentServer:
             value = msgspec.json.encode({"named_metrics": named}).decode()
         return {"endpoint-load-metrics": f"{wanted} {value}"}
 
+    def new_stream(self, exchange: Exchange) -> EventStream:
+        """Make the stream of events that answers a request."""
+        return EventStream(exchange.request, keep_alive=self.profile.sse_keep_alive / self.time_scale)
+
     async def stream_refusal(self, exchange: Exchange, refusal: Refusal) -> web.StreamResponse:
         """Answer 200, then the error as an event, as vLLM does with what it finds late."""
-        events = EventStream(exchange.request)
+        events = self.new_stream(exchange)
         await events.begin()
         events.event(refusal.event())
         events.add(DONE)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from aurora_pool.testing.exchange import DONE, EventStream, Exchange
+from aurora_pool.testing.exchange import DONE, Exchange
 from aurora_pool.testing.generation import Choice, Generation, ShownText
 from aurora_pool.testing.logprobs import chat_logprobs
 from aurora_pool.testing.options import Options
@@ -22,7 +22,7 @@ class ChatEvents:
 
     def __init__(self, server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
         self.generation = Generation(choices, self)
-        self.events = EventStream(exchange.request)
+        self.events = server.new_stream(exchange)
         self._options = options
         self._choices = choices
         self._profile = server.profile
