@@ -122,8 +122,10 @@ class CompletionsReader:
         if len(reply.choices) != self._prompts * self._n:
             raise BadReply(f"expected {self._prompts * self._n} choices, got {len(reply.choices)}: {body[:120]!r}")
         self.done = True
-        usage = reply.usage if self._prompts == 1 and self._n == 1 else None
-        return [answer for choice in reply.choices for answer in self._choice(choice, usage)[1]]
+        answers = [answer for choice in reply.choices for answer in self._choice(choice, None)[1]]
+        if self._prompts == 1:
+            answers[0].usage = reply.usage
+        return answers
 
     def _choice(self, choice: _Choice, usage: Usage | None) -> tuple[int, Sequence[Answer]]:
         index = choice.index

@@ -1,8 +1,8 @@
 """Split a stream of server-sent events into their data, whatever the chunks and however long the events.
 
 Reading by lines has a limit in aiohttp (a 600 kB event fails), so the bytes are split here. Only what vLLM and
-OpenAI-like servers send is understood: ``data:`` fields of one line, comments (``: keep-alive``), and the final
-``[DONE]``. The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+OpenAI-like servers send is understood: ``data:`` fields, comments (``: keep-alive``), and the final ``[DONE]``; other
+fields are skipped. The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EventSplitter:
         rest = events.pop()
         if rest:
             parts.append(rest)
-        return [event[6:] if event.startswith(b"data: ") else _data(event) for event in events if event[:4] == b"data"]
+        return [data for event in events if (data := _data(event))]
 
     @property
     def cut(self) -> bool:
@@ -49,4 +49,7 @@ class EventSplitter:
 
 
 def _data(event: bytes) -> bytes:
-    return event.removeprefix(b"data:").lstrip(b" ")
+    if event.startswith(b"data: ") and b"\n" not in event:
+        return event[6:]
+    lines = [line.removeprefix(b"data:").removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
