@@ -80,9 +80,18 @@ def read_options(body: Body, profile: AgentProfile, *, chat: bool = False) -> Op
     )
     if options.echo and not chat and options.prompt_logprobs is None:
         options.prompt_logprobs = options.logprobs
-    _check(options, profile, tokens_field, chat=chat)
+    _check(options, body, profile, tokens_field=tokens_field, chat=chat)
     _read_stream(options, body, profile)
     return options
+
+
+def check_logprobs(options: Options, profile: AgentProfile) -> None:
+    """Refuse more log-probabilities than the server gives; vLLM looks only when a prompt goes into the engine."""
+    wanted = (("logprobs", "sample", options.logprobs), ("prompt_logprobs", "prompt", options.prompt_logprobs))
+    for name, label, count in wanted:
+        if count is not None and count > profile.max_logprobs:
+            message = f"Requested {label} logprobs of {count}, which is greater than max allowed: "
+            raise Refusal(400, f"{message}{profile.max_logprobs}", param=name, value=count, late=True)
 
 
 def field(body: Body, name: str, kind: type, default: Any) -> Any:
@@ -108,7 +117,7 @@ def field(body: Body, name: str, kind: type, default: Any) -> Any:
     raise invalid(name, f"Input should be {_WORDS[kind]}", value)
 
 
-def _check(options: Options, profile: AgentProfile, tokens_field: str, *, chat: bool) -> None:
+def _check(options: Options, body: Body, profile: AgentProfile, *, tokens_field: str, chat: bool) -> None:
     tokens = options.max_tokens
     scores_only = options.echo and not chat and tokens == 0
     if not 1 <= options.n <= 16384:
@@ -128,23 +137,18 @@ def _check(options: Options, profile: AgentProfile, tokens_field: str, *, chat: 
         words = "must be non-negative" if options.temperature < 0 else "must be in [0, 2]"
         value = options.temperature
         raise Refusal(400, f"temperature {words}, got {value}.", param="temperature", value=value)
+    top_p = field(body, "top_p", float, 1.0)
+    if not 0.0 < top_p <= 1.0:
+        raise Refusal(400, f"top_p must be in (0, 1], got {top_p}.", param="top_p", value=top_p)
     if options.min_tokens < 0:
         raise Refusal(400, f"min_tokens must be greater than or equal to 0, got {options.min_tokens}.")
     if tokens is not None and options.min_tokens > max(1, tokens):
         raise Refusal(400, f"min_tokens must be less than or equal to max_tokens={tokens}, got {options.min_tokens}.")
     if options.n > 1 and options.temperature == 0:
         raise Refusal(400, f"n must be 1 when using greedy sampling, got {options.n}.")
-    for name, label in (("logprobs", "sample"), ("prompt_logprobs", "prompt")):
-        count = getattr(options, name)
-        if count is None:
-            continue
-        if count < -1:
+    for name, count in (("logprobs", options.logprobs), ("prompt_logprobs", options.prompt_logprobs)):
+        if count is not None and count < -1:
             raise Refusal(400, f"`{name}` must be a positive value or -1.", param=name, value=count)
-        if count > profile.max_logprobs:
-            message = (
-                f"Requested {label} logprobs of {count}, which is greater than max allowed: {profile.max_logprobs}"
-            )
-            raise Refusal(400, message, param=name, value=count, late=True)
 
 
 def _read_stream(options: Options, body: Body, profile: AgentProfile) -> None:

@@ -14,7 +14,7 @@ from aurora_pool.testing.exchange import Exchange, json_reply
 from aurora_pool.testing.generation import Choice, Generation
 from aurora_pool.testing.logprobs import chat_logprobs
 from aurora_pool.testing.logprobs import prompt_logprobs as make_prompt_logprobs
-from aurora_pool.testing.options import Body, Options, read_options
+from aurora_pool.testing.options import Body, Options, check_logprobs, read_options
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.prompts import check_tokens, prompt_tokens
 from aurora_pool.testing.refusal import Refusal, invalid
@@ -37,6 +37,7 @@ async def chat_completions(server: AgentServer, exchange: Exchange) -> web.Strea
         message = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set'
         raise Refusal(400, message if body["tools"] else "`tools` must not be an empty list.")
     try:
+        check_logprobs(options, server.profile)
         choices = _choices(server, body, _messages(body.get("messages"), "messages"), options, first_index=0)
         if not options.stream:
             await server.generate(Generation(choices), interval=None)
@@ -75,6 +76,7 @@ async def batch_chat_completions(server: AgentServer, exchange: Exchange) -> web
     conversations = body.get("messages")
     if not isinstance(conversations, list) or not conversations:
         raise invalid("messages", "List should have at least 1 item after validation", conversations)
+    check_logprobs(options, server.profile)
     choices: list[Choice] = []
     for number, conversation in enumerate(conversations):
         place = f"messages.{number}"

@@ -13,7 +13,7 @@ from aurora_pool.testing.answers import make_answer
 from aurora_pool.testing.exchange import DONE, Exchange, json_reply
 from aurora_pool.testing.generation import Choice, Generation, ShownText
 from aurora_pool.testing.logprobs import completion_logprobs, prompt_logprobs
-from aurora_pool.testing.options import Options, read_options
+from aurora_pool.testing.options import Options, check_logprobs, read_options
 from aurora_pool.testing.prompts import read_prompts
 from aurora_pool.testing.refusal import Refusal
 from aurora_pool.testing.usage import total_usage, usage_of
@@ -35,6 +35,7 @@ async def completions(server: AgentServer, exchange: Exchange) -> web.StreamResp
     if body.get("suffix"):
         raise Refusal(400, "suffix is not currently supported")
     try:
+        check_logprobs(options, server.profile)
         choices = _choices(server, body, options)
         if not options.stream:
             generation = Generation(choices)

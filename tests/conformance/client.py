@@ -1,0 +1,101 @@
+"""Raw HTTP against one server: no client library of ours between the test and the wire."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from aurora_pool import AgentEndpoint
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An HTTP answer, whole."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        return msgspec.json.decode(self.text)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error object of a vLLM error body."""
+        body = self.json
+        assert set(body) == {"error"}, body
+        assert set(body["error"]) == {"message", "type", "param", "code"}, body
+        assert body["error"]["code"] == self.status
+        error: dict[str, Any] = body["error"]
+        return error
+
+    @property
+    def events(self) -> list[Any]:
+        """The events of a stream that ended with ``[DONE]``."""
+        assert self.status == 200, self.text
+        assert self.headers["content-type"] == "text/event-stream; charset=utf-8"
+        assert self.text.endswith("data: [DONE]\n\n")
+        lines = self.text.removesuffix("data: [DONE]\n\n").split("\n\n")
+        assert lines.pop() == ""
+        assert all(line.startswith("data: ") for line in lines)
+        return [msgspec.json.decode(line.removeprefix("data: ")) for line in lines]
+
+
+@dataclass(frozen=True)
+class Server:
+    """The server under test, and what its ``/v1/models`` says of it."""
+
+    session: aiohttp.ClientSession
+    endpoint: AgentEndpoint
+    model: str
+    max_model_len: int
+
+    @classmethod
+    async def find(cls, session: aiohttp.ClientSession, endpoint: AgentEndpoint) -> Server:
+        async with session.get(endpoint.base_url + "/v1/models") as reply:
+            card = (await reply.json())["data"][0]
+        return cls(session, endpoint, card["id"], card["max_model_len"])
+
+    async def request(self, method: str, path: str, **options: Any) -> Reply:
+        async with self.session.request(method, self.endpoint.base_url + path, **options) as reply:
+            text = await reply.text()
+            return Reply(reply.status, {name.lower(): value for name, value in reply.headers.items()}, text)
+
+    async def get(self, path: str) -> Reply:
+        return await self.request("GET", path)
+
+    async def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Reply:
+        return await self.request("POST", path, json=body, headers=headers)
+
+    async def complete(self, prompt: Any, headers: dict[str, str] | None = None, **fields: Any) -> Reply:
+        """Ask ``/v1/completions``: 4 tokens at temperature 0 if nothing else is said."""
+        body = {"prompt": prompt, "max_tokens": 4, "temperature": 0, **fields}
+        return await self.post("/v1/completions", body, headers)
+
+    async def stream(self, prompt: Any, **fields: Any) -> Reply:
+        """Ask for a stream of two events for each choice."""
+        return await self.complete(prompt, **{"stream": True, "stream_interval": 1_000_000, **fields})
+
+    async def chat(self, *messages: dict[str, Any], path: str = "", **fields: Any) -> Reply:
+        body = {"messages": list(messages), "max_tokens": 4, "temperature": 0, **fields}
+        return await self.post("/v1/chat/completions" + path, body)
+
+    async def tokens(self, count: int) -> list[int]:
+        """Make a prompt of exactly so many tokens."""
+        found = (await self.post("/tokenize", {"prompt": " a" * 64})).json["tokens"]
+        return [found[-1]] * count
+
+    async def running(self) -> float:
+        """Tell how many sequences the server works on."""
+        page = (await self.get("/metrics")).text
+        lines = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+
+
+def user(text: str) -> dict[str, Any]:
+    """Make a message of a user."""
+    return {"role": "user", "content": text}
