@@ -6,7 +6,8 @@ Each takes a pool (or a view of one) and uses nothing but its public methods.
 from __future__ import annotations
 
 from aurora_pool.patterns.blackboard import Blackboard, BlackboardResult, Role
-from aurora_pool.patterns.chunking import chunk_text
+from aurora_pool.patterns.choosing import Choice, Score, choose, score
+from aurora_pool.chunking import chunk_text
 from aurora_pool.patterns.documents import Document, read_documents
 from aurora_pool.patterns.gather import broadcast, map_gather, sample_many, scatter_gather
 from aurora_pool.patterns.pipeline import PipelineResult, Stage, fan_out_fan_in, run_pipeline
@@ -17,14 +18,17 @@ from aurora_pool.patterns.tree import LostLeaf, ReduceResult
 __all__ = [
     "Blackboard",
     "BlackboardResult",
+    "Choice",
     "Document",
     "LostLeaf",
     "PipelineResult",
     "ReduceResult",
     "Role",
+    "Score",
     "Stage",
     "broadcast",
     "broadcast_and_reduce",
+    "choose",
     "chunk_text",
     "fan_out_fan_in",
     "map_gather",
@@ -33,6 +37,7 @@ __all__ = [
     "run_pipeline",
     "sample_many",
     "scatter_gather",
+    "score",
     "summarize",
     "tree_reduce",
 ]

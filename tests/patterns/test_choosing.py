@@ -1,0 +1,155 @@
+"""Probabilities are exactly those that a server tells when it is asked directly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from aurora_pool import VLLMPool
+from aurora_pool.errors import BadReply, ConfigError, PromptRejected
+from aurora_pool.messages import Response
+from aurora_pool.patterns import choose, score
+from aurora_pool.testing import AgentProfile, SimulatedFleet
+from tests.patterns.fake_pool import FakePool, failed
+
+pytestmark = pytest.mark.simulated_clock
+
+PROMPTS = ["Is the sun hot? Answer:", "Is the sea dry? Answer:"]
+CHOICES = [" the", " sun", " of", " improbable"]
+
+
+@asynccontextmanager
+async def fleet_and_pool(**profile: Any) -> AsyncIterator[tuple[SimulatedFleet, VLLMPool]]:
+    async with (
+        SimulatedFleet(2, profile=AgentProfile(**profile)) as fleet,
+        VLLMPool(fleet.endpoints) as pool,
+    ):
+        yield fleet, pool
+
+
+async def ask(fleet: SimulatedFleet, path: str, **body: Any) -> dict[str, Any]:
+    """Ask a server directly."""
+    url = fleet.endpoints[0].base_url + path
+    async with aiohttp.ClientSession() as session, session.post(url, json=body) as reply:
+        found: dict[str, Any] = await reply.json()
+        return found
+
+
+async def token_ids(fleet: SimulatedFleet, text: str) -> list[int]:
+    ids: list[int] = (await ask(fleet, "/tokenize", prompt=text, add_special_tokens=False))["tokens"]
+    return ids
+
+
+@pytest.mark.parametrize("begins_with_token", [False, True])
+async def test_choices_have_the_probabilities_that_the_server_tells(begins_with_token: bool) -> None:
+    async with fleet_and_pool(begins_with_token=begins_with_token) as (fleet, pool):
+        chosen = await choose(pool, PROMPTS, CHOICES)
+        for prompt, choice in zip(PROMPTS, chosen, strict=True):
+            direct = (
+                await ask(
+                    fleet,
+                    "/v1/completions",
+                    prompt=prompt,
+                    max_tokens=1,
+                    temperature=0,
+                    logprobs=20,
+                    return_token_ids=True,
+                )
+            )["choices"][0]
+            top = direct["logprobs"]["top_logprobs"][0]
+            for text in CHOICES:
+                ids = await token_ids(fleet, text)
+                if len(ids) == 1 and text in top:
+                    assert choice.logprobs[text] == top[text]
+                    continue
+                whole = [*direct["prompt_token_ids"], *ids]
+                reply = await ask(fleet, "/v1/completions", prompt=whole, max_tokens=1, prompt_logprobs=1)
+                entries = reply["choices"][0]["prompt_logprobs"][-len(ids) :]
+                told = sum(entry[str(token)]["logprob"] for entry, token in zip(entries, ids, strict=True))
+                assert choice.logprobs[text] == pytest.approx(told, abs=1e-12)
+            assert choice.success
+            assert sum(choice.probabilities.values()) == pytest.approx(1)
+            assert choice.answer == max(CHOICES, key=choice.logprobs.__getitem__)
+            assert choice.probabilities[" sun"] / choice.probabilities[" the"] == pytest.approx(
+                math.exp(choice.logprobs[" sun"] - choice.logprobs[" the"])
+            )
+
+
+async def test_likely_choices_of_one_token_cost_one_token_per_prompt() -> None:
+    async with fleet_and_pool(reply=" the") as (fleet, pool):
+        await choose(pool, ["one", "two", "three"], [" the", " more"])
+        asked = [p for r in fleet.requests if r.path == "/v1/completions" for p in r.body["prompt"]]
+        assert sorted(map(str, asked)) == sorted(["one", "two", "three", "\n", "\n the", "\n more", " the", " more"])
+
+
+async def test_conversations_can_be_chosen_for() -> None:
+    async with fleet_and_pool() as (_, pool):
+        [choice] = await choose(pool, [[{"role": "user", "content": "Is the sun hot?"}]], CHOICES)
+        assert choice.success
+        assert set(choice.logprobs) == set(CHOICES)
+
+
+async def test_a_prompt_that_fails_has_no_choice_and_the_others_do() -> None:
+    async with fleet_and_pool() as (_, pool):
+        good, bad = await choose(pool, ["fine", ""], CHOICES)
+        assert good.success
+        assert (bad.success, bad.answer, bad.logprobs, bad.error_kind) == (False, None, {}, "rejected")
+        assert "cannot be empty" in str(bad.error)
+
+
+async def test_a_choice_that_does_not_fit_the_context_fails_its_prompt() -> None:
+    async with fleet_and_pool(max_model_len=32) as (_, pool):
+        [choice] = await choose(pool, ["x" * 62], [" the", " a long unlikely answer"])
+        assert (choice.success, choice.error_kind) == (False, "rejected")
+
+
+@pytest.mark.parametrize("choices", [[], [" yes"], [" yes", ""], [" yes", " yes"]])
+async def test_choices_that_make_no_sense_are_refused(choices: list[str]) -> None:
+    pool = FakePool(str)
+    with pytest.raises(ConfigError, match="two or more different choices"):
+        await choose(pool, ["a"], choices)
+    assert pool.sent == []
+
+
+async def test_choices_that_cannot_be_tokenized_are_named() -> None:
+    with pytest.raises(PromptRejected, match=r"tokens of '\\n' could not be found out: 500: broken"):
+        await choose(FakePool(lambda _: failed()), ["a"], [" yes", " no"])
+
+
+async def test_choices_with_the_same_tokens_are_refused() -> None:
+    pool = FakePool(lambda _: Response(True, "", prompt_token_ids=[1]))
+    with pytest.raises(ConfigError, match="same tokens for two of the choices"):
+        await choose(pool, ["a"], ["é", "e\u0301"])
+
+
+async def test_scores_are_the_sums_of_what_the_server_tells() -> None:
+    texts: list[str | list[int]] = ["the sun of all", "x", [65, 66, 67]]
+    async with fleet_and_pool() as (fleet, pool):
+        scores = await score(pool, texts)
+        for text, scored in zip(texts, scores, strict=True):
+            ids = await token_ids(fleet, text) if isinstance(text, str) else text
+            reply = await ask(fleet, "/v1/completions", prompt=text, max_tokens=1, prompt_logprobs=0)
+            entries = reply["choices"][0]["prompt_logprobs"]
+            told = [entry[str(token)]["logprob"] for entry, token in zip(entries[1:], ids[1:], strict=True)]
+            assert (scored.success, scored.tokens) == (True, len(ids) - 1)
+            assert scored.logprob == pytest.approx(sum(told), abs=1e-12)
+    assert scores[0].perplexity == pytest.approx(math.exp(-scores[0].logprob / scores[0].tokens))
+    assert scores[1].perplexity == math.inf
+
+
+async def test_a_text_that_cannot_be_scored_says_why() -> None:
+    async with fleet_and_pool() as (_, pool):
+        good, bad = await score(pool, ["the sun", ""])
+        assert good.success
+        assert (bad.success, bad.error_kind) == (False, "rejected")
+
+
+async def test_a_server_that_leaves_the_logprobs_out_is_an_error() -> None:
+    pool = FakePool(lambda _: Response(True, "", agent_index=1, prompt_token_ids=[1, 2]))
+    with pytest.raises(BadReply, match="agent 1 did not tell the prompt_logprobs"):
+        await score(pool, ["a"])
