@@ -5,9 +5,9 @@ Each takes a pool (or a view of one) and uses nothing but its public methods.
 
 from __future__ import annotations
 
+from aurora_pool.chunking import chunk_text
 from aurora_pool.patterns.blackboard import Blackboard, BlackboardResult, Role
 from aurora_pool.patterns.choosing import Choice, Score, choose, score
-from aurora_pool.chunking import chunk_text
 from aurora_pool.patterns.documents import Document, read_documents
 from aurora_pool.patterns.gather import broadcast, map_gather, sample_many, scatter_gather
 from aurora_pool.patterns.pipeline import PipelineResult, Stage, fan_out_fan_in, run_pipeline

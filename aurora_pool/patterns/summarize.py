@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from aurora_pool.chunking import chunk_text
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
-from aurora_pool.chunking import chunk_text
 from aurora_pool.patterns.documents import Document
 from aurora_pool.patterns.reduce import DEFAULT_FANIN, context_room, merging, reduce_forest, reduce_room
 from aurora_pool.patterns.templates import render
