@@ -17,13 +17,19 @@ REQUESTS_PER_SLACK = 3
 
 
 class AgentState:
-    """One agent: what it holds, how fast it is, whether it may have more."""
+    """One agent: what it holds, how fast it is, whether it may have more.
+
+    ``held`` counts its prompts in the outbox (handed to it, not sent) and in open requests, ``running`` those of them
+    that have shown a first token. ``limit`` is how many it may hold now: its window while it is available, else 0;
+    ``least`` how many free credits are worth a request of their own. What these two follow from is changed by methods
+    only, so that they are always right.
+    """
 
     __slots__ = (
-        "answered_at", "answers_since_send", "breaker", "checking", "failures", "held", "index", "last_byte", "last_error",
-        "mean_seconds", "mean_tokens",
-        "outbox", "overloads", "prompts_done", "pulse_due", "requests", "reserved", "rest_until", "running",
-        "smallest_share", "tokens_done", "window",
+        "answered_at", "answers_since_send", "breaker", "checking", "failures", "held", "index", "last_byte",
+        "last_error", "least", "limit", "mean_seconds", "mean_tokens", "outbox", "preemptions", "prompts_done",
+        "pulse_due", "requests", "rest_until", "resting", "rests", "running", "sampled_at", "smallest_share", "suspect",
+        "tokens_done", "window",
     )  # fmt: skip
 
     def __init__(self, index: int, requests_limit: int) -> None:
@@ -33,13 +39,17 @@ class AgentState:
         self.held = 0
         self.running = 0
         self.outbox: list[Ticket] = []
-        self.requests: set[Assignment] = set()
-        self.reserved = False
+        self.requests: dict[Assignment, None] = {}
+        self.suspect: Ticket | None = None
+        """The prompt for which it is emptied, or which it serves alone."""
+        self.resting = False
         self.rest_until = 0.0
-        self.overloads = 0
-        self.last_byte = 0.0
-        self.pulse_due = False
+        self.rests = 0
         self.checking = False
+        self.pulse_due = False
+        self.last_byte = 0.0
+        self.sampled_at = 0.0
+        self.preemptions: int | None = None
         self.last_error = ""
         self.answers_since_send = 0
         self.prompts_done = 0
@@ -49,36 +59,98 @@ class AgentState:
         self.answered_at: float | None = None
         self.failures: Counter[str] = Counter()
         self.smallest_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
+        self.limit = 0
+        self.least = 1
+        self.refresh()
 
     @property
     def in_service(self) -> bool:
         """Whether it gets prompts at all."""
         return self.breaker.state is State.IN_SERVICE
 
-    def free(self, now: float) -> int:
-        """How many more prompts it may hold now."""
-        if self.breaker.state is not State.IN_SERVICE or self.reserved or now < self.rest_until or self.checking:
-            return 0
-        return self.window.size - self.held
-
     @property
-    def least(self) -> int:
-        """How many free credits are worth a request of their own."""
-        return min(max(1, int(self.window.size * self.smallest_share)), self.window.size)
+    def free(self) -> int:
+        """How many more prompts it may hold now."""
+        return max(0, self.limit - self.held)
 
     @property
     def speed(self) -> float:
         """Tokens per second that one prompt gets here, from sending to answer; 0 while unknown."""
         return self.mean_tokens / self.mean_seconds if self.mean_seconds > 0 else 0.0
 
-    def answered(self, tokens: int, seconds: float, now: float) -> None:
-        """Take in an answer of so many tokens after so many seconds."""
-        self.breaker.answered()
-        self.overloads = 0
+    def refresh(self) -> None:
+        """Work out ``limit`` and ``least`` again, after a change of the window or the breaker."""
+        size = self.window.size
+        self.least = min(size, max(1, int(size * self.smallest_share)))
+        available = self.in_service and self.suspect is None and not self.checking and not self.resting
+        self.limit = size if available else 0
+
+    def reserve(self, suspect: Ticket | None) -> None:
+        """Have it take nothing but this prompt, once it is empty; or, with None, anything again."""
+        self.suspect = suspect
+        self.refresh()
+
+    def check(self, checking: bool) -> None:
+        """Give it nothing while it is looked at for its silence."""
+        self.checking = checking
+        self.refresh()
+
+    def rest(self, until: float) -> None:
+        """Give it nothing until then; :meth:`rested` ends that."""
+        self.resting = True
+        self.rest_until = max(self.rest_until, until)
+        self.refresh()
+
+    def rested(self, now: float) -> None:
+        """End its rest, if the time has come."""
+        if now >= self.rest_until:
+            self.resting = False
+            self.refresh()
+
+    def started(self, prompts: int, now: float) -> None:
+        """Take in that so many more prompts run; its window may grow by that."""
+        running = self.running = self.running + prompts
+        window = self.window
+        size = window.size
+        if running >= self.held and self.held + self.answers_since_send >= size:
+            # Few answers since the last sending: it is not they that made room for all to run.
+            if 2 * self.answers_since_send <= self.least:
+                window.all_run(now)
+                self.refresh()
+        elif running + running // SLACK > size:
+            window.run(running, now)
+            self.refresh()
+
+    def count_queue(self) -> None:
+        """Let the window shrink if too many of its prompts wait at the server; only streams show that."""
+        if self.running and self.held - self.running > 2 * self.window.slack:
+            self.window.queued(self.running, self.held - self.running)
+            self.refresh()
+
+    def sampled(self, running: int, waiting: int, preemptions: int | None, now: float) -> None:
+        """Take in an engine's own counters: prompts that run and that wait, and preemptions since its start."""
+        window = self.window
+        if preemptions is not None:
+            if self.preemptions is not None and preemptions > self.preemptions:
+                window.preempted(now)
+            self.preemptions = preemptions
+        if self.held and not self.running:
+            if waiting:
+                window.queued(running, waiting)
+            elif self.held + 2 * self.least >= window.size:
+                window.all_run(now)
+        self.refresh()
+
+    def answered(self, tokens: int, sent_at: float, now: float) -> None:
+        """Take in an answer of so many tokens to a request sent at that time."""
+        if self.breaker.broken:
+            self.breaker.answered(sent_at)
+        self.rests = 0
         self.answers_since_send += 1
         self.prompts_done += 1
         self.tokens_done += tokens
-        self.answered_at = now
+        self.answered_at = self.last_byte = now
+        seconds = now - sent_at
         if self.mean_seconds:
             self.mean_tokens += (tokens - self.mean_tokens) * _FRESH
             self.mean_seconds += (seconds - self.mean_seconds) * _FRESH

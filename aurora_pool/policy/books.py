@@ -4,14 +4,17 @@ Every other part of the dispatcher (deal, faults, hedge, isolate) writes here an
 
 - a ticket ends exactly once: :meth:`Books.finish` is the one place;
 - ``agent.held`` is the number of its prompts in the outbox and in open requests: every slot that is settled gives one
-  credit back, once.
+  credit back, once;
+- ``ticket.holders`` is the number of outboxes and open requests that a ticket is in, and a ticket that is not done and
+  has no holder waits in its lane (or for the end of a pause).
 """
 
 from __future__ import annotations
 
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aurora_pool.policy.agent import AgentState
@@ -31,10 +34,14 @@ class Books:
         self.agents = [AgentState(index, requests_limit) for index in range(len(names))]
         self.in_service = len(self.agents)
         self.lanes: dict[Lane, None] = {}
+        """The lanes in which something waits."""
         self.touched: dict[AgentState, None] = {}
+        """The agents whose credits may have changed since the last plan, all that have an outbox among them."""
+        self.wards: dict[AgentState, Lane] = {}
+        """The agents that are kept for a suspect of this lane."""
         self.pending = Plan()
         self.lengths = Lengths()
-        self.budget = RetryBudget()
+        self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.in_flight = 0
         self.requests = 0
         self.hedged = 0
@@ -56,65 +63,99 @@ class Books:
         self._alarm_count += 1
         heapq.heappush(self._alarms, (when, self._alarm_count, action, argument))
 
-    @property
-    def queued(self) -> int:
-        """How many prompts wait for a credit."""
-        return sum(len(lane.queue) + sum(map(len, lane.home_queues.values())) + len(lane.suspects) for lane in self.lanes)
-
     def ring(self, now: float) -> None:
         """Do what is due."""
         while self._alarms and self._alarms[0][0] <= now:
             _, _, action, argument = heapq.heappop(self._alarms)
             action(argument, now)
 
-    def touch(self, agent: AgentState, now: float = 0.0) -> None:
-        """Look at this agent in the next plan: its credits may have changed."""
-        self.touched[agent] = None
+    # -- prompts that wait --------------------------------------------------------------------------------------
 
-    # -- prompts ------------------------------------------------------------------------------------------------
+    @property
+    def queued(self) -> int:
+        """How many prompts wait in lanes."""
+        return sum(lane.waiting for lane in self.lanes)
+
+    def wake(self, lane: Lane) -> None:
+        """Note that something has begun to wait in a lane: all agents will be looked at for it."""
+        self.lanes[lane] = None
+        lane.scan = True
+
+    def requeue(self, tickets: Iterable[Ticket], now: float) -> None:
+        """Put prompts that failed back at the head of their lanes; those that another agent holds stay there."""
+        for ticket in tickets:
+            if not ticket.done and not ticket.holders:
+                lane = ticket.lane
+                if ticket.isolated:
+                    ticket.isolated = False
+                    lane.suspects.append(ticket)
+                else:
+                    lane.queue.appendleft(ticket)
+                self.wake(lane)
+
+    # -- prompts under way --------------------------------------------------------------------------------------
 
     def hand(self, ticket: Ticket, agent: AgentState) -> None:
         """Give a prompt, and one of its credits, to an agent: it goes with the next request there."""
+        ticket.holders += 1
         agent.outbox.append(ticket)
         agent.held += 1
         self.touched[agent] = None
 
-    def requeue(self, ticket: Ticket, now: float = 0.0) -> None:
-        """Put a prompt that failed somewhere at the head of its lane, unless another agent still has it."""
-        if not ticket.done and ticket.request is None:
-            ticket.lane.queue.appendleft(ticket)
-            self.lanes[ticket.lane] = None
+    def recall(self, agent: AgentState, tickets: list[Ticket]) -> None:
+        """Take prompts out of an outbox again."""
+        dropped = set(tickets)
+        agent.outbox = [ticket for ticket in agent.outbox if ticket not in dropped]
+        agent.held -= len(tickets)
+        for ticket in tickets:
+            ticket.holders -= 1
+            if agent.suspect is ticket:
+                self.release(agent)
 
     def finish(self, ticket: Ticket, now: float) -> None:
         """End a prompt. Requests that now serve no one are closed."""
         ticket.done = True
-        for assignment in (ticket.request, ticket.second_request):
-            if assignment is not None:
-                assignment.live -= 1
-                if not assignment.live:
-                    self.close(assignment, now)
+        if ticket.holders:
+            for assignment in (ticket.request, ticket.second_request):
+                if assignment is not None:
+                    assignment.live -= 1
+                    if not assignment.live:
+                        self.close(assignment, now)
 
     def fail(self, ticket: Ticket, failure: Failure, now: float) -> None:
         """End a prompt without an answer."""
         self.finish(ticket, now)
         self.pending.fail.append(failure)
 
+    def clear_outboxes(self) -> None:
+        """Take out what ended before it was sent."""
+        for agent in self.touched:
+            done = [ticket for ticket in agent.outbox if ticket.done]
+            if done:
+                self.recall(agent, done)
+
+    def release(self, agent: AgentState) -> None:
+        """Let an agent that was kept for a suspect serve others again."""
+        agent.reserve(None)
+        self.wards.pop(agent, None)
+        self.touched[agent] = None
+
     # -- requests -----------------------------------------------------------------------------------------------
 
-    def assign(self, tickets: list[Ticket], agent: AgentState, now: float) -> Assignment:
+    def assign(self, tickets: Sequence[Ticket], agent: AgentState, now: float) -> Assignment:
         """Have these prompts, whose credits are taken already, sent to the agent as one request."""
         assignment = Assignment(agent.index, tickets, now)
         for ticket in tickets:
+            ticket.sends += 1
             if ticket.request is None:
                 ticket.request = assignment
+                if ticket.first_sent < 0:
+                    ticket.first_sent = now
             else:
                 ticket.second_request = assignment
-            ticket.sends += 1
-            if ticket.first_sent < 0:
-                ticket.first_sent = now
         if not agent.requests:
-            agent.last_byte = max(agent.last_byte, now)
-        agent.requests.add(assignment)
+            agent.last_byte = now
+        agent.requests[assignment] = None
         agent.answers_since_send = 0
         self.requests += 1
         self.in_flight += len(tickets)
@@ -126,31 +167,37 @@ class Books:
         ticket = assignment.tickets[slot]
         assert ticket is not None, "a slot is settled once"
         assignment.tickets[slot] = None
+        assignment.open -= 1
         if not ticket.done:
             assignment.live -= 1
         agent = self.agents[assignment.agent]
         agent.held -= 1
         self.in_flight -= 1
         self.touched[agent] = None
-        if started:
+        if started and assignment.started:
             assignment.started -= 1
             agent.running -= 1
+        ticket.holders -= 1
         if ticket.request is assignment:
-            ticket.request, ticket.second_request = ticket.second_request, None
+            ticket.request = None
+            if ticket.holders:
+                ticket.request, ticket.second_request = ticket.second_request, None
         else:
             ticket.second_request = None
-        if ticket.isolated:
-            agent.reserved = False
+        if agent.suspect is ticket:
+            self.release(agent)
         return ticket
 
     def retire(self, assignment: Assignment) -> list[Ticket]:
         """Take a request off the books; return its unsettled prompts, their credits given back."""
+        left: list[Ticket] = []
+        if assignment.open:
+            left = [self.settle(assignment, slot, started=False) for slot, t in enumerate(assignment.tickets) if t]
         agent = self.agents[assignment.agent]
-        left = [self.settle(assignment, slot, started=False) for slot, t in enumerate(assignment.tickets) if t is not None]
         agent.running -= assignment.started
         assignment.started = 0
         assignment.closed = True
-        agent.requests.discard(assignment)
+        agent.requests.pop(assignment, None)
         return left
 
     def close(self, assignment: Assignment, now: float) -> list[Ticket]:
@@ -172,23 +219,39 @@ class Books:
         agent.failures[outcome.value] += 1
         agent.last_error = reason
         if agent.breaker.failed(outcome, now, self.rng):
-            self.in_service -= 1
-            for lane in self.lanes:
-                lane.queue.extend(lane.home_queues.pop(agent.index, ()))
+            self._went_out(agent, now)
             self.notices.agent_state(agent.index, agent.breaker.state.value, f"{outcome.value}: {reason}")
             self.alarm(agent.breaker.probe_at, self._probe, agent)
 
     def agent_probed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
         """Take in what a probe of an agent that is out has shown."""
+        if agent.in_service:
+            return
         if agent.breaker.probed(outcome, now, self.rng):
             self.in_service += 1
-            agent.checking = False
             agent.last_byte = now
-            self.touch(agent)
+            agent.check(False)
+            self.touched[agent] = None
             self.notices.agent_state(agent.index, agent.breaker.state.value, "it answers")
         else:
             agent.last_error = reason
             self.alarm(agent.breaker.probe_at, self._probe, agent)
+        self._review()
+
+    def _went_out(self, agent: AgentState, now: float) -> None:
+        self.in_service -= 1
+        agent.refresh()
+        unsent = agent.outbox
+        self.recall(agent, unsent)
+        self.requeue(reversed(unsent), now)
+        for lane in self.lanes:
+            lane.queue.extend(lane.home_queues.pop(agent.index, deque()))
+        self._review()
+
+    def _review(self) -> None:
+        for lane in self.lanes:
+            lane.scan = True
+            lane.review_due = 0.0
 
     def _probe(self, agent: AgentState, now: float) -> None:
         agent.breaker.probing()

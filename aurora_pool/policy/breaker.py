@@ -9,9 +9,10 @@
          |                                                         v   |
          +---------------------------------------------------- PROBING
 
-``ANSWERED`` forgets past failures; ``REJECTED``, ``REFUSED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say
-nothing about the agent's health. A probe is a tiny request of the kind the pool sends, because ``/health`` answers 200
-while a server drains or sleeps.
+``REJECTED``, ``REFUSED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say nothing about the agent's health.
+``ANSWERED`` forgets the failures before its request was sent, and only those: an agent that answers what it holds and
+fails whatever is new goes out all the same. One that goes out soon after it came back waits twice as long. A probe is a
+tiny request of the kind the pool sends, because ``/health`` answers 200 while a server drains or sleeps.
 """
 
 from __future__ import annotations
@@ -25,6 +26,11 @@ BROKEN_LIMIT = 3
 FIRST_COOL_DOWN = 1.0
 LONGEST_COOL_DOWN = 30.0
 MISPLACED_COOL_DOWN = 60.0
+SETTLED = 10.0
+"""An agent that was in service for so many of its cool-downs starts again with the first."""
+
+_FATAL = frozenset({Outcome.LEAVING, Outcome.DEAD, Outcome.MISPLACED})
+_WORKS = frozenset({Outcome.ANSWERED, Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED})
 
 
 class State(enum.Enum):
@@ -45,31 +51,36 @@ class Breaker:
     (<State.OUT: 'out'>, True)
     """
 
-    __slots__ = ("broken", "cool_down", "misplaced", "probe_at", "state")
+    __slots__ = ("back_at", "broken", "cool_down", "failed_at", "misplaced", "probe_at", "state")
 
     def __init__(self) -> None:
         self.state = State.IN_SERVICE
         self.broken = 0
+        self.failed_at = 0.0
+        self.back_at = float("-inf")
         self.cool_down = FIRST_COOL_DOWN
         self.misplaced = False
         self.probe_at = 0.0
 
-    def answered(self) -> None:
-        """Take in an answer: the agent works."""
-        self.broken = 0
-        self.cool_down = FIRST_COOL_DOWN
+    def answered(self, sent_at: float) -> None:
+        """Take in an answer to a request sent at that time."""
+        if sent_at > self.failed_at:
+            self.broken = 0
 
     def failed(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
         """Take in a failure; return whether it took the agent out of service."""
         if outcome is Outcome.BROKEN:
             self.broken += 1
+            self.failed_at = now
             if self.broken < BROKEN_LIMIT:
                 return False
-        elif outcome not in (Outcome.LEAVING, Outcome.DEAD, Outcome.MISPLACED):
+        elif outcome not in _FATAL:
             return False
         if self.state is not State.IN_SERVICE:
             return False
-        self._go_out(outcome is Outcome.MISPLACED, now, rng)
+        lasted = now - self.back_at
+        self.cool_down = FIRST_COOL_DOWN if lasted > SETTLED * self.cool_down else self._longer()
+        self._go_out(outcome, now, rng)
         return True
 
     def probing(self) -> None:
@@ -78,17 +89,21 @@ class Breaker:
 
     def probed(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
         """Take in what the probe came to; return whether the agent is back in service."""
-        if outcome in (Outcome.ANSWERED, Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED):
+        if outcome in _WORKS:
             self.state = State.IN_SERVICE
             self.broken = 0
             self.misplaced = False
+            self.back_at = now
             return True
-        self.cool_down = min(LONGEST_COOL_DOWN, self.cool_down * 2)
-        self._go_out(outcome is Outcome.MISPLACED, now, rng)
+        self.cool_down = self._longer()
+        self._go_out(outcome, now, rng)
         return False
 
-    def _go_out(self, misplaced: bool, now: float, rng: random.Random) -> None:
+    def _longer(self) -> float:
+        return min(LONGEST_COOL_DOWN, self.cool_down * 2)
+
+    def _go_out(self, outcome: Outcome, now: float, rng: random.Random) -> None:
         self.state = State.OUT
-        self.misplaced = misplaced
-        wait = MISPLACED_COOL_DOWN if misplaced else self.cool_down
+        self.misplaced = outcome is Outcome.MISPLACED
+        wait = MISPLACED_COOL_DOWN if self.misplaced else self.cool_down
         self.probe_at = now + wait * rng.uniform(0.5, 1.0)

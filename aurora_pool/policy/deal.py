@@ -1,4 +1,4 @@
-"""Deal and steal: which agent takes which waiting prompt, and in how many requests they travel."""
+"""Deal and steal: which agent takes which waiting prompt."""
 
 from __future__ import annotations
 
@@ -9,105 +9,136 @@ from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.books import Books
+from aurora_pool.policy.isolate import place_suspects
+from aurora_pool.policy.lists import LIST_LIMIT
 from aurora_pool.policy.tail import slowest_worthwhile
 from aurora_pool.policy.work import Failure, Lane, Ticket
 
+__all__ = ["LIST_LIMIT", "Balance", "Dealer"]
+
 Balance = Literal["adaptive", "strict"]
 
-LIST_LIMIT = 1024
-"""vLLM's own limit on the prompts of one request, since 0.26."""
 DRAWN = 4
 """A short call's prompt goes to its home unless one of so many drawn agents holds fewer prompts."""
-GUARD_EVERY = 0.25
-"""Seconds for which the tail guard's verdict on a lane holds."""
+REVIEW_EVERY = 0.25
+"""Seconds between looks at all members of a lane in which something waits: for the tail guard, and for patience."""
 
 
 class Dealer:
-    """Hands prompts to agents: round-robin when they come, and from the lane's queue as credits come back."""
+    """Hands prompts to agents: round-robin when they come, and from the lane's queue as credits come back.
+
+    Only agents whose credits have changed are looked at for a lane, except that all are when the lane begins to hold
+    something, when an agent goes out or comes back, and every :data:`REVIEW_EVERY` seconds. So whoever may take what
+    waits does so in the same plan in which it becomes able to.
+    """
 
     def __init__(self, books: Books, balance: Balance) -> None:
         self.books = books
-        self.balance = balance
-        self._hungry: dict[AgentState, None] = dict.fromkeys(books.agents)
+        self.strict = balance == "strict"
+        self.hungry: dict[AgentState, None] = dict.fromkeys(books.agents)
+        """The agents with credits enough for a request of their own."""
 
-    def admit(self, tickets: Iterable[Ticket], now: float) -> None:
+    # -- what comes in ------------------------------------------------------------------------------------------
+
+    def admit(self, tickets: Iterable[Ticket]) -> None:
         """Deal prompts to their home agents; what finds no credit there waits in the lane."""
+        books = self.books
+        agents = books.agents
         for ticket in tickets:
             lane = ticket.lane
-            agent = None if lane.queue else self._deal(ticket, lane)
-            if agent is not None and agent.free(now) > 0:
-                self.books.hand(ticket, agent)
-            else:
-                self._queue(ticket, lane)
+            members = lane.members
+            home = agents[members[ticket.index % len(members)]]
+            if self.strict and home.in_service:
+                queue = lane.home_queues.get(home.index)
+                if queue is None and home.held < home.limit:
+                    books.hand(ticket, home)
+                else:
+                    lane.home_queues.setdefault(home.index, deque()).append(ticket)
+                    books.wake(lane)
+                    books.touched[home] = None
+                continue
+            if not lane.queue:
+                if ticket.index < len(members) and home.held and len(members) > 1:
+                    home = self._draw(lane, home)
+                if home.held < home.limit:
+                    books.hand(ticket, home)
+                    continue
+                books.wake(lane)
+            lane.queue.append(ticket)
+
+    def _draw(self, lane: Lane, home: AgentState) -> AgentState:
+        """Find an agent that holds less than the home of a call's first prompts, so that short calls spread."""
+        agents, members, rng = self.books.agents, lane.members, self.books.rng
+        drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
+        other = min((agents[i] for i in drawn if agents[i].limit), key=lambda agent: agent.held, default=home)
+        return other if other.held < home.held else home
+
+    # -- what waits ---------------------------------------------------------------------------------------------
 
     def serve(self, lane: Lane, now: float) -> None:
         """Let the agents that have credits take what waits in a lane."""
         if lane.home_queues:
-            for agent in list(self.books.touched):
-                queue = lane.home_queues.get(agent.index)
-                if queue and agent.free(now) >= min(agent.least, len(queue)):
-                    self._take(agent, queue, agent.free(now), lane)
+            self._serve_homes(lane)
         if lane.queue or lane.suspects:
-            takers = self._takers(lane, now)
-            if takers:
-                lane.stranded_at = None
-                self._share(lane, takers, now)
-            elif not self._anyone_in_service(lane):
-                self._strand(lane, now)
-        if not lane.queue and not lane.suspects and not any(lane.home_queues.values()):
+            scan = lane.scan or now >= lane.review_due
+            if scan:
+                lane.scan = False
+                self._review(lane, now)
+            if lane.suspects:
+                place_suspects(self.books, lane, scan)
+            if lane.queue:
+                self._share(lane, self._takers(lane, scan))
+        if lane.queue or lane.suspects:
+            if not lane.review_set:
+                lane.review_set = True
+                self.books.alarm(lane.review_due, self._ring, lane)
+        elif not lane.home_queues:
             del self.books.lanes[lane]
-            lane.home_queues.clear()
 
-    def close_round(self, now: float) -> None:
+    def close_round(self) -> None:
         """Note which of the agents that this round has touched could still take more."""
         for agent in self.books.touched:
-            if agent.free(now) >= agent.least:
-                self._hungry[agent] = None
+            if agent.limit - agent.held >= agent.least:
+                self.hungry[agent] = None
             else:
-                self._hungry.pop(agent, None)
+                self.hungry.pop(agent, None)
 
-    def _deal(self, ticket: Ticket, lane: Lane) -> AgentState:
-        agents, members = self.books.agents, lane.members
-        home = agents[members[ticket.index % len(members)]]
-        if self.balance == "adaptive" and ticket.index < len(members) and home.held and len(members) > 1:
-            randrange = self.books.rng.randrange
-            drawn = members if len(members) <= DRAWN else [members[randrange(len(members))] for _ in range(DRAWN)]
-            other = min((agents[i] for i in drawn if agents[i].in_service), key=lambda a: a.held, default=home)
-            if other.held < home.held:
-                return other
-        return home
+    def _serve_homes(self, lane: Lane) -> None:
+        for agent in list(self.books.touched):
+            queue = lane.home_queues.get(agent.index)
+            if queue is not None and agent.free >= min(agent.least, len(queue)):
+                self._refill(agent, queue, agent.free, lane)
+                if not queue:
+                    del lane.home_queues[agent.index]
 
-    def _queue(self, ticket: Ticket, lane: Lane) -> None:
-        self.books.lanes[lane] = None
-        if self.balance == "strict":
-            home = self.books.agents[lane.members[ticket.index % len(lane.members)]]
-            if home.in_service:
-                lane.home_queues.setdefault(home.index, deque()).append(ticket)
-                self.books.touch(home)
-                return
-        lane.queue.append(ticket)
+    def _takers(self, lane: Lane, scan: bool) -> list[AgentState]:
+        """The members with enough free credits for a request, and fast enough."""
+        agents: Iterable[AgentState] = self.books.touched
+        if scan:
+            few = len(lane.members) < len(self.hungry)
+            agents = [self.books.agents[i] for i in lane.members] if few else self.books.touched | self.hungry
+        takers = []
+        for agent in agents:
+            if agent.limit - agent.held >= agent.least and agent.index in lane.serves:
+                if lane.least_speed and 0 < agent.speed < lane.least_speed:
+                    continue
+                takers.append(agent)
+                if len(takers) >= len(lane.queue):
+                    break
+        return takers
 
-    def _takers(self, lane: Lane, now: float) -> list[AgentState]:
-        """The members with enough free credits for a request, found among the smaller of two sets."""
-        agents, members = self.books.agents, lane.members
-        candidates = self._hungry | self.books.touched
-        if len(members) < len(candidates):
-            candidates = {agents[i]: None for i in members if agents[i] in candidates}
-        elif len(members) < len(agents):
-            chosen = set(members)
-            candidates = {agent: None for agent in candidates if agent.index in chosen}
-        return [agent for agent in candidates if agent.free(now) >= agent.least]
+    def _share(self, lane: Lane, takers: list[AgentState]) -> None:
+        for agent in takers:
+            if agent.answers_since_send >= agent.least:
+                agent.count_queue()
+        left = len(takers)
+        for agent in takers:
+            self._refill(agent, lane.queue, min(agent.free, math.ceil(len(lane.queue) / left)), lane)
+            left -= 1
 
-    def _share(self, lane: Lane, takers: list[AgentState], now: float) -> None:
-        slowest = self._guard(lane, now)
-        worthy = [agent for agent in takers if not agent.speed or agent.speed >= slowest]
-        for left, agent in zip(range(len(worthy), 0, -1), worthy, strict=True):
-            if agent.running and agent.answers_since_send >= agent.least:
-                agent.window.observe(agent.running, agent.held - agent.running)
-            self._take(agent, lane.queue, min(agent.free(now), math.ceil(len(lane.queue) / left)), lane)
-
-    def _take(self, agent: AgentState, queue: deque[Ticket], room: int, lane: Lane) -> None:
+    def _refill(self, agent: AgentState, queue: deque[Ticket], room: int, lane: Lane) -> None:
         aside: list[Ticket] = []
+        hand = self.books.hand
         while room > 0 and queue:
             ticket = queue.popleft()
             if ticket.done:
@@ -115,83 +146,51 @@ class Dealer:
             if ticket.avoid == agent.index and self._anyone_in_service(lane, but=agent):
                 aside.append(ticket)
                 continue
-            self.books.hand(ticket, agent)
+            hand(ticket, agent)
             room -= 1
         queue.extendleft(reversed(aside))
 
-    def _guard(self, lane: Lane, now: float) -> float:
-        """The least speed worth giving this lane's prompts to; looked at anew every :data:`GUARD_EVERY` seconds."""
-        if self.balance == "strict" or lane.unbounded:
-            return 0.0
-        if now >= lane.checked_at + GUARD_EVERY:
-            lane.checked_at = now
-            agents = (self.books.agents[index] for index in lane.members)
-            loads = ((agent.speed, agent.held) for agent in agents if agent.in_service and not agent.checking)
-            lane.slowest = slowest_worthwhile(loads, len(lane.queue) + lane.expected, self.books.lengths)
-        return lane.slowest
+    # -- all members together -----------------------------------------------------------------------------------
+
+    def _review(self, lane: Lane, now: float) -> None:
+        """See whether anyone is there to serve a lane at all, and, now and then, who is too slow for the rest of it."""
+        if not self._anyone_in_service(lane):
+            self._strand(lane, now)
+            return
+        lane.stranded_at = None
+        if now < lane.review_due:
+            return
+        lane.review_due = now + REVIEW_EVERY
+        lane.least_speed = 0.0
+        if not self.strict and not lane.unbounded:
+            members = [agent for agent in (self.books.agents[i] for i in lane.members) if agent.limit]
+            loads = [(agent.speed, agent.held) for agent in members]
+            lane.least_speed = slowest_worthwhile(loads, len(lane.queue) + lane.expected, self.books.lengths)
+
+    def _ring(self, lane: Lane, now: float) -> None:
+        lane.review_set = False
 
     def _anyone_in_service(self, lane: Lane, but: AgentState | None = None) -> bool:
-        spare = 1 if but is not None and but.in_service else 0
         if len(lane.members) == len(self.books.agents):
-            return self.books.in_service > spare
+            return self.books.in_service > (1 if but is not None and but.in_service else 0)
         return any(agent.in_service and agent is not but for agent in (self.books.agents[i] for i in lane.members))
 
-    # -- no agent at all ----------------------------------------------------------------------------------------
-
     def _strand(self, lane: Lane, now: float) -> None:
+        """Wait for an agent to come back, as long as the lane's patience lasts and one may be expected at all."""
         if lane.stranded_at is None:
             lane.stranded_at = now
-            if lane.patience < math.inf:
-                self.books.alarm(now + lane.patience, self._give_up, lane)
         members = [self.books.agents[index] for index in lane.members]
-        if all(agent.breaker.misplaced for agent in members) or now >= lane.stranded_at + lane.patience:
-            self._give_up(lane, now)
-
-    def _give_up(self, lane: Lane, now: float) -> None:
-        if lane.stranded_at is None or self._anyone_in_service(lane):
+        gives_up_at = lane.stranded_at + lane.patience
+        if now < gives_up_at and not all(agent.breaker.misplaced for agent in members):
+            lane.review_due = min(now + REVIEW_EVERY, gives_up_at)
             return
-        members = [self.books.agents[index] for index in lane.members]
         waited = now - lane.stranded_at
         error = f"no agent in service{f' for {waited:.0f} s' if waited >= 1 else ''}: " + "; ".join(
             f"{self.books.names[agent.index]}: {agent.last_error}" for agent in members[:3]
         )
         error += f"; and {len(members) - 3} more" if len(members) > 3 else ""
-        queue, lane.queue = lane.queue, deque()
-        suspects, lane.suspects = lane.suspects, deque()
-        for ticket in (*queue, *suspects):
+        for ticket in (*lane.queue, *lane.suspects):
             if not ticket.done:
                 self.books.fail(ticket, Failure(ticket, "no_agents", error, None), now)
-
-
-def form_lists(tickets: list[Ticket]) -> list[list[Ticket]]:
-    """Group one agent's prompts into requests.
-
-    Prompts of the same batch travel together, at most :data:`LIST_LIMIT` of them; one that must go ``single`` goes
-    alone. A list request has one ``max_tokens`` for all, the smallest ``room`` in it; so a prompt with less than half the
-    room of the roomiest travels apart, and no answer is cut to less than half of what it could be.
-    """
-    lists: list[list[Ticket]] = []
-    batches: dict[int, list[Ticket]] = {}
-    for ticket in tickets:
-        if ticket.single or ticket.isolated:
-            lists.append([ticket])
-        else:
-            batches.setdefault(id(ticket.batch), []).append(ticket)
-    for batch in batches.values():
-        if len({ticket.room for ticket in batch}) > 1:
-            lists.extend(_by_room(batch))
-        else:
-            lists.extend(batch[start : start + LIST_LIMIT] for start in range(0, len(batch), LIST_LIMIT))
-    return lists
-
-
-def _by_room(batch: list[Ticket]) -> list[list[Ticket]]:
-    ordered = sorted(batch, key=lambda ticket: -ticket.room)
-    lists: list[list[Ticket]] = [[ordered[0]]]
-    for ticket in ordered[1:]:
-        if 2 * ticket.room < lists[-1][0].room or len(lists[-1]) == LIST_LIMIT:
-            lists.append([])
-        lists[-1].append(ticket)
-    for group in lists:
-        group.sort(key=lambda ticket: ticket.index)
-    return lists
+        lane.queue.clear()
+        lane.suspects.clear()

@@ -15,17 +15,20 @@ The dispatcher is synchronous and never waits: the caller reports what happened 
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Iterable, Sequence
 
-from aurora_pool.errors import PoolError
+from aurora_pool.errors import BadReply, PoolError
+from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.books import Books
-from aurora_pool.policy.deal import Balance, Dealer, form_lists
-from aurora_pool.policy.faults import Faults, Finding
+from aurora_pool.policy.deadline import Deadlines
+from aurora_pool.policy.deal import Balance, Dealer
+from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
-from aurora_pool.policy.isolate import place_suspects
+from aurora_pool.policy.isolate import tend
+from aurora_pool.policy.lists import form_lists
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.work import Assignment, Failure, Lane, Notices, Plan, Ticket
+from aurora_pool.policy.silence import Finding
+from aurora_pool.policy.work import Assignment, Notices, Plan, Ticket
 
 
 class Dispatcher:
@@ -54,68 +57,83 @@ class Dispatcher:
         notices: Notices | None = None,
     ) -> None:
         self.books = Books(names, rng, requests_limit, notices or Notices())
-        self.timeout = timeout
         self._dealer = Dealer(self.books, balance)
-        self._faults = Faults(self.books, silence)
-        self._hedger = Hedger(self.books) if balance == "adaptive" else None
-        self._deadlines: deque[Ticket] = deque()
+        self._deadlines = Deadlines(self.books, timeout) if timeout is not None else None
+        self._faults = Faults(self.books, silence, self._deadlines)
+        self._hedger = Hedger(self.books, self._dealer.hungry) if balance == "adaptive" else None
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
     def admit(self, tickets: Iterable[Ticket], now: float) -> None:
         """Take in prompts."""
-        self._dealer.admit(tickets, now)
+        self._dealer.admit(tickets)
 
     def withdraw(self, tickets: Iterable[Ticket], now: float) -> None:
         """Take in that the caller no longer wants these prompts."""
         for ticket in tickets:
             if not ticket.done:
                 self.books.finish(ticket, now)
+        self.books.clear_outboxes()
 
     def progress(self, assignment: Assignment, now: float, started: int = 0) -> None:
         """Take in that bytes of a reply came, and that so many more of its prompts have shown a first token."""
         agent = self.books.agents[assignment.agent]
         agent.last_byte = now
         if agent.checking:
-            agent.checking = False
-            self.books.touch(agent)
+            self._faults.silence.heard(agent)
         if started and not assignment.closed:
             assignment.started += started
-            agent.running += started
+            agent.started(started, now)
+            if agent.limit - agent.held >= agent.least:
+                self.books.touched[agent] = None
 
     def answered(self, assignment: Assignment, slot: int, tokens: int, now: float, *, started: bool) -> bool:
         """Take in an answer; return whether it is its prompt's first, and so its result.
 
         ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
+        ``tokens`` is 0 where the server does not tell.
         """
-        if assignment.closed or assignment.tickets[slot] is None:
+        if assignment.tickets[slot] is None:
             return False
         books = self.books
         agent = books.agents[assignment.agent]
-        agent.answered(tokens, now - assignment.sent_at, now)
+        agent.answered(tokens, assignment.sent_at, now)
+        if agent.checking:
+            self._faults.silence.heard(agent)
         if tokens:
             books.lengths.add(tokens)
         books.budget.deposit()
         ticket = books.settle(assignment, slot, started=started)
-        if ticket.done:
+        first = not ticket.done
+        if first:
+            books.finish(ticket, now)
+        else:
             books.wasted_tokens += tokens
-            return False
-        books.finish(ticket, now)
-        return True
+        if not assignment.live and assignment.open:
+            books.close(assignment, now)
+        return first
 
     def broke(self, assignment: Assignment, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Take in that one prompt ended as no answer (``abort``), while the rest of its request goes on."""
-        if not assignment.closed and assignment.tickets[slot] is not None:
+        if assignment.tickets[slot] is not None:
             self._faults.broke(assignment, slot, reason, now, started=started)
+            if not assignment.live and assignment.open:
+                self.books.close(assignment, now)
 
     def disown(self, assignment: Assignment) -> None:
-        """Take in that whoever waits for this request's prompts will be told of its failure, and no agent asked again."""
+        """Take in that whoever waits for this request's prompts is told of its failure, and no agent asked again."""
         for ticket in assignment.unsettled():
-            ticket.done = True
+            if not ticket.done:
+                ticket.done = True
+                assignment.live -= 1
 
     def ended(self, assignment: Assignment) -> None:
-        """Take in that a reply came to its proper end, every prompt of it settled."""
-        self.books.retire(assignment)
+        """Take in that a reply came to its end. It should have settled all its prompts; if not, it was a bad one."""
+        if assignment.live:
+            now = self.books.agents[assignment.agent].last_byte
+            self._faults.failed(assignment, BadReply("the reply ended before every prompt had its answer"), now)
+        else:
+            self.books.retire(assignment)
 
     def failed(self, assignment: Assignment, error: PoolError, now: float) -> Outcome:
         """Take in that a request failed; return what that means for its unsettled prompts."""
@@ -127,7 +145,13 @@ class Dispatcher:
 
     def looked(self, agent: int, finding: Finding, now: float) -> None:
         """Take in what a look at a silent agent has shown."""
-        self._faults.looked(self.books.agents[agent], finding, now)
+        self._faults.silence.looked(self.books.agents[agent], finding, now)
+
+    def sampled(self, agent: int, running: int, waiting: int, preemptions: int | None, now: float) -> None:
+        """Take in an engine's own counters: prompts that run and that wait there, and preemptions since it started."""
+        state = self.books.agents[agent]
+        state.sampled(running, waiting, preemptions, now)
+        self.books.touched[state] = None
 
     # -- what goes out ------------------------------------------------------------------------------------------
 
@@ -140,40 +164,28 @@ class Dispatcher:
         """Decide what is to be done now. A plan is handed out once: carry it out whole."""
         books = self.books
         books.ring(now)
-        for lane in list(books.lanes):
-            if lane.suspects:
-                place_suspects(books, lane)
-            self._dealer.serve(lane, now)
-        for agent in books.touched:
-            if agent.outbox:
-                tickets, agent.outbox = agent.outbox, []
-                for group in form_lists(tickets):
-                    self._watch_deadlines(books.assign(group, agent, now))
-                self._faults.watch(agent, now)
-        self._dealer.close_round(now)
-        books.touched.clear()
-        if self._hedger and books.in_flight and not books.lanes:
+        if books.wards:
+            for agent in list(books.wards):
+                tend(books, agent)
+        if books.lanes:
+            for lane in list(books.lanes):
+                self._dealer.serve(lane, now)
+        if books.touched:
+            for agent in books.touched:
+                if agent.outbox:
+                    self._send(agent, now)
+            self._dealer.close_round()
+            books.touched.clear()
+        if self._hedger is not None:
             self._hedger.watch(now)
         plan, books.pending = books.pending, Plan()
+        if self._deadlines is not None:
+            for assignment in plan.send:
+                self._deadlines.watch(assignment.tickets)
         return plan
 
-    # -- the time that a caller allows --------------------------------------------------------------------------
-
-    def _watch_deadlines(self, assignment: Assignment) -> None:
-        if self.timeout is None:
-            return
-        if not self._deadlines:
-            self.books.alarm(assignment.sent_at + self.timeout, self._expire, None)
-        self._deadlines.extend(ticket for ticket in assignment.unsettled() if ticket.first_sent == assignment.sent_at)
-
-    def _expire(self, _: None, now: float) -> None:
-        assert self.timeout is not None
-        waiting = self._deadlines
-        while waiting and (waiting[0].done or waiting[0].first_sent + self.timeout <= now):
-            ticket = waiting.popleft()
-            if not ticket.done:
-                agent = ticket.request.agent if ticket.request else None
-                error = f"no answer within {self.timeout:g} s of sending"
-                self.books.fail(ticket, Failure(ticket, "timeout", error, agent), now)
-        if waiting:
-            self.books.alarm(waiting[0].first_sent + self.timeout, self._expire, None)
+    def _send(self, agent: AgentState, now: float) -> None:
+        tickets, agent.outbox = agent.outbox, []
+        for group in form_lists(tickets):
+            self.books.assign(group, agent, now)
+        self._faults.silence.watch(agent, now)

@@ -21,24 +21,23 @@ WASTE_FREE = 4
 
 
 class Hedger:
-    """Looks, while nothing waits in any lane, for prompts that a second agent would answer sooner."""
+    """Looks, while agents have room and nothing to fill it, for prompts that a second agent would answer sooner."""
 
-    def __init__(self, books: Books) -> None:
+    def __init__(self, books: Books, hungry: dict[AgentState, None]) -> None:
         self.books = books
+        self.hungry = hungry
         self.spent = 0.0
         self._due = False
 
     def watch(self, now: float) -> None:
         """See to it that the prompts under way are looked at."""
-        if not self._due:
+        if not self._due and self.hungry and self.books.in_flight:
             self._due = True
             self.books.alarm(now + LOOK_EVERY, self._look, None)
 
     def _look(self, _: None, now: float) -> None:
         self._due = False
-        if self.books.lanes or not self.books.in_flight:
-            return
-        targets = [agent for agent in self.books.agents if agent.free(now) > 0 and agent.speed > 0]
+        targets = [agent for agent in self.hungry if agent.free and agent.speed]
         if not targets:
             return
         fastest = max(agent.speed for agent in targets)
@@ -62,25 +61,27 @@ class Hedger:
                 found += [(saved, ticket) for ticket in request.unsettled() if self._may_hedge(ticket)]
         return found
 
-    @staticmethod
-    def _may_hedge(ticket: Ticket) -> bool:
+    def _may_hedge(self, ticket: Ticket) -> bool:
+        """Whether a second copy is right: not of what may kill agents, and not while others of its lane wait."""
         lane = ticket.lane
-        awaits_more = lane.expected or lane.unbounded or lane.pinned
-        return not (awaits_more or ticket.done or ticket.second_request or ticket.isolated or ticket.deaths)
+        if ticket.done or ticket.holders > 1 or ticket.deaths or ticket.isolated:
+            return False
+        return lane.ends and not lane.pinned and lane not in self.books.lanes
 
     def _hedge(self, ticket: Ticket, saved: float, targets: list[AgentState], now: float) -> None:
         first = ticket.request
         assert first is not None
         lengths = self.books.lengths
-        cost = 0.0 if math.isinf(saved) else min(lengths.mean, (now - first.sent_at) * self.books.agents[first.agent].speed)
+        slow = self.books.agents[first.agent]
+        cost = 0.0 if math.isinf(saved) else min(lengths.mean, (now - first.sent_at) * slow.speed)
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return
-        able = [a for a in targets if a.free(now) > 0 and a.index != first.agent and a.index in ticket.lane.members]
+        able = [agent for agent in targets if agent.free and agent is not slow and agent.index in ticket.lane.serves]
         if not able:
             return
-        agent = min(able, key=lambda a: a.held / a.window.size)
+        agent = min(able, key=lambda agent: agent.held / agent.window.size)
         self.spent += cost
         self.books.hedged += 1
         ticket.hedged = True
-        self.books.notices.prompt_hedged(first.agent, agent.index)
+        self.books.notices.prompt_hedged(slow.index, agent.index)
         self.books.hand(ticket, agent)

@@ -1,4 +1,7 @@
-"""Find the one prompt at fault among many: halve a refused list; put a suspect of poisoning on an agent alone."""
+"""Find the one prompt at fault among many: halve a refused list; put a suspect of poisoning on an agent alone.
+
+An agent that is kept for a suspect (a *ward*) gets nothing else: it finishes what it holds, then serves the suspect.
+"""
 
 from __future__ import annotations
 
@@ -13,47 +16,51 @@ T = TypeVar("T")
 
 SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on so many agents when they died is a suspect."""
+WARDS_SHARE = 16
+"""While other prompts wait, one in so many agents may be emptied for suspects; idle agents take them all the same."""
 
 
-def halve(items: Sequence[T]) -> tuple[list[T], list[T]]:
+def halve(items: Sequence[T]) -> list[Sequence[T]]:
     """Split a refused list in two, in order: one bad prompt among n costs about 2 log2(n) further requests.
 
     >>> halve([1, 2, 3, 4, 5])
-    ([1, 2], [3, 4, 5])
+    [[1, 2], [3, 4, 5]]
     """
     middle = len(items) // 2
-    return list(items[:middle]), list(items[middle:])
+    return [part for part in (items[:middle], items[middle:]) if part]
 
 
-def choose_ward(members: Iterable[AgentState]) -> AgentState | None:
-    """Choose the agent on which a suspect is to run alone: the one in service with the least to finish first.
+def place_suspects(books: Books, lane: Lane, scan: bool) -> None:
+    """Put the suspects of a lane on agents that hold nothing; if there is none, have one emptied.
 
-    An agent that holds nothing can take it at once; otherwise the chosen one gets no more prompts until it is empty.
+    With ``scan`` all members are looked at, else only those whose credits have changed.
     """
-    return min(
-        (agent for agent in members if agent.in_service and not agent.checking),
-        key=lambda agent: (not agent.reserved, agent.held) if agent.held else (False, 0),
-        default=None,
-    )
-
-
-def place_suspects(books: Books, lane: Lane) -> None:
-    """Put the suspects of a lane on agents that hold nothing else; if there is none, have one emptied."""
-    members = [books.agents[index] for index in lane.members]
-    while lane.suspects:
-        if lane.suspects[0].done:
+    candidates: Iterable[AgentState] = (books.agents[i] for i in lane.members) if scan else list(books.touched)
+    available = [agent for agent in candidates if agent.limit and agent.index in lane.serves]
+    available.sort(key=lambda agent: agent.held)
+    allowed = max(1, books.in_service // WARDS_SHARE) - sum(bool(agent.held) for agent in books.wards)
+    for agent in available:
+        while lane.suspects and lane.suspects[0].done:
             lane.suspects.popleft()
-            continue
-        ward = choose_ward(members)
-        if ward is None:
+        if not lane.suspects or (agent.held and (allowed <= 0 or not scan)):
             return
-        ward.reserved = True
-        if ward.held:
-            return
-        ticket = lane.suspects.popleft()
+        allowed -= bool(agent.held)
+        agent.reserve(lane.suspects.popleft())
+        books.wards[agent] = lane
+        tend(books, agent)
+
+
+def tend(books: Books, agent: AgentState) -> None:
+    """Give an agent its suspect once it holds nothing else; let the suspect go elsewhere if the agent fails."""
+    ticket = agent.suspect
+    assert ticket is not None
+    if ticket.isolated and not ticket.done:
+        return
+    if ticket.done or not agent.in_service or agent.checking:
+        books.release(agent)
+        if not ticket.done:
+            ticket.lane.suspects.appendleft(ticket)
+            books.wake(ticket.lane)
+    elif not agent.held:
         ticket.isolated = True
-        books.hand(ticket, ward)
-    for agent in members:
-        if agent.reserved and not agent.outbox and not any(t.isolated for r in agent.requests for t in r.unsettled()):
-            agent.reserved = False
-            books.touch(agent)
+        books.hand(ticket, agent)

@@ -19,7 +19,7 @@ def backoff(attempt: int, rng: random.Random, *, base: float = 0.25, cap: float 
     >>> 0.0 <= backoff(1, random.Random(1)) <= 0.25
     True
     """
-    return rng.uniform(0.0, min(cap, base * 2 ** (attempt - 1)))
+    return rng.uniform(0.0, min(cap, base * 2 ** min(attempt - 1, 32)))
 
 
 class RetryBudget:
@@ -41,13 +41,14 @@ class RetryBudget:
         self.balance = reserve
         self.at = 0.0
 
-    def deposit(self, successes: int = 1) -> None:
-        """Take in successes."""
-        self.balance = min(self.balance + self.ratio * successes, 10 * self.reserve)
+    def deposit(self) -> None:
+        """Take in a success."""
+        if self.balance < 10 * self.reserve:
+            self.balance += self.ratio
 
-    def withdraw(self, now: float) -> float:
-        """Take out one retry; return how many seconds it has to wait for being paid."""
+    def withdraw(self, now: float, retries: int = 1) -> float:
+        """Take out retries; return how many seconds the last of them has to wait for being paid."""
         steady = self.balance + max(0.0, now - self.at) * self.per_second
-        self.balance = max(self.balance, min(self.reserve, steady)) - 1.0
+        self.balance = max(self.balance, min(self.reserve, steady)) - retries
         self.at = now
         return max(0.0, -self.balance / self.per_second)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
 from aurora_pool.errors import PoolError
 from aurora_pool.messages import ErrorKind
 
 FOREVER = float("inf")
+LIST_LIMIT = 1024
+"""vLLM's own limit on the prompts of one request, since 0.26."""
 
 
 class Lane:
@@ -22,12 +24,13 @@ class Lane:
     """
 
     __slots__ = (
-        "checked_at", "expected", "home_queues", "members", "patience", "pinned", "queue", "slowest", "stranded_at",
-        "suspects", "unbounded",
+        "expected", "home_queues", "least_speed", "members", "patience", "pinned", "queue", "review_due", "review_set",
+        "scan", "serves", "stranded_at", "suspects", "unbounded",
     )  # fmt: skip
 
     def __init__(self, members: Sequence[int], *, patience: float = FOREVER, pinned: bool = False) -> None:
         self.members = members
+        self.serves: Container[int] = members if isinstance(members, range) else frozenset(members)
         self.patience = patience
         self.pinned = pinned
         self.queue: deque[Ticket] = deque()
@@ -36,29 +39,46 @@ class Lane:
         self.expected = 0
         self.unbounded = 0
         self.stranded_at: float | None = None
-        self.slowest = 0.0
-        self.checked_at = -FOREVER
+        self.least_speed = 0.0
+        self.scan = True
+        """Whether the next plan is to look at all agents for what waits here, not only at those that have changed."""
+        self.review_due = 0.0
+        self.review_set = False
+
+    @property
+    def waiting(self) -> int:
+        """How many prompts wait here."""
+        return len(self.queue) + len(self.suspects) + sum(map(len, self.home_queues.values()))
+
+    @property
+    def ends(self) -> bool:
+        """Whether all its prompts have come, so that what waits here is the last."""
+        return not self.expected and not self.unbounded
 
 
 class Ticket:
     """One prompt on its way to exactly one result.
 
     ``batch`` says which tickets may share a list request (those with the same object), ``room`` how many tokens may be
-    generated for it; ``work`` is the caller's own and never looked at.
+    generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's own and never looked at. ``holders`` counts the
+    agents that hold it: one, two while it is hedged, none while it waits. ``sends`` counts requests, ``attempts`` those
+    that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     """
 
     __slots__ = (
-        "attempts", "avoid", "batch", "deaths", "done", "first_sent", "hedged", "index", "isolated", "lane", "request", "room",
-        "second_request", "sends", "single", "work",
+        "attempts", "avoid", "batch", "deaths", "done", "first_sent", "hedged", "holders", "index", "isolated", "lane",
+        "limit", "request", "room", "second_request", "sends", "work",
     )  # fmt: skip
 
-    def __init__(self, lane: Lane, index: int, batch: Any, work: Any, room: int = 0, single: bool = False) -> None:
+    def __init__(self, lane: Lane, index: int, batch: Any, work: Any, room: int = 0, limit: int = LIST_LIMIT) -> None:
         self.lane = lane
         self.index = index
         self.batch = batch
         self.work = work
         self.room = room
-        self.single = single
+        self.limit = limit
+        self.holders = 0
+        self.sends = 0
         self.attempts = 0
         self.deaths = 0
         self.avoid = -1
@@ -66,7 +86,6 @@ class Ticket:
         self.hedged = False
         self.isolated = False
         self.first_sent = -1.0
-        self.sends = 0
         self.request: Assignment | None = None
         self.second_request: Assignment | None = None
 
@@ -74,16 +93,17 @@ class Ticket:
 class Assignment:
     """One HTTP request that the pool is to make: to which agent, with which prompts, in which order.
 
-    A slot of ``tickets`` becomes None when its prompt is settled. ``live`` counts the slots whose prompt nobody has
-    answered yet: at 0 the request serves no one. ``started`` counts the unsettled slots that have shown a first token.
+    A slot of ``tickets`` becomes None when its prompt is settled; ``open`` counts those that are not. ``live`` counts
+    the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
+    slots that have shown a first token.
     """
 
-    __slots__ = ("agent", "closed", "live", "sent_at", "started", "tickets")
+    __slots__ = ("agent", "closed", "live", "open", "sent_at", "started", "tickets")
 
-    def __init__(self, agent: int, tickets: list[Ticket], sent_at: float) -> None:
+    def __init__(self, agent: int, tickets: Sequence[Ticket], sent_at: float) -> None:
         self.agent = agent
-        self.tickets: list[Ticket | None] = list(tickets)
-        self.live = len(tickets)
+        self.tickets: list[Ticket | None] = [*tickets]
+        self.live = self.open = len(tickets)
         self.started = 0
         self.sent_at = sent_at
         self.closed = False
@@ -108,10 +128,11 @@ class Failure:
 class Plan:
     """What the pool is to do now: requests to send and to close, agents to probe, prompts that ended unanswered.
 
-    ``probe`` holds agents that are out and due for a trial; ``check`` agents that hold prompts but have fallen silent.
+    ``probe`` holds agents that are out and due for a trial; ``check`` agents that hold prompts but have fallen silent;
+    ``sample`` agents whose counters of running and waiting prompts the dispatcher would like to know.
     """
 
-    __slots__ = ("check", "close", "fail", "probe", "send")
+    __slots__ = ("check", "close", "fail", "probe", "sample", "send")
 
     def __init__(self) -> None:
         self.send: list[Assignment] = []
@@ -119,6 +140,7 @@ class Plan:
         self.fail: list[Failure] = []
         self.probe: list[int] = []
         self.check: list[int] = []
+        self.sample: list[int] = []
 
 
 class Notices:

@@ -1,4 +1,4 @@
-"""A pool in virtual time: the dispatcher that the real pool has, over a :class:`~aurora_pool.testing.virtual.VirtualFleet`.
+"""A pool in virtual time: the dispatcher that the real pool has, over a simulated fleet without HTTP.
 
 It carries out plans and reports back as the real pool does, and sees to it that each prompt gets exactly one result.
 """
