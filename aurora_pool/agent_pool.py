@@ -7,6 +7,7 @@ import copy
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Self
 
 from aurora_pool.call import Call, MakeTicket
@@ -20,6 +21,15 @@ from aurora_pool.transport import ensure_open_files
 
 FILES_PER_AGENT = 2
 SPARE_FILES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a caller has said about one call."""
+
+    max_tokens: int | None
+    sampling: Sampling | None
+    batched: bool
 
 
 class AgentPool:
@@ -152,7 +162,7 @@ class AgentPool:
         self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
     ) -> list[Response]:
         """Send each prompt in a request of its own; return the responses in the order of the prompts."""
-        return await self._gather(self._lane, prompts, max_tokens, sampling, batched=False)
+        return await self._gather(self._lane, prompts, CallOptions(max_tokens, sampling, False))
 
     async def send_all_batched(
         self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
@@ -161,7 +171,7 @@ class AgentPool:
 
         Prompt ``i`` is dealt to agent ``i % size``.
         """
-        return await self._gather(self._lane, prompts, max_tokens, sampling, batched=self.supports_batch)
+        return await self._gather(self._lane, prompts, CallOptions(max_tokens, sampling, self.supports_batch))
 
     def iter_responses(
         self,
@@ -181,38 +191,33 @@ class AgentPool:
         ...     async for index, response in responses:
         ...         print(index, response.text)
         """
-        return self._responses(self._lane, prompts, max_tokens, sampling, self.supports_batch, total)
+        return self._responses(self._lane, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
 
-    async def _gather(
-        self,
-        lane: Lane,
-        prompts: Iterable[AnyPrompt],
-        max_tokens: int | None,
-        sampling: Sampling | None,
-        *,
-        batched: bool,
-    ) -> list[Response]:
+    async def _gather(self, lane: Lane, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         if isinstance(prompts, str):
             raise ConfigError("expected a list of prompts, got one string")
-        async with aclosing(self._responses(lane, prompts, max_tokens, sampling, batched, None)) as responses:
-            found = {index: response async for index, response in responses}
-        return [found[index] for index in range(len(found))]
+        return await in_order(self._responses(lane, prompts, options, None))
 
     async def _responses(
         self,
         lane: Lane,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        max_tokens: int | None,
-        sampling: Sampling | None,
-        batched: bool,
+        options: CallOptions,
         total: int | None,
     ) -> AsyncGenerator[tuple[int, Response]]:
         await self.start()
-        make_ticket = self._ticket_maker(max_tokens, sampling, batched)
+        make_ticket = self._ticket_maker(lane, options)
         async with aclosing(Call(self._fleet, lane, prompts, make_ticket, total).responses()) as responses:
             async for pair in responses:
                 yield pair
 
-    def _ticket_maker(self, max_tokens: int | None, sampling: Sampling | None, batched: bool) -> MakeTicket:
+    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTicket:
         """How this kind of pool makes tickets of one call's prompts."""
         raise NotImplementedError
+
+
+async def in_order(responses: AsyncGenerator[tuple[int, Response]]) -> list[Response]:
+    """All responses, in the order of their prompts."""
+    async with aclosing(responses):
+        found = {index: response async for index, response in responses}
+    return [found[index] for index in range(len(found))]

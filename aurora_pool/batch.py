@@ -9,12 +9,17 @@ from aurora_pool.errors import BadReply
 from aurora_pool.fitting import TokenEstimate
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.work import Assignment, Ticket
+from aurora_pool.policy.work import LIST_LIMIT, Assignment, Ticket
 from aurora_pool.transport import Exchange
 from aurora_pool.wire import chat, completions
 from aurora_pool.wire.answer import Answer, Reader
 from aurora_pool.wire.errors import parse_error
 from aurora_pool.wire.sse import EventSplitter
+
+SCORED_LIMIT = 8
+"""Prompts with ``prompt_logprobs`` in one request: the logits of whole prompts are large, and have killed engines."""
+CHATS_LIMIT = 32
+"""Conversations in one request: all wait there for the longest answer, so not too many."""
 
 
 class Sink(Protocol):
@@ -62,6 +67,10 @@ class Batch(Protocol):
     path: str
     method: str
     headers: Mapping[str, str] | None
+    limit: int
+    """How many prompts may share a request."""
+    streams: bool
+    """Whether such a request can be streamed."""
 
     def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes | None:
         """Write the request body for these prompts."""
@@ -79,9 +88,13 @@ class Batch(Protocol):
 class _JSONBatch:
     """What batches of the pool's own requests have in common."""
 
-    __slots__ = ("__weakref__", "_fields", "_model", "_n", "call", "headers", "method", "path")
+    __slots__ = ("__weakref__", "_fields", "_model", "_n", "call", "headers", "limit", "method", "path", "streams")
 
-    def __init__(self, call: Sink, model: str, fields: dict[str, Any], path: str) -> None:
+    def __init__(
+        self, call: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int, streams: bool = False
+    ) -> None:
+        self.limit = limit
+        self.streams = streams
         self.call = call
         self.path = path
         self.method = "POST"
@@ -99,8 +112,13 @@ class CompletionsBatch(_JSONBatch):
 
     __slots__ = ("_estimate",)
 
-    def __init__(self, call: Sink, model: str, fields: dict[str, Any], estimate: TokenEstimate) -> None:
-        super().__init__(call, model, fields, completions.PATH)
+    def __init__(
+        self, call: Sink, model: str, fields: dict[str, Any], estimate: TokenEstimate, *, alone: bool = False
+    ) -> None:
+        scored = fields.get("prompt_logprobs") is not None
+        limit = 1 if alone else SCORED_LIMIT if scored else LIST_LIMIT
+        # vLLM refuses to stream prompt_logprobs
+        super().__init__(call, model, fields, completions.PATH, limit=limit, streams=not scored and not alone)
         self._estimate = estimate
 
     def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
@@ -126,7 +144,7 @@ class ChatBatch(_JSONBatch):
     __slots__ = ()
 
     def __init__(self, call: Sink, model: str, fields: dict[str, Any]) -> None:
-        super().__init__(call, model, fields, chat.PATH)
+        super().__init__(call, model, fields, chat.PATH, limit=1)
 
     def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
         """Write a chat request; it is not streamed."""
@@ -136,6 +154,25 @@ class ChatBatch(_JSONBatch):
     async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
         """Read the reply."""
         await receive_answers(exchange, chat.ChatReader(self._n), assignment, receiver)
+
+
+class ChatListBatch(_JSONBatch):
+    """Conversations for ``/v1/chat/completions/batch``, which answers them all at once, when the longest is done."""
+
+    __slots__ = ()
+
+    def __init__(self, call: Sink, model: str, fields: dict[str, Any]) -> None:
+        super().__init__(call, model, fields, chat.BATCH_PATH, limit=CHATS_LIMIT)
+
+    def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
+        """Write a request with many conversations; it must not be streamed."""
+        room = min(ticket.room for ticket in tickets)
+        return chat.encode_batch(self._model, [ticket.work for ticket in tickets], self._fields, room or None)
+
+    async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
+        """Read the reply."""
+        reader = chat.ChatReader(conversations=len(assignment.tickets))
+        await receive_answers(exchange, reader, assignment, receiver)
 
 
 async def receive_answers(exchange: Exchange, reader: Reader, assignment: Assignment, receiver: Receiver) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from aurora_pool.messages import AnyPrompt, Response
 from aurora_pool.policy.work import Lane, Ticket
@@ -14,7 +14,11 @@ from aurora_pool.policy.work import Lane, Ticket
 if TYPE_CHECKING:
     from aurora_pool.fleet import Fleet
 
-MakeTicket = Callable[[int, AnyPrompt, "Call"], Ticket]
+Made = Ticket | Response | Coroutine[Any, Any, "Ticket | Response"]
+MakeTicket = Callable[[int, AnyPrompt, "Call"], Made]
+
+DEFERRED = 16
+"""How many prompts of a call may wait at a time for something to be asked before they can be sent."""
 
 
 class Call:
@@ -38,7 +42,8 @@ class Call:
         self._make_ticket = make_ticket
         self._positions = None if isinstance(lane.members, range) else {a: i for i, a in enumerate(lane.members)}
         self._ready: deque[tuple[int, Response]] = deque()
-        self._open: dict[int, Ticket] = {}
+        self._open: dict[int, Ticket | None] = {}
+        self._deferred: set[asyncio.Task[None]] = set()
         self._pulled = 0
         self._taken = 0
         self._room = 0
@@ -86,19 +91,18 @@ class Call:
         self._end_input()
         self._fleet.calls.discard(self)
         if self._open:
-            self._fleet.withdraw(list(self._open.values()))
+            self._fleet.withdraw([ticket for ticket in self._open.values() if ticket is not None])
             self._open.clear()
-        if self._feeder is not None:
-            self._feeder.cancel()
-            await asyncio.gather(self._feeder, return_exceptions=True)
+        helpers = [*self._deferred, *([self._feeder] if self._feeder is not None else [])]
+        for task in helpers:
+            task.cancel()
+        await asyncio.gather(*helpers, return_exceptions=True)
 
     # -- the fleet's side ---------------------------------------------------------------------------------------
 
     def deliver(self, ticket: Ticket, response: Response) -> None:
         """Take in the result of one prompt."""
-        if self._open.pop(ticket.index, None) is not None:
-            self._ready.append((ticket.index, response))
-            self._wake()
+        self._hand_over(ticket.index, response)
 
     def crash(self, error: BaseException) -> None:
         """Take in an error that is nobody's fault but the program's: the caller gets it."""
@@ -108,6 +112,12 @@ class Call:
     def agent_index(self, agent: int | None) -> int | None:
         """Where an agent of the fleet stands in the view that was asked."""
         return agent if self._positions is None or agent is None else self._positions.get(agent)
+
+    def _hand_over(self, index: int, response: Response) -> None:
+        if index in self._open:
+            del self._open[index]
+            self._ready.append((index, response))
+            self._wake()
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
@@ -120,7 +130,7 @@ class Call:
         if self._exhausted:
             return
         under_way = self._pulled - self._taken
-        if under_way > self._room:
+        if under_way > self._room or len(self._deferred) >= DEFERRED:
             return
         self._room_made.set()
         if self._input is not None:
@@ -139,16 +149,48 @@ class Call:
             except StopIteration:
                 self._end_input()
                 return
-            yield self._ticket(prompt)
+            ticket = self._ticket(prompt)
+            if ticket is not None:
+                yield ticket
+            elif len(self._deferred) >= DEFERRED:
+                return
 
-    def _ticket(self, prompt: AnyPrompt) -> Ticket:
-        ticket = self._make_ticket(self._pulled, prompt, self)
-        self._open[self._pulled] = ticket
+    def _ticket(self, prompt: AnyPrompt) -> Ticket | None:
+        """Make a prompt's ticket; None for one that is answered already, or will be admitted later."""
+        index = self._pulled
+        made = self._make_ticket(index, prompt, self)
         self._pulled += 1
         if self._expected:
             self._expected -= 1
             self.lane.expected -= 1
-        return ticket
+        if isinstance(made, Ticket):
+            self._open[index] = made
+            return made
+        self._open[index] = None
+        if isinstance(made, Response):
+            self._hand_over(index, made)
+        else:
+            task = asyncio.get_running_loop().create_task(self._defer(index, made))
+            self._deferred.add(task)
+            task.add_done_callback(self._undefer)
+        return None
+
+    async def _defer(self, index: int, making: Coroutine[Any, Any, Ticket | Response]) -> None:
+        made = await making
+        if isinstance(made, Ticket):
+            self._open[index] = made
+            self._fleet.admit([made])
+        else:
+            self._hand_over(index, made)
+
+    def _undefer(self, task: asyncio.Task[None]) -> None:
+        self._deferred.discard(task)
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self.crash(error)
+        else:
+            self._pull()
 
     def _end_input(self) -> None:
         if self._exhausted:
@@ -163,8 +205,10 @@ class Call:
 
     async def _feed(self, prompts: AsyncIterable[AnyPrompt]) -> None:
         async for prompt in prompts:
-            self._fleet.admit([self._ticket(prompt)])
-            while self._pulled - self._taken >= self._limit():
+            ticket = self._ticket(prompt)
+            if ticket is not None:
+                self._fleet.admit([ticket])
+            while self._pulled - self._taken >= self._limit() or len(self._deferred) >= DEFERRED:
                 self._room_made.clear()
                 await self._room_made.wait()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from aurora_pool.messages import Content
+
+TooLong = Literal["error", "truncate", "split"]
+"""What becomes of a prompt that is longer than the context."""
 
 _CAUTIOUS = 1 / 2.5
 """Tokens per UTF-8 byte to reckon with before anything is known; English text has about 1/4, dense code more."""
@@ -48,15 +51,28 @@ class TokenEstimate:
             self.ratio += (seen - self.ratio) * (1.0 if seen > self.ratio else 0.02)
 
 
-def fit(max_context: int, prompt_tokens: int, buffer: int, max_tokens: int | None) -> int:
-    """How many tokens may be generated for a prompt: what is left of the context less a buffer, at most ``max_tokens``.
+def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: int | None) -> int | None:
+    """How many tokens may be generated for a prompt of about so many; None where that has to be counted exactly.
 
-    It is at least 1: whether a prompt is too long is the server's to say.
+    Counting is due where ``max_tokens`` and the buffer may not fit, or, without ``max_tokens``, for a prompt that takes
+    more than half of the context.
 
-    >>> fit(2048, 100, 64, None), fit(2048, 100, 64, 256), fit(2048, 2040, 64, 256)
-    (1884, 256, 1)
+    >>> room_or_none(2048, 100, 64, None), room_or_none(2048, 100, 64, 256), room_or_none(2048, 1900, 64, 256)
+    (1884, 256, None)
     """
-    left = max(1, max_context - prompt_tokens - buffer)
+    left = max_context - prompt_tokens - buffer
+    if max_tokens is None:
+        return left if 2 * prompt_tokens <= max_context and left > 0 else None
+    return max_tokens if max_tokens <= left else None
+
+
+def exact_room(max_context: int, prompt_tokens: int, max_tokens: int | None) -> int:
+    """How many tokens may be generated for a prompt of exactly so many; at least 1: a server says what is too long.
+
+    >>> exact_room(2048, 2000, None), exact_room(2048, 2000, 16)
+    (48, 16)
+    """
+    left = max(1, max_context - prompt_tokens)
     return left if max_tokens is None else min(left, max_tokens)
 
 

@@ -183,7 +183,7 @@ class Fleet:
     async def _request(self, assignment: Assignment) -> None:
         tickets = [ticket for ticket in assignment.tickets if ticket is not None]
         batch: Batch = tickets[0].batch
-        stream = self.stream and not tickets[0].single and assignment.agent not in self._unstreamed
+        stream = self.stream and batch.streams and assignment.agent not in self._unstreamed
         try:
             try:
                 await self._exchange(assignment, batch, tickets, stream)

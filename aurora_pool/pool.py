@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from aurora_pool.agent_pool import AgentPool
-from aurora_pool.call import MakeTicket
+from aurora_pool.agent_pool import AgentPool, CallOptions, in_order
+from aurora_pool.call import Call, MakeTicket
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fitting import TokenEstimate
+from aurora_pool.fitting import TooLong
 from aurora_pool.fleet import Fleet
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
-from aurora_pool.messages import AnyPrompt, Response, Sampling
+from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.work import Lane
+from aurora_pool.prompting import PromptFormat, Prompting
 from aurora_pool.serving import Serving
 from aurora_pool.tickets import TicketMaker
 from aurora_pool.wire import chat, completions
@@ -37,6 +39,11 @@ class VLLMPool(AgentPool):
     - ``model_max_context``: the context length in tokens; None takes what ``/v1/models`` says. ``buffer`` tokens of it
       are left free, because prompt lengths are estimates.
     - ``use_batch``: send lists of prompts as one ``/v1/completions`` request; False sends one chat request per prompt.
+    - ``prompt_format``: ``"chat"`` puts text into the model's chat template, so that a list request carries exactly the
+      tokens that a chat request would; ``"raw"`` sends it as it is; ``"auto"`` is chat where the model has a template.
+      ``system_prompt`` is put before it in the template. Token ids are always sent as they are.
+    - ``on_too_long``: what becomes of a prompt longer than the context: ``"error"`` is a failed response,
+      ``"truncate"`` keeps its end, ``"split"`` answers it in parts and joins the answers.
     - ``concurrency``: at most so many HTTP requests at a time; ``connector_limit``: at most so many connections.
     - ``timeout``: seconds that a prompt may take from its first sending; None sets no limit.
     - ``sampling``: how prompts are answered that have none of their own and whose call has none.
@@ -55,6 +62,9 @@ class VLLMPool(AgentPool):
         max_tokens_aggregation: int | None = None,
         model_max_context: int | None = None,
         buffer: int = 64,
+        prompt_format: PromptFormat = "auto",
+        system_prompt: str | None = None,
+        on_too_long: TooLong = "error",
         use_batch: bool = True,
         concurrency: int | None = None,
         connector_limit: int | None = None,
@@ -97,12 +107,13 @@ class VLLMPool(AgentPool):
         super().__init__(endpoints, fleet)
         self.max_tokens = max_tokens
         self.max_tokens_aggregation = max_tokens_aggregation
-        self.buffer = buffer
         self.timeout = timeout
         self.supports_batch = use_batch
         self._sampling = sampling or Sampling()
         self._serving = Serving(model, model_max_context)
-        self._estimate = TokenEstimate()
+        self._prompting = Prompting(
+            fleet, prompt_format=prompt_format, system_prompt=system_prompt, on_too_long=on_too_long, buffer=buffer
+        )
 
     @classmethod
     def from_hostfile(cls, path: str | Path, **options: Any) -> Self:
@@ -117,25 +128,27 @@ class VLLMPool(AgentPool):
     @property
     def max_context(self) -> int | None:
         """The context length in tokens, the least among the agents; None while nobody has told."""
-        return self._serving.context_of(self._members)
+        return min((context for context, _ in self._serving.contexts(self._members)), default=None)
 
     def estimate_tokens(self, text: str) -> int:
         """About how many tokens a text has, on the long side; calibrated by what the servers have counted so far."""
-        return self._estimate.of(text)
+        return self._prompting.estimate.of(text)
 
     async def post(self, agent_index: int, prompt: AnyPrompt, max_tokens: int | None = None) -> Response:
         """Ask one very agent by a chat request. If it is out of service, the response says so.
 
         Raises :class:`ConfigError` for an index that does not exist.
         """
-        (response,) = await self._gather(self._pinned(agent_index), [prompt], max_tokens, None, batched=False)
+        options = CallOptions(max_tokens, None, batched=False)
+        (response,) = await self._gather(self._pinned(agent_index), [prompt], options)
         return response
 
     async def post_batch(
         self, agent_index: int, prompts: Iterable[AnyPrompt], max_tokens: int | None = None
     ) -> list[Response]:
         """Send prompts to one very agent in one list request (of at most 1,024 prompts; more take more requests)."""
-        return await self._gather(self._pinned(agent_index), prompts, max_tokens, None, batched=self.supports_batch)
+        options = CallOptions(max_tokens, None, self.supports_batch)
+        return await self._gather(self._pinned(agent_index), prompts, options)
 
     async def broadcast_prompt(self, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
         """Ask every agent the same; return one response per agent, in the order of :attr:`endpoints`."""
@@ -160,18 +173,24 @@ class VLLMPool(AgentPool):
         await self._serving.learn(self._fleet)
         model = self._serving.model or ""
         if self.supports_batch:
+            await self._prompting.learn(model)
             body = completions.encode_request(model, ["ping"], {}, 1, stream=False)
             self._fleet.probe_request = (completions.PATH, body)
         else:
             self._fleet.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
 
-    def _ticket_maker(self, max_tokens: int | None, sampling: Sampling | None, batched: bool) -> MakeTicket:
-        return TicketMaker(
-            self._serving.model or "",
-            sampling or self._sampling,
-            max_tokens or self.max_tokens,
-            batched=batched,
-            context=self.max_context,
-            buffer=self.buffer,
-            estimate=self._estimate,
-        )
+    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTicket:
+        rules = self._prompting.rules(self.model or "", batched=options.batched)
+        sampling = options.sampling or self._sampling
+        max_tokens = options.max_tokens or self.max_tokens
+        contexts = [
+            (context, lane if len(members) == len(lane.members) else Lane(members, patience=lane.patience))
+            for context, members in self._serving.contexts(lane.members)
+        ]
+
+        async def send_parts(parts: Sequence[Prompt]) -> list[Response]:
+            fitting = dataclasses.replace(rules, on_too_long="error")
+            maker = TicketMaker(fitting, sampling, max_tokens, contexts, send_parts)
+            return await in_order(Call(self._fleet, lane, parts, maker, None).responses())
+
+        return TicketMaker(rules, sampling, max_tokens, contexts, send_parts)

@@ -7,8 +7,8 @@ kind shows whether an agent answers; its engine's counters show whether it moves
 from __future__ import annotations
 
 from aurora_pool.errors import ConnectFailed, PoolError, ServerError, TransportError
-from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome, classify
+from aurora_pool.policy.silence import Finding
 from aurora_pool.transport import Transport
 from aurora_pool.wire.errors import parse_error
 from aurora_pool.wire.status import METRICS_PATH, EngineLoad, parse_load

@@ -33,13 +33,19 @@ class Serving:
         self.max_context = max_context
         self._lengths: dict[int, int] = {}
 
-    def context_of(self, agents: Sequence[int]) -> int | None:
-        """The least context length, in tokens, among these agents; None if nobody told."""
+    def contexts(self, agents: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
+        """The context lengths among these agents, ascending, each with the agents that have at least as much.
+
+        An agent that has not told counts as one with the least; the list is empty where none has.
+        """
         if self.max_context is not None:
-            return self.max_context
-        if len(self._lengths) > len(agents):
-            return min((self._lengths[agent] for agent in agents if agent in self._lengths), default=None)
-        return min(self._lengths.values(), default=None)
+            return [(self.max_context, agents)]
+        lengths = self._lengths
+        known = set(lengths.values()) if len(agents) >= len(lengths) else {lengths[a] for a in agents if a in lengths}
+        if len(known) < 2:
+            return [(length, agents) for length in known]
+        least = min(known)
+        return [(length, [a for a in agents if lengths.get(a, least) >= length]) for length in sorted(known)]
 
     async def learn(self, fleet: Fleet) -> None:
         """Ask the agents.

@@ -1,94 +1,246 @@
-"""Prompts of a call -> tickets: which kind of request, which sampling, room for how many tokens."""
+"""Prompts of a call -> tickets: which kind of request, which sampling, which agents, room for how many tokens."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import msgspec
 
-from aurora_pool.batch import Batch, ChatBatch, CompletionsBatch
-from aurora_pool.call import Call
+from aurora_pool.batch import Batch, ChatBatch, ChatListBatch, CompletionsBatch
+from aurora_pool.call import Call, Made
+from aurora_pool.chat_template import Shape, shape_of
+from aurora_pool.chunking import chunk_text
 from aurora_pool.errors import ConfigError
-from aurora_pool.fitting import TokenEstimate, fit
-from aurora_pool.messages import AnyPrompt, Prompt, Sampling
-from aurora_pool.policy.work import Ticket
-from aurora_pool.wire import chat, completions
+from aurora_pool.fitting import TokenEstimate, TooLong, exact_room, room_or_none
+from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
+from aurora_pool.policy.work import Lane, Ticket
+from aurora_pool.tokens import Tokenizer
+from aurora_pool.wire import completions
+
+SendParts = Callable[[Sequence[Prompt]], Awaitable[list[Response]]]
+
+Kind = Literal["list", "rendered", "alone", "chat", "chats"]
+"""How a prompt travels: as text or ids in a list, as a rendered conversation in a list, as text or ids alone, as a
+conversation alone, as a conversation among many."""
+
+_CHATS = ("chat", "chats")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a pool does with all its prompts."""
+
+    model: str
+    batched: bool
+    text_shape: Shape | None
+    """How text is put into the chat template; None where it is not, or where the template does not split cleanly."""
+    wraps_text: bool
+    chat_lists: bool
+    """Whether the servers take many conversations in one request."""
+    system_prompt: str | None
+    on_too_long: TooLong
+    buffer: int
+    estimate: TokenEstimate
+    tokenizer: Tokenizer
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One prompt as it came, with what holds for it."""
+
+    index: int
+    content: Any
+    sampling: Sampling
+    own_sampling: bool
+    max_tokens: int | None
+    shortened: bool = False
 
 
 class TicketMaker:
-    """Makes tickets of one call's prompts: which kind of request, which sampling, room for how many tokens.
+    """Makes the tickets of one call.
 
-    Text and token ids go to ``/v1/completions``, in lists if ``batched``; conversations, and text that is not
-    batched, go to ``/v1/chat/completions``. A prompt's own sampling and ``max_tokens`` win over the call's.
+    Text and token ids go to ``/v1/completions``, in lists where the pool batches. Conversations, and text where the
+    pool wraps it, are put into the model's chat template here and travel in lists like text; where the template does
+    not split cleanly, they go to ``/v1/chat/completions/batch`` or one by one to ``/v1/chat/completions``.
+    ``contexts`` are the context lengths in the fleet, ascending, each with the lane of the agents that have at least
+    that much. ``send_parts`` answers the parts of a text that was split, each of which fits.
     """
 
     def __init__(
         self,
-        model: str,
+        rules: Rules,
         sampling: Sampling,
         max_tokens: int | None,
-        *,
-        batched: bool,
-        context: int | None,
-        buffer: int,
-        estimate: TokenEstimate,
+        contexts: Sequence[tuple[int, Lane]],
+        send_parts: SendParts,
     ) -> None:
-        self._model = model
+        self._rules = rules
+        self._send_parts = send_parts
         self._sampling = sampling
         self._max_tokens = max_tokens
-        self._batched = batched
-        self._context = context
-        self._buffer = buffer
-        self._estimate = estimate
-        self._own: dict[bool, Batch] = {}
-        self._others: weakref.WeakValueDictionary[tuple[bool, bytes], Any] = weakref.WeakValueDictionary()
+        self._contexts = contexts
+        self._own: dict[Kind, Batch] = {}
+        self._others: weakref.WeakValueDictionary[tuple[Kind, bytes], Any] = weakref.WeakValueDictionary()
 
-    def __call__(self, index: int, prompt: AnyPrompt, call: Call) -> Ticket:
-        """Make the ticket of one prompt. Raises :class:`ConfigError` for what can't be a prompt."""
-        sampling = None
-        max_tokens = self._max_tokens
-        content = prompt
+    def __call__(self, index: int, prompt: AnyPrompt, call: Call) -> Made:
+        """Make the ticket of one prompt; a coroutine that makes it where the servers have to be asked something first.
+
+        Raises :class:`ConfigError` for what can't be a prompt.
+        """
         if isinstance(prompt, Prompt):
-            content, sampling = prompt.content, prompt.sampling
-            max_tokens = prompt.max_tokens or max_tokens
-        if isinstance(content, str):
-            is_chat = not self._batched
-            work: Any = content if self._batched else chat.as_messages(content)
-        elif isinstance(content, Sequence) and content and isinstance(content[0], int | dict):
-            is_chat = isinstance(content[0], dict)
-            work = content
+            own = prompt.sampling is not None
+            sampling = prompt.sampling or self._sampling
+            order = Order(index, prompt.content, sampling, own, prompt.max_tokens or self._max_tokens)
         else:
-            raise ConfigError(f"prompt {index}: expected text, token ids or messages, got {type(content).__name__}")
-        batch = self._batch(is_chat, sampling, call)
-        room = self._room(index, work, is_chat, max_tokens)
-        return Ticket(call.lane, index, batch, work, room, is_chat or not self._batched)
+            order = Order(index, prompt, self._sampling, False, self._max_tokens)
+        return self._make(order, call)
 
-    def _room(self, index: int, content: Any, is_chat: bool, max_tokens: int | None) -> int:
-        """How many tokens may be generated; 0 leaves it to the server."""
-        if is_chat and max_tokens is None:
-            return 0  # chat requests without max_tokens have the rest of the context
-        if self._context is None:
-            if max_tokens is None:
+    def _make(self, order: Order, call: Call) -> Made:
+        rules = self._rules
+        content = order.content
+        if isinstance(content, str):
+            if not rules.wraps_text:
+                return self._fitted(order, content, "list", call)
+            if rules.text_shape is not None and rules.batched and "chat_template_kwargs" not in order.sampling.extra:
+                texts = [content] if rules.system_prompt is None else [rules.system_prompt, content]
+                return self._fitted(order, rules.text_shape.render(texts), "rendered", call)
+            return self._chat(order, as_conversation(content, rules.system_prompt), call)
+        if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
+            return self._chat(order, content, call)
+        if isinstance(content, Sequence) and content and isinstance(content[0], int):
+            return self._fitted(order, content, "list" if rules.batched else "alone", call)
+        raise ConfigError(f"prompt {order.index}: expected text, token ids or messages, got {type(content).__name__}")
+
+    # -- conversations ------------------------------------------------------------------------------------------
+
+    def _chat(self, order: Order, messages: Sequence[Message], call: Call) -> Made:
+        rules = self._rules
+        kwargs = order.sampling.extra.get("chat_template_kwargs")
+        key = shape_of(messages, kwargs) if rules.batched else None
+        if key is None:
+            return self._fitted(order, messages, "chat", call)
+        if not rules.tokenizer.asked_shape(key):
+            return self._learn(order, messages, call, key, kwargs)
+        shape = rules.tokenizer.known_shape(key)
+        if shape is not None and shape.splits:
+            return self._fitted(order, shape.render([message["content"] for message in messages]), "rendered", call)
+        listed = rules.chat_lists and order.sampling.n == 1
+        return self._fitted(order, messages, "chats" if listed else "chat", call)
+
+    async def _learn(
+        self, order: Order, messages: Sequence[Message], call: Call, key: tuple[tuple[str, ...], bytes], kwargs: Any
+    ) -> Ticket | Response:
+        await self._rules.tokenizer.learn_shape(self._rules.model, key, kwargs)
+        return await _settled(self._chat(order, messages, call))
+
+    # -- room ---------------------------------------------------------------------------------------------------
+
+    def _fitted(self, order: Order, work: Any, kind: Kind, call: Call) -> Made:
+        """Find room for the answer: by the estimate where that is safe, exactly where it is not."""
+        rules = self._rules
+        max_tokens = order.max_tokens
+        if not self._contexts:
+            if max_tokens is None and kind not in _CHATS:
                 raise ConfigError("max_tokens can't be fitted: no agent tells its context length; give max_tokens")
-            return max_tokens
-        return fit(self._context, self._estimate.of(content), self._buffer, max_tokens)
+            return self._ticket(order, work, kind, call, call.lane, max_tokens or 0)
+        context, lane = self._contexts[0]
+        room = room_or_none(context, rules.estimate.of(work), rules.buffer, max_tokens)
+        if room is None:
+            return self._counted(order, work, kind, call)
+        if max_tokens is None and kind in _CHATS:
+            room = 0  # a chat request without max_tokens has the rest of the context
+        return self._ticket(order, work, kind, call, lane, room)
 
-    def _batch(self, is_chat: bool, sampling: Sampling | None, call: Call) -> Batch:
-        if sampling is None:
-            batch = self._own.get(is_chat)
+    async def _counted(self, order: Order, work: Any, kind: Kind, call: Call) -> Ticket | Response:
+        rules = self._rules
+        length = await rules.tokenizer.count(rules.model, work, add_special_tokens=kind == "list")
+        needed = (length or rules.estimate.of(work)) + (order.max_tokens or 1)
+        context, lane = next((pair for pair in self._contexts if needed <= pair[0]), self._contexts[-1])
+        if length is None:  # nobody can tell: the server that gets it will
+            room = exact_room(context, rules.estimate.of(work) + rules.buffer, order.max_tokens)
+        elif length >= context:
+            return await self._too_long(order, call, length, context)
+        else:
+            room = exact_room(context, length, order.max_tokens)
+        return self._ticket(order, work, kind, call, lane, room)
+
+    async def _too_long(self, order: Order, call: Call, length: int, context: int) -> Ticket | Response:
+        rules = self._rules
+        if rules.on_too_long != "error" and isinstance(order.content, str) and not order.shortened:
+            own = await rules.tokenizer.count(rules.model, order.content, add_special_tokens=False) or length
+            budget = context - (length - own) - min(order.max_tokens or context, context // 4) - rules.buffer
+            if budget > 0 and rules.on_too_long == "truncate":
+                kept = await rules.tokenizer.last_tokens(rules.model, order.content, budget)
+                order = msgspec.structs.replace(order, content=kept, shortened=True)
+                return await _settled(self._make(order, call))
+            if budget > 0:
+                parts = chunk_text(order.content, budget, count=rules.estimate.of)
+                prompts = [Prompt(part, order.sampling, order.max_tokens) for part in parts]
+                return join_parts(await self._send_parts(prompts))
+        error = f"the prompt has {length} tokens, and the model's maximum context length is {context} tokens"
+        return Response(False, "", error, None, "rejected")
+
+    # -- batches ------------------------------------------------------------------------------------------------
+
+    def _ticket(self, order: Order, work: Any, kind: Kind, call: Call, lane: Lane, room: int) -> Ticket:
+        batch = self._batch(kind, order, call)
+        return Ticket(lane, order.index, batch, work, room, batch.limit)
+
+    def _batch(self, kind: Kind, order: Order, call: Call) -> Batch:
+        if not order.own_sampling:
+            batch = self._own.get(kind)
             if batch is None:
-                batch = self._own[is_chat] = self._new_batch(is_chat, self._sampling, call)
+                batch = self._own[kind] = self._new_batch(kind, order.sampling, call)
             return batch
-        key = is_chat, msgspec.json.encode(sampling, order="sorted")
+        key = kind, msgspec.json.encode(order.sampling, order="sorted")
         found: Batch | None = self._others.get(key)
         if found is None:
-            found = self._others[key] = self._new_batch(is_chat, sampling, call)
+            found = self._others[key] = self._new_batch(kind, order.sampling, call)
         return found
 
-    def _new_batch(self, is_chat: bool, sampling: Sampling, call: Call) -> Batch:
+    def _new_batch(self, kind: Kind, sampling: Sampling, call: Call) -> Batch:
         fields = completions.sampling_fields(sampling)
-        if is_chat:
-            return ChatBatch(call, self._model, fields)
-        return CompletionsBatch(call, self._model, fields, self._estimate)
+        model = self._rules.model
+        if kind == "chat":
+            return ChatBatch(call, model, fields)
+        if kind == "chats":
+            return ChatListBatch(call, model, fields)
+        if kind == "rendered":
+            fields.pop("chat_template_kwargs", None)
+            fields["add_special_tokens"] = False  # the template has put them there
+        return CompletionsBatch(call, model, fields, self._rules.estimate, alone=kind == "alone")
+
+
+def as_conversation(text: str, system_prompt: str | None) -> list[Message]:
+    """Text as what a user says, after the system prompt if there is one."""
+    user: list[Message] = [{"role": "user", "content": text}]
+    return user if system_prompt is None else [{"role": "system", "content": system_prompt}, *user]
+
+
+def join_parts(parts: Sequence[Response]) -> Response:
+    r"""The responses to the parts of one prompt as one: texts joined by empty lines, tokens added up, each a sample.
+
+    >>> join_parts([Response(True, "One."), Response(True, "Two.")]).text
+    'One.\n\nTwo.'
+    """
+    failed = next((part for part in parts if not part.success), None)
+    first = failed or parts[0]
+    return Response(
+        failed is None,
+        "\n\n".join(part.text for part in parts),
+        first.error,
+        first.agent_index,
+        first.error_kind,
+        first.finish_reason,
+        sum(part.prompt_tokens or 0 for part in parts),
+        sum(part.completion_tokens or 0 for part in parts),
+        attempts=max(part.attempts for part in parts),
+        latency=max(part.latency for part in parts),
+        samples=tuple(Sample(part.text, part.finish_reason) for part in parts),
+    )
+
+
+async def _settled(made: Made) -> Ticket | Response:
+    return made if isinstance(made, Ticket | Response) else await made

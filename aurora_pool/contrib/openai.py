@@ -59,7 +59,7 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         body = await request.aread()
         path = request.url.raw_path.decode("ascii")
         forward = _Forward(request.method, path, headers, body or None)
-        ticket = Ticket(self._lane, 0, forward, None, single=True)
+        ticket = Ticket(self._lane, 0, forward, None, limit=1)
         self._fleet.admit([ticket])
         read_within = (request.extensions.get("timeout") or {}).get("read")
         try:
@@ -79,6 +79,9 @@ class _Forward:
     """One request as the client wrote it; its reply is handed on as it comes. It is its own sink."""
 
     __slots__ = ("_body", "chunks", "head", "headers", "method", "path")
+
+    limit = 1
+    streams = False
 
     def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> None:
         self.method = method

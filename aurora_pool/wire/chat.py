@@ -13,6 +13,8 @@ from aurora_pool.wire.answer import Answer, decode, merge_samples
 from aurora_pool.wire.errors import error_of
 
 PATH = "/v1/chat/completions"
+BATCH_PATH = "/v1/chat/completions/batch"
+"""Many conversations in one request, since vLLM 0.19: not streamed (``stream`` is not refused, but breaks it), n = 1."""
 
 
 class _Token(msgspec.Struct):
@@ -76,6 +78,11 @@ def encode_request(
     return _ENCODER.encode(body)
 
 
+def encode_batch(model: str, conversations: Sequence[Any], fields: dict[str, Any], max_tokens: int | None) -> bytes:
+    """Write the body of a request with many conversations; the fields are those of a chat request."""
+    return encode_request(model, conversations, fields, max_tokens)
+
+
 def as_messages(content: Any) -> Sequence[Mapping[str, Any]]:
     """A prompt's content as a conversation: plain text is what the user says.
 
@@ -86,12 +93,13 @@ def as_messages(content: Any) -> Sequence[Mapping[str, Any]]:
 
 
 class ChatReader:
-    """Reads the reply to one chat request with ``n`` samples."""
+    """Reads the reply to a chat request: of ``n`` samples, or of so many conversations."""
 
-    __slots__ = ("_n", "done")
+    __slots__ = ("_conversations", "_n", "done")
 
-    def __init__(self, n: int = 1) -> None:
+    def __init__(self, n: int = 1, conversations: int = 1) -> None:
         self._n = n
+        self._conversations = conversations
         self.done = False
 
     def event(self, data: bytes) -> tuple[int, Iterable[Answer]]:
@@ -103,24 +111,29 @@ class ChatReader:
         reply: _Reply = decode(_DECODER, body)
         if reply.error is not None:
             raise error_of(reply.error)
-        if len(reply.choices) != self._n:
-            raise BadReply(f"expected {self._n} choices, got {len(reply.choices)}: {body[:120]!r}")
+        expected = self._n * self._conversations
+        if sorted(choice.index for choice in reply.choices) != list(range(expected)):
+            raise BadReply(f"expected {expected} choices, got {len(reply.choices)}: {body[:120]!r}")
         self.done = True
-        answers = [self._answer(choice, reply) for choice in sorted(reply.choices, key=lambda choice: choice.index)]
+        answers = [_answer(choice, reply) for choice in sorted(reply.choices, key=lambda choice: choice.index)]
+        if self._conversations > 1:
+            for slot, answer in enumerate(answers):
+                answer.slot, answer.usage = slot, None  # the usage is of all conversations together
+            return answers
         return answers if self._n == 1 else [merge_samples(0, answers)]
 
-    @staticmethod
-    def _answer(choice: _Choice, reply: _Reply) -> Answer:
-        message = choice.message
-        return Answer(
-            0,
-            message.content or "",
-            choice.finish_reason,
-            usage=reply.usage,
-            # `reasoning_content` up to 0.15, `reasoning` since 0.11.2
-            reasoning=message.reasoning if message.reasoning is not None else message.reasoning_content,
-            logprobs=choice.logprobs.message() if choice.logprobs is not None else None,
-            token_ids=choice.token_ids,
-            prompt_token_ids=reply.prompt_token_ids,
-            prompt_logprobs=reply.prompt_logprobs,
-        )
+
+def _answer(choice: _Choice, reply: _Reply) -> Answer:
+    message = choice.message
+    return Answer(
+        0,
+        message.content or "",
+        choice.finish_reason,
+        usage=reply.usage,
+        # `reasoning_content` up to 0.15, `reasoning` since 0.11.2
+        reasoning=message.reasoning if message.reasoning is not None else message.reasoning_content,
+        logprobs=choice.logprobs.message() if choice.logprobs is not None else None,
+        token_ids=choice.token_ids,
+        prompt_token_ids=reply.prompt_token_ids,
+        prompt_logprobs=reply.prompt_logprobs,
+    )

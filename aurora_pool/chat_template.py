@@ -1,0 +1,100 @@
+"""A model's chat template, learnt from its server, so that conversations can travel in list requests.
+
+No tokenizer on the client: ``/tokenize`` a conversation whose texts are rare markers, ``/detokenize`` the ids, and
+split at the markers. What stands before, between and after them is the template's own text. Most templates put a
+conversation together piece by piece, and then those pieces around other texts give exactly the tokens that the chat
+endpoint would; some trim each text first. Whether that is so is checked on further conversations, token by token; a
+template that does anything else (counts turns, rewrites texts) is not used, and its conversations go through the chat
+endpoints.
+
+This module is pure: :class:`Shape` says what to ask, and is told the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from aurora_pool.messages import Message
+
+_MARKERS = "zqxj{}vkwz"
+"""Letters that no tokenizer's special tokens and no template contain."""
+
+CHECKS = (
+    "Was ist 2 + 2?",
+    " leading space, and a line\nbreak,\ttab ",
+    "Größe 東京 🦊 <|im_end|> </s> [INST] {braces}\n\n",
+)
+"""Texts on which a learnt template must give the server's own tokens."""
+
+
+def shape_of(messages: Sequence[Message], kwargs: Mapping[str, Any] | None) -> tuple[tuple[str, ...], bytes] | None:
+    """What a conversation's template depends on beside its texts: roles and keyword arguments.
+
+    None for a conversation that is more than roles and texts (images, tool calls, names), or that ends with the
+    assistant's words.
+
+    >>> shape_of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], None)
+    (('system', 'user'), b'null')
+    """
+    for message in messages:
+        if set(message) != {"role", "content"} or not isinstance(message["content"], str):
+            return None
+    if not messages or messages[-1]["role"] == "assistant":
+        return None
+    return tuple(message["role"] for message in messages), msgspec.json.encode(kwargs, order="sorted")
+
+
+class Shape:
+    """The template for conversations of certain roles: the texts around what is said.
+
+    >>> shape = Shape(("user",), ["<user>", "</user><assistant>"], str)
+    >>> shape.render(["Hi"])
+    '<user>Hi</user><assistant>'
+    """
+
+    __slots__ = ("_clean", "_pieces", "roles")
+
+    def __init__(self, roles: tuple[str, ...], pieces: Sequence[str], clean: Callable[[str], str]) -> None:
+        self.roles = roles
+        self._pieces = pieces
+        self._clean = clean
+
+    @property
+    def splits(self) -> bool:
+        """Whether the template splits cleanly; where it does not, conversations are for the chat endpoints."""
+        return bool(self._pieces)
+
+    def render(self, texts: Sequence[str]) -> str:
+        """Put texts into the template, one for each role."""
+        parts = [self._pieces[0]]
+        for text, piece in zip(texts, self._pieces[1:], strict=True):
+            parts += (self._clean(text), piece)
+        return "".join(parts)
+
+
+def marked(roles: Sequence[str]) -> list[Message]:
+    """The conversation to ask about first: a marker for each text."""
+    return [{"role": role, "content": _MARKERS.format(index)} for index, role in enumerate(roles)]
+
+
+def checked(roles: Sequence[str], check: int) -> list[Message]:
+    """A conversation on which a learnt template is to be checked; there are as many as :data:`CHECKS`."""
+    return [{"role": role, "content": CHECKS[(check + index) % len(CHECKS)]} for index, role in enumerate(roles)]
+
+
+def candidates(roles: tuple[str, ...], rendered: str) -> list[Shape]:
+    """What the template may be, given how it rendered the marked conversation; empty if it does not split cleanly."""
+    pieces = []
+    rest = rendered
+    for index in range(len(roles)):
+        before, marker, rest = rest.partition(_MARKERS.format(index))
+        if not marker:
+            return []
+        pieces.append(before)
+    if "zqxj" in rest or any("zqxj" in piece for piece in pieces):
+        return []
+    pieces.append(rest)
+    return [Shape(roles, pieces, str), Shape(roles, pieces, str.strip)]

@@ -1,0 +1,141 @@
+"""Ask the fleet's tokenizer: exact token counts, and the chat template. Answers are kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aurora_pool.chat_template import CHECKS, Shape, candidates, checked, marked
+from aurora_pool.errors import BadReply, PoolError, ServerError, TransportError
+from aurora_pool.fleet import Fleet
+from aurora_pool.messages import Message
+from aurora_pool.probe import fetch
+from aurora_pool.wire import chat, tokens
+
+KEPT = 8192
+"""How many counts are kept."""
+TRIES = 5
+"""How many agents are asked in turn when they don't answer."""
+
+
+class Tokenizer:
+    """The tokenizer of the served model, as the fleet's ``/tokenize`` and ``/detokenize`` show it."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._counts: OrderedDict[bytes, int] = OrderedDict()
+        self._shapes: dict[tuple[tuple[str, ...], bytes], asyncio.Future[Shape | None]] = {}
+        self._turn = 0
+
+    async def count(self, model: str, content: str | Sequence[Message], *, add_special_tokens: bool) -> int | None:
+        """How many tokens a text or a conversation has, exactly; None where no agent can tell."""
+        if isinstance(content, str):
+            body = tokens.tokenize_text(model, content, add_special_tokens=add_special_tokens)
+        else:
+            body = tokens.tokenize_messages(model, content, None)
+        key = hashlib.blake2b(body, digest_size=16).digest()
+        known = self._counts.get(key)
+        if known is not None:
+            self._counts.move_to_end(key)
+            return known
+        try:
+            count = len(tokens.parse_tokens(await self._ask(tokens.TOKENIZE_PATH, body)))
+        except PoolError:
+            return None
+        self._counts[key] = count
+        if len(self._counts) > KEPT:
+            self._counts.popitem(last=False)
+        return count
+
+    async def last_tokens(self, model: str, text: str, budget: int) -> str:
+        """The end of a text that has so many tokens. Raises :class:`TransportError` and :class:`ServerError`."""
+        ids = await self._tokens(tokens.tokenize_text(model, text, add_special_tokens=False))
+        if len(ids) <= budget:
+            return text
+        return tokens.parse_text(await self._ask(tokens.DETOKENIZE_PATH, tokens.detokenize(model, ids[-budget:])))
+
+    def known_shape(self, key: tuple[tuple[str, ...], bytes]) -> Shape | None:
+        """The template for conversations of this shape, if it has been learnt and the model has one."""
+        learnt = self._shapes.get(key)
+        return learnt.result() if learnt is not None and learnt.done() and not learnt.cancelled() else None
+
+    def asked_shape(self, key: tuple[tuple[str, ...], bytes]) -> bool:
+        """Whether what there is to know about this shape is known."""
+        learnt = self._shapes.get(key)
+        return learnt is not None and learnt.done()
+
+    async def learn_shape(
+        self, model: str, key: tuple[tuple[str, ...], bytes], kwargs: Mapping[str, Any] | None
+    ) -> Shape | None:
+        """Learn the template for conversations of a shape; None if the model has none.
+
+        Raises :class:`TransportError` if no agent answers: then nothing has been learnt, and it may be tried again.
+        """
+        learnt = self._shapes.get(key)
+        if learnt is None:
+            learnt = self._shapes[key] = asyncio.get_running_loop().create_future()
+            try:
+                learnt.set_result(await self._learn(model, key[0], kwargs))
+            except BaseException:
+                del self._shapes[key]
+                learnt.cancel()
+                raise
+        return await asyncio.shield(learnt)
+
+    async def _learn(self, model: str, roles: tuple[str, ...], kwargs: Mapping[str, Any] | None) -> Shape | None:
+        try:
+            ids = await self._tokens(tokens.tokenize_messages(model, marked(roles), kwargs))
+        except (ServerError, BadReply):
+            return None
+        try:
+            rendered = tokens.parse_text(await self._ask(tokens.DETOKENIZE_PATH, tokens.detokenize(model, ids)))
+            for shape in candidates(roles, rendered):
+                if await self._holds(shape, model, kwargs):
+                    return shape
+        except (ServerError, BadReply):
+            pass  # a template, but not one that can be learnt: the chat endpoints know it
+        return Shape(roles, (), str)
+
+    async def _holds(self, shape: Shape, model: str, kwargs: Mapping[str, Any] | None) -> bool:
+        for check in range(len(CHECKS)):
+            messages = checked(shape.roles, check)
+            texts = [message["content"] for message in messages]
+            theirs = await self._tokens(tokens.tokenize_messages(model, messages, kwargs))
+            ours = await self._tokens(tokens.tokenize_text(model, shape.render(texts), add_special_tokens=False))
+            if theirs != ours:
+                return False
+        return True
+
+    async def has_chat_batches(self, model: str) -> bool:
+        """Whether ``/v1/chat/completions/batch`` exists (since 0.19): asked with nothing, it says so in its error."""
+        try:
+            await self._ask(chat.BATCH_PATH, chat.encode_batch(model, [], {}, 1))
+        except ServerError as error:
+            return error.status == 400
+        return False
+
+    async def _tokens(self, body: bytes) -> list[int]:
+        return tokens.parse_tokens(await self._ask(tokens.TOKENIZE_PATH, body))
+
+    async def _ask(self, path: str, body: bytes) -> bytes:
+        """Ask one agent, the next if it does not answer; which is first goes round."""
+        fleet = self._fleet
+        agents = [agent.index for agent in fleet.dispatcher.books.agents if agent.in_service]
+        agents = agents or list(range(len(fleet.endpoints)))
+        self._turn += 1
+        failure: PoolError | None = None
+        for attempt in range(min(TRIES, len(agents))):
+            agent = agents[(self._turn + attempt) % len(agents)]
+            try:
+                return await fetch(fleet.transport, agent, path, body, within=fleet.timeouts.probe)
+            except TransportError as error:
+                failure = error
+            except ServerError as error:
+                if error.status < 500:
+                    raise
+                failure = error
+        assert failure is not None
+        raise failure
