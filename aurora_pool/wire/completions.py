@@ -123,7 +123,7 @@ class CompletionsReader:
             raise BadReply(f"expected {self._prompts * self._n} choices, got {len(reply.choices)}: {body[:120]!r}")
         self.done = True
         answers = [answer for choice in reply.choices for answer in self._choice(choice, None)[1]]
-        if self._prompts == 1:
+        if self._prompts == len(answers) == 1:
             answers[0].usage = reply.usage
         return answers
 
