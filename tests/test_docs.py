@@ -80,9 +80,10 @@ def test_the_python_runs(
 
     with asyncio.Runner(debug=True) as runner:
         pool = runner.run(open_pool())
-        names: dict[str, Any] = {"__name__": "__docs__", "pool": pool}
+        names: dict[str, Any] = {"__name__": "__docs__"}
         try:
             for block in blocks:
+                names["pool"] = pool  # a block may have used the name for a pool of its own
                 if "def test_" in block:
                     run_tests(block, tmp_path)
                     continue
