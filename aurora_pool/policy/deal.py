@@ -10,11 +10,8 @@ from typing import Literal
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.books import Books
 from aurora_pool.policy.isolate import place_suspects
-from aurora_pool.policy.lists import LIST_LIMIT
 from aurora_pool.policy.tail import slowest_worthwhile
 from aurora_pool.policy.work import Failure, Lane, Ticket
-
-__all__ = ["LIST_LIMIT", "Balance", "Dealer"]
 
 Balance = Literal["adaptive", "strict"]
 

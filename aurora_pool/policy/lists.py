@@ -10,8 +10,9 @@ from aurora_pool.policy.work import Ticket
 def form_lists(tickets: Sequence[Ticket]) -> list[Sequence[Ticket]]:
     """Group one agent's prompts into requests.
 
-    Prompts of the same batch travel together, as many as their ``limit`` allows; a suspect goes alone. A list request has one ``max_tokens`` for all, the smallest ``room`` in it; so a prompt with less than half
-    the room of the roomiest travels apart, and no answer is cut to less than half of what it could be.
+    Prompts of the same batch travel together, as many as their ``limit`` allows; a suspect goes alone. A list request
+    has one ``max_tokens`` for all, the smallest ``room`` in it; so a prompt with less than half the room of the
+    roomiest travels apart, and no answer is cut to less than half of what it could be.
     """
     if _travel_together(tickets):
         return [tickets]

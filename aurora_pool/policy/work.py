@@ -60,9 +60,10 @@ class Ticket:
     """One prompt on its way to exactly one result.
 
     ``batch`` says which tickets may share a list request (those with the same object), ``room`` how many tokens may be
-    generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's own and never looked at. ``holders`` counts the
-    agents that hold it: one, two while it is hedged, none while it waits. ``sends`` counts requests, ``attempts`` those
-    that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
+    generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
+    own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
+    waits. ``sends`` counts requests, ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents
+    that died while they held it.
     """
 
     __slots__ = (
