@@ -15,6 +15,8 @@ from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fleet import Fleet
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Response, Sampling
+from aurora_pool.options import Observer, Timeouts
+from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.work import Lane
 from aurora_pool.statistics import PoolStatistics, snapshot
 from aurora_pool.transport import ensure_open_files
@@ -32,6 +34,47 @@ class CallOptions:
     batched: bool
 
 
+def new_fleet(
+    endpoints: Sequence[AgentEndpoint],
+    *,
+    balance: Balance = "adaptive",
+    stream: bool = True,
+    timeout: float | None = None,
+    concurrency: int | None = None,
+    connector_limit: int | None = None,
+    timeouts: Timeouts | None = None,
+    observer: Observer | None = None,
+    seed: int | None = None,
+) -> Fleet:
+    """Make the fleet behind a pool. Raises :class:`ConfigError` and :class:`NoAgentsError` for what makes no sense."""
+    check_least(1, concurrency=concurrency)
+    check_least(0, connector_limit=connector_limit)
+    if timeout is not None and timeout <= 0:
+        raise ConfigError(f"timeout: expected seconds above 0, or None for no limit, got {timeout!r}")
+    if balance not in ("adaptive", "strict"):
+        raise ConfigError(f"balance: expected 'adaptive' or 'strict', got {balance!r}")
+    if not endpoints:
+        raise NoAgentsError("a pool needs at least one endpoint")
+    return Fleet(
+        endpoints,
+        timeouts=timeouts or Timeouts(),
+        balance=balance,
+        stream=stream,
+        timeout=timeout,
+        concurrency=concurrency,
+        connector_limit=connector_limit,
+        observer=observer or Observer(),
+        seed=seed,
+    )
+
+
+def check_least(least: int, **arguments: int | None) -> None:
+    """Raise :class:`ConfigError` for an argument that is given and less than it must be."""
+    for name, value in arguments.items():
+        if value is not None and value < least:
+            raise ConfigError(f"{name}: expected at least {least}, got {value!r}")
+
+
 class AgentPool:
     """A fleet of agents, or a view of some of them: what all kinds of pools have in common.
 
@@ -47,6 +90,7 @@ class AgentPool:
         self._members: Sequence[int] = range(len(endpoints))
         self._lane = Lane(self._members, patience=fleet.timeouts.patience)
         self._whole: AgentPool | None = None
+        self._positions: dict[int, int] | None = None
         self._start_lock = asyncio.Lock()
         self._started = False
 
@@ -114,6 +158,7 @@ class AgentPool:
             _members=members,
             _lane=Lane(members, patience=self._fleet.timeouts.patience),
             _whole=self._whole or self,
+            _positions={member: index for index, member in enumerate(members)},
         )
         return view
 
@@ -207,7 +252,8 @@ class AgentPool:
     ) -> AsyncGenerator[tuple[int, Response]]:
         await self.start()
         make_ticket = self._ticket_maker(lane, options)
-        async with aclosing(Call(self._fleet, lane, prompts, make_ticket, total).responses()) as responses:
+        call = Call(self._fleet, lane, prompts, make_ticket, total, self._positions)
+        async with aclosing(call.responses()) as responses:
             async for pair in responses:
                 yield pair
 

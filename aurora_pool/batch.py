@@ -11,7 +11,7 @@ from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.work import LIST_LIMIT, Assignment, Ticket
 from aurora_pool.transport import Exchange
-from aurora_pool.wire import chat, completions
+from aurora_pool.wire import chat, completions, embeddings
 from aurora_pool.wire.answer import Answer, Reader
 from aurora_pool.wire.errors import parse_error
 from aurora_pool.wire.sse import EventSplitter
@@ -173,6 +173,23 @@ class ChatListBatch(_JSONBatch):
         """Read the reply."""
         reader = chat.ChatReader(conversations=len(assignment.tickets))
         await receive_answers(exchange, reader, assignment, receiver)
+
+
+class EmbeddingsBatch(_JSONBatch):
+    """Texts or token ids for ``/v1/embeddings``."""
+
+    __slots__ = ()
+
+    def __init__(self, call: Sink, model: str, fields: dict[str, Any], *, alone: bool) -> None:
+        super().__init__(call, model, fields, embeddings.PATH, limit=1 if alone else LIST_LIMIT)
+
+    def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
+        """Write a list request."""
+        return embeddings.encode_request(self._model, [ticket.work for ticket in tickets], self._fields)
+
+    async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
+        """Read the reply."""
+        await receive_answers(exchange, embeddings.EmbeddingsReader(len(assignment.tickets)), assignment, receiver)
 
 
 async def receive_answers(exchange: Exchange, reader: Reader, assignment: Assignment, receiver: Receiver) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import operator
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from aurora_pool.messages import AnyPrompt, Response
@@ -35,12 +35,13 @@ class Call:
         lane: Lane,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
         make_ticket: MakeTicket,
-        total: int | None,
+        total: int | None = None,
+        positions: Mapping[int, int] | None = None,
     ) -> None:
         self._fleet = fleet
         self.lane = lane
         self._make_ticket = make_ticket
-        self._positions = None if isinstance(lane.members, range) else {a: i for i, a in enumerate(lane.members)}
+        self._positions = positions
         self._ready: deque[tuple[int, Response]] = deque()
         self._open: dict[int, Ticket | None] = {}
         self._deferred: set[asyncio.Task[None]] = set()
@@ -204,13 +205,17 @@ class Call:
         self._fleet.schedule()
 
     async def _feed(self, prompts: AsyncIterable[AnyPrompt]) -> None:
-        async for prompt in prompts:
-            ticket = self._ticket(prompt)
-            if ticket is not None:
-                self._fleet.admit([ticket])
-            while self._pulled - self._taken >= self._limit() or len(self._deferred) >= DEFERRED:
-                self._room_made.clear()
-                await self._room_made.wait()
+        try:
+            async for prompt in prompts:
+                ticket = self._ticket(prompt)
+                if ticket is not None:
+                    self._fleet.admit([ticket])
+                while self._pulled - self._taken >= self._limit() or len(self._deferred) >= DEFERRED:
+                    self._room_made.clear()
+                    await self._room_made.wait()
+        finally:
+            if isinstance(prompts, AsyncGenerator):
+                await prompts.aclose()  # a caller that stops early wants its input closed now, not when it is collected
 
     def _fed(self, feeder: asyncio.Task[None]) -> None:
         if not feeder.cancelled() and (error := feeder.exception()) is not None:

@@ -24,7 +24,7 @@ from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FINISHED
 from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Ticket
-from aurora_pool.probe import look, try_agent
+from aurora_pool.probe import look, read_load, try_agent
 from aurora_pool.transport import Transport, open_files_limit
 from aurora_pool.wire.answer import Answer
 from aurora_pool.wire.status import EngineLoad
@@ -145,6 +145,8 @@ class Fleet:
             self._errand(self._probe(agent))
         for agent in plan.check:
             self._errand(self._check(agent))
+        for agent in plan.sample:
+            self._errand(self._sample(agent))
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -237,6 +239,7 @@ class Fleet:
                 answer.samples,
                 answer.prompt_token_ids,
                 answer.prompt_logprobs,
+                answer.embedding,
             )
             call.deliver(ticket, response)
             self.observer.prompt_done(response)
@@ -270,6 +273,12 @@ class Fleet:
         self._loads[agent] = load
         self.dispatcher.looked(agent, finding, self.now)
         self.schedule()
+
+    async def _sample(self, agent: int) -> None:
+        load = await read_load(self.transport, agent, within=self.timeouts.probe)
+        if load is not None:
+            running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
+            self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)
 
 
 class _Notices(Notices):

@@ -111,6 +111,7 @@ class Response(msgspec.Struct, frozen=True):
     - ``attempts``: how often the prompt was sent; ``latency``: seconds from its first sending to this response.
     - ``samples``: all ``n`` answers where more than one was asked for, the first one included.
     - ``prompt_token_ids``, ``prompt_logprobs``: only where the sampling asked for them.
+    - ``embedding``: of an :class:`~aurora_pool.embeddings.EmbeddingPool`, the bytes of little-endian 32-bit floats.
 
     >>> Response(True, " Paris.", agent_index=2, finish_reason="stop").texts
     (' Paris.',)
@@ -132,6 +133,7 @@ class Response(msgspec.Struct, frozen=True):
     samples: tuple[Sample, ...] = ()
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[Any] | None = None
+    embedding: bytes | list[float] | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from aurora_pool.agent_pool import AgentPool, CallOptions, in_order
+from aurora_pool.agent_pool import AgentPool, CallOptions, check_least, in_order, new_fleet
 from aurora_pool.call import Call, MakeTicket
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fitting import TooLong
-from aurora_pool.fleet import Fleet
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import Observer, Timeouts
@@ -76,32 +75,18 @@ class VLLMPool(AgentPool):
         observer: Observer | None = None,
         seed: int | None = None,
     ) -> None:
-        for name, value, least in (
-            ("max_tokens", max_tokens, 1),
-            ("max_tokens_aggregation", max_tokens_aggregation, 1),
-            ("model_max_context", model_max_context, 2),
-            ("buffer", buffer, 0),
-            ("concurrency", concurrency, 1),
-            ("connector_limit", connector_limit, 0),
-        ):
-            if value is not None and value < least:
-                raise ConfigError(f"{name}: expected at least {least}, got {value!r}")
-        if timeout is not None and timeout <= 0:
-            raise ConfigError(f"timeout: expected seconds above 0, or None for no limit, got {timeout!r}")
-        if balance not in ("adaptive", "strict"):
-            raise ConfigError(f"balance: expected 'adaptive' or 'strict', got {balance!r}")
-        endpoints = list(endpoints)
-        if not endpoints:
-            raise NoAgentsError("a pool needs at least one endpoint")
-        fleet = Fleet(
+        check_least(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
+        check_least(2, model_max_context=model_max_context)
+        check_least(0, buffer=buffer)
+        fleet = new_fleet(
             endpoints,
-            timeouts=timeouts or Timeouts(),
             balance=balance,
             stream=stream,
             timeout=timeout,
             concurrency=concurrency,
             connector_limit=connector_limit,
-            observer=observer or Observer(),
+            timeouts=timeouts,
+            observer=observer,
             seed=seed,
         )
         super().__init__(endpoints, fleet)
@@ -133,6 +118,17 @@ class VLLMPool(AgentPool):
     def estimate_tokens(self, text: str) -> int:
         """About how many tokens a text has, on the long side; calibrated by what the servers have counted so far."""
         return self._prompting.estimate.of(text)
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text as the served model's tokenizer has them; never with the chat template around it.
+
+        Raises :class:`TransportError` or :class:`ServerError` if no agent can tell.
+
+        >>> await pool.tokenize(" Paris", add_special_tokens=False)  # doctest: +SKIP
+        [7042]
+        """
+        await self.start()
+        return await self._prompting.tokenizer.encode(self.model or "", text, add_special_tokens=add_special_tokens)
 
     async def post(self, agent_index: int, prompt: AnyPrompt, max_tokens: int | None = None) -> Response:
         """Ask one very agent by a chat request. If it is out of service, the response says so.
@@ -191,6 +187,6 @@ class VLLMPool(AgentPool):
         async def send_parts(parts: Sequence[Prompt]) -> list[Response]:
             fitting = dataclasses.replace(rules, on_too_long="error")
             maker = TicketMaker(fitting, sampling, max_tokens, contexts, send_parts)
-            return await in_order(Call(self._fleet, lane, parts, maker, None).responses())
+            return await in_order(Call(self._fleet, lane, parts, maker).responses())
 
         return TicketMaker(rules, sampling, max_tokens, contexts, send_parts)

@@ -32,6 +32,14 @@ async def try_agent(transport: Transport, agent: int, path: str, body: bytes, *,
     return Outcome.ANSWERED, ""
 
 
+async def read_load(transport: Transport, agent: int, *, within: float) -> EngineLoad | None:
+    """Read the counters of an agent; None where it does not show them now."""
+    try:
+        return parse_load(await fetch(transport, agent, METRICS_PATH, within=within))
+    except PoolError:
+        return None
+
+
 async def look(
     transport: Transport, agent: int, before: EngineLoad | None, *, within: float
 ) -> tuple[Finding, EngineLoad | None]:

@@ -50,9 +50,13 @@ class Tokenizer:
             self._counts.popitem(last=False)
         return count
 
+    async def encode(self, model: str, text: str, *, add_special_tokens: bool) -> list[int]:
+        """The token ids of a text. Raises :class:`TransportError` and :class:`ServerError`."""
+        return await self._tokens(tokens.tokenize_text(model, text, add_special_tokens=add_special_tokens))
+
     async def last_tokens(self, model: str, text: str, budget: int) -> str:
         """The end of a text that has so many tokens. Raises :class:`TransportError` and :class:`ServerError`."""
-        ids = await self._tokens(tokens.tokenize_text(model, text, add_special_tokens=False))
+        ids = await self.encode(model, text, add_special_tokens=False)
         if len(ids) <= budget:
             return text
         return tokens.parse_text(await self._ask(tokens.DETOKENIZE_PATH, tokens.detokenize(model, ids[-budget:])))

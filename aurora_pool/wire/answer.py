@@ -28,10 +28,13 @@ class Answer(msgspec.Struct):
     samples: tuple[Sample, ...] = ()
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[Any] | None = None
+    embedding: bytes | list[float] | None = None
 
     @property
     def tokens(self) -> int:
         """How many tokens were generated; an estimate from the text where the server does not say."""
+        if self.embedding is not None:
+            return 0
         if self.usage is not None:
             return self.usage.completion_tokens
         if self.token_ids is not None:
