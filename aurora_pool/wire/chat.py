@@ -14,7 +14,7 @@ from aurora_pool.wire.errors import error_of
 
 PATH = "/v1/chat/completions"
 BATCH_PATH = "/v1/chat/completions/batch"
-"""Many conversations in one request, since vLLM 0.19; n = 1, and never streamed: ``stream`` is accepted and breaks it."""
+"""Many conversations in one request, since vLLM 0.19; n = 1, never streamed (``stream`` is accepted and breaks it)."""
 
 
 class _Token(msgspec.Struct):
