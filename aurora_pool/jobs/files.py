@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
-from aurora_pool.errors import ConfigError, JobError
+from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.requests import InputFormat
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def import_zstandard() -> Any:
 class InputFile:
     """A file of requests. ``-`` is standard input, which is copied to a temporary file first: it is read twice.
 
-    Raises :class:`~aurora_pool.errors.JobError` for a file that can't be read.
+    Raises :class:`~aurora_pool.errors.BadRecord` for a file that can't be read.
     """
 
     def __init__(self, path: str | Path, *, stdin: IO[bytes] | None = None, input_format: InputFormat = "auto") -> None:
@@ -77,7 +77,7 @@ class InputFile:
                         yield number, text
         except (OSError, EOFError, zlib.error) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise JobError(f"{self.name}: the input can't be read ({reason})") from error
+            raise BadRecord(f"the input can't be read ({reason})", path=self.name) from error
 
     def close(self) -> None:
         """Give up the temporary copy of standard input."""

@@ -1,0 +1,26 @@
+"""All commands in one application."""
+
+from __future__ import annotations
+
+import typer
+
+from aurora_pool.cli import ask, demo, report, run, sim
+from aurora_pool.cli.exit_codes import TABLE
+
+# \b keeps a paragraph's lines as they are.
+_EXIT_CODES = "\n\n".join(f"\b\n{paragraph}" for paragraph in ["Exit codes:", *TABLE.split("\n\n")])
+
+app = typer.Typer(
+    name="aurora-pool",
+    help="Answer prompts on many vLLM servers: every prompt exactly once, as fast as the fleet allows.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.command("run", epilog=_EXIT_CODES)(run.run)
+app.command("ask")(ask.ask)
+app.command("demo")(demo.demo)
+app.command("report")(report.report)
+app.command("sim")(sim.sim)

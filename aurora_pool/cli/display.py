@@ -1,0 +1,160 @@
+"""How a running job is shown: a progress bar on a terminal, lines of text elsewhere, nothing if so wished."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Protocol
+
+from aurora_pool.jobs.meter import Progress, Stall
+
+FIRST_LINE = 10.0
+"""Seconds to the first line of a log; each gap is longer than the one before, up to the longest."""
+LONGEST_GAP = 300.0
+
+
+class Display(Protocol):
+    """Shows progress, and what is worth a line of its own."""
+
+    def start(self) -> None:
+        """Begin to show."""
+
+    def update(self, progress: Progress) -> None:
+        """Show how things stand."""
+
+    def say(self, line: str) -> None:
+        """Show a line that stays."""
+
+    def stop(self) -> None:
+        """Leave the terminal as it was."""
+
+
+def make_display(*, quiet: bool) -> Display:
+    """Make what suits standard error. Warnings of the package are shown by it too."""
+    display: Display
+    if quiet:
+        display = _Quiet()
+    elif sys.stderr.isatty():
+        display = _Bar()
+    else:
+        display = _Lines()
+    handler = _ToDisplay(display)
+    logger = logging.getLogger("aurora_pool")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    return display
+
+
+class _Quiet:
+    def start(self) -> None:
+        pass
+
+    def update(self, progress: Progress) -> None:
+        pass
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        pass
+
+
+class _Lines(_Quiet):
+    def __init__(self) -> None:
+        self._next = FIRST_LINE
+        self._gap = FIRST_LINE
+        self._stalled = _StallWatch()
+        self._ending: str | None = None
+
+    def update(self, progress: Progress) -> None:
+        for line in self._stalled.news(progress):
+            self.say(line)
+        if progress.ending != self._ending:
+            self._ending = progress.ending
+            self.say(f"ending: {progress.ending}; {progress.in_flight} under way")
+        if progress.seconds >= self._next:
+            self._gap = min(LONGEST_GAP, 1.5 * self._gap)
+            self._next = progress.seconds + self._gap
+            finished = progress.earlier + progress.done
+            self.say(f"{finished}/{progress.total} ({finished / max(1, progress.total):.1%}) {describe(progress)}")
+
+
+class _Bar:
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+        from rich.progress import Progress as RichProgress
+
+        self._console = Console(stderr=True)
+        columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
+        self._bar = RichProgress(*columns, console=self._console, expand=True)
+        self._task = self._bar.add_task("", total=None, detail="")
+        self._stalled = _StallWatch()
+
+    def start(self) -> None:
+        self._bar.start()
+
+    def update(self, progress: Progress) -> None:
+        for line in self._stalled.news(progress):
+            self.say(line)
+        detail = describe(progress)
+        if progress.ending is not None:
+            detail = f"ending, {progress.in_flight} under way"
+        elif progress.stall is not None:
+            detail = f"[bold red]stalled {progress.stall.seconds:.0f} s[/] {detail}"
+        finished = progress.earlier + progress.done
+        self._bar.update(self._task, total=progress.total, completed=finished, detail=detail)
+
+    def say(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        self._bar.stop()
+
+
+class _StallWatch:
+    """Tells of a stall when it begins and when it is over, not in between."""
+
+    def __init__(self) -> None:
+        self._stall: Stall | None = None
+
+    def news(self, progress: Progress) -> list[str]:
+        before, self._stall = self._stall, progress.stall
+        if progress.stall is not None and before is None:
+            agents = ", ".join(progress.stall.agents) or "no agent"
+            return [f"stalled: nothing has finished for {progress.stall.seconds:.0f} s; oldest prompts at {agents}"]
+        if progress.stall is None and before is not None:
+            return ["going on after the stall"]
+        return []
+
+
+class _ToDisplay(logging.Handler):
+    def __init__(self, display: Display) -> None:
+        super().__init__(logging.WARNING)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._display.say(f"{record.levelname.lower()}: {record.getMessage()}")
+
+
+def describe(progress: Progress) -> str:
+    """Say how fast a job is, how long it will take, and what went wrong."""
+    parts = [f"{progress.prompts_per_second:.1f}/s", f"{progress.tokens_per_second:.0f} tok/s"]
+    if progress.eta is not None:
+        parts.append(f"ETA {duration(progress.eta)}")
+    parts.append(f"{progress.failed} failed")
+    if progress.moved:
+        parts.append(f"{progress.moved} retried")
+    parts.append(f"{progress.agents_up}/{progress.agents} agents")
+    return " · ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span.
+
+    >>> duration(42), duration(3725), duration(100_000)
+    ('0:42', '1:02:05', '27:46:40')
+    """
+    whole = int(seconds + 0.5)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

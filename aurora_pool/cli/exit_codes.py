@@ -1,0 +1,61 @@
+"""How commands end.
+
+====  =================================================================================================
+code  meaning
+====  =================================================================================================
+0     done: every request has an answer
+1     done, but some requests failed; their records say why, and ``--retry-failed`` runs them again
+2     an option, or the configuration file, makes no sense
+3     the input can't be used: a bad line, an id that stands there twice, an unreadable file
+4     the hostfile can't be used
+5     the fleet can't do it: no agent answers, or none serves the model; what was answered is saved
+6     the output can't be written, or another run is writing to it; what was answered is saved
+75    out of time: what was answered is saved; submit the same command again
+130   interrupted (Ctrl-C); what was answered is saved, the same command goes on
+143   terminated (SIGTERM); what was answered is saved, the same command goes on
+====  =================================================================================================
+
+75 is ``EX_TEMPFAIL`` of sysexits.h: the same thing will work later. Anything that is not in the list, and a traceback,
+is a fault of this program.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from aurora_pool.errors import BadRecord, ConfigError, HostfileError, JobError, PoolError
+
+
+class ExitCode(IntEnum):
+    """The exit codes of every command."""
+
+    DONE = 0
+    SOME_FAILED = 1
+    USAGE = 2
+    BAD_INPUT = 3
+    BAD_HOSTFILE = 4
+    FLEET = 5
+    OUTPUT = 6
+    OUT_OF_TIME = 75
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+TABLE = (__doc__ or "").split("\n\n", 1)[1]
+
+_BY_KIND: tuple[tuple[type[PoolError], ExitCode], ...] = (
+    (BadRecord, ExitCode.BAD_INPUT),
+    (JobError, ExitCode.OUTPUT),
+    (HostfileError, ExitCode.BAD_HOSTFILE),
+    (ConfigError, ExitCode.USAGE),
+    (PoolError, ExitCode.FLEET),
+)
+
+
+def code_of(error: PoolError) -> ExitCode:
+    """Give the exit code for an error that ends a command.
+
+    >>> code_of(HostfileError("no agent in it"))
+    <ExitCode.BAD_HOSTFILE: 4>
+    """
+    return next(code for kind, code in _BY_KIND if isinstance(error, kind))

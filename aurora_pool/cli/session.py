@@ -1,0 +1,189 @@
+"""What ``aurora-pool run`` does: a job, the pool it runs on, and everything that may end it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from aurora_pool.cli.display import Display, make_display
+from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.fleet import PATIENCE, wait_for_agents, wait_for_hostfile, watch_hostfile
+from aurora_pool.cli.summary import as_json, describe, exit_code_of
+from aurora_pool.errors import ConfigError
+from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.jobs.meter import Progress
+from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
+from aurora_pool.jobs.runner import Job
+from aurora_pool.options import Timeouts
+from aurora_pool.pool import VLLMPool
+from aurora_pool.statistics import PoolStatistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Everything that the command line says beyond the job's own options. Times are seconds."""
+
+    source: str
+    output: str
+    hostfile: Path
+    job: JobOptions
+    wait: float | None = None
+    min_agents: int = 1
+    grace: float = 8.0
+    timeout: float | None = None
+    concurrency: int | None = None
+    quiet: bool = False
+    json: bool = False
+    metrics_port: int | None = None
+
+
+def run_session(session: Session) -> ExitCode:
+    """Run a job from beginning to end, and say how it went.
+
+    Raises :class:`~aurora_pool.errors.PoolError`, whose kind tells the exit code.
+    """
+    if session.wait is None:
+        parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
+    display = make_display(quiet=session.quiet)
+    with Job(session.source, session.output, session.job) as job:
+        if job.survey.skipped:
+            for bad in job.survey.skipped[:3]:
+                display.say(f"left out: {bad}")
+            display.say(f"left out: {len(job.survey.skipped)} bad lines in all")
+        with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+            try:
+                return runner.run(_Command(session, job, display).run())
+            except _Ended as ended:
+                display.say(str(ended))
+                return ended.code
+
+
+class _Ended(Exception):
+    """The command ends before there is a summary."""
+
+    def __init__(self, code: ExitCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class _Command:
+    """One run: signals, the pool, the job."""
+
+    def __init__(self, session: Session, job: Job, display: Display) -> None:
+        self._session = session
+        self._job = job
+        self._display = display
+        self._listeners: list[Callable[[Progress, PoolStatistics], None]] = []
+        self._running = False
+        self._signal_code: ExitCode | None = None
+        self._task: asyncio.Task[object] | None = None
+
+    async def run(self) -> ExitCode:
+        self._task = asyncio.current_task()
+        self._catch_signals()
+        try:
+            summary = await self._run_job()
+        except asyncio.CancelledError:
+            if self._signal_code is None:
+                raise
+            raise _Ended(self._signal_code, "interrupted before anything was sent") from None
+        for line in [] if self._session.quiet else describe(summary):
+            self._display.say(line)
+        if self._session.json:
+            # Standard output may be taken by the answers.
+            print(as_json(summary), file=sys.stderr if self._session.output == "-" else sys.stdout)
+        return exit_code_of(summary, self._signal_code)
+
+    async def _run_job(self) -> JobSummary:
+        session = self._session
+        within = PATIENCE if session.wait is None else session.wait
+        endpoints = await wait_for_hostfile(session.hostfile, within=session.wait or 0.0)
+        pool = VLLMPool(
+            endpoints,
+            model=self._job.model,
+            timeout=session.timeout,
+            concurrency=session.concurrency,
+            timeouts=Timeouts(patience=within),
+        )
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(pool.close)
+            try:
+                await pool.start()
+            except ConfigError as error:
+                raise _Ended(ExitCode.FLEET, f"aurora-pool: {error}") from error
+            if session.min_agents > 1:
+                await wait_for_agents(pool, session.min_agents, within=within)
+            stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool)))
+            if session.metrics_port is not None:
+                self._serve_metrics(session.metrics_port)
+            self._display.start()
+            stack.callback(self._display.stop)
+            self._listeners.append(lambda progress, _: self._display.update(progress))
+            self._running = True
+            return await self._job.run(pool, on_progress=self._tell)
+
+    def _tell(self, progress: Progress, statistics: PoolStatistics) -> None:
+        for listener in self._listeners:
+            listener(progress, statistics)
+
+    def _serve_metrics(self, port: int) -> None:
+        from aurora_pool.jobs.metrics import JobMetrics
+
+        self._listeners.append(JobMetrics.serving(port).update)
+
+    async def _follow_hostfile(self, pool: VLLMPool) -> None:
+        async def update(endpoints: list[AgentEndpoint]) -> None:
+            before = {str(endpoint) for endpoint in pool.endpoints}
+            after = {str(endpoint) for endpoint in endpoints}
+            self._display.say(f"the hostfile changed: {len(after - before)} agents join, {len(before - after)} leave")
+            await pool.update_endpoints(endpoints)
+
+        await watch_hostfile(self._session.hostfile, update)
+
+    # -- signals ------------------------------------------------------------------------------------------------
+
+    def _catch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        loop.add_signal_handler(signal.SIGTERM, self._terminated)
+
+    def _interrupted(self) -> None:
+        again = self._signal_code is not None
+        self._signal_code = ExitCode.INTERRUPTED
+        if again:
+            self._end("stopped", "interrupted twice")
+        else:
+            self._end("drained", "interrupted")
+            self._display.say("waiting for what is under way; press Ctrl-C again to stop at once")
+
+    def _terminated(self) -> None:
+        self._signal_code = ExitCode.TERMINATED
+        self._end("drained", "terminated")
+        # Whoever sends SIGTERM sends SIGKILL soon after.
+        asyncio.get_running_loop().call_later(self._session.grace, self._end, "stopped", "terminated")
+
+    def _end(self, ending: Ending, reason: str) -> None:
+        self._job.end(ending, reason)
+        if not self._running and self._task is not None:
+            self._task.cancel()
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    try:
+        await task
+    except asyncio.CancelledError:
+        return
+
+
+def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
