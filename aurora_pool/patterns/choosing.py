@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from aurora_pool.errors import BadReply, ConfigError, PromptRejected
+from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 
@@ -22,9 +23,7 @@ _NEXT = Sampling(
     # Different tokens may have the same text; their ids are never the same.
     extra={"return_tokens_as_token_ids": True},
 )
-_CONTINUED = Sampling(temperature=0.0, prompt_logprobs=1)
-_SCORED = Sampling(temperature=0.0, prompt_logprobs=1, return_token_ids=True)
-_TOKENIZED = Sampling(temperature=0.0, return_token_ids=True, extra={"add_special_tokens": False})
+_SCORED = Sampling(temperature=0.0, prompt_logprobs=1)
 _ANCHOR = "\n"
 
 
@@ -79,8 +78,7 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
     it. Leading spaces matter: after ``"...answer:"`` a model says ``" Yes"``, in a chat ``"Yes"``.
 
     Raises :class:`~aurora_pool.errors.ConfigError` for fewer than two choices, an empty one, or two that are equal or
-    have equal tokens; :class:`~aurora_pool.errors.PromptRejected` if the choices can't be tokenized;
-    :class:`~aurora_pool.errors.BadReply` if a server leaves out the log-probabilities.
+    have equal tokens; :class:`~aurora_pool.errors.BadReply` if a server leaves out the log-probabilities.
     """
     if len(choices) < 2 or not all(choices) or len(set(choices)) < len(choices):
         raise ConfigError(f"expected two or more different choices, none of them empty: got {list(choices)!r}")
@@ -100,14 +98,14 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
             failed.setdefault(number, response)
             return []
         if choice is not None:
-            found[number][choice] = _logprob_of_last(response, tokens[choice])
+            found[number][choice] = sum(_logprobs_of_last(response, tokens[choice]))
             return []
         found[number] = _among_next(response, tokens)
-        return [
-            ((number, choice), Prompt([*(response.prompt_token_ids or ()), *tokens[choice]], _CONTINUED, max_tokens=1))
-            for choice in choices
-            if choice not in found[number]
-        ]
+        unlikely = [choice for choice in choices if choice not in found[number]]
+        if unlikely and response.prompt_token_ids is None:
+            raise BadReply(f"agent {response.agent_index} did not tell the prompt_token_ids that it was asked for")
+        before = response.prompt_token_ids or []
+        return [((number, choice), Prompt([*before, *tokens[choice]], _SCORED, max_tokens=1)) for choice in unlikely]
 
     await grow(pool, first(), follow)
     return [_chosen(choices, logprobs, failed.get(number)) for number, logprobs in enumerate(found)]
@@ -120,11 +118,31 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
 
         likelihoods = [s.logprob for s in await score(pool, ["Paris is in France.", "Paris is in Peru."])]
 
-    A text may be given as token ids. Scoring reads no prefix cache and costs the server much memory: the pool sends
-    such prompts in small lists.
+    A text is scored as it stands, without a chat template, and may be given as token ids. Scoring reads no prefix cache
+    and costs a server much memory: the pool sends such prompts in small lists.
+
+    Raises :class:`~aurora_pool.errors.BadReply` if a server leaves out the log-probabilities.
     """
-    prompts = (Prompt(text, _SCORED, max_tokens=1) for text in texts)
-    return [_scored(response) for response in await pool.send_all_batched(prompts)]
+    scores: list[Score] = []
+    places: list[tuple[int, Sequence[int]]] = []
+
+    async def feed() -> AsyncIterator[Prompt]:
+        for text in texts:
+            ids = await pool.tokenize(text) if isinstance(text, str) else text
+            scores.append(Score(False, error="the text has no tokens", error_kind="rejected"))
+            if ids:
+                places.append((len(scores) - 1, ids))
+                yield Prompt(ids, _SCORED, max_tokens=1)
+
+    async with aclosing(pool.iter_responses(feed())) as responses:
+        async for index, response in responses:
+            place, ids = places[index]
+            if response.success:
+                known = list(_logprobs_of_last(response, ids))
+                scores[place] = Score(True, sum(known), len(known))
+            else:
+                scores[place] = Score(False, error=response.error, error_kind=response.error_kind)
+    return scores
 
 
 async def _tokens_of_choices(pool: VLLMPool, choices: Sequence[str]) -> dict[str, list[int]]:
@@ -133,19 +151,13 @@ async def _tokens_of_choices(pool: VLLMPool, choices: Sequence[str]) -> dict[str
     Some tokenizers put a space before every text; behind an anchor there is none. Where anchor and choice share a
     token, the choice's own tokens are taken.
     """
-    texts = [_ANCHOR, *(_ANCHOR + choice for choice in choices), *choices]
-    responses = await pool.send_all_batched([Prompt(text, _TOKENIZED, max_tokens=1) for text in texts])
-    ids = []
-    for text, response in zip(texts, responses, strict=True):
-        if not response.success or response.prompt_token_ids is None:
-            raise PromptRejected(f"the tokens of {text!r} could not be found out: {response.error or 'not told'}")
-        ids.append(response.prompt_token_ids)
-    anchor, anchored, alone = ids[0], ids[1 : len(choices) + 1], ids[len(choices) + 1 :]
-    tokens = {
-        choice: behind[len(anchor) :] if behind[: len(anchor)] == anchor else own
-        for choice, behind, own in zip(choices, anchored, alone, strict=True)
-    }
-    if len({tuple(found) for found in tokens.values()}) < len(choices):
+    anchor = await pool.tokenize(_ANCHOR, add_special_tokens=False)
+    tokens = {}
+    for choice in choices:
+        anchored = await pool.tokenize(_ANCHOR + choice, add_special_tokens=False)
+        begins = anchored[: len(anchor)] == anchor
+        tokens[choice] = anchored[len(anchor) :] if begins else await pool.tokenize(choice, add_special_tokens=False)
+    if len({tuple(ids) for ids in tokens.values()}) < len(choices):
         raise ConfigError(f"the model has the same tokens for two of the choices {list(choices)!r}")
     return tokens
 
@@ -158,12 +170,9 @@ def _among_next(response: Response, tokens: Mapping[str, Sequence[int]]) -> dict
     return {choice: likely[name] for choice, name in names.items() if name in likely}
 
 
-def _logprob_of_last(response: Response, ids: Sequence[int]) -> float:
-    return sum(_logprobs(response, ids, (response.prompt_logprobs or [])[-len(ids) :]))
-
-
-def _logprobs(response: Response, ids: Sequence[int], entries: Sequence[Any]) -> Iterator[float]:
-    """Yield the log-probability of each token that has one."""
+def _logprobs_of_last(response: Response, ids: Sequence[int]) -> Iterator[float]:
+    """Yield the log-probabilities of a prompt's last tokens; the first token of all has none."""
+    entries: Sequence[Any] = (response.prompt_logprobs or [])[-len(ids) :]
     if len(entries) != len(ids):
         raise BadReply(f"agent {response.agent_index} did not tell the prompt_logprobs that it was asked for")
     for token, entry in zip(ids, entries, strict=True):
@@ -179,10 +188,3 @@ def _chosen(choices: Sequence[str], logprobs: Mapping[str, float], failed: Respo
     weights = {choice: math.exp(value - ordered[answer]) for choice, value in ordered.items()}
     total = sum(weights.values())
     return Choice(True, answer, {choice: weight / total for choice, weight in weights.items()}, ordered)
-
-
-def _scored(response: Response) -> Score:
-    if not response.success:
-        return Score(False, error=response.error, error_kind=response.error_kind)
-    known = list(_logprobs(response, response.prompt_token_ids or (), response.prompt_logprobs or ()))
-    return Score(True, sum(known), len(known))

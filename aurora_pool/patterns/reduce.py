@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from aurora_pool.pool import VLLMPool
 
 DEFAULT_FANIN = 8
+SPARE_TOKENS = 128
+"""Left free in reduce prompts: for the chat template, and what a pool leaves free because lengths are estimates."""
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", bound=Hashable)
@@ -152,12 +154,13 @@ async def context_room(
         return None
     used = pool.estimate_tokens(render(template, **{placeholder: ""}))
     answer = max_tokens or pool.max_context // 4
-    if used + answer >= pool.max_context:
+    room = pool.max_context - SPARE_TOKENS - used - answer
+    if room < 1:
         raise ConfigError(
             f"{argument} is too long: about {used} tokens of template and {answer} for the answer leave no room "
             f"for {{{placeholder}}} in the model's context of {pool.max_context}"
         )
-    return Room(pool.max_context - used - answer, pool.estimate_tokens)
+    return Room(room, pool.estimate_tokens)
 
 
 async def reduce_forest(

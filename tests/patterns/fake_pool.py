@@ -51,6 +51,9 @@ class FakePool(VLLMPool):
     def estimate_tokens(self, text: str) -> int:
         return len(text.split())
 
+    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(text.encode())
+
     def respond(self, prompt: Prompt) -> Response:
         text = str(prompt.content)
         self.answered.append(text)

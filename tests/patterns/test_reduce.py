@@ -7,6 +7,7 @@ import pytest
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response
 from aurora_pool.patterns import broadcast_and_reduce, map_reduce, tree_reduce
+from aurora_pool.patterns.reduce import SPARE_TOKENS
 from tests.patterns.fake_pool import FakePool, failed
 
 
@@ -77,7 +78,7 @@ async def test_reduce_prompts_fit_the_models_context() -> None:
         longest = max(longest, len(text.split()))
         return "w " * 10
 
-    pool = FakePool(answer, context=64, max_tokens_aggregation=20)
+    pool = FakePool(answer, context=64 + SPARE_TOKENS, max_tokens_aggregation=20)
     result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 50, range(50))
     assert result.success
     assert longest <= 44
@@ -92,12 +93,12 @@ async def test_reduce_prompts_fit_the_models_context() -> None:
         ({"reduce_prompt": "merge {response}"}, r"reduce_prompt has no \{responses\}"),
         (
             {"reduce_prompt": "word " * 90 + "{responses}"},
-            r"leave no room for \{responses\} in the model's context of 100",
+            r"leave no room for \{responses\} in the model's context of 228",
         ),
     ],
 )
 async def test_misuse_is_told_before_anything_is_sent(arguments: dict[str, object], match: str) -> None:
-    pool = FakePool(merge, context=100, max_tokens_aggregation=None)
+    pool = FakePool(merge, context=100 + SPARE_TOKENS, max_tokens_aggregation=None)
     good: dict[str, object] = {"prompt": "leaf {item}", "reduce_prompt": "merge {responses}", "items": "ab"}
     with pytest.raises(ConfigError, match=match):
         await tree_reduce(pool, **(good | arguments))  # type: ignore[arg-type]  # misuse is the point

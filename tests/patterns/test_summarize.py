@@ -7,6 +7,7 @@ import pytest
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response
 from aurora_pool.patterns.documents import Document
+from aurora_pool.patterns.reduce import SPARE_TOKENS
 from aurora_pool.patterns.summarize import summarize
 from tests.patterns.fake_pool import FakePool, failed
 
@@ -42,7 +43,7 @@ async def test_chunks_fit_the_context_and_overlap() -> None:
         longest = max(longest, len(text.split()))
         return "one two three four five"
 
-    pool = FakePool(answer, context=100, max_tokens_aggregation=40)
+    pool = FakePool(answer, context=100 + SPARE_TOKENS, max_tokens_aggregation=40)
     text = " ".join(f"Number {n} is here." for n in range(100))
     result = await summarize(pool, [text])
     assert result.success
@@ -67,7 +68,7 @@ async def test_chunks_fit_the_context_and_overlap() -> None:
 async def test_misuse_is_told_before_anything_is_sent(
     documents: list[str], options: dict[str, object], match: str
 ) -> None:
-    pool = FakePool(str, context=100, max_tokens_aggregation=20)
+    pool = FakePool(str, context=100 + SPARE_TOKENS, max_tokens_aggregation=20)
     with pytest.raises(ConfigError, match=match):
         await summarize(pool, documents, **options)  # type: ignore[arg-type]  # misuse is the point
     assert pool.sent == []
