@@ -6,6 +6,7 @@ import ast
 import asyncio
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -14,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+import yaml
 
 from aurora_pool import AgentEndpoint, VLLMPool, format_hostfile
+from aurora_pool.cli import exit_codes
+from aurora_pool.cli.app import app
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
 ROOT = Path(__file__).parent.parent
@@ -61,14 +66,11 @@ def endpoints() -> Iterator[list[AgentEndpoint]]:
     loop.close()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if python_of(page)], ids=lambda page: page.stem)
 def test_the_python_runs(
     page: Path, endpoints: list[AgentEndpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run a page's blocks one after the other, as in a notebook, in a folder that holds what the pages name."""
-    blocks = python_of(page)
-    if not blocks:
-        pytest.skip("no Python on this page")
     (tmp_path / "hostfiles").mkdir()
     (tmp_path / "hostfiles" / "fleet.hostfile").write_text(format_hostfile(endpoints))
     prompts = (ROOT / "examples" / "prompts.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
@@ -82,7 +84,7 @@ def test_the_python_runs(
         pool = runner.run(open_pool())
         names: dict[str, Any] = {"__name__": "__docs__"}
         try:
-            for block in blocks:
+            for block in python_of(page):
                 names["pool"] = pool  # a block may have used the name for a pool of its own
                 if "def test_" in block:
                     run_tests(block, tmp_path)
@@ -93,3 +95,42 @@ def test_the_python_runs(
                     runner.run(result)
         finally:
             runner.run(pool.close())
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """Give every ``aurora-pool ...`` that a page has in a block, as words."""
+    blocks = re.findall(r"^```\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
+    found = [re.search(r"(?:^|\| )aurora-pool (.*?)(?: > .*)?$", line) for line in lines]
+    return [shlex.split(match[1]) for match in found if match]
+
+
+COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AURORA_POOL_HOSTFILE", str(ROOT / "hostfiles" / "fleet.hostfile"))
+    for name, *words in commands_of(page):
+        # Parsed as it would be when it runs, options and all, except that --config would find no file.
+        COMMANDS[name].make_context(name, [word for word in words if word not in {"--config", "fleet.yaml"}])
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name: str) -> None:
+    assert f"\n## aurora-pool {name}\n" in (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+
+
+def test_the_exit_codes_are_documented() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+) +\| (.*?) +\|$", page, re.MULTILINE))
+    table = dict(re.findall(r"^(\d+)  +(.*)$", exit_codes.TABLE, re.MULTILINE))
+    assert rows == {code: meaning.replace("``", "`") for code, meaning in table.items()}
+    assert rows.keys() == {str(int(code)) for code in exit_codes.ExitCode}
+
+
+def test_the_configuration_file_is_one() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    options = {option for parameter in COMMANDS["run"].params for option in parameter.opts}
+    assert {f"--{key}" for key in yaml.safe_load(example)} <= options
