@@ -134,3 +134,9 @@ def test_the_configuration_file_is_one() -> None:
     [example] = re.findall(r"^```yaml\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     options = {option for parameter in COMMANDS["run"].params for option in parameter.opts}
     assert {f"--{key}" for key in yaml.safe_load(example)} <= options
+
+
+def test_every_argument_of_the_pool_is_documented() -> None:
+    page = (ROOT / "docs" / "pool.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE))))
+    assert set(inspect.signature(VLLMPool).parameters) - {"endpoints"} <= documented
