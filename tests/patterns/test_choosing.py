@@ -87,6 +87,28 @@ async def test_likely_choices_of_one_token_cost_one_token_per_prompt() -> None:
         assert sorted(asked) == ["one", "three", "two"]
 
 
+async def test_in_a_chat_format_choices_stand_where_the_chat_endpoint_would_answer() -> None:
+    async with (
+        SimulatedFleet(1, profile=AgentProfile(reply=" the")) as fleet,
+        VLLMPool(fleet.endpoints, prompt_format="chat") as pool,
+    ):
+        [choice] = await choose(pool, ["Is the sun hot?"], [" the", " more"])
+        messages = [{"role": "user", "content": "Is the sun hot?"}]
+        direct = await ask(
+            fleet,
+            "/v1/chat/completions",
+            messages=messages,
+            max_tokens=1,
+            temperature=0,
+            logprobs=True,
+            top_logprobs=20,
+        )
+        [told] = direct["choices"][0]["logprobs"]["content"]
+        assert choice.logprobs == {
+            top["token"]: top["logprob"] for top in told["top_logprobs"] if top["token"] in {" the", " more"}
+        }
+
+
 async def test_conversations_can_be_chosen_for() -> None:
     async with fleet_and_pool() as (_, pool):
         [choice] = await choose(pool, [[{"role": "user", "content": "Is the sun hot?"}]], CHOICES)
@@ -136,7 +158,7 @@ async def test_choices_are_tokenized_as_they_stand_within_a_text() -> None:
     pool = SpaceFirst(lambda _: Response(True, "", prompt_token_ids=[1], logprobs=Logprobs(["x"], [0.0], [{}])))
     with pytest.raises(BadReply, match="prompt_logprobs"):
         await choose(pool, ["a"], [" y", "n"])
-    assert sorted(p.content for p in pool.sent[1:]) == [[1, *b" y"], [1, *b"n"]]
+    assert {tuple(p.content) for p in pool.sent[1:]} == {(1, *b" y"), (1, *b"n")}
 
 
 async def test_likely_choices_need_no_second_look() -> None:
