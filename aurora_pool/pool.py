@@ -92,6 +92,7 @@ class VLLMPool(AgentPool):
         super().__init__(endpoints, fleet)
         self.max_tokens = max_tokens
         self.max_tokens_aggregation = max_tokens_aggregation
+        self.buffer = buffer
         self.timeout = timeout
         self.supports_batch = use_batch
         self._sampling = sampling or Sampling()
@@ -169,6 +170,7 @@ class VLLMPool(AgentPool):
         await self._serving.learn(self._fleet)
         model = self._serving.model or ""
         if self.supports_batch:
+            self._prompting.tokenizer.mute |= self._serving.silent
             await self._prompting.learn(model)
             body = completions.encode_request(model, ["ping"], {}, 1, stream=False)
             self._fleet.probe_request = (completions.PATH, body)
