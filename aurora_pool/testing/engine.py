@@ -33,10 +33,8 @@ class Sequence:
     __slots__ = ("generated", "interval", "key", "length", "start", "started_at", "submitted_at")
 
     def __init__(self, length: int, *, interval: int | None = None, key: Any = None) -> None:
-        if length < 1:
-            raise ValueError(f"expected a length of at least 1 token, got {length}")
-        if interval is not None and interval < 1:
-            raise ValueError(f"expected an interval of at least 1 token, got {interval}")
+        if length < 1 or (interval is not None and interval < 1):
+            raise ValueError(f"expected a length and an interval of at least 1 token, got {length} and {interval}")
         self.length = length
         self.interval = interval
         self.key = key
@@ -172,7 +170,7 @@ class Engine:
             return self._now
         if self._paused or not self._targets:
             return None
-        return self._now + max(0.0, self._targets[0] - self._clock) * self._step
+        return self._now + (self._targets[0] - self._clock) * self._step
 
     def set_speed(self, now: float, speed: float) -> None:
         """Run ``speed`` times as fast from ``now`` on."""
@@ -193,28 +191,30 @@ class Engine:
         self._paused = False
 
     def _run(self, now: float) -> None:
-        now = max(now, self._now)
+        """Let time pass until ``now``: emit what falls due, and move the token clock."""
+        if now <= self._now:
+            return
         if self._paused or not self.running:
             self._now = now
             return
         targets = self._targets
         while targets:
             target = targets[0]
-            at = self._now + max(0.0, target - self._clock) * self._step
+            at = self._now + (target - self._clock) * self._step
             if at > now:
                 break
             heappop(targets)
             self._now = at
             self._clock = target
             self._emit(target, self._due.pop(target))
-        if self.running:
+        if self.running and now > self._now:
             clock = self._clock + (now - self._now) / self._step
             # Rounding must not carry the clock past an emission that has not been made.
-            self._clock = min(clock, float(targets[0])) if targets else clock
+            self._clock = clock if not targets or clock < targets[0] else float(targets[0])
         self._now = now
 
     def _emit(self, target: int, due: list[Sequence]) -> None:
-        ready = self._ready
+        now, ready = self._now, self._ready
         running = self.running
         for sequence in due:
             start = sequence.start
@@ -225,9 +225,9 @@ class Engine:
             if finished:
                 self._release(sequence)
                 sequence.start = _ENDED
-            else:
-                self._schedule(sequence, tokens)
-            ready.append(Emission(self._now, sequence, tokens, finished))
+            elif sequence.interval is not None:
+                self._schedule(sequence, min(tokens + sequence.interval, sequence.length))
+            ready.append(Emission(now, sequence, tokens, finished))
         if self.running != running:
             self._refill()
 
@@ -251,7 +251,7 @@ class Engine:
         self._starts += start
         sequence.start = start
         sequence.started_at = self._now
-        self._schedule(sequence, 0)
+        self._schedule(sequence, sequence.length if sequence.interval is None else 1)
 
     def _release(self, sequence: Sequence) -> None:
         self.running -= 1
@@ -259,14 +259,8 @@ class Engine:
         self._ended_tokens += sequence.generated
 
     def _schedule(self, sequence: Sequence, tokens: int) -> None:
-        interval = sequence.interval
-        if interval is None:
-            following = sequence.length
-        elif tokens:
-            following = min(tokens + interval, sequence.length)
-        else:
-            following = 1
-        target = sequence.start + following
+        """Let a sequence's next emission be the one with which it has ``tokens`` tokens."""
+        target = sequence.start + tokens
         due = self._due.get(target)
         if due is None:
             self._due[target] = [sequence]

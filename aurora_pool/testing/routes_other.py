@@ -124,8 +124,8 @@ async def version(server: AgentServer, _: Exchange) -> web.StreamResponse:
 
 
 async def load(server: AgentServer, _: Exchange) -> web.StreamResponse:
-    """Answer ``GET /load``: HTTP requests in flight, or 0 where that is not tracked."""
-    return json_reply({"server_load": server.requests_in_flight if server.profile.tracks_load else 0})
+    """Answer ``GET /load``: HTTP requests in flight beside this one, or 0 where that is not tracked."""
+    return json_reply({"server_load": server.requests_in_flight - 1 if server.profile.tracks_load else 0})
 
 
 async def metrics(server: AgentServer, _: Exchange) -> web.StreamResponse:

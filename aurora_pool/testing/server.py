@@ -15,6 +15,7 @@ from aurora_pool.testing.engine import Engine
 from aurora_pool.testing.exchange import DONE, EventStream, Exchange, ReceivedRequest, count_prompts, json_reply, reply
 from aurora_pool.testing.faults import Conditions
 from aurora_pool.testing.generation import Choice, EngineDriver, Generation
+from aurora_pool.testing.instant import InstantAnswers
 from aurora_pool.testing.metrics import Counters
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.prompts import PromptTokens
@@ -72,6 +73,7 @@ class AgentServer:
         self.requests_in_flight = 0
         self._numbers = 0
         self._routes = routes_of(profile)
+        self._instant = InstantAnswers(self) if profile.instant and not callable(profile.reply) else None
         self._heard = asyncio.Event()
         """Set while the server is not silent."""
         self._heard.set()
@@ -107,9 +109,20 @@ class AgentServer:
 
     def new_id(self, prefix: str, exchange: Exchange) -> str:
         """Name a reply: by the caller's own request id if it sent one."""
-        self._numbers += 1
         own = exchange.request.headers.get("X-Request-Id") or exchange.body.get("request_id")
-        return f"{prefix}-{own or f'{self._numbers:032x}'}"
+        return f"{prefix}-{own or f'{self.new_number():032x}'}"
+
+    def new_number(self) -> int:
+        """Count replies."""
+        self._numbers += 1
+        return self._numbers
+
+    def count_instant(self, prompts: int, prompt_tokens: int, tokens: int) -> None:
+        """Count prompts that were answered without the engine."""
+        self.counters.prompts_answered += prompts
+        self.counters.prompt_tokens += prompt_tokens
+        self.counters.instant_tokens += tokens
+        self.counters.finished["stop"] += prompts
 
     async def check_generates(self) -> None:
         """Refuse a request for generation if the server is in no state to take any."""
@@ -154,7 +167,7 @@ class AgentServer:
     async def generate(self, generation: Generation, *, interval: int | None) -> None:
         """Take a generation in, and wait until it has ended; raises :class:`Refusal` when the engine does."""
         self._admit(generation.choices)
-        if self.profile.instant:
+        if self.profile.instant and not self.driver.engine.paused:
             self._answer_at_once(generation)
             return
         self.driver.start(generation, interval=interval)
@@ -292,6 +305,10 @@ class AgentServer:
         route = methods.get(method)
         if route is None:
             return json_reply({"detail": "Method Not Allowed"}, 405, {"Allow": ", ".join(methods)})
+        if self._instant is not None and method == "POST" and path in ("/v1/completions", "/v1/chat/completions"):
+            answer = self._instant.answer(exchange)
+            if answer is not None:
+                return answer
         try:
             return await route(self, exchange)
         except Refusal as refusal:
