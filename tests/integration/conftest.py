@@ -16,6 +16,7 @@ from tests.integration.servers import Model, served_model
 from tests.integration.sessions import Session
 from tests.integration.vllm_environment import vllm_environment
 
+TIMEOUT = 300  # seconds; a server may have to be started again first, and a busy CPU answers slowly
 GREEDY = Sampling(temperature=0.0)
 
 _NO_FLEET = "no fleet to test with: use `make integration`, or name one by --hostfile FILE or AURORA_POOL_HOSTFILE"
@@ -46,6 +47,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
     destructive = [item for item in items if item.get_closest_marker("destructive")]
     others = [item for item in items if item not in destructive]
     hostfile = _hostfile(config)

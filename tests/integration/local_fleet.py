@@ -10,7 +10,7 @@
 The hostfile names the fleet: ``FILE.fleet/`` beside it holds the logs and the numbers of its processes. It is written
 when every server is ready and removed when the fleet stops. ``run`` sets AURORA_POOL_HOSTFILE for the command, exits
 with its code and leaves no process behind, whatever ends it. The first use builds vLLM's environment (three minutes,
-3.5 GB). Needs nothing but Python 3.11 on Linux, and for each server 4 GB of memory and a core.
+3.5 GB). Needs nothing but Python 3.11 on Linux, and for each server 3.5 GB of memory and a core.
 """
 
 from __future__ import annotations
@@ -143,10 +143,12 @@ class LocalFleet:
         command += ["--model", str(environment.model), "--served-model-name", MODEL]
         command += ["--host", HOST, "--port", str(port), "--disable-uvicorn-access-log"]
         command += ["--max-model-len", str(MAX_MODEL_LEN), "--max-num-seqs", "64", "--enforce-eager"]
+        command += ["--dtype", "float32"]  # three times as fast as bfloat16 on a CPU without AVX512_BF16
         scratch = tempfile.mkdtemp(prefix="aurora-pool-vllm-")  # not beside the hostfile: a socket's path must be short
         env = clean_environment(
             HF_HUB_OFFLINE="1",
             OMP_NUM_THREADS="1",
+            VLLM_ENABLE_V1_MULTIPROCESSING="0",  # no worker beside the engine: both spin, and would need a core each
             TMPDIR=scratch,
             VLLM_CACHE_ROOT=scratch,
             VLLM_CPU_KVCACHE_SPACE="1",  # GiB

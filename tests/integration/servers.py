@@ -13,6 +13,8 @@ import aiohttp
 
 from aurora_pool.hostfile import AgentEndpoint
 
+PATIENCE = 60.0  # seconds; a server on a busy CPU takes several for one step, and notices nothing meanwhile
+
 _SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 
 
@@ -65,7 +67,7 @@ async def read_metrics(endpoint: AgentEndpoint) -> ServerMetrics:
 
 async def read_settled(endpoints: Sequence[AgentEndpoint]) -> list[ServerMetrics]:
     """Read every server's metrics once nothing moves in them any more: a request is counted when its answer is out."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while True:
             seen = [await read_metrics(endpoint) for endpoint in endpoints]
             await asyncio.sleep(0.2)
@@ -74,10 +76,10 @@ async def read_settled(endpoints: Sequence[AgentEndpoint]) -> list[ServerMetrics
 
 
 async def wait_until(
-    endpoints: Sequence[AgentEndpoint], condition: Callable[[ServerMetrics], bool], *, within: float
+    endpoints: Sequence[AgentEndpoint], condition: Callable[[ServerMetrics], bool]
 ) -> list[ServerMetrics]:
-    """Read every server's metrics until each meets the condition, for so many seconds at most."""
-    async with asyncio.timeout(within):
+    """Read every server's metrics until each meets the condition."""
+    async with asyncio.timeout(PATIENCE):
         while True:
             seen = [await read_metrics(endpoint) for endpoint in endpoints]
             if all(condition(metrics) for metrics in seen):

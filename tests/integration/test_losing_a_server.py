@@ -15,7 +15,6 @@ PROMPTS = [f"Write a sentence about the number {n}:" for n in range(200)]
 
 
 @pytest.mark.destructive
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL], ids=lambda signum: signum.name)
 async def test_every_prompt_is_answered_once_by_the_others(
     pool: VLLMPool, victim: Victim, signum: signal.Signals

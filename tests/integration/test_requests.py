@@ -6,6 +6,7 @@ import openai
 import pytest
 
 from aurora_pool import AgentEndpoint, Prompt, Response, Sampling, VLLMPool
+from aurora_pool.messages import AnyPrompt
 from tests.integration.servers import Model, read_settled
 
 QUESTION = "What is the capital of France?"
@@ -80,7 +81,8 @@ async def test_send_all_is_one_chat_request_a_prompt(pool: VLLMPool, endpoints: 
 
 
 async def test_prompts_of_every_kind_mix_and_each_is_answered_once(pool: VLLMPool) -> None:
-    kinds = ["The sky is", [1, 2, 3, 4], [{"role": "user", "content": QUESTION}], Prompt("Roses are", max_tokens=4)]
+    conversation = [{"role": "user", "content": QUESTION}]
+    kinds: list[AnyPrompt] = ["The sky is", [1, 2, 3, 4], conversation, Prompt("Roses are", max_tokens=4)]
 
     seen = [(index, response) async for index, response in pool.iter_responses(kinds * 5, 8)]
 
