@@ -56,7 +56,8 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Prompt(msgspec.Struct, frozen=True):
     """One unit of work. Wherever prompts are taken, a plain string, token ids or a list of messages will do as well.
 
-    ``sampling`` and ``max_tokens`` (generated tokens), where given, win over the call's and the pool's.
+    ``sampling`` and ``max_tokens`` (generated tokens), where given, win over the call's and the pool's. ``format`` does
+    over the pool's ``prompt_format``: ``"chat"`` puts text into the chat template, ``"raw"`` sends it as it is.
 
     >>> Prompt("Name a colour.", max_tokens=8).max_tokens
     8
@@ -65,6 +66,7 @@ class Prompt(msgspec.Struct, frozen=True):
     content: Content
     sampling: Sampling | None = None
     max_tokens: int | None = None
+    format: Literal["chat", "raw"] | None = None
 
 
 AnyPrompt: TypeAlias = Content | Prompt

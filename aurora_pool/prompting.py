@@ -42,6 +42,7 @@ class Prompting:
         self._fleet = fleet
         self._shape: Shape | None = None
         self._chat_lists = False
+        self._separates_reasoning = False
 
     async def learn(self, model: str) -> None:
         """Learn the template for plain text. Raises :class:`NoAgentsError` if no agent tells within the patience."""
@@ -56,6 +57,8 @@ class Prompting:
                 self._chat_lists = (
                     self._shape is not None and not self._shape.splits and await self.tokenizer.has_chat_batches(model)
                 )
+                if self.format == "auto" and self._shape is not None:
+                    self._separates_reasoning = await self.tokenizer.separates_reasoning(model)
                 break
             except (TransportError, ServerError) as error:
                 if self._fleet.now + AGAIN > deadline:
@@ -70,8 +73,9 @@ class Prompting:
         return Rules(
             model=model,
             batched=batched,
-            text_shape=shape if shape is not None and shape.splits else None,
+            text_shape=shape if shape is not None and shape.splits and not self._separates_reasoning else None,
             wraps_text=not batched or self.format == "chat" or shape is not None,
+            separates_reasoning=self._separates_reasoning,
             chat_lists=self._chat_lists,
             system_prompt=self.system_prompt,
             on_too_long=self.on_too_long,

@@ -13,7 +13,7 @@ from aurora_pool.batch import Batch, ChatBatch, ChatListBatch, CompletionsBatch
 from aurora_pool.call import Call, Made
 from aurora_pool.chat_template import Shape, shape_of
 from aurora_pool.chunking import chunk_text
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, ServerError, TransportError
 from aurora_pool.fitting import TokenEstimate, TooLong, exact_room, room_or_none
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
 from aurora_pool.policy.work import Lane, Ticket
@@ -22,9 +22,9 @@ from aurora_pool.wire import completions
 
 SendParts = Callable[[Sequence[Prompt]], Awaitable[list[Response]]]
 
-Kind = Literal["list", "rendered", "alone", "chat", "chats"]
-"""How a prompt travels: as text or ids in a list, as a rendered conversation in a list, as text or ids alone, as a
-conversation alone, as a conversation among many."""
+Kind = Literal["list", "ids", "rendered", "alone", "chat", "chats"]
+"""How a prompt travels: as text in a list, as ids in a list (the server refuses a list of both), as a rendered
+conversation in a list, as ids alone, as a conversation alone, as a conversation among many."""
 
 _CHATS = ("chat", "chats")
 
@@ -38,6 +38,8 @@ class Rules:
     text_shape: Shape | None
     """How text is put into the chat template; None where it is not, or where the template does not split cleanly."""
     wraps_text: bool
+    separates_reasoning: bool
+    """Whether the chat endpoint tells reasoning from answer, which a list request can't."""
     chat_lists: bool
     """Whether the servers take many conversations in one request."""
     system_prompt: str | None
@@ -55,6 +57,8 @@ class Order(msgspec.Struct, frozen=True):
     sampling: Sampling
     own_sampling: bool
     max_tokens: int | None
+    wrap: bool
+    """Whether text goes through the chat template."""
     shortened: bool = False
 
 
@@ -90,27 +94,31 @@ class TicketMaker:
         Raises :class:`ConfigError` for what can't be a prompt.
         """
         if isinstance(prompt, Prompt):
+            if prompt.max_tokens is not None and prompt.max_tokens < 1:
+                raise ConfigError(f"prompt {index}: max_tokens: expected at least 1, got {prompt.max_tokens!r}")
             own = prompt.sampling is not None
             sampling = prompt.sampling or self._sampling
-            order = Order(index, prompt.content, sampling, own, prompt.max_tokens or self._max_tokens)
+            wrap = self._rules.wraps_text if prompt.format is None else prompt.format == "chat"
+            order = Order(index, prompt.content, sampling, own, prompt.max_tokens or self._max_tokens, wrap)
         else:
-            order = Order(index, prompt, self._sampling, False, self._max_tokens)
+            order = Order(index, prompt, self._sampling, False, self._max_tokens, self._rules.wraps_text)
         return self._make(order, call)
 
     def _make(self, order: Order, call: Call) -> Made:
         rules = self._rules
         content = order.content
         if isinstance(content, str):
-            if not rules.wraps_text:
-                return self._fitted(order, content, "list", call)
+            content = str(content)  # numpy's strings are a subclass, which no encoder takes
+            if not order.wrap:
+                return self._fitted(order, content, "list" if rules.batched else "alone", call)
             if rules.text_shape is not None and rules.batched and "chat_template_kwargs" not in order.sampling.extra:
                 texts = [content] if rules.system_prompt is None else [rules.system_prompt, content]
                 return self._fitted(order, rules.text_shape.render(texts), "rendered", call)
             return self._chat(order, as_conversation(content, rules.system_prompt), call)
         if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
             return self._chat(order, content, call)
-        if isinstance(content, Sequence) and content and isinstance(content[0], int):
-            return self._fitted(order, content, "list" if rules.batched else "alone", call)
+        if isinstance(content, Sequence) and content and isinstance(content[0], int) and type(content) is not bytes:
+            return self._fitted(order, content, "ids" if rules.batched else "alone", call)
         raise ConfigError(f"prompt {order.index}: expected text, token ids or messages, got {type(content).__name__}")
 
     # -- conversations ------------------------------------------------------------------------------------------
@@ -124,15 +132,18 @@ class TicketMaker:
         if not rules.tokenizer.asked_shape(key):
             return self._learn(order, messages, call, key, kwargs)
         shape = rules.tokenizer.known_shape(key)
-        if shape is not None and shape.splits:
+        if shape is not None and shape.splits and not rules.separates_reasoning:
             return self._fitted(order, shape.render([message["content"] for message in messages]), "rendered", call)
-        listed = rules.chat_lists and order.sampling.n == 1
+        listed = rules.chat_lists and not rules.separates_reasoning and order.sampling.n == 1
         return self._fitted(order, messages, "chats" if listed else "chat", call)
 
     async def _learn(
         self, order: Order, messages: Sequence[Message], call: Call, key: tuple[tuple[str, ...], bytes], kwargs: Any
     ) -> Ticket | Response:
-        await self._rules.tokenizer.learn_shape(self._rules.model, key, kwargs)
+        try:
+            await self._rules.tokenizer.learn_shape(self._rules.model, key, kwargs)
+        except (TransportError, ServerError):  # nobody can tell now: the chat endpoint always can
+            return await _settled(self._fitted(order, messages, "chat", call))
         return await _settled(self._chat(order, messages, call))
 
     # -- room ---------------------------------------------------------------------------------------------------
@@ -155,7 +166,9 @@ class TicketMaker:
 
     async def _counted(self, order: Order, work: Any, kind: Kind, call: Call) -> Ticket | Response:
         rules = self._rules
-        length = await rules.tokenizer.count(rules.model, work, add_special_tokens=kind == "list")
+        length: int | None = len(work)
+        if kind not in ("ids", "alone"):
+            length = await rules.tokenizer.count(rules.model, work, add_special_tokens=kind == "list")
         needed = (length or rules.estimate.of(work)) + (order.max_tokens or 1)
         context, lane = next((pair for pair in self._contexts if needed <= pair[0]), self._contexts[-1])
         if length is None:  # nobody can tell: the server that gets it will
@@ -167,20 +180,29 @@ class TicketMaker:
         return self._ticket(order, work, kind, call, lane, room)
 
     async def _too_long(self, order: Order, call: Call, length: int, context: int) -> Ticket | Response:
-        rules = self._rules
-        if rules.on_too_long != "error" and isinstance(order.content, str) and not order.shortened:
-            own = await rules.tokenizer.count(rules.model, order.content, add_special_tokens=False) or length
-            budget = context - (length - own) - min(order.max_tokens or context, context // 4) - rules.buffer
-            if budget > 0 and rules.on_too_long == "truncate":
-                kept = await rules.tokenizer.last_tokens(rules.model, order.content, budget)
-                order = msgspec.structs.replace(order, content=kept, shortened=True)
-                return await _settled(self._make(order, call))
-            if budget > 0:
-                parts = chunk_text(order.content, budget, count=rules.estimate.of)
-                prompts = [Prompt(part, order.sampling, order.max_tokens) for part in parts]
-                return join_parts(await self._send_parts(prompts))
+        if self._rules.on_too_long != "error" and isinstance(order.content, str) and not order.shortened:
+            try:
+                answer = await self._shortened(order, call, length, context)
+            except (TransportError, ServerError):  # nobody can tell how to cut it
+                answer = None
+            if answer is not None:
+                return answer
         error = f"the prompt has {length} tokens, and the model's maximum context length is {context} tokens"
         return Response(False, "", error, None, "rejected")
+
+    async def _shortened(self, order: Order, call: Call, length: int, context: int) -> Ticket | Response | None:
+        """Cut or split a text; None where not even nothing of it would fit."""
+        rules = self._rules
+        own = await rules.tokenizer.count(rules.model, order.content, add_special_tokens=False) or length
+        budget = context - (length - own) - min(order.max_tokens or context, context // 4) - rules.buffer
+        if budget < 1:
+            return None
+        if rules.on_too_long == "truncate":
+            kept = await rules.tokenizer.last_tokens(rules.model, order.content, budget)
+            return await _settled(self._make(msgspec.structs.replace(order, content=kept, shortened=True), call))
+        form: Literal["chat", "raw"] = "chat" if order.wrap else "raw"
+        parts = chunk_text(order.content, budget, count=rules.estimate.of)
+        return join_parts(await self._send_parts([Prompt(p, order.sampling, order.max_tokens, form) for p in parts]))
 
     # -- batches ------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,8 @@ from aurora_pool.wire import chat, tokens
 
 KEPT = 8192
 """How many counts are kept."""
+SHORT_ANSWER = 8
+"""Tokens in which a reasoning model shows that it reasons."""
 TRIES = 5
 """How many agents are asked in turn when they don't answer."""
 
@@ -29,6 +31,8 @@ class Tokenizer:
         self._counts: OrderedDict[bytes, int] = OrderedDict()
         self._shapes: dict[tuple[tuple[str, ...], bytes], asyncio.Future[Shape | None]] = {}
         self._turn = 0
+        self.mute: set[int] = set()
+        """Agents that did not answer when they were last asked: they are asked last."""
 
     async def count(self, model: str, content: str | Sequence[Message], *, add_special_tokens: bool) -> int | None:
         """How many tokens a text or a conversation has, exactly; None where no agent can tell."""
@@ -121,25 +125,39 @@ class Tokenizer:
             return error.status == 400
         return False
 
+    async def separates_reasoning(self, model: str) -> bool:
+        """Whether the chat endpoint tells reasoning from answer (``--reasoning-parser``): a short answer shows it."""
+        body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
+        try:
+            reply = await self._ask(chat.PATH, body, within=self._fleet.timeouts.silence)
+        except ServerError as error:
+            if error.status < 500:
+                return False
+            raise
+        return any(answer.reasoning for answer in chat.ChatReader().whole(reply))
+
     async def _tokens(self, body: bytes) -> list[int]:
         return tokens.parse_tokens(await self._ask(tokens.TOKENIZE_PATH, body))
 
-    async def _ask(self, path: str, body: bytes) -> bytes:
+    async def _ask(self, path: str, body: bytes, *, within: float | None = None) -> bytes:
         """Ask one agent, the next if it does not answer; which is first goes round."""
         fleet = self._fleet
         agents = [agent.index for agent in fleet.dispatcher.books.agents if agent.in_service]
         agents = agents or list(range(len(fleet.endpoints)))
-        self._turn += 1
+        self._turn = (self._turn + 1) % len(agents)
         failure: PoolError | None = None
-        for attempt in range(min(TRIES, len(agents))):
-            agent = agents[(self._turn + attempt) % len(agents)]
+        for agent in sorted(agents[self._turn :] + agents[: self._turn], key=self.mute.__contains__)[:TRIES]:
             try:
-                return await fetch(fleet.transport, agent, path, body, within=fleet.timeouts.probe)
+                content = await fetch(fleet.transport, agent, path, body, within=within or fleet.timeouts.probe)
             except TransportError as error:
+                self.mute.add(agent)
                 failure = error
             except ServerError as error:
                 if error.status < 500:
                     raise
                 failure = error
+            else:
+                self.mute.discard(agent)
+                return content
         assert failure is not None
         raise failure
