@@ -33,6 +33,9 @@ class CallOptions:
     sampling: Sampling | None
     batched: bool
 
+    def __post_init__(self) -> None:
+        check_least(1, max_tokens=self.max_tokens)
+
 
 def new_fleet(
     endpoints: Sequence[AgentEndpoint],
@@ -172,6 +175,8 @@ class AgentPool:
         """
         if not self._members:
             raise NoAgentsError("this pool has no agents")
+        if self._fleet.closed:
+            raise ConfigError("this pool is closed")
         if self._whole is not None:
             await self._whole.start()
             return
@@ -239,8 +244,6 @@ class AgentPool:
         return self._responses(self._lane, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
 
     async def _gather(self, lane: Lane, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
-        if isinstance(prompts, str):
-            raise ConfigError("expected a list of prompts, got one string")
         return await in_order(self._responses(lane, prompts, options, None))
 
     async def _responses(
@@ -250,6 +253,8 @@ class AgentPool:
         options: CallOptions,
         total: int | None,
     ) -> AsyncGenerator[tuple[int, Response]]:
+        if isinstance(prompts, str):
+            raise ConfigError("expected a list of prompts, got one string")
         await self.start()
         make_ticket = self._ticket_maker(lane, options)
         call = Call(self._fleet, lane, prompts, make_ticket, total, self._positions)

@@ -56,6 +56,7 @@ class Fleet:
         self.observer = observer
         self.stream = stream
         self.probe_request: tuple[str, bytes] = ("/health", b"")
+        self.closed = False
         self.prompts_failed = 0
         self.calls: set[Call] = set()
         self.transport = Transport(endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit)
@@ -88,6 +89,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Cancel what is under way and close all connections. Calls that still wait raise :class:`PoolError`."""
+        self.closed = True
         for call in list(self.calls):
             call.crash(PoolError("the pool was closed while prompts were under way"))
         for handle in (self._round, self._timer):

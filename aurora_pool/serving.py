@@ -31,6 +31,8 @@ class Serving:
     def __init__(self, model: str | None, max_context: int | None) -> None:
         self.model = model
         self.max_context = max_context
+        self.silent: set[int] = set()
+        """Agents that did not tell what they serve."""
         self._lengths: dict[int, int] = {}
 
     def contexts(self, agents: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
@@ -70,10 +72,11 @@ class Serving:
                 log.warning("no agent answers yet; waiting up to %.0f s", fleet.timeouts.patience)
                 warned = True
             await asyncio.sleep(AGAIN)
+        self.silent = set(range(len(fleet.endpoints))).difference(serving)
         if serving:
             self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in fleet.endpoints])
         for agent, models in serving.items():
-            length = next((model.max_model_len for model in models if model.id == self.model), None)
+            length = _context(self.model, models)
             if length is not None:
                 self._lengths[agent] = length
 
@@ -106,6 +109,14 @@ def choose_model(wanted: str | None, serving: Mapping[int, Sequence[ServedModel]
     if len({model.root or model.id for model in everywhere}) > 1:
         raise ConfigError(f"the agents serve several models, so name one: {listed}")
     return everywhere[0].id
+
+
+def _context(name: str | None, models: Sequence[ServedModel]) -> int | None:
+    """The context length of a model; an adapter (LoRA) tells none and has its parent's."""
+    model = next((model for model in models if model.id == name), None)
+    if model is None or model.max_model_len is not None or model.parent in (None, name):
+        return None if model is None else model.max_model_len
+    return _context(model.parent, models)
 
 
 async def _ask(fleet: Fleet) -> Answers:

@@ -27,7 +27,8 @@ async def running(
     tags: Sequence[Mapping[str, str]] | None = None,
     **options: Any,
 ) -> AsyncGenerator[tuple[SimulatedFleet, VLLMPool]]:
-    """Run a pool, with these options, over a fleet of so many agents."""
+    """Run a pool, with these options, over a fleet of so many agents; prompts are sent as they are."""
+    options = {"prompt_format": "raw", **options}
     async with (
         SimulatedFleet(agents, profile=profile, faults=faults, tags=tags) as fleet,
         VLLMPool(fleet.endpoints, seed=1, **options) as pool,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from aurora_pool import Prompt, Sampling
-from aurora_pool.testing import AgentProfile
-from tests.pool.running import INSTANT, chats_at, lists_at, prompts_at, running, sizes
+from aurora_pool.testing import AgentProfile, run_simulated
+from tests.pool.running import chats_at, lists_at, prompts_at, running, sizes
 
 pytestmark = pytest.mark.simulated_clock
 
@@ -22,12 +22,15 @@ async def test_ten_prompts_on_four_agents_are_four_requests() -> None:
         assert [response.agent_index for response in responses] == [i % 4 for i in range(10)]
 
 
-async def test_ten_thousand_prompts_on_a_hundred_agents_are_a_hundred_requests_of_a_hundred() -> None:
-    async with running(100) as (fleet, pool):
-        responses = await pool.send_all_batched([f"prompt {i}" for i in range(10_000)], max_tokens=8)
-        assert sizes(fleet) == [[100]] * 100
-        assert prompts_at(fleet.agents[7]) == [f"prompt {i}" for i in range(7, 10_000, 100)]
-        assert all(response.success for response in responses)
+def test_ten_thousand_prompts_on_a_hundred_agents_are_a_hundred_requests_of_a_hundred() -> None:
+    async def check() -> None:
+        async with running(100) as (fleet, pool):
+            responses = await pool.send_all_batched([f"prompt {i}" for i in range(10_000)], max_tokens=8)
+            assert sizes(fleet) == [[100]] * 100
+            assert prompts_at(fleet.agents[7]) == [f"prompt {i}" for i in range(7, 10_000, 100)]
+            assert all(response.success for response in responses)
+
+    run_simulated(check(), debug=False)
 
 
 async def test_a_list_asks_for_a_stream_with_two_events_per_choice() -> None:
@@ -73,14 +76,33 @@ async def test_chat_requests_are_not_streamed() -> None:
         }
 
 
-async def test_a_conversation_among_texts_goes_as_a_chat() -> None:
+async def test_a_conversation_among_texts_travels_in_a_list_with_the_tokens_that_chat_would_have() -> None:
     conversation = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
-    async with running(1) as (fleet, pool):
+    async with running(1, profile=AgentProfile(slots=16)) as (fleet, pool):
         responses = await pool.send_all_batched(["a", conversation, "b"], max_tokens=8)
+        assert chats_at(fleet.agents[0]) == []
+        (by_chat,) = await pool.send_all([conversation], max_tokens=8)
+        assert (responses[1].text, responses[1].prompt_tokens) == (by_chat.text, by_chat.prompt_tokens)
+
+
+async def test_a_conversation_with_more_than_texts_goes_as_a_chat() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}
+    conversation = [{"role": "user", "content": [{"type": "text", "text": "What is this?"}, picture]}]
+    async with running(1) as (fleet, pool):
+        await pool.send_all_batched(["a", conversation, "b"], max_tokens=8)
         assert prompts_at(fleet.agents[0]) == ["a", "b"]
         (request,) = chats_at(fleet.agents[0])
         assert request.body["messages"] == conversation
-        assert all(response.success for response in responses)
+
+
+async def test_strings_of_other_libraries_are_strings() -> None:
+    class Text(str):
+        __slots__ = ()
+
+    async with running(1) as (fleet, pool):
+        (response,) = await pool.send_all_batched([Text("a")], max_tokens=8)
+        assert response.success
+        assert prompts_at(fleet.agents[0]) == ["a"]
 
 
 async def test_texts_and_token_ids_may_not_share_a_list_and_are_both_answered() -> None:

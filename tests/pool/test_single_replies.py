@@ -33,7 +33,7 @@ def http() -> Iterator[aioresponses]:
 async def pool(http: aioresponses, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[VLLMPool]:
     monkeypatch.setenv("GPU01_KEY", KEY)
     endpoint = AgentEndpoint("gpu01", 8000, {"api_key_env": "GPU01_KEY"})
-    async with VLLMPool([endpoint], timeouts=Timeouts(patience=20.0), seed=1) as pool:
+    async with VLLMPool([endpoint], prompt_format="raw", timeouts=Timeouts(patience=20.0), seed=1) as pool:
         yield pool
 
 
@@ -162,7 +162,7 @@ async def test_the_key_is_sent_and_never_shown(
     http.post(COMPLETIONS, exception=aiohttp.ServerDisconnectedError())
     http.post(COMPLETIONS, status=401, body=b'{"error":"Unauthorized"}', repeat=True)
     response = await one(pool)
-    sent = [call.kwargs["headers"] for calls in http.requests.values() for call in calls]
+    sent = [call.kwargs["headers"] for calls in (http.requests or {}).values() for call in calls]
     assert all(headers["Authorization"] == f"Bearer {KEY}" for headers in sent)
     shown = [repr(pool), repr(pool.endpoints), repr(pool.statistics()), repr(response), str(response), caplog.text]
     assert not any(KEY in text for text in shown)
