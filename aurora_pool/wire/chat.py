@@ -120,7 +120,11 @@ class ChatReader:
             for slot, answer in enumerate(answers):
                 answer.slot, answer.usage = slot, None  # the usage is of all conversations together
             return answers
-        return answers if self._n == 1 else [merge_samples(0, answers)]
+        if self._n == 1:
+            return answers
+        merged = merge_samples(0, answers)
+        merged.usage = reply.usage  # it is of all samples already
+        return [merged]
 
 
 def _answer(choice: _Choice, reply: _Reply) -> Answer:

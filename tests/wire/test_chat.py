@@ -59,6 +59,12 @@ def test_samples_come_in_their_order() -> None:
     assert answer.usage.prompt_tokens == 5
 
 
+def test_the_tokens_of_all_samples_are_counted_once() -> None:
+    choices = [chat_choice(index, chat_message(str(index))) for index in range(3)]
+    (answer,) = ChatReader(n=3).whole(chat(*choices, usage=usage(5, 9)))
+    assert answer.usage == Usage(5, 9)
+
+
 def test_a_missing_choice_is_a_bad_reply() -> None:
     with pytest.raises(BadReply, match="expected 2 choices, got 1"):
         ChatReader(n=2).whole(chat(chat_choice(0, chat_message("x"))))
