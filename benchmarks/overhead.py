@@ -1,0 +1,327 @@
+"""What a client costs: CPU microseconds per prompt of its process, beside other clients on the same server.
+
+    python benchmarks/overhead.py               every client, about 8 minutes
+    python benchmarks/overhead.py --quick       aurora-pool and the floor only, under a minute
+    python benchmarks/overhead.py --check 2.0   the same, and fail if aurora-pool costs more than that times the floor
+
+Prompts have about 300 characters, answers about 1,100. One server process, pinned to a core of its own, has every
+answer ready; each client is a process on another core and is told, in turns, to send so many prompts. Its process CPU
+time is what counts, not the wall clock, so other work on the machine disturbs little, and ratios are taken within
+rounds, so that what does disturb disturbs both sides. The server counts the requests by shape: all clients must have
+sent the same. The answers' texts, order and finish reasons are checked, outside of what is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from benchmarks.peers.shared import AGENTS, CASES, IN_FLIGHT, Case
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ROOT / "out" / "bench" / "peers"
+REQUIREMENTS = ROOT / "benchmarks" / "requirements-peers.txt"
+FLOOR = "floor: aiohttp + msgspec by hand"
+POOL = "aurora-pool"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A client to measure: the module of :mod:`benchmarks.peers` that has it, and how its process is started."""
+
+    name: str
+    module: str
+    uvloop: bool = False
+    own_environment: bool = False
+
+
+QUICK = (Peer(FLOOR, "floor"), Peer(POOL, "pool"))
+FULL = (
+    *QUICK,
+    Peer("floor, uvloop", "floor", uvloop=True),
+    Peer("aurora-pool, uvloop", "pool", uvloop=True),
+    Peer("openai SDK", "openai_sdk"),
+    Peer("openai SDK, its aiohttp client", "openai_aiohttp"),
+    Peer("LiteLLM Router", "litellm_router", own_environment=True),
+    Peer("flexllm", "flexllm_pool", own_environment=True),
+    Peer("async-batch-llm", "async_batch_llm", own_environment=True),
+    Peer("the floor behind vllm-router", "vllm_router", own_environment=True),
+)
+
+GOALS = (
+    ("openai SDK", "single chat", 10.0),
+    ("openai SDK", "lists", 3.0),
+    ("LiteLLM Router", "single chat", 40.0),
+)
+"""How many times cheaper aurora-pool is to be than a peer, in cases whose name begins so."""
+FLOOR_GOAL = 1.5
+SLACK = 1.05
+"""How many times the requests asked for a client may send."""
+
+
+class Process:
+    """A child that is spoken to line by line, in JSON, and pinned to one core."""
+
+    def __init__(self, command: Sequence[str], core: int | None, errors: IO[bytes]) -> None:
+        self._child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        if core is not None:
+            os.sched_setaffinity(self._child.pid, {core})
+
+    def ask(self, question: object) -> Any:
+        """Write a line, and return what the next line says."""
+        assert self._child.stdin is not None
+        try:
+            self._child.stdin.write(json.dumps(question).encode() + b"\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            return None
+        return self.hear()
+
+    def hear(self) -> Any:
+        """Return what the next line says; None if the child has ended."""
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline()
+        return json.loads(line) if line else None
+
+    def end(self) -> None:
+        """End the child and wait for it."""
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.close()
+        try:
+            self._child.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self._child.kill()
+            self._child.wait()
+        self._child.stdout.close()
+
+
+@dataclass
+class Measured:
+    """What came of one peer: microseconds per prompt, case by case and round by round."""
+
+    peer: Peer
+    versions: str
+    skips: Sequence[str]
+    process: Process
+    prompts: dict[str, int] = field(default_factory=dict)
+    cost: dict[str, list[float]] = field(default_factory=dict)
+    helper: dict[str, list[float]] = field(default_factory=dict)
+    """The same for a process beside the client (a router), which ``cost`` contains."""
+
+
+class Bench:
+    """The server, the clients, and what they have told."""
+
+    def __init__(self, seconds_per_run: float, errors: IO[bytes]) -> None:
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self._server_core = cores[0] if len(cores) > 1 else None
+        self._client_core = cores[-1] if len(cores) > 1 else None
+        self._seconds = seconds_per_run
+        self._errors = errors
+        self.missing: dict[str, str] = {}
+        self.measured: list[Measured] = []
+        self._server = Process([sys.executable, "-m", "benchmarks.overhead_server"], self._server_core, errors)
+        self._urls = [f"http://127.0.0.1:{port}" for port in self._server.hear()]
+
+    def start(self, peers: Sequence[Peer]) -> None:
+        """Start the clients' processes; note which can't be had, and why."""
+        for peer in peers:
+            python = str(PEERS / "bin" / "python") if peer.own_environment else sys.executable
+            command = [python, "-m", "benchmarks.overhead_worker", peer.module, *self._urls]
+            process = Process([*command, "--uvloop"] if peer.uvloop else command, self._client_core, self._errors)
+            hello = process.hear()
+            if hello is None:
+                self.missing[peer.name] = "it does not start; see the errors below"
+                process.end()
+            else:
+                self.measured.append(Measured(peer, hello["versions"], hello["skips"], process))
+
+    def round(self, number: int) -> None:
+        """Let each client do each case once, the clients in another order each time."""
+        for case in CASES:
+            shift = number % len(self.measured)
+            for one in self.measured[shift:] + self.measured[:shift]:
+                if case.name not in one.skips and one.peer.name not in self.missing:
+                    self._measure(one, case)
+
+    def _measure(self, one: Measured, case: Case) -> None:
+        unit = IN_FLIGHT if case.chat else AGENTS * case.size
+        count = one.prompts.get(case.name, unit)
+        told = one.process.ask({"case": CASES.index(case), "prompts": count})
+        shape = self._server.ask("shapes")
+        if told is None:
+            self.missing[one.peer.name] = f"it failed at {case.name}; see the errors below"
+            return
+        cpu = told["cpu"] + told["helper_cpu"]
+        if case.name in one.prompts:
+            one.cost.setdefault(case.name, []).append(cpu / count * 1e6)
+            one.helper.setdefault(case.name, []).append(told["helper_cpu"] / count * 1e6)
+        else:  # the first run warms up and tells how many prompts make a run
+            one.prompts[case.name] = unit * max(1, round(self._seconds / cpu * count / unit))
+        wanted = shape.pop(case.shape, 0)
+        requests = count // case.size
+        # A pool may send an agent that seems to hang a prompt or two more.
+        if not requests <= wanted <= SLACK * requests or sum(shape.values()) > (SLACK - 1) * requests:
+            self.missing[one.peer.name] = f"in {case.name} it sent {wanted} of {requests} requests, and {shape}"
+
+    def end(self) -> None:
+        """End all processes."""
+        for one in self.measured:
+            one.process.end()
+        self._server.end()
+
+
+def ratios(one: Measured, other: Measured, case: str) -> list[float]:
+    """How many times the other's cost one has had, round by round."""
+    return [mine / its for mine, its in zip(one.cost.get(case, ()), other.cost.get(case, ()), strict=False)]
+
+
+def _spread(values: Sequence[float]) -> str:
+    """The median and the quartiles."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    digits = 0 if middle >= 100 else 1
+    return f"{middle:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table that reads as text and as Markdown."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, ["-" * width for width in widths], *rows]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+
+
+def report(bench: Bench) -> Iterator[str]:
+    """Write the tables."""
+    names = [case.name for case in CASES]
+    rows = [
+        [one.peer.name, *(_spread(one.cost[name]) if one.cost.get(name) else "-" for name in names)]
+        for one in bench.measured
+    ]
+    yield "CPU microseconds per prompt: median of the rounds (quartiles)"
+    yield table(["client", *names], rows)
+    floor = bench.measured[0]
+    compared = [[one.peer.name, *(_times(ratios(one, floor, name)) for name in names)] for one in bench.measured[1:]]
+    yield "Times the floor: median of the rounds' ratios"
+    yield table(["client", *names], compared)
+    for one in bench.measured:
+        if any(map(any, one.helper.values())):
+            shares = ", ".join(f"{name}: {statistics.median(values):.1f}" for name, values in one.helper.items())
+            yield f"{one.peer.name}: of which the process beside the client, {shares}"
+    for name, reason in bench.missing.items():
+        yield f"{name}: not measured to the end, {reason}"
+    yield "; ".join(dict.fromkeys(one.versions for one in bench.measured))
+
+
+def _times(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f}" if values else "-"
+
+
+def goals(bench: Bench) -> Iterator[str]:
+    """Write which goals are reached and which are missed."""
+    by_name = {one.peer.name: one for one in bench.measured}
+    pool, floor = by_name[POOL], by_name[FLOOR]
+    for case in CASES:
+        found = statistics.median(ratios(pool, floor, case.name))
+        yield _verdict(f"{case.name}: at most {FLOOR_GOAL} x the floor", f"{found:.2f} x", found <= FLOOR_GOAL)
+    for name, prefix, times in GOALS:
+        for case in CASES:
+            if name in by_name and case.name.startswith(prefix) and by_name[name].cost.get(case.name):
+                found = statistics.median(ratios(by_name[name], pool, case.name))
+                goal = f"{case.name}: at least {times:.0f} x cheaper than the {name}"
+                yield _verdict(goal, f"{found:.1f} x", found >= times)
+
+
+def _verdict(goal: str, found: str, reached: bool) -> str:
+    return f"{'reached' if reached else 'missed '}  {goal}: {found}"
+
+
+def prepare_peers() -> None:
+    """Install the peers into an environment of their own, one by one, so that one that can't be had spoils no other."""
+    stamp = PEERS / ".installed"
+    if stamp.exists() and stamp.stat().st_mtime >= REQUIREMENTS.stat().st_mtime:
+        return
+    print(f"installing the peers into {PEERS.relative_to(ROOT)} (once, about two minutes)", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", str(PEERS)], check=True)
+    pip = [str(PEERS / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
+    if subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=False, stderr=subprocess.DEVNULL).returncode:
+        lines = (line.partition("#")[0].strip() for line in REQUIREMENTS.read_text().splitlines())
+        for requirement in filter(None, lines):
+            if subprocess.run([*pip, requirement], check=False, stderr=subprocess.DEVNULL).returncode:
+                print(f"can't install {requirement}", flush=True)
+    stamp.touch()
+
+
+def machine() -> str:
+    """The machine and the Python, in a line."""
+    model = next(
+        (
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.processor(),
+    )
+    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}; Linux {platform.release()}"
+
+
+def main() -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="aurora-pool and the floor only")
+    parser.add_argument("--check", type=float, metavar="RATIO", help="quick, and fail above this ratio to the floor")
+    parser.add_argument("--rounds", type=int, help="default: 9, or 15 with --quick or --check")
+    arguments = parser.parse_args()
+    quick = arguments.quick or arguments.check is not None
+    if not quick:
+        prepare_peers()
+    error_log = ROOT / "out" / "bench" / "overhead-errors.txt"
+    error_log.parent.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with error_log.open("wb") as errors:
+        bench = Bench(0.12 if quick else 0.25, errors)
+        try:
+            bench.start(QUICK if quick else FULL)
+            for number in range(1 + (arguments.rounds or (15 if quick else 9))):
+                bench.round(number)
+        finally:
+            bench.end()
+    print(machine())
+    for part in report(bench):
+        print(f"\n{part}")
+    print("\n" + "\n".join(goals(bench)))
+    print(f"\n{time.monotonic() - started:.0f} s")
+    if bench.missing:
+        print(f"errors: {error_log.relative_to(ROOT)}")
+    if arguments.check is None:
+        return 0
+    if bench.missing:
+        return 1
+    floor, pool = bench.measured
+    worst = max(CASES, key=lambda case: statistics.median(ratios(pool, floor, case.name)))
+    ratio = statistics.median(ratios(pool, floor, worst.name))
+    print(f"{worst.name}: {ratio:.2f} x the floor, of {arguments.check:g} x allowed")
+    return 0 if ratio <= arguments.check else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

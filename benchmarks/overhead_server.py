@@ -1,0 +1,171 @@
+"""An instant server for the overhead benchmark: many ports, every answer encoded beforehand, hardly any work.
+
+It speaks what vLLM 0.32 does on the wire (chunked events, two per choice, the usage of each choice in its events), and
+counts the requests by their shape, so that nobody can win by sending other requests than the rest. One line on standard
+output has the ports; each line on standard input is answered with the counts since the last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import sys
+from collections import Counter
+from typing import cast
+
+from benchmarks.peers.shared import AGENTS, MODEL, answer, prompts_in
+
+PROMPT_TOKENS = 70
+COMPLETION_TOKENS = 240
+FINGERPRINT = "vllm-0.32.0-9f2f614b"
+
+
+def usage(prompts: int = 1) -> dict[str, int]:
+    """The token counts of so many prompts together."""
+    prompt_tokens, completion_tokens = prompts * PROMPT_TOKENS, prompts * COMPLETION_TOKENS
+    return {
+        "prompt_tokens": prompt_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+        "completion_tokens": completion_tokens,
+    }
+
+
+def _encode(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def _head(kind: str, length: str) -> bytes:
+    lines = (
+        "HTTP/1.1 200 OK",
+        "date: Sat, 21 Nov 2026 10:00:00 GMT",
+        "server: uvicorn",
+        length,
+        f"content-type: {kind}",
+    )
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+def _json_reply(value: object) -> bytes:
+    body = _encode(value)
+    return _head("application/json", f"content-length: {len(body)}") + body
+
+
+@functools.cache
+def chat_reply() -> bytes:
+    """The reply to any chat request."""
+    message: dict[str, object] = {"role": "assistant", "content": answer(0), "refusal": None, "annotations": None}
+    message |= {"audio": None, "function_call": None, "tool_calls": [], "reasoning": None}
+    choice: dict[str, object] = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
+    choice |= {"stop_reason": None, "token_ids": None}
+    reply: dict[str, object] = {"id": "chatcmpl-9d1b2f4e7a", "object": "chat.completion", "created": 1795255200}
+    reply |= {"model": MODEL, "choices": [choice], "service_tier": None, "system_fingerprint": FINGERPRINT}
+    reply |= {"usage": usage() | {"prompt_tokens_details": None}, "prompt_logprobs": None, "kv_transfer_params": None}
+    return _json_reply(reply)
+
+
+def _choice(slot: int, text: str, finish_reason: str | None) -> dict[str, object]:
+    choice = {"index": slot, "text": text, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
+    return choice | {"prompt_token_ids": None, "token_ids": None}
+
+
+_COMPLETION = {"id": "cmpl-9d1b2f4e7a", "object": "text_completion", "created": 1795255200, "model": MODEL}
+
+
+@functools.cache
+def list_reply(prompts: int) -> bytes:
+    """The reply to a list request."""
+    choices = [_choice(slot, answer(slot), "stop") | {"prompt_logprobs": None} for slot in range(prompts)]
+    fingerprint = {"service_tier": None, "system_fingerprint": FINGERPRINT}
+    return _json_reply(_COMPLETION | {"choices": choices} | fingerprint | {"usage": usage(prompts)})
+
+
+@functools.cache
+def list_stream(prompts: int) -> bytes:
+    """The reply to a streamed list request: two events per choice, each a chunk of its own."""
+    events = []
+    for slot in range(prompts):
+        text = answer(slot)
+        first = usage() | {"completion_tokens": 1, "total_tokens": PROMPT_TOKENS + 1}
+        events.append(_encode(_COMPLETION | {"choices": [_choice(slot, text[:7], None)], "usage": first}))
+    for slot in range(prompts):
+        text = answer(slot)
+        last = {"choices": [_choice(slot, text[7:], "stop")], "usage": usage(), "system_fingerprint": FINGERPRINT}
+        events.append(_encode(_COMPLETION | last))
+    events += [_encode(_COMPLETION | {"choices": [], "usage": usage(prompts)}), b"[DONE]"]
+    chunks = []
+    for event in events:
+        data = b"data: " + event + b"\n\n"
+        chunks.append(b"%x\r\n%b\r\n" % (len(data), data))
+    head = _head("text/event-stream; charset=utf-8", "transfer-encoding: chunked")
+    return head + b"".join(chunks) + b"0\r\n\r\n"
+
+
+MODELS = _json_reply({"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": 8192}]})
+HEALTH = _head("text/plain", "content-length: 0")
+
+shapes: Counter[str] = Counter()
+
+
+class Connection(asyncio.Protocol):
+    """One client connection; requests come one after another on it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self.transport = cast("asyncio.Transport", transport)
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        """Answer as soon as a request is whole."""
+        received = self.received + data if self.received else data
+        head_end = received.find(b"\r\n\r\n")
+        if head_end >= 0:
+            head = received[:head_end].lower()
+            at = head.find(b"content-length:")
+            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
+            if len(received) >= head_end + 4 + length:
+                self.received = b""
+                self.transport.write(reply(head.split(b" ", 2)[1], received[head_end + 4 :]))
+                return
+        self.received = received
+
+
+def reply(path: bytes, body: bytes) -> bytes:
+    """The reply to a request."""
+    if path.endswith(b"/completions"):
+        prompts = prompts_in(body)
+        if path.endswith(b"/chat/completions"):
+            shapes["chat"] += 1
+            return chat_reply()
+        if b'"stream":true' in body or b'"stream": true' in body:
+            shapes[f"list of {prompts}, streamed"] += 1
+            return list_stream(prompts)
+        shapes[f"list of {prompts}"] += 1
+        return list_reply(prompts)
+    return MODELS if path.endswith(b"/models") else HEALTH
+
+
+def _tell_shapes() -> None:
+    if not sys.stdin.readline():
+        asyncio.get_running_loop().stop()
+        return
+    print(json.dumps(shapes), flush=True)
+    shapes.clear()
+
+
+async def serve() -> None:
+    """Serve until standard input ends."""
+    loop = asyncio.get_running_loop()
+    servers = [await loop.create_server(Connection, "127.0.0.1", 0, backlog=512) for _ in range(AGENTS)]
+    loop.add_reader(sys.stdin.fileno(), _tell_shapes)
+    print(json.dumps([server.sockets[0].getsockname()[1] for server in servers]), flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    try:
+        uvloop.run(serve())
+    except RuntimeError:  # the loop was stopped
+        sys.exit(0)

@@ -1,0 +1,33 @@
+"""aurora-pool, by its public API."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import aurora_pool
+from aurora_pool import AgentEndpoint, Response, VLLMPool
+from benchmarks.peers.shared import MAX_TOKENS, MODEL, Case, Client, Result, rounds
+
+
+@asynccontextmanager
+async def open_client(urls: list[str]) -> AsyncIterator[Client]:
+    """Open two pools, with and without streaming; each round of prompts is a call."""
+    endpoints = [AgentEndpoint("127.0.0.1", int(url.rpartition(":")[2])) for url in urls]
+    async with AsyncExitStack() as stack:
+        whole = await stack.enter_async_context(VLLMPool(endpoints, model=MODEL, stream=False))
+        streamed = await stack.enter_async_context(VLLMPool(endpoints, model=MODEL, stream=True))
+
+        async def run(case: Case, prompts: list[str]) -> list[Response]:
+            pool = streamed if case.stream else whole
+            send = pool.send_all if case.chat else pool.send_all_batched
+            answers: list[Response] = []
+            for some in rounds(case, prompts):
+                answers += await send(some, MAX_TOKENS)
+            return answers
+
+        yield Client(run, _result, f"aurora-pool {aurora_pool.__version__}")
+
+
+def _result(response: Response) -> Result:
+    return Result(response.text, response.finish_reason, response.prompt_tokens, response.completion_tokens)

@@ -1,0 +1,132 @@
+"""What all clients of the overhead benchmark share: the cases, the prompts, the answers. Standard library only.
+
+A client in another environment than the project's imports this and its own library, nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+MODEL = "model"
+MAX_TOKENS = 512
+AGENTS = 8
+"""How many agents there are: ports of one server process."""
+IN_FLIGHT = 128
+"""How many single requests are under way at a time."""
+
+_QUESTION = "Question: "
+_WORDS = "the cell answers each signal with a slow but certain change of state and stores what it has learnt "
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row of the table: chat requests of one prompt, or list requests of ``size`` prompts."""
+
+    name: str
+    size: int
+    chat: bool = False
+    stream: bool = False
+
+    @property
+    def shape(self) -> str:
+        """What the server calls such a request."""
+        return "chat" if self.chat else f"list of {self.size}{', streamed' * self.stream}"
+
+
+CASES = (
+    Case("single chat", 1, chat=True),
+    Case("lists of 32", 32),
+    Case("lists of 100", 100),
+    Case("lists of 32, streamed", 32, stream=True),
+    Case("lists of 100, streamed", 100, stream=True),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a client has to bring home of each prompt; token counts where the server tells them per prompt."""
+
+    text: str
+    finish_reason: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+Run = Callable[[Case, list[str]], Awaitable[Sequence[Any]]]
+
+
+@dataclass(frozen=True)
+class Client:
+    """One way to send prompts.
+
+    ``run`` is what is measured: it takes a case and prompts, and returns one answer per prompt, in their order, as
+    whatever object the library gives. ``result`` reads such an object, and is not measured. ``skips`` names the cases
+    that the library can't do. ``helper_cpu`` tells the CPU seconds that processes beside the client have used.
+    """
+
+    run: Run
+    result: Callable[[Any], Result]
+    versions: str
+    skips: tuple[str, ...] = ()
+    helper_cpu: Callable[[], float] = lambda: 0.0
+
+
+OpenClient = Callable[[list[str]], AbstractAsyncContextManager[Client]]
+"""Takes the agents' base URLs (``http://127.0.0.1:40001``)."""
+
+
+def prompt(number: int) -> str:
+    """A prompt of about 300 characters."""
+    return f"{_QUESTION}{number:08d} " + (_WORDS * 3)[:280]
+
+
+def prompts_in(body: bytes) -> int:
+    """How many of these prompts a request body holds."""
+    return body.count(_QUESTION.encode())
+
+
+def answer(slot: int) -> str:
+    """The answer of about 1,100 characters to the prompt with this place in its request."""
+    return f" Answer {slot:04d}: " + (_WORDS * 11)[:1084]
+
+
+def expected(case: Case, count: int) -> Iterator[str]:
+    """The answers to so many prompts, where prompt ``i`` of each round of lists goes to agent ``i % AGENTS``."""
+    return (answer(0 if case.chat else i % (AGENTS * case.size) // AGENTS) for i in range(count))
+
+
+def rounds(case: Case, prompts: list[str]) -> Iterator[list[str]]:
+    """Cut the prompts into what is under way at a time: one list per agent, or so many single requests."""
+    step = IN_FLIGHT if case.chat else AGENTS * case.size
+    return (prompts[start : start + step] for start in range(0, len(prompts), step))
+
+
+def deal(prompts: list[str]) -> list[list[str]]:
+    """Deal a round's prompts to the agents, as a pool does."""
+    return [prompts[agent::AGENTS] for agent in range(AGENTS)]
+
+
+def gather_dealt(lists: Iterable[Sequence[Item]]) -> list[Item]:
+    """Put what the agents' lists gave into the order of the prompts again."""
+    return list(itertools.chain.from_iterable(zip(*lists, strict=True)))
+
+
+async def in_order(
+    send: Callable[[int, str], Awaitable[Item]], prompts: list[str], workers: Callable[..., Awaitable[Any]]
+) -> list[Item]:
+    """Send each prompt, :data:`IN_FLIGHT` at a time; ``workers`` is ``asyncio.gather``."""
+    answers: list[Any] = [None] * len(prompts)
+    source = iter(enumerate(prompts))
+
+    async def worker() -> None:
+        for index, text in source:
+            answers[index] = await send(index % AGENTS, text)
+
+    await workers(*(worker() for _ in range(IN_FLIGHT)))
+    return answers
