@@ -42,7 +42,10 @@ class Books:
         self.pending = Plan()
         self.lengths = Lengths()
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
+        self.scan = False
+        """Whether the next plan is to look at all agents for some lane."""
         self.in_flight = 0
+        self.answered = 0
         self.requests = 0
         self.hedged = 0
         self.moved = 0
@@ -79,7 +82,7 @@ class Books:
     def wake(self, lane: Lane) -> None:
         """Note that something has begun to wait in a lane: all agents will be looked at for it."""
         self.lanes[lane] = None
-        lane.scan = True
+        lane.scan = self.scan = True
 
     def requeue(self, tickets: Iterable[Ticket], now: float) -> None:
         """Put prompts that failed back at the head of their lanes; those that another agent holds stay there."""
@@ -249,6 +252,7 @@ class Books:
         self._review()
 
     def _review(self) -> None:
+        self.scan = True
         for lane in self.lanes:
             lane.scan = True
             lane.review_due = 0.0

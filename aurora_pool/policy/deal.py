@@ -72,19 +72,27 @@ class Dealer:
 
     # -- what waits ---------------------------------------------------------------------------------------------
 
-    def serve(self, lane: Lane, now: float) -> None:
-        """Let the agents that have credits take what waits in a lane."""
+    def serve(self, now: float) -> None:
+        """Let the agents that have credits take what waits in the lanes."""
+        books = self.books
+        able = [agent for agent in books.touched if agent.limit - agent.held >= agent.least]
+        if able or books.scan or self.strict:
+            books.scan = False
+            for lane in list(books.lanes):
+                self._serve(lane, able, now)
+
+    def _serve(self, lane: Lane, able: Iterable[AgentState], now: float) -> None:
         if lane.home_queues:
             self._serve_homes(lane)
         if lane.queue or lane.suspects:
-            scan = lane.scan or now >= lane.review_due
+            scan, lane.scan = lane.scan, False
             if scan:
-                lane.scan = False
                 self._review(lane, now)
+                able = self._all_able(lane)
             if lane.suspects:
-                place_suspects(self.books, lane, scan)
+                place_suspects(self.books, lane, able, scan)
             if lane.queue:
-                self._share(lane, self._takers(lane, scan))
+                self._share(lane, self._takers(lane, able))
         if lane.queue or lane.suspects:
             if not lane.review_set:
                 lane.review_set = True
@@ -108,14 +116,16 @@ class Dealer:
                 if not queue:
                     del lane.home_queues[agent.index]
 
-    def _takers(self, lane: Lane, scan: bool) -> list[AgentState]:
-        """The members with enough free credits for a request, and fast enough."""
-        agents: Iterable[AgentState] = self.books.touched
-        if scan:
-            few = len(lane.members) < len(self.hungry)
-            agents = [self.books.agents[i] for i in lane.members] if few else self.books.touched | self.hungry
+    def _all_able(self, lane: Lane) -> Iterable[AgentState]:
+        """All agents that might take something from a lane, from the smaller of two sets."""
+        if len(lane.members) < len(self.hungry):
+            return (self.books.agents[index] for index in lane.members)
+        return self.books.touched | self.hungry
+
+    def _takers(self, lane: Lane, able: Iterable[AgentState]) -> list[AgentState]:
+        """The members among these with enough free credits for a request, and fast enough."""
         takers = []
-        for agent in agents:
+        for agent in able:
             if agent.limit - agent.held >= agent.least and agent.index in lane.serves:
                 if lane.least_speed and 0 < agent.speed < lane.least_speed:
                     continue
@@ -166,6 +176,7 @@ class Dealer:
 
     def _ring(self, lane: Lane, now: float) -> None:
         lane.review_set = False
+        lane.scan = self.books.scan = True
 
     def _anyone_in_service(self, lane: Lane, but: AgentState | None = None) -> bool:
         if len(lane.members) == len(self.books.agents):
@@ -176,10 +187,12 @@ class Dealer:
         """Wait for an agent to come back, as long as the lane's patience lasts and one may be expected at all."""
         if lane.stranded_at is None:
             lane.stranded_at = now
+            if lane.patience < math.inf:
+                self.books.alarm(now + lane.patience, self._ring, lane)
         members = [self.books.agents[index] for index in lane.members]
         gives_up_at = lane.stranded_at + lane.patience
         if now < gives_up_at and not all(agent.breaker.misplaced for agent in members):
-            lane.review_due = min(now + REVIEW_EVERY, gives_up_at)
+            lane.review_due = now + REVIEW_EVERY
             return
         waited = now - lane.stranded_at
         error = f"no agent in service{f' for {waited:.0f} s' if waited >= 1 else ''}: " + "; ".join(

@@ -102,7 +102,7 @@ class Dispatcher:
             self._faults.silence.heard(agent)
         if tokens:
             books.lengths.add(tokens)
-        books.budget.deposit()
+        books.answered += 1
         ticket = books.settle(assignment, slot, started=started)
         first = not ticket.done
         if first:
@@ -168,8 +168,7 @@ class Dispatcher:
             for agent in list(books.wards):
                 tend(books, agent)
         if books.lanes:
-            for lane in list(books.lanes):
-                self._dealer.serve(lane, now)
+            self._dealer.serve(now)
         if books.touched:
             for agent in books.touched:
                 if agent.outbox:

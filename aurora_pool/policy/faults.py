@@ -25,6 +25,7 @@ class Faults:
     def __init__(self, books: Books, silence: float, deadlines: Deadlines | None) -> None:
         self.books = books
         self.deadlines = deadlines
+        self._paid_for = 0
         self.silence = Silence(books, silence, self._give_up)
 
     def failed(self, assignment: Assignment, error: PoolError, now: float) -> Outcome:
@@ -128,8 +129,14 @@ class Faults:
         later = self._note_moved(tickets, agent, Outcome.BROKEN)
         if later:
             pause = backoff(max(ticket.attempts for ticket in later), self.books.rng)
-            pause += self.books.budget.withdraw(now, len(later))
+            pause += self._pay(len(later), now)
             self.books.alarm(now + pause, self.books.requeue, later[::-1])
+
+    def _pay(self, retries: int, now: float) -> float:
+        books = self.books
+        books.budget.deposit(books.answered - self._paid_for)
+        self._paid_for = books.answered
+        return books.budget.withdraw(now, retries)
 
     def _note_moved(self, tickets: list[Ticket], agent: AgentState, outcome: Outcome) -> list[Ticket]:
         moved = [ticket for ticket in tickets if not ticket.done and not ticket.holders]

@@ -30,12 +30,12 @@ def halve(items: Sequence[T]) -> list[Sequence[T]]:
     return [part for part in (items[:middle], items[middle:]) if part]
 
 
-def place_suspects(books: Books, lane: Lane, scan: bool) -> None:
+def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: bool) -> None:
     """Put the suspects of a lane on agents that hold nothing; if there is none, have one emptied.
 
-    With ``scan`` all members are looked at, else only those whose credits have changed.
+    With ``scan`` all members are looked at, else only those that have become able to take something.
     """
-    candidates: Iterable[AgentState] = (books.agents[i] for i in lane.members) if scan else list(books.touched)
+    candidates = (books.agents[index] for index in lane.members) if scan else able
     available = [agent for agent in candidates if agent.limit and agent.index in lane.serves]
     available.sort(key=lambda agent: agent.held)
     allowed = max(1, books.in_service // WARDS_SHARE) - sum(bool(agent.held) for agent in books.wards)

@@ -41,10 +41,9 @@ class RetryBudget:
         self.balance = reserve
         self.at = 0.0
 
-    def deposit(self) -> None:
-        """Take in a success."""
-        if self.balance < 10 * self.reserve:
-            self.balance += self.ratio
+    def deposit(self, successes: int) -> None:
+        """Take in so many successes."""
+        self.balance = min(self.balance + self.ratio * successes, 10 * self.reserve)
 
     def withdraw(self, now: float, retries: int = 1) -> float:
         """Take out retries; return how many seconds the last of them has to wait for being paid."""

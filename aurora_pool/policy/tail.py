@@ -12,10 +12,15 @@ from collections.abc import Iterable
 _STEPS = 4
 """Histogram buckets per doubling of the length."""
 
+_BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(4096))
+"""The buckets of most lengths, worked out beforehand."""
+
 GUARD_MARGIN = 1.15
 HEDGE_MARGIN = 1.2
 LONG = 0.9
-"""The quantile of lengths that the tail guard reckons with."""
+"""The quantile of lengths that the guard reckons with: it is the long answers that end last."""
+LONGEST = 0.99
+"""The quantile that the hedge reckons with, of the lengths that are still possible."""
 
 
 class Lengths:
@@ -23,8 +28,8 @@ class Lengths:
 
     >>> lengths = Lengths()
     >>> for tokens in (100, 100, 100, 1000): lengths.add(tokens)
-    >>> round(lengths.mean), round(lengths.residual(500))
-    (325, 500)
+    >>> round(lengths.mean), round(lengths.quantile(0.5, done=500))
+    (325, 1000)
     """
 
     __slots__ = ("count", "counts", "total", "totals")
@@ -37,7 +42,7 @@ class Lengths:
 
     def add(self, tokens: int) -> None:
         """Take in the length of an answer."""
-        bucket = int(math.log2(tokens) * _STEPS) if tokens > 0 else 0
+        bucket = _BUCKETS[tokens] if tokens < 4096 else int(math.log2(tokens) * _STEPS)
         self.counts[bucket] += 1
         self.totals[bucket] += tokens
         self.count += 1
@@ -48,22 +53,16 @@ class Lengths:
         """The mean length; 1 while nothing is known."""
         return self.total / self.count if self.count else 1.0
 
-    def quantile(self, share: float) -> float:
-        """The length that this share of the answers stays below."""
-        left = share * self.count
-        for bucket, count in enumerate(self.counts):
+    def quantile(self, share: float, done: float = 0.0) -> float:
+        """The length that this share of the answers stays below, of those that have more than ``done`` tokens."""
+        first = int(math.log2(done) * _STEPS) + 1 if done >= 1 else 0
+        left = share * sum(self.counts[first:])
+        for bucket in range(first, len(self.counts)):
+            count = self.counts[bucket]
             left -= count
             if count and left <= 0:
-                return self.totals[bucket] / count
-        return 1.0
-
-    def residual(self, done: float) -> float:
-        """How many more tokens an answer is expected to have that has so many already."""
-        first = int(math.log2(done) * _STEPS) + 1 if done >= 1 else 0
-        count = sum(self.counts[first:])
-        if not count:
-            return max(1.0, done * 0.1)
-        return max(1.0, sum(self.totals[first:]) / count - done)
+                return max(1.0, self.totals[bucket] / count)
+        return max(1.0, done * 1.1)
 
 
 def slowest_worthwhile(speeds_and_loads: Iterable[tuple[float, int]], remaining: float, lengths: Lengths) -> float:
@@ -89,7 +88,7 @@ def slowest_worthwhile(speeds_and_loads: Iterable[tuple[float, int]], remaining:
 
 
 def seconds_saved(age: float, slow: float, fast: float, lengths: Lengths) -> float:
-    """Return how much sooner a prompt is expected to end if a second agent starts it afresh; 0 if it is not worth it.
+    """Return how much sooner a long answer would end if a second agent began it afresh; 0 if it is not worth it.
 
     ``age`` is how many seconds the first agent has had it; ``slow`` and ``fast`` are tokens per second for one prompt
     at the first and the second agent; ``slow`` is 0 for an agent that has fallen silent.
@@ -100,10 +99,10 @@ def seconds_saved(age: float, slow: float, fast: float, lengths: Lengths) -> flo
     >>> seconds_saved(1.0, slow=90.0, fast=100.0, lengths=lengths)
     0.0
     """
-    done = age * slow
-    left = lengths.residual(done)
     if slow <= 0:
         return math.inf
-    stay = left / slow
-    again = (done + left) / fast
+    done = age * slow
+    long = lengths.quantile(LONGEST, done)
+    stay = (long - done) / slow
+    again = long / fast
     return stay - again if again * HEDGE_MARGIN < stay else 0.0

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Container, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from aurora_pool.errors import PoolError
 from aurora_pool.messages import ErrorKind
 
@@ -56,7 +58,7 @@ class Lane:
         return not self.expected and not self.unbounded
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """One prompt on its way to exactly one result.
 
     ``batch`` says which tickets may share a list request (those with the same object), ``room`` how many tokens may be
@@ -66,29 +68,23 @@ class Ticket:
     that died while they held it.
     """
 
-    __slots__ = (
-        "attempts", "avoid", "batch", "deaths", "done", "first_sent", "hedged", "holders", "index", "isolated", "lane",
-        "limit", "request", "room", "second_request", "sends", "work",
-    )  # fmt: skip
-
-    def __init__(self, lane: Lane, index: int, batch: Any, work: Any, room: int = 0, limit: int = LIST_LIMIT) -> None:
-        self.lane = lane
-        self.index = index
-        self.batch = batch
-        self.work = work
-        self.room = room
-        self.limit = limit
-        self.holders = 0
-        self.sends = 0
-        self.attempts = 0
-        self.deaths = 0
-        self.avoid = -1
-        self.done = False
-        self.hedged = False
-        self.isolated = False
-        self.first_sent = -1.0
-        self.request: Assignment | None = None
-        self.second_request: Assignment | None = None
+    lane: Lane
+    index: int
+    batch: Any
+    work: Any
+    room: int = 0
+    limit: int = LIST_LIMIT
+    holders: int = 0
+    sends: int = 0
+    attempts: int = 0
+    deaths: int = 0
+    avoid: int = -1
+    done: bool = False
+    hedged: bool = False
+    isolated: bool = False
+    first_sent: float = -1.0
+    request: Assignment | None = None
+    second_request: Assignment | None = None
 
 
 class Assignment:
@@ -126,22 +122,19 @@ class Failure:
         self.agent = agent
 
 
-class Plan:
+class Plan(msgspec.Struct, eq=False):
     """What the pool is to do now: requests to send and to close, agents to probe, prompts that ended unanswered.
 
     ``probe`` holds agents that are out and due for a trial; ``check`` agents that hold prompts but have fallen silent;
     ``sample`` agents whose counters of running and waiting prompts the dispatcher would like to know.
     """
 
-    __slots__ = ("check", "close", "fail", "probe", "sample", "send")
-
-    def __init__(self) -> None:
-        self.send: list[Assignment] = []
-        self.close: list[Assignment] = []
-        self.fail: list[Failure] = []
-        self.probe: list[int] = []
-        self.check: list[int] = []
-        self.sample: list[int] = []
+    send: list[Assignment] = []
+    close: list[Assignment] = []
+    fail: list[Failure] = []
+    probe: list[int] = []
+    check: list[int] = []
+    sample: list[int] = []
 
 
 class Notices:
