@@ -28,6 +28,7 @@ LAYERS = {
     "probe": 3,
     "batch": 3,
     "call": 3,
+    "embeddings": 3,
     "fleet": 3,
     "prompting": 3,
     "serving": 3,
