@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import assert_type
 
 import openai
@@ -26,7 +26,7 @@ async def prompts_of_every_kind(pool: VLLMPool) -> None:
     assert_type(await pool.post(0, text), Response)
     assert_type(await pool.post_batch(0, [text, ids]), list[Response])
     assert_type(await pool.broadcast_prompt(chat), list[Response])
-    assert_type(pool.iter_responses(text for _ in range(3)), AsyncIterator[tuple[int, Response]])
+    assert_type(pool.iter_responses(text for _ in range(3)), AsyncGenerator[tuple[int, Response], None])
 
 
 async def views_are_pools_of_the_same_kind(pool: VLLMPool) -> None:
