@@ -60,6 +60,7 @@ class SimulatedAgent:
         self._accepting: set[asyncio.Task[Any]] = set()
         self._socket = _bound(host, port)
         self._ended: list[AgentServer] = []
+        self._answered_before = 0
         self.listening = False
         """Whether new connections are taken; if not, they are refused."""
         self.endpoint = AgentEndpoint(host, self._socket.getsockname()[1], dict(tags or {}))
@@ -68,7 +69,7 @@ class SimulatedAgent:
     @property
     def prompts_answered(self) -> int:
         """How many prompts have been answered whole, by this process and those before it."""
-        return sum(server.counters.prompts_answered for server in (*self._ended, self.server))
+        return self._answered_before + self.server.counters.prompts_answered
 
     def start(self) -> None:
         """Begin to listen, and start the fault script."""
@@ -181,7 +182,8 @@ class SimulatedAgent:
         gone = not self.listening and (server.conditions.silent or not server.driver.open)
         if gone or server.conditions.draining or server.conditions.engine_dead:
             self.die()
-            self._ended.append(server)
+            self._answered_before += server.counters.prompts_answered
+            self._ended = [ended for ended in (*self._ended, server) if ended.is_busy]
             self.server = self._new_server()
         else:
             server.speak_again()
@@ -254,9 +256,14 @@ class SimulatedAgent:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             connection.setblocking(False)
-            task = self._loop.create_task(self._loop.connect_accepted_socket(self.server.http, connection))
+            task = self._loop.create_task(self._welcome(self.server, connection))
             self._accepting.add(task)
             task.add_done_callback(self._accepting.discard)
+
+    async def _welcome(self, server: AgentServer, connection: socket.socket) -> None:
+        transport, _ = await self._loop.connect_accepted_socket(server.http, connection)
+        if not server.driver.open:
+            transport.abort()  # the server died between the kernel's handshake and its own
 
 
 def _bound(host: str, port: int) -> socket.socket:

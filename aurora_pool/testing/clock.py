@@ -32,6 +32,8 @@ _T = TypeVar("_T")
 _GRACE = 0.0002
 """Real seconds that a socket waiting to write is given before the clock jumps: its peer may be about to read."""
 
+_NEW_YEAR = 1767225600.0
+
 _STUCK_AFTER = 30.0
 """Real seconds without any timer, event or thread before a loop is declared stuck."""
 
@@ -70,6 +72,12 @@ class SimulatedClockEventLoop(asyncio.SelectorEventLoop):
 
     def _thread_done(self, _: asyncio.Future[Any]) -> None:
         self._simulated.threads -= 1
+
+
+def wall_time() -> int:
+    """Tell the seconds since 1970; a loop on a simulated clock began on New Year 2026, 0:00 UTC."""
+    loop = asyncio.get_running_loop()
+    return int(_NEW_YEAR + loop.time() if isinstance(loop, SimulatedClockEventLoop) else time.time())
 
 
 def run_simulated(coroutine: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:

@@ -7,7 +7,6 @@ strings, log-probabilities, samples, faults, bad items) takes the usual way, whi
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -16,6 +15,7 @@ import msgspec
 from aiohttp import web
 
 from aurora_pool.testing.answers import make_words
+from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import Exchange, reply
 from aurora_pool.testing.faults import Conditions
 from aurora_pool.testing.tokenizer import decode, encode
@@ -111,7 +111,7 @@ class InstantAnswers:
     def _head(self, prefix: str) -> bytes:
         kind = b"text_completion" if prefix == "cmpl" else b"chat.completion"
         name = self._server.new_number()
-        created = int(time.time())
+        created = wall_time()
         return b'{"id":"%b-%032x","object":"%b","created":%d,"model":%b,' % (
             prefix.encode(),
             name,

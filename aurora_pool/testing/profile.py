@@ -21,7 +21,8 @@ class AgentProfile:
     - ``model`` and ``aliases``: the served names; ``max_model_len``: its context; ``begins_with_token``: whether its
       tokenizer puts a begin-of-text token first, as Llama's does; ``reasoning``: whether it thinks before it answers
       (with a reasoning parser on).
-    - ``reply``: what it says to everything, or a function from the prompt (of a chat: its last message) to the answer.
+    - ``reply``: what it says to everything, or a function from the prompt (of a chat, rendered or not: its last
+      message) to the answer.
       Without one, answers are made of common words; text and length follow from the prompt's tokens (and from the seed
       and the sample number where the temperature is above 0), so they are the same on every agent and in every list.
       Lengths are lognormal (``median_length``, ``length_sigma``), clipped to ``shortest`` and ``longest``.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from aiohttp import web
 
 from aurora_pool.testing import tokenizer
 from aurora_pool.testing.answers import make_answer
+from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import Exchange, json_reply
 from aurora_pool.testing.generation import Choice, Generation
 from aurora_pool.testing.logprobs import chat_logprobs
@@ -133,7 +133,7 @@ def _whole(server: AgentServer, exchange: Exchange, options: Options, choices: S
     return {
         "id": server.new_id("chatcmpl", exchange),
         "object": "chat.completion",
-        "created": int(time.time()),
+        "created": wall_time(),
         "model": server.model,
         "choices": [_whole_choice(choice, options, server.profile) for choice in choices],
         "service_tier": None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,12 +9,14 @@ import msgspec
 from aiohttp import web
 
 from aurora_pool.testing.answers import make_answer
+from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import DONE, Exchange, json_reply
 from aurora_pool.testing.generation import Choice, Generation, ShownText
 from aurora_pool.testing.logprobs import completion_logprobs, prompt_logprobs
 from aurora_pool.testing.options import Options, check_logprobs, read_options
 from aurora_pool.testing.prompts import read_prompts
 from aurora_pool.testing.refusal import Refusal
+from aurora_pool.testing.template import last_said
 from aurora_pool.testing.usage import total_usage, usage_of
 
 if TYPE_CHECKING:
@@ -52,8 +53,9 @@ def _choices(server: AgentServer, body: dict[str, Any], options: Options) -> lis
     choices: list[Choice] = []
     for prompt in read_prompts(body, options, server.profile):
         server.check_prompt(prompt)
+        asked = last_said(prompt.shown()) if callable(server.profile.reply) else None
         for sample in range(options.n):
-            answer = make_answer(server.profile, options, prompt, sample=sample)
+            answer = make_answer(server.profile, options, prompt, sample=sample, asked=asked)
             choices.append(Choice(len(choices), prompt, answer, first_sample=sample == 0))
     return choices
 
@@ -62,7 +64,7 @@ def _whole(server: AgentServer, exchange: Exchange, options: Options, choices: S
     return {
         "id": server.new_id("cmpl", exchange),
         "object": "text_completion",
-        "created": int(time.time()),
+        "created": wall_time(),
         "model": server.model,
         "choices": [_whole_choice(choice, options) for choice in choices],
         "service_tier": None,
@@ -112,7 +114,7 @@ class CompletionEvents:
         self._head: dict[str, Any] = {
             "id": server.new_id("cmpl", exchange),
             "object": "text_completion",
-            "created": int(time.time()),
+            "created": wall_time(),
             "model": server.model,
         }
         self._start = b"data: %b," % _ENCODE(self._head)[:-1]

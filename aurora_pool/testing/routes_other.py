@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import math
 import struct
-import time
 from hashlib import shake_128
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from aiohttp import web
 
 from aurora_pool.testing import tokenizer
 from aurora_pool.testing.answers import Answer, fingerprint
+from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import Exchange, json_reply, reply
 from aurora_pool.testing.generation import Choice, Generation
 from aurora_pool.testing.metrics import CONTENT_TYPE, metrics_page
@@ -47,7 +47,7 @@ async def embeddings(server: AgentServer, exchange: Exchange) -> web.StreamRespo
         {
             "id": server.new_id("embd", exchange),
             "object": "list",
-            "created": int(time.time()),
+            "created": wall_time(),
             "model": server.model,
             "data": [
                 {"index": number, "object": "embedding", "embedding": vector} for number, vector in enumerate(vectors)
@@ -95,7 +95,7 @@ async def detokenize(server: AgentServer, exchange: Exchange) -> web.StreamRespo
 
 async def models(server: AgentServer, _: Exchange) -> web.StreamResponse:
     """Answer ``GET /v1/models``: an entry for each name, all of the same model."""
-    created = int(time.time())
+    created = wall_time()
     entries: list[dict[str, Any]] = [
         {
             "id": name,

@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 from aiohttp import web
 
+from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.engine import Engine
 from aurora_pool.testing.exchange import DONE, EventStream, Exchange, ReceivedRequest, count_prompts, json_reply, reply
 from aurora_pool.testing.faults import Conditions
@@ -59,7 +60,7 @@ class AgentServer:
         self.chance = chance
         self.time_scale = time_scale
         self.conditions = Conditions()
-        self.counters = Counters(started_at=asyncio.get_running_loop().time())
+        self.counters = Counters(started_at=wall_time())
         engine = Engine(
             slots=profile.slots,
             step_base=profile.step_base,
@@ -154,11 +155,16 @@ class AgentServer:
             elif transport not in self._busy:
                 transport.close()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether any connection or request is left."""
+        return bool(self.http.connections or self.requests_in_flight)
+
     async def close(self) -> None:
         """End: cut all connections, and wait until nothing runs any more."""
         self.driver.close()
         self.cut_connections()
-        while self.http.connections or self.requests_in_flight:  # noqa: ASYNC110 - it is a few turns
+        while self.is_busy:  # noqa: ASYNC110 - it is a few turns
             await asyncio.sleep(0)
         # The tasks of the last requests end a few turns of the loop after their connections.
         for _ in range(5):
@@ -312,4 +318,6 @@ class AgentServer:
         try:
             return await route(self, exchange)
         except Refusal as refusal:
+            if self.conditions.engine_dead and not self.profile.at_least(0, 18):
+                return reply(b"", 500)
             return json_reply(refusal.body(nested=self.profile.at_least(0, 10, 1)), refusal.status)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import DONE, Exchange
 from aurora_pool.testing.generation import Choice, Generation, ShownText
 from aurora_pool.testing.logprobs import chat_logprobs
@@ -33,7 +33,7 @@ class ChatEvents:
         self._head: dict[str, Any] = {
             "id": server.new_id("chatcmpl", exchange),
             "object": "chat.completion.chunk",
-            "created": int(time.time()),
+            "created": wall_time(),
             "model": server.model,
         }
 

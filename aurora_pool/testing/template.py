@@ -40,6 +40,19 @@ def render_chat(body: Body, messages: Sequence[Mapping[str, Any]], profile: Agen
     return "".join(parts)
 
 
+def last_said(text: str) -> str:
+    r"""Tell what the last message of a rendered conversation says; any other text is taken as it is.
+
+    >>> last_said("<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n")
+    'Hi!'
+    """
+    ends = text.rfind(END)
+    begins = text.rfind(BEGIN, 0, ends) if ends >= 0 else -1
+    if begins < 0:
+        return text
+    return text[begins:ends].partition("\n")[2]
+
+
 def content_of(message: object, number: int = 0) -> str:
     """Tell a message's text: its content, or the texts of its parts."""
     if not isinstance(message, Mapping):

@@ -1,4 +1,4 @@
-"""Tests marked ``simulated_clock`` run in simulated time; ``client`` speaks plain HTTP to simulated agents."""
+"""``client`` speaks plain HTTP to simulated agents."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ import msgspec
 import pytest
 
 from aurora_pool.testing import SimulatedAgent
-from aurora_pool.testing.clock import loop_factories as pytest_asyncio_loop_factories
-
-__all__ = ["pytest_asyncio_loop_factories"]
 
 
 class Client:

@@ -59,6 +59,8 @@ async def test_replies_of_the_users_own(client: Client) -> None:
         _, body = await client.post(agent, "/v1/chat/completions", chat)
         assert body["choices"][0]["message"]["content"] == "You said: Hi"
         assert body["choices"][0]["finish_reason"] == "stop"
+        rendered = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+        assert await texts(client, agent, [rendered]) == ["You said: Hi"]
         events = await client.stream(agent, "€€€", stream_interval=1)
         assert "".join(event["choices"][0]["text"] for event in events[:-1]) == "You said: €€€"
 
