@@ -35,6 +35,9 @@ def run(
         list[str] | None, typer.Option(metavar="OLD=NEW", help="A model's name in the input, and in the fleet.")
     ] = None,
     chat: Annotated[bool, typer.Option("--chat", help="Send plain prompts as the user's message of a chat.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send plain prompts as they are, not in the model's chat template.")
+    ] = False,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens per answer, where the line says none.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Where the line says none.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Where the line says none.")] = None,
@@ -79,17 +82,20 @@ def run(
 ) -> None:
     """Answer every request of a file, each exactly once. Kill it any time: the same command goes on."""
     from aurora_pool.cli.session import Session, run_session
+    from aurora_pool.errors import ConfigError
     from aurora_pool.jobs.options import JobOptions
     from aurora_pool.jobs.requests import parse_model_map
     from aurora_pool.jobs.walltime import find_deadline
 
+    if chat and raw:
+        raise ConfigError("--chat and --raw: expected one of them")
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     defaults: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = JobOptions(
         model=model,
         model_map=parse_model_map(model_map or []),
         defaults=defaults,
-        chat=chat,
+        prompt_format="chat" if chat else "raw" if raw else "auto",
         input_format=input_format,
         on_bad_line=on_bad_line,
         retry_failed=retry_failed,

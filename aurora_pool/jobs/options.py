@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.jobs.requests import InputFormat
+from aurora_pool.jobs.requests import InputFormat, PromptFormat
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.survey import OnBadLine
 
@@ -26,7 +26,8 @@ class JobOptions:
     """How a job is run. Times are seconds.
 
     - ``model``: what the input must ask for, if it names a model; ``model_map``: names in the input to names in the
-      fleet; ``defaults``: body fields for requests that lack them; ``chat``: plain prompts go as chats;
+      fleet; ``defaults``: body fields for requests that lack them;
+    - ``prompt_format``: how short lines and lines of text are put;
     - ``input_format``: ``"auto"`` goes by the file's name, then by its first character;
     - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``;
     - ``retry_failed``: run again what an earlier run recorded as failed;
@@ -42,7 +43,7 @@ class JobOptions:
     model: str | None = None
     model_map: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    chat: bool = False
+    prompt_format: PromptFormat = "auto"
     input_format: InputFormat = "auto"
     on_bad_line: OnBadLine = "stop"
     retry_failed: bool = False

@@ -23,9 +23,20 @@ CHAT = "/v1/chat/completions"
 
 InputFormat: TypeAlias = Literal["auto", "jsonl", "text"]
 
+PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
+"""How short lines and lines of text are put, as in :class:`~aurora_pool.pool.VLLMPool`: ``"auto"`` in the model's chat
+template if it has one, ``"chat"`` as the user's message of a chat, ``"raw"`` as they are. Lines that name a url are put
+as that url puts them."""
+
 _BATCH_KEYS = frozenset({"custom_id", "method", "url", "body"})
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
 _MOST_SAMPLINGS = 4096
+_PERSONS = {
+    (COMPLETIONS, "raw"): b"completions",
+    (COMPLETIONS, "auto"): b"auto",
+    (COMPLETIONS, None): b"completions",
+    (CHAT, None): b"chat",
+}
 
 
 class RequestError(ValueError):
@@ -36,13 +47,15 @@ class Request(msgspec.Struct, frozen=True):
     """One request of a job.
 
     ``body`` is what the line asks for with the job's defaults filled in, without the model. ``model`` is the model that
-    the line names, after mapping. ``digest`` (64 bits) stands for ``url`` and ``body``, however the line spells them.
+    the line names, after mapping. ``put`` is how a pool has to put its text; None for chats and token ids, which leave
+    no choice. ``digest`` (64 bits) stands for ``url``, ``put`` and ``body``, however the line spells them.
     """
 
     id: str
     url: str
     body: dict[str, Any]
     model: str | None
+    put: Literal["auto", "raw"] | None
     digest: int
 
     @property
@@ -55,7 +68,7 @@ class RequestReader:
     """Reads lines into requests.
 
     ``defaults`` are body fields for lines that do not have them, ``model_map`` maps model names in the input to those
-    of the fleet, ``chat`` sends plain prompts as the user's message of a chat.
+    of the fleet.
 
     >>> reader = RequestReader(defaults={"temperature": 0})
     >>> reader.read(b'{"prompt": "Name a colour."}', 7)
@@ -66,12 +79,12 @@ class RequestReader:
         self,
         *,
         text: bool = False,
-        chat: bool = False,
+        prompt_format: PromptFormat = "auto",
         defaults: Mapping[str, Any] | None = None,
         model_map: Mapping[str, str] | None = None,
     ) -> None:
         self._text = text
-        self._chat = chat
+        self._prompt_format = prompt_format
         self._defaults = dict(defaults or {})
         self._model_map = dict(model_map or {})
         self._decode = msgspec.json.Decoder().decode
@@ -95,22 +108,27 @@ class RequestReader:
         if not isinstance(fields, dict):
             raise RequestError("expected a JSON object")
         name, url, body = _batch_line(fields) if "body" in fields or "url" in fields else _short_line(fields)
+        put: Literal["auto", "raw"] | None = "raw"
         if url is None:
+            put = "raw" if self._prompt_format == "raw" else "auto"
             url = CHAT if "messages" in body else COMPLETIONS
-        if self._chat and url == COMPLETIONS and isinstance(body.get("prompt"), str):
-            url, body["messages"] = CHAT, [{"role": "user", "content": body.pop("prompt")}]
+            if self._prompt_format == "chat" and isinstance(body.get("prompt"), str):
+                url, body["messages"] = CHAT, [{"role": "user", "content": body.pop("prompt")}]
         _check_body(url, body)
+        if url == CHAT or not isinstance(_only(body["prompt"]), str):
+            put = None
         model = body.pop("model", None)
         if model is not None and not isinstance(model, str):
             raise RequestError("expected 'model' to be a string")
         for key, value in self._defaults.items():
             body.setdefault(key, value)
-        digest = blake2b(self._encode(body), digest_size=8, person=url.encode()[-16:]).digest()
+        digest = blake2b(self._encode(body), digest_size=8, person=_PERSONS[url, put]).digest()
         return Request(
             name if name is not None else f"line-{number}",
             url,
             body,
             model if model is None else self._model_map.get(model, model),
+            put,
             int.from_bytes(digest, "big"),
         )
 

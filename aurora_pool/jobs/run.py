@@ -187,13 +187,14 @@ class Run:
             return
         left = self._deadline - now
         if left <= RESERVE:
-            self.end("stopped" if self._ending == "out of time" else "out of time", "the allocation ends")
+            self.end("out of time", "the allocation ends")
             if self._work is not None:
                 self._work.cancel()
             return
         oldest = next(iter(self._taken.values()), None)
         age = 0.0 if oldest is None else now - oldest[1]
-        if left <= RESERVE + 1.25 * max(age, *self._turnarounds, 0.0):
+        backlog = self._meter.eta(len(self._taken), now=now) or 0.0
+        if left <= RESERVE + 1.25 * max(age, backlog, *self._turnarounds):
             self.end("out of time", f"{left:.0f} s are left, which what is under way may need")
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
