@@ -147,7 +147,7 @@ class AgentPool:
         """
         chosen = list(indices)
         bad = [index for index in chosen if not -self.size <= index < self.size]
-        if bad or len(set(chosen)) < len(chosen):
+        if bad or len({index % self.size for index in chosen}) < len(chosen):
             raise ConfigError(f"select: expected different indices below {self.size}, got {bad or chosen}")
         return self._view([self._members[index] for index in chosen])
 

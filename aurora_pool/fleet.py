@@ -10,6 +10,7 @@ import asyncio
 import functools
 import logging
 import random
+import re
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
@@ -194,8 +195,8 @@ class Fleet:
             except ServerError as error:
                 if not stream or not _refuses_streaming(error):
                     raise
-                self._unstreamed.add(assignment.agent)
                 await self._exchange(assignment, batch, tickets, stream=False)
+                self._unstreamed.add(assignment.agent)
         except PoolError as error:
             self.dispatcher.failed(assignment, error, self.now)
         else:
@@ -308,4 +309,4 @@ class _Notices(Notices):
 def _refuses_streaming(error: ServerError) -> bool:
     """Whether a server or proxy says that it can't stream, and not that a prompt is at fault."""
     words = f"{error.message} {error.param or ''}".lower()
-    return error.status in (400, 404, 405, 415, 422, 501) and "stream" in words
+    return error.status in (400, 404, 405, 415, 422, 501) and re.search(r"\bstream", words) is not None
