@@ -121,6 +121,22 @@ class AgentPool:
         view = "" if self._whole is None else f" of {self._whole.size}"
         return f"<{type(self).__name__} of {self.size}{view} agents>"
 
+    def update_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
+        """Say anew which agents there are, while prompts are under way: agents join and leave.
+
+        A known agent keeps its index, its connections and its state. A new one is appended. One that is no longer named
+        keeps its index too, in state ``removed``; its unfinished prompts move at once. Views keep the agents they had.
+
+        Raises :class:`ConfigError` on a view, and :class:`NoAgentsError` without any endpoint.
+        """
+        if self._whole is not None:
+            raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
+        if not endpoints:
+            raise NoAgentsError("a pool needs at least one endpoint")
+        present = self._fleet.update(endpoints)
+        self._members = range(len(self._fleet.endpoints))
+        self._lane.set_members(self._members if len(present) == len(self._members) else present)
+
     # -- views --------------------------------------------------------------------------------------------------
 
     def by_tag(self, key: str, value: str) -> Self:

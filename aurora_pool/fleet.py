@@ -75,6 +75,7 @@ class Fleet:
         self._requests: dict[Assignment, asyncio.Task[None]] = {}
         self._errands: set[asyncio.Task[None]] = set()
         self._unstreamed: set[int] = set()
+        self._removed: set[int] = set()
         self._loads: dict[int, EngineLoad | None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._round: asyncio.Handle | None = None
@@ -87,6 +88,26 @@ class Fleet:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self.transport.open()
+
+    def update(self, endpoints: Sequence[AgentEndpoint]) -> list[int]:
+        """Take in which endpoints the fleet has now; return their indices. Known ones keep theirs."""
+        known = {endpoint.base_url: index for index, endpoint in enumerate(self.endpoints)}
+        present = []
+        for endpoint in endpoints:
+            index = known.get(endpoint.base_url)
+            if index is None:
+                index = self.dispatcher.add_agent(str(endpoint))
+                self.endpoints.append(endpoint)
+            elif index in self._removed:
+                self.dispatcher.restore_agent(index, self.now)
+            present.append(index)
+        self.transport.set_endpoints(self.endpoints)
+        removed = set(range(len(self.endpoints))) - set(present)
+        for index in sorted(removed - self._removed):
+            self.dispatcher.remove_agent(index, self.now)
+        self._removed = removed
+        self.schedule()
+        return present
 
     async def close(self) -> None:
         """Cancel what is under way and close all connections. Calls that still wait raise :class:`PoolError`."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.tail import Lengths
@@ -28,7 +29,8 @@ class Books:
     """All agents, the lanes in which prompts wait, the requests under way, and the plan that is being made."""
 
     def __init__(self, names: Sequence[str], rng: random.Random, requests_limit: int, notices: Notices) -> None:
-        self.names = names
+        self.names = list(names)
+        self._requests_limit = requests_limit
         self.rng = rng
         self.notices = notices
         self.agents = [AgentState(index, requests_limit) for index in range(len(names))]
@@ -228,7 +230,7 @@ class Books:
 
     def agent_probed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
         """Take in what a probe of an agent that is out has shown."""
-        if agent.in_service:
+        if agent.breaker.state is not State.PROBING:
             return
         if agent.breaker.probed(outcome, now, self.rng):
             self.in_service += 1
@@ -240,6 +242,32 @@ class Books:
             agent.last_error = reason
             self.alarm(agent.breaker.probe_at, self._probe, agent)
         self._review()
+
+    def add_agent(self, name: str) -> int:
+        """Take in a new agent, in service; return its index."""
+        agent = AgentState(len(self.agents), self._requests_limit)
+        self.names.append(name)
+        self.agents.append(agent)
+        self.in_service += 1
+        self.touched[agent] = None
+        self._review()
+        return agent.index
+
+    def remove_agent(self, agent: AgentState, now: float) -> list[Ticket]:
+        """Take an agent out for good; return the prompts that it held, unanswered."""
+        left = [ticket for request in list(agent.requests) for ticket in self.close(request, now)]
+        was_in_service = agent.in_service
+        agent.breaker.remove()
+        agent.last_error = "it was removed from the fleet"
+        if was_in_service:
+            self._went_out(agent, now)
+        self.notices.agent_state(agent.index, agent.breaker.state.value, agent.last_error)
+        return left
+
+    def restore_agent(self, agent: AgentState, now: float) -> None:
+        """Take an agent back that was removed: it is in service once a probe of it is answered."""
+        agent.breaker.restore(now)
+        self.alarm(now, self._probe, agent)
 
     def _went_out(self, agent: AgentState, now: float) -> None:
         self.in_service -= 1
@@ -258,5 +286,7 @@ class Books:
             lane.review_due = 0.0
 
     def _probe(self, agent: AgentState, now: float) -> None:
+        if agent.breaker.state is not State.OUT:
+            return
         agent.breaker.probing()
         self.pending.probe.append(agent.index)

@@ -11,8 +11,9 @@
 
 ``REJECTED``, ``REFUSED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say nothing about the agent's health.
 ``ANSWERED`` forgets the failures before its request was sent, and only those: an agent that answers what it holds and
-fails whatever is new goes out all the same. One that goes out soon after it came back waits twice as long. A probe is a
-tiny request of the kind the pool sends, because ``/health`` answers 200 while a server drains or sleeps.
+fails whatever is new goes out all the same. One that goes out soon after it came back waits twice as long. A probe is
+a tiny request of the kind the pool sends, because ``/health`` answers 200 while a server drains or sleeps. An agent
+that was taken out of the fleet is REMOVED, from any state; if it is put back, it is OUT and probed at once.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class State(enum.Enum):
     IN_SERVICE = "in service"
     OUT = "out"
     PROBING = "probing"
+    REMOVED = "removed"
 
 
 class Breaker:
@@ -98,6 +100,15 @@ class Breaker:
         self.cool_down = self._longer()
         self._go_out(outcome, now, rng)
         return False
+
+    def remove(self) -> None:
+        """Take in that the agent is no longer part of the fleet."""
+        self.state = State.REMOVED
+
+    def restore(self, now: float) -> None:
+        """Take in that a removed agent is part of the fleet again: a probe is due now."""
+        self.state = State.OUT
+        self.probe_at = now
 
     def _longer(self) -> float:
         return min(LONGEST_COOL_DOWN, self.cool_down * 2)

@@ -153,6 +153,18 @@ class Dispatcher:
         state.sampled(running, waiting, preemptions, now)
         self.books.touched[state] = None
 
+    def add_agent(self, name: str) -> int:
+        """Take in that the fleet has a new agent; return its index. Lanes are told by :meth:`Lane.set_members`."""
+        return self.books.add_agent(name)
+
+    def remove_agent(self, agent: int, now: float) -> None:
+        """Take in that an agent is no longer part of the fleet: it keeps its index, and what it holds moves."""
+        self._faults.removed(self.books.agents[agent], now)
+
+    def restore_agent(self, agent: int, now: float) -> None:
+        """Take in that a removed agent is part of the fleet again."""
+        self.books.restore_agent(self.books.agents[agent], now)
+
     # -- what goes out ------------------------------------------------------------------------------------------
 
     @property

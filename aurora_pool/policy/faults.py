@@ -66,6 +66,11 @@ class Faults:
         agent.rested(now)
         self.books.touched[agent] = None
 
+    def removed(self, agent: AgentState, now: float) -> None:
+        """Take an agent out for good: what it holds moves."""
+        left = [ticket for ticket in self.books.remove_agent(agent, now) if not ticket.done]
+        self._consequences(left, agent, Outcome.LEAVING, agent.last_error, now)
+
     def _give_up(self, agent: AgentState, error: PoolError, now: float) -> None:
         """Close all that an agent holds which answers no more."""
         outcome = classify(error, 1)

@@ -31,8 +31,7 @@ class Lane:
     )  # fmt: skip
 
     def __init__(self, members: Sequence[int], *, patience: float = FOREVER, pinned: bool = False) -> None:
-        self.members = members
-        self.serves: Container[int] = members if isinstance(members, range) else frozenset(members)
+        self.set_members(members)
         self.patience = patience
         self.pinned = pinned
         self.queue: deque[Ticket] = deque()
@@ -46,6 +45,12 @@ class Lane:
         """Whether the next plan is to look at all agents for what waits here, not only at those that have changed."""
         self.review_due = 0.0
         self.review_set = False
+
+    def set_members(self, members: Sequence[int]) -> None:
+        """Say which agents may serve it, in the order in which prompts are dealt."""
+        self.members = members
+        self.serves: Container[int] = members if isinstance(members, range) else frozenset(members)
+        self.scan = True
 
     @property
     def waiting(self) -> int:
