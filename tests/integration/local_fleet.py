@@ -150,6 +150,7 @@ class LocalFleet:
             OMP_NUM_THREADS="1",
             VLLM_ENABLE_V1_MULTIPROCESSING="0",  # no worker beside the engine: both spin, and would need a core each
             TMPDIR=scratch,
+            TORCHDYNAMO_DISABLE="1",  # the first request with logprobs would wait for a C++ compiler, 16 s and more
             VLLM_CACHE_ROOT=scratch,
             VLLM_CPU_KVCACHE_SPACE="1",  # GiB
             VLLM_CPU_OMP_THREADS_BIND="nobind",

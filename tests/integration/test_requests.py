@@ -62,7 +62,7 @@ async def test_each_agent_gets_one_list_and_answers_come_back_in_order(
 
     for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         assert_answered(response)
-        assert response.text.startswith(prompt)
+        assert prompt in response.text
         assert response.agent_index == index % len(endpoints)
     after = await read_settled(endpoints)
     assert [new.completions - old.completions for new, old in zip(after, before, strict=True)] == [1] * len(endpoints)
@@ -103,8 +103,8 @@ async def test_broadcast_asks_every_agent(pool: VLLMPool, endpoints: list[AgentE
 
 
 async def test_max_tokens_is_fitted_to_the_model(pool: VLLMPool, model: Model) -> None:
-    # Half the context is left: were max_tokens not sent, the server would stop after 16 tokens.
-    prompt = "word " * (model.context // 2)
+    # Were max_tokens not sent, the server would stop after 16 tokens.
+    prompt = "word " * (model.context - model.context // 8)
 
     [response] = await pool.send_all_batched([prompt], sampling=Sampling(temperature=0.0, extra={"ignore_eos": True}))
 
