@@ -63,7 +63,7 @@ class SimulatedAgent:
         self._answered_before = 0
         self.listening = False
         """Whether new connections are taken; if not, they are refused."""
-        self.endpoint = AgentEndpoint(host, self._socket.getsockname()[1], dict(tags or {}))
+        self.endpoint = AgentEndpoint(host, self._socket.getsockname()[1], dict(tags or {}), path=profile.root_path)
         self.server = self._new_server()
 
     @property
@@ -243,7 +243,7 @@ class SimulatedAgent:
     def _stop_listening(self) -> None:
         if self.listening:
             self._loop.remove_reader(self._socket)
-            host, port = self._socket.getsockname()
+            host, port = self._socket.getsockname()[:2]
             self._socket.close()
             # A bound socket that does not listen refuses connections and keeps the port from anyone else.
             self._socket = _bound(host, port)
@@ -267,7 +267,7 @@ class SimulatedAgent:
 
 
 def _bound(host: str, port: int) -> socket.socket:
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setblocking(False)
     try:

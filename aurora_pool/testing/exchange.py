@@ -21,8 +21,8 @@ DONE = b"data: [DONE]\n\n"
 class ReceivedRequest:
     """A request as a simulated agent received it.
 
-    ``path`` has no query, ``body`` is the decoded JSON (None if there was none), the names in ``headers`` are in lower
-    case, and ``at`` is the loop's time in seconds.
+    ``path`` has no query and no root path, ``body`` is the decoded JSON (None if there was none), the names in
+    ``headers`` are in lower case, and ``at`` is the loop's time in seconds.
     """
 
     method: str

@@ -47,7 +47,6 @@ class Counters:
     """What a server counts beside its engine; a revived server starts again."""
 
     started_at: float = 0.0
-    prompts_received: int = 0
     prompts_answered: int = 0
     prompt_tokens: int = 0
     instant_tokens: int = 0

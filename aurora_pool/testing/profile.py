@@ -34,8 +34,9 @@ class AgentProfile:
     Its flags: ``version``; ``api_keys``; ``max_queued`` (``--max-num-queued-reqs``); ``max_prompts``
     (``VLLM_MAX_COMPLETION_PROMPTS``; None for the version's own); ``keep_alive``; ``stream_interval``;
     ``sse_keep_alive`` (``--sse-keep-alive-interval``); ``tracks_load`` (``--enable-server-load-tracking``);
-    ``dev_mode`` (``VLLM_SERVER_DEV_MODE``); ``max_logprobs``; ``streams``: False refuses ``stream: true`` with a 400,
-    as some proxies do; ``embedding_size``: dimensions of ``/v1/embeddings``.
+    ``dev_mode`` (``VLLM_SERVER_DEV_MODE``); ``root_path`` (``--root-path``: it answers with and without it);
+    ``max_logprobs``; ``streams``: False refuses ``stream: true`` with a 400, as some proxies do; ``embedding_size``:
+    dimensions of ``/v1/embeddings``.
     """
 
     model: str = "simulated-model"
@@ -64,6 +65,7 @@ class AgentProfile:
     sse_keep_alive: float = 0.0
     tracks_load: bool = False
     dev_mode: bool = False
+    root_path: str = ""
     max_logprobs: int = 20
     streams: bool = True
     embedding_size: int = 64

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.engine import Engine
-from aurora_pool.testing.exchange import DONE, EventStream, Exchange, ReceivedRequest, count_prompts, json_reply, reply
+from aurora_pool.testing.exchange import DONE, EventStream, Exchange, ReceivedRequest, json_reply, reply
 from aurora_pool.testing.faults import Conditions
 from aurora_pool.testing.generation import Choice, EngineDriver, Generation
 from aurora_pool.testing.instant import InstantAnswers
@@ -292,8 +292,8 @@ class AgentServer:
                 body = None
         headers = {name.lower(): value for name, value in request.headers.items()}
         now = asyncio.get_running_loop().time()
-        received = ReceivedRequest(request.method, request.path, body, headers, now)
-        self.counters.prompts_received += count_prompts(request.path, body)
+        path = request.path.removeprefix(self.profile.root_path)
+        received = ReceivedRequest(request.method, path, body, headers, now)
         self._on_request(received)
         return Exchange(request, received)
 

@@ -27,6 +27,28 @@ async def test_a_fleet_writes_its_hostfile(tmp_path: Path) -> None:
         assert [endpoint.tags.get("rack") for endpoint in fleet.endpoints] == ["1", None, "2"]
 
 
+async def test_a_root_path_may_be_given_or_left_out(client: Client) -> None:
+    async with SimulatedFleet(profile=AgentProfile(root_path="/team-a", api_keys=("k",))) as fleet:
+        (agent,) = fleet.agents
+        assert agent.endpoint.base_url.endswith("/team-a")
+        bare = agent.endpoint.base_url.removesuffix("/team-a")
+        for url in (agent.endpoint.base_url, bare):
+            for path, status in (("/health", 200), ("/v1/models", 401)):
+                async with client.session.get(url + path) as reply:
+                    assert reply.status == status
+        assert {request.path for request in agent.requests} == {"/health", "/v1/models"}
+
+
+async def test_an_ipv6_fleet(client: Client) -> None:
+    async with SimulatedFleet(host="::1") as fleet:
+        (agent,) = fleet.agents
+        assert await client.get(agent, "/health") == (200, "")
+        agent.die()
+        agent.revive()
+        await asyncio.sleep(0.01)
+        assert await client.get(agent, "/health") == (200, "")
+
+
 async def test_requests_are_recorded_as_they_came(client: Client) -> None:
     async with SimulatedFleet(2, profile=AgentProfile(reply="ok")) as fleet:
         await client.complete(fleet.agents[1], ["a", "b", "c"])

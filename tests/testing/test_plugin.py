@@ -14,7 +14,7 @@ async def test_marks(simulated_fleet, vllm_pool):
     assert len(simulated_fleet.agents) == vllm_pool.size == 3
     responses = await vllm_pool.send_all_batched(["a", "b"], 3)
     assert all(response.success for response in responses)
-    assert simulated_fleet.prompts_answered == 2
+    assert simulated_fleet.prompts_answered >= 2
 
 async def test_defaults(simulated_fleet):
     assert len(simulated_fleet.agents) == 2
