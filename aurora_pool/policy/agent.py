@@ -27,9 +27,9 @@ class AgentState:
 
     __slots__ = (
         "answered_at", "answers_since_send", "breaker", "checking", "failures", "held", "index", "last_byte",
-        "last_error", "least", "limit", "mean_seconds", "mean_tokens", "outbox", "preemptions", "prompts_done",
-        "pulse_due", "requests", "rest_until", "resting", "rests", "running", "sampled_at", "smallest_share", "suspect",
-        "tokens_done", "window",
+        "last_error", "least", "limit", "looked_at", "mean_seconds", "mean_tokens", "outbox", "preemptions",
+        "prompts_done", "pulse_due", "requests", "rest_until", "resting", "rests", "running", "sampled_at",
+        "smallest_share", "suspect", "tokens_done", "window",
     )  # fmt: skip
 
     def __init__(self, index: int, requests_limit: int) -> None:
@@ -47,6 +47,7 @@ class AgentState:
         self.rests = 0
         self.checking = False
         self.pulse_due = False
+        self.looked_at = False
         self.last_byte = 0.0
         self.sampled_at = 0.0
         self.preemptions: int | None = None

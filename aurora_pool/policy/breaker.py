@@ -80,8 +80,7 @@ class Breaker:
             return False
         if self.state is not State.IN_SERVICE:
             return False
-        lasted = now - self.back_at
-        self.cool_down = FIRST_COOL_DOWN if lasted > SETTLED * self.cool_down else self._longer()
+        self.cool_down = FIRST_COOL_DOWN if self.settled(now) else self._longer()
         self._go_out(outcome, now, rng)
         return True
 
@@ -109,6 +108,10 @@ class Breaker:
         """Take in that a removed agent is part of the fleet again: a probe is due now."""
         self.state = State.OUT
         self.probe_at = now
+
+    def settled(self, now: float) -> bool:
+        """Whether it has been in service long enough to be trusted again."""
+        return now - self.back_at > SETTLED * self.cool_down
 
     def _longer(self) -> float:
         return min(LONGEST_COOL_DOWN, self.cool_down * 2)

@@ -87,10 +87,12 @@ class Dealer:
         if lane.queue or lane.suspects:
             scan, lane.scan = lane.scan, False
             if scan:
+                while lane.queue and lane.queue[0].done:
+                    lane.queue.popleft()
                 self._review(lane, now)
                 able = self._all_able(lane)
             if lane.suspects:
-                place_suspects(self.books, lane, able, scan)
+                place_suspects(self.books, lane, able, scan, now)
             if lane.queue:
                 self._share(lane, self._takers(lane, able))
         if lane.queue or lane.suspects:

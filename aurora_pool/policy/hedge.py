@@ -6,14 +6,17 @@ The first answer wins, and a request in which nobody waits for an answer any mor
 from __future__ import annotations
 
 import math
+from collections import deque
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.books import Books
-from aurora_pool.policy.tail import HEDGE_MARGIN, seconds_saved
+from aurora_pool.policy.tail import seconds_saved
 from aurora_pool.policy.work import Ticket
 
 LOOK_EVERY = 0.5
 """Seconds between looks for prompts worth a second agent."""
+SIMILAR = 1.2
+"""Agents whose speeds differ by less than this factor count as equally fast."""
 WASTE_SHARE = 0.02
 """Hedges may waste so much of all tokens generated."""
 WASTE_FREE = 4
@@ -37,28 +40,28 @@ class Hedger:
 
     def _look(self, _: None, now: float) -> None:
         self._due = False
-        targets = [agent for agent in self.hungry if agent.free and agent.speed]
-        if not targets:
+        targets = [agent for agent in self.hungry if agent.free]
+        fastest = max((agent.speed for agent in targets), default=0.0)
+        targets = [agent for agent in targets if agent.speed * SIMILAR >= fastest]
+        if not targets or not self.books.lengths.count:
             return
-        fastest = max(agent.speed for agent in targets)
-        targets = [agent for agent in targets if agent.speed * HEDGE_MARGIN >= fastest]
         worthwhile = [
-            (saved, ticket)
-            for agent in self.books.agents
-            if agent.held and (agent.checking or 0 < agent.speed * HEDGE_MARGIN < fastest)
-            for saved, ticket in self._candidates(agent, fastest, now)
+            pair for agent in self.books.agents if agent.held for pair in self._candidates(agent, fastest, now)
         ]
         worthwhile.sort(key=lambda pair: -pair[0])
+        rota = deque(sorted(targets, key=lambda agent: agent.held))
         for saved, ticket in worthwhile:
-            self._hedge(ticket, saved, targets, now)
+            self._hedge(ticket, saved, rota, now)
 
     def _candidates(self, agent: AgentState, fastest: float, now: float) -> list[tuple[float, Ticket]]:
-        speed = 0.0 if agent.checking else agent.speed
+        speed = 0.0 if agent.checking else agent.speed or fastest
         found = []
         for request in agent.requests:
             saved = seconds_saved(now - request.sent_at, speed, fastest, self.books.lengths)
             if saved > 0:
                 found += [(saved, ticket) for ticket in request.unsettled() if self._may_hedge(ticket)]
+            elif speed * SIMILAR >= fastest:
+                break  # the oldest requests come first: what follows is not overdue either
         return found
 
     def _may_hedge(self, ticket: Ticket) -> bool:
@@ -68,7 +71,7 @@ class Hedger:
             return False
         return lane.ends and not lane.pinned and lane not in self.books.lanes
 
-    def _hedge(self, ticket: Ticket, saved: float, targets: list[AgentState], now: float) -> None:
+    def _hedge(self, ticket: Ticket, saved: float, rota: deque[AgentState], now: float) -> None:
         first = ticket.request
         assert first is not None
         lengths = self.books.lengths
@@ -76,12 +79,13 @@ class Hedger:
         cost = 0.0 if math.isinf(saved) else min(lengths.mean, (now - first.sent_at) * slow.speed)
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return
-        able = [agent for agent in targets if agent.free and agent is not slow and agent.index in ticket.lane.serves]
-        if not able:
-            return
-        agent = min(able, key=lambda agent: agent.held / agent.window.size)
-        self.spent += cost
-        self.books.hedged += 1
-        ticket.hedged = True
-        self.books.notices.prompt_hedged(slow.index, agent.index)
-        self.books.hand(ticket, agent)
+        for _ in range(len(rota)):
+            agent = rota[0]
+            rota.rotate(-1)
+            if agent.free and agent is not slow and agent.index in ticket.lane.serves:
+                self.spent += cost
+                self.books.hedged += 1
+                ticket.hedged = True
+                self.books.notices.prompt_hedged(slow.index, agent.index)
+                self.books.hand(ticket, agent)
+                return

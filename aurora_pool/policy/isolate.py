@@ -30,21 +30,26 @@ def halve(items: Sequence[T]) -> list[Sequence[T]]:
     return [part for part in (items[:middle], items[middle:]) if part]
 
 
-def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: bool) -> None:
+def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: bool, now: float) -> None:
     """Put the suspects of a lane on agents that hold nothing; if there is none, have one emptied.
 
-    With ``scan`` all members are looked at, else only those that have become able to take something.
+    With ``scan`` all members are looked at, else only those that have become able to take something. Agents that have
+    come back only just now are the last choice: if they fail again for reasons of their own, an innocent is convicted.
     """
     candidates = (books.agents[index] for index in lane.members) if scan else able
-    available = [agent for agent in candidates if agent.limit and agent.index in lane.serves]
-    available.sort(key=lambda agent: agent.held)
+    available = [
+        (not agent.breaker.settled(now), agent.held, agent.index)
+        for agent in candidates
+        if agent.limit and agent.index in lane.serves
+    ]
     allowed = max(1, books.in_service // WARDS_SHARE) - sum(bool(agent.held) for agent in books.wards)
-    for agent in available:
+    for unsettled, held, index in sorted(available):
         while lane.suspects and lane.suspects[0].done:
             lane.suspects.popleft()
-        if not lane.suspects or (agent.held and (allowed <= 0 or not scan)):
+        if not lane.suspects or (held and allowed <= 0) or ((held or unsettled) and not scan):
             return
-        allowed -= bool(agent.held)
+        allowed -= bool(held)
+        agent = books.agents[index]
         agent.reserve(lane.suspects.popleft())
         books.wards[agent] = lane
         tend(books, agent)

@@ -55,11 +55,9 @@ class Silence:
 
     def looked(self, agent: AgentState, finding: Finding, now: float) -> None:
         """Take in what the look at a silent agent has shown."""
-        agent.pulse_due = False
+        agent.looked_at = False
         if agent.checking:
             self._judge(agent, finding, now)
-        if agent.requests:
-            self.watch(agent, now)
 
     def heard(self, agent: AgentState) -> None:
         """Take in that an agent is not silent, or no longer."""
@@ -87,11 +85,12 @@ class Silence:
             self.watch(agent, agent.last_byte)
             self._sample(agent, now)
         else:
-            agent.pulse_due = True  # until the look is over
+            self.watch(agent, now)
             self._look(agent, now)
 
     def _look(self, agent: AgentState, now: float) -> None:
-        if agent.requests and now >= agent.last_byte + REFUSED_GRACE:
+        if agent.requests and not agent.looked_at and now >= agent.last_byte + REFUSED_GRACE:
+            agent.looked_at = True
             agent.check(True)
             self.books.pending.check.append(agent.index)
 

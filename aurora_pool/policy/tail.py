@@ -16,11 +16,13 @@ _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(409
 """The buckets of most lengths, worked out beforehand."""
 
 GUARD_MARGIN = 1.15
-HEDGE_MARGIN = 1.2
+HEDGE_MARGIN = 1.0
 LONG = 0.9
 """The quantile of lengths that the guard reckons with: it is the long answers that end last."""
 LONGEST = 0.99
 """The quantile that the hedge reckons with, of the lengths that are still possible."""
+OVERDUE = 1.5
+"""A prompt whose answer should be so many times as long as any other by now is stuck."""
 
 
 class Lengths:
@@ -32,13 +34,14 @@ class Lengths:
     (325, 1000)
     """
 
-    __slots__ = ("count", "counts", "total", "totals")
+    __slots__ = ("_known", "count", "counts", "total", "totals")
 
     def __init__(self) -> None:
         self.counts = [0] * (24 * _STEPS)
         self.totals = [0] * (24 * _STEPS)
         self.count = 0
         self.total = 0
+        self._known: dict[tuple[float, int], float] = {}
 
     def add(self, tokens: int) -> None:
         """Take in the length of an answer."""
@@ -47,6 +50,8 @@ class Lengths:
         self.totals[bucket] += tokens
         self.count += 1
         self.total += tokens
+        if self._known:
+            self._known.clear()
 
     @property
     def mean(self) -> float:
@@ -56,13 +61,19 @@ class Lengths:
     def quantile(self, share: float, done: float = 0.0) -> float:
         """The length that this share of the answers stays below, of those that have more than ``done`` tokens."""
         first = int(math.log2(done) * _STEPS) + 1 if done >= 1 else 0
+        length = self._known.get((share, first))
+        if length is None:
+            length = self._known[share, first] = self._look_up(share, first)
+        return max(length, done * 1.1)
+
+    def _look_up(self, share: float, first: int) -> float:
         left = share * sum(self.counts[first:])
         for bucket in range(first, len(self.counts)):
             count = self.counts[bucket]
             left -= count
             if count and left <= 0:
                 return max(1.0, self.totals[bucket] / count)
-        return max(1.0, done * 1.1)
+        return 1.0
 
 
 def slowest_worthwhile(speeds_and_loads: Iterable[tuple[float, int]], remaining: float, lengths: Lengths) -> float:
@@ -99,9 +110,11 @@ def seconds_saved(age: float, slow: float, fast: float, lengths: Lengths) -> flo
     >>> seconds_saved(1.0, slow=90.0, fast=100.0, lengths=lengths)
     0.0
     """
-    if slow <= 0:
-        return math.inf
     done = age * slow
+    if slow <= 0 or done > OVERDUE * lengths.quantile(1.0):
+        return math.inf
+    if fast <= 0:
+        return 0.0
     long = lengths.quantile(LONGEST, done)
     stay = (long - done) / slow
     again = long / fast

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from aurora_pool.errors import PoolError
@@ -263,10 +264,10 @@ class VirtualPool:
             fleet.send(request)
         for agent in plan.probe:
             seconds, _ = fleet.probe(agent)
-            fleet.at(fleet.now + seconds, lambda agent=agent: self._probed(agent))
+            fleet.at(fleet.now + seconds, partial(self._probed, agent))
         for agent in plan.check:
             seconds, _ = fleet.look(agent, 0)
-            fleet.at(fleet.now + seconds, lambda agent=agent: self._looked(agent))
+            fleet.at(fleet.now + seconds, partial(self._looked, agent))
 
     def _probed(self, agent: int) -> None:
         _, outcome = self.fleet.probe(agent)
