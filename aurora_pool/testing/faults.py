@@ -6,7 +6,7 @@ import random
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from aurora_pool.testing.refusal import Refusal
 
@@ -56,6 +56,8 @@ class Fault:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.action not in get_args(Action):
+            raise ValueError(f"expected an action of {', '.join(get_args(Action))}; got {self.action!r}")
         if sum(when is not None for when in (self.at, self.after_prompts, self.on_prompt)) != 1:
             raise ValueError("expected exactly one of at, after_prompts and on_prompt")
         if self.on_prompt is not None:

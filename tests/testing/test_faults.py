@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import aiohttp
 import pytest
 
 from aurora_pool.testing import AgentProfile, Fault, SimulatedAgent, SimulatedFleet, run_simulated
+from aurora_pool.testing.faults import Action
 
 if TYPE_CHECKING:
     from tests.testing.conftest import Client
@@ -357,6 +358,12 @@ async def stormy(profile: AgentProfile, prompts: int) -> list[tuple[float, int, 
         await asyncio.gather(*map(ask, range(prompts)))
         assert healthy.prompts_received == healthy.prompts_answered > 0
     return course
+
+
+def test_every_action_is_a_method_and_no_other_is_taken() -> None:
+    assert all(callable(getattr(SimulatedAgent, action)) for action in get_args(Action))
+    with pytest.raises(ValueError, match="expected an action"):
+        Fault(action="explode", at=1.0)  # type: ignore[arg-type]
 
 
 async def test_the_same_seed_gives_the_same_course(client: Client) -> None:
