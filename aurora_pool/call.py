@@ -77,16 +77,40 @@ class Call:
             while True:
                 while ready:
                     self._taken += 1
-                    self._pull()
+                    if not self._exhausted:
+                        self._pull()
                     yield ready.popleft()
-                if self._error is not None:
-                    raise self._error
-                if self._exhausted and self._taken == self._pulled:
+                if await self._ended():
                     return
-                self._news = asyncio.get_running_loop().create_future()
-                await self._news
         finally:
             await self._stop()
+
+    async def all(self) -> list[Response]:
+        """All responses, in the order of the prompts."""
+        ready = self._ready
+        found: dict[int, Response] = {}
+        try:
+            self._pull()
+            while True:
+                while ready:
+                    self._taken += len(ready)
+                    found.update(ready)
+                    ready.clear()
+                    self._pull()
+                if await self._ended():
+                    return [found[index] for index in range(len(found))]
+        finally:
+            await self._stop()
+
+    async def _ended(self) -> bool:
+        """Wait for more, while there may be more."""
+        if self._error is not None:
+            raise self._error
+        if self._exhausted and self._taken == self._pulled:
+            return True
+        self._news = asyncio.get_running_loop().create_future()
+        await self._news
+        return False
 
     async def _stop(self) -> None:
         self._end_input()
@@ -118,11 +142,13 @@ class Call:
         if index in self._open:
             del self._open[index]
             self._ready.append((index, response))
-            self._wake()
+            if self._news is not None:
+                self._wake()
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        news, self._news = self._news, None
+        if news is not None and not news.done():
+            news.set_result(None)
 
     # -- the input ----------------------------------------------------------------------------------------------
 

@@ -87,12 +87,17 @@ class TicketMaker:
         self._contexts = contexts
         self._own: dict[Kind, Batch] = {}
         self._others: weakref.WeakValueDictionary[tuple[Kind, bytes], Any] = weakref.WeakValueDictionary()
+        self._text_kind = self._kind_of_text(rules.wraps_text, sampling)
 
     def __call__(self, index: int, prompt: AnyPrompt, call: Call) -> Made:
         """Make the ticket of one prompt; a coroutine that makes it where the servers have to be asked something first.
 
         Raises :class:`ConfigError` for what can't be a prompt.
         """
+        if type(prompt) is str:
+            ticket = self._quick(index, prompt, call)
+            if ticket is not None:
+                return ticket
         if isinstance(prompt, Prompt):
             if prompt.max_tokens is not None and prompt.max_tokens < 1:
                 raise ConfigError(f"prompt {index}: max_tokens: expected at least 1, got {prompt.max_tokens!r}")
@@ -109,17 +114,42 @@ class TicketMaker:
         content = order.content
         if isinstance(content, str):
             content = str(content)  # numpy's strings are a subclass, which no encoder takes
-            if not order.wrap:
-                return self._fitted(order, content, "list" if rules.batched else "alone", call)
-            if rules.text_shape is not None and rules.batched and "chat_template_kwargs" not in order.sampling.extra:
-                texts = [content] if rules.system_prompt is None else [rules.system_prompt, content]
-                return self._fitted(order, rules.text_shape.render(texts), "rendered", call)
-            return self._chat(order, as_conversation(content, rules.system_prompt), call)
+            kind = self._kind_of_text(order.wrap, order.sampling)
+            if kind == "chat":
+                return self._chat(order, as_conversation(content, rules.system_prompt), call)
+            return self._fitted(order, self._written(content, kind), kind, call)
         if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
             return self._chat(order, content, call)
         if isinstance(content, Sequence) and content and isinstance(content[0], int) and type(content) is not bytes:
             return self._fitted(order, content, "ids" if rules.batched else "alone", call)
         raise ConfigError(f"prompt {order.index}: expected text, token ids or messages, got {type(content).__name__}")
+
+    # -- text ---------------------------------------------------------------------------------------------------
+
+    def _kind_of_text(self, wrap: bool, sampling: Sampling) -> Kind:
+        rules = self._rules
+        if not wrap:
+            return "list" if rules.batched else "alone"
+        splits = rules.text_shape is not None and rules.batched and "chat_template_kwargs" not in sampling.extra
+        return "rendered" if splits else "chat"
+
+    def _written(self, text: str, kind: Kind) -> str:
+        shape = self._rules.text_shape
+        if kind != "rendered" or shape is None:
+            return text
+        system_prompt = self._rules.system_prompt
+        return shape.render([text] if system_prompt is None else [system_prompt, text])
+
+    def _quick(self, index: int, text: str, call: Call) -> Ticket | None:
+        """The ticket of plain text that fits by the estimate, as nearly all prompts are; None where it is not so."""
+        batch = self._own.get(self._text_kind)  # there from the second prompt on
+        if batch is None or self._text_kind == "chat" or not self._contexts:
+            return None
+        work = self._written(text, self._text_kind)
+        context, lane = self._contexts[0]
+        rules = self._rules
+        room = room_or_none(context, rules.estimate.of(work), rules.buffer, self._max_tokens)
+        return None if room is None else Ticket(lane, index, batch, work, room, batch.limit)
 
     # -- conversations ------------------------------------------------------------------------------------------
 

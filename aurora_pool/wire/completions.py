@@ -122,31 +122,39 @@ class CompletionsReader:
         if len(reply.choices) != self._prompts * self._n:
             raise BadReply(f"expected {self._prompts * self._n} choices, got {len(reply.choices)}: {body[:120]!r}")
         self.done = True
-        answers = [answer for choice in reply.choices for answer in self._choice(choice, None)[1]]
+        answers = [self._answer(choice, None) for choice in reply.choices]
+        if self._n > 1:
+            answers = [merged for answer in answers for merged in self._sample(answer)]
         if self._prompts == len(answers) == 1:
             answers[0].usage = reply.usage
         return answers
+
+    def _answer(self, choice: _Choice, usage: Usage | None) -> Answer:
+        index = choice.index
+        if not 0 <= index < self._prompts * self._n:
+            raise BadReply(f"a choice has the index {index}; expected 0 to {self._prompts * self._n - 1}")
+        logprobs = choice.logprobs
+        return Answer(
+            index,
+            choice.text,
+            choice.finish_reason,
+            False,
+            usage,
+            None,
+            logprobs.message() if logprobs is not None else None,
+            choice.token_ids,
+            (),
+            choice.prompt_token_ids,
+            choice.prompt_logprobs,
+        )
 
     def _choice(self, choice: _Choice, usage: Usage | None) -> tuple[int, Sequence[Answer]]:
         index = choice.index
         part = self._parts.get(index)
         if part is None:
-            if not 0 <= index < self._prompts * self._n:
-                raise BadReply(f"a choice has the index {index}; expected 0 to {self._prompts * self._n - 1}")
-            logprobs = choice.logprobs.message() if choice.logprobs is not None else None
-            part = Answer(
-                index,
-                choice.text,
-                choice.finish_reason,
-                usage=usage,
-                logprobs=logprobs,
-                token_ids=choice.token_ids,
-                prompt_token_ids=choice.prompt_token_ids,
-                prompt_logprobs=choice.prompt_logprobs,
-            )
-            self._parts[index] = part
+            part = self._parts[index] = self._answer(choice, usage)
             if choice.finish_reason is None:
-                return (1 if self._n == 1 or index % self._n == 0 else 0), ()
+                return (1 if index % self._n == 0 else 0), ()
         else:
             part.started = True
             part.text += choice.text
