@@ -47,6 +47,7 @@ SCENARIOS = (
     Scenario("16 agents", [PROFILE] * 16, held=True),
     Scenario("64 agents", [PROFILE] * 64, held=True),
     Scenario("4 agents of 32 slots", [replace(PROFILE, slots=32)] * 4),
+    Scenario("8 agents, 1 at quarter speed", [PROFILE] * 7 + [replace(PROFILE, speed=0.25)]),
     Scenario("56 agents, 8 at half speed", [PROFILE] * 56 + [replace(PROFILE, speed=0.5)] * 8),
 )
 
