@@ -69,7 +69,7 @@ class Hedger:
         lane = ticket.lane
         if ticket.done or ticket.holders > 1 or ticket.deaths or ticket.isolated:
             return False
-        return lane.ends and not lane.pinned and lane not in self.books.lanes
+        return lane.ends and not lane.pinned and not lane.queue
 
     def _hedge(self, ticket: Ticket, saved: float, rota: deque[AgentState], now: float) -> None:
         first = ticket.request

@@ -17,7 +17,9 @@ T = TypeVar("T")
 SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on so many agents when they died is a suspect."""
 WARDS_SHARE = 16
-"""While other prompts wait, one in so many agents may be emptied for suspects; idle agents take them all the same."""
+"""One in so many agents may be emptied for suspects while other prompts wait, afterwards half of them.
+
+Idle agents take suspects all the same."""
 
 
 def halve(items: Sequence[T]) -> list[Sequence[T]]:
@@ -42,7 +44,7 @@ def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: b
         for agent in candidates
         if agent.limit and agent.index in lane.serves
     ]
-    allowed = max(1, books.in_service // WARDS_SHARE) - sum(bool(agent.held) for agent in books.wards)
+    allowed = max(1, books.in_service // (WARDS_SHARE if lane.queue else 2)) - len(books.wards)
     for unsettled, held, index in sorted(available):
         while lane.suspects and lane.suspects[0].done:
             lane.suspects.popleft()
