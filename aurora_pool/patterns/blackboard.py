@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.messages import Prompt, Response, Sampling
 from aurora_pool.patterns.templates import SEPARATOR, render
-
-if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+from aurora_pool.pool import VLLMPool
 
 
 @dataclass(frozen=True, slots=True)

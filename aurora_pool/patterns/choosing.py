@@ -6,14 +6,12 @@ import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
-
-if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+from aurora_pool.pool import VLLMPool
 
 MOST_LOGPROBS = 20  # what a server allows by default (--max-logprobs)
 _NEXT = Sampling(

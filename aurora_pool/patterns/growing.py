@@ -10,12 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from aurora_pool.messages import AnyPrompt, Response, Sampling
-
-if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+from aurora_pool.pool import VLLMPool
 
 Key = TypeVar("Key")
 Work: TypeAlias = tuple[Key, AnyPrompt]

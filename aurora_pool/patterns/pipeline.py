@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
@@ -12,9 +11,7 @@ from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.reduce import merging, reduce_forest, reduce_room
 from aurora_pool.patterns.templates import render, require_placeholder
 from aurora_pool.patterns.tree import ReduceResult, ReduceTree
-
-if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+from aurora_pool.pool import VLLMPool
 
 
 @dataclass(frozen=True, slots=True)

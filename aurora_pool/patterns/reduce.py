@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, Room
-
-if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+from aurora_pool.pool import VLLMPool
 
 DEFAULT_FANIN = 8
 SPARE_TOKENS = 128

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from aurora_pool.chunking import chunk_text
 from aurora_pool.errors import ConfigError
@@ -12,9 +11,7 @@ from aurora_pool.patterns.documents import Document
 from aurora_pool.patterns.reduce import DEFAULT_FANIN, context_room, merging, reduce_forest, reduce_room
 from aurora_pool.patterns.templates import render
 from aurora_pool.patterns.tree import OnLevel, ReduceResult, ReduceTree
-
-if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+from aurora_pool.pool import VLLMPool
 
 DEFAULT_CHUNK_TOKENS = 2000
 DEFAULT_OVERLAP = 50
