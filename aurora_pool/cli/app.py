@@ -8,7 +8,7 @@ from aurora_pool.cli import ask, demo, report, run, sim
 from aurora_pool.cli.exit_codes import TABLE
 
 # \b keeps a paragraph's lines as they are.
-_EXIT_CODES = "\n\n".join(f"\b\n{paragraph}" for paragraph in ["Exit codes:", *TABLE.split("\n\n")])
+_EXIT_CODES = f"\b\nExit codes:\n{TABLE}"
 
 app = typer.Typer(
     name="aurora-pool",

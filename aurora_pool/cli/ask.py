@@ -20,6 +20,7 @@ def ask(
     wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an agent that answers.")] = 10.0,
 ) -> None:
     """Send one question as a chat, and print the answer."""
+    from aurora_pool.cli.fleet import start
     from aurora_pool.hostfile import parse_hostfile
     from aurora_pool.messages import Prompt, Response, Sampling
     from aurora_pool.options import Timeouts
@@ -27,10 +28,13 @@ def ask(
 
     async def answer() -> Response:
         pool = VLLMPool(parse_hostfile(hostfile), model=model, timeouts=Timeouts(patience=wait))
-        async with pool:
+        try:
+            await start(pool)
             prompt = Prompt([{"role": "user", "content": question}], Sampling(temperature=temperature), max_tokens)
             (response,) = await pool.send_all([prompt])
             return response
+        finally:
+            await pool.close()
 
     response = asyncio.run(answer())
     if not response.success:

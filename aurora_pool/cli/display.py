@@ -37,7 +37,7 @@ def make_display(*, quiet: bool) -> Display:
     elif sys.stderr.isatty():
         display = _Bar()
     else:
-        display = _Lines()
+        display = LogDisplay()
     handler = _ToDisplay(display)
     logger = logging.getLogger("aurora_pool")
     logger.handlers[:] = [handler]
@@ -59,7 +59,9 @@ class _Quiet:
         pass
 
 
-class _Lines(_Quiet):
+class LogDisplay(_Quiet):
+    """Writes a line now and then, each gap longer than the one before."""
+
     def __init__(self) -> None:
         self._next = FIRST_LINE
         self._gap = FIRST_LINE
@@ -67,6 +69,7 @@ class _Lines(_Quiet):
         self._ending: str | None = None
 
     def update(self, progress: Progress) -> None:
+        """Write a line if it is time for one, if the job begins to end, or if it stalls."""
         for line in self._stalled.news(progress):
             self.say(line)
         if progress.ending != self._ending:

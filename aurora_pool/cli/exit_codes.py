@@ -41,7 +41,7 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-TABLE = (__doc__ or "").split("\n\n", 1)[1]
+TABLE = "\n".join(line for line in (__doc__ or "").split("\n\n")[1].splitlines() if "====" not in line)
 
 _BY_KIND: tuple[tuple[type[PoolError], ExitCode], ...] = (
     (BadRecord, ExitCode.BAD_INPUT),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aurora_pool.errors import HostfileError, NoAgentsError
+from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import Prompt
 
@@ -45,6 +45,17 @@ async def wait_for_hostfile(path: Path, *, within: float) -> list[AgentEndpoint]
         await asyncio.sleep(AGAIN)
 
 
+async def start(pool: VLLMPool) -> None:
+    """Start a pool, and take it that what the fleet does not serve is the fleet's fault.
+
+    Raises :class:`~aurora_pool.errors.NoAgentsError`.
+    """
+    try:
+        await pool.start()
+    except ConfigError as error:
+        raise NoAgentsError(str(error)) from error
+
+
 async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
     """Wait until at least so many agents have answered a one-token prompt.
 
@@ -65,9 +76,7 @@ async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
         await asyncio.sleep(AGAIN)
 
 
-async def watch_hostfile(
-    path: Path, update: Callable[[list[AgentEndpoint]], Awaitable[None]], *, every: float = 2.0
-) -> None:
+async def watch_hostfile(path: Path, update: Callable[[list[AgentEndpoint]], None], *, every: float = 2.0) -> None:
     """Look at a hostfile for ever, and hand over its agents whenever they change.
 
     A file that is gone or broken changes nothing: it is most likely being written.
@@ -87,7 +96,7 @@ async def watch_hostfile(
             continue
         if found != endpoints:
             endpoints = found
-            await update(found)
+            update(found)
 
 
 def _look(path: Path) -> tuple[int, int, int] | None:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from aurora_pool.cli.display import Display, make_display
 from aurora_pool.cli.exit_codes import ExitCode
-from aurora_pool.cli.fleet import PATIENCE, wait_for_agents, wait_for_hostfile, watch_hostfile
+from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
 from aurora_pool.cli.summary import as_json, describe, exit_code_of
-from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
@@ -56,19 +55,7 @@ def run_session(session: Session) -> ExitCode:
                 display.say(f"left out: {bad}")
             display.say(f"left out: {len(job.survey.skipped)} bad lines in all")
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-            try:
-                return runner.run(_Command(session, job, display).run())
-            except _Ended as ended:
-                display.say(str(ended))
-                return ended.code
-
-
-class _Ended(Exception):
-    """The command ends before there is a summary."""
-
-    def __init__(self, code: ExitCode, message: str) -> None:
-        super().__init__(message)
-        self.code = code
+            return runner.run(_Command(session, job, display).run())
 
 
 class _Command:
@@ -91,7 +78,8 @@ class _Command:
         except asyncio.CancelledError:
             if self._signal_code is None:
                 raise
-            raise _Ended(self._signal_code, "interrupted before anything was sent") from None
+            self._display.say("interrupted before anything was sent")
+            return self._signal_code
         for line in [] if self._session.quiet else describe(summary):
             self._display.say(line)
         if self._session.json:
@@ -113,10 +101,7 @@ class _Command:
         )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(pool.close)
-            try:
-                await pool.start()
-            except ConfigError as error:
-                raise _Ended(ExitCode.FLEET, f"aurora-pool: {error}") from error
+            await start(pool)
             if session.min_agents > 1:
                 await wait_for_agents(pool, session.min_agents, within=within)
             stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool)))
@@ -138,11 +123,13 @@ class _Command:
         self._listeners.append(JobMetrics.serving(port).update)
 
     async def _follow_hostfile(self, pool: VLLMPool) -> None:
-        async def update(endpoints: list[AgentEndpoint]) -> None:
-            before = {str(endpoint) for endpoint in pool.endpoints}
-            after = {str(endpoint) for endpoint in endpoints}
-            self._display.say(f"the hostfile changed: {len(after - before)} agents join, {len(before - after)} leave")
-            await pool.update_endpoints(endpoints)
+        known = {str(endpoint) for endpoint in pool.endpoints}
+
+        def update(endpoints: list[AgentEndpoint]) -> None:
+            nonlocal known
+            before, known = known, {str(endpoint) for endpoint in endpoints}
+            self._display.say(f"the hostfile changed: {len(known - before)} agents join, {len(before - known)} leave")
+            pool.update_endpoints(endpoints)
 
         await watch_hostfile(self._session.hostfile, update)
 

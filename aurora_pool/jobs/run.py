@@ -31,6 +31,9 @@ RESERVE = 5.0
 TURNAROUNDS = 512
 """How many of the latest prompts tell how long one takes, from being taken from the input to its record."""
 
+MARGIN = 1.5
+"""How much longer than the prompts before them the last ones may take."""
+
 SHOWN_AGENTS = 3
 
 OnProgress = Callable[[Progress, PoolStatistics], None]
@@ -194,7 +197,7 @@ class Run:
         oldest = next(iter(self._taken.values()), None)
         age = 0.0 if oldest is None else now - oldest[1]
         backlog = self._meter.eta(len(self._taken), now=now) or 0.0
-        if left <= RESERVE + 1.25 * max(age, backlog, *self._turnarounds):
+        if left <= RESERVE + MARGIN * max(age, backlog, *self._turnarounds):
             self.end("out of time", f"{left:.0f} s are left, which what is under way may need")
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
@@ -212,7 +215,7 @@ class Run:
             prompts_per_second=prompts_rate,
             tokens_per_second=tokens_rate,
             eta=meter.eta(remaining, now=now),
-            agents=len(statistics.agents),
+            agents=sum(agent.state != "removed" for agent in statistics.agents),
             agents_up=statistics.agents_in_service,
             moved=statistics.moved,
             hedged=statistics.hedged,

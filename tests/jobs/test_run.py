@@ -229,7 +229,7 @@ async def test_an_allocation_that_ends_is_left_in_time(tmp_path: Path, write_lin
     options = JobOptions(deadline=time.time() + 12, interval=0.5)
     loop = asyncio.get_running_loop()
     began = loop.time()
-    async with fleet_of(2, slots=64) as fleet, pool_of(fleet) as pool:
+    async with fleet_of(2, slots=64, longest=100) as fleet, pool_of(fleet) as pool:
         summary = await run_job(pool, source, tmp_path / "out.jsonl", options)
         assert len(set(received(fleet))) == summary.done  # drained: nothing was given up
     assert summary.ending == "out of time"

@@ -1,0 +1,103 @@
+"""The other commands, and what holds for all of them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from aurora_pool.cli.display import LogDisplay, describe
+from aurora_pool.cli.exit_codes import TABLE, ExitCode, code_of
+from aurora_pool.errors import BadRecord, ConfigError, HostfileError, JobError, NoAgentsError
+from aurora_pool.jobs.meter import Progress, Stall
+from tests.cli.conftest import Call
+from tests.jobs.shared import texts_of
+
+
+def test_ask_prints_the_answer(call: Call, hostfile: Path) -> None:
+    ended = call("ask", "What is a mill?", "--hostfile", hostfile, "--max-tokens", "5", "--temperature", "0")
+    assert (ended.code, ended.err) == (0, "")
+    assert len(ended.out.split()) in range(1, 6)
+
+
+def test_ask_tells_what_is_wrong(call: Call, hostfile: Path, tmp_path: Path) -> None:
+    ended = call("ask", "Hi", "--hostfile", hostfile, "--model", "other")
+    assert (ended.code, ended.out, len(ended.err.splitlines())) == (5, "", 1)
+    dead = tmp_path / "h"
+    dead.write_text("127.0.0.1 1\n")
+    assert call("ask", "Hi", "--hostfile", dead, "--wait", "1").code == 5
+
+
+def test_the_demo_runs_and_leaves_nothing_running(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "prompts.txt"
+    source.write_text("Say one.\nSay two.\n")
+    ended = call("demo", "--input", source, "--agents", "2")
+    assert ended.code == 0
+    assert len(texts_of(tmp_path / "demo" / "answers.jsonl")) == 2
+    assert "2 simulated agents listen" in ended.err
+    assert "demo/answers.jsonl" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("die", "AGENT:ACTION"), ("0:explode@1", "AGENT:ACTION"), ("7:die@1", "there is no agent 7")],
+)
+def test_sim_refuses_faults_that_make_no_sense(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
+    ended = call("sim", "--hostfile", tmp_path / "h", "--fault", fault)
+    assert (ended.code, reason in ended.err) == (2, True)
+
+
+def test_help_names_every_command_and_exit_code(call: Call) -> None:
+    ended = call("--help")
+    for word in ("run", "ask", "demo", "report", "sim"):
+        assert f"\n  {word} " in ended.out
+    for code in ExitCode:
+        assert f"\n  {int(code)} " in ended.out
+        assert f"\n{int(code)} " in f"\n{TABLE}"
+
+
+def test_the_command_imports_nothing_heavy_for_its_help() -> None:
+    heavy = ("rich", "openai", "yaml", "aurora_pool.testing", "prometheus_client", "plotly")
+    code = f"import sys, aurora_pool.cli.app; print([name for name in {heavy!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadRecord("x", path="f"), 3),
+        (JobError("x"), 6),
+        (HostfileError("x"), 4),
+        (ConfigError("x"), 2),
+        (NoAgentsError("x"), 5),
+    ],
+)
+def test_every_error_has_its_exit_code(error: BadRecord, code: int) -> None:
+    assert code_of(error) == code
+
+
+def progress(seconds: float, **changes: object) -> Progress:
+    fields = {
+        "total": 100, "earlier": 10, "done": 40, "failed": 2, "in_flight": 8, "seconds": seconds, "tokens": 900,
+        "prompts_per_second": 4.0, "tokens_per_second": 90.0, "eta": 12.5, "agents": 4, "agents_up": 3, "moved": 5,
+        "hedged": 0,
+    }  # fmt: skip
+    return Progress(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_progress_tells_all_that_matters() -> None:
+    assert describe(progress(1)) == "4.0/s · 90 tok/s · ETA 0:13 · 2 failed · 5 retried · 3/4 agents"
+
+
+def test_a_log_has_a_line_now_and_then_and_tells_of_stalls_once(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = LogDisplay()
+    for second in range(60):
+        stall = Stall(float(second), ("gpu01:8000", "gpu02:8000")) if 30 <= second < 40 else None
+        lines.update(progress(float(second), stall=stall))
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in said] == ["50/100", "50/100", "stalled:", "going", "50/100"]
+    assert said[2] == "stalled: nothing has finished for 30 s; oldest prompts at gpu01:8000, gpu02:8000"

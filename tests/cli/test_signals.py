@@ -1,0 +1,129 @@
+"""Ctrl-C, SIGTERM and the end of an allocation: what is answered is saved, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aurora_pool.cli.exit_codes import ExitCode
+from tests.cli.conftest import COMMAND, Call, simulated
+from tests.jobs.shared import read_records, texts_of, write_jsonl
+
+COUNT = 700
+
+
+@pytest.fixture(scope="module")
+def slow_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fleet that needs some seconds for the job."""
+    options = ("--agents", "1", "--slots", "64", "--median-length", "40")
+    with simulated(tmp_path_factory.mktemp("fleet"), *options) as path:
+        yield path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "in.jsonl", [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 60} for n in range(COUNT)])
+
+
+def begin(source: Path, output: Path, hostfile: Path, *options: str) -> subprocess.Popen[str]:
+    """Start a run, and wait until it has written some records."""
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not output.exists() or output.stat().st_size < 2000:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, said = process.communicate(timeout=90)
+    assert "Traceback" not in said
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("signals", "code", "word"),
+    [
+        ([signal.SIGINT], ExitCode.INTERRUPTED, "interrupted"),
+        ([signal.SIGINT, signal.SIGINT], ExitCode.INTERRUPTED, "interrupted twice"),
+        ([signal.SIGTERM], ExitCode.TERMINATED, "terminated"),
+    ],
+    ids=["one Ctrl-C", "two", "SIGTERM"],
+)
+def test_a_signal_ends_a_run_that_can_go_on(
+    tmp_path: Path, source: Path, slow_fleet: Path, call: Call, signals: list[signal.Signals], code: int, word: str
+) -> None:
+    output = tmp_path / "out.jsonl"
+    process = begin(source, output, slow_fleet, "--grace", "60")
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.3)
+    ended, said = end(process)
+    assert ended == code
+    saved = len(texts_of(output))
+    assert 0 < saved < COUNT
+    assert f"{saved} of {COUNT} answered, 0 failed, {COUNT - saved} still to do ({word})" in said
+    again = call("run", source, "-o", output, "--hostfile", slow_fleet, "--json")
+    assert again.code == 0
+    assert json.loads(again.out)["resumed"] | {"answered": saved, "torn": False} == json.loads(again.out)["resumed"]
+    assert len(texts_of(output)) == COUNT
+
+
+def test_sigterm_leaves_no_more_than_its_grace(tmp_path: Path, source: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    # Two long answers a minute: nothing will be drained within any grace.
+    with simulated(tmp_path, "--agents", "1", "--slots", "4", "--speed", "0.2") as hostfile:
+        command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--grace", "0.5"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not output.exists():
+            time.sleep(0.02)
+        time.sleep(2)
+        process.terminate()
+        code, said = end(process)
+    assert (code, "still to do (terminated)" in said) == (143, True)
+
+
+def test_an_interrupt_before_the_fleet_is_there_ends_it_at_once(tmp_path: Path, source: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(tmp_path / "h"), "--wait", "600"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "waiting up to 600 s" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    code, said = end(process)
+    assert (code, said.splitlines()[-1]) == (130, "interrupted before anything was sent")
+    assert sorted(os.listdir(tmp_path)) == ["in.jsonl"]  # noqa: PTH208
+
+
+def test_a_hostfile_that_comes_later_is_waited_for(tmp_path: Path, source: Path, slow_fleet: Path) -> None:
+    hostfile = tmp_path / "h"
+    command = [*COMMAND, "run", str(source), "-o", str(tmp_path / "out.jsonl"), "--hostfile", str(hostfile)]
+    process = subprocess.Popen([*command, "--wait", "60"], stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert "waiting up to 60 s" in process.stderr.readline()
+    hostfile.write_text(slow_fleet.read_text())
+    code, _ = end(process)
+    assert (code, len(texts_of(tmp_path / "out.jsonl"))) == (0, COUNT)
+
+
+def test_a_run_that_is_out_of_time_says_so_by_its_exit_code(
+    tmp_path: Path, source: Path, slow_fleet: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+    ended = call("run", source, "-o", output, "--hostfile", slow_fleet, "--walltime", "7")
+    assert ended.code == 75
+    assert "the same command goes on from here" in ended.err
+    saved = len(read_records(output))
+    assert 0 < saved < COUNT
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time() + 7)))
+    assert call("run", source, "-o", output, "--hostfile", slow_fleet).code in {0, 75}
+    assert len(read_records(output)) > saved
