@@ -21,6 +21,12 @@ DEFERRED = 16
 """How many prompts of a call may wait at a time for something to be asked before they can be sent."""
 
 
+SLICE = 16_384
+SLICE_PER_AGENT = 64
+"""How many prompts are admitted before requests are sent: enough that one list request per agent carries what a call of
+this size has for it, and no more, for the agents wait meanwhile (2 us a prompt)."""
+
+
 class Call:
     """Feeds the prompts of one call into the fleet and collects their responses.
 
@@ -47,13 +53,16 @@ class Call:
         self._deferred: set[asyncio.Task[None]] = set()
         self._pulled = 0
         self._taken = 0
+        self._limit = 0
         self._room = 0
+        self._slice = max(SLICE, SLICE_PER_AGENT * len(lane.members))
         self._exhausted = False
         self._error: BaseException | None = None
         self._news: asyncio.Future[None] | None = None
         self._room_made = asyncio.Event()
         self._input: Iterator[AnyPrompt] | None = None
         self._feeder: asyncio.Task[None] | None = None
+        self._puller: asyncio.Task[None] | None = None
         length = total if total is not None else operator.length_hint(prompts, -1)
         fleet.calls.add(self)
         self._expected = length if length >= 0 else None
@@ -118,7 +127,7 @@ class Call:
         if self._open:
             self._fleet.withdraw([ticket for ticket in self._open.values() if ticket is not None])
             self._open.clear()
-        helpers = [*self._deferred, *([self._feeder] if self._feeder is not None else [])]
+        helpers = [*self._deferred, *(task for task in (self._feeder, self._puller) if task is not None)]
         for task in helpers:
             task.cancel()
         await asyncio.gather(*helpers, return_exceptions=True)
@@ -154,20 +163,40 @@ class Call:
 
     def _pull(self) -> None:
         """Admit prompts while there is room, a good handful at a time."""
-        if self._exhausted:
-            return
-        under_way = self._pulled - self._taken
-        if under_way > self._room or len(self._deferred) >= DEFERRED:
-            return
-        self._room_made.set()
-        if self._input is not None:
-            limit = self._limit()
-            self._fleet.admit(self._tickets(self._input, limit - under_way))
+        if self._pull_slice():
+            self._pull_soon()
 
-    def _limit(self) -> int:
-        limit = 2 * self._fleet.capacity(self.lane)
-        self._room = limit - max(1, limit // 16)
-        return limit
+    def _pull_slice(self) -> bool:
+        """Admit a slice of prompts; return whether there is room for more."""
+        under_way = self._pulled - self._taken
+        if self._exhausted or under_way > self._room or len(self._deferred) >= DEFERRED:
+            return False
+        self._room_made.set()
+        if self._input is None:
+            return False
+        self._set_limit()
+        count = self._limit - under_way
+        self._fleet.admit(self._tickets(self._input, min(count, self._slice)))
+        return count > self._slice
+
+    def _pull_soon(self) -> None:
+        """Pull in a turn of its own, as a task, so that an error of the input finds its way to the caller."""
+
+        async def pull() -> None:
+            while self._pull_slice():
+                await asyncio.sleep(0)
+
+        if self._puller is None or self._puller.done():
+            self._puller = asyncio.get_running_loop().create_task(pull())
+            self._puller.add_done_callback(self._pulled_on)
+
+    def _pulled_on(self, puller: asyncio.Task[None]) -> None:
+        if not puller.cancelled() and (error := puller.exception()) is not None:
+            self.crash(error)
+
+    def _set_limit(self) -> None:
+        self._limit = 2 * self._fleet.capacity(self.lane)
+        self._room = self._limit - max(1, self._limit // 16)
 
     def _tickets(self, prompts: Iterator[AnyPrompt], count: int) -> Iterator[Ticket]:
         for _ in range(count):
@@ -212,12 +241,11 @@ class Call:
 
     def _undefer(self, task: asyncio.Task[None]) -> None:
         self._deferred.discard(task)
-        if task.cancelled():
-            return
-        if (error := task.exception()) is not None:
-            self.crash(error)
-        else:
-            self._pull()
+        if not task.cancelled():
+            if (error := task.exception()) is not None:
+                self.crash(error)
+            else:
+                self._pull_soon()
 
     def _end_input(self) -> None:
         if self._exhausted:
@@ -236,12 +264,19 @@ class Call:
                 ticket = self._ticket(prompt)
                 if ticket is not None:
                     self._fleet.admit([ticket])
-                while self._pulled - self._taken >= self._limit() or len(self._deferred) >= DEFERRED:
+                if self._pulled % self._slice == 0:
+                    await asyncio.sleep(0)
+                while self._full() or len(self._deferred) >= DEFERRED:
                     self._room_made.clear()
                     await self._room_made.wait()
         finally:
             if isinstance(prompts, AsyncGenerator):
                 await prompts.aclose()  # a caller that stops early wants its input closed now, not when it is collected
+
+    def _full(self) -> bool:
+        if self._pulled - self._taken >= self._limit:
+            self._set_limit()
+        return self._pulled - self._taken >= self._limit
 
     def _fed(self, feeder: asyncio.Task[None]) -> None:
         if not feeder.cancelled() and (error := feeder.exception()) is not None:
