@@ -70,6 +70,14 @@ class SimulatedClockEventLoop(asyncio.SelectorEventLoop):
         future.add_done_callback(self._thread_done)
         return future
 
+    async def shutdown_default_executor(self, *limit: float | None) -> None:
+        """Wait for the threads to end; the clock, and with it the ``limit`` that Python 3.12 brought, stands still."""
+        self._simulated.threads += 1
+        try:
+            await super().shutdown_default_executor(*limit)
+        finally:
+            self._simulated.threads -= 1
+
     def _thread_done(self, _: asyncio.Future[Any]) -> None:
         self._simulated.threads -= 1
 
