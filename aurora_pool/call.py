@@ -183,8 +183,10 @@ class Call:
         """Pull in a turn of its own, as a task, so that an error of the input finds its way to the caller."""
 
         async def pull() -> None:
-            while self._pull_slice():
+            more = True
+            while more:
                 await asyncio.sleep(0)
+                more = self._pull_slice()
 
         if self._puller is None or self._puller.done():
             self._puller = asyncio.get_running_loop().create_task(pull())
