@@ -260,7 +260,7 @@ class AgentPool:
         return self._responses(self._lane, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
 
     async def _gather(self, lane: Lane, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
-        return await in_order(self._responses(lane, prompts, options, None))
+        return await (await self._call(lane, prompts, options, None)).all()
 
     async def _responses(
         self,
@@ -269,22 +269,23 @@ class AgentPool:
         options: CallOptions,
         total: int | None,
     ) -> AsyncGenerator[tuple[int, Response]]:
-        if isinstance(prompts, str):
-            raise ConfigError("expected a list of prompts, got one string")
-        await self.start()
-        make_ticket = self._ticket_maker(lane, options)
-        call = Call(self._fleet, lane, prompts, make_ticket, total, self._positions)
+        call = await self._call(lane, prompts, options, total)
         async with aclosing(call.responses()) as responses:
             async for pair in responses:
                 yield pair
 
+    async def _call(
+        self,
+        lane: Lane,
+        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
+        options: CallOptions,
+        total: int | None,
+    ) -> Call:
+        if isinstance(prompts, str):
+            raise ConfigError("expected a list of prompts, got one string")
+        await self.start()
+        return Call(self._fleet, lane, prompts, self._ticket_maker(lane, options), total, self._positions)
+
     def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTicket:
         """How this kind of pool makes tickets of one call's prompts."""
         raise NotImplementedError
-
-
-async def in_order(responses: AsyncGenerator[tuple[int, Response]]) -> list[Response]:
-    """All responses, in the order of their prompts."""
-    async with aclosing(responses):
-        found = {index: response async for index, response in responses}
-    return [found[index] for index in range(len(found))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aurora_pool.errors import BadReply
@@ -51,8 +51,8 @@ class Receiver(Protocol):
         """The policy."""
         ...
 
-    def answer(self, assignment: Assignment, answer: Answer, now: float) -> None:
-        """Take in one prompt's answer."""
+    def answers(self, assignment: Assignment, answers: Iterable[Answer], now: float) -> None:
+        """Take in the answers to some of a request's prompts."""
         ...
 
     def schedule(self) -> None:
@@ -202,8 +202,7 @@ async def receive_answers(exchange: Exchange, reader: Reader, assignment: Assign
         content = await exchange.read()
         now = receiver.now
         receiver.dispatcher.progress(assignment, now)
-        for answer in reader.whole(content):
-            receiver.answer(assignment, answer, now)
+        receiver.answers(assignment, reader.whole(content), now)
     if assignment.live:
         raise BadReply("the reply ended before every prompt had its answer")
 
@@ -214,13 +213,13 @@ async def _receive_events(exchange: Exchange, reader: Reader, assignment: Assign
     async for chunk in exchange.chunks():
         now = receiver.now
         started = 0
-        for data in splitter.feed(chunk):
-            more, answers = reader.event(data)
-            started += more
-            for answer in answers:
-                if started:
-                    progress(assignment, now, started)
-                    started = 0
-                receiver.answer(assignment, answer, now)
-        progress(assignment, now, started)
+        finished: list[Answer] = []
+        try:
+            for data in splitter.feed(chunk):
+                more, answers = reader.event(data)
+                started += more
+                finished += answers
+        finally:  # what came before an event that says that the rest failed is kept
+            progress(assignment, now, started)
+            receiver.answers(assignment, finished, now)
         receiver.schedule()

@@ -233,40 +233,47 @@ class Fleet:
         ) as exchange:
             await batch.receive(exchange, assignment, self)
 
-    def answer(self, assignment: Assignment, answer: Answer, now: float) -> None:
-        """Take in the part of a reply that belongs to one prompt."""
-        ticket = assignment.tickets[answer.slot]
-        if ticket is None:
-            return
-        reason = answer.finish_reason
-        if reason not in FINISHED:
-            self.dispatcher.broke(assignment, answer.slot, f"finish_reason {reason!r}", now, started=answer.started)
-        elif self.dispatcher.answered(assignment, answer.slot, answer.tokens, now, started=answer.started):
-            usage = answer.usage
-            if usage is not None and not ticket.index & LEARN_MASK:
-                ticket.batch.learn(ticket, usage)
-            call: Sink = ticket.batch.call
-            response = Response(
-                True,
-                answer.text,
-                None,
-                call.agent_index(assignment.agent),
-                None,
-                reason,
-                usage.prompt_tokens if usage is not None else None,
-                usage.completion_tokens if usage is not None else None,
-                answer.reasoning,
-                answer.logprobs,
-                answer.token_ids,
-                ticket.sends,
-                now - ticket.first_sent,
-                answer.samples,
-                answer.prompt_token_ids,
-                answer.prompt_logprobs,
-                answer.embedding,
-            )
-            call.deliver(ticket, response)
-            self.observer.prompt_done(response)
+    def answers(self, assignment: Assignment, answers: Iterable[Answer], now: float) -> None:
+        """Take in the parts of a reply that belong to one prompt each."""
+        dispatcher = self.dispatcher
+        tickets = assignment.tickets
+        for answer in answers:
+            slot = answer.slot
+            ticket = tickets[slot]
+            reason = answer.finish_reason
+            if ticket is None:
+                continue
+            if reason not in FINISHED:
+                dispatcher.broke(assignment, slot, f"finish_reason {reason!r}", now, started=answer.started)
+            elif dispatcher.answered(assignment, slot, answer.tokens, now, started=answer.started):
+                self._deliver(ticket, assignment.agent, answer, now)
+
+    def _deliver(self, ticket: Ticket, agent: int, answer: Answer, now: float) -> None:
+        usage = answer.usage
+        if usage is not None and not ticket.index & LEARN_MASK:
+            ticket.batch.learn(ticket, usage)
+        call: Sink = ticket.batch.call
+        response = Response(
+            True,
+            answer.text,
+            None,
+            call.agent_index(agent),
+            None,
+            answer.finish_reason,
+            usage.prompt_tokens if usage is not None else None,
+            usage.completion_tokens if usage is not None else None,
+            answer.reasoning,
+            answer.logprobs,
+            answer.token_ids,
+            ticket.sends,
+            now - ticket.first_sent,
+            answer.samples,
+            answer.prompt_token_ids,
+            answer.prompt_logprobs,
+            answer.embedding,
+        )
+        call.deliver(ticket, response)
+        self.observer.prompt_done(response)
 
     def _fail(self, failure: Failure) -> None:
         self.prompts_failed += 1

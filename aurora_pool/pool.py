@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from aurora_pool.agent_pool import AgentPool, CallOptions, check_least, in_order, new_fleet
+from aurora_pool.agent_pool import AgentPool, CallOptions, check_least, new_fleet
 from aurora_pool.call import Call, MakeTicket
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fitting import TooLong
@@ -189,6 +189,6 @@ class VLLMPool(AgentPool):
         async def send_parts(parts: Sequence[Prompt]) -> list[Response]:
             fitting = dataclasses.replace(rules, on_too_long="error")
             maker = TicketMaker(fitting, sampling, max_tokens, contexts, send_parts)
-            return await in_order(Call(self._fleet, lane, parts, maker).responses())
+            return await Call(self._fleet, lane, parts, maker).all()
 
         return TicketMaker(rules, sampling, max_tokens, contexts, send_parts)
