@@ -143,8 +143,12 @@ class Transport:
         except ConnectionLost:
             if not _reused.get():
                 raise
-        # The server had closed the kept-alive connection while it was idle: nothing has been done, so again at once.
-        return await self._send_once(method, url, body, headers)
+            # The server had closed the kept-alive connection while it was idle: nothing has been done, so again at once.
+            try:
+                return await self._send_once(method, url, body, headers)
+            except ConnectFailed:
+                pass
+            raise  # nobody is there any more: it died, perhaps of this very request
 
     async def _send_once(
         self, method: str, url: URL, body: bytes | None, headers: dict[str, str]
