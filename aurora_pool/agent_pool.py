@@ -15,11 +15,11 @@ from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fleet import Fleet
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Response, Sampling
+from aurora_pool.open_files import ensure_open_files
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.work import Lane
 from aurora_pool.statistics import PoolStatistics, snapshot
-from aurora_pool.transport import ensure_open_files
 
 FILES_PER_AGENT = 2
 SPARE_FILES = 100

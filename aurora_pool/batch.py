@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aurora_pool.errors import BadReply
 from aurora_pool.fitting import TokenEstimate
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.work import LIST_LIMIT, Assignment, Ticket
-from aurora_pool.transport import Exchange
 from aurora_pool.wire import chat, completions, embeddings
 from aurora_pool.wire.answer import Answer, Reader
 from aurora_pool.wire.errors import parse_error
 from aurora_pool.wire.sse import EventSplitter
+
+if TYPE_CHECKING:
+    from aurora_pool.transport import Exchange
 
 SCORED_LIMIT = 8
 """Prompts with ``prompt_logprobs`` in one request: the logits of whole prompts are large, and have killed engines."""

@@ -20,13 +20,13 @@ from aurora_pool.call import Call
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
+from aurora_pool.open_files import open_files_limit
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FINISHED
 from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Ticket
 from aurora_pool.probe import look, read_load, try_agent
-from aurora_pool.transport import Transport, open_files_limit
 from aurora_pool.wire.answer import Answer
 from aurora_pool.wire.status import EngineLoad
 
@@ -52,6 +52,8 @@ class Fleet:
         observer: Observer,
         seed: int | None,
     ) -> None:
+        from aurora_pool.transport import Transport  # noqa: PLC0415 (importing aiohttp takes long)
+
         self.endpoints = list(endpoints)
         self.timeouts = timeouts
         self.observer = observer

@@ -6,12 +6,16 @@ kind shows whether an agent answers; its engine's counters show whether it moves
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from aurora_pool.errors import ConnectFailed, PoolError, ServerError, TransportError
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.silence import Finding
-from aurora_pool.transport import Transport
 from aurora_pool.wire.errors import parse_error
 from aurora_pool.wire.status import METRICS_PATH, EngineLoad, parse_load
+
+if TYPE_CHECKING:
+    from aurora_pool.transport import Transport
 
 
 async def fetch(transport: Transport, agent: int, path: str, body: bytes | None = None, *, within: float) -> bytes:

@@ -143,7 +143,7 @@ class Transport:
         except ConnectionLost:
             if not _reused.get():
                 raise
-            # The server had closed the kept-alive connection while it was idle: nothing has been done, so again at once.
+            # The server had closed the kept-alive connection while it was idle: nothing is done yet, so again at once.
             try:
                 return await self._send_once(method, url, body, headers)
             except ConnectFailed:
@@ -212,31 +212,3 @@ def _words(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "can't connect in time"
     return str(error) or type(error).__name__
-
-
-def ensure_open_files(needed: int) -> None:
-    """Raise the soft limit on open files to what so many connections need.
-
-    Raises :class:`ConfigError` with the number needed if the hard limit is below it.
-    """
-    try:
-        import resource  # noqa: PLC0415 (not on Windows, where there is no such limit)
-    except ImportError:
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise ConfigError(
-                f"this fleet needs {needed} open files, and the limit is {hard}: run 'ulimit -n {needed}'"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def open_files_limit() -> int:
-    """How many files this process may have open."""
-    try:
-        import resource  # noqa: PLC0415 (see ensure_open_files)
-    except ImportError:
-        return 8192
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return 1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)

@@ -21,6 +21,7 @@ LAYERS = {
     "chat_template": 2,
     "chunking": 2,
     "fitting": 2,
+    "open_files": 2,
     "options": 2,
     "policy": 2,
     "statistics": 2,

@@ -1,0 +1,33 @@
+"""How many files a process may have open: each connection is one, and the usual limit of 1,024 is less than a fleet."""
+
+from __future__ import annotations
+
+from aurora_pool.errors import ConfigError
+
+
+def ensure_open_files(needed: int) -> None:
+    """Raise the soft limit on open files to what so many connections need.
+
+    Raises :class:`ConfigError` with the number needed if the hard limit is below it.
+    """
+    try:
+        import resource  # noqa: PLC0415 (not on Windows, where there is no such limit)
+    except ImportError:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise ConfigError(
+                f"this fleet needs {needed} open files, and the limit is {hard}: run 'ulimit -n {needed}'"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def open_files_limit() -> int:
+    """How many files this process may have open."""
+    try:
+        import resource  # noqa: PLC0415 (see ensure_open_files)
+    except ImportError:
+        return 8192
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 1 << 20 if hard == resource.RLIM_INFINITY else min(hard, 1 << 20)
