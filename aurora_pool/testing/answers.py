@@ -16,6 +16,7 @@ from statistics import NormalDist
 import msgspec
 
 from aurora_pool.testing import tokenizer
+from aurora_pool.testing.constraints import Constraint
 from aurora_pool.testing.options import Options
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.prompts import PromptTokens
@@ -117,11 +118,10 @@ def make_words(digest: bytes, count: int) -> list[int]:
     return list(map(_WORDS.__getitem__, shake_128(digest).digest(count)))
 
 
-def _constrained(constraint: object, number: int) -> str:
-    if isinstance(constraint, list | tuple):
-        return str(constraint[number % len(constraint)])
-    schema = json.loads(constraint) if isinstance(constraint, str) else constraint
-    return json.dumps(example_of(schema, number % 1000))  # type: ignore[arg-type]
+def _constrained(constraint: Constraint, number: int) -> str:
+    if isinstance(constraint, tuple):
+        return constraint[number % len(constraint)]
+    return json.dumps(example_of(constraint, number % 1000))
 
 
 def _cut(options: Options, ids: list[int]) -> tuple[list[int], str, str | int] | None:

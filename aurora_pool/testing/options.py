@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from aurora_pool.testing.constraints import Constraint, read_constraint
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.refusal import Refusal, invalid
 
@@ -34,8 +35,7 @@ class Options(msgspec.Struct, kw_only=True):
     tokens_as_ids: bool = False
     echo: bool = False
     return_token_ids: bool = False
-    constraint: Any = None
-    """A JSON schema (a mapping), or a list of texts to choose from; None for free text."""
+    constraint: Constraint | None = None
     stream: bool = False
     interval: int = 1
     include_usage: bool = False
@@ -63,7 +63,7 @@ def read_options(body: Body, profile: AgentProfile, *, chat: bool = False) -> Op
         temperature=field(body, "temperature", float, 1.0),
         seed=_seed(body),
         stop=_stop(body, profile),
-        stop_token_ids=frozenset(body.get("stop_token_ids") or ()),
+        stop_token_ids=frozenset(_list_of(body, "stop_token_ids", int)),
         include_stop=field(body, "include_stop_str_in_output", bool, False),
         ignore_eos=field(body, "ignore_eos", bool, False),
         skip_special=field(body, "skip_special_tokens", bool, True),
@@ -72,7 +72,7 @@ def read_options(body: Body, profile: AgentProfile, *, chat: bool = False) -> Op
         tokens_as_ids=field(body, "return_tokens_as_token_ids", bool, False),
         echo=field(body, "echo", bool, False),
         return_token_ids=field(body, "return_token_ids", bool, False) and profile.at_least(0, 10, 2),
-        constraint=_constraint(body, profile),
+        constraint=read_constraint(body, profile),
         stream=field(body, "stream", bool, False),
         truncate=field(body, "truncate_prompt_tokens", int, None),
         truncate_right=body.get("truncation_side") == "right" and profile.at_least(0, 18),
@@ -153,6 +153,8 @@ def _check(options: Options, body: Body, profile: AgentProfile, *, tokens_field:
 
 def _read_stream(options: Options, body: Body, profile: AgentProfile) -> None:
     stream_options = body.get("stream_options")
+    if stream_options is not None and not isinstance(stream_options, Mapping):
+        raise invalid("stream_options", "Input should be a valid dictionary", stream_options)
     if not options.stream:
         if stream_options:
             raise Refusal(400, "Stream options can only be defined when `stream=True`.", param="stream_options")
@@ -161,7 +163,7 @@ def _read_stream(options: Options, body: Body, profile: AgentProfile) -> None:
         raise Refusal(400, "Streaming is not supported by this server.", param="stream")
     if body.get("prompt_logprobs"):
         raise Refusal(400, "`prompt_logprobs` are not available when `stream=True`.", param="prompt_logprobs")
-    if isinstance(stream_options, Mapping):
+    if stream_options is not None:
         options.include_usage = bool(stream_options.get("include_usage"))
         options.continuous_usage = options.include_usage and bool(stream_options.get("continuous_usage_stats"))
     interval = field(body, "stream_interval", int, 1) if profile.at_least(0, 27) else 1
@@ -170,8 +172,19 @@ def _read_stream(options: Options, body: Body, profile: AgentProfile) -> None:
     options.interval = max(interval, profile.stream_interval)
 
 
+def _list_of(body: Body, name: str, kind: type) -> tuple[Any, ...]:
+    values = body.get(name)
+    if values is None:
+        return ()
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        raise invalid(name, f"Input should be a list of {_WORDS[kind].removeprefix('a valid ')}s", values)
+    return tuple(values)
+
+
 def _seed(body: Body) -> int | None:
     seed: int | None = field(body, "seed", int, None)
+    if seed is not None and not -(2**63) <= seed < 2**63:
+        raise invalid("seed", "Input should be a 64-bit integer", seed)
     return None if seed == -1 else seed
 
 
@@ -179,9 +192,7 @@ def _stop(body: Body, profile: AgentProfile) -> tuple[str, ...]:
     stop = body.get("stop")
     if stop is None:
         return ()
-    texts = (stop,) if isinstance(stop, str) else tuple(stop)
-    if not all(isinstance(text, str) for text in texts):
-        raise invalid("stop", "Input should be a valid string", stop)
+    texts = (stop,) if isinstance(stop, str) else _list_of(body, "stop", str)
     if len(texts) > 4 and profile.at_least(0, 28):
         raise Refusal(400, f"stop must contain at most 4 strings, got {len(texts)}.", param="stop")
     if "" in texts:
@@ -200,37 +211,3 @@ def _logprobs(body: Body, *, chat: bool) -> int | None:
         return None
     top: int = field(body, "top_logprobs", int, 0)
     return top
-
-
-def _constraint(body: Body, profile: AgentProfile) -> Any:
-    wanted = body.get("response_format")
-    if isinstance(wanted, Mapping):
-        if wanted.get("type") == "json_schema":
-            schema = wanted.get("json_schema")
-            if not isinstance(schema, Mapping):
-                message = "When response_format type is 'json_schema', the 'json_schema' field must be provided."
-                raise Refusal(400, message, param="response_format")
-            return schema.get("schema") or {"type": "object"}
-        if wanted.get("type") == "json_object":
-            return {"type": "object"}
-    if profile.at_least(0, 11):
-        structured = body.get("structured_outputs")
-        if isinstance(structured, Mapping):
-            return _structured(structured)
-    if not profile.at_least(0, 12):
-        return body.get("guided_json") or body.get("guided_choice")
-    return None
-
-
-def _structured(structured: Body) -> Any:
-    kinds = [
-        name
-        for name in ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
-        if structured.get(name) is not None
-    ]
-    if len(kinds) != 1:
-        words = "only use one kind of constraints" if kinds else "use one kind of constraints, but none are specified"
-        raise Refusal(400, f"You can {words} for structured outputs.", param="structured_outputs")
-    if kinds[0] == "json_object":
-        return {"type": "object"}
-    return structured[kinds[0]] if kinds[0] in ("json", "choice") else None

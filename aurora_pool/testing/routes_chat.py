@@ -19,7 +19,7 @@ from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.prompts import check_tokens, prompt_tokens
 from aurora_pool.testing.refusal import Refusal, invalid
 from aurora_pool.testing.stream_chat import ChatEvents
-from aurora_pool.testing.template import content_of, render_chat
+from aurora_pool.testing.template import content_of, read_messages, render_chat
 from aurora_pool.testing.thinking import split_thinking
 from aurora_pool.testing.usage import total_usage
 
@@ -38,7 +38,7 @@ async def chat_completions(server: AgentServer, exchange: Exchange) -> web.Strea
         raise Refusal(400, message if body["tools"] else "`tools` must not be an empty list.")
     try:
         check_logprobs(options, server.profile)
-        choices = _choices(server, body, _messages(body.get("messages"), "messages"), options, first_index=0)
+        choices = _choices(server, body, read_messages(body.get("messages"), "messages"), options, first_index=0)
         if not options.stream:
             await server.generate(Generation(choices), interval=None)
             reply = _whole(server, exchange, options, choices)
@@ -80,7 +80,7 @@ async def batch_chat_completions(server: AgentServer, exchange: Exchange) -> web
     choices: list[Choice] = []
     for number, conversation in enumerate(conversations):
         place = f"messages.{number}"
-        messages = _messages(conversation, place)
+        messages = read_messages(conversation, place)
         if not messages:
             raise invalid(place, "List should have at least 1 item after validation", conversation)
         choices += _choices(server, body, messages, options, first_index=number)
@@ -98,15 +98,6 @@ def _options(server: AgentServer, body: Body) -> Options:
     if server.conditions.garble == "plain":
         options.stream = False
     return options
-
-
-def _messages(messages: object, place: str) -> list[dict[str, Any]]:
-    if not isinstance(messages, list):
-        raise invalid(place, "Input should be a valid list", messages)
-    for number, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise invalid(f"{place}.{number}", "Input should be a message with a role", message)
-    return messages
 
 
 def _choices(

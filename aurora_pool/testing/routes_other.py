@@ -19,7 +19,7 @@ from aurora_pool.testing.metrics import CONTENT_TYPE, metrics_page
 from aurora_pool.testing.options import Options, field
 from aurora_pool.testing.prompts import PromptTokens, encode_prompt, read_prompts
 from aurora_pool.testing.refusal import Refusal, invalid
-from aurora_pool.testing.template import render_chat
+from aurora_pool.testing.template import read_messages, render_chat
 
 if TYPE_CHECKING:
     from aurora_pool.testing.server import AgentServer
@@ -67,7 +67,7 @@ async def tokenize(server: AgentServer, exchange: Exchange) -> web.StreamRespons
     body = exchange.body
     server.check_model(body.get("model"))
     if "messages" in body:
-        text = render_chat(body, body["messages"], server.profile)
+        text = render_chat(body, read_messages(body["messages"], "messages"), server.profile)
         special = field(body, "add_special_tokens", bool, False)
     else:
         given = body.get("prompt")

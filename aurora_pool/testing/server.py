@@ -288,7 +288,7 @@ class AgentServer:
         if raw:
             try:
                 body = _DECODE(raw)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 body = None
         headers = {name.lower(): value for name, value in request.headers.items()}
         now = asyncio.get_running_loop().time()

@@ -12,6 +12,16 @@ from aurora_pool.testing.refusal import Refusal, invalid
 BEGIN, END = "<|im_start|>", "<|im_end|>"
 
 
+def read_messages(messages: object, place: str) -> list[dict[str, Any]]:
+    """Take a list of messages, each with a role; ``place`` is where it stands in the request."""
+    if not isinstance(messages, list):
+        raise invalid(place, "Input should be a valid list", messages)
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise invalid(f"{place}.{number}", "Input should be a message with a role", message)
+    return messages
+
+
 def render_chat(body: Body, messages: Sequence[Mapping[str, Any]], profile: AgentProfile) -> str:
     """Write a conversation as the text that the model continues.
 
@@ -32,7 +42,7 @@ def render_chat(body: Body, messages: Sequence[Mapping[str, Any]], profile: Agen
         raise Refusal(400, "continue_final_message and add_generation_prompt are not compatible.")
     parts = ["<|begin_of_text|>"] if profile.begins_with_token else []
     for number, message in enumerate(messages):
-        parts.append(f"{BEGIN}{message.get('role', 'user')}\n{content_of(message, number)}{END}\n")
+        parts.append(f"{BEGIN}{message['role']}\n{content_of(message, number)}{END}\n")
     if continues:
         parts[-1] = parts[-1].removesuffix(f"{END}\n")
     elif prompts_for_answer is None or prompts_for_answer:
@@ -53,10 +63,8 @@ def last_said(text: str) -> str:
     return text[begins:ends].partition("\n")[2]
 
 
-def content_of(message: object, number: int = 0) -> str:
+def content_of(message: Mapping[str, Any], number: int = 0) -> str:
     """Tell a message's text: its content, or the texts of its parts."""
-    if not isinstance(message, Mapping):
-        raise invalid(f"messages.{number}", "Input should be a valid dictionary", message)
     content = message.get("content")
     if content is None:
         return ""
