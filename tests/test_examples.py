@@ -14,7 +14,7 @@ SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name != "shared.
 
 
 def run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-X", "dev", str(script), *arguments]
+    command = [sys.executable, "-W", "error", str(script), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
