@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections import Counter
 
@@ -9,24 +10,46 @@ import pytest
 
 from aurora_pool import Sampling, VLLMPool
 from tests.integration.conftest import Victim
+from tests.integration.servers import PATIENCE
+
+pytestmark = pytest.mark.destructive
 
 SAMPLING = Sampling(temperature=0.0, stop=(".", "\n"))  # answers of many lengths: some are done when the server goes
-PROMPTS = [f"Write a sentence about the number {n}:" for n in range(200)]
+PROMPTS = [f"Write a sentence about the number {n}:" for n in range(100)]
 
 
-@pytest.mark.destructive
-@pytest.mark.parametrize("signum", [signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL], ids=lambda signum: signum.name)
-async def test_every_prompt_is_answered_once_by_the_others(
-    pool: VLLMPool, victim: Victim, signum: signal.Signals
-) -> None:
+async def assert_all_answered(pool: VLLMPool, victim: Victim, signum: signal.Signals) -> None:
+    """Send the prompts, do it to the victim after the first ten answers, and see each prompt answered once."""
     answered: Counter[int] = Counter()
     agents: list[int | None] = []
-    async for index, response in pool.iter_responses(PROMPTS, 48, sampling=SAMPLING):
+    async for index, response in pool.iter_responses(PROMPTS, 32, sampling=SAMPLING):
         assert response.success, response.error
         answered[index] += 1
         agents.append(response.agent_index)
-        if len(agents) == 20:
+        if len(agents) == 10:
             victim.signal(signum)
 
     assert answered == Counter(range(len(PROMPTS)))
-    assert victim.index not in agents[-100:]
+    assert victim.index not in agents[-50:]
+
+
+async def test_a_paused_server_costs_no_prompt_and_is_used_again_when_it_goes_on(
+    pool: VLLMPool, victim: Victim
+) -> None:
+    await assert_all_answered(pool, victim, signal.SIGSTOP)
+
+    victim.signal(signal.SIGCONT)
+
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            response = await pool.post(victim.index, "What is the capital of France?", 4)
+            if response.success:
+                return
+            await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL], ids=lambda signum: signum.name)
+async def test_a_lost_server_costs_no_prompt(pool: VLLMPool, victim: Victim, signum: signal.Signals) -> None:
+    await assert_all_answered(pool, victim, signum)
+
+    assert pool.statistics().agents[victim.index].state != "in service"

@@ -104,7 +104,7 @@ async def test_broadcast_asks_every_agent(pool: VLLMPool, endpoints: list[AgentE
 
 async def test_max_tokens_is_fitted_to_the_model(pool: VLLMPool, model: Model) -> None:
     # Were max_tokens not sent, the server would stop after 16 tokens.
-    prompt = "word " * (model.context - model.context // 8)
+    prompt = "word " * (model.context - model.context // 16)
 
     [response] = await pool.send_all_batched([prompt], sampling=Sampling(temperature=0.0, extra={"ignore_eos": True}))
 
