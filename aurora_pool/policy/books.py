@@ -203,6 +203,9 @@ class Books:
         assignment.started = 0
         assignment.closed = True
         agent.requests.pop(assignment, None)
+        if agent.checking and not agent.requests:
+            agent.check(False)  # it owes nobody a byte any more
+            self.touched[agent] = None
         return left
 
     def close(self, assignment: Assignment, now: float) -> list[Ticket]:

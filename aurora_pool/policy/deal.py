@@ -87,8 +87,8 @@ class Dealer:
         if lane.queue or lane.suspects:
             scan, lane.scan = lane.scan, False
             if scan:
-                while lane.queue and lane.queue[0].done:
-                    lane.queue.popleft()
+                _drop_done(lane.queue)
+                _drop_done(lane.suspects)
                 self._review(lane, now)
                 able = self._all_able(lane)
             if lane.suspects:
@@ -206,3 +206,9 @@ class Dealer:
                 self.books.fail(ticket, Failure(ticket, "no_agents", error, None), now)
         lane.queue.clear()
         lane.suspects.clear()
+
+
+def _drop_done(queue: deque[Ticket]) -> None:
+    """Drop what nobody waits for any more from the head of a queue."""
+    while queue and queue[0].done:
+        queue.popleft()

@@ -46,8 +46,6 @@ def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: b
     ]
     allowed = max(1, books.in_service // (WARDS_SHARE if lane.queue else 2)) - len(books.wards)
     for unsettled, held, index in sorted(available):
-        while lane.suspects and lane.suspects[0].done:
-            lane.suspects.popleft()
         if not lane.suspects or (held and allowed <= 0) or ((held or unsettled) and not scan):
             return
         allowed -= bool(held)
