@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -259,7 +260,7 @@ class AgentServer:
         if choice.first_sample and reason != "abort":
             counters.prompts_answered += 1
         sequence = choice.sequence
-        if sequence is not None and sequence.started_at == sequence.started_at:
+        if sequence is not None and not math.isnan(sequence.started_at):
             waited = sequence.started_at - sequence.submitted_at
             counters.queue_time.observe(waited)
             counters.first_token.observe(waited + self.profile.step_base / self.driver.engine.speed)
