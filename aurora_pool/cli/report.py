@@ -2,13 +2,152 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from aurora_pool.jobs.history import History, Values
+
+SLOWEST = 10
 
 
 def report(
     outputs: Annotated[list[Path], typer.Argument(metavar="OUTPUT...", help="Outputs of aurora-pool run.")],
+    html: Annotated[Path | None, typer.Option(help="Write a page with charts, which needs nothing beside it.")] = None,
+    price: Annotated[float | None, typer.Option(min=0.0, help="What a GPU costs per hour.")] = None,
+    gpus_per_agent: Annotated[float, typer.Option(min=0.0, help="How many GPUs an agent has.")] = 1.0,
 ) -> None:
     """Show where the time of a job went; of several, compare them."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from aurora_pool.jobs.history import read_history
+
+    histories = [read_history(output) for output in outputs]
+    rows = compare(histories, price, gpus_per_agent)
+    console = Console()
+    table = Table(show_header=len(histories) > 1, box=None)
+    table.add_column("")
+    for history in histories:
+        table.add_column(history.name, justify="right", overflow="fold")
+    for label, values in rows:
+        table.add_row(label, *values)
+    console.print(table)
+    for history in histories:
+        _print_one(console, history)
+    if html is not None:
+        from aurora_pool.cli.report_page import write_page
+
+        write_page(html, histories, rows)
+        console.print(f"charts: {html}", soft_wrap=True)
+
+
+def compare(histories: Sequence[History], price: float | None, gpus_per_agent: float) -> list[tuple[str, list[str]]]:
+    """Give rows of a comparison: what is compared, and its value for each job."""
+    from aurora_pool.cli.display import duration
+    from aurora_pool.jobs.history import percentile
+
+    def both(values: Values, digits: int) -> str:
+        return f"{percentile(values, 0.5):.{digits}f} / {percentile(values, 0.95):.{digits}f}"
+
+    figures: list[tuple[str, Callable[[History], str]]] = [
+        ("model", lambda h: h.model),
+        ("ended", lambda h: h.ending + (f" after {h.runs} runs" if h.runs > 1 else "")),
+        ("requests", lambda h: f"{h.done:,} of {h.total:,}"),
+        ("failed", lambda h: f"{h.failed:,}"),
+        ("time", lambda h: duration(h.seconds)),
+        ("requests/s", lambda h: f"{h.prompts_per_second:,.1f}"),
+        ("tokens/s", lambda h: f"{h.tokens_per_second:,.0f}"),
+        ("tokens generated", lambda h: f"{h.tokens:,}"),
+        ("tokens read", lambda h: f"{h.prompt_tokens:,}"),
+        ("tokens wasted", lambda h: f"{h.wasted_tokens:,}"),
+        ("latency, median / 95% (s)", lambda h: both(h.latencies, 2)),
+        ("length, median / 95% (tokens)", lambda h: both(h.lengths, 0)),
+        ("agents", lambda h: f"{len(h.agents):,}"),
+        ("agents idle", lambda h: f"{h.idle_share:.1%}"),
+        ("time for the last 5%", lambda h: f"{h.tail_share:.1%}"),
+        ("retried / hedged", lambda h: f"{h.moved:,} / {h.hedged:,}"),
+    ]
+    if price is not None:
+        figures += [
+            ("cost", lambda h: f"{h.cost(price, gpus_per_agent):,.2f}"),
+            ("cost per million tokens", lambda h: f"{_per_million(h.cost(price, gpus_per_agent), h.tokens):,.2f}"),
+        ]
+    return [(label, [figure(history) for history in histories]) for label, figure in figures]
+
+
+def findings(history: History) -> list[str]:
+    """Say in words what most likely cost time; the worst first."""
+    found: list[tuple[float, str]] = []
+    if history.tail_share > 0.2:
+        text = (
+            f"the last 5% of the requests took {history.tail_share:.0%} of the time: a few long answers or slow agents"
+        )
+        found.append((history.tail_share, text))
+    if history.idle_share > 0.1:
+        idlest = max(history.agents.values(), key=lambda agent: agent.idle_share)
+        text = f"agents were idle {history.idle_share:.0%} of the time, {idlest.name} most ({idlest.idle_share:.0%})"
+        found.append((history.idle_share, text))
+    working = [agent for agent in history.agents.values() if agent.prompts]
+    if len(working) > 1:
+        median = sorted(agent.tokens_per_second for agent in working)[len(working) // 2]
+        slow = [agent for agent in working if agent.tokens_per_second < 0.6 * median]
+        if slow:
+            worst = min(slow, key=lambda agent: agent.tokens_per_second)
+            share = len(slow) / len(working)
+            text = f"{len(slow)} of {len(working)} agents are much slower than the median, {worst.name} most "
+            found.append((share, f"{text}({worst.tokens_per_second:.0f} tokens/s against {median:.0f})"))
+    if history.done and history.moved > 0.02 * history.done:
+        share = history.moved / history.done
+        causes = ", ".join(f"{outcome} {count}" for outcome, count in history.troubles.most_common(3))
+        found.append((share, f"{share:.0%} of the requests had to be sent again: {causes or 'see the agents'}"))
+    if history.done and history.failed > 0.01 * history.done:
+        share = history.failed / history.done
+        causes = ", ".join(f"{cause} {count}" for cause, count in history.failures.most_common(3))
+        found.append((share, f"{share:.0%} of the requests failed: {causes}"))
+    return [text for _, text in sorted(found, reverse=True)] or ["nothing stands out: the fleet was busy to the end"]
+
+
+def slowest(history: History) -> list[list[str]]:
+    """Give the slowest agents as rows: agent, requests, failed, tokens/s, mean latency, idle share."""
+    agents = sorted(history.agents.values(), key=lambda agent: agent.tokens_per_second)
+    return [
+        [
+            agent.name,
+            f"{agent.prompts:,}",
+            f"{agent.failed:,}",
+            f"{agent.tokens_per_second:,.0f}",
+            f"{agent.mean_latency:.2f}",
+            f"{agent.idle_share:.0%}",
+        ]
+        for agent in agents[:SLOWEST]
+    ]
+
+
+AGENT_HEADINGS = ("slowest agents", "requests", "failed", "tokens/s", "latency (s)", "idle")
+
+
+def _print_one(console: object, history: History) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    assert isinstance(console, Console)
+    console.print(f"\n[bold]{history.name}[/]", highlight=False)
+    for text in findings(history):
+        console.print(f"- {text}", markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None)
+    for number, heading in enumerate(AGENT_HEADINGS):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in slowest(history):
+        table.add_row(*row)
+    console.print(table)
+    causes = [*history.failures.most_common(), *history.troubles.most_common()]
+    if causes:
+        console.print("failures: " + ", ".join(f"{cause} {count}" for cause, count in causes), soft_wrap=True)
+
+
+def _per_million(cost: float, tokens: int) -> float:
+    return cost / tokens * 1e6 if tokens else 0.0

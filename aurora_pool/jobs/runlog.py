@@ -16,8 +16,8 @@ import msgspec
 from aurora_pool.messages import Response
 from aurora_pool.statistics import PoolStatistics
 
-BUSY_SECONDS = 30.0
-"""How often it is noted which share of the time each agent had prompts."""
+EVERY = 30.0
+"""Seconds between notes of what the pool has counted."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,6 @@ class RunLog:
     def __init__(self, path: Path | None) -> None:
         self._file: IO[bytes] | None = None
         self._path = path
-        self._busy: list[int] = []
-        self._up: list[int] = []
-        self._looks = 0
         self._noted = 0.0
         if path is not None:
             try:
@@ -69,23 +66,12 @@ class RunLog:
             self._write(row)
 
     def look(self, seconds: float, statistics: PoolStatistics) -> None:
-        """Take note of which agents have prompts; now and then, write it down and put everything into the file."""
-        if self._file is None:
-            return
-        agents = statistics.agents
-        for shares in (self._busy, self._up):
-            shares.extend([0] * (len(agents) - len(shares)))
-        for index, agent in enumerate(agents):
-            self._busy[index] += agent.in_flight > 0
-            self._up[index] += agent.state == "in service"
-        self._looks += 1
-        if seconds - self._noted >= BUSY_SECONDS:
+        """Note now and then what the pool has counted, and put everything into the file."""
+        if seconds - self._noted >= EVERY:
             self.note_agents(seconds, statistics)
 
     def note_agents(self, seconds: float, statistics: PoolStatistics) -> None:
-        """Write down what was looked at since the last time."""
-        if self._file is None or not self._looks:
-            return
+        """Note what the pool has counted: agents, failed requests by outcome, prompts that went elsewhere."""
         failures: dict[str, int] = {}
         for agent in statistics.agents:
             for outcome, count in agent.failures.items():
@@ -94,14 +80,12 @@ class RunLog:
             "agents",
             t=round(seconds, 3),
             names=[str(agent.endpoint) for agent in statistics.agents],
-            busy=[round(count / self._looks, 2) for count in self._busy],
-            up=[round(count / self._looks, 2) for count in self._up],
             failures=failures,
             moved=statistics.moved,
             hedged=statistics.hedged,
             wasted_tokens=statistics.wasted_tokens,
         )
-        self._busy, self._up, self._looks, self._noted = [], [], 0, seconds
+        self._noted = seconds
         self.flush()
 
     def flush(self) -> None:

@@ -29,7 +29,9 @@ def slow_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write_jsonl(tmp_path / "in.jsonl", [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 60} for n in range(COUNT)])
+    return write_jsonl(
+        tmp_path / "in.jsonl", [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 60} for n in range(COUNT)]
+    )
 
 
 def begin(source: Path, output: Path, hostfile: Path, *options: str) -> subprocess.Popen[str]:

@@ -1,0 +1,87 @@
+"""Data frames: one prompt made of each row, one answer put beside it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.messages import Prompt, Response, Sampling
+
+if TYPE_CHECKING:
+    from aurora_pool.pool import VLLMPool
+
+Frame = TypeVar("Frame")
+
+
+async def map_rows(
+    frame: Frame,
+    template: str,
+    pool: VLLMPool,
+    *,
+    column: str = "answer",
+    max_tokens: int | None = None,
+    sampling: Sampling | None = None,
+) -> Frame:
+    """Ask one prompt for each row of a pandas or polars frame; return the frame with the answers as a new column.
+
+    ``{name}`` in the template stands for a row's value in the column ``name``; other braces are left as they are.
+    Rows keep their order and index. The answer is in ``column``; where it failed, it is null there and the reason is in
+    ``<column>_error``, which is null elsewhere. ``max_tokens`` is the most tokens to generate per row.
+
+    >>> frame = await map_rows(frame, "Name the capital of {country}.", pool, column="capital")  # doctest: +SKIP
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for what is no such frame, for a template without any of its
+    columns, and for a ``column`` that is there already.
+    """
+    # What is not imported can't have made the frame: neither library is imported here.
+    pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
+    if pandas is not None and isinstance(frame, pandas.DataFrame):
+        answers, errors = await _answer(frame, template, pool, column, max_tokens, sampling)
+        index = frame.index
+        added = {name: pandas.Series(values, index, dtype=object) for name, values in _named(column, answers, errors)}
+        return cast("Frame", frame.assign(**added))
+    if polars is not None and isinstance(frame, polars.DataFrame):
+        answers, errors = await _answer(frame, template, pool, column, max_tokens, sampling)
+        series = [polars.Series(name, values, dtype=polars.String) for name, values in _named(column, answers, errors)]
+        return cast("Frame", frame.with_columns(series))
+    raise ConfigError(f"map_rows: expected a DataFrame of pandas or polars, got {type(frame).__qualname__}")
+
+
+def _named(column: str, answers: list[str | None], errors: list[str | None]) -> list[tuple[str, list[str | None]]]:
+    return [(column, answers), (f"{column}_error", errors)]
+
+
+async def _answer(
+    frame: Any, template: str, pool: VLLMPool, column: str, max_tokens: int | None, sampling: Sampling | None
+) -> tuple[list[str | None], list[str | None]]:
+    columns = [str(name) for name in frame.columns]
+    taken = {column, f"{column}_error"} & set(columns)
+    if taken:
+        raise ConfigError(f"map_rows: the frame has a column {min(taken)!r} already; name another by column=")
+    used = [name for name in columns if f"{{{name}}}" in template]
+    if not used:
+        raise ConfigError(f"map_rows: the template names no column; there are {', '.join(columns)}")
+    placeholder = re.compile("|".join(re.escape(f"{{{name}}}") for name in used))
+
+    def prompts() -> Iterator[Prompt]:
+        for values in zip(*(frame[name] for name in used), strict=True):
+            row = {f"{{{name}}}": str(value) for name, value in zip(used, values, strict=True)}
+            # All at once: a value that looks like a placeholder is none.
+            yield Prompt(placeholder.sub(partial(_value, row), template), sampling, max_tokens)
+
+    responses: list[Response | None] = [None] * len(frame)
+    async with aclosing(pool.iter_responses(prompts(), total=len(frame))) as stream:
+        async for index, response in stream:
+            responses[index] = response
+    answers = [response.text if response is not None and response.success else None for response in responses]
+    errors = [None if response is None or response.success else response.error for response in responses]
+    return answers, errors
+
+
+def _value(row: dict[str, str], match: re.Match[str]) -> str:
+    return row[match[0]]

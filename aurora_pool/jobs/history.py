@@ -1,0 +1,280 @@
+"""What a run log says: how fast a job was, when, and which agents did what."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from aurora_pool.errors import JobError
+from aurora_pool.jobs.runlog import run_log_of
+
+Values: TypeAlias = "array[float] | array[int]"
+
+BINS = 120
+"""Into how many spans of time a job is cut for its throughput over time."""
+
+TAIL = 0.95
+"""What comes after this share of the prompts is the tail."""
+
+
+@dataclass(slots=True)
+class AgentFigures:
+    """One agent: prompts answered and failed, tokens generated, seconds in the log, and of them with prompts.
+
+    ``spans`` holds when it had each prompt of the run that is being read.
+    """
+
+    name: str
+    prompts: int = 0
+    failed: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    busy_seconds: float = 0.0
+    latency_sum: float = 0.0
+    spans: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens per second of the whole job."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def idle_share(self) -> float:
+        """The share of the time without any prompt, from 0 to 1."""
+        return max(0.0, 1 - self.busy_seconds / self.seconds) if self.seconds > 0 else 0.0
+
+    @property
+    def mean_latency(self) -> float:
+        """Seconds from sending a prompt to its answer."""
+        return self.latency_sum / self.prompts if self.prompts else 0.0
+
+
+@dataclass(slots=True)
+class History:
+    """All runs of one output, one after the other; the time between them does not count. Times are seconds.
+
+    ``begins`` and ``ends`` hold when each prompt was sent and finished, ``latencies`` and ``lengths`` (tokens) what the
+    answered ones took. ``failures`` counts failed prompts by cause, ``troubles`` failed requests by outcome.
+    """
+
+    name: str
+    model: str = ""
+    runs: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    ending: str = ""
+    prompt_tokens: int = 0
+    tokens: int = 0
+    attempts: int = 0
+    moved: int = 0
+    hedged: int = 0
+    wasted_tokens: int = 0
+    agents: dict[str, AgentFigures] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+    troubles: Counter[str] = field(default_factory=Counter)
+    ends: array[float] = field(default_factory=lambda: array("d"))
+    begins: array[float] = field(default_factory=lambda: array("d"))
+    end_tokens: array[int] = field(default_factory=lambda: array("l"))
+    latencies: array[float] = field(default_factory=lambda: array("d"))
+    lengths: array[int] = field(default_factory=lambda: array("l"))
+    agent_seconds: float = 0.0
+
+    @property
+    def done(self) -> int:
+        """How many prompts finished."""
+        return len(self.ends)
+
+    @property
+    def failed(self) -> int:
+        """How many of them failed."""
+        return sum(self.failures.values())
+
+    @property
+    def prompts_per_second(self) -> float:
+        """Prompts finished per second."""
+        return self.done / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens generated per second."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def idle_share(self) -> float:
+        """The share of all agents' time without any prompt."""
+        seconds = sum(agent.seconds for agent in self.agents.values())
+        busy = sum(agent.busy_seconds for agent in self.agents.values())
+        return max(0.0, 1 - busy / seconds) if seconds > 0 else 0.0
+
+    @property
+    def tail_share(self) -> float:
+        """The share of the time that the last twentieth of the prompts took."""
+        if not self.ends or self.seconds <= 0:
+            return 0.0
+        ordered = sorted(self.ends)
+        return max(0.0, 1 - ordered[int(TAIL * (len(ordered) - 1))] / self.seconds)
+
+    def cost(self, price: float, gpus_per_agent: float = 1.0) -> float:
+        """What all agents cost for as long as the job ran, at ``price`` per GPU hour."""
+        return self.agent_seconds / 3600 * gpus_per_agent * price
+
+    def throughput(self) -> tuple[list[float], list[float]]:
+        """Tokens per second over time: the middles of spans, in seconds, and the rate in each.
+
+        A prompt's tokens are taken to have come evenly from its sending to its end.
+        """
+        width = max(self.seconds / BINS, 0.001)
+        changes = [0.0] * (BINS + 1)
+        for begin, end, tokens in zip(self.begins, self.ends, self.end_tokens, strict=True):
+            first, last = int(begin / width), min(BINS - 1, int(end / width))
+            share = tokens / (last - first + 1)
+            changes[first] += share
+            changes[last + 1] -= share
+        middles = [width * (number + 0.5) for number in range(BINS)]
+        return middles, [max(0.0, tokens) / width for tokens in accumulate(changes[:-1])]
+
+
+def percentile(values: Values, share: float) -> float:
+    """The value that ``share`` of all stay below; 0 for none.
+
+    >>> percentile(array("d", [4, 1, 3, 2]), 0.5)
+    2
+    """
+    ordered = sorted(values)
+    return ordered[int(share * (len(ordered) - 1))] if ordered else 0.0
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """How much time spans cover together.
+
+    >>> covered([(0, 2), (5, 6), (1, 3)])
+    4
+    """
+    total = reached = 0.0
+    for begin, end in sorted(spans):
+        if end > reached:
+            total += end - max(begin, reached)
+            reached = end
+    return total
+
+
+def read_history(output: str | Path) -> History:
+    """Read the run log of an output.
+
+    Raises :class:`~aurora_pool.errors.JobError` if there is none, or nothing in it.
+    """
+    path = run_log_of(output)
+    reader = _Reader(History(str(output)))
+    decode = msgspec.json.Decoder().decode
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    value = decode(line)
+                except (msgspec.DecodeError, UnicodeDecodeError):
+                    continue  # torn by a kill
+                reader.take(value)
+    except OSError as error:
+        raise JobError(f"{path}: the run log can't be read ({error.strerror})") from error
+    reader.end_run()
+    if not reader.history.runs:
+        raise JobError(f"{path}: there is no run in it")
+    return reader.history
+
+
+class _Reader:
+    """Adds up a run log, line by line."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self._names: list[str] = []
+        self._offset = 0.0
+        self._seconds = 0.0
+        self._latest: dict[str, Any] = {}
+
+    def take(self, value: Any) -> None:
+        if isinstance(value, list):
+            self._prompt(*value)
+        elif isinstance(value, dict):
+            event = value.get("event")
+            if event == "start":
+                self.end_run()
+                self._start(value)
+            elif event == "agents":
+                self._agents(value)
+            elif event == "end":
+                self._seconds = max(self._seconds, value["t"])
+                self.history.ending = value["ending"]
+
+    def end_run(self) -> None:
+        """Close the books of one run; the time of one that was killed is that of its last line."""
+        history = self.history
+        present = set(self._names)
+        for name in present:
+            agent = self._agent(name)
+            agent.seconds += self._seconds
+            agent.busy_seconds += covered(agent.spans)
+            agent.spans.clear()
+        history.seconds += self._seconds
+        history.agent_seconds += self._seconds * len(present)
+        for name in ("moved", "hedged", "wasted_tokens"):
+            setattr(history, name, getattr(history, name) + self._latest.get(name, 0))
+        history.troubles.update(self._latest.get("failures", {}))
+        self._offset = history.seconds
+        self._names, self._seconds, self._latest = [], 0.0, {}
+
+    def _start(self, event: dict[str, Any]) -> None:
+        self._names = event["names"]
+        self.history.model = event["model"]
+        self.history.total = event["total"]
+        self.history.runs += 1
+        self.history.ending = "killed"
+
+    def _agents(self, event: dict[str, Any]) -> None:
+        self._names = event["names"]
+        self._seconds = max(self._seconds, event["t"])
+        self._latest = event
+
+    def _prompt(
+        self,
+        seconds: float,
+        agent_index: int | None,
+        latency: float,
+        prompt_tokens: int | None,
+        tokens: int | None,
+        attempts: int,
+        outcome: str,
+    ) -> None:
+        history = self.history
+        self._seconds = max(self._seconds, seconds)
+        history.ends.append(self._offset + seconds)
+        history.begins.append(self._offset + max(0.0, seconds - latency))
+        history.end_tokens.append(tokens or 0)
+        history.tokens += tokens or 0
+        history.prompt_tokens += prompt_tokens or 0
+        history.attempts += attempts
+        agent = (
+            None if agent_index is None or agent_index >= len(self._names) else self._agent(self._names[agent_index])
+        )
+        if agent is not None:
+            agent.spans.append((max(0.0, seconds - latency), seconds))
+        if outcome == "ok":
+            history.latencies.append(latency)
+            history.lengths.append(tokens or 0)
+            if agent is not None:
+                agent.prompts += 1
+                agent.tokens += tokens or 0
+                agent.latency_sum += latency
+        else:
+            history.failures[outcome] += 1
+            if agent is not None:
+                agent.failed += 1
+
+    def _agent(self, name: str) -> AgentFigures:
+        return self.history.agents.setdefault(name, AgentFigures(name))

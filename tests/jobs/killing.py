@@ -1,0 +1,132 @@
+"""Kill a job at random moments, again and again, until it is done; also as ``python -m tests.jobs.killing``."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.jobs.shared import read_records, texts_of, write_jsonl
+
+COMMAND = [sys.executable, "-m", "aurora_pool"]
+PATIENCE = 120.0
+
+
+@contextmanager
+def failing_fleet(folder: Path, agents: int, rng: random.Random, *, faults: bool) -> Iterator[Path]:
+    """Run a simulated fleet in a process of its own; with ``faults``, its agents die and come back."""
+    hostfile = folder / "fleet.hostfile"
+    options = ["--agents", str(agents), "--slots", "32", "--median-length", "30", "--hostfile", str(hostfile)]
+    for number in range(300 if faults else 0):
+        action = rng.choice(["die", "hang", "terminate", "fail_engine", "refuse"])
+        # The first agent stays: a fleet without any would be waited for.
+        options += ["--fault", f"{rng.randrange(1, agents)}:{action}@{1 + 2 * number}+{rng.uniform(1, 4):.1f}"]
+    process = subprocess.Popen([*COMMAND, "sim", *options], stderr=subprocess.DEVNULL)
+    try:
+        wait_for(hostfile)
+        yield hostfile
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path: Path) -> None:
+    """Wait until a file is there."""
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} does not appear"
+        time.sleep(0.02)
+
+
+def kill_until_done(
+    source: Path, output: Path, hostfile: Path, rng: random.Random, *, kills: int, signals: list[signal.Signals]
+) -> int:
+    """Start a job, send it a signal once it has written a few records more, and again; then let it end.
+
+    Returns how many runs were cut short. Every whole line that was there before a run must be there after it.
+    """
+    cut = 0
+    while True:
+        before = output.read_bytes() if output.exists() else b""
+        whole = before[: before.rfind(b"\n") + 1]
+        command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--grace", "1"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        if cut < kills:
+            # By what is written, not by time: on any machine each run gets a little further and no more.
+            until = len(whole) + rng.randrange(1, 9000)
+            deadline = time.monotonic() + PATIENCE
+            while process.poll() is None and (not output.exists() or output.stat().st_size < until):
+                assert time.monotonic() < deadline, "the job does not go on"
+                time.sleep(rng.uniform(0.0005, 0.005))
+            if process.poll() is None:
+                process.send_signal(rng.choice(signals))
+                cut += 1
+        _, said = process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in said, said
+        assert process.returncode in {0, -signal.SIGKILL, 130, 143}, said
+        assert (output.read_bytes() if output.exists() else b"").startswith(whole), "records have changed"
+        if process.returncode == 0:
+            return cut
+
+
+def check_exactly_once(seed: int, *, requests: int, kills: int, signals: list[signal.Signals], agents: int = 3) -> int:
+    """Run one job killed and one undisturbed, and compare them. Returns how many runs were cut short."""
+    rng = random.Random(seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 40} for n in range(requests)]
+        source = write_jsonl(folder / "in.jsonl", lines)
+        with failing_fleet(folder, agents, rng, faults=False) as hostfile:
+            whole = [str(source), "-o", str(folder / "whole.jsonl"), "--hostfile", str(hostfile), "-q"]
+            subprocess.run([*COMMAND, "run", *whole], check=True, timeout=PATIENCE)
+        with failing_fleet(folder, agents, rng, faults=True) as hostfile:
+            cut = kill_until_done(source, folder / "out.jsonl", hostfile, rng, kills=kills, signals=signals)
+        texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that stand there twice
+        assert texts.keys() == {line["id"] for line in lines}
+        assert texts == texts_of(folder / "whole.jsonl")
+        undisturbed = {record["custom_id"]: same_everywhere(record) for record in read_records(folder / "whole.jsonl")}
+        for record in read_records(folder / "out.jsonl"):
+            assert same_everywhere(record) == undisturbed[record["custom_id"]]
+    return cut
+
+
+def same_everywhere(record: dict[str, object]) -> str:
+    """Give a record without what tells one run from another: the time and the agent."""
+    stripped = dict(record)
+    response = stripped["response"]
+    assert isinstance(response, dict)
+    body = {key: value for key, value in response["body"].items() if key != "created"}
+    stripped["response"] = {**response, "body": body}
+    own = stripped["aurora_pool"]
+    assert isinstance(own, dict)
+    stripped["aurora_pool"] = own["request"]
+    return repr(stripped)
+
+
+def main() -> None:
+    """Kill for as long as asked."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--requests", type=int, default=5000)
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    deadline = time.monotonic() + 60 * arguments.minutes
+    seed = arguments.seed
+    while time.monotonic() < deadline:
+        signals = [signal.SIGKILL] if seed % 2 else [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
+        cut = check_exactly_once(seed, requests=arguments.requests, kills=arguments.kills, signals=signals)
+        sys.stdout.write(f"seed {seed}: {arguments.requests} requests, {cut} runs cut short, every answer once\n")
+        sys.stdout.flush()
+        seed += 1
+
+
+if __name__ == "__main__":
+    main()

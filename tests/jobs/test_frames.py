@@ -1,0 +1,60 @@
+"""Data frames: every row answered, in place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from aurora_pool import Sampling, VLLMPool
+from aurora_pool.errors import ConfigError
+from aurora_pool.jobs import map_rows
+from aurora_pool.testing import AgentProfile, SimulatedFleet
+
+pytestmark = pytest.mark.simulated_clock
+
+ROWS = {"country": ["France", "Peru", "{year}"], "year": [1900, 1950, 2000], "unused": ["a", "b", "c"]}
+TEMPLATE = 'Answer as {"capital": ...}: {country} in {year}?'
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+async def test_each_row_has_its_answer_beside_it(library: str) -> None:
+    frame: Any = pytest.importorskip(library).DataFrame(ROWS)
+    if library == "pandas":
+        frame.index = [30, 10, 20]
+    async with SimulatedFleet(2, profile=AgentProfile(reply=lambda text: text)) as fleet:
+        fleet.agents[0].reject("Peru", "not that")
+        fleet.agents[1].reject("Peru", "not that")
+        async with VLLMPool(fleet.endpoints, prompt_format="raw") as pool:
+            found: Any = await map_rows(frame, TEMPLATE, pool, column="capital", sampling=Sampling(temperature=0))
+    assert list(found.columns) == ["country", "year", "unused", "capital", "capital_error"]
+    assert list(found["country"]) == ROWS["country"]
+    first, second, third = found["capital"]
+    assert (first.strip(), second) == ('Answer as {"capital": ...}: France in 1900?', None)
+    assert third.strip() == 'Answer as {"capital": ...}: {year} in 2000?'  # a value is never a placeholder
+    assert [error is None for error in found["capital_error"]] == [True, False, True]
+    assert "not that" in found["capital_error"][10 if library == "pandas" else 1]
+    if library == "pandas":
+        assert list(found.index) == [30, 10, 20]
+    assert list(frame.columns) == list(ROWS)  # the frame that was given stays as it was
+
+
+async def test_what_makes_no_sense_is_told_before_anything_is_sent() -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(ROWS)
+    async with SimulatedFleet(1) as fleet, VLLMPool(fleet.endpoints) as pool:
+        before = fleet.prompts_received
+        with pytest.raises(ConfigError, match="names no column; there are country, year, unused"):
+            await map_rows(frame, "What is {land}?", pool)
+        with pytest.raises(ConfigError, match="'year' already"):
+            await map_rows(frame, "{country}", pool, column="year")
+        with pytest.raises(ConfigError, match="got dict"):
+            await map_rows(ROWS, "{country}", pool)
+        assert fleet.prompts_received == before
+
+
+async def test_an_empty_frame_stays_empty() -> None:
+    pandas = pytest.importorskip("pandas")
+    async with SimulatedFleet(1) as fleet, VLLMPool(fleet.endpoints) as pool:
+        found = await map_rows(pandas.DataFrame({"a": []}), "{a}", pool)
+    assert (list(found.columns), len(found)) == (["a", "answer", "answer_error"], 0)
