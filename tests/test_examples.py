@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -9,20 +10,33 @@ from pathlib import Path
 
 import pytest
 
+from aurora_pool.testing import SimulatedFleet
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SCRIPTS = sorted(path for path in EXAMPLES.glob("*.py") if path.name != "shared.py")
 
 
-def run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+async def run(script: Path, *arguments: str) -> str:
     command = [sys.executable, "-W", "error", str(script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    output, errors = await process.communicate()
+    assert (process.returncode, errors.decode()) == (0, "")
+    return output.decode()
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-def test_runs_without_a_fleet(script: Path) -> None:
-    result = run(script)
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.strip()
+async def test_runs_without_a_fleet(script: Path) -> None:
+    assert await run(script)
+
+
+@pytest.mark.simulated_fleet(2, time_scale=20)
+@pytest.mark.parametrize("name", ["scatter_gather_folder.py", "tree_reduce_summary.py"])
+async def test_runs_on_the_fleet_of_a_hostfile(name: str, simulated_fleet: SimulatedFleet, tmp_path: Path) -> None:
+    hostfile = simulated_fleet.write_hostfile(tmp_path / "fleet.hostfile")
+    (tmp_path / "one.txt").write_text("The lamp was lit at four.\n\nThe wind rose all evening.\n")
+    (tmp_path / "two.txt").write_text("A brig put about in time.\n")
+    assert await run(EXAMPLES / name, str(tmp_path), "--hostfile", str(hostfile))
+    assert simulated_fleet.prompts_answered >= 2
 
 
 def test_the_prompts_are_many_and_varied() -> None:
