@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aurora_pool.errors import BadReply
+from aurora_pool.errors import BadReply, ServerError
 from aurora_pool.fitting import TokenEstimate
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.work import LIST_LIMIT, Assignment, Ticket
 from aurora_pool.wire import chat, completions, embeddings
 from aurora_pool.wire.answer import Answer, Reader
-from aurora_pool.wire.errors import parse_error
+from aurora_pool.wire.errors import context_left, parse_error
 from aurora_pool.wire.sse import EventSplitter
 
 if TYPE_CHECKING:
@@ -86,6 +86,10 @@ class Batch(Protocol):
         """Take in what an answer tells about its prompt."""
         ...
 
+    def refit(self, tickets: Sequence[Ticket], error: ServerError) -> bool:
+        """Take in that the server refused the request; return whether it may take it as it would now be written."""
+        ...
+
 
 class _JSONBatch:
     """What batches of the pool's own requests have in common."""
@@ -107,6 +111,14 @@ class _JSONBatch:
 
     def learn(self, ticket: Ticket, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
+
+    def refit(self, tickets: Sequence[Ticket], error: ServerError) -> bool:
+        """Give a prompt that went alone the room that the server says there is."""
+        left = context_left(error)
+        if len(tickets) > 1 or left is None or 0 < tickets[0].room <= left:
+            return False
+        tickets[0].room = left
+        return True
 
 
 class CompletionsBatch(_JSONBatch):

@@ -10,13 +10,11 @@ import asyncio
 import functools
 import logging
 import random
-import re
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 from aurora_pool.batch import Batch, Sink
-from aurora_pool.call import Call
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
@@ -28,6 +26,7 @@ from aurora_pool.policy.outcome import FINISHED
 from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Ticket
 from aurora_pool.probe import look, read_load, try_agent
 from aurora_pool.wire.answer import Answer
+from aurora_pool.wire.errors import refuses_streaming
 from aurora_pool.wire.status import EngineLoad
 
 LEARN_MASK = 15
@@ -61,7 +60,7 @@ class Fleet:
         self.probe_request: tuple[str, bytes] = ("/health", b"")
         self.closed = False
         self.prompts_failed = 0
-        self.calls: set[Call] = set()
+        self.calls: set[Sink] = set()
         self.transport = Transport(endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit)
         self.dispatcher = Dispatcher(
             [str(endpoint) for endpoint in endpoints],
@@ -213,19 +212,31 @@ class Fleet:
         batch: Batch = tickets[0].batch
         stream = self.stream and batch.streams and assignment.agent not in self._unstreamed
         try:
-            try:
-                await self._exchange(assignment, batch, tickets, stream)
-            except ServerError as error:
-                if not stream or not _refuses_streaming(error):
-                    raise
-                await self._exchange(assignment, batch, tickets, stream=False)
-                self._unstreamed.add(assignment.agent)
+            await self._exchange_until_accepted(assignment, batch, tickets, stream)
         except PoolError as error:
             self.dispatcher.failed(assignment, error, self.now)
         else:
             self.dispatcher.ended(assignment)
         finally:
             self.schedule()
+
+    async def _exchange_until_accepted(
+        self, assignment: Assignment, batch: Batch, tickets: list[Ticket], stream: bool
+    ) -> None:
+        """Make the exchange; where the server refuses only its form, make it again in the form that it takes."""
+        unstreamed = False
+        while True:
+            try:
+                await self._exchange(assignment, batch, tickets, stream)
+            except ServerError as error:
+                if stream and refuses_streaming(error):
+                    stream, unstreamed = False, True
+                elif not batch.refit(tickets, error):
+                    raise
+            else:
+                if unstreamed:
+                    self._unstreamed.add(assignment.agent)
+                return
 
     async def _exchange(self, assignment: Assignment, batch: Batch, tickets: list[Ticket], stream: bool) -> None:
         body = batch.encode(tickets, stream=stream)
@@ -334,9 +345,3 @@ class _Notices(Notices):
 
     def prompt_quarantined(self, agent: int) -> None:
         self._observer.prompt_quarantined(agent)
-
-
-def _refuses_streaming(error: ServerError) -> bool:
-    """Whether a server or proxy says that it can't stream, and not that a prompt is at fault."""
-    words = f"{error.message} {error.param or ''}".lower()
-    return error.status in (400, 404, 405, 415, 422, 501) and re.search(r"\bstream", words) is not None

@@ -12,6 +12,7 @@ What the pool gives up on is answered as HTTP 503, which the client raises as ``
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import httpx2
@@ -51,6 +52,7 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         self._fleet = fleet
         self._lane = lane
         self._start = start
+        self._turns = itertools.count()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer one request from whichever agent gets it."""
@@ -59,19 +61,21 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         body = await request.aread()
         path = request.url.raw_path.decode("ascii")
         forward = _Forward(request.method, path, headers, body or None)
-        ticket = Ticket(self._lane, 0, forward, None, limit=1)
+        turn = next(self._turns) % max(1, len(self._lane.members))
+        ticket = Ticket(self._lane, turn, forward, None, limit=1)
+        self._fleet.calls.add(forward)
         self._fleet.admit([ticket])
         read_within = (request.extensions.get("timeout") or {}).get("read")
+        stream = _Body(forward, self._fleet, ticket, read_within)
         try:
             async with asyncio.timeout(read_within):
                 status, reply_headers = await forward.head
         except TimeoutError as error:
-            self._fleet.withdraw([ticket])
+            await stream.aclose()
             raise httpx2.ReadTimeout(f"no reply within {read_within:g} s", request=request) from error
-        except asyncio.CancelledError:
-            self._fleet.withdraw([ticket])
+        except BaseException:
+            await stream.aclose()
             raise
-        stream = _Body(forward, self._fleet, ticket, read_within)
         return httpx2.Response(status, headers=reply_headers, stream=stream, request=request)
 
 
@@ -133,14 +137,23 @@ class _Forward:
             self.chunks.put_nowait(None)
 
     def crash(self, error: BaseException) -> None:
+        """Take in that there will be no more, because of a defect or because the pool was closed."""
         if not self.head.done():
             self.head.set_exception(error)
+            return
+        while not self.chunks.empty():
+            self.chunks.get_nowait()
+        self.chunks.put_nowait(error if isinstance(error, PoolError) else PoolError(repr(error)))
 
     def agent_index(self, agent: int | None) -> int | None:
         return agent
 
     def learn(self, ticket: Ticket, usage: Usage) -> None:
         """Nothing."""
+
+    def refit(self, tickets: Sequence[Ticket], error: ServerError) -> bool:
+        """Nothing: the request is the client's."""
+        return False
 
 
 class _Body(httpx2.AsyncByteStream):
@@ -167,6 +180,7 @@ class _Body(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Stop the request where it has not ended."""
+        self._fleet.calls.discard(self._forward)
         self._fleet.withdraw([self._ticket])
 
 

@@ -6,12 +6,19 @@ with ``"object": "error"`` (before), ``{"error": "Unauthorized"}`` (401), ``{"de
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from aurora_pool.errors import ServerError
 
+_CONTEXT = re.compile(r"maximum context length is (\d+) tokens")
+_PROMPT_LENGTH = re.compile(
+    r"prompt contains (\d+) input tokens"  # 0.24 to 0.31
+    r"|request has (\d+) input tokens"  # 0.10.2 to 0.11.2
+    r"|\((\d+) in the (?:messages|prompt)"  # 0.8
+)
 _SHOWN = 500
 """Bytes of an unknown body that are worth showing."""
 
@@ -29,6 +36,23 @@ def parse_error(status: int, body: bytes) -> ServerError:
     return error_of(value, status)
 
 
+def context_left(error: ServerError) -> int | None:
+    """How many tokens a prompt leaves of the context, if a server up to 0.31 says so in refusing its ``max_tokens``.
+
+    None for any other error, and where the prompt alone is too long. 0.32 does not refuse: it generates what fits.
+
+    >>> context_left(ServerError(400, "This model's maximum context length is 2048 tokens. However, you requested 200 "
+    ... "output tokens and your prompt contains 1900 input tokens, for a total of 2100 tokens."))
+    148
+    """
+    context = _CONTEXT.search(error.message)
+    prompt = _PROMPT_LENGTH.search(error.message)
+    if error.status != 400 or context is None or prompt is None:
+        return None
+    left = int(context[1]) - int(next(filter(None, prompt.groups())))
+    return left if left > 0 else None
+
+
 def error_of(value: Any, status: int = 500) -> ServerError:
     """Read a decoded error body or the payload of an error event, whose own ``code`` wins over ``status``."""
     inner = value.get("error", value) if isinstance(value, dict) else value
@@ -42,3 +66,9 @@ def error_of(value: Any, status: int = 500) -> ServerError:
         message if isinstance(message, str) else msgspec.json.encode(message).decode(),
         param=param if isinstance(param, str) else None,
     )
+
+
+def refuses_streaming(error: ServerError) -> bool:
+    """Whether a server or proxy says that it can't stream, and not that a prompt is at fault."""
+    words = f"{error.message} {error.param or ''}".lower()
+    return error.status in (400, 404, 405, 415, 422, 501) and re.search(r"\bstream", words) is not None
