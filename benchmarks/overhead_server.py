@@ -1,4 +1,6 @@
-"""An instant server for the overhead benchmark: many ports, every answer encoded beforehand, hardly any work.
+"""An instant server for the benchmarks of overhead and scale: many ports, every answer encoded beforehand.
+
+    python -m benchmarks.overhead_server [--ports 8] [--answer 1100] [--delay 0]
 
 It speaks what vLLM 0.32 does on the wire (chunked events, two per choice, the usage of each choice in its events), and
 counts the requests by their shape, so that nobody can win by sending other requests than the rest. One line on standard
@@ -7,6 +9,7 @@ output has the ports; each line on standard input is answered with the counts si
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import functools
 import json
@@ -14,7 +17,10 @@ import sys
 from collections import Counter
 from typing import cast
 
-from benchmarks.peers.shared import AGENTS, MODEL, answer, prompts_in
+import uvloop
+
+from aurora_pool.open_files import ensure_open_files
+from benchmarks.peers.shared import AGENTS, ANSWER, MODEL, answer, prompts_in
 
 PROMPT_TOKENS = 70
 COMPLETION_TOKENS = 240
@@ -54,7 +60,12 @@ def _json_reply(value: object) -> bytes:
 @functools.cache
 def chat_reply() -> bytes:
     """The reply to any chat request."""
-    message: dict[str, object] = {"role": "assistant", "content": answer(0), "refusal": None, "annotations": None}
+    message: dict[str, object] = {
+        "role": "assistant",
+        "content": answer(0, Settings.answer),
+        "refusal": None,
+        "annotations": None,
+    }
     message |= {"audio": None, "function_call": None, "tool_calls": [], "reasoning": None}
     choice: dict[str, object] = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}
     choice |= {"stop_reason": None, "token_ids": None}
@@ -75,7 +86,9 @@ _COMPLETION = {"id": "cmpl-9d1b2f4e7a", "object": "text_completion", "created": 
 @functools.cache
 def list_reply(prompts: int) -> bytes:
     """The reply to a list request."""
-    choices = [_choice(slot, answer(slot), "stop") | {"prompt_logprobs": None} for slot in range(prompts)]
+    choices = [
+        _choice(slot, answer(slot, Settings.answer), "stop") | {"prompt_logprobs": None} for slot in range(prompts)
+    ]
     fingerprint = {"service_tier": None, "system_fingerprint": FINGERPRINT}
     return _json_reply(_COMPLETION | {"choices": choices} | fingerprint | {"usage": usage(prompts)})
 
@@ -85,11 +98,11 @@ def list_stream(prompts: int) -> bytes:
     """The reply to a streamed list request: two events per choice, each a chunk of its own."""
     events = []
     for slot in range(prompts):
-        text = answer(slot)
+        text = answer(slot, Settings.answer)
         first = usage() | {"completion_tokens": 1, "total_tokens": PROMPT_TOKENS + 1}
         events.append(_encode(_COMPLETION | {"choices": [_choice(slot, text[:7], None)], "usage": first}))
     for slot in range(prompts):
-        text = answer(slot)
+        text = answer(slot, Settings.answer)
         last = {"choices": [_choice(slot, text[7:], "stop")], "usage": usage(), "system_fingerprint": FINGERPRINT}
         events.append(_encode(_COMPLETION | last))
     events += [_encode(_COMPLETION | {"choices": [], "usage": usage(prompts)}), b"[DONE]"]
@@ -105,6 +118,15 @@ MODELS = _json_reply({"object": "list", "data": [{"id": MODEL, "object": "model"
 HEALTH = _head("text/plain", "content-length: 0")
 
 shapes: Counter[str] = Counter()
+
+
+class Settings:
+    """What the command line says."""
+
+    answer = ANSWER
+    """Characters of an answer."""
+    delay = 0.0
+    """Seconds after which requests are answered."""
 
 
 class Connection(asyncio.Protocol):
@@ -125,7 +147,12 @@ class Connection(asyncio.Protocol):
             length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
             if len(received) >= head_end + 4 + length:
                 self.received = b""
-                self.transport.write(reply(head.split(b" ", 2)[1], received[head_end + 4 :]))
+                path = head.split(b" ", 2)[1]
+                answered = reply(path, received[head_end + 4 :])
+                if Settings.delay and path.endswith(b"/completions"):
+                    asyncio.get_running_loop().call_later(Settings.delay, self.transport.write, answered)
+                else:
+                    self.transport.write(answered)
                 return
         self.received = received
 
@@ -153,19 +180,29 @@ def _tell_shapes() -> None:
     shapes.clear()
 
 
-async def serve() -> None:
+async def serve(ports: int) -> None:
     """Serve until standard input ends."""
+    ensure_open_files(8 * ports + 100)
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(Connection, "127.0.0.1", 0, backlog=512) for _ in range(AGENTS)]
+    servers = [await loop.create_server(Connection, "127.0.0.1", 0, backlog=512) for _ in range(ports)]
     loop.add_reader(sys.stdin.fileno(), _tell_shapes)
     print(json.dumps([server.sockets[0].getsockname()[1] for server in servers]), flush=True)
     await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
-    import uvloop
-
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ports", type=int, default=AGENTS)
+    parser.add_argument("--answer", type=int, default=ANSWER)
+    parser.add_argument("--delay", type=float, default=0.0)
+    arguments = parser.parse_args()
+    Settings.answer, Settings.delay = arguments.answer, arguments.delay
     try:
-        uvloop.run(serve())
+        uvloop.run(serve(arguments.ports))
     except RuntimeError:  # the loop was stopped
         sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

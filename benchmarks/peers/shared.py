@@ -18,6 +18,9 @@ AGENTS = 8
 IN_FLIGHT = 128
 """How many single requests are under way at a time."""
 
+ANSWER = 1100
+"""Characters of an answer."""
+
 _QUESTION = "Question: "
 _WORDS = "the cell answers each signal with a slow but certain change of state and stores what it has learnt "
 
@@ -91,9 +94,9 @@ def prompts_in(body: bytes) -> int:
     return body.count(_QUESTION.encode())
 
 
-def answer(slot: int) -> str:
-    """The answer of about 1,100 characters to the prompt with this place in its request."""
-    return f" Answer {slot:04d}: " + (_WORDS * 11)[:1084]
+def answer(slot: int, characters: int = ANSWER) -> str:
+    """The answer to the prompt with this place in its request."""
+    return f" Answer {slot:04d}: " + (_WORDS * (characters // len(_WORDS) + 1))[: characters - 14]
 
 
 def expected(case: Case, count: int) -> Iterator[str]:
