@@ -8,6 +8,7 @@ connection turns out to be closed already is sent again at once.
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept: less than the server's 5.0."""
+
+LARGE_BODY = 1 << 20
+"""Bytes from which a body is written piece by piece, so that writing it does not hold up the event loop."""
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 
@@ -154,8 +158,9 @@ class Transport:
         self, method: str, url: URL, body: bytes | None, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
+        data = io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY else body
         try:
-            return await self._session.request(method, url, data=body, headers=headers, allow_redirects=False)
+            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise ConnectFailed(_words(error)) from error
         except (aiohttp.ClientError, ConnectionError) as error:
