@@ -20,7 +20,7 @@ import msgspec
 import openai
 
 from aurora_pool.batch import Receiver
-from aurora_pool.errors import PoolError, ServerError, TransportError
+from aurora_pool.errors import NoAgentsError, PoolError, ServerError, TransportError
 from aurora_pool.fleet import Fleet
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
@@ -56,7 +56,10 @@ class PoolTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer one request from whichever agent gets it."""
-        await self._start()
+        try:
+            await self._start()
+        except NoAgentsError as error:
+            raise httpx2.ConnectError(str(error), request=request) from error
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
         body = await request.aread()
         path = request.url.raw_path.decode("ascii")
@@ -73,6 +76,9 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         except TimeoutError as error:
             await stream.aclose()
             raise httpx2.ReadTimeout(f"no reply within {read_within:g} s", request=request) from error
+        except PoolError as error:
+            await stream.aclose()
+            raise httpx2.ConnectError(str(error), request=request) from error
         except BaseException:
             await stream.aclose()
             raise
