@@ -1,0 +1,110 @@
+"""A job of a million lines on a fleet that answers at once: lines per second, peak memory; and resuming five million.
+
+Run it as ``python -m benchmarks.jobs [--lines N] [--resumed N]``. The fleet is a process of its own, and so is the job,
+whose memory is measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+from aurora_pool.jobs.records import encode_record
+from aurora_pool.jobs.requests import RequestReader
+from aurora_pool.messages import Response
+
+COMMAND = [sys.executable, "-m", "aurora_pool"]
+MEMORY_LIMIT = 300.0
+"""MB in all that a job of a million lines may take."""
+RESUME_LIMIT = 60.0
+"""Seconds that resuming five million ids may take."""
+
+
+def write_input(path: Path, lines: int) -> None:
+    """Write OpenAI Batch lines with prompts of some 200 characters."""
+    text = "Summarise in one sentence what is known about the function of gene number %d. " + "Be brief and exact. " * 6
+    with path.open("w", encoding="utf-8", buffering=1 << 20) as file:
+        for number in range(lines):
+            body = {"model": "simulated-model", "prompt": text % number, "max_tokens": 16, "temperature": 0.0}
+            line = {"custom_id": f"gene-{number}", "method": "POST", "url": "/v1/completions", "body": body}
+            file.write(json.dumps(line) + "\n")
+
+
+def write_output(source: Path, path: Path, *, leave: int) -> None:
+    """Write the records of all lines but the last ``leave``."""
+    reader = RequestReader()
+    response = Response(True, "One short answer.", finish_reason="stop", prompt_tokens=50, completion_tokens=4)
+    with source.open("rb") as lines:
+        kept = sum(1 for _ in lines) - leave
+    with source.open("rb") as lines, path.open("wb", buffering=1 << 20) as file:
+        for number, line in enumerate(islice(lines, kept), start=1):
+            request = reader.read(line, number)
+            file.write(encode_record(request, response, model="simulated-model", created=0, agent="a:1"))
+
+
+def run(source: Path, output: Path, hostfile: Path) -> tuple[float, float, dict[str, object]]:
+    """Run a job; gives its seconds, its peak memory in MB and its summary."""
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--json", "--quiet"]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = process.stdout.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return time.perf_counter() - begun, usage.ru_maxrss / 1024, json.loads(said)
+
+
+def main() -> None:
+    """Measure both, and hold them to their limits if the numbers of lines are the real ones."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--lines", type=int, default=1_000_000)
+    parser.add_argument("--resumed", type=int, default=5_000_000)
+    parser.add_argument("--agents", type=int, default=4)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        hostfile = folder / "fleet.hostfile"
+        options = ["--agents", str(arguments.agents), "--instant", "--hostfile", str(hostfile)]
+        fleet = subprocess.Popen([*COMMAND, "sim", *options], stderr=subprocess.DEVNULL)
+        try:
+            while not hostfile.exists():
+                time.sleep(0.05)
+            measure_run(folder, hostfile, arguments.lines)
+            measure_resume(folder, hostfile, arguments.resumed)
+        finally:
+            fleet.terminate()
+            fleet.wait()
+
+
+def measure_run(folder: Path, hostfile: Path, lines: int) -> None:
+    """Run a whole job."""
+    source = folder / "in.jsonl"
+    write_input(source, lines)
+    seconds, memory, summary = run(source, folder / "out.jsonl", hostfile)
+    assert summary["answered"] == lines
+    print(f"{lines:,} lines: {seconds:.1f} s, {lines / seconds:,.0f} lines/s, peak memory {memory:.0f} MB")
+    assert lines != 1_000_000 or memory < MEMORY_LIMIT
+    for path in (source, folder / "out.jsonl", folder / "out.jsonl.runlog"):
+        path.unlink()
+
+
+def measure_resume(folder: Path, hostfile: Path, lines: int) -> None:
+    """Resume a job of which ten requests are missing."""
+    source, output = folder / "in.jsonl", folder / "out.jsonl"
+    write_input(source, lines)
+    write_output(source, output, leave=10)
+    seconds, memory, summary = run(source, output, hostfile)
+    assert (summary["done"], summary["answered"]) == (10, lines)
+    print(f"{lines:,} ids resumed in {seconds:.1f} s, peak memory {memory:.0f} MB")
+    assert lines != 5_000_000 or seconds < RESUME_LIMIT
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,20 @@
+#!/bin/bash
+# A job of any length in PBS allocations of one hour, each of which hands over to the next:
+#   qsub -v INPUT=prompts.jsonl,OUTPUT=answers.jsonl,HOSTFILE=fleet.hostfile examples/jobs/pbs.sh
+#PBS -N aurora-pool
+#PBS -l select=1
+#PBS -l walltime=01:00:00
+#PBS -j oe
+
+cd "${PBS_O_WORKDIR:?}" || exit
+
+# The end of the allocation is found by qstat. The servers may still be starting: wait for their hostfile and for them.
+aurora-pool run "${INPUT:?}" -o "${OUTPUT:?}" --hostfile "${HOSTFILE:?}" --wait 1800
+code=$?
+
+# 75: out of time, all that is answered is saved. Only then is there a next allocation.
+if [ "$code" -eq 75 ]; then
+    qsub -v "INPUT=$INPUT,OUTPUT=$OUTPUT,HOSTFILE=$HOSTFILE" "${SCRIPT:-examples/jobs/pbs.sh}"
+    exit
+fi
+exit "$code"
