@@ -34,10 +34,14 @@ def run(
     model_map: Annotated[
         list[str] | None, typer.Option(metavar="OLD=NEW", help="A model's name in the input, and in the fleet.")
     ] = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Send plain prompts as the user's message of a chat.")] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Send plain prompts as they are, not in the model's chat template.")
-    ] = False,
+    prompt_format: Annotated[
+        Literal["auto", "chat", "raw"],
+        typer.Option(help="Plain prompts go in the model's chat template if it has one; as chats; or as they are."),
+    ] = "auto",
+    chat: Annotated[bool, typer.Option("--chat", help="The same as --prompt-format chat.")] = False,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="Goes before plain prompts, which are sent as chats then.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens per answer, where the line says none.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="Where the line says none.")] = None,
     top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Where the line says none.")] = None,
@@ -82,20 +86,18 @@ def run(
 ) -> None:
     """Answer every request of a file, each exactly once. Kill it any time: the same command goes on."""
     from aurora_pool.cli.session import Session, run_session
-    from aurora_pool.errors import ConfigError
     from aurora_pool.jobs.options import JobOptions
     from aurora_pool.jobs.requests import parse_model_map
     from aurora_pool.jobs.walltime import find_deadline
 
-    if chat and raw:
-        raise ConfigError("--chat and --raw: expected one of them")
     given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     defaults: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = JobOptions(
         model=model,
         model_map=parse_model_map(model_map or []),
         defaults=defaults,
-        prompt_format="chat" if chat else "raw" if raw else "auto",
+        prompt_format="chat" if chat else prompt_format,
+        system_prompt=system_prompt,
         input_format=input_format,
         on_bad_line=on_bad_line,
         retry_failed=retry_failed,

@@ -94,7 +94,6 @@ class _Command:
         pool = VLLMPool(
             endpoints,
             model=self._job.model,
-            prompt_format=self._job.prompt_format,
             timeout=session.timeout,
             concurrency=session.concurrency,
             timeouts=Timeouts(patience=within),

@@ -27,7 +27,7 @@ class JobOptions:
 
     - ``model``: what the input must ask for, if it names a model; ``model_map``: names in the input to names in the
       fleet; ``defaults``: body fields for requests that lack them;
-    - ``prompt_format``: how short lines and lines of text are put;
+    - ``prompt_format``: how short lines and lines of text are put; with a ``system_prompt``, as chats that begin with it;
     - ``input_format``: ``"auto"`` goes by the file's name, then by its first character;
     - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``;
     - ``retry_failed``: run again what an earlier run recorded as failed;
@@ -44,6 +44,7 @@ class JobOptions:
     model_map: Mapping[str, str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     prompt_format: PromptFormat = "auto"
+    system_prompt: str | None = None
     input_format: InputFormat = "auto"
     on_bad_line: OnBadLine = "stop"
     retry_failed: bool = False
@@ -57,6 +58,8 @@ class JobOptions:
     interval: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.system_prompt is not None and self.prompt_format == "raw":
+            raise ConfigError("system_prompt: text that is sent raw has none")
         for name in ("fsync_interval", "stall_factor", "stall_after", "interval"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")

@@ -24,17 +24,16 @@ CHAT = "/v1/chat/completions"
 InputFormat: TypeAlias = Literal["auto", "jsonl", "text"]
 
 PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
-"""How short lines and lines of text are put, as in :class:`~aurora_pool.pool.VLLMPool`: ``"auto"`` in the model's chat
-template if it has one, ``"chat"`` as the user's message of a chat, ``"raw"`` as they are. Lines that name a url are put
-as that url puts them."""
+"""How short lines and lines of text are put: ``"auto"`` as the pool puts text, which is in the model's chat template if it
+has one; ``"chat"`` as the user's message of a chat; ``"raw"`` as they are. Lines that name a url are put as it puts them.
+"""
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
 _MOST_SAMPLINGS = 4096
 _HASHES = {
-    (COMPLETIONS, "raw"): blake2b(digest_size=8, person=b"completions"),
-    (COMPLETIONS, "auto"): blake2b(digest_size=8, person=b"auto"),
-    (COMPLETIONS, None): blake2b(digest_size=8, person=b"completions"),
-    (CHAT, None): blake2b(digest_size=8, person=b"chat"),
+    (COMPLETIONS, True): blake2b(digest_size=8, person=b"completions"),
+    (COMPLETIONS, False): blake2b(digest_size=8, person=b"auto"),
+    (CHAT, False): blake2b(digest_size=8, person=b"chat"),
 }
 """What digests begin with; copying one is quicker than making one."""
 
@@ -47,15 +46,15 @@ class Request(msgspec.Struct, frozen=True):
     """One request of a job.
 
     ``body`` is what the line asks for with the job's defaults filled in, without the model. ``model`` is the model that
-    the line names, after mapping. ``put`` is how a pool has to put its text; None for chats and token ids, which leave
-    no choice. ``digest`` (64 bits) stands for ``url``, ``put`` and ``body``, however the line spells them.
+    the line names, after mapping. ``raw`` says that text is sent as it is, whatever the pool does with text. ``digest``
+    (64 bits) stands for all of these but the model, however the line spells them.
     """
 
     id: str
     url: str
     body: dict[str, Any]
     model: str | None
-    put: Literal["auto", "raw"] | None
+    raw: bool
     digest: int
 
     @property
@@ -68,7 +67,7 @@ class RequestReader:
     """Reads lines into requests.
 
     ``defaults`` are body fields for lines that do not have them, ``model_map`` maps model names in the input to those
-    of the fleet.
+    of the fleet. ``system_prompt`` goes before what ``prompt_format="chat"`` makes a chat of.
 
     >>> reader = RequestReader(defaults={"temperature": 0})
     >>> reader.read(b'{"prompt": "Name a colour."}', 7)
@@ -80,11 +79,13 @@ class RequestReader:
         *,
         text: bool = False,
         prompt_format: PromptFormat = "auto",
+        system_prompt: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         model_map: Mapping[str, str] | None = None,
     ) -> None:
         self._text = text
         self._prompt_format = prompt_format
+        self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
         self._defaults = dict(defaults or {})
         self._model_map = dict(model_map or {})
         self._decode = msgspec.json.Decoder().decode
@@ -108,28 +109,26 @@ class RequestReader:
         if not isinstance(fields, dict):
             raise RequestError("expected a JSON object")
         name, url, body = _batch_line(fields) if "body" in fields or "url" in fields else _short_line(fields)
-        put: Literal["auto", "raw"] | None = "raw"
+        raw = url == COMPLETIONS
         if url is None:
-            put = "raw" if self._prompt_format == "raw" else "auto"
-            url = CHAT if "messages" in body else COMPLETIONS
             if self._prompt_format == "chat" and isinstance(body.get("prompt"), str):
-                url, body["messages"] = CHAT, [{"role": "user", "content": body.pop("prompt")}]
+                body["messages"] = [*self._system, {"role": "user", "content": body.pop("prompt")}]
+            url = CHAT if "messages" in body else COMPLETIONS
+            raw = url == COMPLETIONS and self._prompt_format == "raw"
         _check_body(url, body)
-        if url == CHAT or not isinstance(_only(body["prompt"]), str):
-            put = None
         model = body.pop("model", None)
         if model is not None and not isinstance(model, str):
             raise RequestError("expected 'model' to be a string")
         for key, value in self._defaults.items():
             body.setdefault(key, value)
-        digest = _HASHES[url, put].copy()
+        digest = _HASHES[url, raw].copy()
         digest.update(self._encode(body))
         return Request(
             name if name is not None else f"line-{number}",
             url,
             body,
             model if model is None else self._model_map.get(model, model),
-            put,
+            raw,
             int.from_bytes(digest.digest(), "big"),
         )
 
@@ -163,7 +162,7 @@ class PromptMaker:
             if len(self._samplings) >= _MOST_SAMPLINGS:
                 self._samplings.clear()
             sampling = self._samplings[key] = _sampling(fields, chat=request.chat)
-        return Prompt(content, sampling, max_tokens)
+        return Prompt(content, sampling, max_tokens, "raw" if request.raw else None)
 
 
 def parse_model_map(pairs: list[str]) -> dict[str, str]:

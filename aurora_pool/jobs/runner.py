@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.files import InputFile
@@ -72,7 +72,8 @@ class Job:
             self._files.append(source)
             reader = RequestReader(
                 text=source.is_text,
-                prompt_format=self.options.prompt_format,
+                prompt_format="chat" if self.options.system_prompt is not None else self.options.prompt_format,
+                system_prompt=self.options.system_prompt,
                 defaults=self.options.defaults,
                 model_map=self.options.model_map,
             )
@@ -85,11 +86,6 @@ class Job:
     def model(self) -> str | None:
         """The model that the input or the options name; None if the fleet's own is meant."""
         return self.survey.model
-
-    @property
-    def prompt_format(self) -> Literal["auto", "raw"]:
-        """The ``prompt_format`` that the pool has to have."""
-        return self.survey.put or "auto"
 
     async def run(self, pool: VLLMPool, *, on_progress: OnProgress | None = None) -> JobSummary:
         """Answer what has no record yet. A job runs once.

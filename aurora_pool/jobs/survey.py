@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.identity import IdTable
-from aurora_pool.jobs.requests import COMPLETIONS, Request, RequestError, RequestReader
+from aurora_pool.jobs.requests import Request, RequestError, RequestReader
 
 OnBadLine: TypeAlias = Literal["stop", "skip"]
 
@@ -18,7 +18,6 @@ class Survey:
     """What the input holds, in about 30 bytes a line.
 
     - ``requests``: how many; ``model``: the one that they name, None if they name none;
-    - ``put``: how the pool has to put text, as :attr:`Request.put`;
     - ``skipped``: bad lines that are left out;
     - ``todo``: by line number, 1 for a line that is to be run; a resumed job clears what is done.
     """
@@ -34,7 +33,6 @@ class Survey:
         self._source = source
         self._reader = reader
         self.model = model
-        self.put: Literal["auto", "raw"] | None = None
         self.skipped: list[BadRecord] = []
         self.todo = bytearray(1)
         self._ids = IdTable()
@@ -101,11 +99,6 @@ class Survey:
             )
         if request.model is not None and request.model != self.model:
             self._check_model(request.model, number)
-        if request.put is not None and request.put != self.put:
-            if self.put is not None:
-                reason = f"short lines and lines for {COMPLETIONS} in one input: ask for the short ones as chats or raw"
-                raise BadRecord(reason, path=self._source.name, line=number)
-            self.put = request.put
         return request
 
     def _check_model(self, model: str, number: int) -> None:

@@ -232,7 +232,7 @@ def test_options_that_are_missing_or_senseless(call: Call, source: Path, output:
         [source, "--hostfile", hostfile],
         [source, "-o", output, "--hostfile", hostfile, "--walltime", "soon"],
         [source, "-o", output, "--hostfile", hostfile, "--model-map", "a"],
-        [source, "-o", output, "--hostfile", hostfile, "--chat", "--raw"],
+        [source, "-o", output, "--hostfile", hostfile, "--prompt-format", "raw", "--system-prompt", "x"],
         [source, "-o", output, "--hostfile", hostfile, "--max-tokens", "0"],
     ):
         ended = call("run", *arguments)

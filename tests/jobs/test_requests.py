@@ -24,7 +24,7 @@ def batch(body: dict[str, Any], url: str = "/v1/completions", **changes: Any) ->
 def test_reads_the_batch_format() -> None:
     request = read(batch({"model": "m", "prompt": "Hi", "max_tokens": 3}))
     assert (request.id, request.url, request.model) == ("a", "/v1/completions", "m")
-    assert PromptMaker().prompt(request) == Prompt("Hi", Sampling(), 3)
+    assert PromptMaker().prompt(request) == Prompt("Hi", Sampling(), 3, "raw")
 
 
 def test_reads_chats_in_the_batch_format() -> None:
@@ -55,17 +55,27 @@ def test_plain_prompts_go_as_chats_if_asked() -> None:
 
 
 def test_only_short_text_is_put_into_the_chat_template() -> None:
-    assert read({"prompt": "Hi"}).put == read(b"Hi", text=True).put == "auto"
-    assert read({"prompt": "Hi"}, prompt_format="raw").put == read(batch({"prompt": ["Hi"]})).put == "raw"
-    assert read({"prompt": [1, 2]}).put is None
-    assert read({"messages": [{"role": "user", "content": "Hi"}]}).put is None
+    def format_of(fields: object, **options: Any) -> str | None:
+        return PromptMaker().prompt(read(fields, **options)).format
+
+    assert format_of({"prompt": "Hi"}) is format_of(b"Hi", text=True) is None  # as the pool does
+    assert format_of({"prompt": "Hi"}, prompt_format="raw") == format_of(batch({"prompt": ["Hi"]})) == "raw"
+    assert format_of({"messages": [{"role": "user", "content": "Hi"}]}, prompt_format="raw") is None
+
+
+def test_a_system_prompt_goes_before_plain_prompts() -> None:
+    options: dict[str, Any] = {"prompt_format": "chat", "system_prompt": "Be brief."}
+    system = {"role": "system", "content": "Be brief."}
+    assert read({"prompt": "Hi"}, **options).body["messages"] == [system, {"role": "user", "content": "Hi"}]
+    messages = [{"role": "user", "content": "Hi"}]
+    assert read({"messages": messages}, **options).body["messages"] == messages
 
 
 def test_fields_become_sampling_and_the_rest_goes_along() -> None:
     body = {"prompt": [1, 2], "n": 2, "stop": ["a", "b"], "logprobs": 3, "seed": 1, "top_k": 4, "min_p": 0.1}
     prompt = PromptMaker().prompt(read(batch(body)))
     expected = Sampling(n=2, stop=("a", "b"), logprobs=3, seed=1, top_k=4, extra={"min_p": 0.1})
-    assert prompt == Prompt([1, 2], expected)
+    assert prompt == Prompt([1, 2], expected, format="raw")
 
 
 @pytest.mark.parametrize(

@@ -312,6 +312,20 @@ async def test_a_stall_names_the_agents_that_hold_the_oldest_prompts(tmp_path: P
     assert len(stalls) > 30
 
 
+async def test_lines_for_completions_are_never_put_into_a_chat_template(
+    tmp_path: Path, write_lines: WriteLines
+) -> None:
+    lines = [
+        {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Once upon a time"}},
+        {"id": "b", "prompt": "What is a mill?"},
+    ]
+    async with fleet_of(1) as fleet, pool_of(fleet, prompt_format="auto") as pool:
+        await run_job(pool, write_lines("in.jsonl", lines), tmp_path / "out.jsonl")
+        sent = received(fleet)
+    assert "Once upon a time" in sent
+    assert any("user\nWhat is a mill?<" in prompt for prompt in sent)
+
+
 async def test_the_sorted_copy_has_the_order_of_the_input(tmp_path: Path, write_lines: WriteLines) -> None:
     source = write_lines("in.jsonl", PROMPTS)
     for name in ("out.jsonl", "out.jsonl.gz", "out.jsonl.zst"):

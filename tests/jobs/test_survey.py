@@ -75,16 +75,6 @@ def test_a_job_has_one_model(write_lines: WriteLines) -> None:
         survey(write_lines("other.jsonl", lines), model="z")
 
 
-def test_text_is_put_in_one_way(write_lines: WriteLines) -> None:
-    line = {"custom_id": "b", "url": "/v1/completions", "body": {"prompt": "b"}}
-    chat = {"messages": [{"role": "user", "content": "c"}]}
-    assert survey(write_lines("short.jsonl", [{"prompt": "a"}, chat])).put == "auto"
-    assert survey(write_lines("batch.jsonl", [chat, line])).put == "raw"
-    assert survey(write_lines("chat.jsonl", [chat])).put is None
-    with pytest.raises(BadRecord, match=r":2: short lines and lines for /v1/completions in one input"):
-        survey(write_lines("both.jsonl", [{"prompt": "a"}, line]))
-
-
 def test_an_input_that_changes_under_way_is_noticed(write_lines: WriteLines) -> None:
     path = write_lines("in.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     found = survey(path)
