@@ -1,15 +1,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import openai
 import pytest
 
 from aurora_pool import AgentEndpoint, Prompt, Response, Sampling, VLLMPool
 from aurora_pool.messages import AnyPrompt
+from tests.integration.conftest import GREEDY
 from tests.integration.servers import Model, read_settled
 
 QUESTION = "What is the capital of France?"
+
+
+@pytest.fixture
+async def pool(endpoints: list[AgentEndpoint]) -> AsyncIterator[VLLMPool]:
+    """A pool that does not hedge: a server that is slow for a moment changes nothing in who is asked what."""
+    async with VLLMPool(endpoints, sampling=GREEDY, balance="strict") as opened:
+        yield opened
 
 
 def assert_answered(response: Response) -> None:
