@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeAlias, TypeVar
 
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
@@ -150,15 +150,23 @@ async def context_room(
     await pool.start()
     if pool.max_context is None:
         return None
-    used = pool.estimate_tokens(render(template, **{placeholder: ""}))
+    used = await _count(pool, render(template, **{placeholder: ""}))
     answer = max_tokens or pool.max_context // 4
     room = pool.max_context - SPARE_TOKENS - used - answer
     if room < 1:
         raise ConfigError(
-            f"{argument} is too long: about {used} tokens of template and {answer} for the answer leave no room "
+            f"{argument} is too long: {used} tokens of template and {answer} for the answer leave no room "
             f"for {{{placeholder}}} in the model's context of {pool.max_context}"
         )
     return Room(room, pool.estimate_tokens)
+
+
+async def _count(pool: VLLMPool, text: str) -> int:
+    """Count a text's tokens; what is refused for its length must not be refused by an estimate, if that can be."""
+    try:
+        return len(await pool.tokenize(text))
+    except PoolError:
+        return pool.estimate_tokens(text)
 
 
 async def reduce_forest(

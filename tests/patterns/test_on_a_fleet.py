@@ -62,7 +62,8 @@ async def test_groups_are_merged_while_leaves_are_still_running() -> None:
     merges = [at for at, prompt in prompts if prompt.startswith("Merge")]
     leaves = [at for at, prompt in prompts if not prompt.startswith("Merge")]
     assert max(leaves) < min(merges) < now / 2
-    assert {request.body["max_tokens"] for request in fleet.requests if request.body} == {400, 100}
+    sent = [request for request in fleet.requests if request.path == "/v1/completions"]
+    assert {request.body["max_tokens"] for request in sent} == {400, 100}
 
 
 async def test_an_agent_that_dies_costs_no_leaf() -> None:
@@ -172,6 +173,9 @@ async def test_roles_are_asked_at_the_agents_with_their_tag() -> None:
                 ],
             )
             result = await board.run(pool, 3)
-        asked = [{str(p)[:5] for r in agent.requests if r.body for p in r.body["prompt"]} for agent in fleet.agents]
+        asked = [
+            {str(p)[:5] for r in agent.requests if r.path == "/v1/completions" for p in r.body["prompt"]}
+            for agent in fleet.agents
+        ]
     assert (result.rounds, result.lost) == (3, ())
     assert asked == [{"Think"}, {"Objec"}, {"Objec"}, {"Think"}]

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, ServerError
 from aurora_pool.messages import Response
 from aurora_pool.patterns import broadcast_and_reduce, map_reduce, tree_reduce
 from aurora_pool.patterns.reduce import SPARE_TOKENS
@@ -82,6 +82,27 @@ async def test_reduce_prompts_fit_the_models_context() -> None:
     result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 50, range(50))
     assert result.success
     assert longest <= 44
+
+
+async def test_no_template_is_refused_by_a_cautious_estimate() -> None:
+    class Cautious(FakePool):
+        def estimate_tokens(self, text: str) -> int:
+            return 3 * len(text.split())
+
+    pool = Cautious(merge, context=100 + SPARE_TOKENS, max_tokens_aggregation=20)
+    long = "word " * 50 + "merge {level}: {responses}"
+    assert (await tree_reduce(pool, "leaf {item}", long, items="ab")).success
+
+
+async def test_where_nobody_counts_tokens_the_estimate_must_do() -> None:
+    class Deaf(FakePool):
+        async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+            raise ServerError(404, "Not Found")
+
+    pool = Deaf(merge, context=100 + SPARE_TOKENS, max_tokens_aggregation=20)
+    assert (await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", items="ab")).success
+    with pytest.raises(ConfigError, match="too long: 90 tokens"):
+        await tree_reduce(pool, "leaf {item}", "word " * 90 + "{responses}", items="ab")
 
 
 @pytest.mark.parametrize(
