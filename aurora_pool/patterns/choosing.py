@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
@@ -73,7 +75,8 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
     Nothing is generated but one token per prompt: an answer that is one token, and among the 20 most likely, has its
     probability from there, which works from the server's prefix cache. Any other answer is appended to the prompt's
     tokens and scored there, token by token, in a request of its own. An answer stands for every text that begins with
-    it. Leading spaces matter: after ``"...answer:"`` a model says ``" Yes"``, in a chat ``"Yes"``.
+    it. Leading spaces matter: after ``"...answer:"`` a model says ``" Yes"``, in a chat ``"Yes"``. Of a prompt's own
+    sampling, only the ``extra`` fields count (``chat_template_kwargs``, to keep a model from thinking first).
 
     Raises :class:`~aurora_pool.errors.ConfigError` for fewer than two choices, an empty one, or two that are equal or
     have equal tokens; :class:`~aurora_pool.errors.BadReply` if a server leaves out the log-probabilities.
@@ -87,8 +90,7 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
     def first() -> Iterator[Work[tuple[int, str | None]]]:
         for number, prompt in enumerate(prompts):
             found.append({})
-            content = prompt.content if isinstance(prompt, Prompt) else prompt
-            yield (number, None), Prompt(content, _NEXT, max_tokens=1)
+            yield (number, None), _asking_for_next(prompt)
 
     def follow(key: tuple[int, str | None], response: Response) -> list[Work[tuple[int, str | None]]]:
         number, choice = key
@@ -158,6 +160,15 @@ async def _tokens_of_choices(pool: VLLMPool, choices: Sequence[str]) -> dict[str
     if len({tuple(ids) for ids in tokens.values()}) < len(choices):
         raise ConfigError(f"the model has the same tokens for two of the choices {list(choices)!r}")
     return tokens
+
+
+def _asking_for_next(prompt: AnyPrompt) -> Prompt:
+    if not isinstance(prompt, Prompt):
+        return Prompt(prompt, _NEXT, max_tokens=1)
+    sampling = _NEXT
+    if prompt.sampling is not None and prompt.sampling.extra:
+        sampling = msgspec.structs.replace(_NEXT, extra={**prompt.sampling.extra, **_NEXT.extra})
+    return msgspec.structs.replace(prompt, sampling=sampling, max_tokens=1)
 
 
 def _among_next(response: Response, tokens: Mapping[str, Sequence[int]]) -> dict[str, float]:

@@ -6,6 +6,8 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 
+import msgspec
+
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.pool import VLLMPool
@@ -88,7 +90,9 @@ class FakePool(VLLMPool):
                         exhausted = True
                     else:
                         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
-                        prompt = Prompt(prompt.content, prompt.sampling or sampling, prompt.max_tokens or max_tokens)
+                        prompt = msgspec.structs.replace(
+                            prompt, sampling=prompt.sampling or sampling, max_tokens=prompt.max_tokens or max_tokens
+                        )
                         self.sent.append(prompt)
                         holding[pulled] = prompt
                         pulled += 1

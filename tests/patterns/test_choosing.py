@@ -164,10 +164,16 @@ async def test_choices_are_tokenized_as_they_stand_within_a_text() -> None:
 async def test_likely_choices_need_no_second_look() -> None:
     top = {"token_id:89": -0.5, "token_id:78": -1.5}
     pool = FakePool(lambda _: Response(True, "Y", logprobs=Logprobs(["Y"], [-0.5], [top])))
-    [choice] = await choose(pool, [Prompt("a", Sampling(seed=1))], ["N", "Y"])
+    thinking = {"chat_template_kwargs": {"enable_thinking": False}}
+    prompt = Prompt("a", Sampling(seed=1, extra=thinking), max_tokens=9, format="raw")
+    [choice] = await choose(pool, [prompt], ["N", "Y"])
     assert (choice.answer, choice.logprobs) == ("Y", {"N": -1.5, "Y": -0.5})
     assert choice.probabilities["Y"] == pytest.approx(1 / (1 + math.exp(-1)))
-    assert len(pool.sent) == 1
+    [sent] = pool.sent
+    assert (sent.max_tokens, sent.format) == (1, "raw")
+    assert sent.sampling is not None
+    assert sent.sampling.seed is None
+    assert sent.sampling.extra == {**thinking, "return_tokens_as_token_ids": True}
 
 
 async def test_a_server_that_leaves_the_token_ids_out_is_an_error() -> None:
