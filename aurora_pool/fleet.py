@@ -248,45 +248,41 @@ class Fleet:
 
     def answers(self, assignment: Assignment, answers: Iterable[Answer], now: float) -> None:
         """Take in the parts of a reply that belong to one prompt each."""
-        dispatcher = self.dispatcher
-        tickets = assignment.tickets
+        finished = []
         for answer in answers:
-            slot = answer.slot
-            ticket = tickets[slot]
-            reason = answer.finish_reason
-            if ticket is None:
-                continue
-            if reason not in FINISHED:
-                dispatcher.broke(assignment, slot, f"finish_reason {reason!r}", now, started=answer.started)
-            elif dispatcher.answered(assignment, slot, answer.tokens, now, started=answer.started):
-                self._deliver(ticket, assignment.agent, answer, now)
-
-    def _deliver(self, ticket: Ticket, agent: int, answer: Answer, now: float) -> None:
-        usage = answer.usage
-        if usage is not None and not ticket.index & LEARN_MASK:
-            ticket.batch.learn(ticket, usage)
-        call: Sink = ticket.batch.call
-        response = Response(
-            True,
-            answer.text,
-            None,
-            call.agent_index(agent),
-            None,
-            answer.finish_reason,
-            usage.prompt_tokens if usage is not None else None,
-            usage.completion_tokens if usage is not None else None,
-            answer.reasoning,
-            answer.logprobs,
-            answer.token_ids,
-            ticket.sends,
-            now - ticket.first_sent,
-            answer.samples,
-            answer.prompt_token_ids,
-            answer.prompt_logprobs,
-            answer.embedding,
-        )
-        call.deliver(ticket, response)
-        self.observer.prompt_done(response)
+            if answer.finish_reason in FINISHED:
+                finished.append(answer)
+            else:
+                reason = f"finish_reason {answer.finish_reason!r}"
+                self.dispatcher.broke(assignment, answer.slot, reason, now, started=answer.started)
+        agent = assignment.agent
+        prompt_done = self.observer.prompt_done
+        for ticket, answer in self.dispatcher.answered_together(assignment, finished, now):
+            usage = answer.usage
+            if usage is not None and not ticket.index & LEARN_MASK:
+                ticket.batch.learn(ticket, usage)
+            call: Sink = ticket.batch.call
+            response = Response(
+                True,
+                answer.text,
+                None,
+                call.agent_index(agent),
+                None,
+                answer.finish_reason,
+                usage.prompt_tokens if usage is not None else None,
+                usage.completion_tokens if usage is not None else None,
+                answer.reasoning,
+                answer.logprobs,
+                answer.token_ids,
+                ticket.sends,
+                now - ticket.first_sent,
+                answer.samples,
+                answer.prompt_token_ids,
+                answer.prompt_logprobs,
+                answer.embedding,
+            )
+            call.deliver(ticket, response)
+            prompt_done(response)
 
     def _fail(self, failure: Failure) -> None:
         self.prompts_failed += 1

@@ -142,18 +142,19 @@ class AgentState:
                 window.all_run(now)
         self.refresh()
 
-    def answered(self, tokens: int, sent_at: float, now: float) -> None:
-        """Take in an answer of so many tokens to a request sent at that time."""
+    def answered(self, tokens: int, sent_at: float, now: float, answers: int = 1) -> None:
+        """Take in answers of so many tokens together to a request sent at that time."""
         if self.breaker.broken:
             self.breaker.answered(sent_at)
         self.rests = 0
-        self.answers_since_send += 1
-        self.prompts_done += 1
+        self.answers_since_send += answers
+        self.prompts_done += answers
         self.tokens_done += tokens
         self.answered_at = self.last_byte = now
         seconds = now - sent_at
         if self.mean_seconds:
-            self.mean_tokens += (tokens - self.mean_tokens) * _FRESH
-            self.mean_seconds += (seconds - self.mean_seconds) * _FRESH
+            weight = _FRESH if answers == 1 else 1 - (1 - _FRESH) ** answers
+            self.mean_tokens += (tokens / answers - self.mean_tokens) * weight
+            self.mean_seconds += (seconds - self.mean_seconds) * weight
         else:
-            self.mean_tokens, self.mean_seconds = float(tokens), max(seconds, 1e-9)
+            self.mean_tokens, self.mean_seconds = tokens / answers, max(seconds, 1e-9)

@@ -139,6 +139,14 @@ class Books:
             if done:
                 self.recall(agent, done)
 
+    def trim_outboxes(self, now: float) -> None:
+        """Take back what was handed to agents whose windows have shrunk since, or that rest."""
+        for agent in self.touched:
+            if agent.outbox and agent.held > agent.limit and agent.suspect is None:
+                excess = agent.outbox[-(agent.held - agent.limit) :]
+                self.recall(agent, excess)
+                self.requeue(reversed(excess), now)
+
     def release(self, agent: AgentState) -> None:
         """Let an agent that was kept for a suspect serve others again."""
         agent.reserve(None)
@@ -192,6 +200,19 @@ class Books:
         if agent.suspect is ticket:
             self.release(agent)
         return ticket
+
+    def settle_done(self, assignment: Assignment, prompts: int, started: int) -> None:
+        """Count so many prompts, ended now and off their slots, out of a request, as :meth:`settle` does for one."""
+        assignment.open -= prompts
+        assignment.live -= prompts
+        agent = self.agents[assignment.agent]
+        agent.held -= prompts
+        self.in_flight -= prompts
+        self.answered += prompts
+        self.touched[agent] = None
+        started = min(started, assignment.started)
+        assignment.started -= started
+        agent.running -= started
 
     def retire(self, assignment: Assignment) -> list[Ticket]:
         """Take a request off the books; return its unsettled prompts, their credits given back."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from aurora_pool.errors import BadReply, PoolError
 from aurora_pool.policy.agent import AgentState
@@ -29,6 +30,21 @@ from aurora_pool.policy.lists import form_lists
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.silence import Finding
 from aurora_pool.policy.work import Assignment, Notices, Plan, Ticket
+
+
+class PromptAnswer(Protocol):
+    """What the dispatcher wants to know of an answer: the parameters of :meth:`Dispatcher.answered`."""
+
+    slot: int
+    started: bool
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has; 0 where the server does not tell."""
+        ...
+
+
+AnyAnswer = TypeVar("AnyAnswer", bound=PromptAnswer)
 
 
 class Dispatcher:
@@ -113,6 +129,51 @@ class Dispatcher:
             books.close(assignment, now)
         return first
 
+    def answered_together(
+        self, assignment: Assignment, answers: Iterable[AnyAnswer], now: float
+    ) -> list[tuple[Ticket, AnyAnswer]]:
+        """Take in answers that came at the same moment; return those that are their prompts' first, with the tickets.
+
+        It comes to the same as :meth:`answered` for each, at a third of the cost where a reply brings many.
+        """
+        books = self.books
+        agent = books.agents[assignment.agent]
+        tickets = assignment.tickets
+        add_length = books.lengths.add
+        results: list[tuple[Ticket, AnyAnswer]] = []
+        entangled: list[tuple[Ticket, AnyAnswer]] = []
+        total = started = 0
+        for answer in answers:
+            slot = answer.slot
+            ticket = tickets[slot]
+            if ticket is None:
+                continue
+            if ticket.done or ticket.holders > 1 or ticket.request is not assignment or agent.suspect is ticket:
+                entangled.append((ticket, answer))
+                continue
+            tickets[slot] = ticket.request = None
+            ticket.holders = 0
+            ticket.done = True
+            tokens = answer.tokens
+            if tokens:
+                add_length(tokens)
+                total += tokens
+            started += answer.started
+            results.append((ticket, answer))
+        first = [
+            (ticket, answer)
+            for ticket, answer in entangled
+            if self.answered(assignment, answer.slot, answer.tokens, now, started=answer.started)
+        ]
+        if results:
+            books.settle_done(assignment, len(results), started)
+            agent.answered(total, assignment.sent_at, now, len(results))
+            if agent.checking:
+                self._faults.silence.heard(agent)
+            if not assignment.live and assignment.open:
+                books.close(assignment, now)
+        return results + first
+
     def broke(self, assignment: Assignment, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Take in that one prompt ended as no answer (``abort``), while the rest of its request goes on."""
         if assignment.tickets[slot] is not None:
@@ -179,6 +240,8 @@ class Dispatcher:
         if books.wards:
             for agent in list(books.wards):
                 tend(books, agent)
+        if books.touched:
+            books.trim_outboxes(now)
         if books.lanes:
             self._dealer.serve(now)
         if books.touched:
