@@ -65,11 +65,14 @@ class Hedger:
         return found
 
     def _may_hedge(self, ticket: Ticket) -> bool:
-        """Whether a second copy is right: not of what may kill agents, and not while others of its lane wait."""
+        """Whether a second copy is right: not of what may kill agents, and not while others of its lane wait.
+
+        More may still come: an input that leaves agents idle often waits for the very prompts that a slow one holds.
+        """
         lane = ticket.lane
         if ticket.done or ticket.holders > 1 or ticket.deaths or ticket.isolated:
             return False
-        return lane.ends and not lane.pinned and not lane.queue
+        return not lane.pinned and not lane.queue
 
     def _hedge(self, ticket: Ticket, saved: float, rota: deque[AgentState], now: float) -> None:
         first = ticket.request

@@ -192,7 +192,7 @@ class Engine:
 
     def _run(self, now: float) -> None:
         """Let time pass until ``now``: emit what falls due, and move the token clock."""
-        if now <= self._now:
+        if now < self._now:
             return
         if self._paused or not self.running:
             self._now = now
