@@ -77,7 +77,8 @@ def main() -> int:
         answered, before, most = asyncio.run(measure(hostfile, arguments.prompts))
     seconds = time.perf_counter() - began
     growth = most - before
-    print(f"{answered:,} of {arguments.prompts:,} prompts answered in {seconds:.0f} s, {answered / seconds:,.0f} a second")
+    rate = answered / seconds
+    print(f"{answered:,} of {arguments.prompts:,} prompts answered in {seconds:.0f} s, {rate:,.0f} a second")
     print(f"resident memory: {before:.0f} MB before, {most:.0f} MB at most; {growth:.0f} MB more, limit {LIMIT_MB:.0f}")
     return 0 if answered == arguments.prompts and growth < LIMIT_MB else 1
 
