@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from aurora_pool.cli import ask, demo, report, run, sim
+from aurora_pool.cli import ask, demo, report, run, sim, summarize
 from aurora_pool.cli.exit_codes import TABLE
 
 # \b keeps a paragraph's lines as they are.
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.command("run", epilog=_EXIT_CODES)(run.run)
 app.command("ask")(ask.ask)
+app.command("summarize")(summarize.summarize)
 app.command("demo")(demo.demo)
 app.command("report")(report.report)
 app.command("sim")(sim.sim)

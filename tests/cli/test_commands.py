@@ -30,6 +30,24 @@ def test_ask_tells_what_is_wrong(call: Call, hostfile: Path, tmp_path: Path) -> 
     assert call("ask", "Hi", "--hostfile", dead, "--wait", "1").code == 5
 
 
+def test_summarize_prints_one_summary_of_all_files(call: Call, hostfile: Path, tmp_path: Path) -> None:
+    texts = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    for text in texts:
+        text.write_text("The lamp was lit at four. The wind rose all evening.\n\n" * 40)
+    ended = call("summarize", *texts, "--hostfile", hostfile, "--max-tokens", "20", "--chunk-tokens", "200", "-v")
+    assert ended.code == 0
+    assert 1 <= len(ended.out.split()) <= 20
+    assert "level 0:" in ended.err or "level 1:" in ended.err
+
+
+def test_summarize_tells_what_is_wrong(call: Call, hostfile: Path, tmp_path: Path) -> None:
+    ended = call("summarize", tmp_path / "none.txt", "--hostfile", hostfile)
+    assert (ended.code, len(ended.err.splitlines())) == (3, 1)
+    (tmp_path / "chats.json").write_text("{}")
+    ended = call("summarize", tmp_path / "chats.json", "--format", "chatgpt-export", "--hostfile", hostfile)
+    assert (ended.code, len(ended.err.splitlines())) == (3, 1)
+
+
 def test_the_demo_runs_and_leaves_nothing_running(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "prompts.txt"
@@ -52,7 +70,7 @@ def test_sim_refuses_faults_that_make_no_sense(call: Call, tmp_path: Path, fault
 
 def test_help_names_every_command_and_exit_code(call: Call) -> None:
     ended = call("--help")
-    for word in ("run", "ask", "demo", "report", "sim"):
+    for word in ("run", "ask", "summarize", "demo", "report", "sim"):
         assert f"\n  {word} " in ended.out
     for code in ExitCode:
         assert f"\n  {int(code)} " in ended.out
