@@ -124,7 +124,7 @@ class AgentState:
 
     def count_queue(self) -> None:
         """Let the window shrink if too many of its prompts wait at the server; only streams show that."""
-        if self.running and self.held - self.running > 2 * self.window.slack:
+        if self.running and not self.outbox and self.held - self.running > 2 * self.window.slack:
             self.window.queued(self.running, self.held - self.running)
             self.refresh()
 

@@ -132,7 +132,7 @@ class Dealer:
                 if lane.least_speed and 0 < agent.speed < lane.least_speed:
                     continue
                 takers.append(agent)
-                if len(takers) >= len(lane.queue):
+                if len(takers) > len(lane.queue):  # one more than prompts: one may be whom all of them avoid
                     break
         return takers
 

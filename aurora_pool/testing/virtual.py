@@ -88,6 +88,7 @@ class VirtualAgent:
         self.engine = engines.Engine(slots=slots, speed=speed)
         self._tokens_before = 0
         self._wake = math.inf
+        fleet.note_capacity(speed)
 
     @property
     def tokens(self) -> int:
@@ -170,6 +171,7 @@ class VirtualAgent:
 
     def slow(self, factor: float) -> None:
         """Take ``factor`` times as long for every step."""
+        self.fleet.note_capacity(self.speed / factor - self.engine.speed)
         self.engine.set_speed(self.fleet.now, self.speed / factor)
         self._reschedule()
 
@@ -188,6 +190,7 @@ class VirtualAgent:
     def _set(self, condition: Literal["up", "hung", "asleep", "draining", "terminated"], *, paused: bool) -> None:
         if self.condition == "dead" and condition != "up":
             return
+        self.fleet.note_capacity(self._capacity(condition) - self._capacity(self.condition))
         self.condition = condition
         if paused:
             self.engine.pause(self.fleet.now)
@@ -198,6 +201,7 @@ class VirtualAgent:
     def _stop(self, error: Callable[[], PoolError]) -> None:
         if self.condition == "dead":
             return
+        self.fleet.note_capacity(-self._capacity(self.condition))
         self.condition = "dead"
         self.deaths += 1
         self.engine.advance(self.fleet.now)
@@ -207,6 +211,9 @@ class VirtualAgent:
         requests, self.requests = self.requests, {}
         for request in requests:
             self.fleet.client.failed(request, error(), self.fleet.now)
+
+    def _capacity(self, condition: str) -> float:
+        return self.engine.speed if condition == "up" else 0.0
 
     # -- its own time -------------------------------------------------------------------------------------------
 
@@ -221,7 +228,8 @@ class VirtualAgent:
         if now < self._wake:
             return
         self._wake = math.inf
-        emissions = self.engine.advance(now)
+        # Rounding can leave the token clock a hair short of an emission that is due now.
+        emissions = self.engine.advance(now) or self.engine.advance(math.nextafter(now, math.inf))
         if emissions:
             killer = False
             for emission in emissions:
@@ -247,6 +255,8 @@ class VirtualFleet:
 
     def __init__(self, speeds: Sequence[float], *, slots: int = 256, streamed: bool = True) -> None:
         self.now = 0.0
+        self.slots = slots
+        self._capacity: list[tuple[float, float]] = []
         self.interval = 1_000_000 if streamed else None
         self.agents = [VirtualAgent(self, index, speed, slots) for index, speed in enumerate(speeds)]
         self.client: Client
@@ -271,6 +281,22 @@ class VirtualFleet:
         self.now, _, action = heappop(self._events)
         action()
         return True
+
+    def note_capacity(self, change: float) -> None:
+        """Take in that the speeds of the servers that are up have changed by so much in sum."""
+        self._capacity.append((self.now, change))
+
+    def bound(self, tokens: int) -> float:
+        """The least seconds in which the servers that were up could have generated so many tokens, all slots full."""
+        engine = engines.Engine(slots=self.slots)
+        rate = self.slots / (engine.step_base + engine.step_per_sequence * self.slots)
+        left, speed, since = tokens / rate, 0.0, 0.0
+        for at, change in self._capacity:
+            if speed > 0 and left <= speed * (at - since):
+                break
+            left -= speed * (at - since)
+            speed, since = speed + change, at
+        return since + left / speed if speed > 1e-9 else math.inf
 
     @property
     def tokens(self) -> int:

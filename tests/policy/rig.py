@@ -87,8 +87,8 @@ class Rig:
 
     def start(self, assignment: Assignment, count: int | None = None) -> None:
         """Show first tokens: of so many prompts, or of all."""
-        slots = [i for i, ticket in enumerate(assignment.tickets) if ticket is not None and i not in self.open[assignment]]
-        slots = slots[:count]
+        shown = self.open[assignment]
+        slots = [i for i, ticket in enumerate(assignment.tickets) if ticket is not None and i not in shown][:count]
         self.open[assignment].update(slots)
         self.dispatcher.progress(assignment, self.now, started=len(slots))
 
@@ -137,6 +137,7 @@ class Rig:
     def looked(self, agent: int, finding: Finding) -> None:
         self.looks.remove(agent)
         self.dispatcher.looked(agent, finding, self.now)
+        self._drop_closed()
 
     # -- what the dispatcher decides ----------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class Rig:
 
     def describe(self) -> str:
         """Say where everything is, for a failed test."""
-        lanes = [(lane.members, len(lane.queue), len(lane.suspects), len(lane.home_queues)) for lane in self.books.lanes]
+        lanes = [(lane.members, len(lane.queue), len(lane.suspects), lane.waiting) for lane in self.books.lanes]
         agents = [(a.index, a.breaker.state, a.limit, a.held, a.suspect, a.checking, a.resting) for a in self.agents]
         tickets = [(t.index, t.work, t.holders, t.deaths, t.attempts, t.isolated) for t in self.unended()]
         return f"now {self.now}, wakes at {self.books.wake_at}, {lanes=}, {agents=}, {tickets=}, open={len(self.open)}"
