@@ -144,7 +144,7 @@ def percentile(values: Values, share: float) -> float:
     """The value that ``share`` of all stay below; 0 for none.
 
     >>> percentile(array("d", [4, 1, 3, 2]), 0.5)
-    2
+    2.0
     """
     ordered = sorted(values)
     return ordered[int(share * (len(ordered) - 1))] if ordered else 0.0
@@ -154,7 +154,7 @@ def covered(spans: list[tuple[float, float]]) -> float:
     """How much time spans cover together.
 
     >>> covered([(0, 2), (5, 6), (1, 3)])
-    4
+    4.0
     """
     total = reached = 0.0
     for begin, end in sorted(spans):

@@ -27,7 +27,7 @@ class JobOptions:
 
     - ``model``: what the input must ask for, if it names a model; ``model_map``: names in the input to names in the
       fleet; ``defaults``: body fields for requests that lack them;
-    - ``prompt_format``: how short lines and lines of text are put; with a ``system_prompt``, as chats that begin with it;
+    - ``prompt_format``: how short lines and lines of text are put; with a ``system_prompt``, as chats that begin so;
     - ``input_format``: ``"auto"`` goes by the file's name, then by its first character;
     - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``;
     - ``retry_failed``: run again what an earlier run recorded as failed;

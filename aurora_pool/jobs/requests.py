@@ -24,9 +24,8 @@ CHAT = "/v1/chat/completions"
 InputFormat: TypeAlias = Literal["auto", "jsonl", "text"]
 
 PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
-"""How short lines and lines of text are put: ``"auto"`` as the pool puts text, which is in the model's chat template if it
-has one; ``"chat"`` as the user's message of a chat; ``"raw"`` as they are. Lines that name a url are put as it puts them.
-"""
+"""How short lines and lines of text are put: ``"auto"`` as the pool puts text, in a chat template if the model has one;
+``"chat"`` as the user's message of a chat; ``"raw"`` as they are. Lines that name a url are put as it puts them."""
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
 _MOST_SAMPLINGS = 4096
@@ -144,8 +143,9 @@ class PromptMaker:
         """Make the prompt of one request.
 
         >>> request = RequestReader().read(b'{"prompt": "Hi", "max_tokens": 4, "min_p": 0.1}', 1)
-        >>> PromptMaker().prompt(request)
-        Prompt(content='Hi', sampling=Sampling(extra={'min_p': 0.1}), max_tokens=4)
+        >>> prompt = PromptMaker().prompt(request)
+        >>> prompt.content, prompt.max_tokens, prompt.sampling.extra
+        ('Hi', 4, {'min_p': 0.1})
         """
         fields = dict(request.body)
         content: Content

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -13,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from aurora_pool.cli import main
 from tests.jobs.shared import read_records, texts_of, write_jsonl
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
@@ -28,13 +32,18 @@ def failing_fleet(folder: Path, agents: int, rng: random.Random, *, faults: bool
         action = rng.choice(["die", "hang", "terminate", "fail_engine", "refuse"])
         # The first agent stays: a fleet without any would be waited for.
         options += ["--fault", f"{rng.randrange(1, agents)}:{action}@{1 + 2 * number}+{rng.uniform(1, 4):.1f}"]
-    process = subprocess.Popen([*COMMAND, "sim", *options], stderr=subprocess.DEVNULL)
-    try:
-        wait_for(hostfile)
-        yield hostfile
-    finally:
-        process.kill()
-        process.wait()
+    with (folder / "fleet.said").open("w+", encoding="utf-8") as said:
+        process = subprocess.Popen([*COMMAND, "sim", *options], stderr=said)
+        try:
+            wait_for(hostfile)
+            yield hostfile
+        finally:
+            hostfile.unlink()  # a fleet that is killed leaves it, and the next one would seem to be there already
+            ended = process.poll()
+            process.kill()
+            process.wait()
+            said.seek(0)
+            assert ended is None, f"the simulated fleet ended: {said.read()}"
 
 
 def wait_for(path: Path) -> None:
@@ -43,6 +52,46 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} does not appear"
         time.sleep(0.02)
+
+
+class Run:
+    """A command of ``aurora-pool`` in a process of its own, forked from one that has imported everything already."""
+
+    def __init__(self, folder: Path, *arguments: object, file_size: int | None = None) -> None:
+        self._said = folder / "stderr"
+        self._process = FORKING.Process(target=_command, args=([*map(str, arguments)], str(self._said), file_size))
+        self._process.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.is_alive()
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; gives the exit code, which is negative for a signal, and what it said."""
+        self._process.join(PATIENCE)
+        assert self._process.exitcode is not None, "the job does not end"
+        said = self._said.read_text(encoding="utf-8")
+        assert "Traceback" not in said, said
+        return self._process.exitcode, said
+
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["aurora_pool.cli.app", "aurora_pool.cli.session", "uvloop"])
+
+
+def _command(arguments: list[str], said: str, file_size: int | None) -> None:
+    with Path(said).open("w", encoding="utf-8") as file:
+        os.dup2(file.fileno(), 2)
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    sys.argv = ["aurora-pool", *arguments]
+    main()
 
 
 def kill_until_done(
@@ -56,23 +105,23 @@ def kill_until_done(
     while True:
         before = output.read_bytes() if output.exists() else b""
         whole = before[: before.rfind(b"\n") + 1]
-        command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--grace", "1"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        run = Run(output.parent, "run", source, "-o", output, "--hostfile", hostfile, "--grace", 1)
         if cut < kills:
             # By what is written, not by time: on any machine each run gets a little further and no more.
-            until = len(whole) + rng.randrange(1, 9000)
+            # Some are hit before they have written anything: while they read what is there, or ask the fleet.
+            until = len(whole) + rng.randrange(1, 9000) if rng.random() < 0.8 else 0
+            time.sleep(0 if until else rng.uniform(0.05, 0.5))
             deadline = time.monotonic() + PATIENCE
-            while process.poll() is None and (not output.exists() or output.stat().st_size < until):
+            while run.alive and (output.stat().st_size if output.exists() else 0) < until:
                 assert time.monotonic() < deadline, "the job does not go on"
                 time.sleep(rng.uniform(0.0005, 0.005))
-            if process.poll() is None:
-                process.send_signal(rng.choice(signals))
+            if run.alive:
+                run.send(rng.choice(signals))
                 cut += 1
-        _, said = process.communicate(timeout=PATIENCE)
-        assert "Traceback" not in said, said
-        assert process.returncode in {0, -signal.SIGKILL, 130, 143}, said
+        code, said = run.end()
+        assert code in {0, -signal.SIGKILL, 130, 143}, said
         assert (output.read_bytes() if output.exists() else b"").startswith(whole), "records have changed"
-        if process.returncode == 0:
+        if code == 0:
             return cut
 
 
@@ -84,8 +133,8 @@ def check_exactly_once(seed: int, *, requests: int, kills: int, signals: list[si
         lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 40} for n in range(requests)]
         source = write_jsonl(folder / "in.jsonl", lines)
         with failing_fleet(folder, agents, rng, faults=False) as hostfile:
-            whole = [str(source), "-o", str(folder / "whole.jsonl"), "--hostfile", str(hostfile), "-q"]
-            subprocess.run([*COMMAND, "run", *whole], check=True, timeout=PATIENCE)
+            code, said = Run(folder, "run", source, "-o", folder / "whole.jsonl", "--hostfile", hostfile).end()
+            assert code == 0, said
         with failing_fleet(folder, agents, rng, faults=True) as hostfile:
             cut = kill_until_done(source, folder / "out.jsonl", hostfile, rng, kills=kills, signals=signals)
         texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that stand there twice
@@ -110,9 +159,9 @@ def same_everywhere(record: dict[str, object]) -> str:
     return repr(stripped)
 
 
-def main() -> None:
+def soak() -> None:
     """Kill for as long as asked."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = argparse.ArgumentParser(description=soak.__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--requests", type=int, default=5000)
     parser.add_argument("--kills", type=int, default=60)
@@ -129,4 +178,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    soak()
