@@ -142,13 +142,17 @@ class TicketMaker:
 
     def _quick(self, index: int, text: str, call: Call) -> Ticket | None:
         """The ticket of plain text that fits by the estimate, as nearly all prompts are; None where it is not so."""
-        batch = self._own.get(self._text_kind)  # there from the second prompt on
-        if batch is None or self._text_kind == "chat" or not self._contexts:
+        kind = self._text_kind
+        batch = self._own.get(kind)  # there from the second prompt on
+        if batch is None or kind == "chat" or not self._contexts:
             return None
-        work = self._written(text, self._text_kind)
+        work = text if kind == "list" else self._written(text, kind)
         context, lane = self._contexts[0]
         rules = self._rules
-        room = room_or_none(context, rules.estimate.of(work), rules.buffer, self._max_tokens)
+        room = self._max_tokens
+        # A character has at most 4 bytes: what fits even then needs no closer look.
+        if room is None or 4 * len(work) * rules.estimate.ratio >= context - rules.buffer - room - 1:
+            room = room_or_none(context, rules.estimate.of(work), rules.buffer, room)
         return None if room is None else Ticket(lane, index, batch, work, room, batch.limit)
 
     # -- conversations ------------------------------------------------------------------------------------------
