@@ -45,6 +45,7 @@ from tests.integration.vllm_environment import (
 HOST = "127.0.0.1"
 MODEL = "smollm2-135m"
 MAX_MODEL_LEN = 2048  # tokens
+BUSY = 60.0  # seconds; a server that refuses connections is not ready, one that answers late is only busy
 READY_WITHIN = 300.0  # seconds; 30 to 40 are usual
 COMMAND_GRACE = 10.0  # seconds that an interrupted command has to tidy up
 GRACE = 5.0  # seconds from SIGTERM to SIGKILL; a server with open requests never ends by itself
@@ -60,7 +61,7 @@ class Server:
 
     def healthy(self) -> bool:
         """Whether it answers 200 on /health, which means ready: until all is loaded it refuses connections."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=BUSY)
         try:
             connection.request("GET", "/health")
             return connection.getresponse().status == 200
