@@ -201,9 +201,8 @@ class Fleet:
 
     def _over(self, assignment: Assignment, task: asyncio.Task[None]) -> None:
         del self._requests[assignment]
-        if not task.cancelled() and (error := task.exception()) is not None:
-            for ticket in assignment.unsettled():
-                ticket.batch.call.crash(error)
+        if not task.cancelled():
+            task.exception()  # its call has it; asyncio need not mention it
         if self._queue:
             self._send_queued()
 
@@ -212,11 +211,15 @@ class Fleet:
         batch: Batch = tickets[0].batch
         stream = self.stream and batch.streams and assignment.agent not in self._unstreamed
         try:
-            await self._exchange_until_accepted(assignment, batch, tickets, stream)
-        except PoolError as error:
-            self.dispatcher.failed(assignment, error, self.now)
-        else:
-            self.dispatcher.ended(assignment)
+            try:
+                await self._exchange_until_accepted(assignment, batch, tickets, stream)
+            except PoolError as error:
+                self.dispatcher.failed(assignment, error, self.now)
+            else:
+                self.dispatcher.ended(assignment)
+        except Exception as error:
+            batch.call.crash(error)  # a defect: here, or in an observer
+            raise
         finally:
             self.schedule()
 

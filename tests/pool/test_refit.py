@@ -1,5 +1,7 @@
 """Servers up to 0.31 refuse what does not fit, where 0.32 generates what does."""
 
+from typing import Any
+
 import pytest
 
 from aurora_pool import Timeouts, VLLMPool
@@ -11,7 +13,11 @@ pytestmark = pytest.mark.simulated_clock
 async def test_a_prompt_denser_than_estimated_is_answered_with_the_room_it_has() -> None:
     dense = "1 " * 1200  # far more tokens for its bytes than text
     async with SimulatedFleet(1, profile=AgentProfile(model="m", version="0.28.0", max_model_len=2048)) as fleet:
-        options = {"model_max_context": 2048, "prompt_format": "raw", "timeouts": Timeouts(patience=5.0)}
+        options: dict[str, Any] = {
+            "model_max_context": 2048,
+            "prompt_format": "raw",
+            "timeouts": Timeouts(patience=5.0),
+        }
         async with VLLMPool(fleet.endpoints, max_tokens=1000, **options) as pool:
             (response,) = await pool.send_all_batched([dense])
         length = response.prompt_tokens

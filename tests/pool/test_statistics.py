@@ -45,7 +45,7 @@ class Recorder(Observer):
 
 
 async def test_a_finished_job_in_figures() -> None:
-    async with running(3, profile=SLOW) as (fleet, pool):
+    async with running(3, profile=SLOW, balance="strict") as (fleet, pool):  # nothing is hedged
         responses = await pool.send_all_batched([f"p{i}" for i in range(200)], max_tokens=30)
         statistics = pool.statistics()
         assert (statistics.prompts_done, statistics.prompts_failed) == (200, 0)
@@ -157,5 +157,7 @@ async def test_an_observer_that_fails_reaches_the_caller() -> None:
             raise ZeroDivisionError("a bug in the observer")
 
     async with running(1, profile=SMALL, observer=Broken()) as (_, pool):
-        with pytest.raises(ZeroDivisionError):
-            await pool.send_all_batched(["a", "b"], max_tokens=10)
+        for prompts in (["a"], ["a", "b"], [f"p{i}" for i in range(60)]):
+            with pytest.raises(ZeroDivisionError):
+                await pool.send_all_batched(prompts, max_tokens=10)
+        assert pool.statistics().in_flight == 0
