@@ -33,6 +33,10 @@ KEEP_ALIVE = 4.0
 LARGE_BODY = 1 << 20
 """Bytes from which a body is written piece by piece, so that writing it does not hold up the event loop."""
 
+CONNECTING = 256
+"""How many connections may be opened at a time. Thousands at once keep the event loop so busy that the time limit on
+connecting passes before it has seen that they are open."""
+
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 
 
@@ -142,17 +146,20 @@ class Transport:
             raise TimedOut(f"no whole reply within {within:g} s" if within else "it took too long") from error
 
     async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
-        try:
-            return await self._send_once(method, url, body, headers)
-        except ConnectionLost:
-            if not _reused.get():
-                raise
-            # The server had closed the kept-alive connection while it was idle: nothing is done yet, so again at once.
+        lost: ConnectionLost | None = None
+        while True:
             try:
                 return await self._send_once(method, url, body, headers)
+            except ConnectionLost as error:
+                if not _reused.get():
+                    raise
+                # The server had closed this kept-alive connection while it was idle: nothing is done yet, so again at
+                # once. The next one may be as old; the first that is new tells the truth.
+                lost = error
             except ConnectFailed:
-                pass
-            raise  # nobody is there any more: it died, perhaps of this very request
+                if lost is None:
+                    raise
+                raise lost from None  # nobody is there any more: it died, perhaps of this very request
 
     async def _send_once(
         self, method: str, url: URL, body: bytes | None, headers: dict[str, str]
@@ -180,6 +187,7 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._used: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._turn = asyncio.Semaphore(CONNECTING)
 
     async def connect(
         self,
@@ -187,7 +195,8 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,
     ) -> Connection:
-        connection = await super().connect(req, traces, timeout)
+        async with self._turn:
+            connection = await super().connect(req, traces, timeout)
         protocol = connection.protocol
         _reused.set(protocol in self._used)
         self._used.add(protocol)
