@@ -5,7 +5,6 @@ The first answer wins, and a request in which nobody waits for an answer any mor
 
 from __future__ import annotations
 
-import math
 from collections import deque
 
 from aurora_pool.policy.agent import AgentState
@@ -50,8 +49,8 @@ class Hedger:
         ]
         worthwhile.sort(key=lambda pair: -pair[0])
         rota = deque(sorted(targets, key=lambda agent: agent.held))
-        for saved, ticket in worthwhile:
-            self._hedge(ticket, saved, rota, now)
+        for _, ticket in worthwhile:
+            self._hedge(ticket, rota, now)
 
     def _candidates(self, agent: AgentState, fastest: float, now: float) -> list[tuple[float, Ticket]]:
         speed = 0.0 if agent.checking else agent.speed or fastest
@@ -74,12 +73,12 @@ class Hedger:
             return False
         return not lane.pinned and not lane.queue
 
-    def _hedge(self, ticket: Ticket, saved: float, rota: deque[AgentState], now: float) -> None:
+    def _hedge(self, ticket: Ticket, rota: deque[AgentState], now: float) -> None:
         first = ticket.request
         assert first is not None
         lengths = self.books.lengths
         slow = self.books.agents[first.agent]
-        cost = 0.0 if math.isinf(saved) else min(lengths.mean, (now - first.sent_at) * slow.speed)
+        cost = 0.0 if slow.checking else min(lengths.mean, (now - first.sent_at) * slow.speed)
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return
         for _ in range(len(rota)):

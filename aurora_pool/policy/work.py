@@ -57,11 +57,6 @@ class Lane:
         """How many prompts wait here."""
         return len(self.queue) + len(self.suspects) + sum(map(len, self.home_queues.values()))
 
-    @property
-    def ends(self) -> bool:
-        """Whether all its prompts have come, so that what waits here is the last."""
-        return not self.expected and not self.unbounded
-
 
 class Ticket(msgspec.Struct, eq=False):
     """One prompt on its way to exactly one result.

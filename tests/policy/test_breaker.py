@@ -1,0 +1,100 @@
+"""Agents go out of service, are probed, and come back."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from aurora_pool.policy.breaker import BROKEN_LIMIT, LONGEST_COOL_DOWN, Breaker, State
+from aurora_pool.policy.outcome import Outcome
+
+FATAL = [Outcome.LEAVING, Outcome.DEAD, Outcome.MISPLACED]
+NEUTRAL = [Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED, Outcome.CANCELLED]
+
+
+@pytest.fixture
+def rng() -> random.Random:
+    return random.Random(1)
+
+
+@pytest.mark.parametrize("outcome", FATAL)
+def test_goes_out_at_once(outcome: Outcome, rng: random.Random) -> None:
+    breaker = Breaker()
+    assert breaker.failed(outcome, 0.0, rng)
+    assert breaker.state is State.OUT
+    assert breaker.probe_at > 0
+
+
+@pytest.mark.parametrize("outcome", NEUTRAL)
+def test_what_says_nothing_of_its_health_leaves_it_in_service(outcome: Outcome, rng: random.Random) -> None:
+    breaker = Breaker()
+    for _ in range(10):
+        assert not breaker.failed(outcome, 0.0, rng)
+    assert breaker.state is State.IN_SERVICE
+
+
+def test_goes_out_when_broken_in_a_row(rng: random.Random) -> None:
+    breaker = Breaker()
+    assert [breaker.failed(Outcome.BROKEN, 1.0, rng) for _ in range(BROKEN_LIMIT)] == [False, False, True]
+
+
+def test_an_answer_forgives_what_came_before_it_was_asked_for(rng: random.Random) -> None:
+    breaker = Breaker()
+    breaker.failed(Outcome.BROKEN, 1.0, rng)
+    breaker.failed(Outcome.BROKEN, 2.0, rng)
+    breaker.answered(sent_at=0.0)  # an old request: it says nothing about new ones
+    assert breaker.broken == 2
+    breaker.answered(sent_at=3.0)
+    assert breaker.broken == 0
+
+
+def test_only_one_failure_takes_it_out(rng: random.Random) -> None:
+    breaker = Breaker()
+    assert breaker.failed(Outcome.DEAD, 0.0, rng)
+    assert not breaker.failed(Outcome.DEAD, 0.0, rng)
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ANSWERED, Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED])
+def test_any_sign_of_life_brings_it_back(outcome: Outcome, rng: random.Random) -> None:
+    breaker = Breaker()
+    breaker.failed(Outcome.DEAD, 0.0, rng)
+    breaker.probing()
+    assert breaker.probed(outcome, 1.0, rng)
+    assert breaker.state is State.IN_SERVICE
+
+
+def test_cools_down_longer_after_each_failed_probe(rng: random.Random) -> None:
+    breaker = Breaker()
+    breaker.failed(Outcome.DEAD, 0.0, rng)
+    waits = []
+    for _ in range(8):
+        breaker.probing()
+        assert not breaker.probed(Outcome.LEAVING, 0.0, rng)
+        waits.append(breaker.cool_down)
+    assert waits == [2, 4, 8, 16, 30, 30, 30, 30]
+    assert breaker.probe_at <= LONGEST_COOL_DOWN
+
+
+def test_one_that_flaps_cools_down_longer_each_time_and_is_forgiven_later(rng: random.Random) -> None:
+    breaker = Breaker()
+    now = 0.0
+    cool_downs = []
+    for _ in range(3):
+        breaker.failed(Outcome.DEAD, now, rng)
+        cool_downs.append(breaker.cool_down)
+        breaker.probing()
+        breaker.probed(Outcome.ANSWERED, now + 1, rng)
+        now += 5
+    assert cool_downs == [1, 2, 4]
+    assert not breaker.settled(now)
+    assert breaker.settled(now + 100)
+    breaker.failed(Outcome.DEAD, now + 100, rng)
+    assert breaker.cool_down == 1
+
+
+def test_one_of_the_wrong_model_is_probed_rarely(rng: random.Random) -> None:
+    breaker = Breaker()
+    breaker.failed(Outcome.MISPLACED, 0.0, rng)
+    assert breaker.misplaced
+    assert breaker.probe_at >= 30

@@ -1,0 +1,196 @@
+"""Deal, steal and wait."""
+
+from __future__ import annotations
+
+import pytest
+
+from aurora_pool.errors import ConnectFailed, ServerError
+from aurora_pool.policy.deal import Balance
+from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.window import START
+from aurora_pool.policy.work import Lane
+from tests.policy.rig import Rig
+
+
+def dealt(rig: Rig) -> dict[int, list[int]]:
+    """Which prompts went to which agent."""
+    found: dict[int, list[int]] = {}
+    for assignment in rig.sent:
+        found.setdefault(assignment.agent, []).extend(ticket.index for ticket in assignment.unsettled())
+    return found
+
+
+@pytest.mark.parametrize("balance", ["adaptive", "strict"])
+def test_a_short_job_is_one_list_for_each_agent(balance: Balance) -> None:
+    rig = Rig(3, balance=balance)
+    rig.admit(8)
+    rig.plan()
+    assert dealt(rig) == {0: [0, 3, 6], 1: [1, 4, 7], 2: [2, 5]}
+    assert len(rig.sent) == 3
+
+
+def test_short_calls_go_where_least_is_held() -> None:
+    rig = Rig(4)
+    for _ in range(4):
+        rig.tickets.clear()
+        rig.admit(1)
+        rig.plan()
+    assert sorted(agent.held for agent in rig.agents) == [1, 1, 1, 1]
+
+
+def test_what_finds_no_credit_waits_and_goes_to_whoever_is_ready() -> None:
+    rig = Rig(2)
+    rig.admit(4 * START)
+    rig.plan()
+    assert [agent.held for agent in rig.agents] == [START, START]
+    assert rig.books.queued == 2 * START
+    first = rig.sent[1]
+    rig.start(first)
+    rig.answer_all(first)
+    rig.plan()
+    assert rig.agents[0].held == START
+    assert rig.agents[1].held >= START
+    rig.finish()
+
+
+def test_a_refill_waits_until_it_is_worth_a_request() -> None:
+    rig = Rig(1)
+    rig.admit(2 * START)
+    rig.plan()
+    request = rig.sent[0]
+    for slot in range(START // 16 - 1):
+        rig.answer(request, slot)
+        rig.plan()
+    assert len(rig.sent) == 1
+    rig.answer(request, START // 16)
+    rig.plan()
+    assert [assignment.open for assignment in rig.sent[1:]] == [START // 16]
+
+
+def test_strict_keeps_prompts_for_their_agent() -> None:
+    rig = Rig(2, balance="strict")
+    rig.admit(4 * START)
+    rig.plan()
+    rig.answer_all(rig.sent[1])
+    rig.plan()
+    assert all(ticket.index % 2 == a.agent for a in rig.sent for ticket in a.unsettled())
+    assert rig.agents[0].held == START
+    rig.finish()
+
+
+def test_strict_gives_up_an_agent_that_fails() -> None:
+    rig = Rig(2, balance="strict")
+    rig.admit(4 * START)
+    rig.plan()
+    rig.fail(rig.sent[0], ConnectFailed("connection refused"))
+    rig.finish()
+    assert rig.results.total() == 4 * START
+
+
+def test_views_get_their_own_prompts_only() -> None:
+    rig = Rig(4)
+    view = Lane([1, 3])
+    rig.admit(10, lane=view)
+    rig.admit(10)
+    rig.plan()
+    for assignment in rig.sent:
+        for ticket in assignment.unsettled():
+            assert assignment.agent in ticket.lane.serves
+    rig.finish()
+
+
+def test_a_full_view_holds_up_nobody_else() -> None:
+    rig = Rig(2)
+    rig.admit(3 * START, lane=Lane([0]))
+    rig.admit(START, lane=Lane([1]))
+    rig.plan()
+    assert [agent.held for agent in rig.agents] == [START, START]
+    rig.finish()
+
+
+def test_waits_for_agents_as_long_as_its_patience_lasts() -> None:
+    rig = Rig(1)
+    lane = Lane([0], patience=10.0)
+    (ticket,) = rig.admit(1, lane=lane)
+    rig.plan()
+    rig.fail(rig.sent[0], ConnectFailed("connection refused"))
+    rig.plan()
+    rig.wait(9.9)
+    assert not ticket.done
+    rig.wait(0.2)
+    assert rig.failures[ticket].kind == "no_agents"
+    assert "agent0: connection refused" in rig.failures[ticket].error
+
+
+def test_patience_begins_anew_when_an_agent_has_been_there() -> None:
+    rig = Rig(1)
+    lane = Lane([0], patience=10.0)
+    (ticket,) = rig.admit(1, lane=lane)
+    rig.plan()
+    rig.fail(rig.sent[-1], ConnectFailed("connection refused"))
+    rig.wait(9.0)
+    rig.probed(0)
+    rig.plan()
+    rig.fail(rig.sent[-1], ConnectFailed("connection refused"))
+    rig.wait(9.0)
+    assert not ticket.done
+    rig.wait(2.0)
+    assert ticket.done
+
+
+def test_a_fleet_that_is_all_down_and_comes_back_answers_everything() -> None:
+    rig = Rig(3)
+    rig.admit(1000)
+    rig.plan()
+    for assignment in list(rig.open):
+        rig.fail(assignment, ConnectFailed("connection refused"))
+    rig.wait(20.0)
+    while rig.probes:
+        rig.probed(rig.probes[0], Outcome.LEAVING)
+    rig.wait(100.0)
+    assert not rig.results
+    rig.finish()
+    assert rig.results.total() == 1000
+
+
+def test_one_clear_error_when_no_agent_serves_the_model() -> None:
+    rig = Rig(2)
+    rig.admit(4)
+    rig.plan()
+    for _ in range(4):
+        for assignment in list(rig.open):
+            rig.fail(assignment, ServerError(404, "The model `nope` does not exist."))
+        rig.plan()
+    assert {failure.kind for failure in rig.failures.values()} == {"no_agents"}
+    assert len(rig.failures) == 4
+    assert all("does not exist" in failure.error for failure in rig.failures.values())
+
+
+def test_withdrawn_prompts_are_not_sent() -> None:
+    rig = Rig(1)
+    tickets = rig.admit(10)
+    rig.withdraw(tickets[5:])
+    rig.plan()
+    assert dealt(rig) == {0: [0, 1, 2, 3, 4]}
+    rig.withdraw(tickets)
+    assert rig.plan().close == rig.sent
+    rig.finish()
+
+
+def test_a_slow_agent_gets_no_last_prompts() -> None:
+    rig = Rig(2)
+    for agent in rig.agents:
+        agent.window.size = 20
+        agent.refresh()
+    rig.admit(60)
+    rig.plan()
+    slow, fast = rig.sent[:2]
+    rig.now = 1.0
+    rig.answer_all(fast)
+    rig.plan()
+    rig.now = 10.0
+    for slot in range(10):
+        rig.answer(slow, slot)
+    rig.wait(0.3)
+    assert not any(a.agent == slow.agent for a in rig.sent[2:])
+    rig.finish()

@@ -1,0 +1,193 @@
+"""What follows from each outcome, for the prompts and for the agent."""
+
+from __future__ import annotations
+
+import pytest
+
+from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError
+from aurora_pool.policy.breaker import State
+from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.retry import MAX_ATTEMPTS
+from aurora_pool.policy.work import Lane
+from tests.policy.rig import Rig
+
+BUSY = ServerError(503, "The engine is currently busy")
+DRAINING = ServerError(500, "cannot schedule new futures after shutdown")
+LOST = ConnectionLost("connection lost", received=True)
+INTERNAL = ServerError(500, "Internal server error")
+
+
+def rig_with(prompts: int, agents: int = 2, window: int = 272) -> Rig:
+    rig = Rig(agents)
+    for agent in rig.agents:
+        agent.window.size = window
+        agent.refresh()
+    rig.admit(prompts)
+    rig.plan()
+    return rig
+
+
+def test_a_bad_prompt_alone_fails_with_the_servers_words() -> None:
+    rig = Rig(2)
+    (ticket,) = rig.admit(1, work=["bad"])
+    rig.plan()
+    rig.finish()
+    assert rig.failures[ticket].kind == "rejected"
+    assert "cannot be empty" in rig.failures[ticket].error
+    assert {assignment.agent for assignment in rig.sent} == {0}
+
+
+@pytest.mark.parametrize("place", [0, 13, 31])
+def test_a_bad_prompt_in_a_list_is_found_on_the_same_agent_and_the_others_succeed(place: int) -> None:
+    rig = Rig(2)
+    tickets = rig.admit(32, lane=Lane([1]), work=["bad" if i == place else "good" for i in range(32)])
+    rig.finish()
+    assert list(rig.failures) == [tickets[place]]
+    assert len(rig.sent) == 11  # 1 + 2 log2(32)
+    assert rig.agents[1].in_service
+
+
+def test_a_withdrawn_culprit_does_not_convict_its_neighbour() -> None:
+    rig = Rig(1)
+    good, bad = rig.admit(2, work=["good", "bad"])
+    rig.plan()
+    rig.withdraw([bad])
+    assert rig.fail(rig.sent[0], ServerError(400, "The decoder prompt cannot be empty")) is Outcome.REFUSED
+    rig.finish()
+    assert good not in rig.failures
+
+
+@pytest.mark.parametrize("error", [ConnectFailed("connection refused"), DRAINING, LOST, ServerError(404, "no model")])
+def test_an_agent_that_is_gone_loses_its_prompts_to_others_and_uses_up_no_attempt(error: PoolError) -> None:
+    rig = rig_with(20)
+    first = rig.sent[0]
+    tickets = list(first.unsettled())
+    rig.fail(first, error)
+    assert not rig.agents[first.agent].in_service
+    rig.plan()
+    assert all(ticket.request is not None and ticket.request.agent != first.agent for ticket in tickets)
+    assert all(ticket.attempts == 0 for ticket in tickets)
+    rig.finish()
+
+
+def test_finished_answers_of_a_list_are_kept_when_its_agent_dies() -> None:
+    rig = rig_with(20)
+    first = rig.sent[0]
+    kept = list(first.unsettled())[:4]
+    for slot in range(4):
+        rig.answer(first, slot)
+    rig.die(first.agent)
+    rig.plan()
+    assert all(ticket.sends == 1 for ticket in kept)
+    rig.finish()
+
+
+def test_an_overloaded_agent_rests_and_is_sent_less() -> None:
+    rig = rig_with(272, agents=1)
+    rig.fail(rig.sent[0], BUSY)
+    rig.plan()
+    assert not rig.open
+    assert rig.agents[0].in_service
+    rig.wait(0.5)
+    assert [assignment.open for assignment in rig.open] == [136]
+    rig.finish()
+
+
+def test_an_overloaded_agent_with_a_window_of_one_is_asked_again() -> None:
+    rig = rig_with(1, agents=1, window=1)
+    for _ in range(6):
+        (request,) = rig.open
+        rig.fail(request, BUSY)
+        rig.wait(20.0)
+    rig.finish()
+    assert not rig.failures
+
+
+def test_broken_replies_are_tried_again_later_and_counted() -> None:
+    rig = rig_with(1, agents=8)
+    for attempt in range(1, MAX_ATTEMPTS):
+        (request,) = rig.open
+        rig.fail(request, INTERNAL)
+        (ticket,) = rig.tickets
+        assert ticket.attempts == attempt
+        rig.plan()
+        assert not rig.open
+        rig.wait(20.0)
+    (request,) = rig.open
+    rig.fail(request, INTERNAL)
+    rig.plan()
+    assert rig.failures[ticket].kind == "exhausted"
+    assert len({assignment.agent for assignment in rig.sent}) > 1
+
+
+def test_an_agent_that_fails_only_what_is_new_goes_out_though_it_answers_what_it_has() -> None:
+    rig = rig_with(272 + 200, agents=1)
+    old = rig.sent[0]
+    for slot in range(272):
+        if not rig.agents[0].in_service:
+            break
+        rig.answer(old, slot)
+        rig.wait(1.0)
+        for request in list(rig.open):
+            if request is not old:
+                rig.fail(request, INTERNAL)
+    assert rig.agents[0].breaker.state is not State.IN_SERVICE
+    rig.finish()
+
+
+def test_an_abort_moves_its_prompt_and_leaves_the_others() -> None:
+    rig = rig_with(4)
+    first = rig.sent[0]
+    moved = next(first.unsettled())
+    rig.abort(first, 0)
+    assert first.open == 1
+    assert moved.attempts == 1
+    rig.finish()
+
+
+def test_a_sleeping_agent_that_aborts_everything_goes_out() -> None:
+    rig = rig_with(20)
+    first = rig.sent[0]
+    for slot in range(10):
+        rig.abort(first, slot)
+    assert not rig.agents[first.agent].in_service
+    rig.finish()
+
+
+def test_a_reply_that_ends_too_soon_is_a_bad_one() -> None:
+    rig = rig_with(4, agents=1)
+    (first,) = rig.sent
+    rig.answer(first, 0)
+    rig.dispatcher.ended(first)
+    assert first.closed
+    assert rig.agents[0].failures[Outcome.BROKEN.value] == 1
+    rig.open.clear()
+    rig.finish()
+
+
+def test_a_failure_of_a_closed_request_means_nothing() -> None:
+    rig = rig_with(4, agents=1)
+    (first,) = rig.sent
+    rig.withdraw(rig.tickets)
+    assert rig.dispatcher.failed(first, LOST, rig.now) is Outcome.CANCELLED
+    assert rig.agents[0].in_service
+
+
+@pytest.mark.parametrize(("error", "kind"), [(LOST, "exhausted"), (INTERNAL, "exhausted"), (DRAINING, "no_agents")])
+def test_a_pinned_prompt_fails_with_its_agent(error: PoolError, kind: str) -> None:
+    rig = Rig(2)
+    (ticket,) = rig.admit(1, lane=Lane([1], patience=0.0, pinned=True))
+    rig.plan()
+    rig.fail(rig.sent[0], error)
+    rig.plan()
+    assert rig.failures[ticket].kind == kind
+
+
+def test_what_was_dealt_to_an_agent_that_went_out_before_it_was_sent_goes_elsewhere() -> None:
+    rig = rig_with(2)
+    rig.admit(4)
+    rig.fail(rig.sent[0], BadReply("no JSON"))
+    rig.fail(rig.sent[1], LOST)
+    rig.plan()
+    assert all(assignment.agent != 1 for assignment in rig.sent[2:])
+    rig.finish()

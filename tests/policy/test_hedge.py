@@ -1,0 +1,131 @@
+"""The tail: a second agent for what is slow, silent or stuck; the first answer wins."""
+
+from __future__ import annotations
+
+from aurora_pool.policy.silence import Finding
+from aurora_pool.policy.work import Lane
+from tests.policy.rig import Rig
+
+
+def slow_and_fast(prompts: int = 20) -> Rig:
+    """Two agents, of which the second answers at once and the first takes its time."""
+    rig = Rig(2)
+    rig.admit(prompts)
+    rig.plan()
+    rig.now = 1.0
+    rig.answer_all(rig.sent[1], tokens=200)
+    for slot in range(3):
+        rig.now += 3.0
+        rig.answer(rig.sent[0], slot, tokens=200)
+    return rig
+
+
+def test_an_idle_agent_takes_what_a_slow_one_holds() -> None:
+    rig = slow_and_fast()
+    rig.wait(1.0)
+    assert rig.books.hedged > 0
+    hedge = rig.sent[-1]
+    assert hedge.agent == 1
+    assert all(ticket.holders == 2 for ticket in hedge.unsettled())
+
+
+def test_the_first_answer_wins_and_the_loser_is_closed() -> None:
+    rig = slow_and_fast()
+    rig.wait(1.0)
+    hedged = list(rig.sent[-1].unsettled())
+    slow = rig.sent[0]
+    rig.answer_all(rig.sent[-1])
+    for slot, ticket in enumerate(list(slow.tickets)):
+        if ticket is not None and not ticket.done and not slow.closed:
+            rig.answer(slow, slot)
+    assert slow.closed
+    rig.plan()
+    rig.finish()
+    assert all(rig.results[ticket] == 1 for ticket in hedged)
+
+
+def test_a_hedged_prompt_survives_either_agent() -> None:
+    for victim in (0, 1):
+        rig = slow_and_fast()
+        rig.wait(1.0)
+        hedged = list(rig.sent[-1].unsettled())
+        rig.die(victim)
+        rig.plan()
+        assert all(ticket.holders == 1 and ticket.request is not None for ticket in hedged)
+        rig.finish()
+
+
+def test_an_input_that_stays_open_may_wait_for_what_is_slow() -> None:
+    rig = slow_and_fast()
+    rig.lane.unbounded = 1
+    rig.wait(1.0)
+    assert rig.books.hedged > 0
+
+
+def test_nothing_is_hedged_while_others_of_its_lane_wait() -> None:
+    rig = slow_and_fast(prompts=20)
+    for agent in rig.agents:
+        agent.window.size = agent.held
+        agent.refresh()
+    rig.agents[0].window.size += 5
+    rig.lane.members = rig.lane.serves = range(1)
+    rig.agents[0].rest(100.0)
+    rig.admit(20)
+    rig.wait(3.0)
+    assert rig.lane.queue
+    assert rig.books.hedged == 0
+
+
+def test_nothing_is_hedged_for_a_pinned_lane() -> None:
+    rig = Rig(2)
+    rig.admit(4, lane=Lane([0], pinned=True))
+    rig.admit(4, lane=Lane([1]))
+    rig.plan()
+    rig.now = 1.0
+    rig.answer_all(rig.sent[1])
+    rig.answer(rig.sent[0], 0)
+    rig.wait(100.0)
+    assert rig.books.hedged == 0
+
+
+def test_what_a_silent_agent_holds_goes_to_an_idle_one() -> None:
+    rig = Rig(2)
+    rig.admit(4)
+    rig.plan()
+    rig.now = 1.0
+    rig.answer_all(rig.sent[1])
+    rig.wait(7.0)
+    assert 0 in rig.looks
+    rig.looked(0, Finding.STILL)
+    rig.wait(1.0)
+    assert rig.books.hedged == 2
+    rig.finish()
+
+
+def test_what_is_overdue_is_stuck_whatever_its_agent_says() -> None:
+    rig = Rig(2)
+    rig.admit(4)
+    rig.plan()
+    rig.now = 1.0
+    rig.answer_all(rig.sent[1])
+    rig.answer(rig.sent[0], 0)
+    for _ in range(20):
+        rig.wait(0.5)
+        rig.dispatcher.progress(rig.sent[0], rig.now)  # its connection lives
+    assert rig.books.hedged == 1
+
+
+def test_hedges_keep_to_their_budget() -> None:
+    rig = slow_and_fast(prompts=500)
+    rig.wait(1.0)
+    assert 0 < rig.books.hedged < 100
+
+
+def test_strict_hedges_nothing() -> None:
+    rig = Rig(2, balance="strict")
+    rig.admit(4)
+    rig.plan()
+    rig.now = 1.0
+    rig.answer_all(rig.sent[1])
+    rig.wait(7.0)
+    assert rig.books.hedged == 0

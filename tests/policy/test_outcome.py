@@ -1,0 +1,49 @@
+"""Every row of the outcome table, as replies and failures show it."""
+
+from __future__ import annotations
+
+import pytest
+
+from aurora_pool.errors import BadReply, ConfigError, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
+from aurora_pool.policy.outcome import FINISHED, Outcome, classify
+
+ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
+
+
+@pytest.mark.parametrize(
+    ("error", "prompts", "outcome"),
+    [
+        (ServerError(400, "The decoder prompt cannot be empty"), 1, Outcome.REJECTED),
+        (ServerError(400, "The decoder prompt cannot be empty"), 20, Outcome.REFUSED),
+        (ServerError(413, "too large"), 20, Outcome.REFUSED),
+        (ServerError(422, "unprocessable"), 1, Outcome.REJECTED),
+        (ServerError(503, "The engine is currently busy"), 5, Outcome.OVERLOADED),
+        (ServerError(429, "Too many requests"), 1, Outcome.OVERLOADED),
+        (ServerError(500, "cannot schedule new futures after shutdown"), 5, Outcome.LEAVING),
+        (ConnectFailed("connection refused"), 5, Outcome.LEAVING),
+        (ConnectionLost("reset", received=True), 5, Outcome.DEAD),
+        (ConnectionLost("closed", received=False), 5, Outcome.DEAD),
+        (TimedOut("no byte"), 5, Outcome.DEAD),
+        (ServerError(500, ENGINE_DEAD), 5, Outcome.DEAD),
+        (ServerError(500, ""), 5, Outcome.DEAD),
+        (ServerError(500, "Internal server error"), 5, Outcome.BROKEN),
+        (ServerError(502, ""), 5, Outcome.BROKEN),
+        (ServerError(408, "timeout"), 5, Outcome.BROKEN),
+        (BadReply("no JSON"), 5, Outcome.BROKEN),
+        (ServerError(404, "The model `nope` does not exist."), 5, Outcome.MISPLACED),
+        (ServerError(401, "Unauthorized"), 5, Outcome.MISPLACED),
+        (ServerError(403, "Scale-out endpoints are disabled."), 5, Outcome.MISPLACED),
+    ],
+)
+def test_a_failure_means(error: PoolError, prompts: int, outcome: Outcome) -> None:
+    assert classify(error, prompts) is outcome
+
+
+def test_what_no_attempt_can_end_with_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="expected an error of an attempt"):
+        classify(ConfigError("no model"), 1)
+
+
+def test_abort_is_no_answer() -> None:
+    assert "abort" not in FINISHED
+    assert {"stop", "length", "repetition"} == FINISHED

@@ -1,0 +1,115 @@
+"""Silence: busy is not dead, hung is not busy."""
+
+from __future__ import annotations
+
+import pytest
+
+from aurora_pool.errors import ConnectFailed
+from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.silence import LOOK_AFTER, Finding
+from aurora_pool.policy.work import Lane
+from tests.policy.rig import Rig
+
+
+def silent(agents: int = 1) -> Rig:
+    rig = Rig(agents)
+    rig.lane.unbounded = 1
+    rig.admit(4, lane=Lane([0]) if agents == 1 else None)
+    rig.plan()
+    rig.wait(LOOK_AFTER + 0.1)
+    return rig
+
+
+def test_an_agent_that_sends_nothing_is_looked_at_and_gets_nothing() -> None:
+    rig = silent()
+    assert rig.looks == [0]
+    rig.admit(4)
+    rig.plan()
+    assert len(rig.sent) == 1
+
+
+def test_bytes_end_the_suspicion() -> None:
+    rig = silent()
+    rig.admit(4)
+    rig.dispatcher.progress(rig.sent[0], rig.now)
+    rig.plan()
+    assert len(rig.sent) == 2
+    rig.looked(0, Finding.STILL)
+    rig.finish()
+
+
+def test_one_whose_counters_move_is_busy_for_as_long_as_it_likes() -> None:
+    rig = silent()
+    for _ in range(100):
+        while rig.looks:
+            rig.looked(0, Finding.MOVING)
+        rig.wait(LOOK_AFTER)
+    assert rig.agents[0].in_service
+    assert rig.agents[0].held == 4
+
+
+@pytest.mark.parametrize(("finding", "seconds"), [(Finding.STILL, 30), (Finding.MUTE, 30), (Finding.BLIND, 300)])
+def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, seconds: float) -> None:
+    rig = silent()
+    given_up_at = None
+    for _ in range(400):
+        while rig.looks:
+            rig.looked(0, finding)
+        rig.wait(1.0)
+        if not rig.agents[0].in_service:
+            given_up_at = rig.now
+            break
+    assert given_up_at is not None
+    assert seconds <= given_up_at <= seconds + 2 * LOOK_AFTER
+    assert rig.sent[0].closed
+    assert rig.agents[0].failures == {Outcome.DEAD.value: 1}
+    rig.finish()
+
+
+def test_one_that_refuses_connections_loses_what_it_holds_at_once() -> None:
+    rig = silent(2)
+    assert sorted(rig.looks) == [0, 1]
+    rig.looked(1, Finding.MOVING)
+    rig.looked(0, Finding.REFUSED)
+    rig.plan()
+    assert not rig.agents[0].in_service
+    assert rig.agents[1].held == 4
+    assert all(ticket.deaths == 0 for ticket in rig.tickets)
+    rig.finish()
+
+
+def test_a_refused_connection_brings_the_look_forward() -> None:
+    rig = Rig(1)
+    rig.lane.unbounded = 1
+    rig.admit(4)
+    rig.plan()
+    rig.now = 1.0
+    rig.dispatcher.progress(rig.sent[0], rig.now)
+    rig.admit(2)
+    rig.plan()
+    rig.now = 1.1
+    rig.fail(rig.sent[1], ConnectFailed("connection refused"))
+    rig.wait(1.1)
+    assert rig.looks == [0]
+
+
+def test_an_agent_that_owes_nothing_is_not_suspected() -> None:
+    rig = silent()
+    rig.looked(0, Finding.STILL)
+    rig.withdraw(rig.tickets)
+    rig.plan()
+    assert not rig.agents[0].checking
+    rig.admit(3)
+    rig.finish()
+
+
+def test_counters_are_asked_for_rarely() -> None:
+    rig = Rig(1)
+    rig.lane.unbounded = 1
+    rig.admit(50)
+    rig.plan()
+    rig.start(rig.sent[0])
+    for slot in range(40):
+        rig.wait(1.0)
+        rig.answer(rig.sent[0], slot)
+    assert 2 <= len(rig.samples) <= 4

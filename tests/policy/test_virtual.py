@@ -1,0 +1,128 @@
+"""Whole fleets in virtual time, with the pool's own dispatcher."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from aurora_pool.policy.deal import Balance
+from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
+from aurora_pool.testing.virtual_pool import VirtualPool, VirtualReport
+
+Happening = Callable[[VirtualFleet], None]
+
+
+def prompts(count: int, seed: int = 1) -> list[VirtualPrompt]:
+    draw = random.Random(seed)
+    return [VirtualPrompt(min(2048, max(8, round(draw.lognormvariate(math.log(50), 0.8))))) for _ in range(count)]
+
+
+def run(
+    fleet: VirtualFleet, work: list[VirtualPrompt], *, balance: Balance = "adaptive", timeout: float | None = None
+) -> VirtualReport:
+    pool = VirtualPool(fleet, seed=1, balance=balance, timeout=timeout)
+    report = pool.run(work, until=10_000)
+    assert report.prompts == len(work)
+    assert report.lost == report.duplicated == 0
+    assert report.answered + report.failed.total() == len(work)
+    books = pool.dispatcher.books
+    assert books.in_flight == books.queued == 0
+    assert all(agent.held == agent.running == 0 for agent in books.agents)
+    return report
+
+
+def everything(fleet: VirtualFleet) -> None:
+    agents = fleet.agents
+    for agent in agents:
+        agent.restarts_after = 5.0
+    agents[0].slow(5)
+    agents[1].die()
+    agents[2].max_queued = 20
+    fleet.at(3.0, agents[3].hang)
+    fleet.at(4.0, agents[4].drain)
+    fleet.at(2.0, lambda: agents[5].flap(up=4, down=2))
+    fleet.at(5.0, agents[6].sleep)
+    fleet.at(6.0, agents[7].terminate)
+    fleet.at(7.0, agents[8].fail_engine)
+
+
+CASES: dict[str, Happening] = {
+    "slow": lambda fleet: fleet.agents[3].slow(5),
+    "dead": lambda fleet: fleet.agents[3].die(),
+    "dies": lambda fleet: fleet.at(5.0, fleet.agents[3].die),
+    "engine": lambda fleet: fleet.at(5.0, fleet.agents[3].fail_engine),
+    "hangs": lambda fleet: fleet.at(5.0, fleet.agents[3].hang),
+    "terminated": lambda fleet: fleet.at(5.0, fleet.agents[3].terminate),
+    "drains": lambda fleet: fleet.at(5.0, fleet.agents[3].drain),
+    "sleeps": lambda fleet: fleet.at(5.0, fleet.agents[3].sleep),
+    "flaps": lambda fleet: fleet.at(2.0, lambda: fleet.agents[3].flap(up=4, down=2)),
+    "everything": everything,
+}
+
+
+@pytest.mark.parametrize("balance", ["adaptive", "strict"])
+@pytest.mark.parametrize("case", CASES)
+def test_every_prompt_ends_once_whatever_happens(case: str, balance: Balance) -> None:
+    fleet = VirtualFleet([1.0] * 12, slots=32)
+    CASES[case](fleet)
+    work = prompts(3000)
+    work[1000].bad = True
+    report = run(fleet, work, balance=balance)
+    assert report.failed["rejected"] == 1
+    assert report.wasted_share < 0.1
+
+
+def test_poison_is_quarantined_and_the_job_goes_on() -> None:
+    fleet = VirtualFleet([1.0] * 12, slots=32)
+    for agent in fleet.agents:
+        agent.restarts_after = 5.0
+    work = prompts(3000)
+    work[2000].poison = True
+    report = run(fleet, work)
+    assert report.failed == {"poison": 1}
+    assert sum(agent.deaths for agent in fleet.agents) == 3
+
+
+def test_servers_that_show_no_first_tokens_are_served_as_well() -> None:
+    report = run(VirtualFleet([1.0] * 4, slots=32, streamed=False), prompts(4000))
+    assert report.answered == 4000
+
+
+def test_mixed_fleets_end_about_when_equal_ones_of_the_same_capacity_do() -> None:
+    work = prompts(12_000)
+    tokens = sum(prompt.length for prompt in work)
+    for speeds in ([1.0] * 8, [1.0] * 7 + [0.25], [1.0] * 4 + [0.5] * 4):
+        fleet = VirtualFleet(speeds, slots=64)
+        report = run(fleet, work)
+        assert report.makespan <= 1.35 * fleet.bound(tokens)
+        assert report.wasted_share <= 0.03
+        assert report.requests < 0.25 * len(work)  # a sixteenth of 64 slots is 4 prompts
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    def once() -> VirtualReport:
+        fleet = VirtualFleet([1.0] * 12, slots=32)
+        everything(fleet)
+        report = run(fleet, prompts(2000))
+        report.policy_seconds = 0.0
+        return report
+
+    assert once() == once()
+
+
+def test_four_thousand_agents() -> None:
+    fleet = VirtualFleet([1.0] * 4000)
+    fleet.at(0.3, fleet.agents[17].die)
+    report = run(fleet, prompts(16_000))
+    assert report.answered == 16_000
+    assert report.requests <= 4100
+
+
+def test_lazy_input_is_pulled_as_answers_come() -> None:
+    fleet = VirtualFleet([1.0] * 2, slots=32)
+    report = VirtualPool(fleet, seed=1).run(iter(prompts(5000)))
+    assert report.answered == 5000
+    assert report.most_open <= 2 * 2 * 272
