@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, a
 	$(BIN)/aurora-pool demo --input examples/prompts.jsonl --output out/demo/answers.jsonl
 
 test: $(VENV)/.test ## Run every test that needs no vLLM
-	$(BIN)/python -m pytest tests --ignore=tests/integration
+	$(BIN)/python -m pytest tests --ignore=tests/integration --numprocesses auto --dist worksteal
 
 integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two that are started here
 	$(BIN)/python tests/integration/local_fleet.py run --agents 2 -- \
@@ -31,11 +31,17 @@ format: $(VENV)/.dev ## Mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## Measure makespan, overhead and memory
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.dev ## Measure makespan, chaos, overhead, start-up, jobs and memory, about half an hour
+	$(BIN)/python -m benchmarks.makespan
+	$(BIN)/python -m benchmarks.chaos
+	$(BIN)/python -m benchmarks.tree_reduce
+	$(BIN)/python -m benchmarks.overhead --quick
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.jobs
+	$(BIN)/python -m benchmarks.memory
 
-soak: $(VENV)/.dev ## Run a long job on a simulated fleet that keeps failing
-	$(BIN)/python -m benchmarks.soak
+soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, again and again for ten minutes
+	$(BIN)/python -m tests.jobs.killing
 
 docs: $(VENV)/.docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
