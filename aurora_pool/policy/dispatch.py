@@ -54,6 +54,7 @@ class Dispatcher:
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
     open at most.
 
+    >>> from aurora_pool.policy.work import Lane
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
     >>> lane = Lane(range(2))
     >>> dispatcher.admit([Ticket(lane, i, "batch", work=None) for i in range(5)], now=0.0)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+import msgspec
+
 from aurora_pool.errors import PoolError
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.dispatch import Dispatcher
@@ -52,6 +54,14 @@ class VirtualReport:
     def wasted_share(self) -> float:
         """Wasted tokens, of all that were generated."""
         return self.wasted / self.tokens if self.tokens else 0.0
+
+
+class VirtualAnswer(msgspec.Struct, gc=False):
+    """One answer: of which prompt of its request, whether its first token was reported before, and its length."""
+
+    slot: int
+    started: bool
+    tokens: int
 
 
 class Meter:
@@ -170,45 +180,41 @@ class VirtualPool:
     # -- what agents report -------------------------------------------------------------------------------------
 
     def emitted(self, agent: int, emissions: list[Emission], now: float) -> None:
-        """Report first tokens and answers, in order."""
+        """Report first tokens and answers, those of one request together, as they come in one chunk of its reply."""
         dispatcher = self.dispatcher
         streamed = self.fleet.interval is not None
-        results: list[tuple[Ticket, int]] = []
-        over: dict[Assignment, None] = {}
-        self._meter.start()
-        begun: Assignment | None = None
-        started = 0
+        chunks: dict[Request, tuple[int, list[VirtualAnswer]]] = {}
         for emission in emissions:
             request, slot = emission.sequence.key
-            assignment: Assignment = request.key
-            tokens = emission.tokens
-            if started and (emission.finished or assignment is not begun):
-                assert begun is not None
-                dispatcher.progress(begun, now, started)
-                started = 0
-            if not emission.finished:
-                begun = assignment
+            started, answers = chunks.get(request) or (0, [])
+            if emission.finished:
+                answers.append(VirtualAnswer(slot, streamed and emission.tokens > 1, emission.tokens))
+            else:
                 started += 1
-                continue
-            dispatcher.progress(assignment, now)
-            ticket = assignment.tickets[slot]
-            if dispatcher.answered(assignment, slot, tokens, now, started=streamed and tokens > 1):
-                assert ticket is not None
-                results.append((ticket, tokens))
-            if not request.unfinished:
-                over[assignment] = None
-        if begun is not None and started:
-            dispatcher.progress(begun, now, started)
-        for assignment in over:
-            if not assignment.closed:
+            chunks[request] = started, answers
+        results: list[tuple[Ticket, VirtualAnswer]] = []
+        self._meter.start()
+        for request, (started, answers) in chunks.items():
+            assignment: Assignment = request.key
+            dispatcher.progress(assignment, now, started)
+            if len(answers) == 1:
+                (answer,) = answers
+                ticket = assignment.tickets[answer.slot]
+                if dispatcher.answered(assignment, answer.slot, answer.tokens, now, started=answer.started):
+                    assert ticket is not None
+                    results.append((ticket, answer))
+            elif answers:
+                results += dispatcher.answered_together(assignment, answers, now)
+            if not request.unfinished and not assignment.closed:
                 dispatcher.ended(assignment)
         self._meter.stop()
-        for ticket, tokens in results:
+        for ticket, answer in results:
             self._end(ticket)
-            self._delivered += tokens
+            self._delivered += answer.tokens
         self.report.answered += len(results)
-        for assignment in over:
-            self._requests.pop(assignment, None)
+        for request in chunks:
+            if not request.unfinished:
+                self._requests.pop(request.key, None)
         self._news = True
 
     def broke(self, request: Request, slots: list[int], now: float) -> None:

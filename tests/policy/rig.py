@@ -180,8 +180,8 @@ class Rig:
         assert not self.books.lanes, self.describe()
         assert not self.books.wards
         assert self.books.queued == 0
-        for agent in self.agents:
-            assert (agent.held, agent.running, agent.outbox, dict(agent.requests)) == (0, 0, [], {})
+        for state in self.agents:
+            assert (state.held, state.running, state.outbox, dict(state.requests)) == (0, 0, [], {})
 
     def describe(self) -> str:
         """Say where everything is, for a failed test."""

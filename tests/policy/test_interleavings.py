@@ -6,13 +6,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, ServerError, TimedOut
+from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
+from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.silence import Finding
 from aurora_pool.policy.work import Assignment, Lane
 from tests.policy.rig import Rig
 
-ERRORS = [
+ERRORS: list[PoolError] = [
     ServerError(503, "busy"),
     ServerError(500, "Internal server error"),
     ServerError(500, "cannot schedule new futures after shutdown"),
@@ -39,7 +40,7 @@ class Interleavings(RuleBasedStateMachine):
         window=st.sampled_from([1, 3, 16, 272]),
         ends=st.booleans(),
     )
-    def begin(self, agents, balance, timeout, seed, window, ends) -> None:
+    def begin(self, agents: int, balance: Balance, timeout: float | None, seed: int, window: int, ends: bool) -> None:
         self.rig = Rig(agents, balance=balance, timeout=timeout, seed=seed)
         for agent in self.rig.agents:
             agent.window.size = window
@@ -49,70 +50,70 @@ class Interleavings(RuleBasedStateMachine):
         self.lanes = [self.rig.lane, Lane(view, patience=3.0), Lane([agents - 1], patience=0.0, pinned=True)]
 
     @rule(lane=st.integers(0, 2), work=st.lists(WORK, min_size=1, max_size=30), plan=st.booleans())
-    def admit(self, lane, work, plan) -> None:
+    def admit(self, lane: int, work: list[str], plan: bool) -> None:
         self.rig.admit(len(work), lane=self.lanes[lane], work=work)
         self._plan(plan)
 
     @rule(seconds=st.sampled_from([0.001, 0.3, 1.0, 6.0, 45.0]))
-    def wait(self, seconds) -> None:
+    def wait(self, seconds: float) -> None:
         self.rig.wait(seconds)
 
     @precondition(lambda self: self.rig.open)
     @rule(data=st.data(), count=st.integers(1, 30))
-    def start(self, data, count) -> None:
+    def start(self, data: st.DataObject, count: int) -> None:
         self.rig.start(self._request(data), count)
 
     @precondition(lambda self: self.rig.open)
     @rule(data=st.data(), tokens=st.sampled_from([0, 1, 100, 5000]), plan=st.booleans())
-    def answer(self, data, tokens, plan) -> None:
+    def answer(self, data: st.DataObject, tokens: int, plan: bool) -> None:
         request = self._request(data)
         self.rig.answer(request, self._slot(data, request), tokens)
         self._plan(plan)
 
     @precondition(lambda self: self.rig.open)
     @rule(data=st.data(), plan=st.booleans())
-    def answer_all(self, data, plan) -> None:
+    def answer_all(self, data: st.DataObject, plan: bool) -> None:
         self.rig.answer_all(self._request(data))
         self._plan(plan)
 
     @precondition(lambda self: self.rig.open)
     @rule(data=st.data(), plan=st.booleans())
-    def abort(self, data, plan) -> None:
+    def abort(self, data: st.DataObject, plan: bool) -> None:
         request = self._request(data)
         self.rig.abort(request, self._slot(data, request))
         self._plan(plan)
 
     @precondition(lambda self: self.rig.open)
     @rule(data=st.data(), error=st.sampled_from(ERRORS), plan=st.booleans())
-    def fail(self, data, error, plan) -> None:
+    def fail(self, data: st.DataObject, error: PoolError, plan: bool) -> None:
         self.rig.fail(self._request(data), error)
         self._plan(plan)
 
     @rule(data=st.data(), plan=st.booleans())
-    def die(self, data, plan) -> None:
+    def die(self, data: st.DataObject, plan: bool) -> None:
         self.rig.die(data.draw(st.integers(0, len(self.rig.agents) - 1)))
         self._plan(plan)
 
     @precondition(lambda self: self.rig.unended())
     @rule(data=st.data(), share=st.integers(1, 4), plan=st.booleans())
-    def withdraw(self, data, share, plan) -> None:
+    def withdraw(self, data: st.DataObject, share: int, plan: bool) -> None:
         self.rig.withdraw(self.rig.unended()[data.draw(st.integers(0, share - 1)) :: share])
         self._plan(plan)
 
     @precondition(lambda self: self.rig.probes)
     @rule(data=st.data(), outcome=st.sampled_from(PROBE_OUTCOMES), plan=st.booleans())
-    def probe(self, data, outcome, plan) -> None:
+    def probe(self, data: st.DataObject, outcome: Outcome, plan: bool) -> None:
         self.rig.probed(data.draw(st.sampled_from(self.rig.probes)), outcome)
         self._plan(plan)
 
     @precondition(lambda self: self.rig.looks)
     @rule(data=st.data(), finding=st.sampled_from(Finding), plan=st.booleans())
-    def look(self, data, finding, plan) -> None:
+    def look(self, data: st.DataObject, finding: Finding, plan: bool) -> None:
         self.rig.looked(data.draw(st.sampled_from(self.rig.looks)), finding)
         self._plan(plan)
 
     @rule(data=st.data(), running=st.integers(0, 300), waiting=st.integers(0, 300), preempted=st.integers(0, 3))
-    def sample(self, data, running, waiting, preempted) -> None:
+    def sample(self, data: st.DataObject, running: int, waiting: int, preempted: int) -> None:
         agent = data.draw(st.integers(0, len(self.rig.agents) - 1))
         self.rig.dispatcher.sampled(agent, running, waiting, preempted, self.rig.now)
 
@@ -124,13 +125,15 @@ class Interleavings(RuleBasedStateMachine):
         if now:
             self.rig.plan()
 
-    def _request(self, data) -> Assignment:
-        return data.draw(st.sampled_from(list(self.rig.open)))
+    def _request(self, data: st.DataObject) -> Assignment:
+        request: Assignment = data.draw(st.sampled_from(list(self.rig.open)))
+        return request
 
     @staticmethod
-    def _slot(data, request: Assignment) -> int:
-        return data.draw(st.sampled_from([i for i, ticket in enumerate(request.tickets) if ticket is not None]))
+    def _slot(data: st.DataObject, request: Assignment) -> int:
+        slot: int = data.draw(st.sampled_from([i for i, ticket in enumerate(request.tickets) if ticket is not None]))
+        return slot
 
 
-Interleavings.TestCase.settings = settings(max_examples=120, stateful_step_count=40)
+Interleavings.TestCase.settings = settings(max_examples=100, stateful_step_count=30)
 TestInterleavings = Interleavings.TestCase
