@@ -61,6 +61,8 @@ class Dealer:
                     books.hand(ticket, home)
                     continue
                 books.wake(lane)
+            elif self.hungry:
+                books.wake(lane)  # what waits already may be what the hungry must avoid
             lane.queue.append(ticket)
 
     def _draw(self, lane: Lane, home: AgentState) -> AgentState:

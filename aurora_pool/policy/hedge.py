@@ -49,7 +49,7 @@ class Hedger:
         ]
         worthwhile.sort(key=lambda pair: -pair[0])
         rota = deque(sorted(targets, key=lambda agent: agent.held))
-        for _, ticket in worthwhile:
+        for _saved, ticket in worthwhile:
             self._hedge(ticket, rota, now)
 
     def _candidates(self, agent: AgentState, fastest: float, now: float) -> list[tuple[float, Ticket]]:
