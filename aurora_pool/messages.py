@@ -26,7 +26,7 @@ ErrorKind: TypeAlias = Literal[
 ]
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
     """How a prompt is to be answered. What is None is not sent, and the server's own default holds.
 
     vLLM takes omitted values from the model's ``generation_config.json``, not from OpenAI's documentation: set
@@ -53,7 +53,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     extra: Mapping[str, Any] = {}
 
 
-class Prompt(msgspec.Struct, frozen=True):
+class Prompt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """One unit of work. Wherever prompts are taken, a plain string, token ids or a list of messages will do as well.
 
     ``sampling`` and ``max_tokens`` (generated tokens), where given, win over the call's and the pool's. ``format`` does
@@ -100,7 +100,7 @@ class Sample(msgspec.Struct, frozen=True):
     token_ids: list[int] | None = None
 
 
-class Response(msgspec.Struct, frozen=True):
+class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """The result of one prompt. There is exactly one per prompt, and ``success`` says whether it is an answer.
 
     Success means that the server ended the answer itself: its ``finish_reason`` is ``stop``, ``length`` or
