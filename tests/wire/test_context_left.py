@@ -14,8 +14,7 @@ LIMIT = "This model's maximum context length is 2048 tokens. "
         (LIMIT + "However, you requested 2600 tokens (600 in the messages, 2000 in the completion).", 1448),
         (LIMIT + "However, your request has 2000 input tokens.", 48),
         (
-            LIMIT
-            + "However, you requested 300 output tokens and your prompt contains 1900 input tokens, for a total "
+            LIMIT + "However, you requested 300 output tokens and your prompt contains 1900 input tokens, for a total "
             "of 2200 tokens.",
             148,
         ),
