@@ -157,7 +157,8 @@ async def deaths(servers: Servers, figures: Figures) -> None:
         figures.dead, figures.noticed = observer.out, observer.last - killed
         figures.moved = pool.statistics().moved
     assert len(responses) == count
-    assert all(response.success for response in responses)
+    failed = [response.error for response in responses if not response.success]
+    assert not failed, f"{len(failed)} prompts failed: {failed[0]}"
 
 
 def _open_sockets() -> int:
