@@ -22,7 +22,7 @@ DEFERRED = 16
 
 
 SLICE = 16_384
-SLICE_PER_AGENT = 64
+SLICE_PER_AGENT = 128
 """How many prompts are admitted before requests are sent: enough that one list request per agent carries what a call of
 this size has for it, and no more, for the agents wait meanwhile (2 us a prompt)."""
 

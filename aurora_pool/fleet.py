@@ -22,6 +22,7 @@ from aurora_pool.open_files import open_files_limit
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.lists import in_turn
 from aurora_pool.policy.outcome import FINISHED
 from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Ticket
 from aurora_pool.probe import look, read_load, try_agent
@@ -164,7 +165,7 @@ class Fleet:
             task = self._requests.get(assignment)
             if task is not None:
                 task.cancel()
-        self._queue.extend(plan.send)
+        self._queue.extend(plan.send if self._concurrency is None else in_turn(plan.send))
         self._send_queued()
         for agent in plan.probe:
             self._errand(self._probe(agent))

@@ -142,11 +142,17 @@ class AgentState:
                 window.all_run(now)
         self.refresh()
 
-    def answered(self, tokens: int, sent_at: float, now: float, answers: int = 1) -> None:
-        """Take in answers of so many tokens together to a request sent at that time."""
+    def served(self, sent_at: float) -> None:
+        """Take in that a whole request, sent at that time, came to its proper end: past failures are forgotten.
+
+        Single answers are no such sign: an agent that breaks each request half-way has given some by then.
+        """
+        self.rests = 0
         if self.breaker.broken:
             self.breaker.answered(sent_at)
-        self.rests = 0
+
+    def answered(self, tokens: int, sent_at: float, now: float, answers: int = 1) -> None:
+        """Take in answers of so many tokens together to a request sent at that time."""
         self.answers_since_send += answers
         self.prompts_done += answers
         self.tokens_done += tokens

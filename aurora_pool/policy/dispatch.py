@@ -195,6 +195,8 @@ class Dispatcher:
             now = self.books.agents[assignment.agent].last_byte
             self._faults.failed(assignment, BadReply("the reply ended before every prompt had its answer"), now)
         else:
+            if not assignment.closed:
+                self.books.agents[assignment.agent].served(assignment.sent_at)
             self.books.retire(assignment)
 
     def failed(self, assignment: Assignment, error: PoolError, now: float) -> Outcome:

@@ -14,6 +14,8 @@ from aurora_pool.policy.work import Ticket
 
 LOOK_EVERY = 0.5
 """Seconds between looks for prompts worth a second agent."""
+LATE = 0.1
+"""Seconds by which a look may be late and still say something about the agents."""
 SIMILAR = 1.2
 """Agents whose speeds differ by less than this factor count as equally fast."""
 WASTE_SHARE = 0.02
@@ -35,10 +37,12 @@ class Hedger:
         """See to it that the prompts under way are looked at."""
         if not self._due and self.hungry and self.books.in_flight:
             self._due = True
-            self.books.alarm(now + LOOK_EVERY, self._look, None)
+            self.books.alarm(now + LOOK_EVERY, self._look, now + LOOK_EVERY)
 
-    def _look(self, _: None, now: float) -> None:
+    def _look(self, due: float, now: float) -> None:
         self._due = False
+        if now > due + LATE:
+            return  # it is this process that is slow: answers lie unread, and their agents only seem so
         targets = [agent for agent in self.hungry if agent.free]
         fastest = max((agent.speed for agent in targets), default=0.0)
         targets = [agent for agent in targets if agent.speed * SIMILAR >= fastest]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
-from aurora_pool.policy.work import Ticket
+from aurora_pool.policy.work import Assignment, Ticket
 
 
 def form_lists(tickets: Sequence[Ticket]) -> list[Sequence[Ticket]]:
@@ -50,3 +51,17 @@ def _by_room(batch: list[Ticket]) -> list[list[Ticket]]:
     for group in lists:
         group.sort(key=lambda ticket: ticket.index)
     return lists
+
+
+def in_turn(requests: Sequence[Assignment]) -> list[Assignment]:
+    """One request of each agent before the second of any: where few may be open at a time, no agent is to wait last.
+
+    >>> [request.agent for request in in_turn([Assignment(agent, [], 0.0) for agent in (0, 0, 0, 1, 1)])]
+    [0, 1, 0, 1, 0]
+    """
+    turns: Counter[int] = Counter()
+    ordered: list[tuple[int, Assignment]] = []
+    for request in requests:
+        ordered.append((turns[request.agent], request))
+        turns[request.agent] += 1
+    return [request for _, request in sorted(ordered, key=lambda pair: pair[0])]
