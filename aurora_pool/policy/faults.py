@@ -134,8 +134,14 @@ class Faults:
         later = self._note_moved(tickets, agent, Outcome.BROKEN)
         if later:
             pause = backoff(max(ticket.attempts for ticket in later), self.books.rng)
-            pause += self._pay(len(later), now)
+            if not self._mostly_healthy():
+                pause += self._pay(len(later), now)
             self.books.alarm(now + pause, self.books.requeue, later[::-1])
+
+    def _mostly_healthy(self) -> bool:
+        """Whether at least half of the fleet works: what a few agents have broken is then no reason to hold back."""
+        agents = self.books.agents
+        return 2 * sum(agent.in_service and not agent.breaker.broken for agent in agents) >= len(agents)
 
     def _pay(self, retries: int, now: float) -> float:
         books = self.books
