@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 Reply: TypeAlias = str | Callable[[str], str]
+Template: TypeAlias = Literal["chatml", "trims", "counts", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,8 @@ class AgentProfile:
 
     - ``model`` and ``aliases``: the served names; ``max_model_len``: its context; ``begins_with_token``: whether its
       tokenizer puts a begin-of-text token first, as Llama's does; ``reasoning``: whether it thinks before it answers
-      (with a reasoning parser on).
+      (with a reasoning parser on); ``template``: its chat template, ``"chatml"``, one that ``"trims"`` texts as
+      Llama 3's does, one that ``"counts"`` their letters and so can't be put together from pieces, or ``"none"``.
     - ``reply``: what it says to everything, or a function from the prompt (of a chat, rendered or not: its last
       message) to the answer.
       Without one, answers are made of common words; text and length follow from the prompt's tokens (and from the seed
@@ -44,6 +46,7 @@ class AgentProfile:
     max_model_len: int = 8192
     begins_with_token: bool = False
     reasoning: bool = False
+    template: Template = "chatml"
     reply: Reply | None = field(default=None, repr=False)
     median_length: float = 200.0
     length_sigma: float = 0.8

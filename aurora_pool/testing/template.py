@@ -40,14 +40,27 @@ def render_chat(body: Body, messages: Sequence[Mapping[str, Any]], profile: Agen
     if continues and prompts_for_answer is None:
         # Omitted, it is True by default; the template notices that later, and in other words.
         raise Refusal(400, "continue_final_message and add_generation_prompt are not compatible.")
+    if profile.template == "none":
+        raise Refusal(400, "The model has no chat template, and the request brings none.")
     parts = ["<|begin_of_text|>"] if profile.begins_with_token else []
     for number, message in enumerate(messages):
-        parts.append(f"{BEGIN}{message['role']}\n{content_of(message, number)}{END}\n")
+        parts.append(f"{BEGIN}{message['role']}\n{_templated(content_of(message, number), profile)}{END}\n")
     if continues:
         parts[-1] = parts[-1].removesuffix(f"{END}\n")
     elif prompts_for_answer is None or prompts_for_answer:
         parts.append(f"{BEGIN}assistant\n")
     return "".join(parts)
+
+
+def _templated(content: str, profile: AgentProfile) -> str:
+    """What a template makes of a message's text."""
+    match profile.template:
+        case "trims":
+            return content.strip()
+        case "counts":
+            return f"({len(content)} letters) {content}"
+        case _:
+            return content
 
 
 def last_said(text: str) -> str:
