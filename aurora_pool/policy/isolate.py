@@ -36,7 +36,8 @@ def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: b
     """Put the suspects of a lane on agents that hold nothing; if there is none, have one emptied.
 
     With ``scan`` all members are looked at, else only those that have become able to take something. Agents that have
-    come back only just now are the last choice: if they fail again for reasons of their own, an innocent is convicted.
+    come back only just now are chosen only if there are no others, busy ones included: if they fail again for reasons
+    of their own, an innocent is convicted.
     """
     candidates = (books.agents[index] for index in lane.members) if scan else able
     available = [
@@ -44,6 +45,8 @@ def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: b
         for agent in candidates
         if agent.limit and agent.index in lane.serves
     ]
+    if scan and any(a.in_service and a.breaker.settled(now) for a in (books.agents[i] for i in lane.members)):
+        available = [choice for choice in available if not choice[0]]
     allowed = max(1, books.in_service // (WARDS_SHARE if lane.queue else 2)) - len(books.wards)
     for unsettled, held, index in sorted(available):
         if not lane.suspects or (held and allowed <= 0) or ((held or unsettled) and not scan):

@@ -246,7 +246,6 @@ class TestAtFault:
         assert outcome.statistics.quarantined >= 1
         assert outcome.seconds < 2.5 * healthy().seconds
 
-    @pytest.mark.xfail(reason="suspects are tried on agents that have just died", strict=False)
     def test_an_agent_that_dies_twice_poisons_no_innocent_prompt(self) -> None:
         faults = {
             VICTIM: [Fault(action="die", at=SOON, lasting=1.0), Fault(action="die", at=SOON + 3, lasting=1.0)],
