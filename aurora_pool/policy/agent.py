@@ -151,6 +151,11 @@ class AgentState:
         if self.breaker.broken:
             self.breaker.answered(sent_at)
 
+    def lost(self, tokens: int) -> None:
+        """Take in that an answer of so many tokens came after another agent's: it is nobody's result."""
+        self.prompts_done -= 1
+        self.tokens_done -= tokens
+
     def answered(self, tokens: int, sent_at: float, now: float, answers: int = 1) -> None:
         """Take in answers of so many tokens together to a request sent at that time."""
         self.answers_since_send += answers

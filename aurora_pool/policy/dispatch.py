@@ -126,6 +126,7 @@ class Dispatcher:
             books.finish(ticket, now)
         else:
             books.wasted_tokens += tokens
+            agent.lost(tokens)
         if not assignment.live and assignment.open:
             books.close(assignment, now)
         return first

@@ -42,6 +42,7 @@ def test_the_first_answer_wins_and_the_loser_is_closed() -> None:
     rig.plan()
     rig.finish()
     assert all(rig.results[ticket] == 1 for ticket in hedged)
+    assert sum(agent.prompts_done for agent in rig.agents) == 20  # the losers' answers are nobody's results
 
 
 def test_a_hedged_prompt_survives_either_agent() -> None:
