@@ -42,7 +42,18 @@ def test_the_first_answer_wins_and_the_loser_is_closed() -> None:
     rig.plan()
     rig.finish()
     assert all(rig.results[ticket] == 1 for ticket in hedged)
-    assert sum(agent.prompts_done for agent in rig.agents) == 20  # the losers' answers are nobody's results
+
+
+def test_the_losers_answer_is_nobodys_result() -> None:
+    rig = slow_and_fast()
+    rig.wait(1.0)
+    hedge, slow = rig.sent[-1], rig.sent[0]
+    ticket = next(hedge.unsettled())
+    before = sum(agent.prompts_done for agent in rig.agents)
+    rig.answer(hedge, hedge.tickets.index(ticket))
+    rig.answer(slow, slow.tickets.index(ticket), tokens=70)
+    assert sum(agent.prompts_done for agent in rig.agents) == before + 1
+    assert rig.books.wasted_tokens == 70
 
 
 def test_a_hedged_prompt_survives_either_agent() -> None:
