@@ -29,7 +29,8 @@ class Tokenizer:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._counts: OrderedDict[bytes, int] = OrderedDict()
-        self._shapes: dict[tuple[tuple[str, ...], bytes], asyncio.Future[Shape | None]] = {}
+        self._shapes: dict[tuple[tuple[str, ...], bytes], Shape | None] = {}
+        self._learning = asyncio.Lock()
         self._turn = 0
         self.mute: set[int] = set()
         """Agents that did not answer when they were last asked: they are asked last."""
@@ -67,13 +68,11 @@ class Tokenizer:
 
     def known_shape(self, key: tuple[tuple[str, ...], bytes]) -> Shape | None:
         """The template for conversations of this shape, if it has been learnt and the model has one."""
-        learnt = self._shapes.get(key)
-        return learnt.result() if learnt is not None and learnt.done() and not learnt.cancelled() else None
+        return self._shapes.get(key)
 
     def asked_shape(self, key: tuple[tuple[str, ...], bytes]) -> bool:
         """Whether what there is to know about this shape is known."""
-        learnt = self._shapes.get(key)
-        return learnt is not None and learnt.done()
+        return key in self._shapes
 
     async def learn_shape(
         self, model: str, key: tuple[tuple[str, ...], bytes], kwargs: Mapping[str, Any] | None
@@ -82,16 +81,10 @@ class Tokenizer:
 
         Raises :class:`TransportError` if no agent answers: then nothing has been learnt, and it may be tried again.
         """
-        learnt = self._shapes.get(key)
-        if learnt is None:
-            learnt = self._shapes[key] = asyncio.get_running_loop().create_future()
-            try:
-                learnt.set_result(await self._learn(model, key[0], kwargs))
-            except BaseException:
-                del self._shapes[key]
-                learnt.cancel()
-                raise
-        return await asyncio.shield(learnt)
+        async with self._learning:  # whoever waited for one that failed or was cancelled asks for itself
+            if key not in self._shapes:
+                self._shapes[key] = await self._learn(model, key[0], kwargs)
+        return self._shapes[key]
 
     async def _learn(self, model: str, roles: tuple[str, ...], kwargs: Mapping[str, Any] | None) -> Shape | None:
         try:

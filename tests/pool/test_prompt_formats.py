@@ -110,3 +110,21 @@ async def test_cancelling_while_something_is_asked_about_a_prompt_leaves_nothing
             await call
         statistics = pool.statistics()
         assert (statistics.queued, statistics.in_flight) == (0, 0)
+
+
+async def test_a_call_that_is_cancelled_while_it_learns_leaves_no_other_waiting() -> None:
+    conversation: list[Any] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+        {"role": "user", "content": "Who are you?"},
+    ]
+    async with running(1, profile=PLAIN, prompt_format="chat") as (fleet, pool):
+        fleet.agents[0].hang()
+        first = asyncio.create_task(pool.send_all_batched([conversation] * 3, max_tokens=10))
+        second = asyncio.create_task(pool.send_all_batched([conversation] * 3, max_tokens=10))
+        await asyncio.sleep(1.0)
+        first.cancel()
+        await asyncio.sleep(1.0)
+        fleet.agents[0].revive()
+        responses = await asyncio.wait_for(second, 200.0)
+        assert [response.success for response in responses] == [True] * 3
