@@ -34,6 +34,17 @@ async def test_a_template_that_trims_is_learnt() -> None:
         assert [(r.text, r.prompt_tokens) for r in listed] == [(r.text, r.prompt_tokens) for r in chatted]
 
 
+async def test_a_begin_token_stands_there_once() -> None:
+    async with running(1, profile=profile(begins_with_token=True), prompt_format="auto") as (fleet, pool):
+        ids = Sampling(return_token_ids=True)
+        (listed,) = await pool.send_all_batched(["Hello"], max_tokens=4, sampling=ids)
+        (chatted,) = await pool.send_all(["Hello"], max_tokens=4, sampling=ids)
+        assert len(lists_at(fleet.agents[0])) == 1
+        assert listed.prompt_token_ids is not None
+        assert listed.prompt_token_ids == chatted.prompt_token_ids
+        assert listed.prompt_token_ids.count(listed.prompt_token_ids[0]) == 1
+
+
 async def test_a_template_that_does_not_split_goes_to_the_chat_batch() -> None:
     async with running(1, profile=profile("counts"), prompt_format="auto") as (fleet, pool):
         listed = await pool.send_all_batched(TEXTS, max_tokens=30)
