@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 
-from aurora_pool.call import Call, MakeTicket
+from aurora_pool.call import Call, MakeTickets
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fleet import Fleet
 from aurora_pool.hostfile import AgentEndpoint
@@ -66,7 +66,7 @@ def new_fleet(
         timeout=timeout,
         concurrency=concurrency,
         connector_limit=connector_limit,
-        observer=observer or Observer(),
+        observer=observer,
         seed=seed,
     )
 
@@ -286,6 +286,6 @@ class AgentPool:
         await self.start()
         return Call(self._fleet, lane, prompts, self._ticket_maker(lane, options), total, self._positions)
 
-    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTicket:
+    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTickets:
         """How this kind of pool makes tickets of one call's prompts."""
         raise NotImplementedError

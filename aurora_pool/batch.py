@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aurora_pool.errors import BadReply, ServerError
@@ -27,8 +27,8 @@ CHATS_LIMIT = 32
 class Sink(Protocol):
     """Where results go."""
 
-    def deliver(self, ticket: Ticket, response: Response) -> None:
-        """Take in the result of one prompt."""
+    def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
+        """Take in results, each with the index of its prompt."""
         ...
 
     def crash(self, error: BaseException) -> None:
@@ -53,8 +53,8 @@ class Receiver(Protocol):
         """The policy."""
         ...
 
-    def answers(self, assignment: Assignment, answers: Iterable[Answer], now: float) -> None:
-        """Take in the answers to some of a request's prompts."""
+    def answers(self, assignment: Assignment, batch: Batch, answers: Sequence[Answer], now: float) -> None:
+        """Take in the answers to some of a request's prompts, all of this batch."""
         ...
 
     def schedule(self) -> None:
@@ -144,7 +144,7 @@ class CompletionsBatch(_JSONBatch):
     async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
         reader = completions.CompletionsReader(len(assignment.tickets), self._n)
-        await receive_answers(exchange, reader, assignment, receiver)
+        await receive_answers(exchange, reader, self, assignment, receiver)
 
     def learn(self, ticket: Ticket, usage: Usage) -> None:
         """Calibrate the estimate of token counts."""
@@ -167,7 +167,7 @@ class ChatBatch(_JSONBatch):
 
     async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
         """Read the reply."""
-        await receive_answers(exchange, chat.ChatReader(self._n), assignment, receiver)
+        await receive_answers(exchange, chat.ChatReader(self._n), self, assignment, receiver)
 
 
 class ChatListBatch(_JSONBatch):
@@ -186,7 +186,7 @@ class ChatListBatch(_JSONBatch):
     async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
         """Read the reply."""
         reader = chat.ChatReader(conversations=len(assignment.tickets))
-        await receive_answers(exchange, reader, assignment, receiver)
+        await receive_answers(exchange, reader, self, assignment, receiver)
 
 
 class EmbeddingsBatch(_JSONBatch):
@@ -203,37 +203,42 @@ class EmbeddingsBatch(_JSONBatch):
 
     async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
         """Read the reply."""
-        await receive_answers(exchange, embeddings.EmbeddingsReader(len(assignment.tickets)), assignment, receiver)
+        await receive_answers(
+            exchange, embeddings.EmbeddingsReader(len(assignment.tickets)), self, assignment, receiver
+        )
 
 
-async def receive_answers(exchange: Exchange, reader: Reader, assignment: Assignment, receiver: Receiver) -> None:
+async def receive_answers(
+    exchange: Exchange, reader: Reader, batch: Batch, assignment: Assignment, receiver: Receiver
+) -> None:
     """Read a reply of either form, and hand on each answer as soon as it is finished."""
     if exchange.status != 200:
         raise parse_error(exchange.status, await exchange.read())
     if exchange.is_event_stream:
-        await _receive_events(exchange, reader, assignment, receiver)
+        if not isinstance(reader, completions.CompletionsReader):
+            raise BadReply("the reply is streamed, though the request did not ask for that")
+        await _receive_events(exchange, reader, batch, assignment, receiver)
     else:
         content = await exchange.read()
         now = receiver.now
         receiver.dispatcher.progress(assignment, now)
-        receiver.answers(assignment, reader.whole(content), now)
+        receiver.answers(assignment, batch, reader.whole(content), now)
     if assignment.live:
         raise BadReply("the reply ended before every prompt had its answer")
 
 
-async def _receive_events(exchange: Exchange, reader: Reader, assignment: Assignment, receiver: Receiver) -> None:
+async def _receive_events(
+    exchange: Exchange, reader: completions.CompletionsReader, batch: Batch, assignment: Assignment, receiver: Receiver
+) -> None:
     splitter = EventSplitter()
     progress = receiver.dispatcher.progress
     async for chunk in exchange.chunks():
         now = receiver.now
-        started = 0
-        finished: list[Answer] = []
         try:
-            for data in splitter.feed(chunk):
-                more, answers = reader.event(data)
-                started += more
-                finished += answers
+            reader.events(splitter.feed(chunk))
         finally:  # what came before an event that says that the rest failed is kept
+            started, finished = reader.take()
             progress(assignment, now, started)
-            receiver.answers(assignment, finished, now)
+            if finished:
+                receiver.answers(assignment, batch, finished, now)
         receiver.schedule()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import operator
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from aurora_pool.messages import AnyPrompt, Response
 from aurora_pool.policy.work import Lane, Ticket
@@ -14,12 +15,13 @@ from aurora_pool.policy.work import Lane, Ticket
 if TYPE_CHECKING:
     from aurora_pool.fleet import Fleet
 
-Made = Ticket | Response | Coroutine[Any, Any, "Ticket | Response"]
-MakeTicket = Callable[[int, AnyPrompt, "Call"], Made]
+Made = Ticket | Response | Callable[[], Awaitable["Ticket | Response"]]
+"""What becomes of a prompt: a ticket, its answer already, or what to ask before one of the two is known."""
+MakeTickets = Callable[[int, Sequence[AnyPrompt], "Call"], Iterable[Made]]
+"""Makes the tickets of successive prompts, of which the first has this index."""
 
 DEFERRED = 16
-"""How many prompts of a call may wait at a time for something to be asked before they can be sent."""
-
+"""For how many prompts of a call something may be asked at a time before they can be sent."""
 
 SLICE = 16_384
 SLICE_PER_AGENT = 128
@@ -40,17 +42,18 @@ class Call:
         fleet: Fleet,
         lane: Lane,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        make_ticket: MakeTicket,
+        make_tickets: MakeTickets,
         total: int | None = None,
         positions: Mapping[int, int] | None = None,
     ) -> None:
         self._fleet = fleet
         self.lane = lane
-        self._make_ticket = make_ticket
+        self._make_tickets = make_tickets
         self._positions = positions
         self._ready: deque[tuple[int, Response]] = deque()
         self._open: dict[int, Ticket | None] = {}
         self._deferred: set[asyncio.Task[None]] = set()
+        self._asking = asyncio.Semaphore(DEFERRED)
         self._pulled = 0
         self._taken = 0
         self._limit = 0
@@ -134,9 +137,13 @@ class Call:
 
     # -- the fleet's side ---------------------------------------------------------------------------------------
 
-    def deliver(self, ticket: Ticket, response: Response) -> None:
-        """Take in the result of one prompt."""
-        self._hand_over(ticket.index, response)
+    def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
+        """Take in results, each with the index of its prompt."""
+        under_way = self._open
+        for index, _ in results:
+            del under_way[index]
+        self._ready.extend(results)
+        self._wake()
 
     def crash(self, error: BaseException) -> None:
         """Take in an error that is nobody's fault but the program's: the caller gets it."""
@@ -146,13 +153,6 @@ class Call:
     def agent_index(self, agent: int | None) -> int | None:
         """Where an agent of the fleet stands in the view that was asked."""
         return agent if self._positions is None or agent is None else self._positions.get(agent)
-
-    def _hand_over(self, index: int, response: Response) -> None:
-        if index in self._open:
-            del self._open[index]
-            self._ready.append((index, response))
-            if self._news is not None:
-                self._wake()
 
     def _wake(self) -> None:
         news, self._news = self._news, None
@@ -176,7 +176,12 @@ class Call:
             return False
         self._set_limit()
         count = self._limit - under_way
-        self._fleet.admit(self._tickets(self._input, min(count, self._slice)))
+        prompts = list(itertools.islice(self._input, min(count, self._slice)))
+        tickets = self._tickets(prompts)
+        if tickets:
+            self._fleet.admit(tickets)
+        if len(prompts) < min(count, self._slice):
+            self._end_input()
         return count > self._slice
 
     def _pull_soon(self) -> None:
@@ -200,48 +205,44 @@ class Call:
         self._limit = 2 * self._fleet.capacity(self.lane)
         self._room = self._limit - max(1, self._limit // 16)
 
-    def _tickets(self, prompts: Iterator[AnyPrompt], count: int) -> Iterator[Ticket]:
-        for _ in range(count):
-            try:
-                prompt = next(prompts)
-            except StopIteration:
-                self._end_input()
-                return
-            ticket = self._ticket(prompt)
-            if ticket is not None:
-                yield ticket
-            elif len(self._deferred) >= DEFERRED:
-                return
-
-    def _ticket(self, prompt: AnyPrompt) -> Ticket | None:
-        """Make a prompt's ticket; None for one that is answered already, or will be admitted later."""
+    def _tickets(self, prompts: Sequence[AnyPrompt]) -> list[Ticket]:
+        """Make the tickets of prompts, except of those that are answered already or will be admitted later."""
+        under_way = self._open
         index = self._pulled
-        made = self._make_ticket(index, prompt, self)
-        self._pulled += 1
+        tickets = []
+        for made in self._make_tickets(index, prompts, self):
+            if isinstance(made, Ticket):
+                under_way[index] = made
+                tickets.append(made)
+            else:
+                under_way[index] = None
+                if isinstance(made, Response):
+                    self.deliver([(index, made)])
+                else:
+                    self._ask_first(index, made)
+            index += 1
+        self._pulled = index
         if self._expected:
-            self._expected -= 1
-            self.lane.expected -= 1
-        if isinstance(made, Ticket):
-            self._open[index] = made
-            return made
-        self._open[index] = None
-        if isinstance(made, Response):
-            self._hand_over(index, made)
-        else:
-            task = asyncio.get_running_loop().create_task(self._defer(index, made))
-            self._deferred.add(task)
-            task.add_done_callback(self._undefer)
-        return None
+            counted = min(self._expected, len(prompts))
+            self._expected -= counted
+            self.lane.expected -= counted
+        return tickets
 
-    async def _defer(self, index: int, making: Coroutine[Any, Any, Ticket | Response]) -> None:
-        made = await making
-        if isinstance(made, Ticket):
-            self._open[index] = made
-            self._fleet.admit([made])
-        else:
-            self._hand_over(index, made)
+    def _ask_first(self, index: int, make: Callable[[], Awaitable[Ticket | Response]]) -> None:
+        async def ask() -> None:
+            async with self._asking:
+                made = await make()
+            if isinstance(made, Ticket):
+                self._open[index] = made
+                self._fleet.admit([made])
+            else:
+                self.deliver([(index, made)])
 
-    def _undefer(self, task: asyncio.Task[None]) -> None:
+        task = asyncio.get_running_loop().create_task(ask())
+        self._deferred.add(task)
+        task.add_done_callback(self._asked)
+
+    def _asked(self, task: asyncio.Task[None]) -> None:
         self._deferred.discard(task)
         if not task.cancelled():
             if (error := task.exception()) is not None:
@@ -263,9 +264,9 @@ class Call:
     async def _feed(self, prompts: AsyncIterable[AnyPrompt]) -> None:
         try:
             async for prompt in prompts:
-                ticket = self._ticket(prompt)
-                if ticket is not None:
-                    self._fleet.admit([ticket])
+                tickets = self._tickets([prompt])
+                if tickets:
+                    self._fleet.admit(tickets)
                 if self._pulled % self._slice == 0:
                     await asyncio.sleep(0)
                 while self._full() or len(self._deferred) >= DEFERRED:

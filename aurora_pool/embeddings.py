@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from aurora_pool.agent_pool import AgentPool, CallOptions, new_fleet
 from aurora_pool.batch import EmbeddingsBatch
-from aurora_pool.call import Call, MakeTicket
+from aurora_pool.call import Call, MakeTickets
 from aurora_pool.errors import AttemptsExhausted, ConfigError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Response
@@ -63,10 +63,10 @@ class EmbeddingPool(AgentPool):
             embeddings.encode_request(self.model or "", ["ping"], self._fields),
         )
 
-    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTicket:
+    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTickets:
         batches: dict[Call, EmbeddingsBatch] = {}
 
-        def make(index: int, prompt: AnyPrompt, call: Call) -> Ticket:
+        def ticket(index: int, prompt: AnyPrompt, call: Call) -> Ticket:
             if not isinstance(prompt, str) and not (
                 isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], int)
             ):
@@ -75,6 +75,9 @@ class EmbeddingPool(AgentPool):
             if batch is None:
                 batch = batches[call] = EmbeddingsBatch(call, self.model or "", self._fields, alone=not options.batched)
             return Ticket(lane, index, batch, prompt, limit=batch.limit)
+
+        def make(start: int, prompts: Sequence[AnyPrompt], call: Call) -> list[Ticket]:
+            return [ticket(index, prompt, call) for index, prompt in enumerate(prompts, start)]
 
         return make
 

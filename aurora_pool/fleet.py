@@ -49,14 +49,15 @@ class Fleet:
         timeout: float | None,
         concurrency: int | None,
         connector_limit: int | None,
-        observer: Observer,
+        observer: Observer | None,
         seed: int | None,
     ) -> None:
         from aurora_pool.transport import Transport  # noqa: PLC0415 (importing aiohttp takes long)
 
         self.endpoints = list(endpoints)
         self.timeouts = timeouts
-        self.observer = observer
+        self._observed = observer is not None
+        self.observer = observer = observer or Observer()
         self.stream = stream
         self.probe_request: tuple[str, bytes] = ("/health", b"")
         self.closed = False
@@ -250,31 +251,31 @@ class Fleet:
         ) as exchange:
             await batch.receive(exchange, assignment, self)
 
-    def answers(self, assignment: Assignment, answers: Iterable[Answer], now: float) -> None:
+    def answers(self, assignment: Assignment, batch: Batch, answers: Sequence[Answer], now: float) -> None:
         """Take in the parts of a reply that belong to one prompt each."""
-        finished = []
-        for answer in answers:
-            if answer.finish_reason in FINISHED:
-                finished.append(answer)
-            else:
-                reason = f"finish_reason {answer.finish_reason!r}"
-                self.dispatcher.broke(assignment, answer.slot, reason, now, started=answer.started)
-        agent = assignment.agent
-        prompt_done = self.observer.prompt_done
+        finished = [answer for answer in answers if answer.finish_reason in FINISHED]
+        if len(finished) < len(answers):
+            self._unfinished(assignment, answers, now)
+        call = batch.call
+        where = call.agent_index(assignment.agent)
+        results: list[tuple[int, Response]] = []
         for ticket, answer in self.dispatcher.answered_together(assignment, finished, now):
             usage = answer.usage
-            if usage is not None and not ticket.index & LEARN_MASK:
-                ticket.batch.learn(ticket, usage)
-            call: Sink = ticket.batch.call
+            if usage is None:
+                prompt_tokens = completion_tokens = None
+            else:
+                prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
+                if not ticket.index & LEARN_MASK:
+                    batch.learn(ticket, usage)
             response = Response(
                 True,
                 answer.text,
                 None,
-                call.agent_index(agent),
+                where,
                 None,
                 answer.finish_reason,
-                usage.prompt_tokens if usage is not None else None,
-                usage.completion_tokens if usage is not None else None,
+                prompt_tokens,
+                completion_tokens,
                 answer.reasoning,
                 answer.logprobs,
                 answer.token_ids,
@@ -285,8 +286,15 @@ class Fleet:
                 answer.prompt_logprobs,
                 answer.embedding,
             )
-            call.deliver(ticket, response)
-            prompt_done(response)
+            results.append((ticket.index, response))
+        if results:
+            self._deliver(call, results)
+
+    def _unfinished(self, assignment: Assignment, answers: Sequence[Answer], now: float) -> None:
+        for answer in answers:
+            if answer.finish_reason not in FINISHED:
+                reason = f"finish_reason {answer.finish_reason!r}"
+                self.dispatcher.broke(assignment, answer.slot, reason, now, started=answer.started)
 
     def _fail(self, failure: Failure) -> None:
         self.prompts_failed += 1
@@ -295,8 +303,13 @@ class Fleet:
         latency = self.now - ticket.first_sent if ticket.first_sent >= 0 else 0.0
         where = call.agent_index(failure.agent)
         response = Response(False, "", failure.error, where, failure.kind, attempts=ticket.sends, latency=latency)
-        call.deliver(ticket, response)
-        self.observer.prompt_done(response)
+        self._deliver(call, [(ticket.index, response)])
+
+    def _deliver(self, call: Sink, results: Sequence[tuple[int, Response]]) -> None:
+        call.deliver(results)
+        if self._observed:
+            for _, response in results:
+                self.observer.prompt_done(response)
 
     # -- errands ------------------------------------------------------------------------------------------------
 

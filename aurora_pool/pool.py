@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from aurora_pool.agent_pool import AgentPool, CallOptions, check_least, new_fleet
-from aurora_pool.call import Call, MakeTicket
+from aurora_pool.call import Call, MakeTickets
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fitting import TooLong
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
@@ -177,7 +177,7 @@ class VLLMPool(AgentPool):
         else:
             self._fleet.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
 
-    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTicket:
+    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTickets:
         rules = self._prompting.rules(self.model or "", batched=options.batched)
         sampling = options.sampling or self._sampling
         max_tokens = options.max_tokens or self.max_tokens

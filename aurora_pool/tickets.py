@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -89,15 +90,16 @@ class TicketMaker:
         self._others: weakref.WeakValueDictionary[tuple[Kind, bytes], Any] = weakref.WeakValueDictionary()
         self._text_kind = self._kind_of_text(rules.wraps_text, sampling)
 
-    def __call__(self, index: int, prompt: AnyPrompt, call: Call) -> Made:
-        """Make the ticket of one prompt; a coroutine that makes it where the servers have to be asked something first.
+    def __call__(self, start: int, prompts: Sequence[AnyPrompt], call: Call) -> Iterable[Made]:
+        """Make the tickets of successive prompts, the first of which has the index ``start``.
 
         Raises :class:`ConfigError` for what can't be a prompt.
         """
-        if type(prompt) is str:
-            ticket = self._quick(index, prompt, call)
-            if ticket is not None:
-                return ticket
+        return self._plain(start, prompts, call) or (
+            self._one(index, prompt, call) for index, prompt in enumerate(prompts, start)
+        )
+
+    def _one(self, index: int, prompt: AnyPrompt, call: Call) -> Made:
         if isinstance(prompt, Prompt):
             if prompt.max_tokens is not None and prompt.max_tokens < 1:
                 raise ConfigError(f"prompt {index}: max_tokens: expected at least 1, got {prompt.max_tokens!r}")
@@ -117,7 +119,8 @@ class TicketMaker:
             kind = self._kind_of_text(order.wrap, order.sampling)
             if kind == "chat":
                 return self._chat(order, as_conversation(content, rules.system_prompt), call)
-            return self._fitted(order, self._written(content, kind), kind, call)
+            (work,) = self._written([content], kind)
+            return self._fitted(order, work, kind, call)
         if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
             return self._chat(order, content, call)
         if isinstance(content, Sequence) and content and isinstance(content[0], int) and type(content) is not bytes:
@@ -133,27 +136,38 @@ class TicketMaker:
         splits = rules.text_shape is not None and rules.batched and "chat_template_kwargs" not in sampling.extra
         return "rendered" if splits else "chat"
 
-    def _written(self, text: str, kind: Kind) -> str:
+    def _written(self, texts: Iterable[str], kind: Kind) -> Sequence[str]:
+        """Texts as they are sent."""
         shape = self._rules.text_shape
         if kind != "rendered" or shape is None:
-            return text
+            return [*texts]
         system_prompt = self._rules.system_prompt
-        return shape.render([text] if system_prompt is None else [system_prompt, text])
+        before = () if system_prompt is None else (system_prompt,)
+        return [shape.render((*before, text)) for text in texts]
 
-    def _quick(self, index: int, text: str, call: Call) -> Ticket | None:
-        """The ticket of plain text that fits by the estimate, as nearly all prompts are; None where it is not so."""
-        kind = self._text_kind
-        batch = self._own.get(kind)  # there from the second prompt on
-        if batch is None or kind == "chat" or not self._contexts:
-            return None
-        work = text if kind == "list" else self._written(text, kind)
+    def _plain(self, start: int, prompts: Sequence[Any], call: Call) -> Sequence[Ticket]:
+        """The tickets of plain texts that fit by the estimate, as nearly all prompts are; none where it is not so."""
+        kind, rules = self._text_kind, self._rules
+        if kind == "chat" or not self._contexts or set(map(type, prompts)) != {str}:
+            return ()
+        works = self._written(prompts, kind)
         context, lane = self._contexts[0]
-        rules = self._rules
-        room = self._max_tokens
+        batch = self._own_batch(kind, self._sampling, call)
+        limit, room = batch.limit, self._max_tokens
+        left = context - rules.buffer - (room or 0)
         # A character has at most 4 bytes: what fits even then needs no closer look.
-        if room is None or 4 * len(work) * rules.estimate.ratio >= context - rules.buffer - room - 1:
-            room = room_or_none(context, rules.estimate.of(work), rules.buffer, room)
-        return None if room is None else Ticket(lane, index, batch, work, room, batch.limit)
+        if room is not None and 4 * max(map(len, works)) * rules.estimate.ratio < left - 1:
+            return [Ticket(lane, index, batch, work, room, limit) for index, work in enumerate(works, start)]
+        rooms = [room_or_none(context, rules.estimate.of(work), rules.buffer, room) for work in works]
+        return (
+            [
+                Ticket(lane, index, batch, work, fitting, limit)
+                for index, (work, fitting) in enumerate(zip(works, rooms, strict=True), start)
+                if fitting is not None
+            ]
+            if None not in rooms
+            else ()
+        )
 
     # -- conversations ------------------------------------------------------------------------------------------
 
@@ -164,7 +178,7 @@ class TicketMaker:
         if key is None:
             return self._fitted(order, messages, "chat", call)
         if not rules.tokenizer.asked_shape(key):
-            return self._learn(order, messages, call, key, kwargs)
+            return partial(self._learn, order, messages, call, key, kwargs)
         shape = rules.tokenizer.known_shape(key)
         if shape is not None and shape.splits and not rules.separates_reasoning:
             return self._fitted(order, shape.render([message["content"] for message in messages]), "rendered", call)
@@ -193,7 +207,7 @@ class TicketMaker:
         context, lane = self._contexts[0]
         room = room_or_none(context, rules.estimate.of(work), rules.buffer, max_tokens)
         if room is None:
-            return self._counted(order, work, kind, call)
+            return partial(self._counted, order, work, kind, call)
         if max_tokens is None and kind in _CHATS:
             room = 0  # a chat request without max_tokens has the rest of the context
         return self._ticket(order, work, kind, call, lane, room)
@@ -246,15 +260,19 @@ class TicketMaker:
 
     def _batch(self, kind: Kind, order: Order, call: Call) -> Batch:
         if not order.own_sampling:
-            batch = self._own.get(kind)
-            if batch is None:
-                batch = self._own[kind] = self._new_batch(kind, order.sampling, call)
-            return batch
+            return self._own_batch(kind, order.sampling, call)
         key = kind, msgspec.json.encode(order.sampling, order="sorted")
         found: Batch | None = self._others.get(key)
         if found is None:
             found = self._others[key] = self._new_batch(kind, order.sampling, call)
         return found
+
+    def _own_batch(self, kind: Kind, sampling: Sampling, call: Call) -> Batch:
+        """The batch of prompts that have no sampling of their own."""
+        batch = self._own.get(kind)
+        if batch is None:
+            batch = self._own[kind] = self._new_batch(kind, sampling, call)
+        return batch
 
     def _new_batch(self, kind: Kind, sampling: Sampling, call: Call) -> Batch:
         fields = completions.sampling_fields(sampling)
@@ -299,4 +317,4 @@ def join_parts(parts: Sequence[Response]) -> Response:
 
 
 async def _settled(made: Made) -> Ticket | Response:
-    return made if isinstance(made, Ticket | Response) else await made
+    return made if isinstance(made, Ticket | Response) else await made()

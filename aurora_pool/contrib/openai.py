@@ -134,8 +134,9 @@ class _Forward:
         if not self.head.done():
             self.head.set_result((exchange.status, headers))
 
-    def deliver(self, ticket: Ticket, response: Response) -> None:
+    def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
         """Take in that the pool has given up."""
+        ((_, response),) = results
         if not self.head.done():
             problem = {"message": response.error, "type": response.error_kind, "param": None, "code": 503}
             self.head.set_result((503, [("content-type", "application/json")]))

@@ -40,30 +40,41 @@ class Dealer:
     def admit(self, tickets: Iterable[Ticket]) -> None:
         """Deal prompts to their home agents; what finds no credit there waits in the lane."""
         books = self.books
-        agents = books.agents
+        agents, touched = books.agents, books.touched
+        lane: Lane | None = None
         for ticket in tickets:
-            lane = ticket.lane
-            members = lane.members
-            home = agents[members[ticket.index % len(members)]]
+            if ticket.lane is not lane:
+                lane = ticket.lane
+                members, queue = lane.members, lane.queue
+                size = len(members)
+            index = ticket.index
+            home = agents[members[index % size]]
             if self.strict and home.in_service:
-                queue = lane.home_queues.get(home.index)
-                if queue is None and home.held < home.limit:
-                    books.hand(ticket, home)
-                else:
-                    lane.home_queues.setdefault(home.index, deque()).append(ticket)
-                    books.wake(lane)
-                    books.touched[home] = None
+                self._keep(ticket, home)
                 continue
-            if not lane.queue:
-                if ticket.index < len(members) and home.held and len(members) > 1:
+            if not queue:
+                if index < size and home.held and size > 1:
                     home = self._draw(lane, home)
                 if home.held < home.limit:
-                    books.hand(ticket, home)
+                    ticket.holders += 1  # as Books.hand does, without the call: this is done for each prompt
+                    home.outbox.append(ticket)
+                    home.held += 1
+                    touched[home] = None
                     continue
                 books.wake(lane)
             elif self.hungry:
                 books.wake(lane)  # what waits already may be what the hungry must avoid
-            lane.queue.append(ticket)
+            queue.append(ticket)
+
+    def _keep(self, ticket: Ticket, home: AgentState) -> None:
+        """Give a prompt to its home agent, or have it wait for just that."""
+        books, queues = self.books, ticket.lane.home_queues
+        if home.index not in queues and home.held < home.limit:
+            books.hand(ticket, home)
+        else:
+            queues.setdefault(home.index, deque()).append(ticket)
+            books.wake(ticket.lane)
+            books.touched[home] = None
 
     def _draw(self, lane: Lane, home: AgentState) -> AgentState:
         """Find an agent that holds less than the home of a call's first prompts, so that short calls spread."""

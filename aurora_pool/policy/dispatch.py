@@ -141,16 +141,17 @@ class Dispatcher:
         books = self.books
         agent = books.agents[assignment.agent]
         tickets = assignment.tickets
-        add_length = books.lengths.add
+        suspect = agent.suspect
         results: list[tuple[Ticket, AnyAnswer]] = []
         entangled: list[tuple[Ticket, AnyAnswer]] = []
-        total = started = 0
+        lengths: list[int] = []
+        started = 0
         for answer in answers:
             slot = answer.slot
             ticket = tickets[slot]
             if ticket is None:
                 continue
-            if ticket.done or ticket.holders > 1 or ticket.request is not assignment or agent.suspect is ticket:
+            if ticket.done or ticket.holders > 1 or ticket.request is not assignment or ticket is suspect:
                 entangled.append((ticket, answer))
                 continue
             tickets[slot] = ticket.request = None
@@ -158,23 +159,25 @@ class Dispatcher:
             ticket.done = True
             tokens = answer.tokens
             if tokens:
-                add_length(tokens)
-                total += tokens
-            started += answer.started
+                lengths.append(tokens)
+            if answer.started:
+                started += 1
             results.append((ticket, answer))
-        first = [
+        settled = len(results)
+        results += [
             (ticket, answer)
             for ticket, answer in entangled
             if self.answered(assignment, answer.slot, answer.tokens, now, started=answer.started)
         ]
-        if results:
-            books.settle_done(assignment, len(results), started)
-            agent.answered(total, assignment.sent_at, now, len(results))
+        if settled:
+            books.lengths.add(*lengths)
+            books.settle_done(assignment, settled, started)
+            agent.answered(sum(lengths), assignment.sent_at, now, settled)
             if agent.checking:
                 self._faults.silence.heard(agent)
             if not assignment.live and assignment.open:
                 books.close(assignment, now)
-        return results + first
+        return results
 
     def broke(self, assignment: Assignment, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Take in that one prompt ended as no answer (``abort``), while the rest of its request goes on."""

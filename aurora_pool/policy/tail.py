@@ -43,13 +43,15 @@ class Lengths:
         self.total = 0
         self._known: dict[tuple[float, int], float] = {}
 
-    def add(self, tokens: int) -> None:
-        """Take in the length of an answer."""
-        bucket = _BUCKETS[tokens] if tokens < 4096 else int(math.log2(tokens) * _STEPS)
-        self.counts[bucket] += 1
-        self.totals[bucket] += tokens
-        self.count += 1
-        self.total += tokens
+    def add(self, *lengths: int) -> None:
+        """Take in the lengths of answers."""
+        counts, totals = self.counts, self.totals
+        for tokens in lengths:
+            bucket = _BUCKETS[tokens] if tokens < 4096 else int(math.log2(tokens) * _STEPS)
+            counts[bucket] += 1
+            totals[bucket] += tokens
+        self.count += len(lengths)
+        self.total += sum(lengths)
         if self._known:
             self._known.clear()
 

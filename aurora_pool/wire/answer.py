@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -11,16 +11,28 @@ from aurora_pool.errors import BadReply
 from aurora_pool.messages import Logprobs, Sample, Usage
 
 
-class Answer(msgspec.Struct):
+class WireLogprobs(msgspec.Struct):
+    """Log-probabilities as ``/v1/completions`` writes them."""
+
+    tokens: list[str] = []
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+    def message(self) -> Logprobs:
+        """The same as the caller gets it."""
+        return Logprobs(self.tokens, self.token_logprobs, self.top_logprobs or [None] * len(self.tokens))
+
+
+class Answer(msgspec.Struct, rename={"slot": "index", "wire_logprobs": "logprobs", "logprobs": "-"}):
     """One prompt's part of a reply: ``slot`` is its place in the request.
 
-    ``started`` tells whether an earlier event had shown a part of it.
+    A choice of ``/v1/completions`` is decoded straight into it: an object and a copy less for each prompt. ``started``
+    tells whether an earlier event had shown a part of it.
     """
 
     slot: int
-    text: str
-    finish_reason: str | None
-    started: bool = False
+    text: str = ""
+    finish_reason: str | None = None
     usage: Usage | None = None
     reasoning: str | None = None
     logprobs: Logprobs | None = None
@@ -29,33 +41,27 @@ class Answer(msgspec.Struct):
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[Any] | None = None
     embedding: bytes | list[float] | None = None
+    wire_logprobs: WireLogprobs | None = None
+    started: bool = False
 
     @property
     def tokens(self) -> int:
         """How many tokens were generated; an estimate from the text where the server does not say."""
-        if self.embedding is not None:
-            return 0
         if self.usage is not None:
             return self.usage.completion_tokens
         if self.token_ids is not None:
             return len(self.token_ids)
-        return max(1, len(self.text) // 4)
+        return len(self.text) // 4 or (1 if self.embedding is None else 0)
 
 
 class Reader(Protocol):
-    """Reads one reply: either its events one by one, or its whole body."""
+    """Reads one reply."""
 
-    done: bool
+    def whole(self, body: bytes) -> Sequence[Answer]:
+        """Take the body of a reply that was not streamed.
 
-    def event(self, data: bytes) -> tuple[int, Iterable[Answer]]:
-        """Take an event's data; return how many prompts have shown their first token in it, and what is finished.
-
-        Raises :class:`ServerError` for an error event, :class:`BadReply` for anything that is no event.
+        Raises :class:`ServerError` for an error, :class:`BadReply` for anything that is no such reply.
         """
-        ...
-
-    def whole(self, body: bytes) -> Iterable[Answer]:
-        """Take the whole body of a reply that was not streamed. Raises as :meth:`event` does."""
         ...
 
 
@@ -79,7 +85,6 @@ def merge_samples(slot: int, parts: list[Answer]) -> Answer:
         slot,
         first.text,
         first.finish_reason if unfinished is None else unfinished,
-        any(part.started for part in parts),
         Usage(usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)) if usages else None,
         first.reasoning,
         first.logprobs,
@@ -87,6 +92,7 @@ def merge_samples(slot: int, parts: list[Answer]) -> Answer:
         tuple(Sample(p.text, p.finish_reason, p.reasoning, p.logprobs, p.token_ids) for p in parts),
         first.prompt_token_ids,
         first.prompt_logprobs,
+        started=any(part.started for part in parts),
     )
 
 

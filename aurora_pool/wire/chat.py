@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -95,18 +95,13 @@ def as_messages(content: Any) -> Sequence[Mapping[str, Any]]:
 class ChatReader:
     """Reads the reply to a chat request: of ``n`` samples, or of so many conversations."""
 
-    __slots__ = ("_conversations", "_n", "done")
+    __slots__ = ("_conversations", "_n")
 
     def __init__(self, n: int = 1, conversations: int = 1) -> None:
         self._n = n
         self._conversations = conversations
-        self.done = False
 
-    def event(self, data: bytes) -> tuple[int, Iterable[Answer]]:
-        """Refuse events: chat requests are not streamed."""
-        raise BadReply(f"the reply to a request that asked for none is streamed: {data[:120]!r}")
-
-    def whole(self, body: bytes) -> Iterable[Answer]:
+    def whole(self, body: bytes) -> Sequence[Answer]:
         """Take the body; see :class:`~aurora_pool.wire.answer.Reader`."""
         reply: _Reply = decode(_DECODER, body)
         if reply.error is not None:
@@ -114,7 +109,6 @@ class ChatReader:
         expected = self._n * self._conversations
         if sorted(choice.index for choice in reply.choices) != list(range(expected)):
             raise BadReply(f"expected {expected} choices, got {len(reply.choices)}: {body[:120]!r}")
-        self.done = True
         answers = [_answer(choice, reply) for choice in sorted(reply.choices, key=lambda choice: choice.index)]
         if self._conversations > 1:
             for slot, answer in enumerate(answers):

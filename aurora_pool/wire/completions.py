@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from aurora_pool.errors import BadReply
-from aurora_pool.messages import Logprobs, Sampling, Usage
+from aurora_pool.messages import Sampling, Usage
 from aurora_pool.wire.answer import Answer, add_ids, add_logprobs, decode, merge_samples
 from aurora_pool.wire.errors import error_of
 
@@ -26,27 +26,8 @@ _STREAMING = {
 }
 
 
-class _Logprobs(msgspec.Struct):
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
-    top_logprobs: list[dict[str, float] | None] | None = None
-
-    def message(self) -> Logprobs:
-        return Logprobs(self.tokens, self.token_logprobs, self.top_logprobs or [None] * len(self.tokens))
-
-
-class _Choice(msgspec.Struct):
-    index: int
-    text: str = ""
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-    token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-    prompt_logprobs: list[Any] | None = None
-
-
 class _Reply(msgspec.Struct):
-    choices: list[_Choice] = []
+    choices: list[Answer] = []
     usage: Usage | None = None
     error: Any = None
 
@@ -86,93 +67,78 @@ def encode_request(
 class CompletionsReader:
     """Reads the reply to a list request of so many prompts with ``n`` samples each."""
 
-    __slots__ = ("_finished", "_n", "_parts", "_prompts", "done")
+    __slots__ = ("_choices", "_finished", "_n", "_parts", "_samples", "_started")
 
     def __init__(self, prompts: int, n: int = 1) -> None:
-        self._prompts = prompts
         self._n = n
+        self._choices = prompts * n
         self._parts: dict[int, Answer] = {}
-        self._finished: dict[int, list[Answer]] = {}
-        self.done = False
+        self._samples: dict[int, list[Answer]] = {}
+        self._started = 0
+        self._finished: list[Answer] = []
 
-    def event(self, data: bytes) -> tuple[int, Iterable[Answer]]:
-        """Take an event's data; see :class:`~aurora_pool.wire.answer.Reader`."""
-        if data == b"[DONE]":
-            self.done = True
-            return 0, ()
-        reply: _Reply = decode(_DECODER, data)
-        if reply.error is not None:
-            raise error_of(reply.error)
-        choices = reply.choices
-        if len(choices) == 1:
-            return self._choice(choices[0], reply.usage)
-        started = 0
-        finished: list[Answer] = []
-        for choice in choices:
-            more, ended = self._choice(choice, None)
-            started += more
-            finished += ended
+    def events(self, events: Iterable[bytes]) -> None:
+        """Take the data of events; :meth:`take` has what came of them, also of those before one that raises.
+
+        Raises :class:`ServerError` for an error event, :class:`BadReply` for anything that is no event.
+        """
+        parts, n = self._parts, self._n
+        for data in events:
+            if data == b"[DONE]":
+                continue
+            reply: _Reply = decode(_DECODER, data)
+            if reply.error is not None:
+                raise error_of(reply.error)
+            choices = reply.choices
+            self._check(choices)
+            for choice in choices:
+                index = choice.slot
+                part = parts.get(index)
+                if part is None:
+                    part = parts[index] = choice
+                    if choice.finish_reason is None and index % n == 0:
+                        self._started += 1
+                else:
+                    _add(part, choice)
+                if len(choices) == 1 and reply.usage is not None:
+                    part.usage = reply.usage
+                if choice.finish_reason is not None:
+                    if n == 1:
+                        self._finished.append(part)
+                    else:
+                        self._finished += self._sample(part)
+
+    def take(self) -> tuple[int, list[Answer]]:
+        """Return how many prompts have shown their first token since the last call, and what has finished."""
+        started, finished = self._started, self._finished
+        self._started, self._finished = 0, []
         return started, finished
 
-    def whole(self, body: bytes) -> Iterable[Answer]:
+    def whole(self, body: bytes) -> Sequence[Answer]:
         """Take a body that was not streamed; see :class:`~aurora_pool.wire.answer.Reader`."""
         reply: _Reply = decode(_DECODER, body)
         if reply.error is not None:
             raise error_of(reply.error)
-        if len(reply.choices) != self._prompts * self._n:
-            raise BadReply(f"expected {self._prompts * self._n} choices, got {len(reply.choices)}: {body[:120]!r}")
-        self.done = True
-        answers = [self._answer(choice, None) for choice in reply.choices]
+        answers = reply.choices
+        if len(answers) != self._choices:
+            raise BadReply(f"expected {self._choices} choices, got {len(answers)}: {body[:120]!r}")
+        self._check(answers)
         if self._n > 1:
             answers = [merged for answer in answers for merged in self._sample(answer)]
-        if self._prompts == len(answers) == 1:
+        if len(answers) == 1:
             answers[0].usage = reply.usage
         return answers
 
-    def _answer(self, choice: _Choice, usage: Usage | None) -> Answer:
-        index = choice.index
-        if not 0 <= index < self._prompts * self._n:
-            raise BadReply(f"a choice has the index {index}; expected 0 to {self._prompts * self._n - 1}")
-        logprobs = choice.logprobs
-        return Answer(
-            index,
-            choice.text,
-            choice.finish_reason,
-            False,
-            usage,
-            None,
-            logprobs.message() if logprobs is not None else None,
-            choice.token_ids,
-            (),
-            choice.prompt_token_ids,
-            choice.prompt_logprobs,
-        )
-
-    def _choice(self, choice: _Choice, usage: Usage | None) -> tuple[int, Sequence[Answer]]:
-        index = choice.index
-        part = self._parts.get(index)
-        if part is None:
-            part = self._parts[index] = self._answer(choice, usage)
-            if choice.finish_reason is None:
-                return (1 if index % self._n == 0 else 0), ()
-        else:
-            part.started = True
-            part.text += choice.text
-            part.finish_reason = choice.finish_reason
-            part.usage = usage or part.usage
-            if choice.logprobs is not None:
-                part.logprobs = add_logprobs(part.logprobs, choice.logprobs.message())
-            if choice.token_ids is not None:
-                part.token_ids = add_ids(part.token_ids, choice.token_ids)
-            if choice.finish_reason is None:
-                return 0, ()
-        if self._n == 1:
-            return 0, (part,)
-        return 0, self._sample(part)
+    def _check(self, choices: Sequence[Answer]) -> None:
+        for choice in choices:
+            if not 0 <= choice.slot < self._choices:
+                raise BadReply(f"a choice has the index {choice.slot}; expected 0 to {self._choices - 1}")
+            if choice.wire_logprobs is not None:
+                choice.logprobs = choice.wire_logprobs.message()
 
     def _sample(self, part: Answer) -> Sequence[Answer]:
         slot = part.slot // self._n
-        siblings = self._finished.setdefault(slot, [])
+        siblings = self._samples.setdefault(slot, [])
         siblings.append(part)
         if len(siblings) < self._n:
             return ()
@@ -180,3 +146,14 @@ class CompletionsReader:
         merged = merge_samples(slot, siblings)
         merged.started = siblings[0].started
         return (merged,)
+
+
+def _add(part: Answer, choice: Answer) -> None:
+    """Add the next piece of a choice to what there is of it."""
+    part.started = True
+    part.text += choice.text
+    part.finish_reason = choice.finish_reason
+    if choice.logprobs is not None:
+        part.logprobs = add_logprobs(part.logprobs, choice.logprobs)
+    if choice.token_ids is not None:
+        part.token_ids = add_ids(part.token_ids, choice.token_ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -42,24 +42,18 @@ def encode_request(model: str, contents: Sequence[Any], fields: dict[str, Any]) 
 class EmbeddingsReader:
     """Reads the reply to a request of so many texts."""
 
-    __slots__ = ("_texts", "done")
+    __slots__ = ("_texts",)
 
     def __init__(self, texts: int) -> None:
         self._texts = texts
-        self.done = False
 
-    def event(self, data: bytes) -> tuple[int, Iterable[Answer]]:
-        """Refuse events: embeddings are not streamed."""
-        raise BadReply(f"the reply to a request that asked for none is streamed: {data[:120]!r}")
-
-    def whole(self, body: bytes) -> Iterable[Answer]:
+    def whole(self, body: bytes) -> Sequence[Answer]:
         """Take the body; see :class:`~aurora_pool.wire.answer.Reader`."""
         reply: _Reply = decode(_DECODER, body)
         if reply.error is not None:
             raise error_of(reply.error)
         if sorted(item.index for item in reply.data) != list(range(self._texts)):
             raise BadReply(f"expected {self._texts} embeddings, got {len(reply.data)}: {body[:120]!r}")
-        self.done = True
         usage = reply.usage if self._texts == 1 else None
         return [Answer(i.index, "", "stop", usage=usage, embedding=_vector(i.embedding)) for i in reply.data]
 

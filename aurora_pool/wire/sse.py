@@ -18,42 +18,41 @@ class EventSplitter:
     ([b'{"a":1}'], [b'[DONE]'])
     """
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_lines", "_rest")
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._rest: list[bytes] = []
+        self._lines: list[bytes] = []
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Take the next bytes; return the data of each event that they complete, in order."""
         if b"\r" in chunk:
             chunk = chunk.replace(b"\r", b"")  # raw carriage returns can't be part of JSON text
-        parts = self._parts
-        if parts:
-            if b"\n\n" not in chunk and not (chunk.startswith(b"\n") and parts[-1].endswith(b"\n")):
-                if chunk:
-                    parts.append(chunk)
-                return []
-            parts.append(chunk)
-            chunk = b"".join(parts)
-            parts.clear()
-        events = chunk.split(b"\n\n")
-        rest = events.pop()
+        rest, lines = self._rest, self._lines
         if rest:
-            parts.append(rest)
-        # Nearly always each event is one line, and one count tells so of all of them.
-        plain = chunk.count(b"\n") - rest.count(b"\n") == 2 * len(events)
-        return [
-            data for event in events if (data := event[6:] if plain and event.startswith(b"data: ") else _data(event))
-        ]
+            rest.append(chunk)
+            if b"\n" not in chunk:
+                return []
+            chunk = b"".join(rest)
+            rest.clear()
+        events = []
+        start = 0
+        # Looking for one byte is far quicker than looking for two, and than splitting.
+        while (end := chunk.find(b"\n", start)) >= 0:
+            if end == start:
+                if lines:
+                    events.append(b"\n".join(lines))
+                    lines.clear()
+            elif chunk.startswith(b"data: ", start):
+                lines.append(chunk[start + 6 : end])
+            elif chunk.startswith(b"data:", start):
+                lines.append(chunk[start + 5 : end])
+            start = end + 1
+        if start < len(chunk):
+            rest.append(chunk[start:])
+        return events
 
     @property
     def cut(self) -> bool:
         """Whether an event has begun and not ended."""
-        return bool(self._parts)
-
-
-def _data(event: bytes) -> bytes:
-    if event.startswith(b"data: ") and b"\n" not in event:
-        return event[6:]
-    lines = [line.removeprefix(b"data:").removeprefix(b" ") for line in event.split(b"\n") if line.startswith(b"data:")]
-    return b"\n".join(lines)
+        return bool(self._rest or self._lines)

@@ -27,7 +27,6 @@ def test_an_answer() -> None:
     reader = ChatReader()
     (answer,) = reader.whole(chat(chat_choice(0, chat_message("Hello.")), usage=usage(12, 4)))
     assert (answer.slot, answer.text, answer.finish_reason, answer.usage) == (0, "Hello.", "stop", Usage(12, 4))
-    assert reader.done
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
@@ -73,8 +72,3 @@ def test_a_missing_choice_is_a_bad_reply() -> None:
 def test_an_error_with_a_good_status_is_an_error() -> None:
     with pytest.raises(ServerError, match="500: gone"):
         ChatReader().whole(error("gone", 500))
-
-
-def test_events_are_refused() -> None:
-    with pytest.raises(BadReply):
-        ChatReader().event(b"{}")

@@ -18,13 +18,8 @@ from tests.wire.bodies import choice, completion, error, usage
 
 def read(reader: CompletionsReader, *events: bytes) -> tuple[int, list[Answer]]:
     """Read events; return how many prompts have started and what has finished."""
-    started = 0
-    answers: list[Answer] = []
-    for event in events:
-        more, finished = reader.event(event)
-        started += more
-        answers += finished
-    return started, answers
+    reader.events(events)
+    return reader.take()
 
 
 class TestRequests:
@@ -70,15 +65,14 @@ class TestStreams:
             completion(choice(1, " Pari"), usage=usage(5, 1)),
             completion(choice(1, "s.", "stop", stop_reason=None), usage=usage(5, 3)),
         )
-        assert first == (2, [Answer(1, " Paris.", "stop", True, Usage(5, 3))])
+        assert first == (2, [Answer(1, " Paris.", "stop", Usage(5, 3), started=True)])
         second = read(
             reader,
             completion(choice(0, " end", "length"), usage=usage(3, 16)),
             completion(usage=usage(8, 19)),
             b"[DONE]",
         )
-        assert second == (0, [Answer(0, " The end", "length", True, Usage(3, 16))])
-        assert reader.done
+        assert second == (0, [Answer(0, " The end", "length", Usage(3, 16), started=True)])
 
     def test_an_event_per_token_as_older_servers_send_them(self) -> None:
         reader = CompletionsReader(2)
@@ -92,7 +86,7 @@ class TestStreams:
     def test_a_choice_whose_first_event_is_its_last(self) -> None:
         started, answers = read(CompletionsReader(1), completion(choice(0, "x", "length"), usage=usage(1, 1)))
         assert started == 0
-        assert answers == [Answer(0, "x", "length", False, Usage(1, 1))]
+        assert answers == [Answer(0, "x", "length", Usage(1, 1))]
 
     def test_the_first_event_may_have_no_text(self) -> None:
         started, answers = read(
@@ -155,25 +149,25 @@ class TestStreams:
         reader = CompletionsReader(2)
         read(reader, completion(choice(0, "kept", "stop")))
         with pytest.raises(ServerError, match="EngineCore encountered") as raised:
-            reader.event(error("EngineCore encountered an issue.", 500, "InternalServerError"))
+            read(reader, error("EngineCore encountered an issue.", 500, "InternalServerError"))
         assert raised.value.status == 500
 
     def test_an_error_event_has_the_status_of_its_code(self) -> None:
         with pytest.raises(ServerError) as raised:
-            CompletionsReader(1).event(error("The engine is currently busy", 503, "Service Unavailable"))
+            read(CompletionsReader(1), error("The engine is currently busy", 503, "Service Unavailable"))
         assert raised.value.status == 503
 
     @pytest.mark.parametrize("index", [2, -1, 1000])
     def test_a_choice_that_nobody_asked_for_is_a_bad_reply(self, index: int) -> None:
         with pytest.raises(BadReply, match=f"index {index}"):
-            CompletionsReader(2).event(completion(choice(index, "x", "stop")))
+            read(CompletionsReader(2), completion(choice(index, "x", "stop")))
 
     @pytest.mark.parametrize(
         "data", [b"<html>", b"[]", b"{", b'{"choices":[{"text":"no index"}]}', b"\xff\xfe", b"null"]
     )
     def test_what_is_no_event_is_a_bad_reply(self, data: bytes) -> None:
         with pytest.raises(BadReply, match="not what the API promises"):
-            CompletionsReader(1).event(data)
+            read(CompletionsReader(1), data)
 
 
 @given(
