@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 Made = Ticket | Response | Callable[[], Awaitable["Ticket | Response"]]
 """What becomes of a prompt: a ticket, its answer already, or what to ask before one of the two is known."""
-MakeTickets = Callable[[int, Sequence[AnyPrompt], "Call"], Iterable[Made]]
-"""Makes the tickets of successive prompts, of which the first has this index."""
+MakeTickets = Callable[[int, Sequence[AnyPrompt], "Call"], list[Ticket] | Iterator[Made]]
+"""Makes the tickets of successive prompts, of which the first has this index: a list where each has one at once."""
 
 DEFERRED = 16
 """For how many prompts of a call something may be asked at a time before they can be sent."""
@@ -207,26 +207,32 @@ class Call:
 
     def _tickets(self, prompts: Sequence[AnyPrompt]) -> list[Ticket]:
         """Make the tickets of prompts, except of those that are answered already or will be admitted later."""
-        under_way = self._open
-        index = self._pulled
-        tickets = []
-        for made in self._make_tickets(index, prompts, self):
-            if isinstance(made, Ticket):
-                under_way[index] = made
-                tickets.append(made)
-            else:
-                under_way[index] = None
-                if isinstance(made, Response):
-                    self.deliver([(index, made)])
-                else:
-                    self._ask_first(index, made)
-            index += 1
-        self._pulled = index
+        start = self._pulled
+        made = self._make_tickets(start, prompts, self)
+        if isinstance(made, list):
+            tickets = made
+            self._open.update(enumerate(tickets, start))
+        else:
+            tickets = [
+                ticket for index, one in enumerate(made, start) if (ticket := self._note(index, one)) is not None
+            ]
+        self._pulled = start + len(prompts)
         if self._expected:
             counted = min(self._expected, len(prompts))
             self._expected -= counted
             self.lane.expected -= counted
         return tickets
+
+    def _note(self, index: int, made: Made) -> Ticket | None:
+        if isinstance(made, Ticket):
+            self._open[index] = made
+            return made
+        self._open[index] = None
+        if isinstance(made, Response):
+            self.deliver([(index, made)])
+        else:
+            self._ask_first(index, made)
+        return None
 
     def _ask_first(self, index: int, make: Callable[[], Awaitable[Ticket | Response]]) -> None:
         async def ask() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import random
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
@@ -18,22 +17,21 @@ from aurora_pool.batch import Batch, Sink
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
+from aurora_pool.notices import PoolNotices
 from aurora_pool.open_files import open_files_limit
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.lists import in_turn
 from aurora_pool.policy.outcome import FINISHED
-from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Ticket
+from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Ticket
 from aurora_pool.probe import look, read_load, try_agent
 from aurora_pool.wire.answer import Answer
 from aurora_pool.wire.errors import refuses_streaming
 from aurora_pool.wire.status import EngineLoad
 
-LEARN_MASK = 15
-"""One prompt in sixteen calibrates the estimate of token counts."""
-
-log = logging.getLogger("aurora_pool")
+LEARN_EVERY = 16
+"""One prompt in so many calibrates the estimate of token counts."""
 
 
 class Fleet:
@@ -62,6 +60,7 @@ class Fleet:
         self.probe_request: tuple[str, bytes] = ("/health", b"")
         self.closed = False
         self.prompts_failed = 0
+        self._unlearnt = LEARN_EVERY
         self.calls: set[Sink] = set()
         self.transport = Transport(endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit)
         self.dispatcher = Dispatcher(
@@ -71,7 +70,7 @@ class Fleet:
             timeout=timeout,
             silence=timeouts.silence,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
-            notices=_Notices(self.endpoints, observer),
+            notices=PoolNotices(self.endpoints, observer),
         )
         self._concurrency = concurrency
         self._queue: deque[Assignment] = deque()
@@ -246,7 +245,7 @@ class Fleet:
     async def _exchange(self, assignment: Assignment, batch: Batch, tickets: list[Ticket], stream: bool) -> None:
         body = batch.encode(tickets, stream=stream)
         agent = assignment.agent
-        async with self.transport.request(
+        with await self.transport.request(
             agent, batch.path, body, method=batch.method, headers=batch.headers
         ) as exchange:
             await batch.receive(exchange, assignment, self)
@@ -256,39 +255,47 @@ class Fleet:
         finished = [answer for answer in answers if answer.finish_reason in FINISHED]
         if len(finished) < len(answers):
             self._unfinished(assignment, answers, now)
+        first = self.dispatcher.answered_together(assignment, finished, now)
+        if not first:
+            return
+        self._learn(batch, *first[0], len(first))
         call = batch.call
         where = call.agent_index(assignment.agent)
-        results: list[tuple[int, Response]] = []
-        for ticket, answer in self.dispatcher.answered_together(assignment, finished, now):
-            usage = answer.usage
-            if usage is None:
-                prompt_tokens = completion_tokens = None
-            else:
-                prompt_tokens, completion_tokens = usage.prompt_tokens, usage.completion_tokens
-                if not ticket.index & LEARN_MASK:
-                    batch.learn(ticket, usage)
-            response = Response(
-                True,
-                answer.text,
-                None,
-                where,
-                None,
-                answer.finish_reason,
-                prompt_tokens,
-                completion_tokens,
-                answer.reasoning,
-                answer.logprobs,
-                answer.token_ids,
-                ticket.sends,
-                now - ticket.first_sent,
-                answer.samples,
-                answer.prompt_token_ids,
-                answer.prompt_logprobs,
-                answer.embedding,
-            )
-            results.append((ticket.index, response))
-        if results:
-            self._deliver(call, results)
+        self._deliver(
+            call,
+            [
+                (
+                    ticket.index,
+                    Response(
+                        True,
+                        answer.text,
+                        None,
+                        where,
+                        None,
+                        answer.finish_reason,
+                        None if (usage := answer.usage) is None else usage.prompt_tokens,
+                        None if usage is None else usage.completion_tokens,
+                        answer.reasoning,
+                        answer.logprobs,
+                        answer.token_ids,
+                        ticket.sends,
+                        now - ticket.first_sent,
+                        answer.samples,
+                        answer.prompt_token_ids,
+                        answer.prompt_logprobs,
+                        answer.embedding,
+                    ),
+                )
+                for ticket, answer in first
+            ],
+        )
+
+    def _learn(self, batch: Batch, ticket: Ticket, answer: Answer, answers: int) -> None:
+        """Calibrate the estimate of token counts, by one of these answers now and then."""
+        self._unlearnt += answers
+        if self._unlearnt >= LEARN_EVERY and answer.usage is not None:
+            self._unlearnt = 0
+            batch.learn(ticket, answer.usage)
 
     def _unfinished(self, assignment: Assignment, answers: Sequence[Answer], now: float) -> None:
         for answer in answers:
@@ -336,25 +343,3 @@ class Fleet:
         if load is not None:
             running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
             self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)
-
-
-class _Notices(Notices):
-    """Passes the policy's notices on: to the log, one line per change of an agent's state, and to the observer."""
-
-    def __init__(self, endpoints: Sequence[AgentEndpoint], observer: Observer) -> None:
-        self._endpoints = endpoints
-        self._observer = observer
-
-    def agent_state(self, agent: int, state: str, reason: str) -> None:
-        level = logging.INFO if state == "in service" else logging.WARNING
-        log.log(level, "%s is %s (%s)", self._endpoints[agent], state, reason)
-        self._observer.agent_state(agent, self._endpoints[agent], state, reason)
-
-    def prompt_moved(self, agent: int, outcome: str) -> None:
-        self._observer.prompt_moved(agent, outcome)
-
-    def prompt_hedged(self, slow_agent: int, agent: int) -> None:
-        self._observer.prompt_hedged(slow_agent, agent)
-
-    def prompt_quarantined(self, agent: int) -> None:
-        self._observer.prompt_quarantined(agent)

@@ -6,9 +6,10 @@ kind shows whether an agent answers; its engine's counters show whether it moves
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
-from aurora_pool.errors import ConnectFailed, PoolError, ServerError, TransportError
+from aurora_pool.errors import ConnectFailed, PoolError, ServerError, TimedOut, TransportError
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.silence import Finding
 from aurora_pool.wire.errors import parse_error
@@ -19,12 +20,19 @@ if TYPE_CHECKING:
 
 
 async def fetch(transport: Transport, agent: int, path: str, body: bytes | None = None, *, within: float) -> bytes:
-    """Make one short request; return the body of a 200. Raises :class:`TransportError` and :class:`ServerError`."""
-    async with transport.request(agent, path, body, within=within) as exchange:
-        content = await exchange.read()
-        if exchange.status != 200:
-            raise parse_error(exchange.status, content)
-        return content
+    """Make one request; return the body of a 200.
+
+    Raises :class:`TransportError`, :class:`TimedOut` after ``within`` seconds among them, and :class:`ServerError`.
+    """
+    try:
+        async with asyncio.timeout(within):
+            with await transport.request(agent, path, body) as exchange:
+                content = await exchange.read()
+    except TimeoutError as error:
+        raise TimedOut(f"no whole reply within {within:g} s") from error
+    if exchange.status != 200:
+        raise parse_error(exchange.status, content)
+    return content
 
 
 async def try_agent(transport: Transport, agent: int, path: str, body: bytes, *, within: float) -> tuple[Outcome, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -90,7 +90,7 @@ class TicketMaker:
         self._others: weakref.WeakValueDictionary[tuple[Kind, bytes], Any] = weakref.WeakValueDictionary()
         self._text_kind = self._kind_of_text(rules.wraps_text, sampling)
 
-    def __call__(self, start: int, prompts: Sequence[AnyPrompt], call: Call) -> Iterable[Made]:
+    def __call__(self, start: int, prompts: Sequence[AnyPrompt], call: Call) -> list[Ticket] | Iterator[Made]:
         """Make the tickets of successive prompts, the first of which has the index ``start``.
 
         Raises :class:`ConfigError` for what can't be a prompt.
@@ -145,11 +145,11 @@ class TicketMaker:
         before = () if system_prompt is None else (system_prompt,)
         return [shape.render((*before, text)) for text in texts]
 
-    def _plain(self, start: int, prompts: Sequence[Any], call: Call) -> Sequence[Ticket]:
+    def _plain(self, start: int, prompts: Sequence[Any], call: Call) -> list[Ticket]:
         """The tickets of plain texts that fit by the estimate, as nearly all prompts are; none where it is not so."""
         kind, rules = self._text_kind, self._rules
         if kind == "chat" or not self._contexts or set(map(type, prompts)) != {str}:
-            return ()
+            return []
         works = self._written(prompts, kind)
         context, lane = self._contexts[0]
         batch = self._own_batch(kind, self._sampling, call)
@@ -158,16 +158,13 @@ class TicketMaker:
         # A character has at most 4 bytes: what fits even then needs no closer look.
         if room is not None and 4 * max(map(len, works)) * rules.estimate.ratio < left - 1:
             return [Ticket(lane, index, batch, work, room, limit) for index, work in enumerate(works, start)]
-        rooms = [room_or_none(context, rules.estimate.of(work), rules.buffer, room) for work in works]
-        return (
-            [
-                Ticket(lane, index, batch, work, fitting, limit)
-                for index, (work, fitting) in enumerate(zip(works, rooms, strict=True), start)
-                if fitting is not None
-            ]
-            if None not in rooms
-            else ()
-        )
+        tickets = []
+        for index, work in enumerate(works, start):
+            fitting = room_or_none(context, rules.estimate.of(work), rules.buffer, room)
+            if fitting is None:
+                return []
+            tickets.append(Ticket(lane, index, batch, work, fitting, limit))
+        return tickets
 
     # -- conversations ------------------------------------------------------------------------------------------
 

@@ -12,14 +12,13 @@ import io
 import os
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import aiohttp
 from yarl import URL
 
-from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost, TimedOut
+from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost
 from aurora_pool.hostfile import AgentEndpoint
 
 if TYPE_CHECKING:
@@ -41,7 +40,10 @@ _reused: ContextVar[bool] = ContextVar("reused", default=False)
 
 
 class Exchange:
-    """One reply: ``status`` and ``headers`` are here, the body comes on demand."""
+    """One reply: ``status`` and ``headers`` are here, the body comes on demand.
+
+    It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
+    """
 
     __slots__ = ("_response", "headers", "status")
 
@@ -49,6 +51,15 @@ class Exchange:
         self._response = response
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
 
     @property
     def is_event_stream(self) -> bool:
@@ -114,7 +125,6 @@ class Transport:
             session, self._session = self._session, None
             await session.close()
 
-    @asynccontextmanager
     async def request(
         self,
         agent: int,
@@ -123,27 +133,20 @@ class Transport:
         *,
         method: str = "",
         headers: Mapping[str, str] | None = None,
-        within: float | None = None,
-    ) -> AsyncIterator[Exchange]:
+    ) -> Exchange:
         """Make a request to an agent: POST with a JSON body, GET without one, or the ``method`` named.
 
-        Leaving the context before the body has ended closes the connection, and the server aborts what it was doing.
-        Raises :class:`ConnectFailed`, :class:`ConnectionLost`, and :class:`TimedOut` after ``within`` seconds.
+        Raises :class:`ConnectFailed` and :class:`ConnectionLost`.
+
+        >>> with await transport.request(0, "/health") as exchange:  # doctest: +SKIP
+        ...     content = await exchange.read()
         """
         if self._session is None:
             raise RuntimeError("the transport is not open")
         url, own_headers = self._address(agent, path)
         sent = own_headers if headers is None else {**headers, **own_headers}
         method = method or ("GET" if body is None else "POST")
-        try:
-            async with asyncio.timeout(within):
-                response = await self._send(method, url, body, sent)
-                try:
-                    yield Exchange(response)
-                finally:
-                    response.close() if not response.content.at_eof() else response.release()
-        except TimeoutError as error:
-            raise TimedOut(f"no whole reply within {within:g} s" if within else "it took too long") from error
+        return Exchange(await self._send(method, url, body, sent))
 
     async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
         lost: ConnectionLost | None = None
@@ -170,7 +173,7 @@ class Transport:
             return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             raise ConnectFailed(_words(error)) from error
-        except (aiohttp.ClientError, ConnectionError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise ConnectionLost(_words(error), received=False) from error
 
     def _address(self, agent: int, path: str) -> tuple[URL, dict[str, str]]:

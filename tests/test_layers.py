@@ -27,6 +27,7 @@ LAYERS = {
     "statistics": 2,
     "transport": 3,
     "probe": 3,
+    "notices": 3,
     "batch": 3,
     "call": 3,
     "embeddings": 3,

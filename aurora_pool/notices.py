@@ -1,0 +1,38 @@
+"""What the policy decides about agents and prompts, told to the log and to the pool's observer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.options import Observer
+from aurora_pool.policy.work import Notices
+
+log = logging.getLogger("aurora_pool")
+
+
+class PoolNotices(Notices):
+    """Logs one line per change of an agent's state, and passes everything on to the observer."""
+
+    def __init__(self, endpoints: Sequence[AgentEndpoint], observer: Observer) -> None:
+        self._endpoints = endpoints
+        self._observer = observer
+
+    def agent_state(self, agent: int, state: str, reason: str) -> None:
+        """Log it too: an agent that goes out is worth a warning."""
+        level = logging.INFO if state == "in service" else logging.WARNING
+        log.log(level, "%s is %s (%s)", self._endpoints[agent], state, reason)
+        self._observer.agent_state(agent, self._endpoints[agent], state, reason)
+
+    def prompt_moved(self, agent: int, outcome: str) -> None:
+        """Pass it on."""
+        self._observer.prompt_moved(agent, outcome)
+
+    def prompt_hedged(self, slow_agent: int, agent: int) -> None:
+        """Pass it on."""
+        self._observer.prompt_hedged(slow_agent, agent)
+
+    def prompt_quarantined(self, agent: int) -> None:
+        """Pass it on."""
+        self._observer.prompt_quarantined(agent)
