@@ -124,6 +124,7 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.transport.close()
+        self.dispatcher.close()
 
     @property
     def now(self) -> float:
@@ -151,10 +152,12 @@ class Fleet:
 
     def schedule(self) -> None:
         """Have a plan made and carried out at the end of this turn of the event loop."""
-        if self._round is None and self._loop is not None:
+        if self._round is None and self._loop is not None and not self.closed:
             self._round = self._loop.call_soon(self._make_round)
 
     def _make_round(self) -> None:
+        if self.closed:
+            return
         if self._round is not None:
             self._round.cancel()
             self._round = None

@@ -72,7 +72,7 @@ class Prompt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 AnyPrompt: TypeAlias = Content | Prompt
 
 
-class Usage(msgspec.Struct, frozen=True):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts of one reply: of one prompt where the server tells them apart, else of the whole request."""
 
     prompt_tokens: int = 0
@@ -100,7 +100,7 @@ class Sample(msgspec.Struct, frozen=True):
     token_ids: list[int] | None = None
 
 
-class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True):
+class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     """The result of one prompt. There is exactly one per prompt, and ``success`` says whether it is an answer.
 
     Success means that the server ended the answer itself: its ``finish_reason`` is ``stop``, ``length`` or

@@ -241,6 +241,18 @@ class Books:
         self.pending.close.append(assignment)
         return left
 
+    def clear(self) -> None:
+        """Forget all prompts, for good."""
+        for agent in self.agents:
+            for request in list(agent.requests):
+                self.retire(request)
+            self.recall(agent, agent.outbox)
+        for lane in self.lanes:
+            for queue in (lane.queue, lane.suspects, *lane.home_queues.values()):
+                queue.clear()
+        self._alarms.clear()
+        self.pending = Plan()
+
     # -- agents -------------------------------------------------------------------------------------------------
 
     def agent_failed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:

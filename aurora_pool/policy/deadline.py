@@ -32,6 +32,10 @@ class Deadlines:
             self._count += 1
             heapq.heappush(self._watched, (due, self._count, tickets))
 
+    def clear(self) -> None:
+        """Watch nothing any more."""
+        self._watched.clear()
+
     def _expire(self, _: None, now: float) -> None:
         watched = self._watched
         late: list[Sequence[Ticket | None]] = []

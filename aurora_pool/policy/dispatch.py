@@ -233,6 +233,12 @@ class Dispatcher:
         """Take in that a removed agent is part of the fleet again."""
         self.books.restore_agent(self.books.agents[agent], now)
 
+    def close(self) -> None:
+        """Forget all prompts. Without it, those left over are never freed: see :class:`Ticket`."""
+        self.books.clear()
+        if self._deadlines is not None:
+            self._deadlines.clear()
+
     # -- what goes out ------------------------------------------------------------------------------------------
 
     @property

@@ -14,8 +14,10 @@ from aurora_pool.policy.work import Ticket
 
 LOOK_EVERY = 0.5
 """Seconds between looks for prompts worth a second agent."""
-LATE = 0.1
-"""Seconds by which a look may be late and still say something about the agents."""
+READING = 0.02
+"""Seconds left between finding out that a look is due and looking: time to read what has come in."""
+LATE = 0.05
+"""Seconds by which that may take longer, and the look still say something about the agents."""
 SIMILAR = 1.2
 """Agents whose speeds differ by less than this factor count as equally fast."""
 WASTE_SHARE = 0.02
@@ -37,7 +39,10 @@ class Hedger:
         """See to it that the prompts under way are looked at."""
         if not self._due and self.hungry and self.books.in_flight:
             self._due = True
-            self.books.alarm(now + LOOK_EVERY, self._look, now + LOOK_EVERY)
+            self.books.alarm(now + LOOK_EVERY, self._prepare, None)
+
+    def _prepare(self, _: None, now: float) -> None:
+        self.books.alarm(now + READING, self._look, now + READING)
 
     def _look(self, due: float, now: float) -> None:
         self._due = False

@@ -58,7 +58,7 @@ class Lane:
         return len(self.queue) + len(self.suspects) + sum(map(len, self.home_queues.values()))
 
 
-class Ticket(msgspec.Struct, eq=False):
+class Ticket(msgspec.Struct, eq=False, gc=False):
     """One prompt on its way to exactly one result.
 
     ``batch`` says which tickets may share a list request (those with the same object), ``room`` how many tokens may be
@@ -66,6 +66,9 @@ class Ticket(msgspec.Struct, eq=False):
     own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
     waits. ``sends`` counts requests, ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents
     that died while they held it.
+
+    The garbage collector does not look at tickets (``gc=False``): with a million of them alive, looking costs more than
+    all the rest of the dispatch. So whoever keeps tickets lets go of them at the end: :meth:`Dispatcher.close` does.
     """
 
     lane: Lane

@@ -23,7 +23,7 @@ class WireLogprobs(msgspec.Struct):
         return Logprobs(self.tokens, self.token_logprobs, self.top_logprobs or [None] * len(self.tokens))
 
 
-class Answer(msgspec.Struct, rename={"slot": "index", "wire_logprobs": "logprobs", "logprobs": "-"}):
+class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs": "logprobs", "logprobs": "-"}):
     """One prompt's part of a reply: ``slot`` is its place in the request.
 
     A choice of ``/v1/completions`` is decoded straight into it: an object and a copy less for each prompt. ``started``

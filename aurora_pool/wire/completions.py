@@ -26,7 +26,7 @@ _STREAMING = {
 }
 
 
-class _Reply(msgspec.Struct):
+class _Reply(msgspec.Struct, gc=False):
     choices: list[Answer] = []
     usage: Usage | None = None
     error: Any = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import weakref
 
 import pytest
 
-from aurora_pool import ConfigError, PoolError, Timeouts, VLLMPool
+from aurora_pool import ConfigError, Observer, PoolError, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import INSTANT, SMALL, chats_at, now, running, running_sequences, sizes
 
@@ -231,3 +232,27 @@ async def test_cookies_and_redirects_are_not_followed() -> None:
         assert not response.success
     await runner.cleanup()
     assert set(asked) <= {"/v1/models", "/v1/completions"}
+
+
+async def test_nothing_is_left_in_memory_of_a_pool_that_was_closed_while_prompts_were_under_way() -> None:
+    async with SimulatedFleet(3, profile=SMALL) as fleet:
+        observer = Observer()
+        kept = weakref.ref(observer)  # the pool holds it, and everything in the pool holds the pool
+        pool = VLLMPool(fleet.endpoints, prompt_format="raw", timeout=100.0, observer=observer)
+        prompts = [f"p{i}" for i in range(2000)]
+        cancelled = asyncio.create_task(pool.send_all_batched(prompts, max_tokens=300))
+        closed = asyncio.create_task(pool.post_batch(1, prompts, max_tokens=300))
+        fleet.agents[0].hang()
+        await asyncio.sleep(0.5)
+        fleet.agents[2].die()
+        await asyncio.sleep(0.5)
+        assert pool.statistics().in_flight > 0
+        assert pool.statistics().queued > 0
+        cancelled.cancel()
+        await asyncio.sleep(0.1)
+        await pool.close()
+        await asyncio.gather(cancelled, closed, return_exceptions=True)
+        del pool, observer, cancelled, closed
+        await asyncio.sleep(0.1)
+        gc.collect()
+        assert kept() is None
