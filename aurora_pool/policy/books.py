@@ -25,6 +25,10 @@ from aurora_pool.policy.tail import Lengths
 from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Plan, Ticket
 
 
+LATE = 1.0
+"""Seconds by which an alarm may ring late before this process counts as one that does not keep up."""
+
+
 class Books:
     """All agents, the lanes in which prompts wait, the requests under way, and the plan that is being made."""
 
@@ -46,6 +50,8 @@ class Books:
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.scan = False
         """Whether the next plan is to look at all agents for some lane."""
+        self.awake_since = 0.0
+        """Since when this process has kept up. What agents sent before may have lain unread."""
         self.in_flight = 0
         self.answered = 0
         self.requests = 0
@@ -70,6 +76,8 @@ class Books:
 
     def ring(self, now: float) -> None:
         """Do what is due."""
+        if self.wake_at < now - LATE:
+            self.awake_since = now
         while self._alarms and self._alarms[0][0] <= now:
             _, _, action, argument = heapq.heappop(self._alarms)
             action(argument, now)

@@ -3,6 +3,9 @@
 An agent that sends no byte for :data:`LOOK_AFTER` seconds is looked at, and gets nothing meanwhile. A server that is
 merely busy shows it in its own counters; one that refuses connections is leaving, and what it holds is lost (SIGTERM
 makes vLLM hang like that); one that shows nothing is given up when it has been silent for the whole limit.
+
+A process that is too busy or too starved to read hears nothing either. Time in which it did not keep up with its own
+alarms is no agent's silence.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ class Silence:
         self.books.touched[agent] = None
 
     def _judge(self, agent: AgentState, finding: Finding, now: float) -> None:
-        quiet = now - agent.last_byte
+        quiet = now - self._heard_at(agent)
         limit = self.limit * (BLIND_FACTOR if finding is Finding.BLIND else 1.0)
         if not agent.requests or finding is Finding.MOVING:
             agent.last_byte = now
@@ -81,18 +84,23 @@ class Silence:
         agent.pulse_due = False
         if not agent.requests:
             return
-        if now < agent.last_byte + LOOK_AFTER:
-            self.watch(agent, agent.last_byte)
+        heard_at = self._heard_at(agent)
+        if now < heard_at + LOOK_AFTER:
+            self.watch(agent, heard_at)
             self._sample(agent, now)
         else:
             self.watch(agent, now)
             self._look(agent, now)
 
     def _look(self, agent: AgentState, now: float) -> None:
-        if agent.requests and not agent.looked_at and now >= agent.last_byte + REFUSED_GRACE:
+        if agent.requests and not agent.looked_at and now >= self._heard_at(agent) + REFUSED_GRACE:
             agent.looked_at = True
             agent.check(True)
             self.books.pending.check.append(agent.index)
+
+    def _heard_at(self, agent: AgentState) -> float:
+        """Since when an agent has been silent, or this process able to hear it."""
+        return max(agent.last_byte, self.books.awake_since)
 
     def _sample(self, agent: AgentState, now: float) -> None:
         """Ask for an agent's counters: rarely, if its replies show what runs, else at every pulse."""

@@ -113,3 +113,24 @@ def test_counters_are_asked_for_rarely() -> None:
         rig.wait(1.0)
         rig.answer(rig.sent[0], slot)
     assert 2 <= len(rig.samples) <= 4
+
+
+def test_time_in_which_this_process_did_not_keep_up_is_no_silence() -> None:
+    rig = Rig(1)
+    rig.lane.unbounded = 1
+    rig.admit(4)
+    rig.plan()
+    rig.now += 100.0  # nothing was run: neither replies read nor alarms rung
+    rig.plan()
+    assert rig.looks == []
+    rig.wait(LOOK_AFTER + 0.1)
+    assert rig.looks == [0]
+    rig.looked(0, Finding.MUTE)
+    rig.wait(20.0)
+    assert rig.agents[0].in_service
+    while rig.looks:
+        rig.looked(0, Finding.MUTE)
+    rig.wait(LOOK_AFTER + 6.0)
+    while rig.looks:
+        rig.looked(0, Finding.MUTE)
+    assert not rig.agents[0].in_service
