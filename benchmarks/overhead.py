@@ -4,12 +4,15 @@
     python benchmarks/overhead.py --quick       aurora-pool and the floor only, under a minute
     python benchmarks/overhead.py --check 2.0   the same, and fail if aurora-pool costs more than that times the floor
 
-The check takes the geometric mean of the cases. Prompts have about 300 characters, answers about 1,100. One server
-process, pinned to a core of its own, has every answer ready; each client is a process on another core and is told, in
-turns, to send so many prompts. Its process CPU time is what counts, not the wall clock, so other work on the machine
-disturbs little, and ratios are taken within rounds, so that what does disturb disturbs both sides. The server counts
-the requests by shape, and a round in which a client has sent other ones than asked does not count. The answers' texts,
-order and finish reasons are checked, outside of what is measured.
+Prompts have about 300 characters, answers about 1,100. One server process, pinned to a core of its own, has every
+answer ready; each client is a process on another core and is told, in turns, to send so many prompts. Its process CPU
+time is what counts, not the wall clock, so other work on the machine disturbs little, and ratios are taken within
+rounds, so that what does disturb disturbs both sides. The server counts the requests by shape, and a round in which a
+client has sent other ones than asked does not count. The answers' texts, order and finish reasons are checked, outside
+of what is measured.
+
+The check is for every case on its own, with the median of its rounds' ratios. If one is above what is allowed, all is
+measured once more, in new processes and with three times the rounds, and that decides.
 """
 
 from __future__ import annotations
@@ -19,7 +22,6 @@ import contextlib
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -29,7 +31,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from aurora_pool import ConfigError
+from aurora_pool.open_files import ensure_open_files
 from benchmarks.peers.shared import AGENTS, CASES, IN_FLIGHT, Case
+from benchmarks.printing import machine, table
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / "out" / "bench" / "peers"
@@ -68,6 +73,8 @@ GOALS = (
 )
 """How many times cheaper aurora-pool is to be than a peer, in cases whose name begins so."""
 FLOOR_GOAL = 1.5
+
+ROUNDS, QUICK_ROUNDS, CHECK_AGAIN_ROUNDS = 9, 15, 45
 
 
 class Process:
@@ -203,13 +210,6 @@ def _spread(values: Sequence[float]) -> str:
     return f"{middle:,.{digits}f} ({low:,.{digits}f}-{high:,.{digits}f})"
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table that reads as text and as Markdown."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, ["-" * width for width in widths], *rows]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
-
-
 def report(bench: Bench) -> Iterator[str]:
     """Write the tables."""
     names = [case.name for case in CASES]
@@ -274,29 +274,34 @@ def prepare_peers() -> None:
     stamp.touch()
 
 
-def machine() -> str:
-    """The machine and the Python, in a line."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return f"{model}, {os.cpu_count()} cores; Python {platform.python_version()}; Linux {platform.release()}"
-
-
 def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="aurora-pool and the floor only")
     parser.add_argument("--check", type=float, metavar="RATIO", help="quick, and fail above this ratio to the floor")
-    parser.add_argument("--rounds", type=int, help="default: 9, or 15 with --quick or --check")
+    parser.add_argument("--rounds", type=int, help=f"default: {ROUNDS}, or {QUICK_ROUNDS} with --quick or --check")
     arguments = parser.parse_args()
     quick = arguments.quick or arguments.check is not None
     if not quick:
         prepare_peers()
+    try:
+        ensure_open_files(2 * IN_FLIGHT * len(FULL))  # for the server, which inherits the limit
+    except ConfigError as error:
+        sys.exit(f"error: {error}")
+    print(machine())
+    bench = run(quick=quick, rounds=arguments.rounds or (QUICK_ROUNDS if quick else ROUNDS))
+    if arguments.check is None:
+        return 0
+    above = too_dear(bench, arguments.check)
+    if above:
+        print(f"\nabove {arguments.check:g} x the floor: {', '.join(above)}; measuring once more\n", flush=True)
+        above = too_dear(run(quick=True, rounds=CHECK_AGAIN_ROUNDS), arguments.check)
+    print(f"\nabove {arguments.check:g} x the floor: {', '.join(above) or 'no case'}")
+    return 1 if above else 0
+
+
+def run(*, quick: bool, rounds: int) -> Bench:
+    """Measure with new processes, and print what came of it."""
     error_log = ROOT / "out" / "bench" / "overhead-errors.txt"
     error_log.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -304,25 +309,32 @@ def main() -> int:
         bench = Bench(0.12 if quick else 0.25, errors)
         try:
             bench.start(QUICK if quick else FULL)
-            for number in range(1 + (arguments.rounds or (15 if quick else 9))):
+            if {POOL, FLOOR} & bench.missing.keys():
+                sys.exit(f"error: a client does not start: {error_log.relative_to(ROOT)} says why")
+            for number in range(1 + rounds):
                 bench.round(number)
         finally:
             bench.end()
-    print(machine())
     for part in report(bench):
         print(f"\n{part}")
     print("\n" + "\n".join(goals(bench)))
-    print(f"\n{time.monotonic() - started:.0f} s")
+    print(f"\n{rounds} rounds, {time.monotonic() - started:.0f} s")
     if bench.missing:
         print(f"errors: {error_log.relative_to(ROOT)}")
-    if arguments.check is None:
-        return 0
-    floor, pool = bench.measured
-    if bench.missing or not all(ratios(pool, floor, case.name) for case in CASES):
-        return 1
-    mean = statistics.geometric_mean(statistics.median(ratios(pool, floor, case.name)) for case in CASES)
-    print(f"all cases together: {mean:.2f} x the floor, of {arguments.check:g} x allowed")
-    return 0 if mean <= arguments.check else 1
+    return bench
+
+
+def too_dear(bench: Bench, allowed: float) -> list[str]:
+    """Name the cases in which the pool costs more than so many times the floor, or half of the rounds do not count."""
+    by_name = {one.peer.name: one for one in bench.measured}
+    pool, floor = by_name[POOL], by_name[FLOOR]
+    found = []
+    for case in CASES:
+        values = ratios(pool, floor, case.name)
+        median = statistics.median(values) if 2 * len(values) > len(floor.cost.get(case.name, ())) else math.inf
+        if median > allowed:
+            found.append(f"{case.name} ({median:.2f})")
+    return found
 
 
 if __name__ == "__main__":
