@@ -7,10 +7,10 @@ CODE    := $(wildcard aurora_pool tests benchmarks examples)
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench soak docs clean
+.PHONY: help demo test integration check format bench bench-all soak docs clean
 
 help: ## List what there is to make
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, about a minute with the installation
 	$(BIN)/aurora-pool demo --input examples/prompts.jsonl --output out/demo/answers.jsonl
@@ -31,14 +31,17 @@ format: $(VENV)/.dev ## Mend what the linter and the formatter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.dev ## Measure makespan, chaos, overhead, start-up, jobs and memory, about half an hour
+bench: $(VENV)/.dev ## Measure what the client costs beside other clients, and start-up, under 10 minutes
+	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.startup
+
+bench-all: bench ## The same, then makespan, chaos, reductions, jobs, memory and thousands of agents, about 45 minutes
 	$(BIN)/python -m benchmarks.makespan
 	$(BIN)/python -m benchmarks.chaos
 	$(BIN)/python -m benchmarks.tree_reduce
-	$(BIN)/python -m benchmarks.overhead --quick
-	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.scale
 
 soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, again and again for ten minutes
 	$(BIN)/python -m tests.jobs.killing

@@ -7,13 +7,17 @@
 Starts the local fleet of tests/integration (built once, about three minutes) and as many offline engines with the same
 model, the same settings and one thread each: what they generate is the limit. With two servers the limit is what two
 engines do at the same time. All stay loaded and are measured in turns, one at a time, in the opposite order every other
-round, so that other work on the machine disturbs all alike; shares are taken within rounds. Each sends the same prompts
-of random token ids, more than a server runs at a time, greedily and for the same number of tokens whatever they are,
-and what was generated is counted. Only ``vllm bench serve`` makes its own random prompts of that length.
+round; shares are taken within rounds. Each sends the same prompts of random token ids, more than a server runs at a
+time, greedily and for the same number of tokens whatever they are, and what was generated is counted. Only ``vllm bench
+serve`` makes its own random prompts of that length.
 
 The bare list request is one aiohttp request to each server, not streamed: what it misses is the server's front end.
-The goal is for the median of the shares; if one is below it, the check measures as many rounds again, and all decide.
-The last column compares the fastest run of each, for what disturbs a run only ever makes it slower.
+
+Other programs take the cores away. For how long a thread that computes was ready and had to wait for a core, the kernel
+counts (/proc/PID/schedstat): the second column leaves that time out, of engines and servers alike, and the shares are
+of these figures. With two servers this leaves out waiting for the servers' own front ends too; the last columns say how
+much processor time these and the client used. The goal is for the median of the shares; if one is below it, the check
+measures as many rounds again, and all decide.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import random
 import statistics
 import subprocess
@@ -29,7 +34,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +96,11 @@ class Engine:
                 env=engine_environment(scratch),
             )
 
+    @property
+    def pid(self) -> int:
+        """The process that computes."""
+        return self._child.pid
+
     def ask(self) -> None:
         """Start a run."""
         assert self._child.stdin is not None
@@ -115,43 +125,92 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Run:
+    """What one run took.
+
+    ``waited`` are those of the seconds in which the computing thread was ready and waited for a core; ``front_ends``
+    and ``client`` are seconds of CPU, of the servers' processes beside the engine and of this process.
+    """
+
+    tokens: int
+    seconds: float
+    waited: float
+    front_ends: float
+    client: float
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second on the clock."""
+        return self.tokens / self.seconds
+
+    @property
+    def undisturbed(self) -> float:
+        """Tokens per second without the waiting."""
+        return self.tokens / (self.seconds - self.waited)
+
+
+class Clock:
+    """Measures from when it is made until it is stopped."""
+
+    def __init__(self, engines: Sequence[int], front_ends: Sequence[int]) -> None:
+        self._engines = engines
+        self._front_ends = front_ends
+        self._began = self._now()
+
+    def stop(self, tokens: int, prompts: int) -> Run:
+        """Return what it came to; whoever has not generated what all others have is not comparable."""
+        assert tokens == prompts * MAX_TOKENS, f"{tokens} tokens of {prompts} prompts"
+        return Run(tokens, *(now - began for now, began in zip(self._now(), self._began, strict=True)))
+
+    def _now(self) -> tuple[float, float, float, float]:
+        waited = [_schedule(Path(f"/proc/{pid}"))[1] for pid in self._engines]
+        threads = [thread for pid in self._front_ends for thread in Path(f"/proc/{pid}/task").iterdir()]
+        front_ends = sum(_schedule(thread)[0] for thread in threads)
+        return time.perf_counter(), statistics.mean(waited), front_ends, time.process_time()
+
+
+def _schedule(thread: Path) -> tuple[float, float]:
+    """The seconds that a thread, or a process's first thread, has run, and has been ready to run without a core."""
+    ran, waited, _ = (thread / "schedstat").read_text().split()
+    return int(ran) / 1e9, int(waited) / 1e9
+
+
+@dataclass(frozen=True)
 class Bench:
     """What is loaded: ``prompts`` are those for all servers together, of which each engine has its part."""
 
     engines: Sequence[Engine]
-    hostfile: Path
+    fleet: LocalFleet
     environment: VllmEnvironment
     prompts: Prompts
     scratch: str
 
-    def offline(self, count: int) -> float:
-        """Let engines work at the same time; return the tokens per second of all."""
+    def offline(self, count: int) -> Run:
+        """Let engines work at the same time."""
         engines = self.engines[:count]
-        began = time.perf_counter()
+        clock = Clock([engine.pid for engine in engines], [])
         for engine in engines:
             engine.ask()
         tokens = [engine.hear()["tokens"] for engine in engines]
-        return _rate(sum(tokens), len(self._for(count)), time.perf_counter() - began)
+        return clock.stop(sum(tokens), len(self._for(count)))
 
-    def pool(self, servers: int, *, lists: bool = True) -> float:
+    def pool(self, servers: int, *, lists: bool = True) -> Run:
         """Send the prompts to so many servers with the pool, as list requests or one by one."""
         return asyncio.run(self._pool(servers, lists))
 
-    async def _pool(self, servers: int, lists: bool) -> float:
+    async def _pool(self, servers: int, lists: bool) -> Run:
         prompts = self._for(servers)
-        async with VLLMPool(parse_hostfile(self.hostfile)[:servers], model=MODEL, sampling=SAMPLING) as pool:
-            began = time.perf_counter()
+        async with VLLMPool(parse_hostfile(self.fleet.hostfile)[:servers], model=MODEL, sampling=SAMPLING) as pool:
+            clock = self._clock(servers)
             responses = await (pool.send_all_batched if lists else pool.send_all)(prompts, MAX_TOKENS)
-            seconds = time.perf_counter() - began
-        errors = [response.error for response in responses if not response.success]
-        assert not errors, errors[0]
-        return _rate(sum(response.completion_tokens or 0 for response in responses), len(prompts), seconds)
+            tokens = sum(response.completion_tokens or 0 for response in responses)
+            return clock.stop(tokens, len(prompts))
 
-    def bare(self, servers: int) -> float:
+    def bare(self, servers: int) -> Run:
         """Send each server its part of the prompts in one list request, with nothing but aiohttp."""
         return asyncio.run(self._bare(servers))
 
-    async def _bare(self, servers: int) -> float:
+    async def _bare(self, servers: int) -> Run:
         prompts = self._for(servers)
 
         async def send(session: aiohttp.ClientSession, server: int) -> int:
@@ -162,11 +221,11 @@ class Bench:
                 return int((await response.json())["usage"]["completion_tokens"])
 
         async with aiohttp.ClientSession() as session:
-            began = time.perf_counter()
+            clock = self._clock(servers)
             tokens = await asyncio.gather(*(send(session, server) for server in range(servers)))
-            return _rate(sum(tokens), len(prompts), time.perf_counter() - began)
+            return clock.stop(sum(tokens), len(prompts))
 
-    def bench_serve(self) -> float:
+    def bench_serve(self) -> Run:
         """Run vLLM's own benchmark client on one server, all requests at once."""
         prompts = len(self._for(1))
         command = [str(self.environment.python), "-P", "-c", BENCH_SERVE, "--backend", "vllm"]
@@ -175,22 +234,25 @@ class Bench:
         command += ["--random-output-len", str(MAX_TOKENS), "--ignore-eos", "--num-prompts", str(prompts)]
         command += ["--temperature", "0", "--disable-tqdm"]
         command += ["--save-result", "--result-dir", self.scratch, "--result-filename", "serve.json"]
+        clock = self._clock(1)
         ran = subprocess.run(command, check=False, env=engine_environment(self.scratch), capture_output=True, text=True)
         assert not ran.returncode, ran.stderr[-2000:]
         found = json.loads((Path(self.scratch) / "serve.json").read_text())
-        return _rate(found["total_output_tokens"], prompts, found["duration"])
+        run = clock.stop(found["total_output_tokens"], prompts)
+        # The server is idle while the command starts. What the command used for itself is mostly its start.
+        return replace(run, seconds=found["duration"], client=math.nan)
 
     def _for(self, servers: int) -> Prompts:
         return self.prompts[: len(self.prompts) * servers // len(self.engines)]
 
+    def _clock(self, servers: int) -> Clock:
+        used = self.fleet.servers[:servers]
+        members = [pid for server in used for pid in server.session.members()]
+        engines = [pid for pid in members if "VLLM::Eng" in Path(f"/proc/{pid}/comm").read_text()]
+        return Clock(engines, [pid for pid in members if pid not in engines])
+
     def _url(self, server: int) -> str:
-        return f"http://{parse_hostfile(self.hostfile)[server]}"
-
-
-def _rate(tokens: int, prompts: int, seconds: float) -> float:
-    """Tokens per second; whoever has not generated what all others have is not comparable."""
-    assert tokens == prompts * MAX_TOKENS, f"{tokens} tokens of {prompts} prompts"
-    return tokens / seconds
+        return f"http://{parse_hostfile(self.fleet.hostfile)[server]}"
 
 
 @dataclass(frozen=True)
@@ -198,7 +260,7 @@ class Row:
     """A program to measure, the engine row that is its limit, and whether the goal is for it."""
 
     name: str
-    run: Callable[[Bench], float]
+    run: Callable[[Bench], Run]
     limit: str
     goal: bool = False
     quick: bool = False
@@ -236,18 +298,18 @@ def load(stack: ExitStack, count: int) -> Bench:
     fleet.start(free_ports(2), environment, interruptions)
     for engine in engines:
         engine.hear()
-    bench = Bench(engines, fleet.hostfile, environment, prompts, scratch)
+    bench = Bench(engines, fleet, environment, prompts, scratch)
     bench.offline(2)
     bench.bare(2)
     return bench
 
 
-def measure(bench: Bench, rows: Sequence[Row], rounds: int, found: dict[str, list[float]]) -> None:
+def measure(bench: Bench, rows: Sequence[Row], rounds: int, found: dict[str, list[Run]]) -> None:
     """Measure all in turns; add the tokens per second of each, round by round."""
     for number in range(rounds):
         for row in reversed(rows) if number % 2 else rows:
             found[row.name].append(row.run(bench))
-        say(f"round {number + 1} of {rounds}: " + ", ".join(f"{values[-1]:.0f}" for values in found.values()))
+        say(f"round {number + 1} of {rounds}: " + ", ".join(f"{runs[-1].undisturbed:.0f}" for runs in found.values()))
 
 
 def main() -> int:
@@ -259,7 +321,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=80, help="for each server, which runs 64 at a time")
     arguments = parser.parse_args()
     rows = [row for row in ROWS if row.quick or not arguments.quick]
-    found: dict[str, list[float]] = {row.name: [] for row in rows}
+    found: dict[str, list[Run]] = {row.name: [] for row in rows}
     began = time.monotonic()
     with ExitStack() as stack:
         bench = load(stack, arguments.prompts)
@@ -272,9 +334,12 @@ def main() -> int:
     print(f"median of {len(found[ONE])} rounds (least-most); {time.monotonic() - began:.0f} s in all")
     cells = []
     for row in rows:
-        fastest = max(found[row.name]) / max(found[row.limit])
-        cells.append((row.name, _spread(found[row.name], 0), _spread(_shares(found, row), 2), f"{fastest:.2f}"))
-    print(table(("", "tokens/s", "of the engine", "fastest to fastest"), cells))
+        runs = found[row.name]
+        rates = _spread([run.rate for run in runs], 0), _spread([run.undisturbed for run in runs], 0)
+        used = (statistics.median(run.front_ends for run in runs), statistics.median(run.client for run in runs))
+        cells.append((row.name, *rates, _spread(_shares(found, row), 2), *(f"{seconds:.2f}" for seconds in used)))
+    header = ("", "tokens/s", "not waiting for a core", "of the engine", "front ends, CPU s", "client, CPU s")
+    print(table(header, cells))
     missed = _missed(found, rows)
     for row in rows:
         if row.goal:
@@ -284,11 +349,12 @@ def main() -> int:
     return 1 if arguments.check and missed else 0
 
 
-def _shares(found: Mapping[str, Sequence[float]], row: Row) -> list[float]:
-    return [mine / most for mine, most in zip(found[row.name], found[row.limit], strict=True)]
+def _shares(found: Mapping[str, Sequence[Run]], row: Row) -> list[float]:
+    pairs = zip(found[row.name], found[row.limit], strict=True)
+    return [mine.undisturbed / limit.undisturbed for mine, limit in pairs]
 
 
-def _missed(found: Mapping[str, Sequence[float]], rows: Sequence[Row]) -> list[Row]:
+def _missed(found: Mapping[str, Sequence[Run]], rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.goal and statistics.median(_shares(found, row)) < GOAL]
 
 
