@@ -6,7 +6,7 @@ from aurora_pool.errors import ConfigError
 
 
 def ensure_open_files(needed: int) -> None:
-    """Raise the soft limit on open files to what so many connections need.
+    """Raise the soft limit on open files as far as it goes: so many are needed at least, and more are used.
 
     Raises :class:`ConfigError` with the number needed if the hard limit is below it.
     """
@@ -15,12 +15,10 @@ def ensure_open_files(needed: int) -> None:
     except ImportError:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        if hard != resource.RLIM_INFINITY and hard < needed:
-            raise ConfigError(
-                f"this fleet needs {needed} open files, and the limit is {hard}: run 'ulimit -n {needed}'"
-            )
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(f"this fleet needs {needed} open files, and the limit is {hard}: run 'ulimit -n {needed}'")
+    if soft != resource.RLIM_INFINITY and soft < open_files_limit():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (open_files_limit(), hard))
 
 
 def open_files_limit() -> int:
