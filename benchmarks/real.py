@@ -42,6 +42,7 @@ import aiohttp
 
 from aurora_pool import Sampling, VLLMPool, parse_hostfile
 from benchmarks.printing import machine, table
+from benchmarks.real_clock import Clock, Run
 from tests.integration.local_fleet import MODEL, LocalFleet, free_ports, say
 from tests.integration.sessions import Interruptions
 from tests.integration.vllm_environment import PINS, VllmEnvironment, build, clean_environment
@@ -125,57 +126,6 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What one run took.
-
-    ``waited`` are those of the seconds in which the computing thread was ready and waited for a core; ``front_ends``
-    and ``client`` are seconds of CPU, of the servers' processes beside the engine and of this process.
-    """
-
-    tokens: int
-    seconds: float
-    waited: float
-    front_ends: float
-    client: float
-
-    @property
-    def rate(self) -> float:
-        """Tokens per second on the clock."""
-        return self.tokens / self.seconds
-
-    @property
-    def undisturbed(self) -> float:
-        """Tokens per second without the waiting."""
-        return self.tokens / (self.seconds - self.waited)
-
-
-class Clock:
-    """Measures from when it is made until it is stopped."""
-
-    def __init__(self, engines: Sequence[int], front_ends: Sequence[int]) -> None:
-        self._engines = engines
-        self._front_ends = front_ends
-        self._began = self._now()
-
-    def stop(self, tokens: int, prompts: int) -> Run:
-        """Return what it came to; whoever has not generated what all others have is not comparable."""
-        assert tokens == prompts * MAX_TOKENS, f"{tokens} tokens of {prompts} prompts"
-        return Run(tokens, *(now - began for now, began in zip(self._now(), self._began, strict=True)))
-
-    def _now(self) -> tuple[float, float, float, float]:
-        waited = [_schedule(Path(f"/proc/{pid}"))[1] for pid in self._engines]
-        threads = [thread for pid in self._front_ends for thread in Path(f"/proc/{pid}/task").iterdir()]
-        front_ends = sum(_schedule(thread)[0] for thread in threads)
-        return time.perf_counter(), statistics.mean(waited), front_ends, time.process_time()
-
-
-def _schedule(thread: Path) -> tuple[float, float]:
-    """The seconds that a thread, or a process's first thread, has run, and has been ready to run without a core."""
-    ran, waited, _ = (thread / "schedstat").read_text().split()
-    return int(ran) / 1e9, int(waited) / 1e9
-
-
-@dataclass(frozen=True)
 class Bench:
     """What is loaded: ``prompts`` are those for all servers together, of which each engine has its part."""
 
@@ -192,7 +142,7 @@ class Bench:
         for engine in engines:
             engine.ask()
         tokens = [engine.hear()["tokens"] for engine in engines]
-        return clock.stop(sum(tokens), len(self._for(count)))
+        return clock.stop(sum(tokens), len(self._for(count)) * MAX_TOKENS)
 
     def pool(self, servers: int, *, lists: bool = True) -> Run:
         """Send the prompts to so many servers with the pool, as list requests or one by one."""
@@ -204,7 +154,7 @@ class Bench:
             clock = self._clock(servers)
             responses = await (pool.send_all_batched if lists else pool.send_all)(prompts, MAX_TOKENS)
             tokens = sum(response.completion_tokens or 0 for response in responses)
-            return clock.stop(tokens, len(prompts))
+            return clock.stop(tokens, len(prompts) * MAX_TOKENS)
 
     def bare(self, servers: int) -> Run:
         """Send each server its part of the prompts in one list request, with nothing but aiohttp."""
@@ -223,7 +173,7 @@ class Bench:
         async with aiohttp.ClientSession() as session:
             clock = self._clock(servers)
             tokens = await asyncio.gather(*(send(session, server) for server in range(servers)))
-            return clock.stop(sum(tokens), len(prompts))
+            return clock.stop(sum(tokens), len(prompts) * MAX_TOKENS)
 
     def bench_serve(self) -> Run:
         """Run vLLM's own benchmark client on one server, all requests at once."""
@@ -238,7 +188,7 @@ class Bench:
         ran = subprocess.run(command, check=False, env=engine_environment(self.scratch), capture_output=True, text=True)
         assert not ran.returncode, ran.stderr[-2000:]
         found = json.loads((Path(self.scratch) / "serve.json").read_text())
-        run = clock.stop(found["total_output_tokens"], prompts)
+        run = clock.stop(found["total_output_tokens"], prompts * MAX_TOKENS)
         # The server is idle while the command starts. What the command used for itself is mostly its start.
         return replace(run, seconds=found["duration"], client=math.nan)
 
