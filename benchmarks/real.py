@@ -1,6 +1,6 @@
 """Tokens per second on real vLLM: the pool on one and two servers, beside the bare engine and ``vllm bench serve``.
 
-    python -m benchmarks.real                  everything, about 13 minutes
+    python -m benchmarks.real                  everything, about 12 minutes, longer on a busy machine
     python -m benchmarks.real --quick          the engines and the pool's list requests only, about 5 minutes
     python -m benchmarks.real --quick --check  the same, and exit with 1 if the pool misses 0.95 of an engine
 
@@ -287,7 +287,7 @@ def main() -> int:
         runs = found[row.name]
         rates = _spread([run.rate for run in runs], 0), _spread([run.undisturbed for run in runs], 0)
         used = (statistics.median(run.front_ends for run in runs), statistics.median(run.client for run in runs))
-        cells.append((row.name, *rates, _spread(_shares(found, row), 2), *(f"{seconds:.2f}" for seconds in used)))
+        cells.append((row.name, *rates, _spread(_shares(found, row), 2), *(f"{seconds:.2f}" if seconds >= 0 else "-" for seconds in used)))
     header = ("", "tokens/s", "not waiting for a core", "of the engine", "front ends, CPU s", "client, CPU s")
     print(table(header, cells))
     missed = _missed(found, rows)
