@@ -287,7 +287,14 @@ def main() -> int:
         runs = found[row.name]
         rates = _spread([run.rate for run in runs], 0), _spread([run.undisturbed for run in runs], 0)
         used = (statistics.median(run.front_ends for run in runs), statistics.median(run.client for run in runs))
-        cells.append((row.name, *rates, _spread(_shares(found, row), 2), *(f"{seconds:.2f}" if seconds >= 0 else "-" for seconds in used)))
+        cells.append(
+            (
+                row.name,
+                *rates,
+                _spread(_shares(found, row), 2),
+                *(f"{seconds:.2f}" if seconds >= 0 else "-" for seconds in used),
+            )
+        )
     header = ("", "tokens/s", "not waiting for a core", "of the engine", "front ends, CPU s", "client, CPU s")
     print(table(header, cells))
     missed = _missed(found, rows)
