@@ -24,7 +24,6 @@ from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.tail import Lengths
 from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Plan, Ticket
 
-
 LATE = 1.0
 """Seconds by which an alarm may ring late before this process counts as one that does not keep up."""
 
