@@ -133,8 +133,8 @@ class Fleet:
 
     # -- prompts ------------------------------------------------------------------------------------------------
 
-    def admit(self, tickets: Iterable[Ticket]) -> None:
-        """Take in prompts."""
+    def admit(self, tickets: Sequence[Ticket]) -> None:
+        """Take in prompts, in the order of their indices."""
         self.dispatcher.admit(tickets, self.now)
         self.schedule()
 

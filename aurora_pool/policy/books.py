@@ -166,11 +166,14 @@ class Books:
         """Have these prompts, whose credits are taken already, sent to the agent as one request."""
         assignment = Assignment(agent.index, tickets, now)
         for ticket in tickets:
+            if not ticket.sends:
+                ticket.sends = 1
+                ticket.request = assignment
+                ticket.first_sent = now
+                continue
             ticket.sends += 1
             if ticket.request is None:
                 ticket.request = assignment
-                if ticket.first_sent < 0:
-                    ticket.first_sent = now
             else:
                 ticket.second_request = assignment
         if not agent.requests:

@@ -81,8 +81,8 @@ class Dispatcher:
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
-    def admit(self, tickets: Iterable[Ticket], now: float) -> None:
-        """Take in prompts."""
+    def admit(self, tickets: Sequence[Ticket], now: float) -> None:
+        """Take in prompts, in the order of their indices."""
         self._dealer.admit(tickets)
 
     def withdraw(self, tickets: Iterable[Ticket], now: float) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed, ServerError
 from aurora_pool.policy.deal import Balance
@@ -194,3 +196,17 @@ def test_a_slow_agent_gets_no_last_prompts() -> None:
     rig.wait(0.3)
     assert not any(a.agent == slow.agent for a in rig.sent[2:])
     rig.finish()
+
+
+@given(st.integers(1, 9), st.integers(1, 300), st.integers(0, 20))
+def test_many_at_once_are_dealt_as_one_by_one(agents: int, prompts: int, before: int) -> None:
+    dealt = []
+    for step in (prompts, 1):
+        rig = Rig(agents)
+        for _ in range(before):
+            rig.admit()
+        for _ in range(0, prompts, step):
+            rig.admit(step)
+        rig.plan()
+        dealt.append([(request.agent, [ticket.index for ticket in request.unsettled()]) for request in rig.sent])
+    assert dealt[0] == dealt[1]
