@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Compression: TypeAlias = Literal["none", "gzip", "zstd"]
 
 _SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+_BUFFER = 1 << 18
 _TEXT = frozenset({".txt", ".text"})
 _JSONL = frozenset({".jsonl", ".ndjson", ".json", ".jsonlines"})
 
@@ -65,11 +67,11 @@ class InputFile:
             self._compression = compression_of(path)
         self.is_text = self._is_text() if input_format == "auto" else input_format == "text"
 
-    def lines(self) -> Iterator[tuple[int, bytes]]:
-        """Read the lines that are not blank, without their ends, each with its number from 1 on."""
+    def lines(self, first: int = 1) -> Iterator[tuple[int, bytes]]:
+        """Read the lines that are not blank, without their ends, each with its number; ``first`` is where to begin."""
         try:
             with self._open() as file:
-                for number, line in enumerate(file, start=1):
+                for number, line in enumerate(islice(file, first - 1, None), start=first):
                     text = line.rstrip(b"\r\n")
                     if number == 1:
                         text = text.removeprefix(codecs.BOM_UTF8)
@@ -97,7 +99,7 @@ class InputFile:
                 return _Zstd(zstandard.ZstdDecompressor(), self._path.open("rb"), zstandard.ZstdError)
             except zstandard.ZstdError as error:
                 raise OSError(str(error)) from error
-        return self._path.open("rb")
+        return self._path.open("rb", buffering=_BUFFER)
 
     def _is_text(self) -> bool:
         stem = self._path.with_suffix("") if self._compression != "none" else self._path

@@ -1,71 +1,60 @@
-"""A compact table from ids to line numbers: millions of them in 12 bytes a slot, where a dict takes ten times that."""
+"""A compact table from ids to line numbers: millions of them in 16 bytes each, where a dict takes ten times that."""
 
 from __future__ import annotations
 
 from array import array
 
-_SMALLEST = 1 << 10
+_NO_ID = -1
+"""What ``hash()`` never gives."""
 
 
 class IdTable:
-    """Line numbers (1 to 2**32 - 1) by id, kept as 64-bit hashes.
+    """The ids of a file's lines, kept as 64-bit hashes: fill it line by line, index it once, then ask it.
 
     Two of five million ids share a hash with a chance of one in a million; such a pair would be taken for a duplicate.
 
     >>> table = IdTable()
-    >>> table.add("a", 1), table.add("b", 2), table.add("a", 3)
-    (None, None, 1)
+    >>> for name in ("a", None, "b"):
+    ...     table.append(name)
+    >>> table.index()
     >>> table.get("b"), table.get("c")
-    (2, None)
+    (3, None)
     """
 
     def __init__(self) -> None:
-        self._count = 0
-        self._resize(_SMALLEST)
+        self._keys = array("q", [_NO_ID])  # by line number; there is no line 0
+        self._slots = array("I", [0])
+        self._mask = 0
 
-    def __len__(self) -> int:
-        return self._count
+    def append(self, name: str | None) -> None:
+        """Note the id of the next line, the first of which is line 1; None for a line without one."""
+        self._keys.append(_NO_ID if name is None else hash(name))
 
-    def add(self, name: str, number: int) -> int | None:
-        """Note an id's line number; if the id is known already, change nothing and return its number."""
-        hashes, mask = self._hashes, self._mask
-        key = hash(name) & 0xFFFFFFFFFFFFFFFF or 1
-        slot = key & mask
-        while known := hashes[slot]:
-            if known == key:
-                return self._numbers[slot]
-            slot = (slot + 1) & mask
-        hashes[slot] = key
-        self._numbers[slot] = number
-        self._count += 1
-        if self._count * 5 > mask * 3:
-            self._grow()
+    def index(self) -> tuple[int, int] | None:
+        """Make :meth:`get` answer; returns the numbers of two lines that have one id, None if there are no such."""
+        # Only now is it known how many there are: a table that grows on the way would be filled several times over.
+        keys = self._keys
+        size = 1 << (8 * len(keys) // 5).bit_length()
+        slots, mask = array("I", [0]) * size, size - 1
+        self._slots, self._mask = slots, mask
+        for number, key in enumerate(keys):
+            if key == _NO_ID:
+                continue
+            slot = key & mask
+            while other := slots[slot]:
+                if keys[other] == key:
+                    return other, number
+                slot = (slot + 1) & mask
+            slots[slot] = number
         return None
 
     def get(self, name: str) -> int | None:
-        """Return the line number of an id, None if it is not known."""
-        hashes, mask = self._hashes, self._mask
-        key = hash(name) & 0xFFFFFFFFFFFFFFFF or 1
+        """Return the number of the line with this id, None if there is none."""
+        keys, slots, mask = self._keys, self._slots, self._mask
+        key = hash(name)
         slot = key & mask
-        while known := hashes[slot]:
-            if known == key:
-                return self._numbers[slot]
+        while number := slots[slot]:
+            if keys[number] == key:
+                return number
             slot = (slot + 1) & mask
         return None
-
-    def _resize(self, slots: int) -> None:
-        self._mask = slots - 1
-        self._hashes = array("Q", bytes(8 * slots))
-        self._numbers = array("I", bytes(4 * slots))
-
-    def _grow(self) -> None:
-        old = zip(self._hashes, self._numbers, strict=True)
-        self._resize(2 * len(self._hashes))
-        hashes, numbers, mask = self._hashes, self._numbers, self._mask
-        for key, number in old:
-            if key:
-                slot = key & mask
-                while hashes[slot]:
-                    slot = (slot + 1) & mask
-                hashes[slot] = key
-                numbers[slot] = number

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import stat
 import sys
 from collections.abc import Collection
 from pathlib import Path
+from typing import IO
 
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.codec import Lines, encoder
@@ -51,10 +53,11 @@ class Journal:
         """Read what is there: the whole lines, and whether something torn is behind them."""
         return Lines(self._path if self.resumable else Path(os.devnull), self._compression)
 
-    def repair(self, lines: Lines, drop: Collection[int], *, aside: Collection[int] = ()) -> None:
+    async def repair(self, lines: Lines, drop: Collection[int], *, aside: Collection[int] = ()) -> None:
         """Cut off what is torn and take out the lines whose numbers (from 0 on) are in ``drop``.
 
-        Of these, the ones in ``aside`` go to ``<output>.superseded``. The file is changed as a whole or not at all.
+        Of these, the ones in ``aside`` go to ``<output>.superseded``. The file is changed as a whole or not at all;
+        other tasks get their turns, and cancelling the call leaves everything as it was.
         """
         if not drop and not lines.torn:
             return
@@ -63,9 +66,9 @@ class Journal:
                 os.ftruncate(self._fd, lines.end)
                 self._size = lines.end
                 return
+            await self._rewrite(drop, aside)
             os.close(self._fd)
             self._fd = -1
-            self._rewrite(drop, aside)
             self._open()
         except OSError as error:
             raise self._failure(error) from error
@@ -137,24 +140,41 @@ class Journal:
             except OSError:
                 return  # the next run drops a torn line anyway
 
-    def _rewrite(self, drop: Collection[int], aside: Collection[int]) -> None:
+    async def _rewrite(self, drop: Collection[int], aside: Collection[int]) -> None:
         fresh = self._path.with_name(self._path.name + ".repaired")
+        superseded = self._path.with_name(self._path.name + ".superseded")
+        try:
+            with fresh.open("wb") as file, superseded.open("ab") as old:
+                before = old.tell()
+                try:
+                    await self._divide(drop, aside, file, old)
+                except BaseException:
+                    old.truncate(before)
+                    raise
+                for each in (old, file):
+                    each.flush()
+                    os.fsync(each.fileno())
+            shutil.copymode(self._path, fresh)
+            fresh.replace(self._path)
+        except BaseException:
+            fresh.unlink(missing_ok=True)
+            raise
+        finally:
+            if not superseded.stat().st_size:
+                superseded.unlink()
+
+    async def _divide(self, drop: Collection[int], aside: Collection[int], kept: IO[bytes], old: IO[bytes]) -> None:
         coder = encoder(self._compression)
-        with fresh.open("wb") as file, self._path.with_name(self._path.name + ".superseded").open("ab") as old:
-            for number, line in enumerate(self.lines()):
+        number = -1
+        for batch in self.lines().batches():
+            for line in batch:
+                number += 1
                 if number not in drop:
-                    file.write(coder.encode(line + b"\n"))
+                    kept.write(coder.encode(line))
                 elif number in aside:
-                    old.write(line + b"\n")
-            file.write(coder.finish())
-            empty = old.tell() == 0
-            for each in (old, file):
-                each.flush()
-                os.fsync(each.fileno())
-        if empty:
-            Path(old.name).unlink()
-        shutil.copymode(self._path, fresh)
-        fresh.replace(self._path)
+                    old.write(line)
+            await asyncio.sleep(0)
+        kept.write(coder.finish())
 
     def _rescue(self) -> str:
         """Save the records of a file that has been deleted, which live on as long as it is open."""

@@ -55,12 +55,12 @@ def _places(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array[int]:
     offset = 0
     for line in lines:
         record = decode_record(line)
-        number = None if record is None else survey.line_of(record.id)
+        number = None if record is None else survey.line_of(record.custom_id)
         if number is not None:
             places[number] = offset + 1
         if text is not None:
-            text.write(line + b"\n")
-        offset += len(line) + 1
+            text.write(line)
+        offset += len(line)
     return places
 
 

@@ -53,49 +53,53 @@ def encode_record(request: Request, response: Response, *, model: str, created: 
     return _ENCODE(record) + b"\n"
 
 
-class Seen(msgspec.Struct, frozen=True):
-    """What a record says of its request: which it was, what was asked, whether it was answered.
-
-    ``key`` is None in a record that another program wrote.
-    """
-
-    id: str
-    key: int | None
-    answered: bool
-
-
-class _Status(msgspec.Struct):
+class _Status(msgspec.Struct, gc=False):
     status_code: int = 0
 
 
-class _Own(msgspec.Struct):
+class _Own(msgspec.Struct, gc=False):
     request: str
 
 
-class _Record(msgspec.Struct):
+class Seen(msgspec.Struct, frozen=True):
+    """What a record says of its request."""
+
     custom_id: str
     response: _Status | None = None
     error: Any = None
     aurora_pool: _Own | None = None
 
+    @property
+    def key(self) -> int | None:
+        """What was asked, as :func:`request_key` tells it; None in a record that another program wrote."""
+        if self.aurora_pool is None:
+            return None
+        try:
+            return int(self.aurora_pool.request, 16)
+        except ValueError:
+            return -1  # the key of no request
 
-_DECODE = msgspec.json.Decoder(_Record).decode
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer."""
+        return self.error is None and self.response is not None and self.response.status_code == 200
+
+
+_DECODE = msgspec.json.Decoder(Seen).decode
 
 
 def decode_record(line: bytes) -> Seen | None:
     r"""Read a record back; None for what is no record.
 
-    >>> decode_record(b'{"custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": null}')
-    Seen(id='a', key=None, answered=True)
+    >>> seen = decode_record(b'{"custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": null}')
+    >>> seen.custom_id, seen.key, seen.answered
+    ('a', None, True)
     >>> decode_record(b'{"custom_id": "a", "respo\n')
     """
     try:
-        record = _DECODE(line)
-        key = None if record.aurora_pool is None else int(record.aurora_pool.request, 16)
-    except (msgspec.DecodeError, UnicodeDecodeError, ValueError):
+        return _DECODE(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    answered = record.error is None and record.response is not None and record.response.status_code == 200
-    return Seen(record.custom_id, key, answered)
 
 
 def _samples(response: Response) -> tuple[Sample, ...]:

@@ -28,6 +28,8 @@ PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
 ``"chat"`` as the user's message of a chat; ``"raw"`` as they are. Lines that name a url are put as it puts them."""
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
+_SELDOM = frozenset({"stream", "tools", "n"})
+"""Fields that are looked at, and that hardly any line has."""
 _MOST_SAMPLINGS = 4096
 _HASHES = {
     (COMPLETIONS, True): blake2b(digest_size=8, person=b"completions"),
@@ -41,7 +43,7 @@ class RequestError(ValueError):
     """A line that can't be used; the text says why, and who reads the file adds where."""
 
 
-class Request(msgspec.Struct, frozen=True):
+class Request(msgspec.Struct, frozen=True, gc=False):
     """One request of a job.
 
     ``body`` is what the line asks for with the job's defaults filled in, without the model. ``model`` is the model that
@@ -60,6 +62,19 @@ class Request(msgspec.Struct, frozen=True):
     def chat(self) -> bool:
         """Whether the request goes to ``/v1/chat/completions``."""
         return self.url == CHAT
+
+
+_Parts: TypeAlias = tuple[str | None, str | None, dict[str, Any]]
+"""A line's id, its url, and its body."""
+
+
+class _Batch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A good line of OpenAI Batch."""
+
+    body: dict[str, Any]
+    url: Literal["/v1/completions", "/v1/chat/completions"]
+    custom_id: str | None = None
+    method: Literal["POST"] = "POST"
 
 
 class RequestReader:
@@ -88,6 +103,7 @@ class RequestReader:
         self._defaults = dict(defaults or {})
         self._model_map = dict(model_map or {})
         self._decode = msgspec.json.Decoder().decode
+        self._decode_batch = msgspec.json.Decoder(_Batch).decode
         self._encode = msgspec.json.Encoder(order="sorted").encode
 
     def read(self, line: bytes, number: int) -> Request:
@@ -95,19 +111,7 @@ class RequestReader:
 
         Raises :class:`RequestError`.
         """
-        if self._text:
-            try:
-                fields: Any = {"prompt": line.decode()}
-            except UnicodeDecodeError as error:
-                raise RequestError(f"expected UTF-8 text: {error.reason} at byte {error.start + 1}") from None
-        else:
-            try:
-                fields = self._decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise RequestError(f"expected a JSON object: {error}") from None
-        if not isinstance(fields, dict):
-            raise RequestError("expected a JSON object")
-        name, url, body = _batch_line(fields) if "body" in fields or "url" in fields else _short_line(fields)
+        name, url, body = self._text_line(line) if self._text else self._json_line(line)
         raw = url == COMPLETIONS
         if url is None:
             if self._prompt_format == "chat" and isinstance(body.get("prompt"), str):
@@ -130,6 +134,30 @@ class RequestReader:
             raw,
             int.from_bytes(digest.digest(), "big"),
         )
+
+
+    def _text_line(self, line: bytes) -> _Parts:
+        try:
+            return None, None, {"prompt": line.decode()}
+        except UnicodeDecodeError as error:
+            raise RequestError(f"expected UTF-8 text: {error.reason} at byte {error.start + 1}") from None
+
+    def _json_line(self, line: bytes) -> _Parts:
+        if b'"body"' in line:
+            # What is as it should be is not looked at key by key: that saves a fifth of the time of a whole pass.
+            try:
+                batch = self._decode_batch(line)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                pass  # it is read again below, to tell what is wrong
+            else:
+                return batch.custom_id, batch.url, batch.body
+        try:
+            fields = self._decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise RequestError(f"expected a JSON object: {error}") from None
+        if not isinstance(fields, dict):
+            raise RequestError("expected a JSON object")
+        return _batch_line(fields) if "body" in fields or "url" in fields else _short_line(fields)
 
 
 class PromptMaker:
@@ -183,7 +211,7 @@ def parse_model_map(pairs: list[str]) -> dict[str, str]:
     return mapped
 
 
-def _batch_line(fields: dict[str, Any]) -> tuple[str | None, str | None, dict[str, Any]]:
+def _batch_line(fields: dict[str, Any]) -> _Parts:
     name = fields.pop("custom_id", None)
     method = fields.pop("method", "POST")
     url = fields.pop("url", None)
@@ -201,7 +229,7 @@ def _batch_line(fields: dict[str, Any]) -> tuple[str | None, str | None, dict[st
     return name, url, body
 
 
-def _short_line(fields: dict[str, Any]) -> tuple[str | None, None, dict[str, Any]]:
+def _short_line(fields: dict[str, Any]) -> _Parts:
     if "prompt" in fields and "messages" in fields:
         raise RequestError("expected 'prompt' or 'messages', got both")
     if "prompt" not in fields and "messages" not in fields:
@@ -219,12 +247,14 @@ def _check_body(url: str, body: dict[str, Any]) -> None:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
             raise RequestError("expected 'messages' to be a list of at least one message")
-        if body.get("tools") and body.get("tool_choice") != "none":
-            raise RequestError("'tools' are not supported: an answer that calls one could not be told")
-    elif not _is_one_prompt(body.get("prompt")):
+    elif not isinstance(body.get("prompt"), str) and not _is_one_prompt(body.get("prompt")):
         raise RequestError("expected 'prompt' to be one text or one list of token ids; give each prompt its own line")
+    if _SELDOM.isdisjoint(body):
+        return
     if body.get("stream"):
         raise RequestError("'stream' is not for jobs: every answer is written when it is whole")
+    if url == CHAT and body.get("tools") and body.get("tool_choice") != "none":
+        raise RequestError("'tools' are not supported: an answer that calls one could not be told")
     n = body.get("n", 1)
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise RequestError("expected 'n' to be a whole number of at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from aurora_pool.jobs.journal import Journal
@@ -34,9 +35,10 @@ class Resumed:
     examples: list[str] = field(default_factory=list)
 
 
-def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: bool = False) -> Resumed:
+async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: bool = False) -> Resumed:
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
 
+    Other tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
     Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired.
     """
     found = Resumed()
@@ -45,32 +47,44 @@ def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: bool =
     changed: set[int] = set()
     todo = survey.todo
     model_key = request_key(0, model)
-    for place, line in enumerate(lines):
-        record = decode_record(line)
-        if record is None:
-            found.damaged += 1
-            drop.add(place)
-            continue
-        number = survey.line_of(record.id)
-        if number is None:
-            found.foreign += 1
-        elif not todo[number]:
-            found.damaged += 1
-            drop.add(place)
-        elif record.key is not None and record.key != survey.digest_of(number) ^ model_key:
-            found.changed += 1
-            drop.add(place)
-            changed.add(place)
-            if len(found.examples) < 3:
-                found.examples.append(record.id)
-        elif not record.answered and retry_failed:
-            found.retried += 1
-            drop.add(place)
-        else:
-            found.answered += record.answered
-            found.failed += not record.answered
-            found.unchecked += record.key is None
+    line_of, digest_of = survey.line_of, survey.digest_of
+    place = -1
+    for batch in lines.batches():
+        for line in batch:
+            place += 1
+            record = decode_record(line)
+            if record is None:
+                found.damaged += 1
+                drop.add(place)
+                continue
+            number = line_of(record.custom_id)
+            if number is None:
+                found.foreign += 1
+                continue
+            if not todo[number]:
+                found.damaged += 1
+                drop.add(place)
+                continue
+            key = record.key
+            if key is not None and key != digest_of(number) ^ model_key:
+                found.changed += 1
+                drop.add(place)
+                changed.add(place)
+                if len(found.examples) < 3:
+                    found.examples.append(record.custom_id)
+                continue
+            if record.answered:
+                found.answered += 1
+            elif retry_failed:
+                found.retried += 1
+                drop.add(place)
+                continue
+            else:
+                found.failed += 1
+            if key is None:
+                found.unchecked += 1
             todo[number] = 0
+        await asyncio.sleep(0)
     found.torn = lines.torn
-    journal.repair(lines, drop, aside=changed)
+    await journal.repair(lines, drop, aside=changed)
     return found

@@ -130,10 +130,9 @@ class Run:
             for request in self._survey.pending():
                 if self._ending != "finished":
                     return
-                if request is not None:
-                    self._taken[pulled] = request, self._now()
-                    pulled += 1
-                    yield maker.prompt(request)
+                self._taken[pulled] = request, self._now()
+                pulled += 1
+                yield maker.prompt(request)
         except BadRecord as error:
             # What is under way is saved first.
             self._input_error = error

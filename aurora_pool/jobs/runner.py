@@ -98,7 +98,7 @@ class Job:
             raise ConfigError(f"the job asks for the model {self.model!r}, the pool for {model!r}")
         resumed = Resumed()
         if self._journal.resumable:
-            resumed = resume(self._journal, self.survey, model=model, retry_failed=self.options.retry_failed)
+            resumed = await resume(self._journal, self.survey, model=model, retry_failed=self.options.retry_failed)
         keeps_log = self.options.run_log and self._journal.resumable
         log = RunLog(run_log_of(self.output) if keeps_log else None)
         try:

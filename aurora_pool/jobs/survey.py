@@ -38,17 +38,24 @@ class Survey:
         self._ids = IdTable()
         self._digests = array("Q", [0])
         self._model_line: int | None = None
-        self.requests = 0
+        todo, digests, ids = self.todo, self._digests, self._ids
+        read = reader.read
         for number, line in source.lines():
-            # Blank lines are not seen here, yet count.
-            missing = number - len(self.todo)
-            if missing:
-                self.todo.extend(bytes(missing))
-                self._digests.extend([0] * missing)
-            request = self._check(line, number, on_bad_line)
-            self.todo.append(request is not None)
-            self._digests.append(0 if request is None else request.digest)
-            self.requests += request is not None
+            while len(todo) < number:
+                self._note_none()  # a blank line: not seen here, yet it counts
+            try:
+                request = read(line, number)
+            except RequestError as error:
+                self._leave_out(BadRecord(str(error), path=source.name, line=number), on_bad_line)
+                self._note_none()
+                continue
+            if request.model is not None and request.model != self.model:
+                self._check_model(request.model, number)
+            todo.append(1)
+            digests.append(request.digest)
+            ids.append(request.id)
+        self.requests = self.remaining
+        self._check_ids()
 
     @property
     def remaining(self) -> int:
@@ -63,17 +70,19 @@ class Survey:
         """What a line asked for, as :attr:`Request.digest` tells it."""
         return self._digests[number]
 
-    def pending(self) -> Iterator[Request | None]:
-        """Read the requests that are to be run; None stands for one that is not.
+    def pending(self) -> Iterator[Request]:
+        """Read the requests that are to be run.
 
         Raises :class:`~aurora_pool.errors.BadRecord` if the input is no longer what it was.
         """
         todo = self.todo
-        for number, line in self._source.lines():
+        first = todo.find(1)
+        if first < 0:
+            return
+        for number, line in self._source.lines(first):
             if number >= len(todo):
                 return  # appended since: the next run's
             if not todo[number]:
-                yield None
                 continue
             try:
                 request = self._reader.read(line, number)
@@ -83,23 +92,23 @@ class Survey:
                 raise BadRecord("the input changed while the job ran", path=self._source.name, line=number)
             yield request
 
-    def _check(self, line: bytes, number: int, on_bad_line: OnBadLine) -> Request | None:
-        try:
-            request = self._reader.read(line, number)
-        except RequestError as error:
-            bad = BadRecord(str(error), path=self._source.name, line=number)
-            if on_bad_line == "stop":
-                raise bad from None
-            self.skipped.append(bad)
-            return None
-        first = self._ids.add(request.id, number)
-        if first is not None:
-            raise BadRecord(
-                f"the id {request.id!r} stands in line {first} already", path=self._source.name, line=number
-            )
-        if request.model is not None and request.model != self.model:
-            self._check_model(request.model, number)
-        return request
+    def _note_none(self) -> None:
+        self.todo.append(0)
+        self._digests.append(0)
+        self._ids.append(None)
+
+    def _leave_out(self, bad: BadRecord, on_bad_line: OnBadLine) -> None:
+        if on_bad_line == "stop":
+            raise bad from None
+        self.skipped.append(bad)
+
+    def _check_ids(self) -> None:
+        pair = self._ids.index()
+        if pair is not None:
+            first, number = pair
+            _, line = next(self._source.lines(number))
+            name = self._reader.read(line, number).id
+            raise BadRecord(f"the id {name!r} stands in line {first} already", path=self._source.name, line=number)
 
     def _check_model(self, model: str, number: int) -> None:
         if self.model is None:

@@ -8,20 +8,25 @@ from hypothesis import strategies as st
 from aurora_pool.jobs.identity import IdTable
 
 
-@given(st.lists(st.text(max_size=3), max_size=200))
-def test_does_what_a_dict_does(names: list[str]) -> None:
+@given(st.lists(st.none() | st.text(max_size=3), max_size=200))
+def test_does_what_a_dict_does(names: list[str | None]) -> None:
     table = IdTable()
     expected: dict[str, int] = {}
+    pair = None
     for number, name in enumerate(names, start=1):
-        assert table.add(name, number) == expected.get(name)
-        expected.setdefault(name, number)
-    assert {name: table.get(name) for name in expected} == expected
-    assert len(table) == len(expected)
+        table.append(name)
+        if name is not None and expected.setdefault(name, number) != number:
+            pair = pair or (expected[name], number)
+    assert table.index() == pair
+    if pair is None:
+        assert {name: table.get(name) for name in expected} == expected
+        assert table.get("none of these") is None
 
 
-def test_grows() -> None:
+def test_finds_each_of_many() -> None:
     table = IdTable()
     for number in range(1, 20_001):
-        assert table.add(f"id-{number}", number) is None
+        table.append(f"id-{number}")
+    assert table.index() is None
     assert all(table.get(f"id-{number}") == number for number in range(1, 20_001))
     assert table.get("id-0") is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gzip
 import os
@@ -9,17 +10,17 @@ import resource
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from aurora_pool.errors import JobError
+from aurora_pool.jobs.codec import Lines
 from aurora_pool.jobs.journal import Journal
 
 RECORDS = [b'{"custom_id": "%d", "text": "%s"}\n' % (number, b"x" * number) for number in range(40)]
-LINES = [record.rstrip(b"\n") for record in RECORDS]
 NAMES = ["out.jsonl", "out.jsonl.gz", "out.jsonl.zst"]
 
 
@@ -33,6 +34,10 @@ def fill(path: Path, records: list[bytes]) -> None:
 def append_all(journal: Journal, records: list[bytes]) -> None:
     for record in records:
         journal.append(record)
+
+
+def repair(journal: Journal, lines: Lines, drop: Collection[int] = (), *, aside: Collection[int] = ()) -> None:
+    asyncio.run(journal.repair(lines, drop, aside=aside))
 
 
 def content(path: Path) -> list[bytes]:
@@ -58,7 +63,7 @@ def test_what_runs_append_is_one_text(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     fill(path, RECORDS[:20])
     fill(path, RECORDS[20:])
-    assert content(path) == LINES
+    assert content(path) == RECORDS
     assert unpack(path) == b"".join(RECORDS)
 
 
@@ -85,9 +90,9 @@ def test_every_cut_leaves_whole_records_and_can_be_repaired(tmp_path: Path, name
         journal = Journal(path)
         lines = journal.lines()
         found = list(lines)
-        assert found == LINES[: len(found)]
+        assert found == RECORDS[: len(found)]
         seen.add(len(found))
-        journal.repair(lines, ())
+        repair(journal, lines)
         journal.append(b'{"custom_id": "new"}\n')
         journal.close()
         assert unpack(path) == b"".join(RECORDS[: len(found)]) + b'{"custom_id": "new"}\n'
@@ -102,10 +107,10 @@ def test_repair_takes_lines_out_and_lays_some_aside(tmp_path: Path, name: str) -
     journal = Journal(path)
     lines = journal.lines()
     list(lines)
-    journal.repair(lines, {1, 3}, aside={3})
+    repair(journal, lines, {1, 3}, aside={3})
     journal.append(RECORDS[9])
     journal.close()
-    assert content(path) == [LINES[0], LINES[2], LINES[4], LINES[9]]
+    assert content(path) == [RECORDS[0], RECORDS[2], RECORDS[4], RECORDS[9]]
     assert (tmp_path / f"{name}.superseded").read_bytes() == RECORDS[3]
     assert path.stat().st_mode & 0o777 == 0o640
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([name, f"{name}.superseded"])
@@ -120,7 +125,7 @@ def test_repair_follows_a_link_to_its_file(tmp_path: Path) -> None:
     journal = Journal(link)
     lines = journal.lines()
     list(lines)
-    journal.repair(lines, {0})
+    repair(journal, lines, {0})
     journal.close()
     assert link.is_symlink()
     assert target.read_bytes() == b"".join(RECORDS[1:3])
@@ -180,11 +185,11 @@ def test_a_full_disk_stops_it_and_loses_no_record(tmp_path: Path, name: str) -> 
         journal.append(RECORDS[0])
     journal.close()
     assert 0 < written < len(RECORDS)
-    assert content(path) == LINES[:written]
+    assert content(path) == RECORDS[:written]
     again = Journal(path)
     lines = again.lines()
     list(lines)
-    again.repair(lines, ())
+    repair(again, lines)
     for record in RECORDS[written:]:
         again.append(record)
     again.close()
@@ -199,7 +204,7 @@ def test_a_repair_that_fails_changes_nothing(tmp_path: Path) -> None:
     lines = journal.lines()
     list(lines)
     with file_size_limit(100), pytest.raises(JobError):
-        journal.repair(lines, {0})
+        repair(journal, lines, {0})
     journal.close()
     assert path.read_bytes() == before
 
@@ -278,8 +283,8 @@ def test_noise_in_a_compressed_file_ends_what_can_be_read(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes() + zlib.compress(b"no gzip member"))
     journal = Journal(path)
     lines = journal.lines()
-    assert list(lines) == LINES[:3]
+    assert list(lines) == RECORDS[:3]
     assert lines.torn
-    journal.repair(lines, ())
+    repair(journal, lines)
     journal.close()
     assert unpack(path) == b"".join(RECORDS[:3])

@@ -11,7 +11,7 @@ from openai.types.batch_error import BatchError
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict
 
-from aurora_pool.jobs.records import Seen, decode_record, encode_record, request_key
+from aurora_pool.jobs.records import decode_record, encode_record, request_key
 from aurora_pool.jobs.requests import Request, RequestReader
 from aurora_pool.messages import Logprobs, Response, Sample
 
@@ -125,11 +125,23 @@ def test_vllm_would_read_them(response: Response) -> None:
     VllmRecord.model_validate(written(CHAT, response), strict=True)
 
 
+def seen(line: bytes) -> tuple[str, int | None, bool]:
+    record = decode_record(line)
+    assert record is not None
+    return record.custom_id, record.key, record.answered
+
+
+def test_a_key_that_is_none_is_that_of_no_request() -> None:
+    line = encode_record(CHAT, PLAIN, model="m", created=1, agent=None)
+    key = f'"request":"{request_key(CHAT.digest, "m"):016x}"'.encode()
+    assert seen(line.replace(key, b'"request":"nonsense"')) == ("b", -1, True)
+
+
 def test_what_is_written_is_read_back() -> None:
     line = encode_record(CHAT, PLAIN, model="m", created=1, agent=None)
-    assert decode_record(line) == Seen("b", request_key(CHAT.digest, "m"), answered=True)
+    assert seen(line) == ("b", request_key(CHAT.digest, "m"), True)
     failed = encode_record(CHAT, Response(False, "", "no", error_kind="poison"), model="m", created=1, agent=None)
-    assert decode_record(failed) == Seen("b", request_key(CHAT.digest, "m"), answered=False)
+    assert seen(failed) == ("b", request_key(CHAT.digest, "m"), False)
 
 
 def test_the_key_is_of_request_and_model() -> None:
@@ -149,7 +161,7 @@ def test_the_key_is_of_request_and_model() -> None:
 )
 def test_reads_records_of_other_programs(fields: dict[str, Any], answered: bool) -> None:
     line = json.dumps({"id": "vllm-1", "custom_id": "a"} | fields).encode()
-    assert decode_record(line) == Seen("a", None, answered)
+    assert seen(line) == ("a", None, answered)
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b"\0\0\0", b"[]", b'{"custom_id": 3}', b'{"id": "a"}', b"\xff"])

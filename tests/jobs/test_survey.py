@@ -21,7 +21,7 @@ def survey(path: Path, **options: object) -> Survey:
 
 
 def pending(found: Survey) -> list[str]:
-    return [request.id for request in found.pending() if request is not None]
+    return [request.id for request in found.pending()]
 
 
 def test_counts_requests_and_leaves_blank_lines_out(write_lines: WriteLines) -> None:
