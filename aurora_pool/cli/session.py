@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -13,6 +12,7 @@ from pathlib import Path
 from aurora_pool.cli.display import Display, make_display
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
+from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, exit_code_of
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.jobs.meter import Progress
@@ -46,6 +46,7 @@ def run_session(session: Session) -> ExitCode:
 
     Raises :class:`~aurora_pool.errors.PoolError`, whose kind tells the exit code.
     """
+    interruptions = Interruptions()
     if session.wait is None:
         parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
     display = make_display(quiet=session.quiet)
@@ -54,32 +55,35 @@ def run_session(session: Session) -> ExitCode:
             for bad in job.survey.skipped[:3]:
                 display.say(f"left out: {bad}")
             display.say(f"left out: {len(job.survey.skipped)} bad lines in all")
+        command = _Command(session, job, display, interruptions)
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-            return runner.run(_Command(session, job, display).run())
+            return runner.run(command.run())
 
 
 class _Command:
     """One run: signals, the pool, the job."""
 
-    def __init__(self, session: Session, job: Job, display: Display) -> None:
+    def __init__(self, session: Session, job: Job, display: Display, interruptions: Interruptions) -> None:
         self._session = session
+        self._interruptions = interruptions
         self._job = job
         self._display = display
         self._listeners: list[Callable[[Progress, PoolStatistics], None]] = []
-        self._running = False
         self._signal_code: ExitCode | None = None
         self._task: asyncio.Task[object] | None = None
 
     async def run(self) -> ExitCode:
         self._task = asyncio.current_task()
-        self._catch_signals()
+        self._interruptions.hand_to(self._signalled)
         try:
             summary = await self._run_job()
         except asyncio.CancelledError:
             if self._signal_code is None:
                 raise
-            self._display.say("interrupted before anything was sent")
+            self._display.say(f"{self._signal_code.name.lower()} while nothing was under way; {GOES_ON}")
             return self._signal_code
+        finally:
+            self._interruptions.ignore()
         for line in [] if self._session.quiet else describe(summary):
             self._display.say(line)
         if self._session.json:
@@ -109,7 +113,6 @@ class _Command:
             self._display.start()
             stack.callback(self._display.stop)
             self._listeners.append(lambda progress, _: self._display.update(progress))
-            self._running = True
             return await self._job.run(pool, on_progress=self._tell)
 
     def _tell(self, progress: Progress, statistics: PoolStatistics) -> None:
@@ -134,30 +137,27 @@ class _Command:
 
     # -- signals ------------------------------------------------------------------------------------------------
 
-    def _catch_signals(self) -> None:
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGINT, self._interrupted)
-        loop.add_signal_handler(signal.SIGTERM, self._terminated)
-
-    def _interrupted(self) -> None:
+    def _signalled(self, code: ExitCode) -> None:
         again = self._signal_code is not None
-        self._signal_code = ExitCode.INTERRUPTED
-        if again:
+        self._signal_code = code
+        if code is ExitCode.TERMINATED:
+            self._end("drained", "terminated")
+            # Whoever sends SIGTERM sends SIGKILL soon after.
+            asyncio.get_running_loop().call_later(self._session.grace, self._end, "stopped", "terminated")
+        elif again:
             self._end("stopped", "interrupted twice")
         else:
             self._end("drained", "interrupted")
-            self._display.say("waiting for what is under way; press Ctrl-C again to stop at once")
-
-    def _terminated(self) -> None:
-        self._signal_code = ExitCode.TERMINATED
-        self._end("drained", "terminated")
-        # Whoever sends SIGTERM sends SIGKILL soon after.
-        asyncio.get_running_loop().call_later(self._session.grace, self._end, "stopped", "terminated")
 
     def _end(self, ending: Ending, reason: str) -> None:
-        self._job.end(ending, reason)
-        if not self._running and self._task is not None:
+        if not self._job.under_way:
+            # The input is being read, the fleet is being waited for, or the sorted copy is being made.
+            assert self._task is not None
             self._task.cancel()
+            return
+        self._job.end(ending, reason)
+        if reason == "interrupted":
+            self._display.say("waiting for what is under way; press Ctrl-C again to stop at once")
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import tempfile
@@ -15,6 +16,9 @@ from aurora_pool.jobs.files import Compression, compression_of, import_zstandard
 from aurora_pool.jobs.records import decode_record
 from aurora_pool.jobs.survey import Survey
 
+_TURN = 4096
+"""After how many records other tasks get their turn."""
+
 
 def ordered_path(output: Path) -> Path:
     """Where the sorted copy goes.
@@ -26,41 +30,47 @@ def ordered_path(output: Path) -> Path:
     return output.with_name(f"{stem}.ordered{dot}{suffixes}")
 
 
-def write_ordered(output: Path, survey: Survey) -> Path:
+async def write_ordered(output: Path, survey: Survey) -> Path:
     """Copy the records of ``output`` in the order of the input's lines; those of ids not in the input are left out.
 
-    Takes 8 bytes of memory a line; a compressed output is unpacked into a temporary file first. Raises
-    :class:`~aurora_pool.errors.JobError` if the copy can't be written.
+    Takes 8 bytes of memory a line; a compressed output is unpacked into a temporary file first. Other tasks get their
+    turns. Raises :class:`~aurora_pool.errors.JobError` if the copy can't be written.
     """
     target = ordered_path(output)
     compression = compression_of(output)
+    fresh = target.with_name(target.name + ".tmp")
     try:
         with tempfile.TemporaryFile() if compression != "none" else output.open("rb") as text:
-            places = _places(Lines(output, compression), survey, text if compression != "none" else None)
-            fresh = target.with_name(target.name + ".tmp")
+            places = await _places(Lines(output, compression), survey, text if compression != "none" else None)
             with _create(fresh, compression) as copy:
-                for place in places:
+                for number, place in enumerate(places):
                     if place:
                         text.seek(place - 1)
                         copy.write(text.readline())
+                    if number % _TURN == 0:
+                        await asyncio.sleep(0)
             fresh.replace(target)
     except OSError as error:
         raise JobError(f"{target}: the sorted copy can't be written ({error.strerror})") from error
+    finally:
+        fresh.unlink(missing_ok=True)
     return target
 
 
-def _places(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array[int]:
+async def _places(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array[int]:
     """Where each input line's record begins, plus 1; 0 for none. On the way, write the lines to ``text``."""
     places = array("Q", bytes(8 * len(survey.todo)))
     offset = 0
-    for line in lines:
-        record = decode_record(line)
-        number = None if record is None else survey.line_of(record.custom_id)
-        if number is not None:
-            places[number] = offset + 1
+    for batch in lines.batches():
+        for line in batch:
+            record = decode_record(line)
+            number = None if record is None else survey.line_of(record.custom_id)
+            if number is not None:
+                places[number] = offset + 1
+            offset += len(line)
         if text is not None:
-            text.write(line)
-        offset += len(line)
+            text.writelines(batch)
+        await asyncio.sleep(0)
     return places
 
 

@@ -135,7 +135,6 @@ class RequestReader:
             int.from_bytes(digest.digest(), "big"),
         )
 
-
     def _text_line(self, line: bytes) -> _Parts:
         try:
             return None, None, {"prompt": line.decode()}

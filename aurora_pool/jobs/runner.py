@@ -87,6 +87,11 @@ class Job:
         """The model that the input or the options name; None if the fleet's own is meant."""
         return self.survey.model
 
+    @property
+    def under_way(self) -> bool:
+        """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
+        return self._run is not None
+
     async def run(self, pool: VLLMPool, *, on_progress: OnProgress | None = None) -> JobSummary:
         """Answer what has no record yet. A job runs once.
 
@@ -107,10 +112,11 @@ class Job:
                 self._run.end(*self._ending)
             summary = await self._run.go()
         finally:
+            self._run = None
             log.close()
         self.close()
         if self.options.ordered and self._journal.resumable and not summary.remaining:
-            return summary.with_ordered(write_ordered(Path(self.output), self.survey))
+            return summary.with_ordered(await write_ordered(Path(self.output), self.survey))
         return summary
 
     def end(self, ending: Ending, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -56,14 +57,17 @@ def hostfile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Call the command line in this process."""
+    """Call the command line in this process, which has its signals back afterwards."""
     monkeypatch.delenv("AURORA_POOL_HOSTFILE", raising=False)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["aurora-pool", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as raised:
             main()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
         captured = capfd.readouterr()
         return Ended(int(raised.value.code or 0), captured.out, captured.err)
 

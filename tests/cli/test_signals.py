@@ -102,8 +102,35 @@ def test_an_interrupt_before_the_fleet_is_there_ends_it_at_once(tmp_path: Path, 
     assert "waiting up to 600 s" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     code, said = end(process)
-    assert (code, said.splitlines()[-1]) == (130, "interrupted before anything was sent")
+    assert (code, said.splitlines()[-1]) == (
+        130,
+        "interrupted while nothing was under way; the same command goes on from here",
+    )
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl"]  # noqa: PTH208
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_old_records_are_read_ends_it_at_once(
+    tmp_path: Path, hostfile: Path, number: signal.Signals
+) -> None:
+    """Whenever the signal comes, before, while or after it reads: nothing is lost, and nothing is waited for."""
+    requests = 200_000
+    source, output = tmp_path / "in.txt", tmp_path / "out.jsonl"
+    source.write_text("".join(f"Say {n}.\n" for n in range(requests)))
+    record = '{"id": "x", "custom_id": "line-%d", "response": {"status_code": 200, "body": {}}, "error": null}\n'
+    output.write_text("".join(record % n for n in range(1, requests)))
+    before = output.read_bytes()
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    lock = tmp_path / "out.jsonl.lock"
+    while not lock.exists():  # the survey begins when the lock is there
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(number)
+    code, said = end(process)
+    assert code == 128 + number
+    assert said.splitlines()[-1].endswith("; the same command goes on from here")
+    assert output.read_bytes() == before
 
 
 def test_a_hostfile_that_comes_later_is_waited_for(tmp_path: Path, source: Path, slow_fleet: Path) -> None:
