@@ -41,7 +41,9 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-TABLE = "\n".join(line for line in (__doc__ or "").split("\n\n")[1].splitlines() if "====" not in line)
+TABLE = "\n".join(line for line in (__doc__ or "").split("\n\n")[1].splitlines() if "====" not in line).replace(
+    "``", ""
+)
 
 _BY_KIND: tuple[tuple[type[PoolError], ExitCode], ...] = (
     (BadRecord, ExitCode.BAD_INPUT),

@@ -12,9 +12,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from aurora_pool.cli import main
 from tests.jobs.shared import read_records, texts_of, write_jsonl
@@ -27,7 +28,18 @@ PATIENCE = 120.0
 def failing_fleet(folder: Path, agents: int, rng: random.Random, *, faults: bool) -> Iterator[Path]:
     """Run a simulated fleet in a process of its own; with ``faults``, its agents die and come back."""
     hostfile = folder / "fleet.hostfile"
-    options = ["--agents", str(agents), "--slots", "32", "--median-length", "30", "--hostfile", str(hostfile)]
+    options = [
+        "--agents",
+        str(agents),
+        "--slots",
+        "32",
+        "--median-length",
+        "30",
+        "--speed",
+        "2",
+        "--hostfile",
+        str(hostfile),
+    ]
     for number in range(300 if faults else 0):
         action = rng.choice(["die", "hang", "terminate", "fail_engine", "refuse"])
         # The first agent stays: a fleet without any would be waited for.
@@ -94,19 +106,30 @@ def _command(arguments: list[str], said: str, file_size: int | None) -> None:
     main()
 
 
-def kill_until_done(
-    source: Path, output: Path, hostfile: Path, rng: random.Random, *, kills: int, signals: list[signal.Signals]
-) -> int:
-    """Start a job, send it a signal once it has written a few records more, and again; then let it end.
+Ending: TypeAlias = tuple[signal.Signals, ...]
+"""How a run is cut short: by these signals, one soon after the other."""
 
-    Returns how many runs were cut short. Every whole line that was there before a run must be there after it.
+KILLS: list[Ending] = [(signal.SIGKILL,)] * 20
+# One Ctrl-C drains, which gets a run far with all that is under way; a second one stops it, as does SIGTERM's grace.
+STOPS: Sequence[Ending] = [
+    (signal.SIGINT,),
+    (signal.SIGTERM,),
+    *[(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)] * 9,
+]
+
+
+def cut_until_done(source: Path, output: Path, hostfile: Path, rng: random.Random, endings: Sequence[Ending]) -> int:
+    """Start a job, send it signals once it has written a few records more, and again; then let it end.
+
+    Returns how many runs ended before they were done. Every whole line that was there before a run must be there after.
     """
     cut = 0
+    command = ("run", source, "-o", output, "--hostfile", hostfile, "--grace", 0.1)
     while True:
         before = output.read_bytes() if output.exists() else b""
         whole = before[: before.rfind(b"\n") + 1]
-        run = Run(output.parent, "run", source, "-o", output, "--hostfile", hostfile, "--grace", 1)
-        if cut < kills:
+        run = Run(output.parent, *command)
+        if cut < len(endings):
             # By what is written, not by time: on any machine each run gets a little further and no more.
             # Some are hit before they have written anything: while they read what is there, or ask the fleet.
             until = len(whole) + rng.randrange(1, 9000) if rng.random() < 0.8 else 0
@@ -115,18 +138,20 @@ def kill_until_done(
             while run.alive and (output.stat().st_size if output.exists() else 0) < until:
                 assert time.monotonic() < deadline, "the job does not go on"
                 time.sleep(rng.uniform(0.0005, 0.005))
-            if run.alive:
-                run.send(rng.choice(signals))
-                cut += 1
+            for number in endings[cut]:
+                if run.alive:
+                    run.send(number)
+                time.sleep(rng.uniform(0, 0.05))
         code, said = run.end()
         assert code in {0, -signal.SIGKILL, 130, 143}, said
         assert (output.read_bytes() if output.exists() else b"").startswith(whole), "records have changed"
         if code == 0:
             return cut
+        cut += 1
 
 
-def check_exactly_once(seed: int, *, requests: int, kills: int, signals: list[signal.Signals], agents: int = 3) -> int:
-    """Run one job killed and one undisturbed, and compare them. Returns how many runs were cut short."""
+def check_exactly_once(seed: int, *, requests: int, endings: Sequence[Ending], agents: int = 2) -> int:
+    """Run one job cut short and one undisturbed, and compare them. Returns how many runs were cut short."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -136,7 +161,7 @@ def check_exactly_once(seed: int, *, requests: int, kills: int, signals: list[si
             code, said = Run(folder, "run", source, "-o", folder / "whole.jsonl", "--hostfile", hostfile).end()
             assert code == 0, said
         with failing_fleet(folder, agents, rng, faults=True) as hostfile:
-            cut = kill_until_done(source, folder / "out.jsonl", hostfile, rng, kills=kills, signals=signals)
+            cut = cut_until_done(source, folder / "out.jsonl", hostfile, rng, endings)
         texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that stand there twice
         assert texts.keys() == {line["id"] for line in lines}
         assert texts == texts_of(folder / "whole.jsonl")
@@ -164,15 +189,15 @@ def soak() -> None:
     parser = argparse.ArgumentParser(description=soak.__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--kills", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     deadline = time.monotonic() + 60 * arguments.minutes
     seed = arguments.seed
     while time.monotonic() < deadline:
-        signals = [signal.SIGKILL] if seed % 2 else [signal.SIGKILL, signal.SIGTERM, signal.SIGINT]
-        cut = check_exactly_once(seed, requests=arguments.requests, kills=arguments.kills, signals=signals)
-        sys.stdout.write(f"seed {seed}: {arguments.requests} requests, {cut} runs cut short, every answer once\n")
+        endings = (KILLS * 3, STOPS * 2, random.Random(seed).sample([*KILLS, *STOPS], k=40))[seed % 3]
+        cut = check_exactly_once(seed, requests=arguments.requests, endings=endings)
+        names = " ".join(sorted({number.name for ending in endings for number in ending}))
+        sys.stdout.write(f"seed {seed}, {names}: {cut} runs of {arguments.requests} requests cut short, none lost\n")
         sys.stdout.flush()
         seed += 1
 
