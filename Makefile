@@ -43,8 +43,8 @@ bench-all: bench ## The same, then makespan, chaos, reductions, jobs, memory and
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scale
 
-soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, again and again for ten minutes
-	$(BIN)/python -m tests.jobs.killing
+soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, and fill their disks, for ten minutes
+	$(BIN)/python -m tests.jobs.soak
 
 docs: $(VENV)/.docs ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

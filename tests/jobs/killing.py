@@ -1,8 +1,7 @@
-"""Kill a job at random moments, again and again, until it is done; also as ``python -m tests.jobs.killing``."""
+"""Kill a job at random moments, again and again, until it is done."""
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -111,10 +110,10 @@ Ending: TypeAlias = tuple[signal.Signals, ...]
 
 KILLS: list[Ending] = [(signal.SIGKILL,)] * 20
 # One Ctrl-C drains, which gets a run far with all that is under way; a second one stops it, as does SIGTERM's grace.
-STOPS: Sequence[Ending] = [
+STOPS: list[Ending] = [
     (signal.SIGINT,),
     (signal.SIGTERM,),
-    *[(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)] * 9,
+    *([(signal.SIGINT, signal.SIGINT), (signal.SIGTERM,)] * 9),
 ]
 
 
@@ -182,25 +181,3 @@ def same_everywhere(record: dict[str, object]) -> str:
     assert isinstance(own, dict)
     stripped["aurora_pool"] = own["request"]
     return repr(stripped)
-
-
-def soak() -> None:
-    """Kill for as long as asked."""
-    parser = argparse.ArgumentParser(description=soak.__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--requests", type=int, default=5000)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    deadline = time.monotonic() + 60 * arguments.minutes
-    seed = arguments.seed
-    while time.monotonic() < deadline:
-        endings = (KILLS * 3, STOPS * 2, random.Random(seed).sample([*KILLS, *STOPS], k=40))[seed % 3]
-        cut = check_exactly_once(seed, requests=arguments.requests, endings=endings)
-        names = " ".join(sorted({number.name for ending in endings for number in ending}))
-        sys.stdout.write(f"seed {seed}, {names}: {cut} runs of {arguments.requests} requests cut short, none lost\n")
-        sys.stdout.flush()
-        seed += 1
-
-
-if __name__ == "__main__":
-    soak()

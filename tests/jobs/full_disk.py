@@ -1,0 +1,77 @@
+"""Let the disk fill up under a job again and again; as ``python -m tests.jobs.full_disk FOLDER`` on a real one.
+
+That mounts a tmpfs of a few pages, in namespaces of its own where this user has no right to mount; see COMMANDS.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.jobs.killing import Run, failing_fleet
+from tests.jobs.shared import texts_of, write_jsonl
+
+ROOMS = (20_000, 50_000, 90_000)
+"""Bytes that there are room for in turn; with a multiple of them, all is done."""
+PLENTY = 1_000_000
+
+COMMANDS = (
+    ["unshare", "--user", "--map-root-user", "--mount"],  # anybody, where the kernel lets people have namespaces
+    ["unshare", "--mount"],  # root
+)
+
+
+def fill_up(folder: Path, disk: Path, make_room: Callable[[int], dict[str, Any]], reason: str) -> None:
+    """Run a job whose output is on ``disk``, with more room each time, and check that nothing is ever lost.
+
+    ``make_room`` gives what :class:`Run` must be told for so many bytes.
+    """
+    lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 20} for n in range(300)]
+    source, output = write_jsonl(folder / "in.jsonl", lines), disk / "out.jsonl"
+    codes = []
+    with failing_fleet(folder, 2, random.Random(1), faults=False) as hostfile:
+        for room in (*ROOMS, PLENTY):
+            before = output.read_bytes() if output.exists() else b""
+            options = ("run", source, "-o", output, "--hostfile", hostfile)
+            code, said = Run(folder, *options, **make_room(room)).end()
+            codes.append(code)
+            assert output.read_bytes().startswith(before)
+            assert len(texts_of(output)) > before.count(b"\n")  # nothing torn, and a little more each time
+            if room != PLENTY:
+                assert f"{output}: the output can't be written ({reason})" in said
+    assert codes == [6, 6, 6, 0]
+    assert texts_of(output).keys() == {line["id"] for line in lines}
+
+
+def command() -> list[str] | None:
+    """What gives this user a mount of his own here; None where the machine allows nobody that."""
+    if shutil.which("unshare") is None:
+        return None
+    probe = ["sh", "-c", "mount -t tmpfs -o size=4k aurora-pool /tmp"]
+    for each in COMMANDS:
+        if subprocess.run([*each, *probe], capture_output=True, check=False).returncode == 0:
+            return [*each, sys.executable, "-m", "tests.jobs.full_disk"]
+    return None
+
+
+def main() -> None:
+    """Do it on a tmpfs, which this process must have the right to mount."""
+    folder = Path(sys.argv[1])
+    disk = folder / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "aurora-pool", str(disk)], check=True)
+
+    def make_room(size: int) -> dict[str, Any]:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
+        return {}
+
+    fill_up(folder, disk, make_room, "No space left on device")
+
+
+if __name__ == "__main__":
+    main()
