@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,7 @@ def report(
     rows = compare(histories, price, gpus_per_agent)
     console = Console()
     table = Table(show_header=len(histories) > 1, box=None)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for history in histories:
         table.add_column(history.name, justify="right", overflow="fold")
     for label, values in rows:
@@ -51,7 +51,7 @@ def compare(histories: Sequence[History], price: float | None, gpus_per_agent: f
     from aurora_pool.jobs.history import percentile
 
     def both(values: Values, digits: int) -> str:
-        return f"{percentile(values, 0.5):.{digits}f} / {percentile(values, 0.95):.{digits}f}"
+        return "-" if not values else f"{percentile(values, 0.5):,.{digits}f} / {percentile(values, 0.95):,.{digits}f}"
 
     figures: list[tuple[str, Callable[[History], str]]] = [
         ("model", lambda h: h.model),
@@ -64,8 +64,8 @@ def compare(histories: Sequence[History], price: float | None, gpus_per_agent: f
         ("tokens generated", lambda h: f"{h.tokens:,}"),
         ("tokens read", lambda h: f"{h.prompt_tokens:,}"),
         ("tokens wasted", lambda h: f"{h.wasted_tokens:,}"),
-        ("latency, median / 95% (s)", lambda h: both(h.latencies, 2)),
-        ("length, median / 95% (tokens)", lambda h: both(h.lengths, 0)),
+        ("latency, median/95% (s)", lambda h: both(h.latencies, 2)),
+        ("tokens, median/95%", lambda h: both(h.lengths, 0)),
         ("agents", lambda h: f"{len(h.agents):,}"),
         ("agents idle", lambda h: f"{h.idle_share:.1%}"),
         ("time for the last 5%", lambda h: f"{h.tail_share:.1%}"),
@@ -74,7 +74,7 @@ def compare(histories: Sequence[History], price: float | None, gpus_per_agent: f
     if price is not None:
         figures += [
             ("cost", lambda h: f"{h.cost(price, gpus_per_agent):,.2f}"),
-            ("cost per million tokens", lambda h: f"{_per_million(h.cost(price, gpus_per_agent), h.tokens):,.2f}"),
+            ("cost per 1M tokens", lambda h: f"{_per_million(h.cost(price, gpus_per_agent), h.tokens):,.2f}"),
         ]
     return [(label, [figure(history) for history in histories]) for label, figure in figures]
 
@@ -111,6 +111,28 @@ def findings(history: History) -> list[str]:
     return [text for _, text in sorted(found, reverse=True)] or ["nothing stands out: the fleet was busy to the end"]
 
 
+def causes(history: History) -> list[tuple[str, int]]:
+    """Give what went wrong, and how often: what failed for good, and what agents failed at and others then did."""
+    failed = [(f"failed: {cause}", count) for cause, count in history.failures.most_common()]
+    return failed + [(f"agent: {outcome}", count) for outcome, count in history.troubles.most_common()]
+
+
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Give agents' names without the domain that all of them share.
+
+    >>> shortened(["x1c0.hsn.site.gov:8000", "x2c0.hsn.site.gov:8001"])
+    {'x1c0.hsn.site.gov:8000': 'x1c0:8000', 'x2c0.hsn.site.gov:8001': 'x2c0:8001'}
+    >>> shortened(["10.0.0.1:8000", "10.1.0.1:8000"])
+    {'10.0.0.1:8000': '10.0.0.1:8000', '10.1.0.1:8000': '10.1.0.1:8000'}
+    """
+    names = list(names)
+    domains = {name.partition(":")[0].partition(".")[2] for name in names}
+    domain = domains.pop() if len(domains) == 1 else ""
+    if not domain or domain.replace(".", "").isdigit():
+        return {name: name for name in names}
+    return {name: name.replace(f".{domain}", "", 1) for name in names}
+
+
 def slowest(history: History) -> list[list[str]]:
     """Give the slowest agents as rows: agent, requests, failed, tokens/s, mean latency, idle share."""
     agents = sorted(history.agents.values(), key=lambda agent: agent.tokens_per_second)
@@ -140,13 +162,13 @@ def _print_one(console: object, history: History) -> None:
         console.print(f"- {text}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)
     for number, heading in enumerate(AGENT_HEADINGS):
-        table.add_column(heading, justify="right" if number else "left")
-    for row in slowest(history):
-        table.add_row(*row)
+        table.add_column(heading, justify="right" if number else "left", overflow="fold")
+    short = shortened(history.agents)
+    for name, *figures in slowest(history):
+        table.add_row(short[name], *figures)
     console.print(table)
-    causes = [*history.failures.most_common(), *history.troubles.most_common()]
-    if causes:
-        console.print("failures: " + ", ".join(f"{cause} {count}" for cause, count in causes), soft_wrap=True)
+    for cause, count in causes(history):
+        console.print(f"{cause} {count:,}", markup=False, highlight=False)
 
 
 def _per_million(cost: float, tokens: int) -> float:

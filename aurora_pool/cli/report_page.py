@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from aurora_pool.cli.report import AGENT_HEADINGS, findings, slowest
+from aurora_pool.cli.report import AGENT_HEADINGS, causes, findings, shortened, slowest
 from aurora_pool.errors import ConfigError, JobError
 from aurora_pool.jobs.history import History
 
@@ -15,12 +15,12 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: 1em 0 }
 td, th { padding: .25em .9em; text-align: right; border-bottom: 1px solid #ddd; font-variant-numeric: tabular-nums }
-td:first-child, th:first-child { text-align: left }
+td:first-child, th:first-child { text-align: left; white-space: nowrap }
 h2 { margin-top: 2em }
 """
 
-_MOST_AGENTS = 200
-"""Bars that a chart of agents can hold; of more agents, the slowest are shown."""
+_NAMED_AGENTS = 40
+"""Bars of a chart that can have names below them; more have a number, and show the name when they are pointed at."""
 
 
 def write_page(path: Path, histories: Sequence[History], rows: Sequence[tuple[str, list[str]]]) -> None:
@@ -41,15 +41,18 @@ def write_page(path: Path, histories: Sequence[History], rows: Sequence[tuple[st
         _table("figures", ["", *names] if len(names) > 1 else [], [[label, *values] for label, values in rows]),
     ]
     for title, figure in _charts(go, histories):
-        figure.update_layout(title=title, template="plotly_white", height=380, margin={"t": 60, "b": 50})
-        parts.append(figure.to_html(full_html=False, include_plotlyjs=False))
+        figure.update_layout(
+            title=title, template="plotly_white", height=400, margin={"t": 80, "b": 50, "l": 70, "r": 20}
+        )
+        figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom"})
+        figure.update_yaxes(rangemode="tozero")
+        parts.append(figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False}))
     for history in histories:
         parts.append(f"<h2>{escape(history.name)}</h2><ul>")
         parts += [f"<li>{escape(text)}</li>" for text in findings(history)]
         parts += ["</ul>", _table("agents", AGENT_HEADINGS, slowest(history))]
-        causes = [*history.failures.most_common(), *history.troubles.most_common()]
-        if causes:
-            parts.append(_table("causes", ["failures by cause", ""], [[name, f"{count:,}"] for name, count in causes]))
+        if found := causes(history):
+            parts.append(_table("causes", ["failures by cause", ""], [[name, f"{count:,}"] for name, count in found]))
     parts.append("</body></html>\n")
     try:
         path.write_text("".join(parts), encoding="utf-8")
@@ -58,36 +61,75 @@ def write_page(path: Path, histories: Sequence[History], rows: Sequence[tuple[st
 
 
 def _charts(go: Any, histories: Sequence[History]) -> list[tuple[str, Any]]:
-    throughput, speed, idle, latency, length = (go.Figure() for _ in range(5))
-    for history in histories:
-        seconds, rates = history.throughput()
-        throughput.add_scatter(x=seconds, y=rates, name=history.name, mode="lines")
-        agents = sorted(history.agents.values(), key=lambda agent: agent.tokens_per_second)[:_MOST_AGENTS]
-        names = [agent.name for agent in agents]
-        speed.add_bar(x=names, y=[agent.tokens_per_second for agent in agents], name=history.name)
-        idle.add_bar(x=names, y=[agent.idle_share for agent in agents], name=history.name)
-        latency.add_histogram(x=_thinned(history.latencies), name=history.name, histnorm="percent", opacity=0.7)
-        length.add_histogram(x=_thinned(history.lengths), name=history.name, histnorm="percent", opacity=0.7)
-    throughput.update_layout(xaxis_title="seconds", yaxis_title="tokens/s")
-    speed.update_layout(yaxis_title="tokens/s")
-    idle.update_layout(yaxis={"title": "share of the time", "tickformat": ".0%", "range": [0, 1]})
-    latency.update_layout(barmode="overlay", xaxis_title="seconds", yaxis_title="% of the requests")
-    length.update_layout(barmode="overlay", xaxis_title="tokens", yaxis_title="% of the requests")
+    """Make the charts that have anything to show."""
+    throughput, latency, length = (go.Figure() for _ in range(3))
+    unit, size = _unit(max(history.seconds for history in histories))
+    for number, history in enumerate(histories):
+        colour = _colour(number)
+        if history.tokens:
+            seconds, rates = history.throughput()
+            times = [each / size for each in seconds]
+            throughput.add_scatter(x=times, y=rates, name=history.name, mode="lines", line_color=colour)
+        style = {"name": history.name, "histnorm": "percent", "opacity": 0.7, "marker_color": colour}
+        if history.latencies:
+            # One group of bins: jobs that are compared have bars of the same width.
+            latency.add_histogram(x=_thinned(history.latencies), bingroup="latency", **style)
+            length.add_histogram(x=_thinned(history.lengths), bingroup="length", **style)
+    throughput.update_layout(xaxis_title=unit, yaxis_title="tokens/s")
+    latency.update_layout(barmode="overlay", xaxis_title="seconds", yaxis_title="% of the answers")
+    length.update_layout(barmode="overlay", xaxis_title="tokens", yaxis_title="% of the answers")
     charts = [
         ("Throughput over time", throughput),
-        ("Tokens per second of each agent", speed),
-        ("Idle share of each agent", idle),
+        *_agent_charts(go, histories),
         ("Latency", latency),
         ("Length of the answers", length),
+        ("Retries and failures by cause", _causes_chart(go, histories)),
     ]
-    if any(history.failures or history.troubles or history.moved for history in histories):
-        causes = go.Figure()
-        for history in histories:
-            counts = {"sent again": history.moved, **history.failures, **history.troubles}
-            causes.add_bar(x=list(counts), y=list(counts.values()), name=history.name)
-        causes.update_layout(yaxis_title="count")
-        charts.append(("Retries and failures by cause", causes))
-    return charts
+    return [(title, figure) for title, figure in charts if figure.data]
+
+
+def _agent_charts(go: Any, histories: Sequence[History]) -> list[tuple[str, Any]]:
+    """Agents beside each other, the slowest first."""
+    speed, idle = go.Figure(), go.Figure()
+    short = shortened(name for history in histories for name in history.agents)
+    named = len(short) <= _NAMED_AGENTS
+    for number, history in enumerate(histories):
+        agents = sorted(history.agents.values(), key=lambda agent: agent.tokens_per_second)
+        names = [short[agent.name] for agent in agents]
+        places = names if named else list(range(1, len(agents) + 1))
+        style = {"x": places, "name": history.name, "hovertext": names, "marker_color": _colour(number)}
+        if history.tokens:
+            speed.add_bar(y=[agent.tokens_per_second for agent in agents], **style)
+        if history.seconds:
+            idle.add_bar(y=[agent.idle_share for agent in agents], **style)
+    for figure in (speed, idle):
+        figure.update_layout(xaxis_title="agents, the slowest first" if not named else None, bargap=0.2 if named else 0)
+        figure.update_xaxes(type="category" if named else "linear")
+    speed.update_layout(yaxis_title="tokens/s")
+    idle.update_layout(yaxis={"title": "share of the time", "tickformat": ".0%", "range": [0, 1]})
+    return [("Tokens per second of each agent", speed), ("Idle share of each agent", idle)]
+
+
+def _causes_chart(go: Any, histories: Sequence[History]) -> Any:
+    figure = go.Figure()
+    counted = [{"sent again": history.moved, **dict(causes(history))} for history in histories]
+    if any(any(counts.values()) for counts in counted):
+        for number, (history, counts) in enumerate(zip(histories, counted, strict=True)):
+            figure.add_bar(x=list(counts), y=list(counts.values()), name=history.name, marker_color=_colour(number))
+    figure.update_layout(yaxis_title="count")
+    return figure
+
+
+def _colour(number: int) -> str:
+    """The colour of one job, the same in every chart."""
+    from plotly.colors import qualitative
+
+    return str(qualitative.Plotly[number % len(qualitative.Plotly)])
+
+
+def _unit(seconds: float) -> tuple[str, float]:
+    """The unit for so long a time, and how many seconds it has."""
+    return ("hours", 3600.0) if seconds > 3 * 3600 else ("minutes", 60.0) if seconds > 600 else ("seconds", 1.0)
 
 
 def _thinned(values: Sequence[float]) -> list[float]:

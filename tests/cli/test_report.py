@@ -95,7 +95,7 @@ def test_the_terminal_shows_all_outputs_side_by_side(call: Call, slow: Path, qui
     assert rows["requests"].split("  ")[0] == "61 of 100"
     assert rows["cost"].split() == ["0.20", "0.02"]
     assert rows["gpu02:8000"].split() == ["19", "1", "10", "1.00", "81%"]
-    assert "failures: exhausted 1, broken 7" in ended.out
+    assert "\nfailed: exhausted 1\nagent: broken 7\n" in ended.out
 
 
 @pytest.mark.parametrize("made", [True, False])

@@ -127,13 +127,18 @@ def cut_until_done(source: Path, output: Path, hostfile: Path, rng: random.Rando
     while True:
         before = output.read_bytes() if output.exists() else b""
         whole = before[: before.rfind(b"\n") + 1]
+        lock = output.with_name(f"{output.name}.lock")
+        lock.unlink(missing_ok=True)  # of a run that was killed
         run = Run(output.parent, *command)
         if cut < len(endings):
+            deadline = time.monotonic() + PATIENCE
+            while run.alive and not lock.exists():  # then it hears signals; before, a new process may lose one
+                assert time.monotonic() < deadline, "the job does not begin"
+                time.sleep(0.001)
             # By what is written, not by time: on any machine each run gets a little further and no more.
             # Some are hit before they have written anything: while they read what is there, or ask the fleet.
             until = len(whole) + rng.randrange(1, 9000) if rng.random() < 0.8 else 0
-            time.sleep(0 if until else rng.uniform(0.05, 0.5))
-            deadline = time.monotonic() + PATIENCE
+            time.sleep(0 if until else rng.uniform(0, 0.3))
             while run.alive and (output.stat().st_size if output.exists() else 0) < until:
                 assert time.monotonic() < deadline, "the job does not go on"
                 time.sleep(rng.uniform(0.0005, 0.005))
