@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -45,7 +44,8 @@ def find_deadline(
 ) -> float | None:
     """Tell when the allocation ends, in seconds since 1970; None if nobody says.
 
-    ``walltime`` counts from now on and wins. Slurm tells the end in ``SLURM_JOB_END_TIME``; PBS is asked by ``qstat``.
+    ``walltime`` counts from now on and wins. Slurm tells the end in ``SLURM_JOB_END_TIME``, or to ``squeue`` where its
+    version does not; PBS is asked by ``qstat``.
     Raises :class:`~aurora_pool.errors.ConfigError` for a ``walltime`` that is no time span.
     """
     if walltime is not None:
@@ -53,19 +53,36 @@ def find_deadline(
     try:
         if "SLURM_JOB_END_TIME" in environment:
             return float(environment["SLURM_JOB_END_TIME"])
+        if "SLURM_JOB_ID" in environment:
+            return _ask_slurm(environment["SLURM_JOB_ID"])
         if "PBS_JOBID" in environment:
             return _ask_pbs(environment["PBS_JOBID"])
-    except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, ConfigError) as error:
+    except (OSError, subprocess.SubprocessError, ValueError, ConfigError) as error:
         logger.warning("the batch system does not tell when the job ends (%s); give --walltime", error)
     return None
 
 
+def _ask_slurm(job: str) -> float:
+    answer = _ask("squeue", "--noheader", "--jobs", job, "--format", "%e")
+    # Such as "2026-11-20T21:14:05", in local time.
+    return datetime.fromisoformat(answer.strip()).astimezone().timestamp()
+
+
 def _ask_pbs(job: str) -> float:
-    command = ["qstat", "-f", "-F", "json", job]
-    answer = subprocess.run(  # noqa: S603 - PBS's own command
-        command, capture_output=True, timeout=ASKING, check=True, env={**os.environ, "LC_ALL": "C"}
+    # Not as JSON: what PBS puts there of a user's environment is not always valid.
+    answer = _ask("qstat", "-f", job)
+    started = re.search(r"^\s*(?:stime|start_time) = (.+)$", answer, re.MULTILINE)  # Torque has the other name
+    allowed = re.search(r"^\s*Resource_List\.walltime = (\S+)$", answer, re.MULTILINE)
+    if started is None or allowed is None:
+        raise ValueError(f"qstat -f {job} has no stime and Resource_List.walltime")
+    # Such as "Fri Nov 20 21:14:05 2026", in local time: what ctime() writes.
+    start = datetime.strptime(started[1].strip(), "%a %b %d %H:%M:%S %Y").astimezone()
+    return start.timestamp() + parse_walltime(allowed[1])
+
+
+def _ask(*command: str) -> str:
+    environment = {**os.environ, "LC_ALL": "C", "SLURM_TIME_FORMAT": "standard"}
+    answer = subprocess.run(  # noqa: S603 - the batch system's own command
+        command, capture_output=True, text=True, timeout=ASKING, check=True, env=environment
     )
-    (described,) = json.loads(answer.stdout)["Jobs"].values()
-    # Such as "Fri Nov 20 21:14:05 2026", in local time.
-    started = datetime.strptime(described["stime"], "%a %b %d %H:%M:%S %Y").astimezone()
-    return started.timestamp() + parse_walltime(described["Resource_List"]["walltime"])
+    return answer.stdout

@@ -11,10 +11,12 @@ cd "${SLURM_SUBMIT_DIR:?}" || exit
 # The end of the allocation is SLURM_JOB_END_TIME. The servers may still be starting: wait for their hostfile and for them.
 aurora-pool run "${INPUT:?}" -o "${OUTPUT:?}" --hostfile "${HOSTFILE:?}" --wait 1800
 code=$?
+script=${SCRIPT:-examples/jobs/slurm.sh}
 
-# 75: out of time, all that is answered is saved. Only then is there a next allocation.
+# 75: out of time, all that is answered is saved. Only then is there a next allocation. A copy of this script that is
+# kept elsewhere is named by SCRIPT.
 if [ "$code" -eq 75 ]; then
-    INPUT="$INPUT" OUTPUT="$OUTPUT" HOSTFILE="$HOSTFILE" sbatch "${SCRIPT:-examples/jobs/slurm.sh}"
+    INPUT="$INPUT" OUTPUT="$OUTPUT" HOSTFILE="$HOSTFILE" SCRIPT="$script" sbatch "$script"
     exit
 fi
 exit "$code"

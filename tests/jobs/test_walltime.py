@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,27 +34,59 @@ def test_the_command_line_wins() -> None:
     assert find_deadline(None, environment={}) is None
 
 
-def fake_qstat(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    path = folder / "qstat"
+def fake(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, script: str) -> None:
+    path = folder / name
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
 
 
-def test_pbs_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
-    job = {"stime": "Fri Nov 20 21:14:05 2026", "Resource_List": {"walltime": "12:00:00"}}
-    answer = json.dumps({"Jobs": {"77.server": job}})
-    fake_qstat(tmp_path, monkeypatch, f'test "$*" = "-f -F json 77.server" && echo \'{answer}\'')
-    assert find_deadline(None, environment={"PBS_JOBID": "77.server"}) == 1_795_209_245 + 12 * 3600
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
-@pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "echo '{\"Jobs\": {}}'"])
+# As OpenPBS 23 prints it, cut down.
+QSTAT = """Job Id: 77.server
+    Job_Name = aurora-pool
+    Job_Owner = someone@login1
+    resources_used.walltime = 00:00:12
+    job_state = R
+    ctime = Fri Nov  6 21:13:59 2026
+    mtime = Fri Nov  6 21:14:05 2026
+    Resource_List.place = free
+    Resource_List.select = 1
+    Resource_List.walltime = 12:00:00
+    stime = Fri Nov  6 21:14:05 2026
+    Variable_List = PBS_O_HOME=/home/someone,PBS_O_LANG=en_US.UTF-8,
+\tPBS_O_PATH=/usr/bin,INPUT="a b".jsonl
+"""
+
+
+@pytest.mark.parametrize("started", ["stime", "start_time"])
+def test_pbs_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None, started: str) -> None:
+    answer = QSTAT.replace("stime", started)
+    fake(tmp_path, monkeypatch, "qstat", f'test "$*" = "-f 77.server" && cat << "END"\n{answer}END')
+    assert find_deadline(None, environment={"PBS_JOBID": "77.server"}) == 1_793_999_645 + 12 * 3600
+
+
+def test_an_old_slurm_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None) -> None:
+    asked = "--noheader --jobs 77 --format %e"
+    fake(tmp_path, monkeypatch, "squeue", f'test "$*" = "{asked}" && echo 2026-11-06T21:14:05')
+    assert find_deadline(None, environment={"SLURM_JOB_ID": "77"}) == 1_793_999_645
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "echo '    stime = N/A'", "echo N/A"])
 def test_a_batch_system_that_does_not_tell_costs_no_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, script: str
 ) -> None:
     monkeypatch.setattr("aurora_pool.jobs.walltime.logger.parent.propagate", True, raising=False)
-    fake_qstat(tmp_path, monkeypatch, script)
+    for name in ("qstat", "squeue"):
+        fake(tmp_path, monkeypatch, name, script)
     assert find_deadline(None, environment={"PBS_JOBID": "77"}) is None
+    assert find_deadline(None, environment={"SLURM_JOB_ID": "77"}) is None
     assert find_deadline(None, environment={"SLURM_JOB_END_TIME": "soon"}) is None
