@@ -69,5 +69,7 @@ def _answer(record: _Record) -> Answer:
         choice = body.choices[0]
         text = choice.text if choice.message is None else choice.message.content
         return Answer(record.custom_id, text or "", None)
-    error = record.error.get("message", record.error) if isinstance(record.error, dict) else record.error
+    error = record.error
+    while isinstance(error, dict):
+        error = error.get("message", error.get("error", str(error)))  # vLLM has an error in its error
     return Answer(record.custom_id, None, str(error))

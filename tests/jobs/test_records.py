@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from openai.types.batch_error import BatchError
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict
 
+from aurora_pool.jobs import read_answers
 from aurora_pool.jobs.records import decode_record, encode_record, request_key
 from aurora_pool.jobs.requests import Request, RequestReader
 from aurora_pool.messages import Logprobs, Response, Sample
@@ -167,3 +169,64 @@ def test_reads_records_of_other_programs(fields: dict[str, Any], answered: bool)
 @pytest.mark.parametrize("line", [b"", b"{", b"\0\0\0", b"[]", b'{"custom_id": 3}', b'{"id": "a"}', b"\xff"])
 def test_what_is_no_record_is_told(line: bytes) -> None:
     assert decode_record(line) is None
+
+
+# -- what vllm run-batch 0.32 wrote -----------------------------------------------------------------------------------
+
+RUN_BATCH = Path(__file__).parent / "data" / "run_batch.jsonl"
+"""Its answers for chats, one with logprobs and one with two samples, and for an unknown model, a stream, a url that it
+does not know, a chat that is too long, and no tokens at all."""
+
+THEIRS = {json.loads(line)["custom_id"]: json.loads(line) for line in RUN_BATCH.read_bytes().splitlines()}
+
+
+def shape(value: Any, at: str = "") -> dict[str, str]:
+    """Where there are values in a record, and of which kind; the places in a list are all one."""
+    if isinstance(value, dict):
+        return {place: kind for key, each in value.items() for place, kind in shape(each, f"{at}.{key}").items()}
+    if isinstance(value, list):
+        return {place: kind for each in value for place, kind in shape(each, f"{at}[]").items()}
+    return {at: type(value).__name__}
+
+
+LOGPROBS_OF_TWO = Logprobs(["Hi", "!"], [-0.5, -0.25], [{"Hi": -0.5, "Ho": -1.0}, {"!": -0.25, ".": -2.0}])
+SAME: dict[str, dict[str, Any]] = {
+    "chat": {},
+    "logprobs": {"logprobs": LOGPROBS_OF_TWO},
+    "two": {"samples": (Sample("Hi", "length"), Sample("Ho", "length"))},
+}
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_answers_have_the_shape_that_run_batch_gives_them(name: str) -> None:
+    response = Response(True, "Hi", finish_reason="length", prompt_tokens=2, completion_tokens=3, **SAME[name])
+    ours, theirs = shape(written(CHAT, response)), shape(THEIRS[name])
+    own = {place for place in ours if place.startswith(".aurora_pool.")}
+    # OpenAI's type has it, and vLLM leaves it out.
+    own |= {".response.body.choices[].logprobs.refusal"} & ours.keys()
+    assert {place: kind for place, kind in ours.items() if place not in own}.items() <= theirs.items()
+    # What they have beyond that is empty, or tells of their engine.
+    more = {place for place in theirs.keys() - ours.keys() if theirs[place] != "NoneType"}
+    assert more == {".response.body.system_fingerprint"}
+
+
+@pytest.mark.parametrize("record", THEIRS.values(), ids=lambda record: record["custom_id"])
+def test_records_of_run_batch_are_read(record: dict[str, Any]) -> None:
+    assert seen(json.dumps(record).encode()) == (record["custom_id"], None, record["custom_id"] in SAME)
+    VllmRecord.model_validate(record, strict=True)
+
+
+def test_failures_are_of_the_batch_api_and_no_answer_to_either() -> None:
+    failed = written(CHAT, Response(False, "", "400: too long", error_kind="rejected"))
+    theirs = THEIRS["too-long"]
+    assert failed.keys() - {"aurora_pool"} == theirs.keys()
+    assert failed["error"] is not None is not theirs["error"]
+
+
+def test_the_answers_of_run_batch_are_given() -> None:
+    answers = {answer.id: answer for answer in read_answers(RUN_BATCH)}
+    assert answers["chat"].text == "The capital of France is Paris."
+    assert answers["streamed"].error == "Request must not be sent in stream mode"
+    assert "maximum context length is 2048 tokens" in (answers["too-long"].error or "")
+    assert (answers["other-model"].error or "").startswith("The model `gpt-4o-mini` does not exist.")
+    assert answers.keys() == THEIRS.keys()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -92,14 +93,18 @@ async def test_failed_requests_are_records_and_are_run_again_only_if_asked(
     assert len(texts_of(output)) == 20
 
 
-async def test_records_of_vllms_run_batch_are_taken_as_they_are(tmp_path: Path, write_lines: WriteLines) -> None:
-    body = {"id": "chatcmpl-1", "object": "chat.completion", "choices": []}
-    reply = {"status_code": 200, "request_id": "vllm-batch-1", "body": body}
-    write_lines("out.jsonl", [{"id": "vllm-1", "custom_id": "p1", "response": reply, "error": None}])
+async def test_a_job_that_run_batch_began_goes_on(tmp_path: Path, write_lines: WriteLines) -> None:
+    lines = [
+        {"id": name, "messages": [{"role": "user", "content": "Hi"}]} for name in ("chat", "two", "too-long", "new")
+    ]
+    source, output = write_lines("in.jsonl", lines), tmp_path / "out.jsonl"
+    shutil.copy(Path(__file__).parent / "data" / "run_batch.jsonl", output)
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
-        summary = await run_job(pool, write_lines("in.jsonl", PROMPTS[:3]), tmp_path / "out.jsonl")
-        assert sorted(received(fleet)) == ["Say 0.", "Say 2."]
-    assert (summary.resumed.unchecked, summary.answered) == (1, 3)
+        first = await run_job(pool, source, output)
+        again = await run_job(pool, source, output, JobOptions(retry_failed=True))
+    assert (first.resumed.unchecked, first.resumed.answered, first.resumed.failed, first.done) == (3, 2, 1, 1)
+    assert (again.resumed.retried, again.answered, again.failed, again.done) == (1, 4, 0, 1)
+    assert first.resumed.foreign == 5  # what is not asked for here
 
 
 async def test_strangers_are_left_alone_and_damage_is_taken_out(tmp_path: Path, write_lines: WriteLines) -> None:
