@@ -126,9 +126,9 @@ class Journal:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
 
     def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._fd, view) :]
+        rest = data
+        while rest:
+            rest = rest[os.write(self._fd, rest) :]
         self._size += len(data)
 
     def _cut(self) -> None:

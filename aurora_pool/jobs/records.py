@@ -12,6 +12,7 @@ package's own key in it, which tells a later run what had been asked, and of who
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
@@ -26,7 +27,12 @@ _ENCODE = msgspec.json.Encoder().encode
 def request_key(digest: int, model: str) -> int:
     """Identify a request together with the model that is asked: 64 bits, the same in every process."""
     # The model is mixed in apart from the digest because it may be known only once the fleet answers.
-    return digest ^ int.from_bytes(blake2b(model.encode(), digest_size=8).digest(), "big")
+    return digest ^ _digest_of(model)
+
+
+@lru_cache(maxsize=8)
+def _digest_of(model: str) -> int:
+    return int.from_bytes(blake2b(model.encode(), digest_size=8).digest(), "big")
 
 
 def encode_record(request: Request, response: Response, *, model: str, created: int, agent: str | None) -> bytes:
@@ -98,7 +104,7 @@ def decode_record(line: bytes) -> Seen | None:
     """
     try:
         return _DECODE(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

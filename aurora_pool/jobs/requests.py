@@ -28,7 +28,7 @@ PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
 ``"chat"`` as the user's message of a chat; ``"raw"`` as they are. Lines that name a url are put as it puts them."""
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
-_SELDOM = frozenset({"stream", "tools", "n"})
+_SELDOM = frozenset({"stream", "tools", "n", "max_completion_tokens"})
 """Fields that are looked at, and that hardly any line has."""
 _MOST_SAMPLINGS = 4096
 _HASHES = {
@@ -118,12 +118,12 @@ class RequestReader:
                 body["messages"] = [*self._system, {"role": "user", "content": body.pop("prompt")}]
             url = CHAT if "messages" in body else COMPLETIONS
             raw = url == COMPLETIONS and self._prompt_format == "raw"
-        _check_body(url, body)
         model = body.pop("model", None)
         if model is not None and not isinstance(model, str):
             raise RequestError("expected 'model' to be a string")
         for key, value in self._defaults.items():
             body.setdefault(key, value)
+        _check_body(url, body)
         digest = _HASHES[url, raw].copy()
         digest.update(self._encode(body))
         return Request(
@@ -146,13 +146,13 @@ class RequestReader:
             # What is as it should be is not looked at key by key: that saves a fifth of the time of a whole pass.
             try:
                 batch = self._decode_batch(line)
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass  # it is read again below, to tell what is wrong
             else:
                 return batch.custom_id, batch.url, batch.body
         try:
             fields = self._decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(f"expected a JSON object: {error}") from None
         if not isinstance(fields, dict):
             raise RequestError("expected a JSON object")
@@ -248,15 +248,21 @@ def _check_body(url: str, body: dict[str, Any]) -> None:
             raise RequestError("expected 'messages' to be a list of at least one message")
     elif not isinstance(body.get("prompt"), str) and not _is_one_prompt(body.get("prompt")):
         raise RequestError("expected 'prompt' to be one text or one list of token ids; give each prompt its own line")
+    _check_count(body, "max_tokens")
     if _SELDOM.isdisjoint(body):
         return
     if body.get("stream"):
         raise RequestError("'stream' is not for jobs: every answer is written when it is whole")
     if url == CHAT and body.get("tools") and body.get("tool_choice") != "none":
         raise RequestError("'tools' are not supported: an answer that calls one could not be told")
-    n = body.get("n", 1)
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-        raise RequestError("expected 'n' to be a whole number of at least 1")
+    _check_count(body, "n")
+    _check_count(body, "max_completion_tokens")
+
+
+def _check_count(body: dict[str, Any], name: str) -> None:
+    value = body.get(name)
+    if value is not None and (type(value) is not int or value < 1):  # type: a bool is no count
+        raise RequestError(f"expected {name!r} to be a whole number of at least 1, got {value!r}")
 
 
 def _is_one_prompt(value: object) -> bool:
