@@ -74,8 +74,12 @@ def run(
     ] = None,
     min_agents: Annotated[int, typer.Option(min=1, help="Begin when so many agents answer.")] = 1,
     grace: Annotated[float, typer.Option(min=0.0, help="Seconds that SIGTERM leaves to what is under way.")] = 8.0,
-    timeout: Annotated[float | None, typer.Option(min=0.1, help="Seconds one request may take; no limit.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="HTTP requests at a time at most.")] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds one request may take; by default no limit.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="HTTP requests at a time at most; by default no limit.")
+    ] = None,
     stall_after: Annotated[float, typer.Option(min=0.1, help="Seconds without an answer before it is a stall.")] = 30.0,
     run_log: Annotated[
         bool, typer.Option("--run-log/--no-run-log", help="Write OUTPUT.runlog, for aurora-pool report.")
