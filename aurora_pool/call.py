@@ -176,6 +176,8 @@ class Call:
             return False
         self._set_limit()
         count = self._limit - under_way
+        if count <= 0:  # the windows have shrunk since
+            return False
         prompts = list(itertools.islice(self._input, min(count, self._slice)))
         tickets = self._tickets(prompts)
         if tickets:
