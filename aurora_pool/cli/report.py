@@ -56,7 +56,7 @@ def compare(histories: Sequence[History], price: float | None, gpus_per_agent: f
     figures: list[tuple[str, Callable[[History], str]]] = [
         ("model", lambda h: h.model),
         ("ended", lambda h: h.ending + (f" after {h.runs} runs" if h.runs > 1 else "")),
-        ("requests", lambda h: f"{h.done:,} of {h.total:,}"),
+        ("requests", lambda h: f"{h.done:,} {'of' if h.done <= h.total else 'for'} {h.total:,}"),
         ("failed", lambda h: f"{h.failed:,}"),
         ("time", lambda h: duration(h.seconds)),
         ("requests/s", lambda h: f"{h.prompts_per_second:,.1f}"),

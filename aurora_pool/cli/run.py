@@ -86,7 +86,9 @@ def run(
     ] = True,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and warnings.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as one line of JSON.")] = False,
-    metrics_port: Annotated[int | None, typer.Option(min=0, help="Serve Prometheus metrics on this port.")] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this port.")
+    ] = None,
 ) -> None:
     """Answer every request of a file, each exactly once. Kill it any time: the same command goes on."""
     from aurora_pool.cli.session import Session, run_session

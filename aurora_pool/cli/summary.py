@@ -7,6 +7,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.jobs.options import JobSummary
 
 SHOWN_AGENTS = 16
+LONGEST_MESSAGE = 200
 
 
 def exit_code_of(summary: JobSummary, signal_code: ExitCode | None = None) -> ExitCode:
@@ -37,7 +38,7 @@ def describe_start(summary: JobSummary) -> list[str]:
     if found.foreign:
         lines.append(f"not in the input, left alone: {found.foreign}")
     if found.damaged:
-        lines.append(f"damaged lines taken out: {found.damaged}")
+        lines.append(f"lines that are no records, or second ones: {found.damaged}; now in {summary.output}.superseded")
     return lines
 
 
@@ -49,6 +50,9 @@ def describe(summary: JobSummary) -> list[str]:
         f"{summary.tokens_per_second:.0f} tokens/s ({summary.tokens} generated, {summary.prompt_tokens} read), "
         f"{summary.failed_now} failed, {summary.moved} retried"
     )
+    if summary.first_failure is not None:
+        causes = ", ".join(f"{cause} {count}" for cause, count in summary.failures.items())
+        lines.append(f"failed: {causes}; the first was {_shortened(summary.first_failure)}")
     if summary.skipped:
         lines.append(f"bad lines left out: {summary.skipped}")
     if summary.agents:
@@ -68,6 +72,12 @@ def describe(summary: JobSummary) -> list[str]:
     if summary.ordered is not None:
         lines.append(f"in the order of the input: {summary.ordered}")
     return lines
+
+
+def _shortened(message: str) -> str:
+    """A server's message in one line of bearable length."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}..."
 
 
 def as_json(summary: JobSummary) -> str:

@@ -75,7 +75,7 @@ class Lines:
     """The whole lines of a journal with their ends, whatever state a kill left it in.
 
     After the iteration ``torn`` tells whether something stood behind the last whole line, or the last member or frame
-    had no end, and ``end`` how many bytes of text the whole lines took.
+    had no end; ``rest`` is what stood there, and ``end`` how many bytes of text the whole lines took.
     """
 
     def __init__(self, path: Path, compression: Compression) -> None:
@@ -83,6 +83,7 @@ class Lines:
         self._compression = compression
         self.torn = False
         self.end = 0
+        self.rest = b""
 
     def __iter__(self) -> Iterator[bytes]:
         return chain.from_iterable(self.batches())
@@ -93,7 +94,7 @@ class Lines:
             while batch := text.readlines(_BATCH):
                 if not batch[-1].endswith(b"\n"):
                     self.torn = True
-                    del batch[-1]
+                    self.rest = batch.pop()
                 self.end += sum(map(len, batch))
                 yield batch
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from aurora_pool.errors import JobError
+from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.runlog import run_log_of
 
 Values: TypeAlias = "array[float] | array[int]"
@@ -167,7 +167,7 @@ def covered(spans: list[tuple[float, float]]) -> float:
 def read_history(output: str | Path) -> History:
     """Read the run log of an output.
 
-    Raises :class:`~aurora_pool.errors.JobError` if there is none, or nothing in it.
+    Raises :class:`~aurora_pool.errors.BadRecord` if there is none, or nothing in it.
     """
     path = run_log_of(output)
     reader = _Reader(History(str(output)))
@@ -181,10 +181,10 @@ def read_history(output: str | Path) -> History:
                     continue  # torn by a kill
                 reader.take(value)
     except OSError as error:
-        raise JobError(f"{path}: the run log can't be read ({error.strerror})") from error
+        raise BadRecord(f"the run log can't be read ({error.strerror})", path=str(path)) from error
     reader.end_run()
     if not reader.history.runs:
-        raise JobError(f"{path}: there is no run in it")
+        raise BadRecord("there is no run in it", path=str(path))
     return reader.history
 
 

@@ -41,6 +41,8 @@ class Journal:
         self._broken = False
         self._is_new = self.resumable and not self._path.exists()
         self.records = 0
+        self.keeps_empty = False
+        """Whether :meth:`close` leaves an empty file; a job that could not begin leaves nothing behind."""
         try:
             if self.resumable:
                 self._lock = OutputLock(self._path)
@@ -107,8 +109,8 @@ class Journal:
             if self._fd >= 0 and not self._broken:
                 self._write(self._encoder.finish())
                 self.sync()
-                if self._is_new and not self._size:
-                    self._path.unlink()  # a job that could not begin leaves nothing behind
+                if self._is_new and not self._size and not self.keeps_empty:
+                    self._path.unlink()
         except OSError as error:
             self._cut()
             raise self._failure(error) from error

@@ -80,7 +80,8 @@ class JobSummary:
 
     ``total`` requests are ``answered + failed + remaining``, earlier runs' records included; ``done`` (``failed_now``
     among them) were finished by this run, in ``seconds``. ``tokens`` are generated, ``prompt_tokens`` read, by this
-    run. ``skipped`` bad lines were left out.
+    run. ``failures`` counts what failed in it by cause, and ``first_failure`` is the id and message of the first.
+    ``skipped`` bad lines were left out.
     """
 
     ending: Ending
@@ -94,6 +95,8 @@ class JobSummary:
     remaining: int
     done: int
     failed_now: int
+    failures: Mapping[str, int]
+    first_failure: str | None
     skipped: int
     seconds: float
     prompt_tokens: int

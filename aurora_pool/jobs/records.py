@@ -95,7 +95,7 @@ _DECODE = msgspec.json.Decoder(Seen).decode
 
 
 def decode_record(line: bytes) -> Seen | None:
-    r"""Read a record back; None for what is no record.
+    r"""Read a record back; None for what is no record, as it has neither a response nor an error.
 
     >>> seen = decode_record(b'{"custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": null}')
     >>> seen.custom_id, seen.key, seen.answered
@@ -103,9 +103,10 @@ def decode_record(line: bytes) -> Seen | None:
     >>> decode_record(b'{"custom_id": "a", "respo\n')
     """
     try:
-        return _DECODE(line)
+        seen = _DECODE(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+    return None if seen.response is None and seen.error is None else seen
 
 
 def _samples(response: Response) -> tuple[Sample, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
+from aurora_pool.errors import JobError
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.records import decode_record, request_key
 from aurora_pool.jobs.survey import Survey
@@ -20,7 +21,7 @@ class Resumed:
       in ``<output>.superseded``; ``examples`` names some;
     - ``unchecked``: records without a request's key, which another program wrote; they are taken as they are;
     - ``foreign``: records whose id is not in the input; they are left alone;
-    - ``damaged``: lines that are no records, and second records of one id; they are taken out;
+    - ``damaged``: lines that are no records, and second records of one id; they are in ``<output>.superseded``;
     - ``torn``: whether the last run was killed in the middle of writing.
     """
 
@@ -39,12 +40,12 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
 
     Other tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
-    Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired.
+    Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired, or is something else.
     """
     found = Resumed()
     lines = journal.lines()
     drop: set[int] = set()
-    changed: set[int] = set()
+    aside: set[int] = set()
     todo = survey.todo
     model_key = request_key(0, model)
     line_of, digest_of = survey.line_of, survey.digest_of
@@ -56,6 +57,7 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
             if record is None:
                 found.damaged += 1
                 drop.add(place)
+                aside.add(place)
                 continue
             number = line_of(record.custom_id)
             if number is None:
@@ -64,12 +66,13 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
             if not todo[number]:
                 found.damaged += 1
                 drop.add(place)
+                aside.add(place)
                 continue
             key = record.key
             if key is not None and key != digest_of(number) ^ model_key:
                 found.changed += 1
                 drop.add(place)
-                changed.add(place)
+                aside.add(place)
                 if len(found.examples) < 3:
                     found.examples.append(record.custom_id)
                 continue
@@ -86,5 +89,9 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
             todo[number] = 0
         await asyncio.sleep(0)
     found.torn = lines.torn
-    await journal.repair(lines, drop, aside=changed)
+    # A wrong name on the command line must not cost a file that is something else.
+    whole = place + 1
+    if found.damaged == whole > 0 or (whole == 0 and lines.rest and not lines.rest.startswith(b"{")):
+        raise JobError(f"{journal.name}: there is no record in it, so it is not the output of a job; name another")
+    await journal.repair(lines, drop, aside=aside)
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -72,6 +72,8 @@ class Run:
         self._turnarounds: deque[float] = deque(maxlen=TURNAROUNDS)
         self._agents: list[str] = []
         self._shares: dict[int, list[int]] = {}
+        self._failures: Counter[str] = Counter()
+        self._first_failure: str | None = None
         self._ending: Ending = "finished"
         self._reason = ""
         self._input_error: BadRecord | None = None
@@ -102,6 +104,7 @@ class Run:
         try:
             if self._ending == "stopped":
                 self._work.cancel()
+            self._look_at_deadline(self._now())
             await asyncio.wait({self._work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (self._work, watch):
@@ -156,6 +159,9 @@ class Run:
             prompt_tokens=response.prompt_tokens or 0,
         )
         self._turnarounds.append(now - since)
+        if not response.success:
+            self._failures[str(response.error_kind)] += 1
+            self._first_failure = self._first_failure or f"{request.id}: {response.error}"
         if response.success and response.agent_index is not None:
             share = self._shares.setdefault(response.agent_index, [0, 0])
             share[0] += 1
@@ -256,6 +262,8 @@ class Run:
             remaining=remaining,
             done=meter.done,
             failed_now=meter.failed,
+            failures=dict(self._failures),
+            first_failure=self._first_failure,
             skipped=len(self._survey.skipped),
             seconds=self._now() - meter.started,
             prompt_tokens=meter.prompt_tokens,

@@ -114,6 +114,7 @@ class Job:
         finally:
             self._run = None
             log.close()
+        self._journal.keeps_empty = not summary.remaining
         self.close()
         if self.options.ordered and self._journal.resumable and not summary.remaining:
             return summary.with_ordered(await write_ordered(Path(self.output), self.survey))

@@ -33,7 +33,7 @@ def parse_walltime(text: str) -> float:
         return float(match[1]) * _UNITS[match[2]]
     if match := re.fullmatch(r"(?:(?P<d>\d+)-)?(?:(?:(?P<h>\d+):)?(?P<m>\d+):)?(?P<s>\d+(?:\.\d+)?)", text):
         return sum(float(value) * _UNITS[unit] for unit, value in match.groupdict(default="0").items())
-    raise ConfigError(f"expected a time span such as 11:30:00, 90m or 41400, got {text!r}")
+    raise ConfigError(f"expected a walltime such as 11:30:00, 90m or 41400, got {text!r}")
 
 
 def find_deadline(

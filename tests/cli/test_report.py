@@ -103,7 +103,7 @@ def test_an_output_without_a_run_log_is_told(call: Call, tmp_path: Path, made: b
     if made:
         (tmp_path / "out.jsonl.runlog").write_text("\n")
     ended = call("report", tmp_path / "out.jsonl")
-    assert ended.code == 6
+    assert ended.code == 3
     assert "out.jsonl.runlog" in ended.err
     assert len(ended.err.splitlines()) == 1
 

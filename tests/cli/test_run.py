@@ -108,6 +108,7 @@ def test_failed_requests_are_told_by_the_exit_code(call: Call, tmp_path: Path, o
     source = write_jsonl(tmp_path / "in.jsonl", [*PROMPTS, {"id": "long", "prompt": "word " * 9000}])
     ended = call("run", source, "-o", output, "--hostfile", hostfile)
     assert (ended.code, "30 of 31 answered, 1 failed" in ended.err) == (1, True)
+    assert "failed: rejected 1; the first was long: the prompt has" in ended.err
     (failed,) = [record for record in read_records(output) if record["error"]]
     assert (failed["custom_id"], failed["error"]["code"]) == ("long", "rejected")
 
@@ -234,6 +235,7 @@ def test_options_that_are_missing_or_senseless(call: Call, source: Path, output:
         [source, "-o", output, "--hostfile", hostfile, "--model-map", "a"],
         [source, "-o", output, "--hostfile", hostfile, "--prompt-format", "raw", "--system-prompt", "x"],
         [source, "-o", output, "--hostfile", hostfile, "--max-tokens", "0"],
+        [source, "-o", output, "--hostfile", hostfile, "--metrics-port", "99999"],
     ):
         ended = call("run", *arguments)
         assert (ended.code, "Traceback" in ended.err, ended.err != "") == (2, False, True)

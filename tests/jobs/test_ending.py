@@ -75,6 +75,14 @@ async def test_an_allocation_that_ends_is_left_in_time(tmp_path: Path, write_lin
     assert 0 < summary.done < 4000
 
 
+async def test_an_allocation_that_is_over_gets_nothing(tmp_path: Path, write_lines: WriteLines) -> None:
+    options = JobOptions(deadline=time.time() + 3)
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        summary = await run_job(pool, write_lines("in.jsonl", PROMPTS), tmp_path / "out.jsonl", options)
+        assert received(fleet) == []
+    assert (summary.ending, summary.done, summary.remaining) == ("out of time", 0, 200)
+
+
 async def test_nobody_waits_past_the_end_of_an_allocation(tmp_path: Path, write_lines: WriteLines) -> None:
     source = write_lines("in.jsonl", PROMPTS)
     options = JobOptions(deadline=time.time() + 20)

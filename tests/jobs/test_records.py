@@ -166,7 +166,9 @@ def test_reads_records_of_other_programs(fields: dict[str, Any], answered: bool)
     assert seen(line) == ("a", None, answered)
 
 
-@pytest.mark.parametrize("line", [b"", b"{", b"\0\0\0", b"[]", b'{"custom_id": 3}', b'{"id": "a"}', b"\xff"])
+@pytest.mark.parametrize(
+    "line", [b"", b"{", b"\0\0\0", b"[]", b'{"custom_id": 3}', b'{"id": "a"}', b'{"custom_id": "a"}', b"\xff"]
+)
 def test_what_is_no_record_is_told(line: bytes) -> None:
     assert decode_record(line) is None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool.errors import BadRecord
+from aurora_pool.errors import BadRecord, JobError
 from aurora_pool.jobs import Job, JobOptions, run_job
 from tests.jobs.fleets import PROMPTS, fleet_of, pool_of, received
 from tests.jobs.shared import WriteLines, read_records, texts_of
@@ -116,6 +116,28 @@ async def test_strangers_are_left_alone_and_damage_is_taken_out(tmp_path: Path, 
         summary = await run_job(pool, write_lines("in.jsonl", PROMPTS[1:4]), output)
     assert (summary.resumed.foreign, summary.resumed.damaged, summary.done) == (1, 2, 0)
     assert output.read_text().splitlines() == good
+    assert (tmp_path / "out.jsonl.superseded").read_text().splitlines() == ["\0\0\0", good[1]]
+
+
+@pytest.mark.parametrize("content", ["My notes.\n", "My notes", '{"custom_id": "p0", "prompt": "Hi"}\n'])
+async def test_a_file_that_is_something_else_is_left_alone(
+    tmp_path: Path, write_lines: WriteLines, content: str
+) -> None:
+    output = tmp_path / "notes.txt"
+    output.write_text(content)
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with pytest.raises(JobError, match=r"notes.txt: there is no record in it, so it is not the output of a job"):
+            await run_job(pool, write_lines("in.jsonl", PROMPTS), output)
+        assert received(fleet) == []
+    assert output.read_text() == content
+    assert contents(tmp_path).keys() == {"in.jsonl", "notes.txt"}
+
+
+async def test_a_job_without_requests_has_an_empty_output(tmp_path: Path, write_lines: WriteLines) -> None:
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        summary = await run_job(pool, write_lines("in.jsonl", []), tmp_path / "out.jsonl")
+    assert (summary.ending, summary.total) == ("finished", 0)
+    assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
 async def test_a_bad_input_costs_an_earlier_output_nothing(tmp_path: Path, write_lines: WriteLines) -> None:

@@ -23,7 +23,7 @@ def test_reads_what_batch_systems_write(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "soon", "1:2:3:4", "-5", "5 minutes"])
 def test_refuses_what_is_no_time_span(text: str) -> None:
-    with pytest.raises(ConfigError, match="expected a time span"):
+    with pytest.raises(ConfigError, match="expected a walltime"):
         parse_walltime(text)
 
 
