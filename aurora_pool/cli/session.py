@@ -13,10 +13,11 @@ from aurora_pool.cli.display import Display, make_display
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
-from aurora_pool.cli.summary import as_json, describe, exit_code_of
+from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
+from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runner import Job
 from aurora_pool.options import Timeouts
 from aurora_pool.pool import VLLMPool
@@ -113,7 +114,13 @@ class _Command:
             self._display.start()
             stack.callback(self._display.stop)
             self._listeners.append(lambda progress, _: self._display.update(progress))
-            return await self._job.run(pool, on_progress=self._tell)
+            return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
+
+    def _tell_resumed(self, resumed: Resumed) -> None:
+        # Before anything is sent: whoever has changed a whole input by mistake can still stop.
+        if resumed.changed or not self._session.quiet:
+            for line in describe_resumed(resumed, self._session.output):
+                self._display.say(line)
 
     def _tell(self, progress: Progress, statistics: PoolStatistics) -> None:
         for listener in self._listeners:

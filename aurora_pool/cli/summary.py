@@ -5,6 +5,7 @@ from __future__ import annotations
 from aurora_pool.cli.display import duration
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.jobs.options import JobSummary
+from aurora_pool.jobs.resume import Resumed
 
 SHOWN_AGENTS = 16
 LONGEST_MESSAGE = 200
@@ -21,9 +22,8 @@ def exit_code_of(summary: JobSummary, signal_code: ExitCode | None = None) -> Ex
     return signal_code or ExitCode.INTERRUPTED
 
 
-def describe_start(summary: JobSummary) -> list[str]:
-    """Say what an earlier run had left, if anything is worth saying."""
-    found = summary.resumed
+def describe_resumed(found: Resumed, output: str) -> list[str]:
+    """Say what earlier runs had left, if anything is worth saying."""
     lines = []
     if found.answered or found.failed:
         lines.append(f"earlier runs: {found.answered} answered, {found.failed} failed")
@@ -32,19 +32,19 @@ def describe_start(summary: JobSummary) -> list[str]:
     if found.changed:
         shown = ", ".join(found.examples)
         lines.append(f"changed since they were answered, run again: {found.changed} (such as {shown}); ")
-        lines[-1] += f"the old answers are in {summary.output}.superseded"
+        lines[-1] += f"the old answers are in {output}.superseded"
     if found.unchecked:
         lines.append(f"written by another program, taken as they are: {found.unchecked}")
     if found.foreign:
         lines.append(f"not in the input, left alone: {found.foreign}")
     if found.damaged:
-        lines.append(f"lines that are no records, or second ones: {found.damaged}; now in {summary.output}.superseded")
+        lines.append(f"lines that are no records, or second ones: {found.damaged}; now in {output}.superseded")
     return lines
 
 
 def describe(summary: JobSummary) -> list[str]:
     """Say in lines of text how a job ended."""
-    lines = describe_start(summary)
+    lines = []
     lines.append(
         f"{summary.done} requests in {duration(summary.seconds)}: {summary.prompts_per_second:.1f} requests/s, "
         f"{summary.tokens_per_second:.0f} tokens/s ({summary.tokens} generated, {summary.prompt_tokens} read), "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
@@ -92,8 +92,17 @@ class Job:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
-    async def run(self, pool: VLLMPool, *, on_progress: OnProgress | None = None) -> JobSummary:
+    async def run(
+        self,
+        pool: VLLMPool,
+        *,
+        on_progress: OnProgress | None = None,
+        on_resumed: Callable[[Resumed], None] | None = None,
+    ) -> JobSummary:
         """Answer what has no record yet. A job runs once.
+
+        ``on_progress`` is called about every second, ``on_resumed`` once before anything is sent, with what was found in
+        the output.
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
@@ -104,6 +113,8 @@ class Job:
         resumed = Resumed()
         if self._journal.resumable:
             resumed = await resume(self._journal, self.survey, model=model, retry_failed=self.options.retry_failed)
+        if on_resumed is not None:
+            on_resumed(resumed)
         keeps_log = self.options.run_log and self._journal.resumable
         log = RunLog(run_log_of(self.output) if keeps_log else None)
         try:

@@ -93,7 +93,9 @@ def test_defaults_reach_the_server_and_are_part_of_the_request(
     usage = [record["response"]["body"]["usage"]["completion_tokens"] for record in read_records(output)]
     assert max(usage) == 2
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "3")
-    assert "changed since they were answered, run again: 30" in ended.err
+    assert "changed since they were answered, run again: 30" in ended.err.splitlines()[0]
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "4", "--quiet")
+    assert "changed since they were answered, run again: 30" in one_line(ended)
     assert len(texts_of(output)) == 30
 
 
