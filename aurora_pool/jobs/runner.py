@@ -101,8 +101,8 @@ class Job:
     ) -> JobSummary:
         """Answer what has no record yet. A job runs once.
 
-        ``on_progress`` is called about every second, ``on_resumed`` once before anything is sent, with what was found in
-        the output.
+        ``on_progress`` is called about every second, ``on_resumed`` once, before anything is sent, with what was found
+        in the output.
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
