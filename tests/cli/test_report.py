@@ -109,7 +109,6 @@ def test_an_output_without_a_run_log_is_told(call: Call, tmp_path: Path, made: b
 
 
 def test_the_page_needs_nothing_beside_it(call: Call, slow: Path, tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
     page = tmp_path / "report.html"
     assert call("report", slow, "--html", page).code == 0
     text = page.read_text(encoding="utf-8")
@@ -119,7 +118,6 @@ def test_the_page_needs_nothing_beside_it(call: Call, slow: Path, tmp_path: Path
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
 @pytest.mark.timeout(180)
 def test_a_browser_shows_the_figures_and_draws_the_charts(call: Call, slow: Path, quick: Path, tmp_path: Path) -> None:
-    pytest.importorskip("plotly")
     assert CHROMIUM is not None
     page = tmp_path / "report.html"
     call("report", slow, quick, "--html", page, "--price", "3.6")

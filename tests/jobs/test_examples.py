@@ -87,20 +87,21 @@ def scraped(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 
 async def test_every_metric_is_served_with_its_value(tmp_path: Path) -> None:
-    prometheus = pytest.importorskip("prometheus_client")
+    import prometheus_client
+
     from aurora_pool import VLLMPool
     from aurora_pool.jobs import JobOptions, run_job
     from aurora_pool.jobs.metrics import JobMetrics
 
     metrics = JobMetrics()
-    registry = prometheus.CollectorRegistry()
+    registry = prometheus_client.CollectorRegistry()
     registry.register(metrics)
     profile = AgentProfile(median_length=100, slots=4)
     texts: list[str] = []
 
     def tell(*seen: Any) -> None:
         metrics.update(*seen)
-        texts.append(prometheus.generate_latest(registry).decode())
+        texts.append(prometheus_client.generate_latest(registry).decode())
 
     async with SimulatedFleet(2, profile=profile, time_scale=20) as fleet, VLLMPool(fleet.endpoints) as pool:
         prompts = [f"Say {number}." for number in range(60)]
@@ -118,7 +119,6 @@ async def test_every_metric_is_served_with_its_value(tmp_path: Path) -> None:
 
 
 def test_metrics_are_served_on_a_port_and_a_taken_port_is_told() -> None:
-    pytest.importorskip("prometheus_client")
     import socket
 
     from aurora_pool.errors import ConfigError
