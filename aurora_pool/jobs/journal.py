@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -55,8 +55,8 @@ class Journal:
         """Read what is there: the whole lines, and whether something torn is behind them."""
         return Lines(self._path if self.resumable else Path(os.devnull), self._compression)
 
-    async def repair(self, lines: Lines, drop: Collection[int], *, aside: Collection[int] = ()) -> None:
-        """Cut off what is torn and take out the lines whose numbers (from 0 on) are in ``drop``.
+    async def repair(self, lines: Lines, drop: Sequence[int], *, aside: Sequence[int] = ()) -> None:
+        """Cut off what is torn and take out the lines whose numbers (from 0 on, ascending) are in ``drop``.
 
         Of these, the ones in ``aside`` go to ``<output>.superseded``. The file is changed as a whole or not at all;
         other tasks get their turns, and cancelling the call leaves everything as it was.
@@ -142,7 +142,7 @@ class Journal:
             except OSError:
                 return  # the next run drops a torn line anyway
 
-    async def _rewrite(self, drop: Collection[int], aside: Collection[int]) -> None:
+    async def _rewrite(self, drop: Sequence[int], aside: Sequence[int]) -> None:
         fresh = self._path.with_name(self._path.name + ".repaired")
         superseded = self._path.with_name(self._path.name + ".superseded")
         try:
@@ -162,19 +162,24 @@ class Journal:
             fresh.unlink(missing_ok=True)
             raise
         finally:
-            if not superseded.stat().st_size:
+            if superseded.exists() and not superseded.stat().st_size:
                 superseded.unlink()
 
-    async def _divide(self, drop: Collection[int], aside: Collection[int], kept: IO[bytes], old: IO[bytes]) -> None:
+    async def _divide(self, drop: Sequence[int], aside: Sequence[int], kept: IO[bytes], old: IO[bytes]) -> None:
         coder = encoder(self._compression)
+        drops, asides = iter(drop), iter(aside)
+        next_drop, next_aside = next(drops, -1), next(asides, -1)
         number = -1
         for batch in self.lines().batches():
             for line in batch:
                 number += 1
-                if number not in drop:
+                if number != next_drop:
                     kept.write(coder.encode(line))
-                elif number in aside:
+                    continue
+                next_drop = next(drops, -1)
+                if number == next_aside:
                     old.write(line)
+                    next_aside = next(asides, -1)
             await asyncio.sleep(0)
         kept.write(coder.finish())
 

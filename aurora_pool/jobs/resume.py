@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from dataclasses import dataclass, field
 
 from aurora_pool.errors import JobError
@@ -44,8 +45,7 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
     """
     found = Resumed()
     lines = journal.lines()
-    drop: set[int] = set()
-    aside: set[int] = set()
+    drop, aside = array("Q"), array("Q")  # it may be all of them: a set would take ten times the memory
     todo = survey.todo
     model_key = request_key(0, model)
     line_of, digest_of = survey.line_of, survey.digest_of
@@ -56,8 +56,8 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
             record = decode_record(line)
             if record is None:
                 found.damaged += 1
-                drop.add(place)
-                aside.add(place)
+                drop.append(place)
+                aside.append(place)
                 continue
             number = line_of(record.custom_id)
             if number is None:
@@ -65,14 +65,14 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
                 continue
             if not todo[number]:
                 found.damaged += 1
-                drop.add(place)
-                aside.add(place)
+                drop.append(place)
+                aside.append(place)
                 continue
             key = record.key
             if key is not None and key != digest_of(number) ^ model_key:
                 found.changed += 1
-                drop.add(place)
-                aside.add(place)
+                drop.append(place)
+                aside.append(place)
                 if len(found.examples) < 3:
                     found.examples.append(record.custom_id)
                 continue
@@ -80,7 +80,7 @@ async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: 
                 found.answered += 1
             elif retry_failed:
                 found.retried += 1
-                drop.add(place)
+                drop.append(place)
                 continue
             else:
                 found.failed += 1

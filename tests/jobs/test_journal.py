@@ -10,7 +10,7 @@ import resource
 import subprocess
 import sys
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def append_all(journal: Journal, records: list[bytes]) -> None:
         journal.append(record)
 
 
-def repair(journal: Journal, lines: Lines, drop: Collection[int] = (), *, aside: Collection[int] = ()) -> None:
+def repair(journal: Journal, lines: Lines, drop: Sequence[int] = (), *, aside: Sequence[int] = ()) -> None:
     asyncio.run(journal.repair(lines, drop, aside=aside))
 
 
@@ -107,7 +107,7 @@ def test_repair_takes_lines_out_and_lays_some_aside(tmp_path: Path, name: str) -
     journal = Journal(path)
     lines = journal.lines()
     list(lines)
-    repair(journal, lines, {1, 3}, aside={3})
+    repair(journal, lines, [1, 3], aside=[3])
     journal.append(RECORDS[9])
     journal.close()
     assert content(path) == [RECORDS[0], RECORDS[2], RECORDS[4], RECORDS[9]]
@@ -125,7 +125,7 @@ def test_repair_follows_a_link_to_its_file(tmp_path: Path) -> None:
     journal = Journal(link)
     lines = journal.lines()
     list(lines)
-    repair(journal, lines, {0})
+    repair(journal, lines, [0])
     journal.close()
     assert link.is_symlink()
     assert target.read_bytes() == b"".join(RECORDS[1:3])
@@ -204,7 +204,7 @@ def test_a_repair_that_fails_changes_nothing(tmp_path: Path) -> None:
     lines = journal.lines()
     list(lines)
     with file_size_limit(100), pytest.raises(JobError):
-        repair(journal, lines, {0})
+        repair(journal, lines, [0])
     journal.close()
     assert path.read_bytes() == before
 
