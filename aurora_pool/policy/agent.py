@@ -6,7 +6,7 @@ from collections import Counter
 
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.window import SLACK, Window
-from aurora_pool.policy.work import Assignment, Ticket
+from aurora_pool.policy.work import Assignment, Lane, Ticket
 
 _FRESH = 1 / 32
 """How much one answer weighs in the running means of tokens and seconds."""
@@ -26,10 +26,10 @@ class AgentState:
     """
 
     __slots__ = (
-        "answered_at", "answers_since_send", "breaker", "checking", "failures", "held", "index", "last_byte",
+        "admits", "answered_at", "answers_since_send", "breaker", "checking", "failures", "held", "index", "last_byte",
         "last_error", "least", "limit", "looked_at", "mean_seconds", "mean_tokens", "outbox", "preemptions",
         "prompts_done", "pulse_due", "requests", "rest_until", "resting", "rests", "running", "sampled_at",
-        "smallest_share", "suspect", "tokens_done", "window",
+        "smallest_share", "tokens_done", "ward_of", "window",
     )  # fmt: skip
 
     def __init__(self, index: int, requests_limit: int) -> None:
@@ -40,8 +40,10 @@ class AgentState:
         self.running = 0
         self.outbox: list[Ticket] = []
         self.requests: dict[Assignment, None] = {}
-        self.suspect: Ticket | None = None
-        """The prompt for which it is emptied, or which it serves alone."""
+        self.ward_of: Lane | None = None
+        """The lane for whose suspects it is kept."""
+        self.admits = False
+        """Whether, as a ward, it has been emptied, and holds no suspect that must be alone."""
         self.resting = False
         self.rest_until = 0.0
         self.rests = 0
@@ -70,6 +72,11 @@ class AgentState:
         return self.breaker.state is State.IN_SERVICE
 
     @property
+    def available(self) -> bool:
+        """Whether it may be given something now."""
+        return self.in_service and not self.checking and not self.resting
+
+    @property
     def free(self) -> int:
         """How many more prompts it may hold now."""
         return max(0, self.limit - self.held)
@@ -83,12 +90,12 @@ class AgentState:
         """Work out ``limit`` and ``least`` again, after a change of the window or the breaker."""
         size = self.window.size
         self.least = min(size, max(1, int(size * self.smallest_share)))
-        available = self.in_service and self.suspect is None and not self.checking and not self.resting
-        self.limit = size if available else 0
+        self.limit = size if self.available and self.ward_of is None else 0
 
-    def reserve(self, suspect: Ticket | None) -> None:
-        """Have it take nothing but this prompt, once it is empty; or, with None, anything again."""
-        self.suspect = suspect
+    def keep(self, lane: Lane | None) -> None:
+        """Have it take nothing but suspects of this lane, once it is empty; or, with None, anything again."""
+        self.ward_of = lane
+        self.admits = False
         self.refresh()
 
     def check(self, checking: bool) -> None:

@@ -42,8 +42,8 @@ class Books:
         """The lanes in which something waits."""
         self.touched: dict[AgentState, None] = {}
         """The agents whose credits may have changed since the last plan, all that have an outbox among them."""
-        self.wards: dict[AgentState, Lane] = {}
-        """The agents that are kept for a suspect of this lane."""
+        self.wards: dict[AgentState, None] = {}
+        """The agents that are kept for suspects."""
         self.pending = Plan()
         self.lengths = Lengths()
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
@@ -98,8 +98,7 @@ class Books:
         for ticket in tickets:
             if not ticket.done and not ticket.holders:
                 lane = ticket.lane
-                if ticket.isolated:
-                    ticket.isolated = False
+                if ticket.suspected:
                     lane.suspects.append(ticket)
                 else:
                     lane.queue.appendleft(ticket)
@@ -121,8 +120,6 @@ class Books:
         agent.held -= len(tickets)
         for ticket in tickets:
             ticket.holders -= 1
-            if agent.suspect is ticket:
-                self.release(agent)
 
     def finish(self, ticket: Ticket, now: float) -> None:
         """End a prompt. Requests that now serve no one are closed."""
@@ -149,16 +146,10 @@ class Books:
     def trim_outboxes(self, now: float) -> None:
         """Take back what was handed to agents whose windows have shrunk since, or that rest."""
         for agent in self.touched:
-            if agent.outbox and agent.held > agent.limit and agent.suspect is None:
+            if agent.outbox and agent.held > agent.limit:
                 excess = agent.outbox[-(agent.held - agent.limit) :]
                 self.recall(agent, excess)
                 self.requeue(reversed(excess), now)
-
-    def release(self, agent: AgentState) -> None:
-        """Let an agent that was kept for a suspect serve others again."""
-        agent.reserve(None)
-        self.wards.pop(agent, None)
-        self.touched[agent] = None
 
     # -- requests -----------------------------------------------------------------------------------------------
 
@@ -207,8 +198,6 @@ class Books:
                 ticket.request, ticket.second_request = ticket.second_request, None
         else:
             ticket.second_request = None
-        if agent.suspect is ticket:
-            self.release(agent)
         return ticket
 
     def settle_done(self, assignment: Assignment, prompts: int, started: int) -> None:
@@ -317,6 +306,7 @@ class Books:
 
     def _went_out(self, agent: AgentState, now: float) -> None:
         self.in_service -= 1
+        self.touched[agent] = None
         agent.refresh()
         unsent = agent.outbox
         self.recall(agent, unsent)

@@ -25,7 +25,7 @@ from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.deal import Balance, Dealer
 from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
-from aurora_pool.policy.isolate import tend
+from aurora_pool.policy.isolate import tend_wards
 from aurora_pool.policy.lists import form_lists
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.silence import Finding
@@ -141,7 +141,6 @@ class Dispatcher:
         books = self.books
         agent = books.agents[assignment.agent]
         tickets = assignment.tickets
-        suspect = agent.suspect
         results: list[tuple[Ticket, AnyAnswer]] = []
         entangled: list[tuple[Ticket, AnyAnswer]] = []
         lengths: list[int] = []
@@ -151,7 +150,7 @@ class Dispatcher:
             ticket = tickets[slot]
             if ticket is None:
                 continue
-            if ticket.done or ticket.holders > 1 or ticket.request is not assignment or ticket is suspect:
+            if ticket.done or ticket.holders > 1 or ticket.request is not assignment:
                 entangled.append((ticket, answer))
                 continue
             tickets[slot] = ticket.request = None
@@ -250,11 +249,10 @@ class Dispatcher:
         """Decide what is to be done now. A plan is handed out once: carry it out whole."""
         books = self.books
         books.ring(now)
-        if books.wards:
-            for agent in list(books.wards):
-                tend(books, agent)
         if books.touched:
             books.trim_outboxes(now)
+            if books.wards:
+                tend_wards(books, now)
         if books.lanes:
             self._dealer.serve(now)
         if books.touched:

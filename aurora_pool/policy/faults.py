@@ -7,11 +7,11 @@ from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.books import Books
 from aurora_pool.policy.deadline import Deadlines
-from aurora_pool.policy.isolate import SUSPICIOUS_DEATHS, halve
+from aurora_pool.policy.isolate import MAX_DEATHS, halve
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff
-from aurora_pool.policy.silence import Finding, Silence
-from aurora_pool.policy.work import Assignment, Failure, Ticket, describe
+from aurora_pool.policy.silence import LOOK_AFTER, Finding, Silence
+from aurora_pool.policy.work import SUSPICIOUS_DEATHS, Assignment, Failure, Ticket, describe
 
 __all__ = ["Faults", "Finding"]
 
@@ -107,16 +107,17 @@ class Faults:
         self.books.requeue(reversed(moved), now)
 
     def _bereave(self, tickets: list[Ticket], agent: AgentState, reason: str, now: float) -> None:
-        """Move prompts whose agent has died under them, unless they may be what killed it."""
+        """Move prompts whose agent has died under them, unless one is known now to be what kills agents."""
+        own_fault = not agent.breaker.settled(now) or now >= agent.last_byte + LOOK_AFTER
         for ticket in tickets:
+            was_alone = ticket.alone
             ticket.deaths += 1
-            if ticket.isolated:
+            if ticket.lane.pinned:
+                self._fail(ticket, agent, "exhausted", reason, now)
+            elif was_alone and (not own_fault or ticket.deaths >= MAX_DEATHS):
                 error = f"the agents that served this prompt died, {ticket.deaths} of them; the last: {reason}"
                 self._fail(ticket, agent, "poison", error, now)
-            elif ticket.lane.pinned:
-                self._fail(ticket, agent, "exhausted", reason, now)
-            elif ticket.deaths >= SUSPICIOUS_DEATHS and not ticket.holders:
-                ticket.isolated = True  # it goes back among the suspects of its lane
+            elif ticket.deaths == SUSPICIOUS_DEATHS:
                 self.books.quarantined += 1
                 self.books.notices.prompt_quarantined(agent.index)
         self._move(tickets, agent, Outcome.DEAD, now)

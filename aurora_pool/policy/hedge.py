@@ -78,7 +78,7 @@ class Hedger:
         More may still come: an input that leaves agents idle often waits for the very prompts that a slow one holds.
         """
         lane = ticket.lane
-        if ticket.done or ticket.holders > 1 or ticket.deaths or ticket.isolated:
+        if ticket.done or ticket.holders > 1 or ticket.suspected:
             return False
         return not lane.pinned and not lane.queue
 

@@ -11,16 +11,16 @@ from aurora_pool.policy.work import Assignment, Ticket
 def form_lists(tickets: Sequence[Ticket]) -> list[Sequence[Ticket]]:
     """Group one agent's prompts into requests.
 
-    Prompts of the same batch travel together, as many as their ``limit`` allows; a suspect goes alone. A list request
-    has one ``max_tokens`` for all, the smallest ``room`` in it; so a prompt with less than half the room of the
-    roomiest travels apart, and no answer is cut to less than half of what it could be.
+    Prompts of the same batch travel together, as many as their ``limit`` allows. A list request has one ``max_tokens``
+    for all, the smallest ``room`` in it; so a prompt with less than half the room of the roomiest travels apart, and no
+    answer is cut to less than half of what it could be.
     """
     if _travel_together(tickets):
         return [tickets]
     lists: list[Sequence[Ticket]] = []
     batches: dict[int, list[Ticket]] = {}
     for ticket in tickets:
-        if ticket.limit == 1 or ticket.isolated:
+        if ticket.limit == 1:
             lists.append([ticket])
         else:
             batches.setdefault(id(ticket.batch), []).append(ticket)
@@ -36,8 +36,8 @@ def _travel_together(tickets: Sequence[Ticket]) -> bool:
     if len(tickets) > first.limit:
         return False
     for ticket in tickets:
-        if ticket.batch is not batch or ticket.room != room or ticket.isolated:
-            return len(tickets) == 1
+        if ticket.batch is not batch or ticket.room != room:
+            return False
     return True
 
 

@@ -14,6 +14,8 @@ from aurora_pool.messages import ErrorKind
 FOREVER = float("inf")
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
+SUSPICIOUS_DEATHS = 2
+"""A prompt that was in flight on so many agents when they died is a suspect."""
 
 
 class Lane:
@@ -26,8 +28,8 @@ class Lane:
     """
 
     __slots__ = (
-        "expected", "home_queues", "least_speed", "members", "patience", "pinned", "queue", "review_due", "review_set",
-        "scan", "serves", "stranded_at", "suspects", "unbounded",
+        "expected", "home_queues", "least_speed", "members", "patience", "pinned", "put_off_until", "queue", "review_due",
+        "review_set", "scan", "serves", "stranded_at", "suspects", "unbounded",
     )  # fmt: skip
 
     def __init__(self, members: Sequence[int], *, patience: float = FOREVER, pinned: bool = False) -> None:
@@ -37,6 +39,8 @@ class Lane:
         self.queue: deque[Ticket] = deque()
         self.home_queues: dict[int, deque[Ticket]] = {}
         self.suspects: deque[Ticket] = deque()
+        self.put_off_until: float | None = None
+        """Until when suspects wait for others, while a single agent would have to serve both."""
         self.expected = 0
         self.unbounded = 0
         self.stranded_at: float | None = None
@@ -84,10 +88,19 @@ class Ticket(msgspec.Struct, eq=False, gc=False):
     avoid: int = -1
     done: bool = False
     hedged: bool = False
-    isolated: bool = False
     first_sent: float = -1.0
     request: Assignment | None = None
     second_request: Assignment | None = None
+
+    @property
+    def suspected(self) -> bool:
+        """Whether it may be what kills agents, and shares them with other suspects only."""
+        return self.deaths >= SUSPICIOUS_DEATHS
+
+    @property
+    def alone(self) -> bool:
+        """Whether it killed, perhaps, an agent that it shared with suspects only, and so shares them with none now."""
+        return self.deaths > SUSPICIOUS_DEATHS
 
 
 class Assignment:
@@ -153,7 +166,7 @@ class Notices:
         """Take in that a prompt was given to a second agent because the first is slow or silent."""
 
     def prompt_quarantined(self, agent: int) -> None:
-        """Take in that a prompt is under suspicion of killing agents and goes on alone."""
+        """Take in that a prompt is under suspicion of killing agents and goes on apart from others."""
 
 
 def describe(error: PoolError) -> str:

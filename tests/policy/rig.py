@@ -186,8 +186,8 @@ class Rig:
     def describe(self) -> str:
         """Say where everything is, for a failed test."""
         lanes = [(lane.members, len(lane.queue), len(lane.suspects), lane.waiting) for lane in self.books.lanes]
-        agents = [(a.index, a.breaker.state, a.limit, a.held, a.suspect, a.checking, a.resting) for a in self.agents]
-        tickets = [(t.index, t.work, t.holders, t.deaths, t.attempts, t.isolated) for t in self.unended()]
+        agents = [(a.index, a.breaker.state, a.limit, a.held, a.ward_of is not None, a.checking, a.resting) for a in self.agents]
+        tickets = [(t.index, t.work, t.holders, t.deaths, t.attempts) for t in self.unended()]
         return f"now {self.now}, wakes at {self.books.wake_at}, {lanes=}, {agents=}, {tickets=}, open={len(self.open)}"
 
     def unended(self) -> list[Ticket]:
@@ -236,9 +236,11 @@ class Rig:
         if not halves and not assignment.closed:
             assert agent.in_service
             assert agent.held <= agent.window.size, "an agent holds more than its window"
-        if any(ticket.isolated for ticket in tickets):
-            assert len(tickets) == 1
-            assert agent.held == 1
+        held = [ticket for request in self.open if request.agent == agent.index for ticket in request.unsettled()]
+        if any(ticket.suspected for ticket in tickets):
+            assert all(ticket.suspected for ticket in (*held, *tickets)), "suspects run among suspects only"
+        if any(ticket.alone for ticket in (*held, *tickets)):
+            assert len(held) + len(tickets) == 1 or halves, "who is to be alone is alone"
 
     def _result(self, ticket: Ticket) -> None:
         self.results[ticket] += 1

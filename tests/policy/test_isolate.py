@@ -76,6 +76,6 @@ def test_an_agent_kept_for_a_withdrawn_suspect_serves_others_again() -> None:
     rig.withdraw(rig.tickets)
     rig.plan()
     assert not rig.books.wards
-    assert all(agent.suspect is None for agent in rig.agents)
+    assert all(agent.ward_of is None for agent in rig.agents)
     rig.admit(100)
     rig.finish()

@@ -33,12 +33,6 @@ def test_different_batches_travel_apart() -> None:
     assert [[ticket.batch for ticket in group] for group in form_lists(mixed)] == [["a"] * 3, ["b"] * 3]
 
 
-def test_a_suspect_goes_alone() -> None:
-    both = tickets(2)
-    both[1].isolated = True
-    assert sorted(len(group) for group in form_lists(both)) == [1, 1]
-
-
 @given(rooms=st.lists(st.integers(1, 4000), min_size=1, max_size=60), limit=st.integers(2, 20))
 def test_no_answer_is_cut_to_less_than_half_its_room(rooms: list[int], limit: int) -> None:
     all_tickets = [Ticket(LANE, index, "batch", None, room, limit) for index, room in enumerate(rooms)]
