@@ -77,6 +77,11 @@ class AgentState:
         return self.in_service and not self.checking and not self.resting
 
     @property
+    def proven(self) -> bool:
+        """Whether it has never gone out, or has given answers for a while since; to have been idle proves nothing."""
+        return self.breaker.settled(self.answered_at or 0.0)
+
+    @property
     def free(self) -> int:
         """How many more prompts it may hold now."""
         return max(0, self.limit - self.held)

@@ -108,13 +108,13 @@ class Faults:
 
     def _bereave(self, tickets: list[Ticket], agent: AgentState, reason: str, now: float) -> None:
         """Move prompts whose agent has died under them, unless one is known now to be what kills agents."""
-        own_fault = not agent.breaker.settled(now) or now >= agent.last_byte + LOOK_AFTER
+        seemed_sound = agent.proven and now < agent.last_byte + LOOK_AFTER
         for ticket in tickets:
             was_alone = ticket.alone
             ticket.deaths += 1
             if ticket.lane.pinned:
                 self._fail(ticket, agent, "exhausted", reason, now)
-            elif was_alone and (not own_fault or ticket.deaths >= MAX_DEATHS):
+            elif was_alone and (seemed_sound or ticket.deaths >= MAX_DEATHS):
                 error = f"the agents that served this prompt died, {ticket.deaths} of them; the last: {reason}"
                 self._fail(ticket, agent, "poison", error, now)
             elif ticket.deaths == SUSPICIOUS_DEATHS:

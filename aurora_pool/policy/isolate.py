@@ -6,9 +6,9 @@ A prompt that was in flight on two agents when they died is a suspect::
 
 Suspects run on agents that hold nothing else, *wards*: together first, for nearly always it is the agents that were at
 fault, and what is answered is cleared. If a ward dies, each of those that it held runs alone. So poison costs four
-agents, and never tours the fleet. A death proves nothing against a prompt that ran alone if the agent had come back
-only just now (it may flap), or had fallen silent (it may have hung before): the prompt is then tried alone again, up to
-:data:`MAX_DEATHS`.
+agents, and never tours the fleet. A death proves nothing against a prompt that ran alone if the agent had gone out
+before and not answered for a while since (it may flap), or had fallen silent (it may have hung before): the prompt is
+then tried alone again, up to :data:`MAX_DEATHS`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOGETHER = 8
 """So many suspects at least share a ward, more if many wait: what a death leaves to be run alone is then about as much
 work as what runs together."""
 WARDS_SHARE = 8
-"""One in so many agents, but at least one, may be emptied for suspects; idle ones take suspects if nothing else waits."""
+"""One in so many agents, but at least one, may be emptied for suspects; idle ones take them if nothing else waits."""
 PUT_OFF = 60.0
 """Seconds that suspects wait for other prompts where a single agent would have to serve both."""
 
@@ -48,22 +48,22 @@ def halve(items: Sequence[T]) -> list[Sequence[T]]:
 def place_suspects(books: Books, lane: Lane, able: Iterable[AgentState], scan: bool, now: float) -> None:
     """Have agents that hold nothing take the suspects of a lane; if there are none, have some emptied.
 
-    With ``scan`` all members are looked at, else only those that have become able to take something. Agents that have
-    come back only just now are chosen only if there are no others, busy ones included: their deaths prove nothing.
+    With ``scan`` all members are looked at, else only those that have become able to take something. Agents that may
+    flap are chosen only if there are no others, busy ones included: their deaths prove nothing.
     """
     if scan:
         members = [books.agents[index] for index in lane.members]
-        able = [agent for agent in members if agent.available and agent.breaker.settled(now)] or members
+        able = [agent for agent in members if agent.available and agent.proven] or members
         _put_off(books, lane, now)
         for agent in list(books.wards):
             if agent.ward_of is lane:
                 tend(books, agent, now)
     takers = sorted(
-        (agent.held, agent.index)
+        (agent.held, agent.breaker.back_at, agent.index)
         for agent in able
-        if agent.limit and agent.index in lane.serves and (scan or (not agent.held and agent.breaker.settled(now)))
+        if agent.limit and agent.index in lane.serves and (scan or (not agent.held and agent.proven))
     )
-    for held, index in takers:
+    for held, _, index in takers:
         if not lane.suspects or (len(books.wards) >= _wards_allowed(books, lane, now) and (held or _others_wait(lane))):
             return
         agent = books.agents[index]

@@ -35,10 +35,7 @@ def _travel_together(tickets: Sequence[Ticket]) -> bool:
     batch, room = first.batch, first.room
     if len(tickets) > first.limit:
         return False
-    for ticket in tickets:
-        if ticket.batch is not batch or ticket.room != room:
-            return False
-    return True
+    return all(ticket.batch is batch and ticket.room == room for ticket in tickets)
 
 
 def _by_room(batch: list[Ticket]) -> list[list[Ticket]]:

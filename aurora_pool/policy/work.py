@@ -28,8 +28,8 @@ class Lane:
     """
 
     __slots__ = (
-        "expected", "home_queues", "least_speed", "members", "patience", "pinned", "put_off_until", "queue", "review_due",
-        "review_set", "scan", "serves", "stranded_at", "suspects", "unbounded",
+        "expected", "home_queues", "least_speed", "members", "patience", "pinned", "put_off_until", "queue",
+        "review_due", "review_set", "scan", "serves", "stranded_at", "suspects", "unbounded",
     )  # fmt: skip
 
     def __init__(self, members: Sequence[int], *, patience: float = FOREVER, pinned: bool = False) -> None:

@@ -186,7 +186,10 @@ class Rig:
     def describe(self) -> str:
         """Say where everything is, for a failed test."""
         lanes = [(lane.members, len(lane.queue), len(lane.suspects), lane.waiting) for lane in self.books.lanes]
-        agents = [(a.index, a.breaker.state, a.limit, a.held, a.ward_of is not None, a.checking, a.resting) for a in self.agents]
+        agents = [
+            (a.index, a.breaker.state, a.limit, a.held, a.ward_of is not None, a.checking, a.resting)
+            for a in self.agents
+        ]
         tickets = [(t.index, t.work, t.holders, t.deaths, t.attempts) for t in self.unended()]
         return f"now {self.now}, wakes at {self.books.wake_at}, {lanes=}, {agents=}, {tickets=}, open={len(self.open)}"
 

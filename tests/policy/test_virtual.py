@@ -83,7 +83,7 @@ def test_poison_is_quarantined_and_the_job_goes_on() -> None:
     work[2000].poison = True
     report = run(fleet, work)
     assert report.failed == {"poison": 1}
-    assert sum(agent.deaths for agent in fleet.agents) == 3
+    assert sum(agent.deaths for agent in fleet.agents) == 4
 
 
 def test_servers_that_show_no_first_tokens_are_served_as_well() -> None:
