@@ -61,4 +61,4 @@ class Observer:
         """A prompt that a slow or silent agent holds was given to a second one as well."""
 
     def prompt_quarantined(self, agent: int) -> None:
-        """A prompt was in flight on agents that died, and goes on alone."""
+        """A prompt was in flight on agents that died, and goes on apart from others."""

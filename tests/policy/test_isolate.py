@@ -151,14 +151,14 @@ def test_only_answers_prove_that_an_agent_is_sound_again() -> None:
     rig = Rig(1)
     rig.admit(2)
     rig.plan()
-    assert rig.agents[0].proven
+    assert [agent.proven for agent in rig.agents] == [True]
     rig.die(0)
     bring_back(rig)
-    assert not rig.agents[0].proven
+    assert [agent.proven for agent in rig.agents] == [False]
     rig.wait(LONG_ENOUGH)
-    assert not rig.agents[0].proven
+    assert [agent.proven for agent in rig.agents] == [False]
     rig.finish()
-    assert rig.agents[0].proven
+    assert [agent.proven for agent in rig.agents] == [True]
 
 
 def test_poison_on_an_agent_of_its_own_comes_to_an_end() -> None:
