@@ -58,20 +58,18 @@ class Books:
         self.moved = 0
         self.quarantined = 0
         self.wasted_tokens = 0
+        self.wake_at = FOREVER
+        """When something is due; infinity if nothing is."""
         self._alarms: list[tuple[float, int, Callable[[Any, float], None], Any]] = []
         self._alarm_count = 0
 
     # -- time ---------------------------------------------------------------------------------------------------
 
-    @property
-    def wake_at(self) -> float:
-        """When something is due; infinity if nothing is."""
-        return self._alarms[0][0] if self._alarms else FOREVER
-
     def alarm(self, when: float, action: Callable[[Any, float], None], argument: Any) -> None:
         """Have ``action(argument, now)`` called by the first plan at or after ``when``."""
         self._alarm_count += 1
         heapq.heappush(self._alarms, (when, self._alarm_count, action, argument))
+        self.wake_at = self._alarms[0][0]
 
     def ring(self, now: float) -> None:
         """Do what is due."""
@@ -80,6 +78,7 @@ class Books:
         while self._alarms and self._alarms[0][0] <= now:
             _, _, action, argument = heapq.heappop(self._alarms)
             action(argument, now)
+        self.wake_at = self._alarms[0][0] if self._alarms else FOREVER
 
     # -- prompts that wait --------------------------------------------------------------------------------------
 
@@ -146,7 +145,7 @@ class Books:
     def trim_outboxes(self, now: float) -> None:
         """Take back what was handed to agents whose windows have shrunk since, or that rest."""
         for agent in self.touched:
-            if agent.outbox and agent.held > agent.limit:
+            if agent.held > agent.limit and agent.outbox:
                 excess = agent.outbox[-(agent.held - agent.limit) :]
                 self.recall(agent, excess)
                 self.requeue(reversed(excess), now)

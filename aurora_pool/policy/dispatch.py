@@ -29,7 +29,7 @@ from aurora_pool.policy.isolate import tend_wards
 from aurora_pool.policy.lists import form_lists
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.silence import Finding
-from aurora_pool.policy.work import Assignment, Notices, Plan, Ticket
+from aurora_pool.policy.work import NOTHING, Assignment, Notices, Plan, Ticket
 
 
 class PromptAnswer(Protocol):
@@ -110,7 +110,8 @@ class Dispatcher:
         ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
         ``tokens`` is 0 where the server does not tell.
         """
-        if assignment.tickets[slot] is None:
+        ticket = assignment.tickets[slot]
+        if ticket is None:
             return False
         books = self.books
         agent = books.agents[assignment.agent]
@@ -119,14 +120,20 @@ class Dispatcher:
             self._faults.silence.heard(agent)
         if tokens:
             books.lengths.add(tokens)
-        books.answered += 1
-        ticket = books.settle(assignment, slot, started=started)
         first = not ticket.done
-        if first:
-            books.finish(ticket, now)
+        if first and ticket.holders == 1:
+            assignment.tickets[slot] = ticket.request = None
+            ticket.holders = 0
+            ticket.done = True
+            books.settle_done(assignment, 1, started)
         else:
-            books.wasted_tokens += tokens
-            agent.lost(tokens)
+            books.answered += 1
+            books.settle(assignment, slot, started=started)
+            if first:
+                books.finish(ticket, now)
+            else:
+                books.wasted_tokens += tokens
+                agent.lost(tokens)
         if not assignment.live and assignment.open:
             books.close(assignment, now)
         return first
@@ -248,7 +255,8 @@ class Dispatcher:
     def plan(self, now: float) -> Plan:
         """Decide what is to be done now. A plan is handed out once: carry it out whole."""
         books = self.books
-        books.ring(now)
+        if books.wake_at <= now:
+            books.ring(now)
         if books.touched:
             books.trim_outboxes(now)
             if books.wards:
@@ -261,9 +269,12 @@ class Dispatcher:
                     self._send(agent, now)
             self._dealer.close_round()
             books.touched.clear()
-        if self._hedger is not None:
+        if self._hedger is not None and not self._hedger.due:
             self._hedger.watch(now)
-        plan, books.pending = books.pending, Plan()
+        plan = books.pending
+        if not (plan.send or plan.close or plan.fail or plan.probe or plan.check or plan.sample):
+            return NOTHING
+        books.pending = Plan()
         if self._deadlines is not None:
             for assignment in plan.send:
                 self._deadlines.watch(assignment.tickets)

@@ -153,6 +153,10 @@ class Plan(msgspec.Struct, eq=False):
     sample: list[int] = []
 
 
+NOTHING = Plan()
+"""The plan with nothing to do."""
+
+
 class Notices:
     """Receives what the dispatcher decides about agents and prompts; the pool passes it on to its observers."""
 
