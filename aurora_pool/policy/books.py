@@ -108,9 +108,10 @@ class Books:
     def hand(self, ticket: Ticket, agent: AgentState) -> None:
         """Give a prompt, and one of its credits, to an agent: it goes with the next request there."""
         ticket.holders += 1
-        agent.outbox.append(ticket)
         agent.held += 1
-        self.touched[agent] = None
+        if not agent.outbox:
+            self.touched[agent] = None
+        agent.outbox.append(ticket)
 
     def recall(self, agent: AgentState, tickets: list[Ticket]) -> None:
         """Take prompts out of an outbox again."""

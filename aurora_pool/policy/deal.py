@@ -35,7 +35,7 @@ class Dealer:
         self.books = books
         self.strict = balance == "strict"
         self.hungry: dict[AgentState, None] = dict.fromkeys(books.agents)
-        """The agents with credits enough for a request of their own."""
+        """The agents that the last plan left with credits enough for a request of their own."""
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
@@ -140,14 +140,6 @@ class Dealer:
                 self.books.alarm(lane.review_due, self._ring, lane)
         elif not lane.home_queues:
             del self.books.lanes[lane]
-
-    def close_round(self) -> None:
-        """Note which of the agents that this round has touched could still take more."""
-        for agent in self.books.touched:
-            if agent.limit - agent.held >= agent.least:
-                self.hungry[agent] = None
-            else:
-                self.hungry.pop(agent, None)
 
     def _serve_homes(self, lane: Lane) -> None:
         for agent in list(self.books.touched):

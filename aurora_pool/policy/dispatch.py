@@ -264,21 +264,28 @@ class Dispatcher:
         if books.lanes:
             self._dealer.serve(now)
         if books.touched:
+            hungry = self._dealer.hungry
             for agent in books.touched:
                 if agent.outbox:
                     self._send(agent, now)
-            self._dealer.close_round()
+                if agent.limit - agent.held >= agent.least:
+                    hungry[agent] = None
+                else:
+                    hungry.pop(agent, None)
             books.touched.clear()
         if self._hedger is not None and not self._hedger.due:
             self._hedger.watch(now)
         plan = books.pending
         if not (plan.send or plan.close or plan.fail or plan.probe or plan.check or plan.sample):
             return NOTHING
-        books.pending = Plan()
+        self._hand_out(plan)
+        return plan
+
+    def _hand_out(self, plan: Plan) -> None:
+        self.books.pending = Plan()
         if self._deadlines is not None:
             for assignment in plan.send:
                 self._deadlines.watch(assignment.tickets)
-        return plan
 
     def _send(self, agent: AgentState, now: float) -> None:
         tickets, agent.outbox = agent.outbox, []
