@@ -30,9 +30,9 @@ TOGETHER = 8
 """So many suspects at least share a ward, more if many wait: what a death leaves to be run alone is then about as much
 work as what runs together."""
 WARDS_SHARE = 8
-"""One in so many agents, but at least one, may be emptied for suspects; idle ones take them if nothing else waits."""
+"""While other prompts wait, one in so many agents may be a ward; afterwards every idle one."""
 PUT_OFF = 60.0
-"""Seconds that suspects wait for other prompts where a single agent would have to serve both."""
+"""Seconds that suspects wait for other prompts where there are so few agents that even one ward would be too many."""
 
 
 def halve(items: Sequence[T]) -> list[Sequence[T]]:
@@ -90,11 +90,12 @@ def tend(books: Books, agent: AgentState, now: float) -> None:
         agent.keep(None)
         del books.wards[agent]
         books.touched[agent] = None
-        lane.put_off_until = None
+        if not lane.suspects:
+            lane.put_off_until = None
 
 
 def _admit(books: Books, agent: AgentState, suspects: deque[Ticket]) -> None:
-    together = min(agent.window.size, max(TOGETHER, 2 * math.isqrt(len(suspects))))
+    together = min(agent.window.size, max(TOGETHER, math.isqrt(len(suspects))))
     while agent.admits and suspects:
         ticket = suspects[0]
         if not ticket.done:
@@ -110,7 +111,7 @@ def _others_wait(lane: Lane) -> bool:
 
 
 def _put_off(books: Books, lane: Lane, now: float) -> None:
-    if books.in_service > 1 or not _others_wait(lane):
+    if books.in_service >= WARDS_SHARE or not _others_wait(lane):
         lane.put_off_until = None
     elif lane.put_off_until is None:
         lane.put_off_until = now + PUT_OFF

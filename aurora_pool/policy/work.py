@@ -40,7 +40,7 @@ class Lane:
         self.home_queues: dict[int, deque[Ticket]] = {}
         self.suspects: deque[Ticket] = deque()
         self.put_off_until: float | None = None
-        """Until when suspects wait for others, while a single agent would have to serve both."""
+        """Until when suspects wait for others, where there are few agents."""
         self.expected = 0
         self.unbounded = 0
         self.stranded_at: float | None = None
