@@ -16,6 +16,11 @@ REQUESTS_PER_SLACK = 3
 1/k holds about 3 k requests open."""
 
 
+TRIAL_SHARE = 16
+"""An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
+answers for a while: what it holds when it flaps is generated in vain."""
+
+
 class AgentState:
     """One agent: what it holds, how fast it is, whether it may have more.
 
@@ -94,6 +99,8 @@ class AgentState:
     def refresh(self) -> None:
         """Work out ``limit`` and ``least`` again, after a change of the window or the breaker."""
         size = self.window.size
+        if self.breaker.relapses and not self.proven:
+            size = max(1, size // TRIAL_SHARE)
         self.least = min(size, max(1, int(size * self.smallest_share)))
         self.limit = size if self.available and self.ward_of is None else 0
 

@@ -11,7 +11,8 @@
 
 ``REJECTED``, ``REFUSED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say nothing about the agent's health.
 ``ANSWERED`` forgets the failures before its request was sent, and only those: an agent that answers what it holds and
-fails whatever is new goes out all the same. One that goes out soon after it came back waits twice as long. A probe is
+fails whatever is new goes out all the same. One that goes out soon after it came back waits twice as long, and relapses:
+it gets little until it has given answers for a while. A probe is
 a tiny request of the kind the pool sends, because ``/health`` answers 200 while a server drains or sleeps. An agent
 that was taken out of the fleet is REMOVED, from any state; if it is put back, it is OUT and probed at once.
 """
@@ -53,13 +54,15 @@ class Breaker:
     (<State.OUT: 'out'>, True)
     """
 
-    __slots__ = ("back_at", "broken", "cool_down", "failed_at", "misplaced", "probe_at", "state")
+    __slots__ = ("back_at", "broken", "cool_down", "failed_at", "misplaced", "probe_at", "relapses", "state")
 
     def __init__(self) -> None:
         self.state = State.IN_SERVICE
         self.broken = 0
         self.failed_at = 0.0
         self.back_at = float("-inf")
+        self.relapses = 0
+        """How often it went out again soon after it had come back, without a long time in service between."""
         self.cool_down = FIRST_COOL_DOWN
         self.misplaced = False
         self.probe_at = 0.0
@@ -80,7 +83,10 @@ class Breaker:
             return False
         if self.state is not State.IN_SERVICE:
             return False
-        self.cool_down = FIRST_COOL_DOWN if self.settled(now) else self._longer()
+        if self.settled(now):
+            self.cool_down, self.relapses = FIRST_COOL_DOWN, 0
+        else:
+            self.cool_down, self.relapses = self._longer(), self.relapses + 1
         self._go_out(outcome, now, rng)
         return True
 

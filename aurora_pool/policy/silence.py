@@ -82,6 +82,7 @@ class Silence:
 
     def _pulse(self, agent: AgentState, now: float) -> None:
         agent.pulse_due = False
+        agent.refresh()  # it may have proved itself
         if not agent.requests:
             return
         heard_at = self._heard_at(agent)

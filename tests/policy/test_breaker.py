@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.breaker import BROKEN_LIMIT, LONGEST_COOL_DOWN, Breaker, State
 from aurora_pool.policy.outcome import Outcome
 
@@ -98,3 +99,18 @@ def test_one_of_the_wrong_model_is_probed_rarely(rng: random.Random) -> None:
     breaker.failed(Outcome.MISPLACED, 0.0, rng)
     assert breaker.misplaced
     assert breaker.probe_at >= 30
+
+
+def test_an_agent_that_went_out_again_gets_a_small_part_of_its_window_until_it_is_proven() -> None:
+    agent = AgentState(0, requests_limit=256)
+    rng = random.Random(1)
+    for now in (100.0, 110.0):
+        assert agent.limit == 272
+        assert agent.breaker.failed(Outcome.DEAD, now, rng)
+        agent.breaker.probing()
+        agent.breaker.probed(Outcome.ANSWERED, now + 1.0, rng)
+        agent.refresh()
+    assert agent.limit == 17
+    agent.answered(100, 111.5, 200.0)
+    agent.refresh()
+    assert agent.limit == 272
