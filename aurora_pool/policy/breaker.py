@@ -11,8 +11,8 @@
 
 ``REJECTED``, ``REFUSED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say nothing about the agent's health.
 ``ANSWERED`` forgets the failures before its request was sent, and only those: an agent that answers what it holds and
-fails whatever is new goes out all the same. One that goes out soon after it came back waits twice as long, and relapses:
-it gets little until it has given answers for a while. A probe is
+fails whatever is new goes out all the same. One that goes out soon after it came back waits twice as long, and gets
+little when it is back, until it has given answers for a while. A probe is
 a tiny request of the kind the pool sends, because ``/health`` answers 200 while a server drains or sleeps. An agent
 that was taken out of the fleet is REMOVED, from any state; if it is put back, it is OUT and probed at once.
 """
