@@ -23,6 +23,7 @@ LAYERS = {
     "fitting": 2,
     "open_files": 2,
     "options": 2,
+    "own_process": 2,
     "policy": 2,
     "statistics": 2,
     "transport": 3,

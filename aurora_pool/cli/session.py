@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from aurora_pool import own_process
 from aurora_pool.cli.display import Display, make_display
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
@@ -57,8 +58,7 @@ def run_session(session: Session) -> ExitCode:
                 display.say(f"left out: {bad}")
             display.say(f"left out: {len(job.survey.skipped)} bad lines in all")
         command = _Command(session, job, display, interruptions)
-        with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-            return runner.run(command.run())
+        return own_process.run(command.run())
 
 
 class _Command:
@@ -173,11 +173,3 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
         await task
     except asyncio.CancelledError:
         return
-
-
-def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop

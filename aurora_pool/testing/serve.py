@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from aurora_pool import own_process
 from aurora_pool.testing.faults import Fault
 from aurora_pool.testing.fleet import SimulatedFleet
 from aurora_pool.testing.profile import AgentProfile
@@ -45,8 +46,7 @@ def serve(
         seed=seed,
         record=False,
     )
-    with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
-        runner.run(_serve(fleet, hostfile, ready))
+    own_process.run(_serve(fleet, hostfile, ready))
 
 
 async def _serve(
@@ -65,14 +65,6 @@ async def _serve(
         finally:
             if written is not None:
                 written.unlink(missing_ok=True)
-
-
-def _fastest_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    try:
-        import uvloop  # noqa: PLC0415 - it is not there on every platform
-    except ImportError:
-        return asyncio.new_event_loop
-    return uvloop.new_event_loop
 
 
 def _allow_files(wanted: int) -> None:
