@@ -137,7 +137,7 @@ class CompletionsBatch(_JSONBatch):
 
     def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
         """Write a list request, with the least ``room`` of its prompts as ``max_tokens``."""
-        room = min(ticket.room for ticket in tickets)
+        room = min([ticket.room for ticket in tickets])
         contents = [ticket.work for ticket in tickets]
         return completions.encode_request(self._model, contents, self._fields, room, stream=stream)
 
@@ -180,7 +180,7 @@ class ChatListBatch(_JSONBatch):
 
     def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes:
         """Write a request with many conversations; it must not be streamed."""
-        room = min(ticket.room for ticket in tickets)
+        room = min([ticket.room for ticket in tickets])
         return chat.encode_batch(self._model, [ticket.work for ticket in tickets], self._fields, room or None)
 
     async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:

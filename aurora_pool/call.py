@@ -23,6 +23,8 @@ MakeTickets = Callable[[int, Sequence[AnyPrompt], "Call"], list[Ticket] | Iterat
 DEFERRED = 16
 """For how many prompts of a call something may be asked at a time before they can be sent."""
 
+FORGET_FROM = 1024
+"""Tickets that a call keeps at least before it looks which are done."""
 SLICE = 16_384
 SLICE_PER_AGENT = 128
 """How many prompts are admitted before requests are sent: enough that one list request per agent carries what a call of
@@ -51,7 +53,8 @@ class Call:
         self._make_tickets = make_tickets
         self._positions = positions
         self._ready: deque[tuple[int, Response]] = deque()
-        self._open: dict[int, Ticket | None] = {}
+        self._open: list[Ticket] = []
+        self._crowded = FORGET_FROM
         self._deferred: set[asyncio.Task[None]] = set()
         self._asking = asyncio.Semaphore(DEFERRED)
         self._pulled = 0
@@ -127,9 +130,10 @@ class Call:
     async def _stop(self) -> None:
         self._end_input()
         self._fleet.calls.discard(self)
-        if self._open:
-            self._fleet.withdraw([ticket for ticket in self._open.values() if ticket is not None])
-            self._open.clear()
+        left = [ticket for ticket in self._open if not ticket.done]
+        if left:
+            self._fleet.withdraw(left)
+        self._open.clear()
         helpers = [*self._deferred, *(task for task in (self._feeder, self._puller) if task is not None)]
         for task in helpers:
             task.cancel()
@@ -139,9 +143,6 @@ class Call:
 
     def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
         """Take in results, each with the index of its prompt."""
-        under_way = self._open
-        for index, _ in results:
-            del under_way[index]
         self._ready.extend(results)
         self._wake()
 
@@ -181,7 +182,7 @@ class Call:
         prompts = list(itertools.islice(self._input, min(count, self._slice)))
         tickets = self._tickets(prompts)
         if tickets:
-            self._fleet.admit(tickets)
+            self._admit(tickets)
         if len(prompts) < min(count, self._slice):
             self._end_input()
         return count > self._slice
@@ -213,7 +214,6 @@ class Call:
         made = self._make_tickets(start, prompts, self)
         if isinstance(made, list):
             tickets = made
-            self._open.update(enumerate(tickets, start))
         else:
             tickets = [
                 ticket for index, one in enumerate(made, start) if (ticket := self._note(index, one)) is not None
@@ -225,11 +225,16 @@ class Call:
             self.lane.expected -= counted
         return tickets
 
+    def _admit(self, tickets: list[Ticket]) -> None:
+        self._open += tickets
+        if len(self._open) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
+            self._open = [ticket for ticket in self._open if not ticket.done]
+            self._crowded = 2 * len(self._open) + FORGET_FROM
+        self._fleet.admit(tickets)
+
     def _note(self, index: int, made: Made) -> Ticket | None:
         if isinstance(made, Ticket):
-            self._open[index] = made
             return made
-        self._open[index] = None
         if isinstance(made, Response):
             self.deliver([(index, made)])
         else:
@@ -241,8 +246,7 @@ class Call:
             async with self._asking:
                 made = await make()
             if isinstance(made, Ticket):
-                self._open[index] = made
-                self._fleet.admit([made])
+                self._admit([made])
             else:
                 self.deliver([(index, made)])
 
@@ -274,7 +278,7 @@ class Call:
             async for prompt in prompts:
                 tickets = self._tickets([prompt])
                 if tickets:
-                    self._fleet.admit(tickets)
+                    self._admit(tickets)
                 if self._pulled % self._slice == 0:
                     await asyncio.sleep(0)
                 while self._full() or len(self._deferred) >= DEFERRED:
