@@ -35,7 +35,10 @@ def _travel_together(tickets: Sequence[Ticket]) -> bool:
     batch, room = first.batch, first.room
     if len(tickets) > first.limit:
         return False
-    return all(ticket.batch is batch and ticket.room == room for ticket in tickets)
+    for ticket in tickets:  # plainly, for this is done for every prompt
+        if ticket.batch is not batch or ticket.room != room:
+            return False
+    return True
 
 
 def _by_room(batch: list[Ticket]) -> list[list[Ticket]]:
