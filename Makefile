@@ -7,7 +7,7 @@ CODE    := $(wildcard aurora_pool tests benchmarks examples)
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench bench-all soak docs clean
+.PHONY: help demo test integration check format bench bench-all cost soak docs clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ bench-all: bench ## The same, then makespan, chaos, reductions, jobs, memory and
 	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.scale
+
+cost: $(VENV)/.dev ## Fail if a prompt costs more than twice what it costs a client written by hand
+	$(BIN)/python -m benchmarks.overhead --check 2.0
 
 soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, and fill their disks, for ten minutes
 	$(BIN)/python -m tests.jobs.soak
