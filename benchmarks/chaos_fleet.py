@@ -81,7 +81,7 @@ class Watch:
         self._case = case
         self._servers: dict[Any, None] = {}
         self._down: dict[int, float] = {}
-        self._faulty = {event.agent for event in case.events}
+        self._gone = {event.agent for event in case.events if event.action != "slow"}
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -94,7 +94,7 @@ class Watch:
                         agent.reject(BAD)
                     if self._case.poison:
                         agent.poison(POISON)
-                if agent.listening or agent.index in self._faulty:
+                if agent.listening or agent.index in self._gone:
                     self._down.pop(agent.index, None)
                 elif now() >= self._down.setdefault(agent.index, now()) + RESTART:
                     agent.revive()

@@ -153,7 +153,7 @@ class SimulatedAgent:
         self.server.conditions.rejected.append((re.compile(pattern), message))
 
     def poison(self, pattern: str) -> None:
-        """Die of any prompt that matches a regular expression, a moment after taking it in."""
+        """Die of any prompt that matches a regular expression, a moment after it gets its slot."""
         self.server.conditions.poisonous.append(re.compile(pattern))
 
     def break_streams(self, *, after: int = 0, status: int = 500, message: str = "Internal server error") -> None:

@@ -22,6 +22,7 @@ class Choice:
         "first_sample",
         "generation",
         "index",
+        "kills",
         "prompt",
         "role",
         "seen",
@@ -34,6 +35,8 @@ class Choice:
         self.answer = answer
         self.first_sample = first_sample
         """Whether this is the first of its prompt's ``n`` answers."""
+        self.kills = False
+        """Whether computing its first token kills the server."""
         self.role = "assistant"
         self.echoed = ""
         """Of a chat: the text that stands before the answer because the request asked for it."""
@@ -124,14 +127,22 @@ class Generation:
 class EngineDriver:
     """An :class:`~aurora_pool.testing.engine.Engine` on the running loop's clock, ``time_scale`` times as fast.
 
-    ``finished`` is called for each choice that ends.
+    ``finished`` is called for each choice that ends, ``killed`` for one that kills the server.
     """
 
-    def __init__(self, inner: engine.Engine, *, time_scale: float, finished: Callable[[Choice], None]) -> None:
+    def __init__(
+        self,
+        inner: engine.Engine,
+        *,
+        time_scale: float,
+        finished: Callable[[Choice], None],
+        killed: Callable[[], None],
+    ) -> None:
         self.engine = inner
         self.active: dict[Generation, None] = {}
         self.open = True
         self._finished = finished
+        self._killed = killed
         self._loop = asyncio.get_running_loop()
         self._scale = time_scale
         self._began = self._loop.time()
@@ -146,7 +157,8 @@ class EngineDriver:
         self.active[generation] = None
         now = self.now()
         for choice in generation.choices:
-            choice.sequence = engine.Sequence(len(choice.answer.token_ids), interval=interval, key=choice)
+            length = 1 if choice.kills else len(choice.answer.token_ids)
+            choice.sequence = engine.Sequence(length, interval=interval, key=choice)
             self.engine.submit(now, choice.sequence)
         self._arm()
 
@@ -238,7 +250,9 @@ class EngineDriver:
             generation = choice.generation
             if generation is None or generation not in self.active:
                 continue
-            if emission.finished:
+            if choice.kills:
+                self._killed()
+            elif emission.finished:
                 generation.progressed(choice, emission.tokens, choice.answer.finish_reason)
                 self._finished(choice)
             else:

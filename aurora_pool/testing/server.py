@@ -45,7 +45,7 @@ class StreamWriter(Protocol):
 class AgentServer:
     """What lies behind one port, from the start of a process to its end.
 
-    ``on_request`` hears of every request as it comes in, ``on_poison`` of a prompt that kills the server.
+    ``on_request`` hears of every request as it comes in, ``on_poison`` when a prompt is computed that kills the server.
     """
 
     def __init__(
@@ -68,10 +68,9 @@ class AgentServer:
             step_per_sequence=profile.step_per_sequence,
             speed=profile.speed,
         )
-        self.driver = EngineDriver(engine, time_scale=time_scale, finished=self._choice_finished)
+        self.driver = EngineDriver(engine, time_scale=time_scale, finished=self._choice_finished, killed=on_poison)
         self.fingerprint = f"vllm-{profile.version}-51b1f1ee"
         self._on_request = on_request
-        self._on_poison = on_poison
         self.requests_in_flight = 0
         self._numbers = 0
         self._routes = routes_of(profile)
@@ -174,7 +173,8 @@ class AgentServer:
     async def generate(self, generation: Generation, *, interval: int | None) -> None:
         """Take a generation in, and wait until it has ended; raises :class:`Refusal` when the engine does."""
         self._admit(generation.choices)
-        if self.profile.instant and not self.driver.engine.paused:
+        deadly = any(choice.kills for choice in generation.choices)
+        if self.profile.instant and not self.driver.engine.paused and not deadly:
             self._answer_at_once(generation)
             return
         self.driver.start(generation, interval=interval)
@@ -242,8 +242,9 @@ class AgentServer:
             self.counters.busy_refusals += len(choices)
             raise Refusal(503, BUSY, late=True)
         self.counters.prompt_tokens += sum(len(choice.prompt.ids) for choice in choices if choice.first_sample)
-        if conditions.poisonous and any(conditions.is_poison(choice.prompt.shown()) for choice in choices):
-            self._on_poison()
+        if conditions.poisonous:
+            for choice in choices:
+                choice.kills = conditions.is_poison(choice.prompt.shown())
 
     def _answer_at_once(self, generation: Generation) -> None:
         for choice in generation.choices:
