@@ -19,6 +19,7 @@ from pathlib import Path
 from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.messages import Response
+from benchmarks.printing import machine
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
 MEMORY_LIMIT = 300.0
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--resumed", type=int, default=5_000_000)
     parser.add_argument("--agents", type=int, default=4)
     arguments = parser.parse_args()
+    print(machine(), flush=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         hostfile = folder / "fleet.hostfile"

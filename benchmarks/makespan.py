@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool
+from benchmarks.printing import machine
 from benchmarks.virtual_baselines import OneByOne, StaticLists
 
 PROMPTS = 96_000
@@ -196,6 +197,7 @@ def print_scale(prompts: int, agents: int) -> None:
     All rows have as many prompts, made as they are asked for. The first fleet is a hundredth of the others and holds a
     hundredth of the prompts at a time, so its memory shows that what grows with the job is next to nothing.
     """
+    print(machine())
     print(
         SCALE_COLUMNS.format(
             "agents x prompts",

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from aurora_pool import VLLMPool
 from aurora_pool.testing import AgentProfile, serve
+from benchmarks.printing import machine
 
 PROMPTS = 1_000_000
 AGENTS = 2
@@ -72,6 +73,7 @@ def main() -> int:
     if arguments.serve:
         serve(int(arguments.serve[1]), arguments.serve[0], profile=AgentProfile(instant=True, longest=8))
         return 0
+    print(machine(), flush=True)
     began = time.perf_counter()
     with instant_servers(AGENTS) as hostfile:
         answered, before, most = asyncio.run(measure(hostfile, arguments.prompts))
