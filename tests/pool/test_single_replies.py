@@ -155,6 +155,15 @@ async def test_chat(http: aioresponses, pool: VLLMPool) -> None:
     assert (response.prompt_tokens, response.completion_tokens) == (12, 4)
 
 
+async def test_a_chat_reply_that_is_streamed_though_nobody_asked_is_a_bad_one(
+    http: aioresponses, pool: VLLMPool
+) -> None:
+    http.post(CHAT, body=b'data: {"choices":[]}\n\ndata: [DONE]\n\n', content_type="text/event-stream", repeat=True)
+    (response,) = await pool.send_all(["What is the answer?"])
+    assert not response.success
+    assert "streamed" in (response.error or "")
+
+
 async def test_the_key_is_sent_and_never_shown(
     http: aioresponses, pool: VLLMPool, caplog: pytest.LogCaptureFixture
 ) -> None:
