@@ -155,13 +155,14 @@ async def test_chat(http: aioresponses, pool: VLLMPool) -> None:
     assert (response.prompt_tokens, response.completion_tokens) == (12, 4)
 
 
-async def test_a_chat_reply_that_is_streamed_though_nobody_asked_is_a_bad_one(
+async def test_a_chat_reply_that_is_streamed_though_nobody_asked_is_tried_again(
     http: aioresponses, pool: VLLMPool
 ) -> None:
-    http.post(CHAT, body=b'data: {"choices":[]}\n\ndata: [DONE]\n\n', content_type="text/event-stream", repeat=True)
+    http.post(CHAT, body=b'data: {"choices":[]}\n\ndata: [DONE]\n\n', content_type="text/event-stream")
+    http.post(CHAT, body=chat(chat_choice(0, chat_message("42"))))
     (response,) = await pool.send_all(["What is the answer?"])
-    assert not response.success
-    assert "streamed" in (response.error or "")
+    assert (response.success, response.text, response.attempts) == (True, "42", 2)
+    assert "streamed" in (pool.statistics().agents[0].last_error or "")
 
 
 async def test_the_key_is_sent_and_never_shown(
