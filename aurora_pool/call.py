@@ -22,7 +22,6 @@ MakeTickets = Callable[[int, Sequence[AnyPrompt], "Call"], list[Ticket] | Iterat
 
 DEFERRED = 16
 """For how many prompts of a call something may be asked at a time before they can be sent."""
-
 FORGET_FROM = 1024
 """Tickets that a call keeps at least before it looks which are done."""
 SLICE = 16_384
@@ -56,12 +55,14 @@ class Call:
         self._open: list[Ticket] = []
         self._crowded = FORGET_FROM
         self._deferred: set[asyncio.Task[None]] = set()
-        self._asking = asyncio.Semaphore(DEFERRED)
         self._pulled = 0
         self._taken = 0
         self._limit = 0
         self._room = 0
         self._slice = max(SLICE, SLICE_PER_AGENT * len(lane.members))
+        self._left: Iterator[Made] | None = None
+        """What is left of a slice of which as many are deferred as may be."""
+        self._dry = False
         self._exhausted = False
         self._error: BaseException | None = None
         self._news: asyncio.Future[None] | None = None
@@ -176,16 +177,19 @@ class Call:
         if self._input is None:
             return False
         self._set_limit()
-        count = self._limit - under_way
-        if count <= 0:  # the windows have shrunk since
+        room = self._limit - under_way
+        if room <= 0:  # the windows have shrunk since
             return False
-        prompts = list(itertools.islice(self._input, min(count, self._slice)))
-        tickets = self._tickets(prompts)
-        if tickets:
-            self._admit(tickets)
-        if len(prompts) < min(count, self._slice):
+        made: list[Ticket] | Iterator[Made] | None = self._left
+        if made is None:
+            count = min(room, self._slice)
+            prompts = list(itertools.islice(self._input, count))
+            self._dry = len(prompts) < count
+            made = self._make_tickets(self._pulled, prompts, self)
+        self._admit(self._tickets(made))
+        if self._dry and self._left is None:
             self._end_input()
-        return count > self._slice
+        return room > self._slice
 
     def _pull_soon(self) -> None:
         """Pull in a turn of its own, as a task, so that an error of the input finds its way to the caller."""
@@ -208,43 +212,46 @@ class Call:
         self._limit = 2 * self._fleet.capacity(self.lane)
         self._room = self._limit - max(1, self._limit // 16)
 
-    def _tickets(self, prompts: Sequence[AnyPrompt]) -> list[Ticket]:
-        """Make the tickets of prompts, except of those that are answered already or will be admitted later."""
-        start = self._pulled
-        made = self._make_tickets(start, prompts, self)
+    def _tickets(self, made: list[Ticket] | Iterator[Made]) -> list[Ticket]:
+        """The tickets to admit now: not of prompts that are answered already, nor of those that are deferred."""
+        self._left = None
         if isinstance(made, list):
-            tickets = made
-        else:
-            tickets = [
-                ticket for index, one in enumerate(made, start) if (ticket := self._note(index, one)) is not None
-            ]
-        self._pulled = start + len(prompts)
-        if self._expected:
-            counted = min(self._expected, len(prompts))
-            self._expected -= counted
-            self.lane.expected -= counted
+            self._count(len(made))
+            return made
+        tickets = []
+        for one in made:
+            index = self._pulled
+            self._count(1)
+            if isinstance(one, Ticket):
+                tickets.append(one)
+            elif isinstance(one, Response):
+                self.deliver([(index, one)])
+            else:
+                self._ask_first(index, one)
+                if len(self._deferred) >= DEFERRED:
+                    self._left = made
+                    break
         return tickets
 
+    def _count(self, prompts: int) -> None:
+        self._pulled += prompts
+        if self._expected:
+            counted = min(self._expected, prompts)
+            self._expected -= counted
+            self.lane.expected -= counted
+
     def _admit(self, tickets: list[Ticket]) -> None:
+        if not tickets:
+            return
         self._open += tickets
         if len(self._open) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
             self._open = [ticket for ticket in self._open if not ticket.done]
             self._crowded = 2 * len(self._open) + FORGET_FROM
         self._fleet.admit(tickets)
 
-    def _note(self, index: int, made: Made) -> Ticket | None:
-        if isinstance(made, Ticket):
-            return made
-        if isinstance(made, Response):
-            self.deliver([(index, made)])
-        else:
-            self._ask_first(index, made)
-        return None
-
     def _ask_first(self, index: int, make: Callable[[], Awaitable[Ticket | Response]]) -> None:
         async def ask() -> None:
-            async with self._asking:
-                made = await make()
+            made = await make()
             if isinstance(made, Ticket):
                 self._admit([made])
             else:
@@ -276,9 +283,7 @@ class Call:
     async def _feed(self, prompts: AsyncIterable[AnyPrompt]) -> None:
         try:
             async for prompt in prompts:
-                tickets = self._tickets([prompt])
-                if tickets:
-                    self._admit(tickets)
+                self._admit(self._tickets(self._make_tickets(self._pulled, [prompt], self)))
                 if self._pulled % self._slice == 0:
                     await asyncio.sleep(0)
                 while self._full() or len(self._deferred) >= DEFERRED:

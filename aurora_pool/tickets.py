@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -95,9 +95,18 @@ class TicketMaker:
 
         Raises :class:`ConfigError` for what can't be a prompt.
         """
-        return self._plain(start, prompts, call) or (
-            self._one(index, prompt, call) for index, prompt in enumerate(prompts, start)
-        )
+        kind, rules = self._text_kind, self._rules
+        if kind == "chat" or not self._contexts or set(map(type, prompts)) != {str}:
+            return (self._one(index, prompt, call) for index, prompt in enumerate(prompts, start))
+        works = self._written(prompts, kind)
+        context, lane = self._contexts[0]
+        batch = self._own_batch(kind, self._sampling, call)
+        limit, room = batch.limit, self._max_tokens
+        left = context - rules.buffer - (room or 0)
+        # A character has at most 4 bytes: what fits even then needs no closer look.
+        if room is not None and 4 * max(map(len, works)) * rules.estimate.ratio < left - 1:
+            return [Ticket(lane, index, batch, work, room, limit) for index, work in enumerate(works, start)]
+        return self._plain(start, prompts, works, batch, call)
 
     def _one(self, index: int, prompt: AnyPrompt, call: Call) -> Made:
         if isinstance(prompt, Prompt):
@@ -136,35 +145,27 @@ class TicketMaker:
         splits = rules.text_shape is not None and rules.batched and "chat_template_kwargs" not in sampling.extra
         return "rendered" if splits else "chat"
 
-    def _written(self, texts: Iterable[str], kind: Kind) -> Sequence[str]:
+    def _written(self, texts: Sequence[Any], kind: Kind) -> Sequence[str]:
         """Texts as they are sent."""
         shape = self._rules.text_shape
         if kind != "rendered" or shape is None:
-            return [*texts]
+            return texts
         system_prompt = self._rules.system_prompt
         before = () if system_prompt is None else (system_prompt,)
         return [shape.render((*before, text)) for text in texts]
 
-    def _plain(self, start: int, prompts: Sequence[Any], call: Call) -> list[Ticket]:
-        """The tickets of plain texts that fit by the estimate, as nearly all prompts are; none where it is not so."""
-        kind, rules = self._text_kind, self._rules
-        if kind == "chat" or not self._contexts or set(map(type, prompts)) != {str}:
-            return []
-        works = self._written(prompts, kind)
+    def _plain(
+        self, start: int, prompts: Sequence[Any], works: Sequence[str], batch: Batch, call: Call
+    ) -> Iterator[Made]:
+        """Make the tickets of plain texts one by one: most fit by the estimate, the others need a closer look."""
         context, lane = self._contexts[0]
-        batch = self._own_batch(kind, self._sampling, call)
-        limit, room = batch.limit, self._max_tokens
-        left = context - rules.buffer - (room or 0)
-        # A character has at most 4 bytes: what fits even then needs no closer look.
-        if room is not None and 4 * max(map(len, works)) * rules.estimate.ratio < left - 1:
-            return [Ticket(lane, index, batch, work, room, limit) for index, work in enumerate(works, start)]
-        tickets = []
-        for index, work in enumerate(works, start):
-            fitting = room_or_none(context, rules.estimate.of(work), rules.buffer, room)
-            if fitting is None:
-                return []
-            tickets.append(Ticket(lane, index, batch, work, fitting, limit))
-        return tickets
+        estimate, buffer = self._rules.estimate, self._rules.buffer
+        for index, (prompt, work) in enumerate(zip(prompts, works, strict=True), start):
+            room = room_or_none(context, estimate.of(work), buffer, self._max_tokens)
+            if room is None:
+                yield self._one(index, prompt, call)
+            else:
+                yield Ticket(lane, index, batch, work, room, batch.limit)
 
     # -- conversations ------------------------------------------------------------------------------------------
 

@@ -182,13 +182,9 @@ class AgentState:
         self.tokens_done += tokens
         self.answered_at = self.last_byte = now
         seconds = now - sent_at
-        mean_seconds = self.mean_seconds
-        if not mean_seconds:
-            self.mean_tokens, self.mean_seconds = tokens / answers, max(seconds, 1e-9)
-        elif answers == 1:
-            self.mean_tokens += (tokens - self.mean_tokens) * _FRESH
-            self.mean_seconds = mean_seconds + (seconds - mean_seconds) * _FRESH
-        else:
+        if self.mean_seconds:
             weight = 1 - (1 - _FRESH) ** answers
             self.mean_tokens += (tokens / answers - self.mean_tokens) * weight
-            self.mean_seconds = mean_seconds + (seconds - mean_seconds) * weight
+            self.mean_seconds += (seconds - self.mean_seconds) * weight
+        else:
+            self.mean_tokens, self.mean_seconds = tokens / answers, max(seconds, 1e-9)

@@ -24,7 +24,7 @@ from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.tail import Lengths
 from aurora_pool.policy.work import FOREVER, Assignment, Failure, Lane, Notices, Plan, Ticket
 
-LATE = 1.0
+BEHIND = 1.0
 """Seconds by which an alarm may ring late before this process counts as one that does not keep up."""
 
 
@@ -73,7 +73,7 @@ class Books:
 
     def ring(self, now: float) -> None:
         """Do what is due."""
-        if self.wake_at < now - LATE:
+        if self.wake_at < now - BEHIND:
             self.awake_since = now
         while self._alarms and self._alarms[0][0] <= now:
             _, _, action, argument = heapq.heappop(self._alarms)
@@ -158,10 +158,7 @@ class Books:
         assignment = Assignment(agent.index, tickets, now)
         for ticket in tickets:
             if not ticket.sends:
-                ticket.sends = 1
-                ticket.request = assignment
                 ticket.first_sent = now
-                continue
             ticket.sends += 1
             if ticket.request is None:
                 ticket.request = assignment

@@ -110,8 +110,7 @@ class Dispatcher:
         ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
         ``tokens`` is 0 where the server does not tell.
         """
-        ticket = assignment.tickets[slot]
-        if ticket is None:
+        if assignment.tickets[slot] is None:
             return False
         books = self.books
         agent = books.agents[assignment.agent]
@@ -120,20 +119,14 @@ class Dispatcher:
             self._faults.silence.heard(agent)
         if tokens:
             books.lengths.add(tokens)
+        books.answered += 1
+        ticket = books.settle(assignment, slot, started=started)
         first = not ticket.done
-        if first and ticket.holders == 1:
-            assignment.tickets[slot] = ticket.request = None
-            ticket.holders = 0
-            ticket.done = True
-            books.settle_done(assignment, 1, started)
+        if first:
+            books.finish(ticket, now)
         else:
-            books.answered += 1
-            books.settle(assignment, slot, started=started)
-            if first:
-                books.finish(ticket, now)
-            else:
-                books.wasted_tokens += tokens
-                agent.lost(tokens)
+            books.wasted_tokens += tokens
+            agent.lost(tokens)
         if not assignment.live and assignment.open:
             books.close(assignment, now)
         return first
@@ -264,28 +257,29 @@ class Dispatcher:
         if books.lanes:
             self._dealer.serve(now)
         if books.touched:
-            hungry = self._dealer.hungry
-            for agent in books.touched:
-                if agent.outbox:
-                    self._send(agent, now)
-                if agent.limit - agent.held >= agent.least:
-                    hungry[agent] = None
-                else:
-                    hungry.pop(agent, None)
-            books.touched.clear()
-        if self._hedger is not None and not self._hedger.due:
+            self._close_round(now)
+        if self._hedger is not None:
             self._hedger.watch(now)
         plan = books.pending
         if not (plan.send or plan.close or plan.fail or plan.probe or plan.check or plan.sample):
             return NOTHING
-        self._hand_out(plan)
-        return plan
-
-    def _hand_out(self, plan: Plan) -> None:
-        self.books.pending = Plan()
+        books.pending = Plan()
         if self._deadlines is not None:
             for assignment in plan.send:
                 self._deadlines.watch(assignment.tickets)
+        return plan
+
+    def _close_round(self, now: float) -> None:
+        """Send what agents were handed, and note which of those touched could still take more."""
+        touched, hungry = self.books.touched, self._dealer.hungry
+        for agent in touched:
+            if agent.outbox:
+                self._send(agent, now)
+            if agent.limit - agent.held >= agent.least:
+                hungry[agent] = None
+            else:
+                hungry.pop(agent, None)
+        touched.clear()
 
     def _send(self, agent: AgentState, now: float) -> None:
         tickets, agent.outbox = agent.outbox, []

@@ -33,20 +33,19 @@ class Hedger:
         self.books = books
         self.hungry = hungry
         self.spent = 0.0
-        self.due = False
-        """Whether a look is due some time."""
+        self._due = False
 
     def watch(self, now: float) -> None:
         """See to it that the prompts under way are looked at."""
-        if not self.due and self.hungry and self.books.in_flight:
-            self.due = True
+        if not self._due and self.hungry and self.books.in_flight:
+            self._due = True
             self.books.alarm(now + LOOK_EVERY, self._prepare, None)
 
     def _prepare(self, _: None, now: float) -> None:
         self.books.alarm(now + READING, self._look, now + READING)
 
     def _look(self, due: float, now: float) -> None:
-        self.due = False
+        self._due = False
         if now > due + LATE:
             return  # it is this process that is slow: answers lie unread, and their agents only seem so
         targets = [agent for agent in self.hungry if agent.free]

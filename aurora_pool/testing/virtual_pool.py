@@ -197,13 +197,7 @@ class VirtualPool:
         for request, (started, answers) in chunks.items():
             assignment: Assignment = request.key
             dispatcher.progress(assignment, now, started)
-            if len(answers) == 1:
-                (answer,) = answers
-                ticket = assignment.tickets[answer.slot]
-                if dispatcher.answered(assignment, answer.slot, answer.tokens, now, started=answer.started):
-                    assert ticket is not None
-                    results.append((ticket, answer))
-            elif answers:
+            if answers:
                 results += dispatcher.answered_together(assignment, answers, now)
             if not request.unfinished and not assignment.closed:
                 dispatcher.ended(assignment)

@@ -256,3 +256,14 @@ async def test_nothing_is_left_in_memory_of_a_pool_that_was_closed_while_prompts
         await asyncio.sleep(0.1)
         gc.collect()
         assert kept() is None
+
+
+async def test_servers_are_asked_about_few_prompts_at_a_time() -> None:
+    async with running(1, profile=INSTANT) as (fleet, pool):
+        fleet.agents[0].hang()
+        call = asyncio.create_task(pool.send_all_batched(["too long " * 20_000] * 200, max_tokens=4))
+        await asyncio.sleep(1.0)
+        assert 1 < connections(fleet) <= 20
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
