@@ -10,15 +10,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
 
-from aurora_pool.call import Call, MakeTickets
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleet import Fleet
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Response, Sampling
-from aurora_pool.open_files import ensure_open_files
 from aurora_pool.options import Observer, Timeouts
-from aurora_pool.policy.deal import Balance
-from aurora_pool.policy.work import Lane
+from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.work import PromptQueue
+from aurora_pool.runtime.call import Call
+from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.open_files import ensure_open_files
+from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 FILES_PER_AGENT = 2
@@ -37,7 +38,7 @@ class CallOptions:
         check_least(1, max_tokens=self.max_tokens)
 
 
-def new_fleet(
+def new_driver(
     endpoints: Sequence[AgentEndpoint],
     *,
     balance: Balance = "adaptive",
@@ -48,7 +49,7 @@ def new_fleet(
     timeouts: Timeouts | None = None,
     observer: Observer | None = None,
     seed: int | None = None,
-) -> Fleet:
+) -> Driver:
     """Make the fleet behind a pool. Raises :class:`ConfigError` and :class:`NoAgentsError` for what makes no sense."""
     check_least(1, concurrency=concurrency)
     check_least(0, connector_limit=connector_limit)
@@ -58,7 +59,7 @@ def new_fleet(
         raise ConfigError(f"balance: expected 'adaptive' or 'strict', got {balance!r}")
     if not endpoints:
         raise NoAgentsError("a pool needs at least one endpoint")
-    return Fleet(
+    return Driver(
         endpoints,
         timeouts=timeouts or Timeouts(),
         balance=balance,
@@ -88,10 +89,10 @@ class AgentPool:
     supports_batch = False
     """Whether a list of prompts goes as one request; where it does not, :meth:`send_all_batched` sends them singly."""
 
-    def __init__(self, endpoints: Sequence[AgentEndpoint], fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, endpoints: Sequence[AgentEndpoint], driver: Driver) -> None:
+        self._driver = driver
         self._members: Sequence[int] = range(len(endpoints))
-        self._lane = Lane(self._members, patience=fleet.timeouts.patience)
+        self._queue = PromptQueue(self._members, patience=driver.timeouts.patience)
         self._whole: AgentPool | None = None
         self._positions: dict[int, int] | None = None
         self._start_lock = asyncio.Lock()
@@ -110,12 +111,12 @@ class AgentPool:
     @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
         """Its agents, in the order of the hostfile; ``Response.agent_index`` counts in it."""
-        return tuple(self._fleet.endpoints[index] for index in self._members)
+        return tuple(self._driver.endpoints[index] for index in self._members)
 
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot: each agent's state, load and figures, and the fleet's sums."""
-        fleet = self._fleet
-        return snapshot(fleet.dispatcher.books, fleet.endpoints, self._members, fleet.prompts_failed, fleet.now)
+        driver = self._driver
+        return snapshot(driver.dispatcher.ledger, driver.endpoints, self._members, driver.prompts_failed, driver.now)
 
     def __repr__(self) -> str:
         view = "" if self._whole is None else f" of {self._whole.size}"
@@ -133,9 +134,9 @@ class AgentPool:
             raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
         if not endpoints:
             raise NoAgentsError("a pool needs at least one endpoint")
-        present = self._fleet.update(endpoints)
-        self._members = range(len(self._fleet.endpoints))
-        self._lane.set_members(self._members if len(present) == len(self._members) else present)
+        present = self._driver.update(endpoints)
+        self._members = range(len(self._driver.endpoints))
+        self._queue.set_members(self._members if len(present) == len(self._members) else present)
 
     # -- views --------------------------------------------------------------------------------------------------
 
@@ -145,7 +146,7 @@ class AgentPool:
         >>> pool.by_tag("tier", "large").size  # doctest: +SKIP
         2
         """
-        return self._view([i for i in self._members if self._fleet.endpoints[i].tags.get(key) == value])
+        return self._view([i for i in self._members if self._driver.endpoints[i].tags.get(key) == value])
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
         """So many agents drawn at random, in the order of the hostfile.
@@ -175,7 +176,7 @@ class AgentPool:
         view = copy.copy(self)
         vars(view).update(
             _members=members,
-            _lane=Lane(members, patience=self._fleet.timeouts.patience),
+            _queue=PromptQueue(members, patience=self._driver.timeouts.patience),
             _whole=self._whole or self,
             _positions={member: index for index, member in enumerate(members)},
         )
@@ -191,7 +192,7 @@ class AgentPool:
         """
         if not self._members:
             raise NoAgentsError("this pool has no agents")
-        if self._fleet.closed:
+        if self._driver.closed:
             raise ConfigError("this pool is closed")
         if self._whole is not None:
             await self._whole.start()
@@ -199,7 +200,7 @@ class AgentPool:
         async with self._start_lock:
             if not self._started:
                 ensure_open_files(FILES_PER_AGENT * self.size + SPARE_FILES)
-                self._fleet.open()
+                self._driver.open()
                 await self._prepare()
                 self._started = True
 
@@ -209,7 +210,7 @@ class AgentPool:
     async def close(self) -> None:
         """Cancel what is under way and close all connections. Closing a view does nothing."""
         if self._whole is None:
-            await self._fleet.close()
+            await self._driver.close()
 
     async def __aenter__(self) -> Self:
         try:
@@ -228,7 +229,7 @@ class AgentPool:
         self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
     ) -> list[Response]:
         """Send each prompt in a request of its own; return the responses in the order of the prompts."""
-        return await self._gather(self._lane, prompts, CallOptions(max_tokens, sampling, False))
+        return await self._gather(self._queue, prompts, CallOptions(max_tokens, sampling, False))
 
     async def send_all_batched(
         self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
@@ -237,7 +238,7 @@ class AgentPool:
 
         Prompt ``i`` is dealt to agent ``i % size``.
         """
-        return await self._gather(self._lane, prompts, CallOptions(max_tokens, sampling, self.supports_batch))
+        return await self._gather(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch))
 
     def iter_responses(
         self,
@@ -257,26 +258,26 @@ class AgentPool:
         ...     async for index, response in responses:
         ...         print(index, response.text)
         """
-        return self._responses(self._lane, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
+        return self._responses(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
 
-    async def _gather(self, lane: Lane, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
-        return await (await self._call(lane, prompts, options, None)).all()
+    async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
+        return await (await self._call(queue, prompts, options, None)).all()
 
     async def _responses(
         self,
-        lane: Lane,
+        queue: PromptQueue,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
         options: CallOptions,
         total: int | None,
     ) -> AsyncGenerator[tuple[int, Response]]:
-        call = await self._call(lane, prompts, options, total)
+        call = await self._call(queue, prompts, options, total)
         async with aclosing(call.responses()) as responses:
             async for pair in responses:
                 yield pair
 
     async def _call(
         self,
-        lane: Lane,
+        queue: PromptQueue,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
         options: CallOptions,
         total: int | None,
@@ -284,8 +285,8 @@ class AgentPool:
         if isinstance(prompts, str):
             raise ConfigError("expected a list of prompts, got one string")
         await self.start()
-        return Call(self._fleet, lane, prompts, self._ticket_maker(lane, options), total, self._positions)
+        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
 
-    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTickets:
-        """How this kind of pool makes tickets of one call's prompts."""
+    def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
+        """How this kind of pool makes items of one call's prompts."""
         raise NotImplementedError

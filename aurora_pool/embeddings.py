@@ -9,14 +9,13 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from aurora_pool.agent_pool import AgentPool, CallOptions, new_fleet
-from aurora_pool.batch import EmbeddingsBatch
-from aurora_pool.call import Call, MakeTickets
+from aurora_pool.agent_pool import AgentPool, CallOptions, new_driver
 from aurora_pool.errors import AttemptsExhausted, ConfigError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Response
-from aurora_pool.policy.work import Lane, Ticket
-from aurora_pool.serving import Serving
+from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, Sink
 from aurora_pool.wire import embeddings
 
 
@@ -42,7 +41,7 @@ class EmbeddingPool(AgentPool):
     ) -> None:
         if dimensions is not None and dimensions < 1:
             raise ConfigError(f"dimensions: expected at least 1, got {dimensions!r}")
-        super().__init__(endpoints, new_fleet(endpoints, **options))
+        super().__init__(endpoints, new_driver(endpoints, **options))
         self._serving = Serving(model, None)
         self._fields: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
 
@@ -57,27 +56,27 @@ class EmbeddingPool(AgentPool):
         return self._serving.model
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._fleet)
-        self._fleet.probe_request = (
+        await self._serving.learn(self._driver)
+        self._driver.probe_request = (
             embeddings.PATH,
             embeddings.encode_request(self.model or "", ["ping"], self._fields),
         )
 
-    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTickets:
-        batches: dict[Call, EmbeddingsBatch] = {}
+    def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
+        kinds: dict[Sink, EmbeddingsBatch] = {}
 
-        def ticket(index: int, prompt: AnyPrompt, call: Call) -> Ticket:
+        def item(index: int, prompt: AnyPrompt, sink: Sink) -> WorkItem:
             if not isinstance(prompt, str) and not (
                 isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], int)
             ):
                 raise ConfigError(f"prompt {index}: expected text or token ids, got {type(prompt).__name__}")
-            batch = batches.get(call)
-            if batch is None:
-                batch = batches[call] = EmbeddingsBatch(call, self.model or "", self._fields, alone=not options.batched)
-            return Ticket(lane, index, batch, prompt, limit=batch.limit)
+            kind = kinds.get(sink)
+            if kind is None:
+                kind = kinds[sink] = EmbeddingsBatch(sink, self.model or "", self._fields, alone=not options.batched)
+            return WorkItem(queue, index, kind, prompt, limit=kind.limit)
 
-        def make(start: int, prompts: Sequence[AnyPrompt], call: Call) -> list[Ticket]:
-            return [ticket(index, prompt, call) for index, prompt in enumerate(prompts, start)]
+        def make(start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> list[WorkItem]:
+            return [item(index, prompt, sink) for index, prompt in enumerate(prompts, start)]
 
         return make
 

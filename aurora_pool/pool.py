@@ -8,18 +8,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from aurora_pool.agent_pool import AgentPool, CallOptions, check_least, new_fleet
-from aurora_pool.call import Call, MakeTickets
+from aurora_pool.agent_pool import AgentPool, CallOptions, check_least, new_driver
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fitting import TooLong
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import Observer, Timeouts
-from aurora_pool.policy.deal import Balance
-from aurora_pool.policy.work import Lane
-from aurora_pool.prompting import PromptFormat, Prompting
-from aurora_pool.serving import Serving
-from aurora_pool.tickets import TicketMaker
+from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.work import PromptQueue
+from aurora_pool.prompts.length import TooLong
+from aurora_pool.prompts.planner import Planner
+from aurora_pool.prompts.settings import PromptFormat, PromptHandling
+from aurora_pool.runtime.call import Call
+from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.wire import chat, completions
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 class VLLMPool(AgentPool):
     """Many ``vllm serve`` endpoints as one async client for text.
 
-    >>> async with VLLMPool(parse_hostfile("fleet.hostfile")) as pool:  # doctest: +SKIP
+    >>> async with VLLMPool(parse_hostfile("driver.hostfile")) as pool:  # doctest: +SKIP
     ...     responses = await pool.send_all_batched(["Name a colour.", "Name a tree."], max_tokens=16)
 
     - ``model``: the name to ask for; None takes the one model that the fleet serves.
@@ -78,7 +79,7 @@ class VLLMPool(AgentPool):
         check_least(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
         check_least(2, model_max_context=model_max_context)
         check_least(0, buffer=buffer)
-        fleet = new_fleet(
+        driver = new_driver(
             endpoints,
             balance=balance,
             stream=stream,
@@ -89,7 +90,7 @@ class VLLMPool(AgentPool):
             observer=observer,
             seed=seed,
         )
-        super().__init__(endpoints, fleet)
+        super().__init__(endpoints, driver)
         self.max_tokens = max_tokens
         self.max_tokens_aggregation = max_tokens_aggregation
         self.buffer = buffer
@@ -97,8 +98,8 @@ class VLLMPool(AgentPool):
         self.supports_batch = use_batch
         self._sampling = sampling or Sampling()
         self._serving = Serving(model, model_max_context)
-        self._prompting = Prompting(
-            fleet, prompt_format=prompt_format, system_prompt=system_prompt, on_too_long=on_too_long, buffer=buffer
+        self._prompting = PromptHandling(
+            driver, prompt_format=prompt_format, system_prompt=system_prompt, on_too_long=on_too_long, buffer=buffer
         )
 
     @classmethod
@@ -157,38 +158,38 @@ class VLLMPool(AgentPool):
         """An ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`."""
         from aurora_pool.contrib.openai import make_client  # noqa: PLC0415 (importing openai takes most of a second)
 
-        return make_client(self._fleet, self._lane, self.start)
+        return make_client(self._driver, self._queue, self.start)
 
     # -- how prompts become requests ----------------------------------------------------------------------------
 
-    def _pinned(self, agent_index: int) -> Lane:
+    def _pinned(self, agent_index: int) -> PromptQueue:
         if not -self.size <= agent_index < self.size:
             raise ConfigError(f"agent_index: expected an index below {self.size}, got {agent_index}")
-        return Lane([self._members[agent_index]], patience=0.0, pinned=True)
+        return PromptQueue([self._members[agent_index]], patience=0.0, pinned=True)
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._fleet)
+        await self._serving.learn(self._driver)
         model = self._serving.model or ""
         if self.supports_batch:
-            self._prompting.tokenizer.mute |= self._serving.silent
+            self._prompting.tokenizer.unresponsive |= self._serving.silent
             await self._prompting.learn(model)
             body = completions.encode_request(model, ["ping"], {}, 1, stream=False)
-            self._fleet.probe_request = (completions.PATH, body)
+            self._driver.probe_request = (completions.PATH, body)
         else:
-            self._fleet.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
+            self._driver.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
 
-    def _ticket_maker(self, lane: Lane, options: CallOptions) -> MakeTickets:
-        rules = self._prompting.rules(self.model or "", batched=options.batched)
+    def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
+        settings = self._prompting.settings(self.model or "", batched=options.batched)
         sampling = options.sampling or self._sampling
         max_tokens = options.max_tokens or self.max_tokens
         contexts = [
-            (context, lane if len(members) == len(lane.members) else Lane(members, patience=lane.patience))
-            for context, members in self._serving.contexts(lane.members)
+            (context, queue if len(members) == len(queue.members) else PromptQueue(members, patience=queue.patience))
+            for context, members in self._serving.contexts(queue.members)
         ]
 
         async def send_parts(parts: Sequence[Prompt]) -> list[Response]:
-            fitting = dataclasses.replace(rules, on_too_long="error")
-            maker = TicketMaker(fitting, sampling, max_tokens, contexts, send_parts)
-            return await Call(self._fleet, lane, parts, maker).all()
+            fitting = dataclasses.replace(settings, on_too_long="error")
+            planner = Planner(fitting, sampling, max_tokens, queue, contexts, send_parts)
+            return await Call(self._driver, queue, parts, planner).all()
 
-        return TicketMaker(rules, sampling, max_tokens, contexts, send_parts)
+        return Planner(settings, sampling, max_tokens, queue, contexts, send_parts)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.books import Books
+from aurora_pool.policy.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,22 +61,22 @@ class PoolStatistics:
 
 
 def snapshot(
-    books: Books, endpoints: Sequence[AgentEndpoint], members: Sequence[int], prompts_failed: int, now: float
+    ledger: Ledger, endpoints: Sequence[AgentEndpoint], members: Sequence[int], prompts_failed: int, now: float
 ) -> PoolStatistics:
     """Take a snapshot of these members of a fleet."""
-    agents = tuple(_agent(books.agents[index], endpoints[index], now) for index in members)
+    agents = tuple(_agent(ledger.agents[index], endpoints[index], now) for index in members)
     return PoolStatistics(
         agents=agents,
         prompts_done=sum(agent.prompts_done for agent in agents),
         prompts_failed=prompts_failed,
         tokens_done=sum(agent.tokens_done for agent in agents),
-        queued=books.queued,
-        in_flight=books.in_flight,
-        requests=books.requests,
-        hedged=books.hedged,
-        moved=books.moved,
-        quarantined=books.quarantined,
-        wasted_tokens=books.wasted_tokens,
+        queued=ledger.queued,
+        in_flight=ledger.in_flight,
+        requests=ledger.requests,
+        hedged=ledger.hedged,
+        moved=ledger.moved,
+        quarantined=ledger.quarantined,
+        wasted_tokens=ledger.wasted_tokens,
     )
 
 

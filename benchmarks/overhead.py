@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from aurora_pool import ConfigError
-from aurora_pool.open_files import ensure_open_files
+from aurora_pool.runtime.open_files import ensure_open_files
 from benchmarks.peers.shared import AGENTS, CASES, IN_FLIGHT, Case
 from benchmarks.printing import machine, table
 

@@ -20,7 +20,7 @@ from typing import cast
 
 import uvloop
 
-from aurora_pool.open_files import ensure_open_files
+from aurora_pool.runtime.open_files import ensure_open_files
 from benchmarks.peers.shared import AGENTS, ANSWER, MODEL, answer, prompts_in
 
 PROMPT_TOKENS = 70

@@ -27,8 +27,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from aurora_pool import AgentEndpoint, ConfigError, Observer, VLLMPool, own_process
-from aurora_pool.open_files import ensure_open_files
+from aurora_pool import AgentEndpoint, ConfigError, Observer, VLLMPool, event_loop
+from aurora_pool.runtime.open_files import ensure_open_files
 from benchmarks.peers.shared import MAX_TOKENS, MODEL, prompt
 from benchmarks.printing import machine, table
 
@@ -180,13 +180,13 @@ def measure(agents: int, per_agent: int) -> Figures:
     figures = Figures(agents)
     servers = Servers([agents // 4] * 4, 0.0)
     try:
-        own_process.run(throughput(servers.endpoints, per_agent, figures))
+        event_loop.run(throughput(servers.endpoints, per_agent, figures))
     finally:
         servers.stop()
     tenth = agents // 10
     servers = Servers([agents // 2, agents - agents // 2 - tenth, tenth], HELD)
     try:
-        own_process.run(deaths(servers, figures))
+        event_loop.run(deaths(servers, figures))
     finally:
         servers.stop()
     return figures

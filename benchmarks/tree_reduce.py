@@ -59,7 +59,7 @@ class Tokens(Observer):
         self.of: dict[str, int] = {}
 
     def prompt_done(self, response: Response) -> None:
-        """Take in an answer."""
+        """Record an answer."""
         self.of[response.text] = response.completion_tokens or 0
 
 

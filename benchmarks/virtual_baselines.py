@@ -41,7 +41,7 @@ class Baseline:
         raise NotImplementedError
 
     def ended(self) -> None:
-        """Take in that a request has ended in one way or another."""
+        """Record that a request has ended in one way or another."""
 
     def send(self, agent: int, prompts: list[VirtualPrompt]) -> None:
         """Send one request."""
@@ -57,7 +57,7 @@ class Baseline:
                 self.delivered_tokens += sum(prompt.length for prompt in request.prompts)
                 self._over(now)
 
-    def broke(self, request: Request, slots: list[int], now: float) -> None:
+    def aborted(self, request: Request, slots: list[int], now: float) -> None:
         """Count an aborted request as over; its whole answers are answers."""
         whole = [prompt for slot, prompt in enumerate(request.prompts) if slot not in set(slots)]
         self._answered += len(whole)

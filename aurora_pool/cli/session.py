@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from aurora_pool import own_process
+from aurora_pool import event_loop
 from aurora_pool.cli.display import Display, make_display
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
@@ -58,7 +58,7 @@ def run_session(session: Session) -> ExitCode:
                 display.say(f"left out: {bad}")
             display.say(f"left out: {len(job.survey.skipped)} bad lines in all")
         command = _Command(session, job, display, interruptions)
-        return own_process.run(command.run())
+        return event_loop.run(command.run())
 
 
 class _Command:

@@ -19,13 +19,13 @@ import httpx2
 import msgspec
 import openai
 
-from aurora_pool.batch import Receiver
 from aurora_pool.errors import NoAgentsError, PoolError, ServerError, TransportError
-from aurora_pool.fleet import Fleet
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.work import Assignment, Lane, Ticket
-from aurora_pool.transport import Exchange
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.exchange import Exchanges
+from aurora_pool.runtime.transport import Reply
 from aurora_pool.wire.errors import parse_error
 
 _OWN_HEADERS = frozenset(
@@ -35,22 +35,22 @@ _HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "cont
 _CHUNKS_AHEAD = 16
 
 
-def make_client(fleet: Fleet, lane: Lane, start: Callable[[], Awaitable[None]]) -> openai.AsyncOpenAI:
-    """Make a client whose requests go to the agents of a lane. It keeps nothing open: the pool does, and is closed."""
+def make_client(driver: Driver, queue: PromptQueue, start: Callable[[], Awaitable[None]]) -> openai.AsyncOpenAI:
+    """Make a client whose requests go to the agents of a queue. It keeps nothing open: the pool does, and is closed."""
     return openai.AsyncOpenAI(
         base_url="http://pool/v1",
         api_key="of-the-agents",  # each agent's own key is added where its request is sent
         max_retries=0,  # the pool retries, and elsewhere
-        http_client=httpx2.AsyncClient(transport=PoolTransport(fleet, lane, start)),
+        http_client=httpx2.AsyncClient(transport=PoolTransport(driver, queue, start)),
     )
 
 
 class PoolTransport(httpx2.AsyncBaseTransport):
     """Sends the requests of an httpx2 client to the agents of a pool."""
 
-    def __init__(self, fleet: Fleet, lane: Lane, start: Callable[[], Awaitable[None]]) -> None:
-        self._fleet = fleet
-        self._lane = lane
+    def __init__(self, driver: Driver, queue: PromptQueue, start: Callable[[], Awaitable[None]]) -> None:
+        self._driver = driver
+        self._queue = queue
         self._start = start
         self._turns = itertools.count()
 
@@ -64,12 +64,12 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         body = await request.aread()
         path = request.url.raw_path.decode("ascii")
         forward = _Forward(request.method, path, headers, body or None)
-        turn = next(self._turns) % max(1, len(self._lane.members))
-        ticket = Ticket(self._lane, turn, forward, None, limit=1)
-        self._fleet.calls.add(forward)
-        self._fleet.admit([ticket])
+        turn = next(self._turns) % max(1, len(self._queue.members))
+        item = WorkItem(self._queue, turn, forward, None, limit=1)
+        self._driver.calls.add(forward)
+        self._driver.admit([item])
         read_within = (request.extensions.get("timeout") or {}).get("read")
-        stream = _Body(forward, self._fleet, ticket, read_within)
+        stream = _Body(forward, self._driver, item, read_within)
         try:
             async with asyncio.timeout(read_within):
                 status, reply_headers = await forward.head
@@ -102,40 +102,40 @@ class _Forward:
         self.chunks: asyncio.Queue[bytes | PoolError | None] = asyncio.Queue(_CHUNKS_AHEAD)
 
     @property
-    def call(self) -> _Forward:
+    def sink(self) -> _Forward:
         return self
 
-    def encode(self, tickets: Sequence[Ticket], *, stream: bool) -> bytes | None:
+    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes | None:
         return self._body
 
-    async def receive(self, exchange: Exchange, assignment: Assignment, receiver: Receiver) -> None:
-        if exchange.status >= 400:
-            content = await exchange.read()
-            error = parse_error(exchange.status, content)
+    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+        if reply.status >= 400:
+            content = await reply.read()
+            error = parse_error(reply.status, content)
             if not _is_the_clients(error):
                 raise error
-            self._begin(exchange)
+            self._begin(reply)
             await self.chunks.put(content)
         else:
-            self._begin(exchange)
+            self._begin(reply)
             try:
-                async for chunk in exchange.chunks():
-                    receiver.dispatcher.progress(assignment, receiver.now)
+                async for chunk in reply.chunks():
+                    exchanges.progress(request)
                     await self.chunks.put(chunk)
             except TransportError as error:
-                receiver.dispatcher.disown(assignment)
+                exchanges.detach(request)
                 await self.chunks.put(error)
                 raise
-        receiver.dispatcher.answered(assignment, 0, 0, receiver.now, started=False)
+        exchanges.answered(request)
         await self.chunks.put(None)
 
-    def _begin(self, exchange: Exchange) -> None:
-        headers = [(name, value) for name, value in exchange.headers.items() if name.lower() not in _HOP_HEADERS]
+    def _begin(self, reply: Reply) -> None:
+        headers = [(name, value) for name, value in reply.headers.items() if name.lower() not in _HOP_HEADERS]
         if not self.head.done():
-            self.head.set_result((exchange.status, headers))
+            self.head.set_result((reply.status, headers))
 
     def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
-        """Take in that the pool has given up."""
+        """Record that the pool has given up."""
         ((_, response),) = results
         if not self.head.done():
             problem = {"message": response.error, "type": response.error_kind, "param": None, "code": 503}
@@ -143,8 +143,8 @@ class _Forward:
             self.chunks.put_nowait(msgspec.json.encode({"error": problem}))
             self.chunks.put_nowait(None)
 
-    def crash(self, error: BaseException) -> None:
-        """Take in that there will be no more, because of a defect or because the pool was closed."""
+    def fail(self, error: BaseException) -> None:
+        """Record that there will be no more, because of a defect or because the pool was closed."""
         if not self.head.done():
             self.head.set_exception(error)
             return
@@ -155,10 +155,10 @@ class _Forward:
     def agent_index(self, agent: int | None) -> int | None:
         return agent
 
-    def learn(self, ticket: Ticket, usage: Usage) -> None:
+    def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Nothing."""
 
-    def refit(self, tickets: Sequence[Ticket], error: ServerError) -> bool:
+    def fit_max_tokens(self, items: Sequence[WorkItem], error: ServerError) -> bool:
         """Nothing: the request is the client's."""
         return False
 
@@ -166,10 +166,10 @@ class _Forward:
 class _Body(httpx2.AsyncByteStream):
     """The body of a reply, read from an agent as the client takes it."""
 
-    def __init__(self, forward: _Forward, fleet: Fleet, ticket: Ticket, read_within: float | None) -> None:
+    def __init__(self, forward: _Forward, driver: Driver, item: WorkItem, read_within: float | None) -> None:
         self._forward = forward
-        self._fleet = fleet
-        self._ticket = ticket
+        self._driver = driver
+        self._item = item
         self._read_within = read_within
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -187,10 +187,10 @@ class _Body(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         """Stop the request where it has not ended."""
-        self._fleet.calls.discard(self._forward)
-        self._fleet.withdraw([self._ticket])
+        self._driver.calls.discard(self._forward)
+        self._driver.withdraw([self._item])
 
 
 def _is_the_clients(error: ServerError) -> bool:
     """Whether an error reply belongs to the client: what another agent would say as well."""
-    return classify(error, 1) is Outcome.REJECTED or error.status in (404, 405, 501)
+    return classify(error, 1) is Outcome.PROMPT_REJECTED or error.status in (404, 405, 501)

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Run:
-    """Everything between the first prompt and the summary. Made and used once, in a running event loop."""
+    """Everything between the first prompt and the summary. PlanResult and used once, in a running event loop."""
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.files import InputFile
+from aurora_pool.jobs.input_writer import write_requests
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.ordered import write_ordered
@@ -18,7 +19,6 @@ from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.jobs.resume import Resumed, resume
 from aurora_pool.jobs.run import OnProgress, Run
 from aurora_pool.jobs.runlog import RunLog, run_log_of
-from aurora_pool.jobs.spool import write_requests
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.messages import AnyPrompt
 

@@ -5,7 +5,6 @@ Each takes a pool (or a view of one) and uses nothing but its public methods.
 
 from __future__ import annotations
 
-from aurora_pool.chunking import chunk_text
 from aurora_pool.patterns.blackboard import Blackboard, BlackboardResult, Role
 from aurora_pool.patterns.choosing import Choice, Score, choose, score
 from aurora_pool.patterns.documents import Document, read_documents
@@ -14,6 +13,7 @@ from aurora_pool.patterns.pipeline import PipelineResult, Stage, fan_out_fan_in,
 from aurora_pool.patterns.reduce import broadcast_and_reduce, map_reduce, tree_reduce
 from aurora_pool.patterns.summarize import summarize
 from aurora_pool.patterns.tree import LostLeaf, ReduceResult
+from aurora_pool.prompts.chunking import chunk_text
 
 __all__ = [
     "Blackboard",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aurora_pool.chunking import chunk_text
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.patterns.documents import Document
@@ -12,6 +11,7 @@ from aurora_pool.patterns.reduce import DEFAULT_FANIN, context_room, merging, re
 from aurora_pool.patterns.templates import render
 from aurora_pool.patterns.tree import OnLevel, ReduceResult, ReduceTree
 from aurora_pool.pool import VLLMPool
+from aurora_pool.prompts.chunking import chunk_text
 
 DEFAULT_CHUNK_TOKENS = 2000
 DEFAULT_OVERLAP = 50

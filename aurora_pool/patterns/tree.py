@@ -155,7 +155,7 @@ class ReduceTree:
         self._calls = self._prompt_tokens = self._completion_tokens = 0
 
     def leaf_done(self, index: int, response: Response) -> list[ReduceCall]:
-        """Take in a leaf's response; return the reduce calls that are due now."""
+        """Record a leaf's response; return the reduce calls that are due now."""
         self._count(response)
         if not response.success:
             error = response.error or "no answer"
@@ -163,7 +163,7 @@ class ReduceTree:
         return self._hand_up(0, index, [response.text] if response.success else [])
 
     def call_done(self, call: ReduceCall, response: Response) -> list[ReduceCall]:
-        """Take in the response to a reduce call; return the calls that are due now."""
+        """Record the response to a reduce call; return the calls that are due now."""
         self._count(response)
         group = self._groups[call.level, call.group]
         if response.success:

@@ -6,7 +6,7 @@ from collections import Counter
 
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.window import SLACK, Window
-from aurora_pool.policy.work import Assignment, Lane, Ticket
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 
 _FRESH = 1 / 32
 """How much one answer weighs in the running means of tokens and seconds."""
@@ -24,17 +24,42 @@ answers for a while: what it holds when it flaps is generated in vain."""
 class AgentState:
     """One agent: what it holds, how fast it is, whether it may have more.
 
-    ``held`` counts its prompts in the outbox (handed to it, not sent) and in open requests, ``running`` those of them
+    ``held`` counts its prompts in the staged (handed to it, not sent) and in open requests, ``running`` those of them
     that have shown a first token. ``limit`` is how many it may hold now: its window while it is available, else 0;
     ``least`` how many free credits are worth a request of their own. What these two follow from is changed by methods
     only, so that they are always right.
     """
 
     __slots__ = (
-        "admits", "answered_at", "answers_since_send", "breaker", "checking", "failures", "held", "index", "last_byte",
-        "last_error", "least", "limit", "looked_at", "mean_seconds", "mean_tokens", "outbox", "preemptions",
-        "prompts_done", "pulse_due", "requests", "rest_until", "resting", "rests", "running", "sampled_at",
-        "smallest_share", "tokens_done", "ward_of", "window",
+        "accepting",
+        "answered_at",
+        "answers_since_send",
+        "breaker",
+        "checking",
+        "cooldown_until",
+        "cooldowns",
+        "cooling_down",
+        "failures",
+        "held",
+        "index",
+        "last_byte",
+        "last_error",
+        "limit",
+        "load_check_sent",
+        "mean_seconds",
+        "mean_tokens",
+        "min_refill",
+        "min_refill_share",
+        "preemptions",
+        "prompts_done",
+        "quarantine_for",
+        "requests",
+        "running",
+        "sampled_at",
+        "staged",
+        "tick_due",
+        "tokens_done",
+        "window",
     )  # fmt: skip
 
     def __init__(self, index: int, requests_limit: int) -> None:
@@ -43,18 +68,18 @@ class AgentState:
         self.breaker = Breaker()
         self.held = 0
         self.running = 0
-        self.outbox: list[Ticket] = []
-        self.requests: dict[Assignment, None] = {}
-        self.ward_of: Lane | None = None
-        """The lane for whose suspects it is kept."""
-        self.admits = False
+        self.staged: list[WorkItem] = []
+        self.requests: dict[InFlightRequest, None] = {}
+        self.quarantine_for: PromptQueue | None = None
+        """The queue for whose quarantined it is kept."""
+        self.accepting = False
         """Whether, as a ward, it has been emptied, and holds no suspect that must be alone."""
-        self.resting = False
-        self.rest_until = 0.0
-        self.rests = 0
+        self.cooling_down = False
+        self.cooldown_until = 0.0
+        self.cooldowns = 0
         self.checking = False
-        self.pulse_due = False
-        self.looked_at = False
+        self.tick_due = False
+        self.load_check_sent = False
         self.last_byte = 0.0
         self.sampled_at = 0.0
         self.preemptions: int | None = None
@@ -66,9 +91,9 @@ class AgentState:
         self.mean_seconds = 0.0
         self.answered_at: float | None = None
         self.failures: Counter[str] = Counter()
-        self.smallest_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
+        self.min_refill_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
         self.limit = 0
-        self.least = 1
+        self.min_refill = 1
         self.refresh()
 
     @property
@@ -79,7 +104,7 @@ class AgentState:
     @property
     def available(self) -> bool:
         """Whether it may be given something now."""
-        return self.in_service and not self.checking and not self.resting
+        return self.in_service and not self.checking and not self.cooling_down
 
     @property
     def proven(self) -> bool:
@@ -101,13 +126,13 @@ class AgentState:
         size = self.window.size
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
-        self.least = min(size, max(1, int(size * self.smallest_share)))
-        self.limit = size if self.available and self.ward_of is None else 0
+        self.min_refill = min(size, max(1, int(size * self.min_refill_share)))
+        self.limit = size if self.available and self.quarantine_for is None else 0
 
-    def keep(self, lane: Lane | None) -> None:
-        """Have it take nothing but suspects of this lane, once it is empty; or, with None, anything again."""
-        self.ward_of = lane
-        self.admits = False
+    def keep(self, queue: PromptQueue | None) -> None:
+        """Have it take nothing but quarantined of this queue, once it is empty; or, with None, anything again."""
+        self.quarantine_for = queue
+        self.accepting = False
         self.refresh()
 
     def check(self, checking: bool) -> None:
@@ -115,26 +140,26 @@ class AgentState:
         self.checking = checking
         self.refresh()
 
-    def rest(self, until: float) -> None:
+    def cool_down(self, until: float) -> None:
         """Give it nothing until then; :meth:`rested` ends that."""
-        self.resting = True
-        self.rest_until = max(self.rest_until, until)
+        self.cooling_down = True
+        self.cooldown_until = max(self.cooldown_until, until)
         self.refresh()
 
-    def rested(self, now: float) -> None:
+    def end_cooldown(self, now: float) -> None:
         """End its rest, if the time has come."""
-        if now >= self.rest_until:
-            self.resting = False
+        if now >= self.cooldown_until:
+            self.cooling_down = False
             self.refresh()
 
     def started(self, prompts: int, now: float) -> None:
-        """Take in that so many more prompts run; its window may grow by that."""
+        """Record that so many more prompts run; its window may grow by that."""
         running = self.running = self.running + prompts
         window = self.window
         size = window.size
         if running >= self.held and self.held + self.answers_since_send >= size:
             # Few answers since the last sending: it is not they that made room for all to run.
-            if 2 * self.answers_since_send <= self.least:
+            if 2 * self.answers_since_send <= self.min_refill:
                 window.all_run(now)
                 self.refresh()
         elif running + running // SLACK > size:
@@ -143,12 +168,12 @@ class AgentState:
 
     def count_queue(self) -> None:
         """Let the window shrink if too many of its prompts wait at the server; only streams show that."""
-        if self.running and not self.outbox and self.held - self.running > 2 * self.window.slack:
+        if self.running and not self.staged and self.held - self.running > 2 * self.window.slack:
             self.window.queued(self.running, self.held - self.running)
             self.refresh()
 
     def sampled(self, running: int, waiting: int, preemptions: int | None, now: float) -> None:
-        """Take in an engine's own counters: prompts that run and that wait, and preemptions since its start."""
+        """Record an engine's own counters: prompts that run and that wait, and preemptions since its start."""
         window = self.window
         if preemptions is not None:
             if self.preemptions is not None and preemptions > self.preemptions:
@@ -157,26 +182,26 @@ class AgentState:
         if self.held and not self.running:
             if waiting:
                 window.queued(running, waiting)
-            elif self.held + 2 * self.least >= window.size:
+            elif self.held + 2 * self.min_refill >= window.size:
                 window.all_run(now)
         self.refresh()
 
     def served(self, sent_at: float) -> None:
-        """Take in that a whole request, sent at that time, came to its proper end: past failures are forgotten.
+        """Record that a whole request, sent at that time, came to its proper end: past failures are forgotten.
 
         Single answers are no such sign: an agent that breaks each request half-way has given some by then.
         """
-        self.rests = 0
+        self.cooldowns = 0
         if self.breaker.broken:
             self.breaker.answered(sent_at)
 
-    def lost(self, tokens: int) -> None:
-        """Take in that an answer of so many tokens came after another agent's: it is nobody's result."""
+    def discard_duplicate(self, tokens: int) -> None:
+        """Record that an answer of so many tokens came after another agent's: it is nobody's result."""
         self.prompts_done -= 1
         self.tokens_done -= tokens
 
     def answered(self, tokens: int, sent_at: float, now: float, answers: int = 1) -> None:
-        """Take in answers of so many tokens together to a request sent at that time."""
+        """Record answers of so many tokens together to a request sent at that time."""
         self.answers_since_send += answers
         self.prompts_done += answers
         self.tokens_done += tokens

@@ -25,14 +25,14 @@ import random
 from aurora_pool.policy.outcome import Outcome
 
 BROKEN_LIMIT = 3
-FIRST_COOL_DOWN = 1.0
-LONGEST_COOL_DOWN = 30.0
-MISPLACED_COOL_DOWN = 60.0
+FIRST_COOLDOWN = 1.0
+LONGEST_COOLDOWN = 30.0
+WRONG_MODEL_COOLDOWN = 60.0
 SETTLED = 10.0
 """An agent that was in service for so many of its cool-downs starts again with the first."""
 
-_FATAL = frozenset({Outcome.LEAVING, Outcome.DEAD, Outcome.MISPLACED})
-_WORKS = frozenset({Outcome.ANSWERED, Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED})
+_FATAL = frozenset({Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL})
+_WORKS = frozenset({Outcome.ANSWERED, Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED, Outcome.OVERLOADED})
 
 
 class State(enum.Enum):
@@ -54,7 +54,7 @@ class Breaker:
     (<State.OUT: 'out'>, True)
     """
 
-    __slots__ = ("back_at", "broken", "cool_down", "failed_at", "misplaced", "probe_at", "relapses", "state")
+    __slots__ = ("back_at", "broken", "cooldown", "failed_at", "probe_at", "relapses", "state", "wrong_model")
 
     def __init__(self) -> None:
         self.state = State.IN_SERVICE
@@ -63,17 +63,17 @@ class Breaker:
         self.back_at = float("-inf")
         self.relapses = 0
         """How often it went out again soon after it had come back, without a long time in service between."""
-        self.cool_down = FIRST_COOL_DOWN
-        self.misplaced = False
+        self.cooldown = FIRST_COOLDOWN
+        self.wrong_model = False
         self.probe_at = 0.0
 
     def answered(self, sent_at: float) -> None:
-        """Take in an answer to a request sent at that time."""
+        """Record an answer to a request sent at that time."""
         if sent_at > self.failed_at:
             self.broken = 0
 
     def failed(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
-        """Take in a failure; return whether it took the agent out of service."""
+        """Record a failure; return whether it took the agent out of service."""
         if outcome is Outcome.BROKEN:
             self.broken += 1
             self.failed_at = now
@@ -84,46 +84,46 @@ class Breaker:
         if self.state is not State.IN_SERVICE:
             return False
         if self.settled(now):
-            self.cool_down, self.relapses = FIRST_COOL_DOWN, 0
+            self.cooldown, self.relapses = FIRST_COOLDOWN, 0
         else:
-            self.cool_down, self.relapses = self._longer(), self.relapses + 1
+            self.cooldown, self.relapses = self._longer(), self.relapses + 1
         self._go_out(outcome, now, rng)
         return True
 
     def probing(self) -> None:
-        """Take in that a probe is on its way."""
+        """Record that a probe is on its way."""
         self.state = State.PROBING
 
     def probed(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
-        """Take in what the probe came to; return whether the agent is back in service."""
+        """Record what the probe came to; return whether the agent is back in service."""
         if outcome in _WORKS:
             self.state = State.IN_SERVICE
             self.broken = 0
-            self.misplaced = False
+            self.wrong_model = False
             self.back_at = now
             return True
-        self.cool_down = self._longer()
+        self.cooldown = self._longer()
         self._go_out(outcome, now, rng)
         return False
 
     def remove(self) -> None:
-        """Take in that the agent is no longer part of the fleet."""
+        """Record that the agent is no longer part of the fleet."""
         self.state = State.REMOVED
 
     def restore(self, now: float) -> None:
-        """Take in that a removed agent is part of the fleet again: a probe is due now."""
+        """Record that a removed agent is part of the fleet again: a probe is due now."""
         self.state = State.OUT
         self.probe_at = now
 
     def settled(self, now: float) -> bool:
         """Whether it has been in service long enough to be trusted again."""
-        return now - self.back_at > SETTLED * self.cool_down
+        return now - self.back_at > SETTLED * self.cooldown
 
     def _longer(self) -> float:
-        return min(LONGEST_COOL_DOWN, self.cool_down * 2)
+        return min(LONGEST_COOLDOWN, self.cooldown * 2)
 
     def _go_out(self, outcome: Outcome, now: float, rng: random.Random) -> None:
         self.state = State.OUT
-        self.misplaced = outcome is Outcome.MISPLACED
-        wait = MISPLACED_COOL_DOWN if self.misplaced else self.cool_down
+        self.wrong_model = outcome is Outcome.WRONG_MODEL
+        wait = WRONG_MODEL_COOLDOWN if self.wrong_model else self.cooldown
         self.probe_at = now + wait * rng.uniform(0.5, 1.0)

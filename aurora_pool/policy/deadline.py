@@ -5,8 +5,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from aurora_pool.policy.books import Books
-from aurora_pool.policy.work import Failure, Ticket
+from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.work import Failure, WorkItem
 
 
 class Deadlines:
@@ -16,21 +16,21 @@ class Deadlines:
     that this holds is bounded by what is in flight.
     """
 
-    def __init__(self, books: Books, timeout: float) -> None:
-        self.books = books
+    def __init__(self, ledger: Ledger, timeout: float) -> None:
+        self.ledger = ledger
         self.timeout = timeout
-        self._watched: list[tuple[float, int, Sequence[Ticket | None]]] = []
+        self._watched: list[tuple[float, int, Sequence[WorkItem | None]]] = []
         self._count = 0
 
-    def watch(self, tickets: Sequence[Ticket | None]) -> None:
+    def watch(self, items: Sequence[WorkItem | None]) -> None:
         """See to it that these prompts, which have been sent before or are now, end in time."""
-        firsts = [ticket.first_sent for ticket in tickets if ticket is not None and not ticket.done]
+        firsts = [item.first_sent for item in items if item is not None and not item.done]
         if firsts:
             due = min(firsts) + self.timeout
             if not self._watched or due < self._watched[0][0]:
-                self.books.alarm(due, self._expire, None)
+                self.ledger.timers.add(due, self._expire, None)
             self._count += 1
-            heapq.heappush(self._watched, (due, self._count, tickets))
+            heapq.heappush(self._watched, (due, self._count, items))
 
     def clear(self) -> None:
         """Watch nothing any more."""
@@ -38,18 +38,18 @@ class Deadlines:
 
     def _expire(self, _: None, now: float) -> None:
         watched = self._watched
-        late: list[Sequence[Ticket | None]] = []
+        late: list[Sequence[WorkItem | None]] = []
         while watched and watched[0][0] <= now:
             late.append(heapq.heappop(watched)[2])
-        for tickets in late:
-            for ticket in tickets:
-                if ticket is not None and not ticket.done and ticket.first_sent + self.timeout <= now:
-                    agent = ticket.request.agent if ticket.request else None
+        for items in late:
+            for item in items:
+                if item is not None and not item.done and item.first_sent + self.timeout <= now:
+                    agent = item.request.agent if item.request else None
                     error = f"no answer within {self.timeout:g} s of sending"
-                    self.books.fail(ticket, Failure(ticket, "timeout", error, agent), now)
+                    self.ledger.fail(item, Failure(item, "timeout", error, agent), now)
         if late:
-            self.books.clear_outboxes()
-        for tickets in late:
-            self.watch(tickets)
+            self.ledger.clear_staged()
+        for items in late:
+            self.watch(items)
         if watched:
-            self.books.alarm(watched[0][0], self._expire, None)
+            self.ledger.timers.add(watched[0][0], self._expire, None)

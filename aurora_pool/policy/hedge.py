@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import deque
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.books import Books
-from aurora_pool.policy.tail import seconds_saved
-from aurora_pool.policy.work import Ticket
+from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.stragglers import seconds_saved
+from aurora_pool.policy.work import WorkItem
 
 LOOK_EVERY = 0.5
 """Seconds between looks for prompts worth a second agent."""
@@ -29,74 +29,74 @@ WASTE_FREE = 4
 class Hedger:
     """Looks, while agents have room and nothing to fill it, for prompts that a second agent would answer sooner."""
 
-    def __init__(self, books: Books, hungry: dict[AgentState, None]) -> None:
-        self.books = books
-        self.hungry = hungry
+    def __init__(self, ledger: Ledger, idle: dict[AgentState, None]) -> None:
+        self.ledger = ledger
+        self.idle = idle
         self.spent = 0.0
         self._due = False
 
     def watch(self, now: float) -> None:
         """See to it that the prompts under way are looked at."""
-        if not self._due and self.hungry and self.books.in_flight:
+        if not self._due and self.idle and self.ledger.in_flight:
             self._due = True
-            self.books.alarm(now + LOOK_EVERY, self._prepare, None)
+            self.ledger.timers.add(now + LOOK_EVERY, self._prepare, None)
 
     def _prepare(self, _: None, now: float) -> None:
-        self.books.alarm(now + READING, self._look, now + READING)
+        self.ledger.timers.add(now + READING, self._look, now + READING)
 
     def _look(self, due: float, now: float) -> None:
         self._due = False
         if now > due + LATE:
             return  # it is this process that is slow: answers lie unread, and their agents only seem so
-        targets = [agent for agent in self.hungry if agent.free]
+        targets = [agent for agent in self.idle if agent.free]
         fastest = max((agent.speed for agent in targets), default=0.0)
         targets = [agent for agent in targets if agent.speed * SIMILAR >= fastest]
-        if not targets or not self.books.lengths.count:
+        if not targets or not self.ledger.lengths.count:
             return
         worthwhile = [
-            pair for agent in self.books.agents if agent.held for pair in self._candidates(agent, fastest, now)
+            pair for agent in self.ledger.agents if agent.held for pair in self._candidates(agent, fastest, now)
         ]
         worthwhile.sort(key=lambda pair: -pair[0])
-        rota = deque(sorted(targets, key=lambda agent: agent.held))
-        for _saved, ticket in worthwhile:
-            self._hedge(ticket, rota, now)
+        rotation = deque(sorted(targets, key=lambda agent: agent.held))
+        for _saved, item in worthwhile:
+            self._hedge(item, rotation, now)
 
-    def _candidates(self, agent: AgentState, fastest: float, now: float) -> list[tuple[float, Ticket]]:
+    def _candidates(self, agent: AgentState, fastest: float, now: float) -> list[tuple[float, WorkItem]]:
         speed = 0.0 if agent.checking else agent.speed or fastest
         found = []
         for request in agent.requests:
-            saved = seconds_saved(now - request.sent_at, speed, fastest, self.books.lengths)
+            saved = seconds_saved(now - request.sent_at, speed, fastest, self.ledger.lengths)
             if saved > 0:
-                found += [(saved, ticket) for ticket in request.unsettled() if self._may_hedge(ticket)]
+                found += [(saved, item) for item in request.unreleased() if self._may_hedge(item)]
             elif speed * SIMILAR >= fastest:
                 break  # the oldest requests come first: what follows is not overdue either
         return found
 
-    def _may_hedge(self, ticket: Ticket) -> bool:
-        """Whether a second copy is right: not of what may kill agents, and not while others of its lane wait.
+    def _may_hedge(self, item: WorkItem) -> bool:
+        """Whether a second copy is right: not of what may kill agents, and not while others of its queue wait.
 
         More may still come: an input that leaves agents idle often waits for the very prompts that a slow one holds.
         """
-        lane = ticket.lane
-        if ticket.done or ticket.holders > 1 or ticket.suspected:
+        queue = item.queue
+        if item.done or item.holders > 1 or item.suspected:
             return False
-        return not lane.pinned and not lane.queue
+        return not queue.pinned and not queue.items
 
-    def _hedge(self, ticket: Ticket, rota: deque[AgentState], now: float) -> None:
-        first = ticket.request
+    def _hedge(self, item: WorkItem, rotation: deque[AgentState], now: float) -> None:
+        first = item.request
         assert first is not None
-        lengths = self.books.lengths
-        slow = self.books.agents[first.agent]
+        lengths = self.ledger.lengths
+        slow = self.ledger.agents[first.agent]
         cost = 0.0 if slow.checking else min(lengths.mean, (now - first.sent_at) * slow.speed)
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return
-        for _ in range(len(rota)):
-            agent = rota[0]
-            rota.rotate(-1)
-            if agent.free and agent is not slow and agent.index in ticket.lane.serves:
+        for _ in range(len(rotation)):
+            agent = rotation[0]
+            rotation.rotate(-1)
+            if agent.free and agent is not slow and agent.index in item.queue.serves:
                 self.spent += cost
-                self.books.hedged += 1
-                ticket.hedged = True
-                self.books.notices.prompt_hedged(slow.index, agent.index)
-                self.books.hand(ticket, agent)
+                self.ledger.hedged += 1
+                item.hedged = True
+                self.ledger.events.prompt_hedged(slow.index, agent.index)
+                self.ledger.assign(item, agent)
                 return

@@ -1,18 +1,18 @@
 """What an attempt's result means: for the prompts it carried, and for the agent that gave it.
 
-==============  ==========================================  ==================================  =====================
-outcome         seen as                                     the prompts                         the agent
-==============  ==========================================  ==================================  =====================
-``ANSWERED``    finish_reason stop, length, repetition      done                                healthy
-``REJECTED``    400 for a prompt that went alone            fails at once, never sent elsewhere healthy
-``REFUSED``     400 for a list                              halved until the culprit is alone   healthy
-``OVERLOADED``  503, 429                                    move; the next list is smaller      window shrinks, rests
-``LEAVING``     connection refused; 500 of a draining one   move, no attempt used               out until it answers
-``DEAD``        connection lost, engine dead, silence       move; finished ones are kept        out until it answers
-``BROKEN``      other 5xx, ``abort``, garbage               move after a pause, attempt used    breaker counts
-``MISPLACED``   404, 401, 403                               move to agents that serve it        out for long
-``CANCELLED``   the caller gave up, or the hedge lost       none                                neutral
-==============  ==========================================  ==================================  =====================
+===================  =======================================  ===================================  =====================
+outcome              seen as                                  the prompts                          the agent
+===================  =======================================  ===================================  =====================
+``ANSWERED``         finish_reason stop, length, repetition   done                                 healthy
+``PROMPT_REJECTED``  400 for a prompt that went alone         fails at once, never sent elsewhere  healthy
+``BATCH_REJECTED``   400 for a list                           halved until the culprit is alone    healthy
+``OVERLOADED``       503, 429                                 move; the next list is smaller       window shrinks, cools
+``DRAINING``         connection refused; 500 while draining   move, no attempt used                out until it answers
+``DEAD``             connection lost, engine dead, stall      move; finished ones are kept         out until it answers
+``BROKEN``           other 5xx, ``abort``, garbage            move after a pause, attempt used     breaker counts
+``WRONG_MODEL``      404, 401, 403                            move to agents that serve it         out for long
+``CANCELLED``        the caller gave up, or the hedge lost    none                                 neutral
+===================  =======================================  ===================================  =====================
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolErro
 FINISHED = frozenset({"stop", "length", "repetition"})
 """The finish reasons that mean an answer. ``abort`` comes with HTTP 200 and partial text, and is none."""
 
-_LEAVING_TEXT = "after shutdown"
+_DRAINING_TEXT = "after shutdown"
 _ENGINE_DEAD_TEXTS = ("EngineCore encountered", "EngineDead", "engine is dead", "Engine loop is not running")
 
 
@@ -32,13 +32,13 @@ class Outcome(enum.Enum):
     """What one attempt came to; the module's table says what follows from each."""
 
     ANSWERED = "answered"
-    REJECTED = "rejected"
-    REFUSED = "refused"
+    PROMPT_REJECTED = "prompt_rejected"
+    BATCH_REJECTED = "batch_rejected"
     OVERLOADED = "overloaded"
-    LEAVING = "leaving"
+    DRAINING = "draining"
     DEAD = "dead"
     BROKEN = "broken"
-    MISPLACED = "misplaced"
+    WRONG_MODEL = "wrong_model"
     CANCELLED = "cancelled"
 
 
@@ -49,15 +49,15 @@ def classify(error: PoolError, prompts: int) -> Outcome:
     shutdown``, and a dead engine 500 with ``EngineCore encountered an issue`` (an empty body before 0.18).
 
     >>> classify(ServerError(400, "The decoder prompt cannot be empty"), prompts=20)
-    <Outcome.REFUSED: 'refused'>
+    <Outcome.BATCH_REJECTED: 'batch_rejected'>
     >>> classify(ConnectFailed("connection refused"), prompts=20)
-    <Outcome.LEAVING: 'leaving'>
+    <Outcome.DRAINING: 'draining'>
     """
     match error:
         case ServerError():
             return _classify_status(error, prompts)
         case ConnectFailed():
-            return Outcome.LEAVING
+            return Outcome.DRAINING
         case ConnectionLost() | TimedOut():
             return Outcome.DEAD
         case BadReply():
@@ -70,11 +70,11 @@ def _classify_status(error: ServerError, prompts: int) -> Outcome:
     if error.status in (429, 503):
         return Outcome.OVERLOADED
     if error.status in (401, 403, 404, 405, 501):
-        return Outcome.MISPLACED
+        return Outcome.WRONG_MODEL
     if error.status >= 500 or error.status == 408:
-        if _LEAVING_TEXT in error.message:
-            return Outcome.LEAVING
+        if _DRAINING_TEXT in error.message:
+            return Outcome.DRAINING
         if error.status == 500 and (not error.message or any(text in error.message for text in _ENGINE_DEAD_TEXTS)):
             return Outcome.DEAD
         return Outcome.BROKEN
-    return Outcome.REFUSED if prompts > 1 else Outcome.REJECTED
+    return Outcome.BATCH_REJECTED if prompts > 1 else Outcome.PROMPT_REJECTED

@@ -46,29 +46,29 @@ class Window:
         return max(1, self.size // SLACK)
 
     def all_run(self, now: float) -> None:
-        """Take in that all the prompts that the window allows run at once."""
+        """Record that all the prompts that the window allows run at once."""
         if now >= self.steady_until:
             self.size = min(self.ceiling, self.size + self.slack if self.met_limit else self.size * 2)
 
     def run(self, running: int, now: float) -> None:
-        """Take in how many prompts run: the window holds them and their slack."""
+        """Record how many prompts run: the window holds them and their slack."""
         if now >= self.steady_until:
             self.size = max(self.size, min(self.ceiling, running + max(1, running // SLACK)))
 
     def queued(self, running: int, waiting: int) -> None:
-        """Take in how many prompts run and wait at an agent that could be given more."""
+        """Record how many prompts run and wait at an agent that could be given more."""
         if waiting > 2 * self.slack:
             self.met_limit = True
             self.size = min(self.size, max(1, running + max(1, running // SLACK)))
 
     def refused(self, accepted: int, refused: int, now: float) -> None:
-        """Take in a 503 for a request of so many prompts, while the agent held so many others."""
+        """Record a 503 for a request of so many prompts, while the agent held so many others."""
         self.met_limit = True
         self.steady_until = now + STEADY
         self.size = max(1, min(self.size, max(accepted, (accepted + refused) // 2)))
 
     def preempted(self, now: float) -> None:
-        """Take in that the agent had to preempt sequences: its cache is too small for what it holds."""
+        """Record that the agent had to preempt sequences: its cache is too small for what it holds."""
         self.met_limit = True
         self.steady_until = now + STEADY
         self.size = max(1, self.size - max(1, self.size // 8))

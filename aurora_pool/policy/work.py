@@ -1,4 +1,4 @@
-"""What the dispatcher moves about: tickets (prompts under way), lanes (where they queue), assignments (requests)."""
+"""What the dispatcher moves about: items (prompts under way), queues (where they queue), requests (requests)."""
 
 from __future__ import annotations
 
@@ -10,45 +10,58 @@ import msgspec
 
 from aurora_pool.errors import PoolError
 from aurora_pool.messages import ErrorKind
+from aurora_pool.policy.timers import FOREVER
 
-FOREVER = float("inf")
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
 SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on so many agents when they died is a suspect."""
 
 
-class Lane:
+class PromptQueue:
     """The queue of one view of the fleet: which agents may serve it, and what waits for them.
 
     ``expected`` is how many prompts are still to come from callers' inputs of known length, ``unbounded`` how many open
     inputs there are of which nobody knows. ``patience`` is how many seconds prompts wait while no member is in service.
-    A ``pinned`` lane belongs to a request for one very agent: nothing is hedged, and a failure of that agent is a
+    A ``pinned`` queue belongs to a request for one very agent: nothing is hedged, and a failure of that agent is a
     failure of the prompt.
     """
 
     __slots__ = (
-        "expected", "home_queues", "least_speed", "members", "patience", "pinned", "put_off_until", "queue",
-        "review_due", "review_set", "scan", "serves", "stranded_at", "suspects", "unbounded",
+        "by_agent",
+        "expected",
+        "items",
+        "least_speed",
+        "members",
+        "patience",
+        "pinned",
+        "quarantine_after",
+        "quarantined",
+        "rescan_due",
+        "rescan_set",
+        "scan",
+        "serves",
+        "unbounded",
+        "unserved_since",
     )  # fmt: skip
 
     def __init__(self, members: Sequence[int], *, patience: float = FOREVER, pinned: bool = False) -> None:
         self.set_members(members)
         self.patience = patience
         self.pinned = pinned
-        self.queue: deque[Ticket] = deque()
-        self.home_queues: dict[int, deque[Ticket]] = {}
-        self.suspects: deque[Ticket] = deque()
-        self.put_off_until: float | None = None
-        """Until when suspects wait for others, where there are few agents."""
+        self.items: deque[WorkItem] = deque()
+        self.by_agent: dict[int, deque[WorkItem]] = {}
+        self.quarantined: deque[WorkItem] = deque()
+        self.quarantine_after: float | None = None
+        """Until when quarantined wait for others, where there are few agents."""
         self.expected = 0
         self.unbounded = 0
-        self.stranded_at: float | None = None
+        self.unserved_since: float | None = None
         self.least_speed = 0.0
         self.scan = True
         """Whether the next plan is to look at all agents for what waits here, not only at those that have changed."""
-        self.review_due = 0.0
-        self.review_set = False
+        self.rescan_due = 0.0
+        self.rescan_set = False
 
     def set_members(self, members: Sequence[int]) -> None:
         """Say which agents may serve it, in the order in which prompts are dealt."""
@@ -59,25 +72,25 @@ class Lane:
     @property
     def waiting(self) -> int:
         """How many prompts wait here."""
-        return len(self.queue) + len(self.suspects) + sum(map(len, self.home_queues.values()))
+        return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
 
 
-class Ticket(msgspec.Struct, eq=False, gc=False):
+class WorkItem(msgspec.Struct, eq=False, gc=False):
     """One prompt on its way to exactly one result.
 
-    ``batch`` says which tickets may share a list request (those with the same object), ``room`` how many tokens may be
+    ``batch`` says which items may share a list request (those with the same object), ``room`` how many tokens may be
     generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
     own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
     waits. ``sends`` counts requests, ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents
     that died while they held it.
 
-    The garbage collector does not look at tickets (``gc=False``): with a million of them alive, looking costs more than
-    all the rest of the dispatch. So whoever keeps tickets lets go of them at the end: :meth:`Dispatcher.close` does.
+    The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
+    all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
     """
 
-    lane: Lane
+    queue: PromptQueue
     index: int
-    batch: Any
+    kind: Any
     work: Any
     room: int = 0
     limit: int = LIST_LIMIT
@@ -89,50 +102,50 @@ class Ticket(msgspec.Struct, eq=False, gc=False):
     done: bool = False
     hedged: bool = False
     first_sent: float = -1.0
-    request: Assignment | None = None
-    second_request: Assignment | None = None
+    request: InFlightRequest | None = None
+    second_request: InFlightRequest | None = None
 
     @property
     def suspected(self) -> bool:
-        """Whether it may be what kills agents, and shares them with other suspects only."""
+        """Whether it may be what kills agents, and shares them with other quarantined only."""
         return self.deaths >= SUSPICIOUS_DEATHS
 
     @property
-    def alone(self) -> bool:
-        """Whether it killed, perhaps, an agent that it shared with suspects only, and so shares them with none now."""
+    def isolated(self) -> bool:
+        """Whether an agent died that held only quarantined prompts, it among them, so that it now runs alone."""
         return self.deaths > SUSPICIOUS_DEATHS
 
 
-class Assignment:
+class InFlightRequest:
     """One HTTP request that the pool is to make: to which agent, with which prompts, in which order.
 
-    A slot of ``tickets`` becomes None when its prompt is settled; ``open`` counts those that are not. ``live`` counts
+    A slot of ``items`` becomes None when its prompt is settled; ``open`` counts those that are not. ``live`` counts
     the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
     slots that have shown a first token.
     """
 
-    __slots__ = ("agent", "closed", "live", "open", "sent_at", "started", "tickets")
+    __slots__ = ("agent", "closed", "items", "live", "open", "sent_at", "started")
 
-    def __init__(self, agent: int, tickets: Sequence[Ticket], sent_at: float) -> None:
+    def __init__(self, agent: int, items: Sequence[WorkItem], sent_at: float) -> None:
         self.agent = agent
-        self.tickets: list[Ticket | None] = [*tickets]
-        self.live = self.open = len(tickets)
+        self.items: list[WorkItem | None] = [*items]
+        self.live = self.open = len(items)
         self.started = 0
         self.sent_at = sent_at
         self.closed = False
 
-    def unsettled(self) -> Iterator[Ticket]:
-        """The tickets whose part of the reply has not come."""
-        return (ticket for ticket in self.tickets if ticket is not None)
+    def unreleased(self) -> Iterator[WorkItem]:
+        """The items whose part of the reply has not come."""
+        return (item for item in self.items if item is not None)
 
 
 class Failure:
-    """A ticket's end without an answer."""
+    """A item's end without an answer."""
 
-    __slots__ = ("agent", "error", "kind", "ticket")
+    __slots__ = ("agent", "error", "item", "kind")
 
-    def __init__(self, ticket: Ticket, kind: ErrorKind, error: str, agent: int | None) -> None:
-        self.ticket = ticket
+    def __init__(self, item: WorkItem, kind: ErrorKind, error: str, agent: int | None) -> None:
+        self.item = item
         self.kind = kind
         self.error = error
         self.agent = agent
@@ -145,8 +158,8 @@ class Plan(msgspec.Struct, eq=False):
     ``sample`` agents whose counters of running and waiting prompts the dispatcher would like to know.
     """
 
-    send: list[Assignment] = []
-    close: list[Assignment] = []
+    send: list[InFlightRequest] = []
+    close: list[InFlightRequest] = []
     fail: list[Failure] = []
     probe: list[int] = []
     check: list[int] = []
@@ -157,20 +170,20 @@ NOTHING = Plan()
 """The plan with nothing to do."""
 
 
-class Notices:
+class PolicyEvents:
     """Receives what the dispatcher decides about agents and prompts; the pool passes it on to its observers."""
 
     def agent_state(self, agent: int, state: str, reason: str) -> None:
-        """Take in that an agent came into or went out of service, and why."""
+        """Record that an agent came into or went out of service, and why."""
 
     def prompt_moved(self, agent: int, outcome: str) -> None:
-        """Take in that a prompt left an agent unanswered."""
+        """Record that a prompt left an agent unanswered."""
 
     def prompt_hedged(self, slow_agent: int, agent: int) -> None:
-        """Take in that a prompt was given to a second agent because the first is slow or silent."""
+        """Record that a prompt was given to a second agent because the first is slow or silent."""
 
     def prompt_quarantined(self, agent: int) -> None:
-        """Take in that a prompt is under suspicion of killing agents and goes on apart from others."""
+        """Record that a prompt is under suspicion of killing agents and goes on apart from others."""
 
 
 def describe(error: PoolError) -> str:

@@ -8,7 +8,7 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from aurora_pool import own_process
+from aurora_pool import event_loop
 from aurora_pool.testing.faults import Fault
 from aurora_pool.testing.fleet import SimulatedFleet
 from aurora_pool.testing.profile import AgentProfile
@@ -46,7 +46,7 @@ def serve(
         seed=seed,
         record=False,
     )
-    own_process.run(_serve(fleet, hostfile, ready))
+    event_loop.run(_serve(fleet, hostfile, ready))
 
 
 async def _serve(

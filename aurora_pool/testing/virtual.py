@@ -60,13 +60,13 @@ class Client(Protocol):
     """Who sends requests, and is told what came of them."""
 
     def emitted(self, agent: int, emissions: list[engines.Emission], now: float) -> None:
-        """Take in first tokens and answers of one agent; an emission's ``sequence.key`` is (request, slot)."""
+        """Record first tokens and answers of one agent; an emission's ``sequence.key`` is (request, slot)."""
 
-    def broke(self, request: Request, slots: list[int], now: float) -> None:
-        """Take in that these prompts of a request ended with ``abort``."""
+    def aborted(self, request: Request, slots: list[int], now: float) -> None:
+        """Record that these prompts of a request ended with ``abort``."""
 
     def failed(self, request: Request, error: PoolError, now: float) -> None:
-        """Take in that a request failed."""
+        """Record that a request failed."""
 
 
 class VirtualAgent:
@@ -98,7 +98,7 @@ class VirtualAgent:
     # -- what a client does -------------------------------------------------------------------------------------
 
     def receive(self, request: Request) -> None:
-        """Take in a request that has travelled here, unless it was closed on the way."""
+        """Record a request that has travelled here, unless it was closed on the way."""
         now = self.fleet.now
         if request.unfinished <= 0:
             return
@@ -167,7 +167,7 @@ class VirtualAgent:
             slots = [slot for slot, s in enumerate(request.sequences) if s.generated < s.length]
             for sequence in request.sequences:
                 self.engine.cancel(self.fleet.now, sequence)
-            self.fleet.client.broke(request, slots, self.fleet.now)
+            self.fleet.client.aborted(request, slots, self.fleet.now)
 
     def slow(self, factor: float) -> None:
         """Take ``factor`` times as long for every step."""
@@ -283,7 +283,7 @@ class VirtualFleet:
         return True
 
     def note_capacity(self, change: float) -> None:
-        """Take in that the speeds of the servers that are up have changed by so much in sum."""
+        """Record that the speeds of the servers that are up have changed by so much in sum."""
         self._capacity.append((self.now, change))
 
     def bound(self, tokens: int) -> float:
@@ -311,7 +311,7 @@ class VirtualFleet:
             case "hung" | "asleep":
                 return ERRAND_LIMIT, Outcome.DEAD
             case _:
-                return ROUND_TRIP, Outcome.LEAVING
+                return ROUND_TRIP, Outcome.DRAINING
 
     def look(self, index: int, tokens_before: int) -> tuple[float, Finding]:
         """Tell how many seconds a look at an agent's counters takes, and what it shows."""
@@ -319,7 +319,7 @@ class VirtualFleet:
             case "dead" | "terminated":
                 return ROUND_TRIP, Finding.REFUSED
             case "hung":
-                return ERRAND_LIMIT, Finding.MUTE
+                return ERRAND_LIMIT, Finding.UNRESPONSIVE
             case _:
                 moving = self.agents[index].engine.tokens != tokens_before
-                return ROUND_TRIP + 0.01, Finding.MOVING if moving else Finding.STILL
+                return ROUND_TRIP + 0.01, Finding.PROGRESSING if moving else Finding.IDLE

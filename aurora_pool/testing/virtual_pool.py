@@ -16,9 +16,9 @@ from itertools import islice
 import msgspec
 
 from aurora_pool.errors import PoolError
-from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.work import Assignment, Lane, Plan, Ticket
+from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.work import InFlightRequest, Plan, PromptQueue, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
@@ -108,7 +108,7 @@ class VirtualPool:
             timeout=timeout,
             silence=silence,
         )
-        self.lane = Lane(range(len(fleet.agents)), patience=patience)
+        self.queue = PromptQueue(range(len(fleet.agents)), patience=patience)
         self.report = VirtualReport()
         self._meter = Meter()
         self._prompts: Iterator[VirtualPrompt] = iter(())
@@ -117,7 +117,7 @@ class VirtualPool:
         self._delivered = 0
         self._open = 0
         self._room = 0
-        self._requests: dict[Assignment, Request] = {}
+        self._requests: dict[InFlightRequest, Request] = {}
         self._looks: dict[int, int] = {}
         self._news = True
         self._alarm = float("inf")
@@ -126,8 +126,8 @@ class VirtualPool:
         """Answer all prompts, or as many as can be by a time; return what it came to."""
         if total is None:
             total = len(prompts) if isinstance(prompts, list) else None
-        self.lane.expected = total or 0
-        self.lane.unbounded = int(total is None)
+        self.queue.expected = total or 0
+        self.queue.unbounded = int(total is None)
         self._prompts = iter(prompts)
         self._round()
         while (self._open or not self._exhausted) and self.fleet.now <= until and self.fleet.step():
@@ -136,7 +136,7 @@ class VirtualPool:
         return self._summary()
 
     def _summary(self) -> VirtualReport:
-        report, books = self.report, self.dispatcher.books
+        report, ledger = self.report, self.dispatcher.ledger
         report.prompts = len(self._results)
         report.lost = self._results.count(0)
         report.duplicated = sum(count > 1 for count in self._results)
@@ -144,8 +144,8 @@ class VirtualPool:
         report.policy_seconds = self._meter.seconds
         report.tokens = self.fleet.tokens
         report.wasted = report.tokens - self._delivered
-        report.requests, report.hedged = books.requests, books.hedged
-        report.moved, report.quarantined = books.moved, books.quarantined
+        report.requests, report.hedged = ledger.requests, ledger.hedged
+        report.moved, report.quarantined = ledger.moved, ledger.quarantined
         return report
 
     # -- the caller's side --------------------------------------------------------------------------------------
@@ -153,28 +153,28 @@ class VirtualPool:
     def _feed(self) -> None:
         if self._exhausted or self._open > self._room:
             return
-        agents = self.dispatcher.books.agents
+        agents = self.dispatcher.ledger.agents
         limit = AHEAD * max(1, sum(agent.window.size for agent in agents if agent.in_service))
         self._room = limit - max(1, limit // 16)
         wanted = max(0, limit - self._open)
         pulled = list(islice(self._prompts, wanted))
         if len(pulled) < wanted:
             self._exhausted = True
-            self.lane.unbounded = 0
+            self.queue.unbounded = 0
         first = len(self._results)
         self._results.extend(bytes(len(pulled)))
         self._open += len(pulled)
         self.report.most_open = max(self.report.most_open, self._open)
         self._meter.start()
-        if self.lane.expected:
-            self.lane.expected -= len(pulled)
-        lane = self.lane
-        tickets = [Ticket(lane, index, self, prompt) for index, prompt in enumerate(pulled, first)]
-        self.dispatcher.admit(tickets, self.fleet.now)
+        if self.queue.expected:
+            self.queue.expected -= len(pulled)
+        queue = self.queue
+        items = [WorkItem(queue, index, self, prompt) for index, prompt in enumerate(pulled, first)]
+        self.dispatcher.admit(items, self.fleet.now)
         self._meter.stop()
 
-    def _end(self, ticket: Ticket) -> None:
-        self._results[ticket.index] = min(255, self._results[ticket.index] + 1)
+    def _end(self, item: WorkItem) -> None:
+        self._results[item.index] = min(255, self._results[item.index] + 1)
         self._open -= 1
 
     # -- what agents report -------------------------------------------------------------------------------------
@@ -192,18 +192,18 @@ class VirtualPool:
             else:
                 started += 1
             chunks[request] = started, answers
-        results: list[tuple[Ticket, VirtualAnswer]] = []
+        results: list[tuple[WorkItem, VirtualAnswer]] = []
         self._meter.start()
         for request, (started, answers) in chunks.items():
-            assignment: Assignment = request.key
-            dispatcher.progress(assignment, now, started)
+            in_flight: InFlightRequest = request.key
+            dispatcher.progress(in_flight, now, started)
             if answers:
-                results += dispatcher.answered_together(assignment, answers, now)
-            if not request.unfinished and not assignment.closed:
-                dispatcher.ended(assignment)
+                results += dispatcher.answered_together(in_flight, answers, now)
+            if not request.unfinished and not in_flight.closed:
+                dispatcher.ended(in_flight)
         self._meter.stop()
-        for ticket, answer in results:
-            self._end(ticket)
+        for item, answer in results:
+            self._end(item)
             self._delivered += answer.tokens
         self.report.answered += len(results)
         for request in chunks:
@@ -211,15 +211,15 @@ class VirtualPool:
                 self._requests.pop(request.key, None)
         self._news = True
 
-    def broke(self, request: Request, slots: list[int], now: float) -> None:
+    def aborted(self, request: Request, slots: list[int], now: float) -> None:
         """Report that prompts of a request were aborted."""
-        assignment: Assignment = request.key
+        in_flight: InFlightRequest = request.key
         for slot in slots:
             started = request.sequences[slot].generated > 0 and self.fleet.interval is not None
-            self.dispatcher.broke(assignment, slot, "finish_reason 'abort'", now, started=started)
-        if not assignment.closed:
-            self.dispatcher.ended(assignment)
-        self._requests.pop(assignment, None)
+            self.dispatcher.aborted(in_flight, slot, "finish_reason 'abort'", now, started=started)
+        if not in_flight.closed:
+            self.dispatcher.ended(in_flight)
+        self._requests.pop(in_flight, None)
         self._news = True
 
     def failed(self, request: Request, error: PoolError, now: float) -> None:
@@ -241,9 +241,9 @@ class VirtualPool:
         due = self.dispatcher.wake_at
         if due < self._alarm:
             self._alarm = due
-            self.fleet.at(due, self._ring)
+            self.fleet.at(due, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         if self.fleet.now >= self._alarm:
             self._alarm = float("inf")
             self._news = True
@@ -252,15 +252,15 @@ class VirtualPool:
         fleet = self.fleet
         for failure in plan.fail:
             self.report.failed[failure.kind] += 1
-            self._end(failure.ticket)
+            self._end(failure.item)
             self._news = True
-        for assignment in plan.close:
-            request = self._requests.pop(assignment, None)
+        for in_flight in plan.close:
+            request = self._requests.pop(in_flight, None)
             if request is not None:
                 fleet.agents[request.agent].close(request)
-        for assignment in plan.send:
-            request = Request(assignment.agent, [ticket.work for ticket in assignment.unsettled()], assignment)
-            self._requests[assignment] = request
+        for in_flight in plan.send:
+            request = Request(in_flight.agent, [item.work for item in in_flight.unreleased()], in_flight)
+            self._requests[in_flight] = request
             fleet.send(request)
         for agent in plan.probe:
             seconds, _ = fleet.probe(agent)
@@ -277,5 +277,5 @@ class VirtualPool:
     def _looked(self, agent: int) -> None:
         _, finding = self.fleet.look(agent, self._looks.get(agent, -1))
         self._looks[agent] = self.fleet.agents[agent].engine.tokens
-        self.dispatcher.looked(agent, finding, self.fleet.now)
+        self.dispatcher.load_checked(agent, finding, self.fleet.now)
         self._news = True

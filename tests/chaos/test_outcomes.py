@@ -72,17 +72,17 @@ class TestHanging:
         check(outcome, slower=2.0)
 
 
-class TestLeaving:
+class TestDraining:
     def test_sigterm_silence_with_new_connections_refused(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="terminate", at=SOON)]})
         check(outcome, slower=2.0)
         assert outcome.statistics.agents[VICTIM].state != "in service"
-        assert outcome.statistics.agents[VICTIM].failures["leaving"] >= 1
+        assert outcome.statistics.agents[VICTIM].failures["draining"] >= 1
 
     def test_a_draining_agent_that_fails_in_milliseconds_does_not_swallow_the_job(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="drain", at=SOON)]})
         check(outcome, slower=2.0)
-        assert outcome.statistics.agents[VICTIM].failures["leaving"] >= 1
+        assert outcome.statistics.agents[VICTIM].failures["draining"] >= 1
         assert sum(outcome.received[VICTIM].values()) < 1.5 * len(PROMPTS) / AGENTS
 
     def test_what_a_draining_agent_holds_is_finished_there(self) -> None:
@@ -265,7 +265,7 @@ class TestInTheWrongPlace:
     def test_an_agent_that_changes_its_model_in_the_middle(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="serve_model", at=SOON, arguments={"name": "another-model"})]})
         check(outcome, slower=1.8)
-        assert outcome.statistics.agents[VICTIM].failures["misplaced"] >= 1
+        assert outcome.statistics.agents[VICTIM].failures["wrong_model"] >= 1
 
     def test_a_fleet_that_has_all_changed_its_model_is_one_clear_error(self) -> None:
         faults = {i: [Fault(action="serve_model", at=SOON, arguments={"name": "another-model"})] for i in range(AGENTS)}

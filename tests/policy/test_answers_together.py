@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.work import Lane, Ticket
+from aurora_pool.policy.work import PromptQueue, WorkItem
 
 AGENTS = 3
 PROMPTS = 60
@@ -22,17 +22,17 @@ class Answer:
 
 
 def run(seed: int, *, together: bool) -> tuple[object, ...]:
-    """Send prompts, answer them in random portions, some twice, some withdrawn; return what the books say."""
+    """Send prompts, answer them in random portions, some twice, some withdrawn; return what the ledger say."""
     rng = random.Random(seed)
     dispatcher = Dispatcher([str(agent) for agent in range(AGENTS)], rng=random.Random(seed))
-    lane = Lane(range(AGENTS))
-    tickets = [Ticket(lane, index, "batch", work=None) for index in range(PROMPTS)]
-    dispatcher.admit(tickets, now=0.0)
+    queue = PromptQueue(range(AGENTS))
+    items = [WorkItem(queue, index, "batch", work=None) for index in range(PROMPTS)]
+    dispatcher.admit(items, now=0.0)
     requests = dispatcher.plan(now=0.0).send
-    dispatcher.withdraw(rng.sample(tickets, 5), now=0.5)
+    dispatcher.withdraw(rng.sample(items, 5), now=0.5)
     first: list[int] = []
     now = 1.0
-    left = {request: list(range(len(request.tickets))) for request in requests}
+    left = {request: list(range(len(request.items))) for request in requests}
     while any(left.values()):
         now += rng.random()
         request = rng.choice([request for request, slots in left.items() if slots])
@@ -40,23 +40,23 @@ def run(seed: int, *, together: bool) -> tuple[object, ...]:
         rng.shuffle(slots)
         portion = [Answer(slots.pop(), rng.randrange(3000)) for _ in range(rng.randint(1, len(slots)))]
         portion += [Answer(answer.slot, 7) for answer in portion[:1]]
-        open_tickets = {slot: ticket for slot, ticket in enumerate(request.tickets) if ticket is not None}
+        open_items = {slot: item for slot, item in enumerate(request.items) if item is not None}
         # An answer that nobody waits for counts if it comes before the last that somebody does.
-        portion.sort(key=lambda answer: answer.slot in open_tickets and not open_tickets[answer.slot].done)
+        portion.sort(key=lambda answer: answer.slot in open_items and not open_items[answer.slot].done)
         if together:
-            found = [ticket.index for ticket, _ in dispatcher.answered_together(request, portion, now)]
+            found = [item.index for item, _ in dispatcher.answered_together(request, portion, now)]
         else:
             found = [
-                open_tickets[answer.slot].index
+                open_items[answer.slot].index
                 for answer in portion
                 if dispatcher.answered(request, answer.slot, answer.tokens, now, started=answer.started)
             ]
         first += sorted(found)
         dispatcher.plan(now)
-    books = dispatcher.books
-    agents = [(agent.held, agent.running, agent.prompts_done, agent.tokens_done) for agent in books.agents]
-    seconds = [pytest.approx(agent.mean_seconds) for agent in books.agents]
-    return first, agents, seconds, books.in_flight, books.lengths.count, books.lengths.total, books.answered
+    ledger = dispatcher.ledger
+    agents = [(agent.held, agent.running, agent.prompts_done, agent.tokens_done) for agent in ledger.agents]
+    seconds = [pytest.approx(agent.mean_seconds) for agent in ledger.agents]
+    return first, agents, seconds, ledger.in_flight, ledger.lengths.count, ledger.lengths.total, ledger.answered
 
 
 @pytest.mark.parametrize("seed", range(20))

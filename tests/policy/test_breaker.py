@@ -7,11 +7,11 @@ import random
 import pytest
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.breaker import BROKEN_LIMIT, LONGEST_COOL_DOWN, Breaker, State
+from aurora_pool.policy.breaker import BROKEN_LIMIT, LONGEST_COOLDOWN, Breaker, State
 from aurora_pool.policy.outcome import Outcome
 
-FATAL = [Outcome.LEAVING, Outcome.DEAD, Outcome.MISPLACED]
-NEUTRAL = [Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED, Outcome.CANCELLED]
+FATAL = [Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL]
+NEUTRAL = [Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED, Outcome.OVERLOADED, Outcome.CANCELLED]
 
 
 @pytest.fixture
@@ -56,7 +56,9 @@ def test_only_one_failure_takes_it_out(rng: random.Random) -> None:
     assert not breaker.failed(Outcome.DEAD, 0.0, rng)
 
 
-@pytest.mark.parametrize("outcome", [Outcome.ANSWERED, Outcome.REJECTED, Outcome.REFUSED, Outcome.OVERLOADED])
+@pytest.mark.parametrize(
+    "outcome", [Outcome.ANSWERED, Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED, Outcome.OVERLOADED]
+)
 def test_any_sign_of_life_brings_it_back(outcome: Outcome, rng: random.Random) -> None:
     breaker = Breaker()
     breaker.failed(Outcome.DEAD, 0.0, rng)
@@ -71,10 +73,10 @@ def test_cools_down_longer_after_each_failed_probe(rng: random.Random) -> None:
     waits = []
     for _ in range(8):
         breaker.probing()
-        assert not breaker.probed(Outcome.LEAVING, 0.0, rng)
-        waits.append(breaker.cool_down)
+        assert not breaker.probed(Outcome.DRAINING, 0.0, rng)
+        waits.append(breaker.cooldown)
     assert waits == [2, 4, 8, 16, 30, 30, 30, 30]
-    assert breaker.probe_at <= LONGEST_COOL_DOWN
+    assert breaker.probe_at <= LONGEST_COOLDOWN
 
 
 def test_one_that_flaps_cools_down_longer_each_time_and_is_forgiven_later(rng: random.Random) -> None:
@@ -83,7 +85,7 @@ def test_one_that_flaps_cools_down_longer_each_time_and_is_forgiven_later(rng: r
     cool_downs = []
     for _ in range(3):
         breaker.failed(Outcome.DEAD, now, rng)
-        cool_downs.append(breaker.cool_down)
+        cool_downs.append(breaker.cooldown)
         breaker.probing()
         breaker.probed(Outcome.ANSWERED, now + 1, rng)
         now += 5
@@ -91,13 +93,13 @@ def test_one_that_flaps_cools_down_longer_each_time_and_is_forgiven_later(rng: r
     assert not breaker.settled(now)
     assert breaker.settled(now + 100)
     breaker.failed(Outcome.DEAD, now + 100, rng)
-    assert breaker.cool_down == 1
+    assert breaker.cooldown == 1
 
 
 def test_one_of_the_wrong_model_is_probed_rarely(rng: random.Random) -> None:
     breaker = Breaker()
-    breaker.failed(Outcome.MISPLACED, 0.0, rng)
-    assert breaker.misplaced
+    breaker.failed(Outcome.WRONG_MODEL, 0.0, rng)
+    assert breaker.wrong_model
     assert breaker.probe_at >= 30
 
 

@@ -8,7 +8,7 @@ from tests.policy.rig import Rig
 
 def test_a_prompt_that_takes_too_long_fails_and_its_request_is_closed() -> None:
     rig = Rig(1, timeout=20.0)
-    rig.lane.unbounded = 1
+    rig.queue.unbounded = 1
     first, second = rig.admit(2)
     rig.plan()
     rig.wait(19.0)
@@ -21,25 +21,25 @@ def test_a_prompt_that_takes_too_long_fails_and_its_request_is_closed() -> None:
 
 def test_moving_does_not_buy_time() -> None:
     rig = Rig(2, timeout=20.0)
-    rig.lane.unbounded = 1
-    (ticket,) = rig.admit(1)
+    rig.queue.unbounded = 1
+    (item,) = rig.admit(1)
     rig.plan()
     rig.wait(10.0)
     rig.fail(rig.sent[0], ConnectFailed("connection refused"))
     rig.wait(9.0)
-    assert not ticket.done
+    assert not item.done
     rig.wait(1.1)
-    assert rig.failures[ticket].kind == "timeout"
+    assert rig.failures[item].kind == "timeout"
 
 
 def test_waiting_for_a_lost_fleet_counts_once_it_was_sent() -> None:
     rig = Rig(1, timeout=20.0)
-    (ticket,) = rig.admit(1)
+    (item,) = rig.admit(1)
     rig.plan()
     rig.wait(1.0)
     rig.fail(rig.sent[0], ConnectFailed("connection refused"))
     rig.wait(19.1)
-    assert rig.failures[ticket].kind == "timeout"
+    assert rig.failures[item].kind == "timeout"
 
 
 def test_a_queue_is_no_timeout() -> None:
@@ -56,10 +56,10 @@ def test_a_queue_is_no_timeout() -> None:
 
 def test_nothing_is_kept_of_what_has_ended() -> None:
     rig = Rig(1, timeout=1000.0)
-    rig.lane.unbounded = 1
+    rig.queue.unbounded = 1
     for _ in range(50):
         rig.admit(10)
         rig.plan()
         for request in list(rig.open):
             rig.answer_all(request)
-    assert not any(ticket for assignment in rig.sent for ticket in assignment.tickets)
+    assert not any(item for request in rig.sent for item in request.items)

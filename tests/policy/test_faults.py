@@ -8,7 +8,7 @@ from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolErro
 from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.retry import MAX_ATTEMPTS
-from aurora_pool.policy.work import Lane
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 BUSY = ServerError(503, "The engine is currently busy")
@@ -29,20 +29,20 @@ def rig_with(prompts: int, agents: int = 2, window: int = 272) -> Rig:
 
 def test_a_bad_prompt_alone_fails_with_the_servers_words() -> None:
     rig = Rig(2)
-    (ticket,) = rig.admit(1, work=["bad"])
+    (item,) = rig.admit(1, work=["bad"])
     rig.plan()
     rig.finish()
-    assert rig.failures[ticket].kind == "rejected"
-    assert "cannot be empty" in rig.failures[ticket].error
-    assert {assignment.agent for assignment in rig.sent} == {0}
+    assert rig.failures[item].kind == "rejected"
+    assert "cannot be empty" in rig.failures[item].error
+    assert {request.agent for request in rig.sent} == {0}
 
 
 @pytest.mark.parametrize("place", [0, 13, 31])
 def test_a_bad_prompt_in_a_list_is_found_on_the_same_agent_and_the_others_succeed(place: int) -> None:
     rig = Rig(2)
-    tickets = rig.admit(32, lane=Lane([1]), work=["bad" if i == place else "good" for i in range(32)])
+    items = rig.admit(32, queue=PromptQueue([1]), work=["bad" if i == place else "good" for i in range(32)])
     rig.finish()
-    assert list(rig.failures) == [tickets[place]]
+    assert list(rig.failures) == [items[place]]
     assert len(rig.sent) == 11  # 1 + 2 log2(32)
     assert rig.agents[1].in_service
 
@@ -52,7 +52,7 @@ def test_a_withdrawn_culprit_does_not_convict_its_neighbour() -> None:
     good, bad = rig.admit(2, work=["good", "bad"])
     rig.plan()
     rig.withdraw([bad])
-    assert rig.fail(rig.sent[0], ServerError(400, "The decoder prompt cannot be empty")) is Outcome.REFUSED
+    assert rig.fail(rig.sent[0], ServerError(400, "The decoder prompt cannot be empty")) is Outcome.BATCH_REJECTED
     rig.finish()
     assert good not in rig.failures
 
@@ -61,24 +61,24 @@ def test_a_withdrawn_culprit_does_not_convict_its_neighbour() -> None:
 def test_an_agent_that_is_gone_loses_its_prompts_to_others_and_uses_up_no_attempt(error: PoolError) -> None:
     rig = rig_with(20)
     first = rig.sent[0]
-    tickets = list(first.unsettled())
+    items = list(first.unreleased())
     rig.fail(first, error)
     assert not rig.agents[first.agent].in_service
     rig.plan()
-    assert all(ticket.request is not None and ticket.request.agent != first.agent for ticket in tickets)
-    assert all(ticket.attempts == 0 for ticket in tickets)
+    assert all(item.request is not None and item.request.agent != first.agent for item in items)
+    assert all(item.attempts == 0 for item in items)
     rig.finish()
 
 
 def test_finished_answers_of_a_list_are_kept_when_its_agent_dies() -> None:
     rig = rig_with(20)
     first = rig.sent[0]
-    kept = list(first.unsettled())[:4]
+    kept = list(first.unreleased())[:4]
     for slot in range(4):
         rig.answer(first, slot)
     rig.die(first.agent)
     rig.plan()
-    assert all(ticket.sends == 1 for ticket in kept)
+    assert all(item.sends == 1 for item in kept)
     rig.finish()
 
 
@@ -89,7 +89,7 @@ def test_an_overloaded_agent_rests_and_is_sent_less() -> None:
     assert not rig.open
     assert rig.agents[0].in_service
     rig.wait(0.5)
-    assert [assignment.open for assignment in rig.open] == [136]
+    assert [request.open for request in rig.open] == [136]
     rig.finish()
 
 
@@ -108,16 +108,16 @@ def test_broken_replies_are_tried_again_later_and_counted() -> None:
     for attempt in range(1, MAX_ATTEMPTS):
         (request,) = rig.open
         rig.fail(request, INTERNAL)
-        (ticket,) = rig.tickets
-        assert ticket.attempts == attempt
+        (item,) = rig.items
+        assert item.attempts == attempt
         rig.plan()
         assert not rig.open
         rig.wait(20.0)
     (request,) = rig.open
     rig.fail(request, INTERNAL)
     rig.plan()
-    assert rig.failures[ticket].kind == "exhausted"
-    assert len({assignment.agent for assignment in rig.sent}) > 1
+    assert rig.failures[item].kind == "exhausted"
+    assert len({request.agent for request in rig.sent}) > 1
 
 
 def test_an_agent_that_fails_only_what_is_new_goes_out_though_it_answers_what_it_has() -> None:
@@ -138,7 +138,7 @@ def test_an_agent_that_fails_only_what_is_new_goes_out_though_it_answers_what_it
 def test_an_abort_moves_its_prompt_and_leaves_the_others() -> None:
     rig = rig_with(4)
     first = rig.sent[0]
-    moved = next(first.unsettled())
+    moved = next(first.unreleased())
     rig.abort(first, 0)
     assert first.open == 1
     assert moved.attempts == 1
@@ -168,7 +168,7 @@ def test_a_reply_that_ends_too_soon_is_a_bad_one() -> None:
 def test_a_failure_of_a_closed_request_means_nothing() -> None:
     rig = rig_with(4, agents=1)
     (first,) = rig.sent
-    rig.withdraw(rig.tickets)
+    rig.withdraw(rig.items)
     assert rig.dispatcher.failed(first, LOST, rig.now) is Outcome.CANCELLED
     assert rig.agents[0].in_service
 
@@ -176,11 +176,11 @@ def test_a_failure_of_a_closed_request_means_nothing() -> None:
 @pytest.mark.parametrize(("error", "kind"), [(LOST, "exhausted"), (INTERNAL, "exhausted"), (DRAINING, "no_agents")])
 def test_a_pinned_prompt_fails_with_its_agent(error: PoolError, kind: str) -> None:
     rig = Rig(2)
-    (ticket,) = rig.admit(1, lane=Lane([1], patience=0.0, pinned=True))
+    (item,) = rig.admit(1, queue=PromptQueue([1], patience=0.0, pinned=True))
     rig.plan()
     rig.fail(rig.sent[0], error)
     rig.plan()
-    assert rig.failures[ticket].kind == kind
+    assert rig.failures[item].kind == kind
 
 
 def test_what_was_dealt_to_an_agent_that_went_out_before_it_was_sent_goes_elsewhere() -> None:
@@ -189,5 +189,5 @@ def test_what_was_dealt_to_an_agent_that_went_out_before_it_was_sent_goes_elsewh
     rig.fail(rig.sent[0], BadReply("no JSON"))
     rig.fail(rig.sent[1], LOST)
     rig.plan()
-    assert all(assignment.agent != 1 for assignment in rig.sent[2:])
+    assert all(request.agent != 1 for request in rig.sent[2:])
     rig.finish()

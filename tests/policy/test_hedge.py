@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aurora_pool.policy.silence import Finding
-from aurora_pool.policy.work import Lane
+from aurora_pool.policy.stall import Finding
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
@@ -23,55 +23,55 @@ def slow_and_fast(prompts: int = 20) -> Rig:
 def test_an_idle_agent_takes_what_a_slow_one_holds() -> None:
     rig = slow_and_fast()
     rig.wait(1.0)
-    assert rig.books.hedged > 0
+    assert rig.ledger.hedged > 0
     hedge = rig.sent[-1]
     assert hedge.agent == 1
-    assert all(ticket.holders == 2 for ticket in hedge.unsettled())
+    assert all(item.holders == 2 for item in hedge.unreleased())
 
 
 def test_the_first_answer_wins_and_the_loser_is_closed() -> None:
     rig = slow_and_fast()
     rig.wait(1.0)
-    hedged = list(rig.sent[-1].unsettled())
+    hedged = list(rig.sent[-1].unreleased())
     slow = rig.sent[0]
     rig.answer_all(rig.sent[-1])
-    for slot, ticket in enumerate(list(slow.tickets)):
-        if ticket is not None and not ticket.done and not slow.closed:
+    for slot, item in enumerate(list(slow.items)):
+        if item is not None and not item.done and not slow.closed:
             rig.answer(slow, slot)
     assert slow.closed
     rig.plan()
     rig.finish()
-    assert all(rig.results[ticket] == 1 for ticket in hedged)
+    assert all(rig.results[item] == 1 for item in hedged)
 
 
 def test_the_losers_answer_is_nobodys_result() -> None:
     rig = slow_and_fast()
     rig.wait(1.0)
     hedge, slow = rig.sent[-1], rig.sent[0]
-    ticket = next(hedge.unsettled())
+    item = next(hedge.unreleased())
     before = sum(agent.prompts_done for agent in rig.agents)
-    rig.answer(hedge, hedge.tickets.index(ticket))
-    rig.answer(slow, slow.tickets.index(ticket), tokens=70)
+    rig.answer(hedge, hedge.items.index(item))
+    rig.answer(slow, slow.items.index(item), tokens=70)
     assert sum(agent.prompts_done for agent in rig.agents) == before + 1
-    assert rig.books.wasted_tokens == 70
+    assert rig.ledger.wasted_tokens == 70
 
 
 def test_a_hedged_prompt_survives_either_agent() -> None:
     for victim in (0, 1):
         rig = slow_and_fast()
         rig.wait(1.0)
-        hedged = list(rig.sent[-1].unsettled())
+        hedged = list(rig.sent[-1].unreleased())
         rig.die(victim)
         rig.plan()
-        assert all(ticket.holders == 1 and ticket.request is not None for ticket in hedged)
+        assert all(item.holders == 1 and item.request is not None for item in hedged)
         rig.finish()
 
 
 def test_an_input_that_stays_open_may_wait_for_what_is_slow() -> None:
     rig = slow_and_fast()
-    rig.lane.unbounded = 1
+    rig.queue.unbounded = 1
     rig.wait(1.0)
-    assert rig.books.hedged > 0
+    assert rig.ledger.hedged > 0
 
 
 def test_nothing_is_hedged_while_others_of_its_lane_wait() -> None:
@@ -80,24 +80,24 @@ def test_nothing_is_hedged_while_others_of_its_lane_wait() -> None:
         agent.window.size = agent.held
         agent.refresh()
     rig.agents[0].window.size += 5
-    rig.lane.members = rig.lane.serves = range(1)
-    rig.agents[0].rest(100.0)
+    rig.queue.members = rig.queue.serves = range(1)
+    rig.agents[0].cool_down(100.0)
     rig.admit(20)
     rig.wait(3.0)
-    assert rig.lane.queue
-    assert rig.books.hedged == 0
+    assert rig.queue.items
+    assert rig.ledger.hedged == 0
 
 
-def test_nothing_is_hedged_for_a_pinned_lane() -> None:
+def test_nothing_is_hedged_for_a_pinned_queue() -> None:
     rig = Rig(2)
-    rig.admit(4, lane=Lane([0], pinned=True))
-    rig.admit(4, lane=Lane([1]))
+    rig.admit(4, queue=PromptQueue([0], pinned=True))
+    rig.admit(4, queue=PromptQueue([1]))
     rig.plan()
     rig.now = 1.0
     rig.answer_all(rig.sent[1])
     rig.answer(rig.sent[0], 0)
     rig.wait(100.0)
-    assert rig.books.hedged == 0
+    assert rig.ledger.hedged == 0
 
 
 def test_what_a_silent_agent_holds_goes_to_an_idle_one() -> None:
@@ -108,9 +108,9 @@ def test_what_a_silent_agent_holds_goes_to_an_idle_one() -> None:
     rig.answer_all(rig.sent[1])
     rig.wait(7.0)
     assert 0 in rig.looks
-    rig.looked(0, Finding.STILL)
+    rig.load_checked(0, Finding.IDLE)
     rig.wait(1.0)
-    assert rig.books.hedged == 2
+    assert rig.ledger.hedged == 2
     rig.finish()
 
 
@@ -124,13 +124,13 @@ def test_what_is_overdue_is_stuck_whatever_its_agent_says() -> None:
     for _ in range(20):
         rig.wait(0.5)
         rig.dispatcher.progress(rig.sent[0], rig.now)  # its connection lives
-    assert rig.books.hedged == 1
+    assert rig.ledger.hedged == 1
 
 
 def test_hedges_keep_to_their_budget() -> None:
     rig = slow_and_fast(prompts=500)
     rig.wait(1.0)
-    assert 0 < rig.books.hedged < 100
+    assert 0 < rig.ledger.hedged < 100
 
 
 def test_strict_hedges_nothing() -> None:
@@ -140,4 +140,4 @@ def test_strict_hedges_nothing() -> None:
     rig.now = 1.0
     rig.answer_all(rig.sent[1])
     rig.wait(7.0)
-    assert rig.books.hedged == 0
+    assert rig.ledger.hedged == 0

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
-from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.silence import Finding
-from aurora_pool.policy.work import Assignment, Lane
+from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.stall import Finding
+from aurora_pool.policy.work import InFlightRequest, PromptQueue
 from tests.policy.rig import Rig
 
 ERRORS: list[PoolError] = [
@@ -24,13 +24,20 @@ ERRORS: list[PoolError] = [
     BadReply("no JSON"),
     TimedOut("no byte"),
 ]
-PROBE_OUTCOMES = [Outcome.ANSWERED, Outcome.ANSWERED, Outcome.DEAD, Outcome.LEAVING, Outcome.MISPLACED, Outcome.BROKEN]
+PROBE_OUTCOMES = [
+    Outcome.ANSWERED,
+    Outcome.ANSWERED,
+    Outcome.DEAD,
+    Outcome.DRAINING,
+    Outcome.WRONG_MODEL,
+    Outcome.BROKEN,
+]
 WORK = st.sampled_from(["good"] * 12 + ["bad", "poison"])
 
 
 class Interleavings(RuleBasedStateMachine):
     rig: Rig
-    lanes: list[Lane]
+    queues: list[PromptQueue]
 
     @initialize(
         agents=st.integers(1, 4),
@@ -45,13 +52,17 @@ class Interleavings(RuleBasedStateMachine):
         for agent in self.rig.agents:
             agent.window.size = window
             agent.refresh()
-        self.rig.lane.unbounded = int(not ends)
+        self.rig.queue.unbounded = int(not ends)
         view = list(range(0, agents, 2))
-        self.lanes = [self.rig.lane, Lane(view, patience=3.0), Lane([agents - 1], patience=0.0, pinned=True)]
+        self.queues = [
+            self.rig.queue,
+            PromptQueue(view, patience=3.0),
+            PromptQueue([agents - 1], patience=0.0, pinned=True),
+        ]
 
-    @rule(lane=st.integers(0, 2), work=st.lists(WORK, min_size=1, max_size=30), plan=st.booleans())
-    def admit(self, lane: int, work: list[str], plan: bool) -> None:
-        self.rig.admit(len(work), lane=self.lanes[lane], work=work)
+    @rule(queue=st.integers(0, 2), work=st.lists(WORK, min_size=1, max_size=30), plan=st.booleans())
+    def admit(self, queue: int, work: list[str], plan: bool) -> None:
+        self.rig.admit(len(work), queue=self.queues[queue], work=work)
         self._plan(plan)
 
     @rule(seconds=st.sampled_from([0.001, 0.3, 1.0, 6.0, 45.0]))
@@ -109,7 +120,7 @@ class Interleavings(RuleBasedStateMachine):
     @precondition(lambda self: self.rig.looks)
     @rule(data=st.data(), finding=st.sampled_from(Finding), plan=st.booleans())
     def look(self, data: st.DataObject, finding: Finding, plan: bool) -> None:
-        self.rig.looked(data.draw(st.sampled_from(self.rig.looks)), finding)
+        self.rig.load_checked(data.draw(st.sampled_from(self.rig.looks)), finding)
         self._plan(plan)
 
     @rule(data=st.data(), running=st.integers(0, 300), waiting=st.integers(0, 300), preempted=st.integers(0, 3))
@@ -125,13 +136,13 @@ class Interleavings(RuleBasedStateMachine):
         if now:
             self.rig.plan()
 
-    def _request(self, data: st.DataObject) -> Assignment:
-        request: Assignment = data.draw(st.sampled_from(list(self.rig.open)))
+    def _request(self, data: st.DataObject) -> InFlightRequest:
+        request: InFlightRequest = data.draw(st.sampled_from(list(self.rig.open)))
         return request
 
     @staticmethod
-    def _slot(data: st.DataObject, request: Assignment) -> int:
-        slot: int = data.draw(st.sampled_from([i for i, ticket in enumerate(request.tickets) if ticket is not None]))
+    def _slot(data: st.DataObject, request: InFlightRequest) -> int:
+        slot: int = data.draw(st.sampled_from([i for i, item in enumerate(request.items) if item is not None]))
         return slot
 
 

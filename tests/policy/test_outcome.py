@@ -13,14 +13,14 @@ ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the 
 @pytest.mark.parametrize(
     ("error", "prompts", "outcome"),
     [
-        (ServerError(400, "The decoder prompt cannot be empty"), 1, Outcome.REJECTED),
-        (ServerError(400, "The decoder prompt cannot be empty"), 20, Outcome.REFUSED),
-        (ServerError(413, "too large"), 20, Outcome.REFUSED),
-        (ServerError(422, "unprocessable"), 1, Outcome.REJECTED),
+        (ServerError(400, "The decoder prompt cannot be empty"), 1, Outcome.PROMPT_REJECTED),
+        (ServerError(400, "The decoder prompt cannot be empty"), 20, Outcome.BATCH_REJECTED),
+        (ServerError(413, "too large"), 20, Outcome.BATCH_REJECTED),
+        (ServerError(422, "unprocessable"), 1, Outcome.PROMPT_REJECTED),
         (ServerError(503, "The engine is currently busy"), 5, Outcome.OVERLOADED),
         (ServerError(429, "Too many requests"), 1, Outcome.OVERLOADED),
-        (ServerError(500, "cannot schedule new futures after shutdown"), 5, Outcome.LEAVING),
-        (ConnectFailed("connection refused"), 5, Outcome.LEAVING),
+        (ServerError(500, "cannot schedule new futures after shutdown"), 5, Outcome.DRAINING),
+        (ConnectFailed("connection refused"), 5, Outcome.DRAINING),
         (ConnectionLost("reset", received=True), 5, Outcome.DEAD),
         (ConnectionLost("closed", received=False), 5, Outcome.DEAD),
         (TimedOut("no byte"), 5, Outcome.DEAD),
@@ -30,9 +30,9 @@ ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the 
         (ServerError(502, ""), 5, Outcome.BROKEN),
         (ServerError(408, "timeout"), 5, Outcome.BROKEN),
         (BadReply("no JSON"), 5, Outcome.BROKEN),
-        (ServerError(404, "The model `nope` does not exist."), 5, Outcome.MISPLACED),
-        (ServerError(401, "Unauthorized"), 5, Outcome.MISPLACED),
-        (ServerError(403, "Scale-out endpoints are disabled."), 5, Outcome.MISPLACED),
+        (ServerError(404, "The model `nope` does not exist."), 5, Outcome.WRONG_MODEL),
+        (ServerError(401, "Unauthorized"), 5, Outcome.WRONG_MODEL),
+        (ServerError(403, "Scale-out endpoints are disabled."), 5, Outcome.WRONG_MODEL),
     ],
 )
 def test_a_failure_means(error: PoolError, prompts: int, outcome: Outcome) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aurora_pool.policy.deal import Balance
+from aurora_pool.policy.scheduler import Balance
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool, VirtualReport
 
@@ -28,9 +28,9 @@ def run(
     assert report.prompts == len(work)
     assert report.lost == report.duplicated == 0
     assert report.answered + report.failed.total() == len(work)
-    books = pool.dispatcher.books
-    assert books.in_flight == books.queued == 0
-    assert all(agent.held == agent.running == 0 for agent in books.agents)
+    ledger = pool.dispatcher.ledger
+    assert ledger.in_flight == ledger.queued == 0
+    assert all(agent.held == agent.running == 0 for agent in ledger.agents)
     return report
 
 

@@ -7,7 +7,7 @@ endpoint would; some trim each text first. Whether that is so is checked on furt
 template that does anything else (counts turns, rewrites texts) is not used, and its conversations go through the chat
 endpoints.
 
-This module is pure: :class:`Shape` says what to ask, and is told the answers.
+This module is pure: :class:`ChatTemplate` says what to ask, and is told the answers.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ CHECKS = (
 """Texts on which a learnt template must give the server's own tokens."""
 
 
-def shape_of(messages: Sequence[Message], kwargs: Mapping[str, Any] | None) -> tuple[tuple[str, ...], bytes] | None:
+def template_key(messages: Sequence[Message], kwargs: Mapping[str, Any] | None) -> tuple[tuple[str, ...], bytes] | None:
     """What a conversation's template depends on beside its texts: roles and keyword arguments.
 
     None for a conversation that is more than roles and texts (images, tool calls, names), or that ends with the
     assistant's words.
 
-    >>> shape_of([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], None)
+    >>> template_key([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}], None)
     (('system', 'user'), b'null')
     """
     for message in messages:
@@ -47,11 +47,11 @@ def shape_of(messages: Sequence[Message], kwargs: Mapping[str, Any] | None) -> t
     return tuple(message["role"] for message in messages), msgspec.json.encode(kwargs, order="sorted")
 
 
-class Shape:
+class ChatTemplate:
     """The template for conversations of certain roles: the texts around what is said.
 
-    >>> shape = Shape(("user",), ["<user>", "</user><assistant>"], str)
-    >>> shape.render(["Hi"])
+    >>> template = ChatTemplate(("user",), ["<user>", "</user><assistant>"], str)
+    >>> template.render(["Hi"])
     '<user>Hi</user><assistant>'
     """
 
@@ -63,7 +63,7 @@ class Shape:
         self._clean = clean
 
     @property
-    def splits(self) -> bool:
+    def separable(self) -> bool:
         """Whether the template splits cleanly; where it does not, conversations are for the chat endpoints."""
         return bool(self._pieces)
 
@@ -73,6 +73,12 @@ class Shape:
         for text, piece in zip(texts, self._pieces[1:], strict=True):
             parts += (self._clean(text), piece)
         return "".join(parts)
+
+
+def as_conversation(text: str, system_prompt: str | None) -> list[Message]:
+    """Text as what a user says, after the system prompt if there is one."""
+    user: list[Message] = [{"role": "user", "content": text}]
+    return user if system_prompt is None else [{"role": "system", "content": system_prompt}, *user]
 
 
 def marked(roles: Sequence[str]) -> list[Message]:
@@ -85,7 +91,7 @@ def checked(roles: Sequence[str], check: int) -> list[Message]:
     return [{"role": role, "content": CHECKS[(check + index) % len(CHECKS)]} for index, role in enumerate(roles)]
 
 
-def candidates(roles: tuple[str, ...], rendered: str) -> list[Shape]:
+def candidates(roles: tuple[str, ...], rendered: str) -> list[ChatTemplate]:
     """What the template may be, given how it rendered the marked conversation; empty if it does not split cleanly."""
     pieces = []
     rest = rendered
@@ -97,4 +103,4 @@ def candidates(roles: tuple[str, ...], rendered: str) -> list[Shape]:
     if "zqxj" in rest or any("zqxj" in piece for piece in pieces):
         return []
     pieces.append(rest)
-    return [Shape(roles, pieces, str), Shape(roles, pieces, str.strip)]
+    return [ChatTemplate(roles, pieces, str), ChatTemplate(roles, pieces, str.strip)]

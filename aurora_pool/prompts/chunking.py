@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.fitting import TokenEstimate
+from aurora_pool.prompts.length import TokenEstimate
 
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
 # Western sentences end before a space; Chinese and Japanese ones need none.

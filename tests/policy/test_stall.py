@@ -1,4 +1,4 @@
-"""Silence: busy is not dead, hung is not busy."""
+"""StallDetector: busy is not dead, hung is not busy."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pytest
 
 from aurora_pool.errors import ConnectFailed
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.silence import LOOK_AFTER, Finding
-from aurora_pool.policy.work import Lane
+from aurora_pool.policy.stall import LOOK_AFTER, Finding
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
 def silent(agents: int = 1) -> Rig:
     rig = Rig(agents)
-    rig.lane.unbounded = 1
-    rig.admit(4, lane=Lane([0]) if agents == 1 else None)
+    rig.queue.unbounded = 1
+    rig.admit(4, queue=PromptQueue([0]) if agents == 1 else None)
     rig.plan()
     rig.wait(LOOK_AFTER + 0.1)
     return rig
@@ -34,7 +34,7 @@ def test_bytes_end_the_suspicion() -> None:
     rig.dispatcher.progress(rig.sent[0], rig.now)
     rig.plan()
     assert len(rig.sent) == 2
-    rig.looked(0, Finding.STILL)
+    rig.load_checked(0, Finding.IDLE)
     rig.finish()
 
 
@@ -42,19 +42,21 @@ def test_one_whose_counters_move_is_busy_for_as_long_as_it_likes() -> None:
     rig = silent()
     for _ in range(100):
         while rig.looks:
-            rig.looked(0, Finding.MOVING)
+            rig.load_checked(0, Finding.PROGRESSING)
         rig.wait(LOOK_AFTER)
     assert rig.agents[0].in_service
     assert rig.agents[0].held == 4
 
 
-@pytest.mark.parametrize(("finding", "seconds"), [(Finding.STILL, 30), (Finding.MUTE, 30), (Finding.BLIND, 300)])
+@pytest.mark.parametrize(
+    ("finding", "seconds"), [(Finding.IDLE, 30), (Finding.UNRESPONSIVE, 30), (Finding.NO_METRICS, 300)]
+)
 def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, seconds: float) -> None:
     rig = silent()
     given_up_at = None
     for _ in range(400):
         while rig.looks:
-            rig.looked(0, finding)
+            rig.load_checked(0, finding)
         rig.wait(1.0)
         if not rig.agents[0].in_service:
             given_up_at = rig.now
@@ -69,18 +71,18 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
 def test_one_that_refuses_connections_loses_what_it_holds_at_once() -> None:
     rig = silent(2)
     assert sorted(rig.looks) == [0, 1]
-    rig.looked(1, Finding.MOVING)
-    rig.looked(0, Finding.REFUSED)
+    rig.load_checked(1, Finding.PROGRESSING)
+    rig.load_checked(0, Finding.REFUSED)
     rig.plan()
     assert not rig.agents[0].in_service
     assert rig.agents[1].held == 4
-    assert all(ticket.deaths == 0 for ticket in rig.tickets)
+    assert all(item.deaths == 0 for item in rig.items)
     rig.finish()
 
 
 def test_a_refused_connection_brings_the_look_forward() -> None:
     rig = Rig(1)
-    rig.lane.unbounded = 1
+    rig.queue.unbounded = 1
     rig.admit(4)
     rig.plan()
     rig.now = 1.0
@@ -95,8 +97,8 @@ def test_a_refused_connection_brings_the_look_forward() -> None:
 
 def test_an_agent_that_owes_nothing_is_not_suspected() -> None:
     rig = silent()
-    rig.looked(0, Finding.STILL)
-    rig.withdraw(rig.tickets)
+    rig.load_checked(0, Finding.IDLE)
+    rig.withdraw(rig.items)
     rig.plan()
     assert not rig.agents[0].checking
     rig.admit(3)
@@ -105,7 +107,7 @@ def test_an_agent_that_owes_nothing_is_not_suspected() -> None:
 
 def test_counters_are_asked_for_rarely() -> None:
     rig = Rig(1)
-    rig.lane.unbounded = 1
+    rig.queue.unbounded = 1
     rig.admit(50)
     rig.plan()
     rig.start(rig.sent[0])
@@ -117,7 +119,7 @@ def test_counters_are_asked_for_rarely() -> None:
 
 def test_time_in_which_this_process_did_not_keep_up_is_no_silence() -> None:
     rig = Rig(1)
-    rig.lane.unbounded = 1
+    rig.queue.unbounded = 1
     rig.admit(4)
     rig.plan()
     rig.now += 100.0  # nothing was run: neither replies read nor alarms rung
@@ -125,12 +127,12 @@ def test_time_in_which_this_process_did_not_keep_up_is_no_silence() -> None:
     assert rig.looks == []
     rig.wait(LOOK_AFTER + 0.1)
     assert rig.looks == [0]
-    rig.looked(0, Finding.MUTE)
+    rig.load_checked(0, Finding.UNRESPONSIVE)
     rig.wait(20.0)
     assert rig.agents[0].in_service
     while rig.looks:
-        rig.looked(0, Finding.MUTE)
+        rig.load_checked(0, Finding.UNRESPONSIVE)
     rig.wait(LOOK_AFTER + 6.0)
     while rig.looks:
-        rig.looked(0, Finding.MUTE)
+        rig.load_checked(0, Finding.UNRESPONSIVE)
     assert not rig.agents[0].in_service

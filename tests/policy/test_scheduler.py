@@ -7,18 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed, ServerError
-from aurora_pool.policy.deal import Balance
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.window import START
-from aurora_pool.policy.work import Lane
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
 def dealt(rig: Rig) -> dict[int, list[int]]:
     """Which prompts went to which agent."""
     found: dict[int, list[int]] = {}
-    for assignment in rig.sent:
-        found.setdefault(assignment.agent, []).extend(ticket.index for ticket in assignment.unsettled())
+    for request in rig.sent:
+        found.setdefault(request.agent, []).extend(item.index for item in request.unreleased())
     return found
 
 
@@ -34,7 +34,7 @@ def test_a_short_job_is_one_list_for_each_agent(balance: Balance) -> None:
 def test_short_calls_go_where_least_is_held() -> None:
     rig = Rig(4)
     for _ in range(4):
-        rig.tickets.clear()
+        rig.items.clear()
         rig.admit(1)
         rig.plan()
     assert sorted(agent.held for agent in rig.agents) == [1, 1, 1, 1]
@@ -45,7 +45,7 @@ def test_what_finds_no_credit_waits_and_goes_to_whoever_is_ready() -> None:
     rig.admit(4 * START)
     rig.plan()
     assert [agent.held for agent in rig.agents] == [START, START]
-    assert rig.books.queued == 2 * START
+    assert rig.ledger.queued == 2 * START
     first = rig.sent[1]
     rig.start(first)
     rig.answer_all(first)
@@ -66,7 +66,7 @@ def test_a_refill_waits_until_it_is_worth_a_request() -> None:
     assert len(rig.sent) == 1
     rig.answer(request, START // 16)
     rig.plan()
-    assert [assignment.open for assignment in rig.sent[1:]] == [START // 16]
+    assert [request.open for request in rig.sent[1:]] == [START // 16]
 
 
 def test_strict_keeps_prompts_for_their_agent() -> None:
@@ -75,7 +75,7 @@ def test_strict_keeps_prompts_for_their_agent() -> None:
     rig.plan()
     rig.answer_all(rig.sent[1])
     rig.plan()
-    assert all(ticket.index % 2 == a.agent for a in rig.sent for ticket in a.unsettled())
+    assert all(item.index % 2 == a.agent for a in rig.sent for item in a.unreleased())
     assert rig.agents[0].held == START
     rig.finish()
 
@@ -91,20 +91,20 @@ def test_strict_gives_up_an_agent_that_fails() -> None:
 
 def test_views_get_their_own_prompts_only() -> None:
     rig = Rig(4)
-    view = Lane([1, 3])
-    rig.admit(10, lane=view)
+    view = PromptQueue([1, 3])
+    rig.admit(10, queue=view)
     rig.admit(10)
     rig.plan()
-    for assignment in rig.sent:
-        for ticket in assignment.unsettled():
-            assert assignment.agent in ticket.lane.serves
+    for request in rig.sent:
+        for item in request.unreleased():
+            assert request.agent in item.queue.serves
     rig.finish()
 
 
 def test_a_full_view_holds_up_nobody_else() -> None:
     rig = Rig(2)
-    rig.admit(3 * START, lane=Lane([0]))
-    rig.admit(START, lane=Lane([1]))
+    rig.admit(3 * START, queue=PromptQueue([0]))
+    rig.admit(START, queue=PromptQueue([1]))
     rig.plan()
     assert [agent.held for agent in rig.agents] == [START, START]
     rig.finish()
@@ -112,22 +112,22 @@ def test_a_full_view_holds_up_nobody_else() -> None:
 
 def test_waits_for_agents_as_long_as_its_patience_lasts() -> None:
     rig = Rig(1)
-    lane = Lane([0], patience=10.0)
-    (ticket,) = rig.admit(1, lane=lane)
+    queue = PromptQueue([0], patience=10.0)
+    (item,) = rig.admit(1, queue=queue)
     rig.plan()
     rig.fail(rig.sent[0], ConnectFailed("connection refused"))
     rig.plan()
     rig.wait(9.9)
-    assert not ticket.done
+    assert not item.done
     rig.wait(0.2)
-    assert rig.failures[ticket].kind == "no_agents"
-    assert "agent0: connection refused" in rig.failures[ticket].error
+    assert rig.failures[item].kind == "no_agents"
+    assert "agent0: connection refused" in rig.failures[item].error
 
 
 def test_patience_begins_anew_when_an_agent_has_been_there() -> None:
     rig = Rig(1)
-    lane = Lane([0], patience=10.0)
-    (ticket,) = rig.admit(1, lane=lane)
+    queue = PromptQueue([0], patience=10.0)
+    (item,) = rig.admit(1, queue=queue)
     rig.plan()
     rig.fail(rig.sent[-1], ConnectFailed("connection refused"))
     rig.wait(9.0)
@@ -135,20 +135,20 @@ def test_patience_begins_anew_when_an_agent_has_been_there() -> None:
     rig.plan()
     rig.fail(rig.sent[-1], ConnectFailed("connection refused"))
     rig.wait(9.0)
-    assert not ticket.done
+    assert not item.done
     rig.wait(2.0)
-    assert ticket.done
+    assert item.done
 
 
 def test_a_fleet_that_is_all_down_and_comes_back_answers_everything() -> None:
     rig = Rig(3)
     rig.admit(1000)
     rig.plan()
-    for assignment in list(rig.open):
-        rig.fail(assignment, ConnectFailed("connection refused"))
+    for request in list(rig.open):
+        rig.fail(request, ConnectFailed("connection refused"))
     rig.wait(20.0)
     while rig.probes:
-        rig.probed(rig.probes[0], Outcome.LEAVING)
+        rig.probed(rig.probes[0], Outcome.DRAINING)
     rig.wait(100.0)
     assert not rig.results
     rig.finish()
@@ -160,8 +160,8 @@ def test_one_clear_error_when_no_agent_serves_the_model() -> None:
     rig.admit(4)
     rig.plan()
     for _ in range(4):
-        for assignment in list(rig.open):
-            rig.fail(assignment, ServerError(404, "The model `nope` does not exist."))
+        for request in list(rig.open):
+            rig.fail(request, ServerError(404, "The model `nope` does not exist."))
         rig.plan()
     assert {failure.kind for failure in rig.failures.values()} == {"no_agents"}
     assert len(rig.failures) == 4
@@ -170,11 +170,11 @@ def test_one_clear_error_when_no_agent_serves_the_model() -> None:
 
 def test_withdrawn_prompts_are_not_sent() -> None:
     rig = Rig(1)
-    tickets = rig.admit(10)
-    rig.withdraw(tickets[5:])
+    items = rig.admit(10)
+    rig.withdraw(items[5:])
     rig.plan()
     assert dealt(rig) == {0: [0, 1, 2, 3, 4]}
-    rig.withdraw(tickets)
+    rig.withdraw(items)
     assert rig.plan().close == rig.sent
     rig.finish()
 
@@ -208,5 +208,5 @@ def test_many_at_once_are_dealt_as_one_by_one(agents: int, prompts: int, before:
         for _ in range(0, prompts, step):
             rig.admit(step)
         rig.plan()
-        dealt.append([(request.agent, [ticket.index for ticket in request.unsettled()]) for request in rig.sent])
+        dealt.append([(request.agent, [item.index for item in request.unreleased()]) for request in rig.sent])
     assert dealt[0] == dealt[1]

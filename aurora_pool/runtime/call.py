@@ -10,20 +10,16 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from typing import TYPE_CHECKING
 
 from aurora_pool.messages import AnyPrompt, Response
-from aurora_pool.policy.work import Lane, Ticket
+from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.runtime.request_kinds import PlanPrompts, PlanResult
 
 if TYPE_CHECKING:
-    from aurora_pool.fleet import Fleet
-
-Made = Ticket | Response | Callable[[], Awaitable["Ticket | Response"]]
-"""What becomes of a prompt: a ticket, its answer already, or what to ask before one of the two is known."""
-MakeTickets = Callable[[int, Sequence[AnyPrompt], "Call"], list[Ticket] | Iterator[Made]]
-"""Makes the tickets of successive prompts, of which the first has this index: a list where each has one at once."""
+    from aurora_pool.runtime.driver import Driver
 
 DEFERRED = 16
 """For how many prompts of a call something may be asked at a time before they can be sent."""
 FORGET_FROM = 1024
-"""Tickets that a call keeps at least before it looks which are done."""
+"""WorkItem that a call keeps at least before it looks which are done."""
 SLICE = 16_384
 SLICE_PER_AGENT = 128
 """How many prompts are admitted before requests are sent: enough that one list request per agent carries what a call of
@@ -40,27 +36,27 @@ class Call:
 
     def __init__(
         self,
-        fleet: Fleet,
-        lane: Lane,
+        driver: Driver,
+        queue: PromptQueue,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        make_tickets: MakeTickets,
+        plan: PlanPrompts,
         total: int | None = None,
         positions: Mapping[int, int] | None = None,
     ) -> None:
-        self._fleet = fleet
-        self.lane = lane
-        self._make_tickets = make_tickets
+        self._driver = driver
+        self.queue = queue
+        self._plan = plan
         self._positions = positions
         self._ready: deque[tuple[int, Response]] = deque()
-        self._open: list[Ticket] = []
+        self._open: list[WorkItem] = []
         self._crowded = FORGET_FROM
         self._deferred: set[asyncio.Task[None]] = set()
         self._pulled = 0
         self._taken = 0
         self._limit = 0
         self._room = 0
-        self._slice = max(SLICE, SLICE_PER_AGENT * len(lane.members))
-        self._left: Iterator[Made] | None = None
+        self._slice = max(SLICE, SLICE_PER_AGENT * len(queue.members))
+        self._left: Iterator[PlanResult] | None = None
         """What is left of a slice of which as many are deferred as may be."""
         self._dry = False
         self._exhausted = False
@@ -71,12 +67,12 @@ class Call:
         self._feeder: asyncio.Task[None] | None = None
         self._puller: asyncio.Task[None] | None = None
         length = total if total is not None else operator.length_hint(prompts, -1)
-        fleet.calls.add(self)
+        driver.calls.add(self)
         self._expected = length if length >= 0 else None
         if self._expected is None:
-            lane.unbounded += 1
+            queue.unbounded += 1
         else:
-            lane.expected += self._expected
+            queue.expected += self._expected
         if isinstance(prompts, AsyncIterable):
             self._feeder = asyncio.get_running_loop().create_task(self._feed(prompts))
             self._feeder.add_done_callback(self._fed)
@@ -130,10 +126,10 @@ class Call:
 
     async def _stop(self) -> None:
         self._end_input()
-        self._fleet.calls.discard(self)
-        left = [ticket for ticket in self._open if not ticket.done]
+        self._driver.calls.discard(self)
+        left = [item for item in self._open if not item.done]
         if left:
-            self._fleet.withdraw(left)
+            self._driver.withdraw(left)
         self._open.clear()
         helpers = [*self._deferred, *(task for task in (self._feeder, self._puller) if task is not None)]
         for task in helpers:
@@ -143,12 +139,12 @@ class Call:
     # -- the fleet's side ---------------------------------------------------------------------------------------
 
     def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
-        """Take in results, each with the index of its prompt."""
+        """Record results, each with the index of its prompt."""
         self._ready.extend(results)
         self._wake()
 
-    def crash(self, error: BaseException) -> None:
-        """Take in an error that is nobody's fault but the program's: the caller gets it."""
+    def fail(self, error: BaseException) -> None:
+        """Record an error that is nobody's fault but the program's: the caller gets it."""
         self._error = self._error or error
         self._wake()
 
@@ -180,13 +176,13 @@ class Call:
         room = self._limit - under_way
         if room <= 0:  # the windows have shrunk since
             return False
-        made: list[Ticket] | Iterator[Made] | None = self._left
+        made: list[WorkItem] | Iterator[PlanResult] | None = self._left
         if made is None:
             count = min(room, self._slice)
             prompts = list(itertools.islice(self._input, count))
             self._dry = len(prompts) < count
-            made = self._make_tickets(self._pulled, prompts, self)
-        self._admit(self._tickets(made))
+            made = self._plan(self._pulled, prompts, self)
+        self._admit(self._items(made))
         if self._dry and self._left is None:
             self._end_input()
         return room > self._slice
@@ -206,24 +202,24 @@ class Call:
 
     def _pulled_on(self, puller: asyncio.Task[None]) -> None:
         if not puller.cancelled() and (error := puller.exception()) is not None:
-            self.crash(error)
+            self.fail(error)
 
     def _set_limit(self) -> None:
-        self._limit = 2 * self._fleet.capacity(self.lane)
+        self._limit = 2 * self._driver.capacity(self.queue)
         self._room = self._limit - max(1, self._limit // 16)
 
-    def _tickets(self, made: list[Ticket] | Iterator[Made]) -> list[Ticket]:
-        """The tickets to admit now: not of prompts that are answered already, nor of those that are deferred."""
+    def _items(self, made: list[WorkItem] | Iterator[PlanResult]) -> list[WorkItem]:
+        """The items to admit now: not of prompts that are answered already, nor of those that are deferred."""
         self._left = None
         if isinstance(made, list):
             self._count(len(made))
             return made
-        tickets = []
+        items = []
         for one in made:
             index = self._pulled
             self._count(1)
-            if isinstance(one, Ticket):
-                tickets.append(one)
+            if isinstance(one, WorkItem):
+                items.append(one)
             elif isinstance(one, Response):
                 self.deliver([(index, one)])
             else:
@@ -231,28 +227,28 @@ class Call:
                 if len(self._deferred) >= DEFERRED:
                     self._left = made
                     break
-        return tickets
+        return items
 
     def _count(self, prompts: int) -> None:
         self._pulled += prompts
         if self._expected:
             counted = min(self._expected, prompts)
             self._expected -= counted
-            self.lane.expected -= counted
+            self.queue.expected -= counted
 
-    def _admit(self, tickets: list[Ticket]) -> None:
-        if not tickets:
+    def _admit(self, items: list[WorkItem]) -> None:
+        if not items:
             return
-        self._open += tickets
+        self._open += items
         if len(self._open) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
-            self._open = [ticket for ticket in self._open if not ticket.done]
+            self._open = [item for item in self._open if not item.done]
             self._crowded = 2 * len(self._open) + FORGET_FROM
-        self._fleet.admit(tickets)
+        self._driver.admit(items)
 
-    def _ask_first(self, index: int, make: Callable[[], Awaitable[Ticket | Response]]) -> None:
+    def _ask_first(self, index: int, make: Callable[[], Awaitable[WorkItem | Response]]) -> None:
         async def ask() -> None:
             made = await make()
-            if isinstance(made, Ticket):
+            if isinstance(made, WorkItem):
                 self._admit([made])
             else:
                 self.deliver([(index, made)])
@@ -265,7 +261,7 @@ class Call:
         self._deferred.discard(task)
         if not task.cancelled():
             if (error := task.exception()) is not None:
-                self.crash(error)
+                self.fail(error)
             else:
                 self._pull_soon()
 
@@ -274,16 +270,16 @@ class Call:
             return
         self._exhausted = True
         if self._expected is None:
-            self.lane.unbounded -= 1
+            self.queue.unbounded -= 1
         else:
-            self.lane.expected -= self._expected
+            self.queue.expected -= self._expected
             self._expected = 0
-        self._fleet.schedule()
+        self._driver.schedule()
 
     async def _feed(self, prompts: AsyncIterable[AnyPrompt]) -> None:
         try:
             async for prompt in prompts:
-                self._admit(self._tickets(self._make_tickets(self._pulled, [prompt], self)))
+                self._admit(self._items(self._plan(self._pulled, [prompt], self)))
                 if self._pulled % self._slice == 0:
                     await asyncio.sleep(0)
                 while self._full() or len(self._deferred) >= DEFERRED:
@@ -300,6 +296,6 @@ class Call:
 
     def _fed(self, feeder: asyncio.Task[None]) -> None:
         if not feeder.cancelled() and (error := feeder.exception()) is not None:
-            self.crash(error)
+            self.fail(error)
         self._end_input()
         self._wake()

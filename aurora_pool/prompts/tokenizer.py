@@ -8,11 +8,11 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aurora_pool.chat_template import CHECKS, Shape, candidates, checked, marked
 from aurora_pool.errors import BadReply, PoolError, ServerError, TransportError
-from aurora_pool.fleet import Fleet
 from aurora_pool.messages import Message
-from aurora_pool.probe import fetch
+from aurora_pool.prompts.chat_template import CHECKS, ChatTemplate, candidates, checked, marked
+from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.health import fetch
 from aurora_pool.wire import chat, tokens
 
 KEPT = 8192
@@ -26,13 +26,13 @@ TRIES = 5
 class Tokenizer:
     """The tokenizer of the served model, as the fleet's ``/tokenize`` and ``/detokenize`` show it."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
         self._counts: OrderedDict[bytes, int] = OrderedDict()
-        self._shapes: dict[tuple[tuple[str, ...], bytes], Shape | None] = {}
+        self._template: dict[tuple[tuple[str, ...], bytes], ChatTemplate | None] = {}
         self._learning = asyncio.Lock()
         self._turn = 0
-        self.mute: set[int] = set()
+        self.unresponsive: set[int] = set()
         """Agents that did not answer when they were last asked: they are asked last."""
 
     async def count(self, model: str, content: str | Sequence[Message], *, add_special_tokens: bool) -> int | None:
@@ -66,46 +66,46 @@ class Tokenizer:
             return text
         return tokens.parse_text(await self._ask(tokens.DETOKENIZE_PATH, tokens.detokenize(model, ids[-budget:])))
 
-    def known_shape(self, key: tuple[tuple[str, ...], bytes]) -> Shape | None:
-        """The template for conversations of this shape, if it has been learnt and the model has one."""
-        return self._shapes.get(key)
+    def known_template(self, key: tuple[tuple[str, ...], bytes]) -> ChatTemplate | None:
+        """The template for conversations of this template, if it has been learnt and the model has one."""
+        return self._template.get(key)
 
-    def asked_shape(self, key: tuple[tuple[str, ...], bytes]) -> bool:
-        """Whether what there is to know about this shape is known."""
-        return key in self._shapes
+    def asked_template(self, key: tuple[tuple[str, ...], bytes]) -> bool:
+        """Whether what there is to know about this template is known."""
+        return key in self._template
 
-    async def learn_shape(
+    async def learn_template(
         self, model: str, key: tuple[tuple[str, ...], bytes], kwargs: Mapping[str, Any] | None
-    ) -> Shape | None:
-        """Learn the template for conversations of a shape; None if the model has none.
+    ) -> ChatTemplate | None:
+        """Learn the template for conversations of a template; None if the model has none.
 
         Raises :class:`TransportError` if no agent answers: then nothing has been learnt, and it may be tried again.
         """
         async with self._learning:  # whoever waited for one that failed or was cancelled asks for itself
-            if key not in self._shapes:
-                self._shapes[key] = await self._learn(model, key[0], kwargs)
-        return self._shapes[key]
+            if key not in self._template:
+                self._template[key] = await self._learn(model, key[0], kwargs)
+        return self._template[key]
 
-    async def _learn(self, model: str, roles: tuple[str, ...], kwargs: Mapping[str, Any] | None) -> Shape | None:
+    async def _learn(self, model: str, roles: tuple[str, ...], kwargs: Mapping[str, Any] | None) -> ChatTemplate | None:
         try:
             ids = await self._tokens(tokens.tokenize_messages(model, marked(roles), kwargs))
         except (ServerError, BadReply):
             return None
         try:
             rendered = tokens.parse_text(await self._ask(tokens.DETOKENIZE_PATH, tokens.detokenize(model, ids)))
-            for shape in candidates(roles, rendered):
-                if await self._holds(shape, model, kwargs):
-                    return shape
+            for template in candidates(roles, rendered):
+                if await self._holds(template, model, kwargs):
+                    return template
         except (ServerError, BadReply):
             pass  # a template, but not one that can be learnt: the chat endpoints know it
-        return Shape(roles, (), str)
+        return ChatTemplate(roles, (), str)
 
-    async def _holds(self, shape: Shape, model: str, kwargs: Mapping[str, Any] | None) -> bool:
+    async def _holds(self, template: ChatTemplate, model: str, kwargs: Mapping[str, Any] | None) -> bool:
         for check in range(len(CHECKS)):
-            messages = checked(shape.roles, check)
+            messages = checked(template.roles, check)
             texts = [message["content"] for message in messages]
             theirs = await self._tokens(tokens.tokenize_messages(model, messages, kwargs))
-            ours = await self._tokens(tokens.tokenize_text(model, shape.render(texts), add_special_tokens=False))
+            ours = await self._tokens(tokens.tokenize_text(model, template.render(texts), add_special_tokens=False))
             if theirs != ours:
                 return False
         return True
@@ -122,7 +122,7 @@ class Tokenizer:
         """Whether the chat endpoint tells reasoning from answer (``--reasoning-parser``): a short answer shows it."""
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
         try:
-            reply = await self._ask(chat.PATH, body, within=self._fleet.timeouts.silence)
+            reply = await self._ask(chat.PATH, body, within=self._driver.timeouts.silence)
         except ServerError as error:
             if error.status < 500:
                 return False
@@ -134,23 +134,23 @@ class Tokenizer:
 
     async def _ask(self, path: str, body: bytes, *, within: float | None = None) -> bytes:
         """Ask one agent, the next if it does not answer; which is first goes round."""
-        fleet = self._fleet
-        agents = [agent.index for agent in fleet.dispatcher.books.agents if agent.in_service]
-        agents = agents or list(range(len(fleet.endpoints)))
+        driver = self._driver
+        agents = [agent.index for agent in driver.dispatcher.ledger.agents if agent.in_service]
+        agents = agents or list(range(len(driver.endpoints)))
         self._turn = (self._turn + 1) % len(agents)
         failure: PoolError | None = None
-        for agent in sorted(agents[self._turn :] + agents[: self._turn], key=self.mute.__contains__)[:TRIES]:
+        for agent in sorted(agents[self._turn :] + agents[: self._turn], key=self.unresponsive.__contains__)[:TRIES]:
             try:
-                content = await fetch(fleet.transport, agent, path, body, within=within or fleet.timeouts.probe)
+                content = await fetch(driver.transport, agent, path, body, within=within or driver.timeouts.probe)
             except TransportError as error:
-                self.mute.add(agent)
+                self.unresponsive.add(agent)
                 failure = error
             except ServerError as error:
                 if error.status < 500:
                     raise
                 failure = error
             else:
-                self.mute.discard(agent)
+                self.unresponsive.discard(agent)
                 return content
         assert failure is not None
         raise failure

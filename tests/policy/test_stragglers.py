@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aurora_pool.policy.tail import Lengths, seconds_saved, slowest_worthwhile
+from aurora_pool.policy.stragglers import Lengths, seconds_saved, slowest_worthwhile
 
 
 @given(tokens=st.lists(st.integers(1, 100_000), min_size=1))

@@ -1,4 +1,4 @@
-"""How many files a process may have open: each connection is one, and the usual limit of 1,024 is less than a fleet."""
+"""How many files a process may have open: a connection is one each, and the usual limit of 1,024 is below a fleet."""
 
 from __future__ import annotations
 

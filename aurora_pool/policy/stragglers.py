@@ -44,7 +44,7 @@ class Lengths:
         self._known: dict[tuple[float, int], float] = {}
 
     def add(self, *lengths: int) -> None:
-        """Take in the lengths of answers."""
+        """Record the lengths of answers."""
         counts, totals = self.counts, self.totals
         for tokens in lengths:
             bucket = _BUCKETS[tokens] if tokens < 4096 else int(math.log2(tokens) * _STEPS)

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from aurora_pool.errors import ServerError
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.isolate import MAX_DEATHS, PUT_OFF, TOGETHER, halve
-from aurora_pool.policy.silence import Finding
-from aurora_pool.policy.work import Assignment, Lane, Ticket
+from aurora_pool.policy.quarantine import MAX_DEATHS, QUARANTINE_DELAY, TOGETHER, halve
+from aurora_pool.policy.stall import Finding
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from tests.policy.rig import Rig
 
 LONG_ENOUGH = 400.0
 """Seconds after which an answer shows that an agent which has come back does not flap."""
 
 
-def kill_under(rig: Rig, ticket: Ticket, deaths: int) -> list[int]:
+def kill_under(rig: Rig, item: WorkItem, deaths: int) -> list[int]:
     """Have agents die under a prompt until so many have, the others answering meanwhile; return which died."""
     killed: list[int] = []
-    while ticket.deaths < deaths and not ticket.done:
-        if ticket.request is not None:
-            killed.append(ticket.request.agent)
-            rig.die(ticket.request.agent)
+    while item.deaths < deaths and not item.done:
+        if item.request is not None:
+            killed.append(item.request.agent)
+            rig.die(item.request.agent)
             rig.plan()
         else:
             for request in list(rig.open):
@@ -37,7 +37,7 @@ def bring_back(rig: Rig) -> None:
     rig.plan()
 
 
-def two_deaths(rig: Rig) -> list[Ticket]:
+def two_deaths(rig: Rig) -> list[WorkItem]:
     """Have two agents die one after the other; return the prompts that were under way on both."""
     rig.die(0)
     rig.plan()
@@ -46,24 +46,24 @@ def two_deaths(rig: Rig) -> list[Ticket]:
     rig.plan()
     rig.die(1)
     rig.plan()
-    return [ticket for ticket in rig.tickets if ticket.suspected]
+    return [item for item in rig.items if item.suspected]
 
 
-def answer_until_sent(rig: Rig, ticket: Ticket) -> None:
+def answer_until_sent(rig: Rig, item: WorkItem) -> None:
     """Have everything answered until this prompt is under way."""
-    while ticket.request is None:
+    while item.request is None:
         for request in list(rig.open):
             rig.answer_all(request)
         rig.wait(0.3)
 
 
-def wards(rig: Rig) -> list[AgentState]:
-    return [agent for agent in rig.agents if agent.ward_of is not None]
+def quarantine_agents(rig: Rig) -> list[AgentState]:
+    return [agent for agent in rig.agents if agent.quarantine_for is not None]
 
 
-def served_in(rig: Rig, ticket: Ticket) -> Assignment:
-    assert ticket.request is not None
-    return ticket.request
+def served_in(rig: Rig, item: WorkItem) -> InFlightRequest:
+    assert item.request is not None
+    return item.request
 
 
 def test_halves_hold_everything_in_order() -> None:
@@ -76,12 +76,12 @@ def test_poison_costs_four_agents() -> None:
     rig = Rig(6)
     rig.admit(12, work=["poison"])
     rig.plan()
-    kill_under(rig, rig.tickets[0], 2)
+    kill_under(rig, rig.items[0], 2)
     rig.finish()
     (failure,) = rig.failures.values()
-    assert failure.ticket.index == 0
+    assert failure.item.index == 0
     assert failure.kind == "poison"
-    assert failure.ticket.deaths == 4
+    assert failure.item.deaths == 4
     assert rig.results.total() == 12
 
 
@@ -89,31 +89,31 @@ def test_suspects_run_together_first() -> None:
     rig = Rig(8)
     rig.admit(3000)
     rig.plan()
-    suspects = two_deaths(rig)
-    assert rig.books.quarantined == len(suspects) > 1
-    first = rig.lane.suspects[0]
+    quarantined = two_deaths(rig)
+    assert rig.ledger.quarantined == len(quarantined) > 1
+    first = rig.queue.quarantined[0]
     answer_until_sent(rig, first)
     ward = served_in(rig, first).agent
-    together = [ticket for request in rig.open if request.agent == ward for ticket in request.unsettled()]
+    together = [item for request in rig.open if request.agent == ward for item in request.unreleased()]
     assert len(together) >= TOGETHER
-    assert set(together) <= set(suspects)
+    assert set(together) <= set(quarantined)
     rig.finish()
     assert not rig.failures
-    assert all(ticket.deaths == 2 for ticket in suspects)
+    assert all(item.deaths == 2 for item in quarantined)
 
 
 def test_each_runs_alone_after_another_death() -> None:
     rig = Rig(8)
     rig.admit(3000)
     rig.plan()
-    suspects = two_deaths(rig)
-    answer_until_sent(rig, suspects[0])
-    group = list(served_in(rig, suspects[0]).unsettled())
-    rig.die(served_in(rig, suspects[0]).agent)
+    quarantined = two_deaths(rig)
+    answer_until_sent(rig, quarantined[0])
+    group = list(served_in(rig, quarantined[0]).unreleased())
+    rig.die(served_in(rig, quarantined[0]).agent)
     rig.wait(0.3)
-    under_way = [ticket for ticket in group if ticket.request is not None]
+    under_way = [item for item in group if item.request is not None]
     assert under_way
-    assert all(list(served_in(rig, ticket).unsettled()) == [ticket] for ticket in under_way)
+    assert all(list(served_in(rig, item).unreleased()) == [item] for item in under_way)
     rig.finish()
     assert not rig.failures
 
@@ -122,11 +122,11 @@ def test_what_is_answered_is_cleared() -> None:
     rig = Rig(8)
     rig.admit(3000)
     rig.plan()
-    suspects = two_deaths(rig)
-    answer_until_sent(rig, suspects[0])
-    first = suspects[0]
+    quarantined = two_deaths(rig)
+    answer_until_sent(rig, quarantined[0])
+    first = quarantined[0]
     request = served_in(rig, first)
-    rig.answer(request, request.tickets.index(first))
+    rig.answer(request, request.items.index(first))
     rig.die(request.agent)
     assert first.deaths == 2
     rig.finish()
@@ -135,14 +135,14 @@ def test_what_is_answered_is_cleared() -> None:
 
 def test_a_death_soon_after_coming_back_convicts_nobody() -> None:
     rig = Rig(2)
-    (ticket,) = rig.admit()
+    (item,) = rig.admit()
     rig.plan()
     for deaths in (1, 2, 3):
-        kill_under(rig, ticket, deaths)
+        kill_under(rig, item, deaths)
         bring_back(rig)
-    killed = kill_under(rig, ticket, 4)
+    killed = kill_under(rig, item, 4)
     assert not rig.agents[killed[0]].proven
-    assert not ticket.done
+    assert not item.done
     rig.finish()
     assert not rig.failures
 
@@ -167,24 +167,24 @@ def test_poison_on_an_agent_of_its_own_comes_to_an_end() -> None:
     rig.finish()
     (failure,) = rig.failures.values()
     assert failure.kind == "poison"
-    assert failure.ticket.deaths <= MAX_DEATHS
+    assert failure.item.deaths <= MAX_DEATHS
 
 
 def test_an_agent_that_fell_silent_convicts_nobody() -> None:
     rig = Rig(8)
     rig.admit(8)
     rig.plan()
-    ticket = rig.tickets[0]
-    kill_under(rig, ticket, 3)
-    while ticket.request is None:
+    item = rig.items[0]
+    kill_under(rig, item, 3)
+    while item.request is None:
         rig.wait(0.3)
-    agent = ticket.request.agent
+    agent = item.request.agent
     assert rig.agents[agent].proven
     for _ in range(20):
         rig.wait(5.0)
         if agent in rig.looks:
-            rig.looked(agent, Finding.MUTE)
-    assert ticket.deaths == 4
+            rig.load_checked(agent, Finding.UNRESPONSIVE)
+    assert item.deaths == 4
     rig.finish()
     assert not rig.failures
 
@@ -193,10 +193,10 @@ def test_a_suspect_that_fails_otherwise_stays_among_suspects() -> None:
     rig = Rig(3)
     rig.admit(3)
     rig.plan()
-    ticket = rig.tickets[0]
-    kill_under(rig, ticket, 2)
-    answer_until_sent(rig, ticket)
-    rig.fail(served_in(rig, ticket), ServerError(500, "Internal server error"))
+    item = rig.items[0]
+    kill_under(rig, item, 2)
+    answer_until_sent(rig, item)
+    rig.fail(served_in(rig, item), ServerError(500, "Internal server error"))
     rig.admit(30)
     rig.finish()  # the rig checks what every request holds
     assert not rig.failures
@@ -206,15 +206,15 @@ def test_few_agents_are_kept_for_suspects_while_others_wait() -> None:
     rig = Rig(24)
     rig.admit(24 * 400)
     rig.plan()
-    suspects = two_deaths(rig)
+    quarantined = two_deaths(rig)
     for _ in range(200):
-        if not rig.lane.queue:
+        if not rig.queue.items:
             break
-        assert len(wards(rig)) <= 22 // 8
+        assert len(quarantine_agents(rig)) <= 22 // 8
         for request in list(rig.open):
             rig.answer_all(request)
         rig.wait(0.01)
-    assert suspects
+    assert quarantined
     rig.finish()
 
 
@@ -222,17 +222,17 @@ def test_the_only_agent_serves_the_others_first() -> None:
     rig = Rig(3)
     rig.admit(900)
     rig.plan()
-    suspects = two_deaths(rig)
-    assert suspects
-    while rig.lane.queue:
-        assert not wards(rig)
+    quarantined = two_deaths(rig)
+    assert quarantined
+    while rig.queue.items:
+        assert not quarantine_agents(rig)
         for request in list(rig.open):
             rig.answer_all(request)
         rig.plan()
     for request in list(rig.open):
         rig.answer_all(request)
     rig.plan()
-    assert wards(rig) == [rig.agents[2]]
+    assert quarantine_agents(rig) == [rig.agents[2]]
     rig.finish()
     assert not rig.failures
 
@@ -241,10 +241,10 @@ def test_suspects_are_not_put_off_for_ever() -> None:
     rig = Rig(3)
     rig.admit(900)
     rig.plan()
-    suspects = two_deaths(rig)
+    quarantined = two_deaths(rig)
     since = rig.now
-    while not any(ticket.done for ticket in suspects):
-        assert rig.now < since + PUT_OFF + 5.0
+    while not any(item.done for item in quarantined):
+        assert rig.now < since + QUARANTINE_DELAY + 5.0
         rig.admit(300)  # there is always more to do
         for request in list(rig.open):
             rig.answer_all(request)
@@ -254,14 +254,14 @@ def test_suspects_are_not_put_off_for_ever() -> None:
 
 def test_a_view_without_proven_agents_serves_its_suspects() -> None:
     rig = Rig(2)
-    lane = Lane([1])
-    tickets = rig.admit(3, lane=lane)
+    queue = PromptQueue([1])
+    items = rig.admit(3, queue=queue)
     rig.plan()
     for _ in range(2):
         rig.die(1)
         bring_back(rig)
-    assert all(ticket.suspected for ticket in tickets)
-    assert wards(rig) == [rig.agents[1]]
+    assert all(item.suspected for item in items)
+    assert quarantine_agents(rig) == [rig.agents[1]]
     rig.finish()
     assert not rig.failures
 
@@ -270,11 +270,11 @@ def test_an_agent_kept_for_a_withdrawn_suspect_serves_others_again() -> None:
     rig = Rig(4)
     rig.admit(12)
     rig.plan()
-    kill_under(rig, rig.tickets[0], 2)
+    kill_under(rig, rig.items[0], 2)
     rig.wait(0.3)
-    rig.withdraw(rig.tickets)
+    rig.withdraw(rig.items)
     rig.plan()
-    assert not rig.books.wards
-    assert all(agent.ward_of is None for agent in rig.agents)
+    assert not rig.ledger.quarantine_agents
+    assert all(agent.quarantine_for is None for agent in rig.agents)
     rig.admit(100)
     rig.finish()

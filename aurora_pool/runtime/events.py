@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import Observer
-from aurora_pool.policy.work import Notices
+from aurora_pool.policy.work import PolicyEvents
 
 log = logging.getLogger("aurora_pool")
 
 
-class PoolNotices(Notices):
+class EventRelay(PolicyEvents):
     """Logs one line per change of an agent's state, and passes everything on to the observer."""
 
     def __init__(self, endpoints: Sequence[AgentEndpoint], observer: Observer) -> None:

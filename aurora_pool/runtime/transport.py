@@ -39,7 +39,7 @@ connecting passes before it has seen that they are open."""
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 
 
-class Exchange:
+class Reply:
     """One reply: ``status`` and ``headers`` are here, the body comes on demand.
 
     It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
@@ -133,20 +133,20 @@ class Transport:
         *,
         method: str = "",
         headers: Mapping[str, str] | None = None,
-    ) -> Exchange:
+    ) -> Reply:
         """Make a request to an agent: POST with a JSON body, GET without one, or the ``method`` named.
 
         Raises :class:`ConnectFailed` and :class:`ConnectionLost`.
 
-        >>> with await transport.request(0, "/health") as exchange:  # doctest: +SKIP
-        ...     content = await exchange.read()
+        >>> with await transport.request(0, "/health") as reply:  # doctest: +SKIP
+        ...     content = await reply.read()
         """
         if self._session is None:
             raise RuntimeError("the transport is not open")
         url, own_headers = self._address(agent, path)
         sent = own_headers if headers is None else {**headers, **own_headers}
         method = method or ("GET" if body is None else "POST")
-        return Exchange(await self._send(method, url, body, sent))
+        return Reply(await self._send(method, url, body, sent))
 
     async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
         lost: ConnectionLost | None = None

@@ -12,7 +12,7 @@ pytest.importorskip("resource", reason="Windows has no such limit")
 CODE = """
 import resource, sys
 from aurora_pool import ConfigError
-from aurora_pool.open_files import ensure_open_files
+from aurora_pool.runtime.open_files import ensure_open_files
 soft, hard, needed = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 try:

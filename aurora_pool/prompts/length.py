@@ -44,7 +44,7 @@ class TokenEstimate:
         return sum(_PER_MESSAGE + int(_bytes(text) * self.ratio) for text in texts)
 
     def observe(self, content: str, tokens: int) -> None:
-        """Take in how many tokens a text had."""
+        """Record how many tokens a text had."""
         size = _bytes(content)
         if size >= 32:  # the special tokens around a short text say nothing about text
             seen = tokens / size

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aurora_pool.chunking import chunk_text
 from aurora_pool.errors import ConfigError
-from aurora_pool.fitting import TokenEstimate
+from aurora_pool.prompts.chunking import chunk_text
+from aurora_pool.prompts.length import TokenEstimate
 
 prose = st.lists(
     st.sampled_from(["word", "a", "Longerword", ". ", ".\n\n", "\n", " ", "? ", "。", "字", "é", "x" * 50]), max_size=80

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from aurora_pool.errors import ConnectFailed, PoolError, ServerError, TimedOut, TransportError
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.silence import Finding
+from aurora_pool.policy.stall import Finding
 from aurora_pool.wire.errors import parse_error
 from aurora_pool.wire.status import METRICS_PATH, EngineLoad, parse_load
 
 if TYPE_CHECKING:
-    from aurora_pool.transport import Transport
+    from aurora_pool.runtime.transport import Transport
 
 
 async def fetch(transport: Transport, agent: int, path: str, body: bytes | None = None, *, within: float) -> bytes:
@@ -26,12 +26,12 @@ async def fetch(transport: Transport, agent: int, path: str, body: bytes | None 
     """
     try:
         async with asyncio.timeout(within):
-            with await transport.request(agent, path, body) as exchange:
-                content = await exchange.read()
+            with await transport.request(agent, path, body) as reply:
+                content = await reply.read()
     except TimeoutError as error:
         raise TimedOut(f"no whole reply within {within:g} s") from error
-    if exchange.status != 200:
-        raise parse_error(exchange.status, content)
+    if reply.status != 200:
+        raise parse_error(reply.status, content)
     return content
 
 
@@ -61,9 +61,9 @@ async def look(
     except ConnectFailed:
         return Finding.REFUSED, before
     except TransportError:
-        return Finding.MUTE, before
+        return Finding.UNRESPONSIVE, before
     except PoolError:
-        return Finding.BLIND, before
+        return Finding.NO_METRICS, before
     if load is None:
-        return Finding.BLIND, before
-    return (Finding.MOVING if before is not None and load != before else Finding.STILL), load
+        return Finding.NO_METRICS, before
+    return (Finding.PROGRESSING if before is not None and load != before else Finding.IDLE), load

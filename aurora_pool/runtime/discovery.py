@@ -7,8 +7,8 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, ServerError, TransportError
-from aurora_pool.fleet import Fleet
-from aurora_pool.probe import fetch
+from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.health import fetch
 from aurora_pool.wire.status import MODELS_PATH, ServedModel, parse_models
 
 log = logging.getLogger("aurora_pool")
@@ -49,7 +49,7 @@ class Serving:
         least = min(known)
         return [(length, [a for a in agents if lengths.get(a, least) >= length]) for length in sorted(known)]
 
-    async def learn(self, fleet: Fleet) -> None:
+    async def learn(self, driver: Driver) -> None:
         """Ask the agents.
 
         A model that was not named is the one that all of them serve; while no agent answers, that is waited for. With a
@@ -58,23 +58,23 @@ class Serving:
         Raises :class:`ConfigError` if no agent serves the named model or they don't agree on one, and
         :class:`NoAgentsError` if none has answered within ``Timeouts.patience``.
         """
-        deadline = fleet.now + fleet.timeouts.patience
+        deadline = driver.now + driver.timeouts.patience
         warned = False
         while True:
-            answers = await _ask(fleet)
+            answers = await _ask(driver)
             serving = {agent: models for agent, models in answers.items() if isinstance(models, list)}
             if serving or self.model is not None:
                 break
-            if fleet.now + AGAIN > deadline or not any(_may_come(answer) for answer in answers.values()):
+            if driver.now + AGAIN > deadline or not any(_may_come(answer) for answer in answers.values()):
                 silent = {agent: str(answer) for agent, answer in answers.items()}
-                raise NoAgentsError(f"no agent tells what it serves: {_named(fleet, silent)}")
+                raise NoAgentsError(f"no agent tells what it serves: {_named(driver, silent)}")
             if not warned:
-                log.warning("no agent answers yet; waiting up to %.0f s", fleet.timeouts.patience)
+                log.warning("no agent answers yet; waiting up to %.0f s", driver.timeouts.patience)
                 warned = True
             await asyncio.sleep(AGAIN)
-        self.silent = set(range(len(fleet.endpoints))).difference(serving)
+        self.silent = set(range(len(driver.endpoints))).difference(serving)
         if serving:
-            self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in fleet.endpoints])
+            self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in driver.endpoints])
         for agent, models in serving.items():
             length = _context(self.model, models)
             if length is not None:
@@ -119,18 +119,18 @@ def _context(name: str | None, models: Sequence[ServedModel]) -> int | None:
     return _context(model.parent, models)
 
 
-async def _ask(fleet: Fleet) -> Answers:
+async def _ask(driver: Driver) -> Answers:
     """Ask all agents for their models; those that take much longer than the first to answer are left out."""
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def ask(agent: int) -> list[ServedModel] | PoolError:
         async with limit:
             try:
-                return parse_models(await fetch(fleet.transport, agent, MODELS_PATH, within=fleet.timeouts.probe))
+                return parse_models(await fetch(driver.transport, agent, MODELS_PATH, within=driver.timeouts.probe))
             except PoolError as error:
                 return error
 
-    tasks = {asyncio.ensure_future(ask(agent)): agent for agent in range(len(fleet.endpoints))}
+    tasks = {asyncio.ensure_future(ask(agent)): agent for agent in range(len(driver.endpoints))}
     pending = set(tasks)
     answers: dict[int, list[ServedModel] | PoolError] = {}
     grace: float | None = None
@@ -154,8 +154,8 @@ def _may_come(answer: list[ServedModel] | PoolError) -> bool:
     return isinstance(answer, TransportError) or (isinstance(answer, ServerError) and answer.status >= 500)
 
 
-def _named(fleet: Fleet, reasons: Mapping[int, str]) -> str:
-    return _some(f"{fleet.endpoints[agent]}: {reason}" for agent, reason in sorted(reasons.items()))
+def _named(driver: Driver, reasons: Mapping[int, str]) -> str:
+    return _some(f"{driver.endpoints[agent]}: {reason}" for agent, reason in sorted(reasons.items()))
 
 
 def _some(items: Iterable[str]) -> str:

@@ -1,0 +1,299 @@
+"""The ledger of the fleet: which prompt is where, who holds which credits, what is due when.
+
+Every other part of the dispatcher (deal, faults, hedge, isolate) writes here and only here, so that these hold:
+
+- a item ends exactly once: :meth:`Ledger.finish` is the one place;
+- ``agent.held`` is the number of its prompts in the staged and in open requests: every slot that is settled gives one
+  credit back, once;
+- ``item.holders`` is the number of outboxes and open requests that a item is in, and a item that is not done and
+  has no holder waits in its queue (or for the end of a pause).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.breaker import State
+from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.retry import RetryBudget
+from aurora_pool.policy.stragglers import Lengths
+from aurora_pool.policy.timers import Timers
+from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PolicyEvents, PromptQueue, WorkItem
+
+
+class Ledger:
+    """All agents, the queues in which prompts wait, the requests under way, and the plan that is being made."""
+
+    def __init__(self, names: Sequence[str], rng: random.Random, requests_limit: int, events: PolicyEvents) -> None:
+        self.names = list(names)
+        self._requests_limit = requests_limit
+        self.rng = rng
+        self.events = events
+        self.agents = [AgentState(index, requests_limit) for index in range(len(names))]
+        self.in_service = len(self.agents)
+        self.queues: dict[PromptQueue, None] = {}
+        """The queues in which something waits."""
+        self.touched: dict[AgentState, None] = {}
+        """The agents whose credits may have changed since the last plan, all that have an staged among them."""
+        self.quarantine_agents: dict[AgentState, None] = {}
+        """The agents that are kept for quarantined."""
+        self.timers = Timers()
+        self.pending = Plan()
+        self.lengths = Lengths()
+        self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
+        self.scan = False
+        """Whether the next plan is to look at all agents for some queue."""
+        self.in_flight = 0
+        self.answered = 0
+        self.requests = 0
+        self.hedged = 0
+        self.moved = 0
+        self.quarantined = 0
+        self.wasted_tokens = 0
+
+    # -- prompts that wait --------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        """How many prompts wait in queues."""
+        return sum(queue.waiting for queue in self.queues)
+
+    def wake(self, queue: PromptQueue) -> None:
+        """Note that something has begun to wait in a queue: all agents will be looked at for it."""
+        self.queues[queue] = None
+        queue.scan = self.scan = True
+
+    def requeue(self, items: Iterable[WorkItem], now: float) -> None:
+        """Put prompts that failed back at the head of their queues; those that another agent holds stay there."""
+        for item in items:
+            if not item.done and not item.holders:
+                queue = item.queue
+                if item.suspected:
+                    queue.quarantined.append(item)
+                else:
+                    queue.items.appendleft(item)
+                self.wake(queue)
+
+    # -- prompts under way --------------------------------------------------------------------------------------
+
+    def assign(self, item: WorkItem, agent: AgentState) -> None:
+        """Give a prompt, and one of its credits, to an agent: it goes with the next request there."""
+        item.holders += 1
+        agent.held += 1
+        if not agent.staged:
+            self.touched[agent] = None
+        agent.staged.append(item)
+
+    def unassign(self, agent: AgentState, items: list[WorkItem]) -> None:
+        """Take prompts out of an staged again."""
+        dropped = set(items)
+        agent.staged = [item for item in agent.staged if item not in dropped]
+        agent.held -= len(items)
+        for item in items:
+            item.holders -= 1
+
+    def complete(self, item: WorkItem, now: float) -> None:
+        """End a prompt. Requests that now serve no one are closed."""
+        item.done = True
+        if item.holders:
+            for request in (item.request, item.second_request):
+                if request is not None:
+                    request.live -= 1
+                    if not request.live:
+                        self.close(request, now)
+
+    def fail(self, item: WorkItem, failure: Failure, now: float) -> None:
+        """End a prompt without an answer."""
+        self.complete(item, now)
+        self.pending.fail.append(failure)
+
+    def clear_staged(self) -> None:
+        """Take out what ended before it was sent."""
+        for agent in self.touched:
+            done = [item for item in agent.staged if item.done]
+            if done:
+                self.unassign(agent, done)
+
+    def trim_staged(self, now: float) -> None:
+        """Take back what was handed to agents whose windows have shrunk since, or that rest."""
+        for agent in self.touched:
+            if agent.held > agent.limit and agent.staged:
+                excess = agent.staged[-(agent.held - agent.limit) :]
+                self.unassign(agent, excess)
+                self.requeue(reversed(excess), now)
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def open_request(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> InFlightRequest:
+        """Have these prompts, whose credits are taken already, sent to the agent as one request."""
+        request = InFlightRequest(agent.index, items, now)
+        for item in items:
+            if not item.sends:
+                item.first_sent = now
+            item.sends += 1
+            if item.request is None:
+                item.request = request
+            else:
+                item.second_request = request
+        if not agent.requests:
+            agent.last_byte = now
+        agent.requests[request] = None
+        agent.answers_since_send = 0
+        self.requests += 1
+        self.in_flight += len(items)
+        self.pending.send.append(request)
+        return request
+
+    def release(self, request: InFlightRequest, slot: int, *, started: bool) -> WorkItem:
+        """Take a prompt off a request: its part of the reply has come, or never will. The credit goes back."""
+        item = request.items[slot]
+        assert item is not None, "a slot is settled once"
+        request.items[slot] = None
+        request.open -= 1
+        if not item.done:
+            request.live -= 1
+        agent = self.agents[request.agent]
+        agent.held -= 1
+        self.in_flight -= 1
+        self.touched[agent] = None
+        if started and request.started:
+            request.started -= 1
+            agent.running -= 1
+        item.holders -= 1
+        if item.request is request:
+            item.request = None
+            if item.holders:
+                item.request, item.second_request = item.second_request, None
+        else:
+            item.second_request = None
+        return item
+
+    def release_done(self, request: InFlightRequest, prompts: int, started: int) -> None:
+        """Count so many prompts, ended now and off their slots, out of a request, as :meth:`settle` does for one."""
+        request.open -= prompts
+        request.live -= prompts
+        agent = self.agents[request.agent]
+        agent.held -= prompts
+        self.in_flight -= prompts
+        self.answered += prompts
+        self.touched[agent] = None
+        started = min(started, request.started)
+        request.started -= started
+        agent.running -= started
+
+    def remove_request(self, request: InFlightRequest) -> list[WorkItem]:
+        """Take a request off the ledger; return its unreleased prompts, their credits given back."""
+        left: list[WorkItem] = []
+        if request.open:
+            left = [self.release(request, slot, started=False) for slot, t in enumerate(request.items) if t]
+        agent = self.agents[request.agent]
+        agent.running -= request.started
+        request.started = 0
+        request.closed = True
+        agent.requests.pop(request, None)
+        if agent.checking and not agent.requests:
+            agent.check(False)  # it owes nobody a byte any more
+            self.touched[agent] = None
+        return left
+
+    def close(self, request: InFlightRequest, now: float) -> list[WorkItem]:
+        """Give up a request before its reply has ended; return its unreleased prompts.
+
+        The credits come back at once: a server drops what nobody reads within about 50 ms.
+        """
+        agent = self.agents[request.agent]
+        left = self.remove_request(request)
+        shown = int(min((now - request.sent_at) * agent.speed, self.lengths.mean))
+        self.wasted_tokens += shown * sum(item.done and item.hedged for item in left)
+        self.pending.close.append(request)
+        return left
+
+    def clear(self) -> None:
+        """Forget all prompts, for good."""
+        for agent in self.agents:
+            for request in list(agent.requests):
+                self.remove_request(request)
+            self.unassign(agent, agent.staged)
+        for queue in self.queues:
+            for waiting in (queue.items, queue.quarantined, *queue.by_agent.values()):
+                waiting.clear()
+        self.timers.clear()
+        self.pending = Plan()
+
+    # -- agents -------------------------------------------------------------------------------------------------
+
+    def agent_failed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
+        """Record a failure of an agent; it may go out of service, and a probe is then due later."""
+        agent.failures[outcome.value] += 1
+        agent.last_error = reason
+        if agent.breaker.failed(outcome, now, self.rng):
+            self._went_out(agent, now)
+            self.events.agent_state(agent.index, agent.breaker.state.value, f"{outcome.value}: {reason}")
+            self.timers.add(agent.breaker.probe_at, self._probe, agent)
+
+    def agent_probed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
+        """Record what a probe of an agent that is out has shown."""
+        if agent.breaker.state is not State.PROBING:
+            return
+        if agent.breaker.probed(outcome, now, self.rng):
+            self.in_service += 1
+            agent.last_byte = now
+            agent.check(False)
+            self.touched[agent] = None
+            self.events.agent_state(agent.index, agent.breaker.state.value, "it answers")
+        else:
+            agent.last_error = reason
+            self.timers.add(agent.breaker.probe_at, self._probe, agent)
+        self._rescan()
+
+    def add_agent(self, name: str) -> int:
+        """Record a new agent, in service; return its index."""
+        agent = AgentState(len(self.agents), self._requests_limit)
+        self.names.append(name)
+        self.agents.append(agent)
+        self.in_service += 1
+        self.touched[agent] = None
+        self._rescan()
+        return agent.index
+
+    def remove_agent(self, agent: AgentState, now: float) -> list[WorkItem]:
+        """Take an agent out for good; return the prompts that it held, unanswered."""
+        left = [item for request in list(agent.requests) for item in self.close(request, now)]
+        was_in_service = agent.in_service
+        agent.breaker.remove()
+        agent.last_error = "it was removed from the fleet"
+        if was_in_service:
+            self._went_out(agent, now)
+        self.events.agent_state(agent.index, agent.breaker.state.value, agent.last_error)
+        return left
+
+    def restore_agent(self, agent: AgentState, now: float) -> None:
+        """Take an agent back that was removed: it is in service once a probe of it is answered."""
+        agent.breaker.restore(now)
+        self.timers.add(now, self._probe, agent)
+
+    def _went_out(self, agent: AgentState, now: float) -> None:
+        self.in_service -= 1
+        self.touched[agent] = None
+        agent.refresh()
+        unsent = agent.staged
+        self.unassign(agent, unsent)
+        self.requeue(reversed(unsent), now)
+        for queue in self.queues:
+            queue.items.extend(queue.by_agent.pop(agent.index, deque()))
+        self._rescan()
+
+    def _rescan(self) -> None:
+        self.scan = True
+        for queue in self.queues:
+            queue.scan = True
+            queue.rescan_due = 0.0
+
+    def _probe(self, agent: AgentState, now: float) -> None:
+        if agent.breaker.state is not State.OUT:
+            return
+        agent.breaker.probing()
+        self.pending.probe.append(agent.index)

@@ -1,0 +1,298 @@
+"""Prompts of a call -> items: which form of request, which sampling, which agents, room for how many tokens."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import msgspec
+
+from aurora_pool.errors import ConfigError, ServerError, TransportError
+from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
+from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.prompts.chat_template import as_conversation, template_key
+from aurora_pool.prompts.chunking import chunk_text
+from aurora_pool.prompts.length import exact_room, room_or_none
+from aurora_pool.prompts.settings import PromptSettings
+from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
+from aurora_pool.wire import completions
+
+SendParts = Callable[[Sequence[Prompt]], Awaitable[list[Response]]]
+
+Form = Literal["completions", "token_ids", "rendered", "single", "chat", "chat_batch"]
+"""How a prompt travels: in a completions batch as text, as token ids (the server refuses a list of both) or as a
+rendered conversation; as a single completion; as a single chat; in a chat batch."""
+
+_CHATS = ("chat", "chat_batch")
+
+
+class PromptSpec(msgspec.Struct, frozen=True):
+    """One prompt as it came, with what holds for it."""
+
+    index: int
+    content: Any
+    sampling: Sampling
+    own_sampling: bool
+    max_tokens: int | None
+    apply_template: bool
+    """Whether text goes through the chat template."""
+    shortened: bool = False
+
+
+class Planner:
+    """Plans the prompts of one call.
+
+    Text and token ids go to ``/v1/completions``, in lists where the pool batches. Conversations, and text where the
+    pool applies the template, are put into the model's chat template here and travel in lists like text; where the
+    template is not separable, they go to ``/v1/chat/completions/batch`` or one by one to ``/v1/chat/completions``.
+    ``contexts`` are the context lengths in the fleet, ascending, each with the queue of the agents that have at least
+    that much. ``send_parts`` answers the parts of a text that was split, each of which fits.
+    """
+
+    def __init__(
+        self,
+        settings: PromptSettings,
+        sampling: Sampling,
+        max_tokens: int | None,
+        queue: PromptQueue,
+        contexts: Sequence[tuple[int, PromptQueue]],
+        send_parts: SendParts,
+    ) -> None:
+        self._settings = settings
+        self._send_parts = send_parts
+        self._sampling = sampling
+        self._max_tokens = max_tokens
+        self._queue = queue
+        self._contexts = contexts
+        self._own: dict[Form, RequestKind] = {}
+        self._others: weakref.WeakValueDictionary[tuple[Form, bytes], Any] = weakref.WeakValueDictionary()
+        self._text_form = self._form_of_text(settings.applies_template, sampling)
+
+    def __call__(self, start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> list[WorkItem] | Iterator[PlanResult]:
+        """Plan successive prompts, the first of which has the index ``start``.
+
+        Raises :class:`ConfigError` for what can't be a prompt.
+        """
+        form, settings = self._text_form, self._settings
+        if form == "chat" or not self._contexts or set(map(type, prompts)) != {str}:
+            return (self._one(index, prompt, sink) for index, prompt in enumerate(prompts, start))
+        works = self._written(prompts, form)
+        context, queue = self._contexts[0]
+        kind = self._own_kind(form, self._sampling, sink)
+        limit, room = kind.limit, self._max_tokens
+        left = context - settings.buffer - (room or 0)
+        # A character has at most 4 bytes: what fits even then needs no closer look.
+        if room is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
+            return [WorkItem(queue, index, kind, work, room, limit) for index, work in enumerate(works, start)]
+        return self._plain(start, prompts, works, kind, sink)
+
+    def _one(self, index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
+        if isinstance(prompt, Prompt):
+            if prompt.max_tokens is not None and prompt.max_tokens < 1:
+                raise ConfigError(f"prompt {index}: max_tokens: expected at least 1, got {prompt.max_tokens!r}")
+            own = prompt.sampling is not None
+            sampling = prompt.sampling or self._sampling
+            apply_template = self._settings.applies_template if prompt.format is None else prompt.format == "chat"
+            spec = PromptSpec(
+                index, prompt.content, sampling, own, prompt.max_tokens or self._max_tokens, apply_template
+            )
+        else:
+            spec = PromptSpec(index, prompt, self._sampling, False, self._max_tokens, self._settings.applies_template)
+        return self._make(spec, sink)
+
+    def _make(self, spec: PromptSpec, sink: Sink) -> PlanResult:
+        settings = self._settings
+        content = spec.content
+        if isinstance(content, str):
+            content = str(content)  # numpy's strings are a subclass, which no encoder takes
+            form = self._form_of_text(spec.apply_template, spec.sampling)
+            if form == "chat":
+                return self._chat(spec, as_conversation(content, settings.system_prompt), sink)
+            (work,) = self._written([content], form)
+            return self._fitted(spec, work, form, sink)
+        if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
+            return self._chat(spec, content, sink)
+        if isinstance(content, Sequence) and content and isinstance(content[0], int) and type(content) is not bytes:
+            return self._fitted(spec, content, "token_ids" if settings.batched else "single", sink)
+        raise ConfigError(f"prompt {spec.index}: expected text, token ids or messages, got {type(content).__name__}")
+
+    # -- text ---------------------------------------------------------------------------------------------------
+
+    def _form_of_text(self, apply_template: bool, sampling: Sampling) -> Form:
+        settings = self._settings
+        if not apply_template:
+            return "completions" if settings.batched else "single"
+        separable = (
+            settings.text_template is not None and settings.batched and "chat_template_kwargs" not in sampling.extra
+        )
+        return "rendered" if separable else "chat"
+
+    def _written(self, texts: Sequence[Any], form: Form) -> Sequence[str]:
+        """Texts as they are sent."""
+        template = self._settings.text_template
+        if form != "rendered" or template is None:
+            return texts
+        system_prompt = self._settings.system_prompt
+        before = () if system_prompt is None else (system_prompt,)
+        return [template.render((*before, text)) for text in texts]
+
+    def _plain(
+        self, start: int, prompts: Sequence[Any], works: Sequence[str], kind: RequestKind, sink: Sink
+    ) -> Iterator[PlanResult]:
+        """Make the items of plain texts one by one: most fit by the estimate, the others need a closer look."""
+        context, queue = self._contexts[0]
+        estimate, buffer = self._settings.estimate, self._settings.buffer
+        for index, (prompt, work) in enumerate(zip(prompts, works, strict=True), start):
+            room = room_or_none(context, estimate.of(work), buffer, self._max_tokens)
+            if room is None:
+                yield self._one(index, prompt, sink)
+            else:
+                yield WorkItem(queue, index, kind, work, room, kind.limit)
+
+    # -- conversations ------------------------------------------------------------------------------------------
+
+    def _chat(self, spec: PromptSpec, messages: Sequence[Message], sink: Sink) -> PlanResult:
+        settings = self._settings
+        kwargs = spec.sampling.extra.get("chat_template_kwargs")
+        key = template_key(messages, kwargs) if settings.batched else None
+        if key is None:
+            return self._fitted(spec, messages, "chat", sink)
+        if not settings.tokenizer.asked_template(key):
+            return partial(self._learn, spec, messages, sink, key, kwargs)
+        template = settings.tokenizer.known_template(key)
+        if template is not None and template.separable and not settings.separates_reasoning:
+            return self._fitted(spec, template.render([message["content"] for message in messages]), "rendered", sink)
+        listed = settings.chat_batches and not settings.separates_reasoning and spec.sampling.n == 1
+        return self._fitted(spec, messages, "chat_batch" if listed else "chat", sink)
+
+    async def _learn(
+        self, spec: PromptSpec, messages: Sequence[Message], sink: Sink, key: tuple[tuple[str, ...], bytes], kwargs: Any
+    ) -> WorkItem | Response:
+        try:
+            await self._settings.tokenizer.learn_template(self._settings.model, key, kwargs)
+        except (TransportError, ServerError):  # nobody can tell now: the chat endpoint always can
+            return await _settled(self._fitted(spec, messages, "chat", sink))
+        return await _settled(self._chat(spec, messages, sink))
+
+    # -- room ---------------------------------------------------------------------------------------------------
+
+    def _fitted(self, spec: PromptSpec, work: Any, form: Form, sink: Sink) -> PlanResult:
+        """Find room for the answer: by the estimate where that is safe, exactly where it is not."""
+        settings = self._settings
+        max_tokens = spec.max_tokens
+        if not self._contexts:
+            if max_tokens is None and form not in _CHATS:
+                raise ConfigError("max_tokens can't be fitted: no agent tells its context length; give max_tokens")
+            return self._item(spec, work, form, sink, self._queue, max_tokens or 0)
+        context, queue = self._contexts[0]
+        room = room_or_none(context, settings.estimate.of(work), settings.buffer, max_tokens)
+        if room is None:
+            return partial(self._counted, spec, work, form, sink)
+        if max_tokens is None and form in _CHATS:
+            room = 0  # a chat request without max_tokens has the rest of the context
+        return self._item(spec, work, form, sink, queue, room)
+
+    async def _counted(self, spec: PromptSpec, work: Any, form: Form, sink: Sink) -> WorkItem | Response:
+        settings = self._settings
+        length: int | None = len(work)
+        if form not in ("token_ids", "single"):
+            length = await settings.tokenizer.count(settings.model, work, add_special_tokens=form == "completions")
+        needed = (length or settings.estimate.of(work)) + (spec.max_tokens or 1)
+        context, queue = next((pair for pair in self._contexts if needed <= pair[0]), self._contexts[-1])
+        if length is None:  # nobody can tell: the server that gets it will
+            room = exact_room(context, settings.estimate.of(work) + settings.buffer, spec.max_tokens)
+        elif length >= context:
+            return await self._too_long(spec, sink, length, context)
+        else:
+            room = exact_room(context, length, spec.max_tokens)
+        return self._item(spec, work, form, sink, queue, room)
+
+    async def _too_long(self, spec: PromptSpec, sink: Sink, length: int, context: int) -> WorkItem | Response:
+        if self._settings.on_too_long != "error" and isinstance(spec.content, str) and not spec.shortened:
+            try:
+                answer = await self._shortened(spec, sink, length, context)
+            except (TransportError, ServerError):  # nobody can tell how to cut it
+                answer = None
+            if answer is not None:
+                return answer
+        error = f"the prompt has {length} tokens, and the model's maximum context length is {context} tokens"
+        return Response(False, "", error, None, "rejected")
+
+    async def _shortened(self, spec: PromptSpec, sink: Sink, length: int, context: int) -> WorkItem | Response | None:
+        """Cut or split a text; None where not even nothing of it would fit."""
+        settings = self._settings
+        own = await settings.tokenizer.count(settings.model, spec.content, add_special_tokens=False) or length
+        budget = context - (length - own) - min(spec.max_tokens or context, context // 4) - settings.buffer
+        if budget < 1:
+            return None
+        if settings.on_too_long == "truncate":
+            kept = await settings.tokenizer.last_tokens(settings.model, spec.content, budget)
+            return await _settled(self._make(msgspec.structs.replace(spec, content=kept, shortened=True), sink))
+        prompt_format: Literal["chat", "raw"] = "chat" if spec.apply_template else "raw"
+        parts = chunk_text(spec.content, budget, count=settings.estimate.of)
+        return join_parts(
+            await self._send_parts([Prompt(p, spec.sampling, spec.max_tokens, prompt_format) for p in parts])
+        )
+
+    # -- kinds ------------------------------------------------------------------------------------------------
+
+    def _item(self, spec: PromptSpec, work: Any, form: Form, sink: Sink, queue: PromptQueue, room: int) -> WorkItem:
+        kind = self._kind(form, spec, sink)
+        return WorkItem(queue, spec.index, kind, work, room, kind.limit)
+
+    def _kind(self, form: Form, spec: PromptSpec, sink: Sink) -> RequestKind:
+        if not spec.own_sampling:
+            return self._own_kind(form, spec.sampling, sink)
+        key = form, msgspec.json.encode(spec.sampling, order="sorted")
+        found: RequestKind | None = self._others.get(key)
+        if found is None:
+            found = self._others[key] = self._new_kind(form, spec.sampling, sink)
+        return found
+
+    def _own_kind(self, form: Form, sampling: Sampling, sink: Sink) -> RequestKind:
+        """The kind of request of prompts that have no sampling of their own."""
+        kind = self._own.get(form)
+        if kind is None:
+            kind = self._own[form] = self._new_kind(form, sampling, sink)
+        return kind
+
+    def _new_kind(self, form: Form, sampling: Sampling, sink: Sink) -> RequestKind:
+        fields = completions.sampling_fields(sampling)
+        model = self._settings.model
+        if form == "chat":
+            return SingleChat(sink, model, fields)
+        if form == "chat_batch":
+            return ChatBatch(sink, model, fields)
+        if form == "rendered":
+            fields.pop("chat_template_kwargs", None)
+            fields["add_special_tokens"] = False  # the template has put them there
+        return CompletionsBatch(sink, model, fields, self._settings.estimate.observe, alone=form == "single")
+
+
+def join_parts(parts: Sequence[Response]) -> Response:
+    r"""The responses to the parts of one prompt as one: texts joined by empty lines, tokens added up, each a sample.
+
+    >>> join_parts([Response(True, "One."), Response(True, "Two.")]).text
+    'One.\n\nTwo.'
+    """
+    failed = next((part for part in parts if not part.success), None)
+    first = failed or parts[0]
+    return Response(
+        failed is None,
+        "\n\n".join(part.text for part in parts),
+        first.error,
+        first.agent_index,
+        first.error_kind,
+        first.finish_reason,
+        sum(part.prompt_tokens or 0 for part in parts),
+        sum(part.completion_tokens or 0 for part in parts),
+        attempts=max(part.attempts for part in parts),
+        latency=max(part.latency for part in parts),
+        samples=tuple(Sample(part.text, part.finish_reason) for part in parts),
+    )
+
+
+async def _settled(made: PlanResult) -> WorkItem | Response:
+    return made if isinstance(made, WorkItem | Response) else await made()

@@ -1,0 +1,253 @@
+"""The driver: carries out what the policy decides. Sends requests, feeds replies back, keeps one timer.
+
+One per pool, shared by all its views. There is one task per HTTP request and none per prompt; the dispatcher's plan is
+made once per turn of the event loop in which something happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections import deque
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any
+
+from aurora_pool.errors import PoolError
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.messages import Response
+from aurora_pool.options import Observer, Timeouts
+from aurora_pool.policy.batching import in_turn
+from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.timers import FOREVER
+from aurora_pool.policy.work import Failure, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.runtime.events import EventRelay
+from aurora_pool.runtime.exchange import Exchanges
+from aurora_pool.runtime.health import look, read_load, try_agent
+from aurora_pool.runtime.open_files import open_files_limit
+from aurora_pool.runtime.request_kinds import Sink
+from aurora_pool.wire.status import EngineLoad
+
+
+class Driver:
+    """The agents, the dispatcher over them, and the requests in flight."""
+
+    def __init__(
+        self,
+        endpoints: Sequence[AgentEndpoint],
+        *,
+        timeouts: Timeouts,
+        balance: Balance,
+        stream: bool,
+        timeout: float | None,
+        concurrency: int | None,
+        connector_limit: int | None,
+        observer: Observer | None,
+        seed: int | None,
+    ) -> None:
+        from aurora_pool.runtime.transport import Transport  # noqa: PLC0415 (importing aiohttp takes long)
+
+        self.endpoints = list(endpoints)
+        self.timeouts = timeouts
+        self._observed = observer is not None
+        self.observer = observer = observer or Observer()
+        self.probe_request: tuple[str, bytes] = ("/health", b"")
+        self.closed = False
+        self.prompts_failed = 0
+        self.calls: set[Sink] = set()
+        self.transport = Transport(endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit)
+        self.dispatcher = Dispatcher(
+            [str(endpoint) for endpoint in endpoints],
+            rng=random.Random(seed),
+            balance=balance,
+            timeout=timeout,
+            silence=timeouts.silence,
+            requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
+            events=EventRelay(self.endpoints, observer),
+        )
+        self._exchanges = Exchanges(
+            self.transport,
+            self.dispatcher,
+            clock=lambda: self.now,
+            deliver=self._deliver,
+            schedule=self.schedule,
+            stream=stream,
+        )
+        self._concurrency = concurrency
+        self._queue: deque[InFlightRequest] = deque()
+        self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
+        self._background_tasks: set[asyncio.Task[None]] = set()
+        self._removed: set[int] = set()
+        self._loads: dict[int, EngineLoad | None] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._round: asyncio.Handle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Bind to the running event loop."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self.transport.open()
+
+    def update(self, endpoints: Sequence[AgentEndpoint]) -> list[int]:
+        """Record which endpoints the fleet has now; return their indices. Known ones keep theirs."""
+        known = {endpoint.base_url: index for index, endpoint in enumerate(self.endpoints)}
+        present = []
+        for endpoint in endpoints:
+            index = known.get(endpoint.base_url)
+            if index is None:
+                index = self.dispatcher.add_agent(str(endpoint))
+                self.endpoints.append(endpoint)
+            elif index in self._removed:
+                self.dispatcher.restore_agent(index, self.now)
+            present.append(index)
+        self.transport.set_endpoints(self.endpoints)
+        removed = set(range(len(self.endpoints))) - set(present)
+        for index in sorted(removed - self._removed):
+            self.dispatcher.remove_agent(index, self.now)
+        self._removed = removed
+        self.schedule()
+        return present
+
+    async def close(self) -> None:
+        """Cancel what is under way and close all connections. Calls that still wait raise :class:`PoolError`."""
+        self.closed = True
+        for call in list(self.calls):
+            call.fail(PoolError("the pool was closed while prompts were under way"))
+        for handle in (self._round, self._timer):
+            if handle is not None:
+                handle.cancel()
+        tasks = [*self._requests.values(), *self._background_tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.transport.close()
+        self.dispatcher.close()
+
+    @property
+    def now(self) -> float:
+        """The event loop's time; 0 before the pool is opened."""
+        return self._loop.time() if self._loop is not None else 0.0
+
+    # -- prompts ------------------------------------------------------------------------------------------------
+
+    def admit(self, items: Sequence[WorkItem]) -> None:
+        """Record prompts, in the order of their indices."""
+        self.dispatcher.admit(items, self.now)
+        self.schedule()
+
+    def withdraw(self, items: Iterable[WorkItem]) -> None:
+        """Record that the caller no longer wants these prompts: requests that serve nobody else are closed now."""
+        self.dispatcher.withdraw(items, self.now)
+        self._make_round()
+
+    def capacity(self, queue: PromptQueue) -> int:
+        """How many prompts the agents of a queue may hold together."""
+        agents = self.dispatcher.ledger.agents
+        return max(1, sum(agents[index].window.size for index in queue.members if agents[index].in_service))
+
+    # -- rounds -------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """Have a plan made and carried out at the end of this turn of the event loop."""
+        if self._round is None and self._loop is not None and not self.closed:
+            self._round = self._loop.call_soon(self._make_round)
+
+    def _make_round(self) -> None:
+        if self.closed:
+            return
+        if self._round is not None:
+            self._round.cancel()
+            self._round = None
+        plan = self.dispatcher.plan(self.now)
+        for failure in plan.fail:
+            self._fail(failure)
+        for request in plan.close:
+            task = self._requests.get(request)
+            if task is not None:
+                task.cancel()
+        self._queue.extend(plan.send if self._concurrency is None else in_turn(plan.send))
+        self._send_queued()
+        for agent in plan.probe:
+            self._run_in_background(self._probe(agent))
+        for agent in plan.check:
+            self._run_in_background(self._check(agent))
+        for agent in plan.sample:
+            self._run_in_background(self._sample(agent))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        assert self._loop is not None
+        due = self.dispatcher.wake_at
+        if self._timer is not None:
+            if self._timer.when() <= due and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._on_timer) if due < FOREVER else None
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._make_round()
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    def _send_queued(self) -> None:
+        assert self._loop is not None
+        while self._queue and (self._concurrency is None or len(self._requests) < self._concurrency):
+            request = self._queue.popleft()
+            if not request.closed:
+                self.observer.request_sent(request.agent, request.live)
+                task = self._loop.create_task(self._exchanges.run(request))
+                self._requests[request] = task
+                task.add_done_callback(functools.partial(self._on_request_done, request))
+
+    def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
+        del self._requests[request]
+        if not task.cancelled():
+            task.exception()  # its call has it; asyncio need not mention it
+        if self._queue:
+            self._send_queued()
+
+    def _fail(self, failure: Failure) -> None:
+        self.prompts_failed += 1
+        item = failure.item
+        sink: Sink = item.kind.sink
+        latency = self.now - item.first_sent if item.first_sent >= 0 else 0.0
+        where = sink.agent_index(failure.agent)
+        response = Response(False, "", failure.error, where, failure.kind, attempts=item.sends, latency=latency)
+        self._deliver(sink, [(item.index, response)])
+
+    def _deliver(self, sink: Sink, results: Sequence[tuple[int, Response]]) -> None:
+        sink.deliver(results)
+        if self._observed:
+            for _, response in results:
+                self.observer.prompt_done(response)
+
+    # -- background tasks ---------------------------------------------------------------------------------------
+
+    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        assert self._loop is not None
+        task = self._loop.create_task(work)
+        self._background_tasks.add(task)
+        task.add_done_callback(self._background_tasks.discard)
+
+    async def _probe(self, agent: int) -> None:
+        path, body = self.probe_request
+        outcome, reason = await try_agent(self.transport, agent, path, body, within=self.timeouts.probe)
+        self.dispatcher.probed(agent, outcome, reason, self.now)
+        self.schedule()
+
+    async def _check(self, agent: int) -> None:
+        finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
+        self._loads[agent] = load
+        self.dispatcher.load_checked(agent, finding, self.now)
+        self.schedule()
+
+    async def _sample(self, agent: int) -> None:
+        load = await read_load(self.transport, agent, within=self.timeouts.probe)
+        if load is not None:
+            running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
+            self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)

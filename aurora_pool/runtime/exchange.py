@@ -1,0 +1,189 @@
+"""One HTTP request: write its prompts, send it, read the reply, report what came to the dispatcher and the callers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from aurora_pool.errors import BadReply, PoolError, ServerError
+from aurora_pool.messages import Response
+from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.outcome import FINISHED
+from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.runtime.request_kinds import RequestKind, Sink
+from aurora_pool.wire import completions
+from aurora_pool.wire.answer import Answer, Reader
+from aurora_pool.wire.errors import parse_error, refuses_streaming
+from aurora_pool.wire.sse import EventSplitter
+
+if TYPE_CHECKING:
+    from aurora_pool.runtime.transport import Reply, Transport
+
+CALIBRATE_EVERY = 16
+"""One prompt in this many calibrates the estimate of token counts."""
+
+Deliver = Callable[[Sink, Sequence[tuple[int, Response]]], None]
+
+
+class Exchanges:
+    """Makes the requests that the driver hands over, one task each; nothing here decides where a prompt goes."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        dispatcher: Dispatcher,
+        *,
+        clock: Callable[[], float],
+        deliver: Deliver,
+        schedule: Callable[[], None],
+        stream: bool,
+    ) -> None:
+        self._transport = transport
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._deliver = deliver
+        self._schedule = schedule
+        self._stream = stream
+        self._unstreamed: set[int] = set()
+        """Agents that refuse streamed requests."""
+        self._uncalibrated = CALIBRATE_EVERY
+
+    async def run(self, request: InFlightRequest) -> None:
+        """Make one request and see it to its end, whatever that is. Raises only what is a defect of this program."""
+        items = list(request.unreleased())
+        kind: RequestKind = items[0].kind
+        try:
+            try:
+                await self._until_accepted(request, kind, items)
+            except PoolError as error:
+                self._dispatcher.failed(request, error, self._clock())
+            else:
+                self._dispatcher.ended(request)
+        except Exception as error:
+            kind.sink.fail(error)  # a defect: here, or in an observer
+            raise
+        finally:
+            self._schedule()
+
+    async def _until_accepted(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
+        """Send it; where the server refuses only its form, send it again in the form that it takes."""
+        agent = request.agent
+        stream = self._stream and kind.streams and agent not in self._unstreamed
+        refused_streaming = False
+        while True:
+            try:
+                body = kind.encode(items, stream=stream)
+                with await self._transport.request(
+                    agent, kind.path, body, method=kind.method, headers=kind.headers
+                ) as reply:
+                    await kind.receive(reply, request, self)
+            except ServerError as error:
+                if stream and refuses_streaming(error):
+                    stream, refused_streaming = False, True
+                elif not kind.fit_max_tokens(items, error):
+                    raise
+            else:
+                if refused_streaming:
+                    self._unstreamed.add(agent)
+                return
+
+    # -- what request kinds report while they read ----------------------------------------------------------------
+
+    async def read_answers(self, reply: Reply, reader: Reader, kind: RequestKind, request: InFlightRequest) -> None:
+        """Read a reply of either form, and report each answer as soon as it is finished.
+
+        Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`.
+        """
+        if reply.status != 200:
+            raise parse_error(reply.status, await reply.read())
+        if reply.is_event_stream:
+            if not isinstance(reader, completions.CompletionsReader):
+                raise BadReply("the reply is streamed, though the request did not ask for that")
+            await self._read_events(reply, reader, kind, request)
+        else:
+            content = await reply.read()
+            self.progress(request)
+            self._answers(request, kind, reader.whole(content), self._clock())
+        if request.live:
+            raise BadReply("the reply ended before every prompt had its answer")
+
+    async def _read_events(
+        self, reply: Reply, reader: completions.CompletionsReader, kind: RequestKind, request: InFlightRequest
+    ) -> None:
+        splitter = EventSplitter()
+        async for chunk in reply.chunks():
+            now = self._clock()
+            try:
+                reader.events(splitter.feed(chunk))
+            finally:  # what came before an event that says that the rest failed is kept
+                started, finished = reader.take()
+                self._dispatcher.progress(request, now, started)
+                if finished:
+                    self._answers(request, kind, finished, now)
+            self._schedule()
+
+    def progress(self, request: InFlightRequest) -> None:
+        """Report that bytes of a reply came."""
+        self._dispatcher.progress(request, self._clock())
+
+    def detach(self, request: InFlightRequest) -> None:
+        """Report that the caller is told of this request's failure, so that no other agent is asked."""
+        self._dispatcher.detach(request)
+
+    def answered(self, request: InFlightRequest) -> None:
+        """Report that the one prompt of a request has its answer, and its caller has read it."""
+        self._dispatcher.answered(request, 0, 0, self._clock(), started=False)
+
+    # -- answers ----------------------------------------------------------------------------------------------
+
+    def _answers(self, request: InFlightRequest, kind: RequestKind, answers: Sequence[Answer], now: float) -> None:
+        finished = [answer for answer in answers if answer.finish_reason in FINISHED]
+        if len(finished) < len(answers):
+            self._unfinished(request, answers, now)
+        first = self._dispatcher.answered_together(request, finished, now)
+        if not first:
+            return
+        self._calibrate(kind, *first[0], len(first))
+        sink = kind.sink
+        where = sink.agent_index(request.agent)
+        self._deliver(
+            sink,
+            [
+                (
+                    item.index,
+                    Response(
+                        True,
+                        answer.text,
+                        None,
+                        where,
+                        None,
+                        answer.finish_reason,
+                        None if (usage := answer.usage) is None else usage.prompt_tokens,
+                        None if usage is None else usage.completion_tokens,
+                        answer.reasoning,
+                        answer.logprobs,
+                        answer.token_ids,
+                        item.sends,
+                        now - item.first_sent,
+                        answer.samples,
+                        answer.prompt_token_ids,
+                        answer.prompt_logprobs,
+                        answer.embedding,
+                    ),
+                )
+                for item, answer in first
+            ],
+        )
+
+    def _calibrate(self, kind: RequestKind, item: WorkItem, answer: Answer, answers: int) -> None:
+        """Calibrate the estimate of token counts, by one of these answers now and then."""
+        self._uncalibrated += answers
+        if self._uncalibrated >= CALIBRATE_EVERY and answer.usage is not None:
+            self._uncalibrated = 0
+            kind.calibrate(item, answer.usage)
+
+    def _unfinished(self, request: InFlightRequest, answers: Sequence[Answer], now: float) -> None:
+        for answer in answers:
+            if answer.finish_reason not in FINISHED:
+                reason = f"finish_reason {answer.finish_reason!r}"
+                self._dispatcher.aborted(request, answer.slot, reason, now, started=answer.started)

@@ -1,0 +1,44 @@
+"""Prompts travel together where they can."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aurora_pool.policy.batching import form_batches
+from aurora_pool.policy.work import LIST_LIMIT, PromptQueue, WorkItem
+
+QUEUE = PromptQueue(range(1))
+
+
+def items(count: int, *, kind: object = "kind", room: int = 0, limit: int = LIST_LIMIT) -> list[WorkItem]:
+    return [WorkItem(QUEUE, index, kind, None, room, limit) for index in range(count)]
+
+
+def test_one_batch_is_one_request() -> None:
+    assert [len(group) for group in form_batches(items(272))] == [272]
+
+
+def test_no_request_is_longer_than_servers_take() -> None:
+    assert [len(group) for group in form_batches(items(2500))] == [1024, 1024, 452]
+    assert [len(group) for group in form_batches(items(5, limit=2))] == [2, 2, 1]
+
+
+def test_conversations_go_alone() -> None:
+    assert [len(group) for group in form_batches(items(3, limit=1))] == [1, 1, 1]
+
+
+def test_different_batches_travel_apart() -> None:
+    mixed = [item for pair in zip(items(3, kind="a"), items(3, kind="b"), strict=True) for item in pair]
+    assert [[item.kind for item in group] for group in form_batches(mixed)] == [["a"] * 3, ["b"] * 3]
+
+
+@given(rooms=st.lists(st.integers(1, 4000), min_size=1, max_size=60), limit=st.integers(2, 20))
+def test_no_answer_is_cut_to_less_than_half_its_room(rooms: list[int], limit: int) -> None:
+    all_items = [WorkItem(QUEUE, index, "kind", None, room, limit) for index, room in enumerate(rooms)]
+    lists = form_batches(all_items)
+    assert sorted(item.index for group in lists for item in group) == list(range(len(rooms)))
+    for group in lists:
+        assert len(group) <= limit
+        assert 2 * min(item.room for item in group) >= max(item.room for item in group)
+        assert [item.index for item in group] == sorted(item.index for item in group)
