@@ -81,7 +81,7 @@ def snapshot(
 
 
 def _agent(agent: AgentState, endpoint: AgentEndpoint, now: float) -> AgentStatistics:
-    oldest = min((request.sent_at for request in agent.requests), default=None)
+    oldest = min((request.sent_at for request in agent.requests if request.sent_at is not None), default=None)
     return AgentStatistics(
         endpoint=endpoint,
         state=agent.breaker.state.value,

@@ -56,7 +56,7 @@ def _by_room(items: list[WorkItem]) -> list[list[WorkItem]]:
 def in_turn(requests: Sequence[InFlightRequest]) -> list[InFlightRequest]:
     """One request of each agent before the second of any: where few may be open at a time, no agent is to wait last.
 
-    >>> [request.agent for request in in_turn([InFlightRequest(agent, [], 0.0) for agent in (0, 0, 0, 1, 1)])]
+    >>> [request.agent for request in in_turn([InFlightRequest(agent, []) for agent in (0, 0, 0, 1, 1)])]
     [0, 1, 0, 1, 0]
     """
     turns: Counter[int] = Counter()

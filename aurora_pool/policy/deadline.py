@@ -23,8 +23,8 @@ class Deadlines:
         self._count = 0
 
     def watch(self, items: Sequence[WorkItem | None]) -> None:
-        """See to it that these prompts, which have been sent before or are now, end in time."""
-        firsts = [item.first_sent for item in items if item is not None and not item.done]
+        """See to it that those of these prompts that have been sent, before or now, end in time."""
+        firsts = [item.first_sent for item in items if item is not None and not item.done and item.sends]
         if firsts:
             due = min(firsts) + self.timeout
             if not self._watched or due < self._watched[0][0]:
@@ -43,7 +43,7 @@ class Deadlines:
             late.append(heapq.heappop(watched)[2])
         for items in late:
             for item in items:
-                if item is not None and not item.done and item.first_sent + self.timeout <= now:
+                if item is not None and not item.done and item.sends and item.first_sent + self.timeout <= now:
                     agent = item.request.agent if item.request else None
                     error = f"no answer within {self.timeout:g} s of sending"
                     self.ledger.fail(item, Failure(item, "timeout", error, agent), now)

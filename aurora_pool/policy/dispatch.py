@@ -92,6 +92,17 @@ class Dispatcher:
                 self.ledger.complete(item, now)
         self.ledger.clear_staged()
 
+    def sent(self, request: InFlightRequest, now: float) -> None:
+        """Record that a request begins to be written. Until then it waits on this side, and no clock of its agent runs.
+
+        A request that is written again at once, in another form, was sent already.
+        """
+        if request.sent_at is None and not request.closed:
+            self.ledger.sent(request, now)
+            self._faults.stall.watch(self.ledger.agents[request.agent], now)
+            if self._deadlines is not None:
+                self._deadlines.watch(request.items)
+
     def progress(self, request: InFlightRequest, now: float, started: int = 0) -> None:
         """Record that bytes of a reply came, and that so many more of its prompts have shown a first token."""
         agent = self.ledger.agents[request.agent]
@@ -264,9 +275,6 @@ class Dispatcher:
         if not (plan.send or plan.close or plan.fail or plan.probe or plan.check or plan.sample):
             return NOTHING
         ledger.pending = Plan()
-        if self._deadlines is not None:
-            for request in plan.send:
-                self._deadlines.watch(request.items)
         return plan
 
     def _close_round(self, now: float) -> None:
@@ -285,4 +293,3 @@ class Dispatcher:
         items, agent.staged = agent.staged, []
         for group in form_batches(items):
             self.ledger.open_request(group, agent, now)
-        self._faults.stall.watch(agent, now)

@@ -65,6 +65,8 @@ class Hedger:
         speed = 0.0 if agent.checking else agent.speed or fastest
         found = []
         for request in agent.requests:
+            if request.sent_at is None:
+                continue
             saved = seconds_saved(now - request.sent_at, speed, fastest, self.ledger.lengths)
             if saved > 0:
                 found += [(saved, item) for item in request.unreleased() if self._may_hedge(item)]
@@ -85,6 +87,7 @@ class Hedger:
     def _hedge(self, item: WorkItem, rotation: deque[AgentState], now: float) -> None:
         first = item.request
         assert first is not None
+        assert first.sent_at is not None, "what is not sent is no candidate"
         lengths = self.ledger.lengths
         slow = self.ledger.agents[first.agent]
         cost = 0.0 if slow.checking else min(lengths.mean, (now - first.sent_at) * slow.speed)

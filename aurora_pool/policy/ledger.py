@@ -129,23 +129,30 @@ class Ledger:
 
     def open_request(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> InFlightRequest:
         """Have these prompts, whose credits are taken already, sent to the agent as one request."""
-        request = InFlightRequest(agent.index, items, now)
+        request = InFlightRequest(agent.index, items)
         for item in items:
-            if not item.sends:
-                item.first_sent = now
-            item.sends += 1
             if item.request is None:
                 item.request = request
             else:
                 item.second_request = request
-        if not agent.requests:
-            agent.last_byte = now
         agent.requests[request] = None
         agent.answers_since_send = 0
-        self.requests += 1
         self.in_flight += len(items)
         self.pending.send.append(request)
         return request
+
+    def sent(self, request: InFlightRequest, now: float) -> None:
+        """Record that a request begins to be written: the clocks of its agent and of its prompts run from now on."""
+        request.sent_at = now
+        for item in request.unreleased():
+            if not item.sends:
+                item.first_sent = now
+            item.sends += 1
+        agent = self.agents[request.agent]
+        if not agent.sent:
+            agent.last_byte = now
+        agent.sent += 1
+        self.requests += 1
 
     def release(self, request: InFlightRequest, slot: int, *, started: bool) -> WorkItem:
         """Take a prompt off a request: its part of the reply has come, or never will. The credit goes back."""
@@ -192,9 +199,11 @@ class Ledger:
         agent = self.agents[request.agent]
         agent.running -= request.started
         request.started = 0
-        request.closed = True
+        if not request.closed:
+            request.closed = True
+            agent.sent -= request.sent_at is not None
         agent.requests.pop(request, None)
-        if agent.checking and not agent.requests:
+        if agent.checking and not agent.sent:
             agent.check(False)  # it owes nobody a byte any more
             self.touched[agent] = None
         return left
@@ -206,7 +215,7 @@ class Ledger:
         """
         agent = self.agents[request.agent]
         left = self.remove_request(request)
-        shown = int(min((now - request.sent_at) * agent.speed, self.lengths.mean))
+        shown = int(min((now - (request.sent_at or now)) * agent.speed, self.lengths.mean))
         self.wasted_tokens += shown * sum(item.done and item.hedged for item in left)
         self.pending.close.append(request)
         return left

@@ -1,4 +1,4 @@
-"""Watch for agents that hold prompts and send nothing.
+"""Watch for agents that were sent prompts and send nothing.
 
 An agent that sends no byte for :data:`LOOK_AFTER` seconds is looked at, and gets nothing meanwhile. A server that is
 merely busy shows it in its own counters; one that refuses connections is leaving, and what it holds is lost (SIGTERM
@@ -38,7 +38,7 @@ class Finding(enum.Enum):
 
 
 class StallDetector:
-    """Has one alarm for each agent that holds prompts, and says which to look at."""
+    """Has one alarm for each agent that was sent prompts, and says which to look at."""
 
     def __init__(self, ledger: Ledger, limit: float, give_up: Callable[[AgentState, PoolError, float], None]) -> None:
         self.ledger = ledger
@@ -46,14 +46,14 @@ class StallDetector:
         self.give_up = give_up
 
     def watch(self, agent: AgentState, now: float) -> None:
-        """See to it that an agent that holds prompts is looked at when it falls silent."""
+        """See to it that an agent that was sent prompts is looked at when it falls silent."""
         if not agent.tick_due:
             agent.tick_due = True
             self.ledger.timers.add(now + LOOK_AFTER, self._tick, agent)
 
     def suspect(self, agent: AgentState, now: float) -> None:
         """Record that an agent refused a connection: what it holds may hang for ever."""
-        if agent.requests:
+        if agent.sent:
             self.ledger.timers.add(now + REFUSED_GRACE, self._look, agent)
 
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
@@ -70,7 +70,7 @@ class StallDetector:
     def _judge(self, agent: AgentState, finding: Finding, now: float) -> None:
         quiet = now - self._active_at(agent)
         limit = self.limit * (NO_METRICS_FACTOR if finding is Finding.NO_METRICS else 1.0)
-        if not agent.requests or finding is Finding.PROGRESSING:
+        if not agent.sent or finding is Finding.PROGRESSING:
             agent.last_byte = now
             self.saw_activity(agent)
         elif finding is Finding.REFUSED:
@@ -83,7 +83,7 @@ class StallDetector:
     def _tick(self, agent: AgentState, now: float) -> None:
         agent.tick_due = False
         agent.refresh()  # it may have proved itself
-        if not agent.requests:
+        if not agent.sent:
             return
         active_at = self._active_at(agent)
         if now < active_at + LOOK_AFTER:
@@ -94,7 +94,7 @@ class StallDetector:
             self._look(agent, now)
 
     def _look(self, agent: AgentState, now: float) -> None:
-        if agent.requests and not agent.load_check_sent and now >= self._active_at(agent) + REFUSED_GRACE:
+        if agent.sent and not agent.load_check_sent and now >= self._active_at(agent) + REFUSED_GRACE:
             agent.load_check_sent = True
             agent.check(True)
             self.ledger.pending.check.append(agent.index)

@@ -119,6 +119,9 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
 class InFlightRequest:
     """One HTTP request that the pool is to make: to which agent, with which prompts, in which order.
 
+    It is assigned when it is made, and sent when it begins to be written: ``sent_at`` is None until then, for a request
+    that waits on this side for its turn or a connection is no work of the agent's, and none of its clocks runs.
+
     A slot of ``items`` becomes None when its prompt is settled; ``open`` counts those that are not. ``live`` counts
     the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
     slots that have shown a first token.
@@ -126,12 +129,12 @@ class InFlightRequest:
 
     __slots__ = ("agent", "closed", "items", "live", "open", "sent_at", "started")
 
-    def __init__(self, agent: int, items: Sequence[WorkItem], sent_at: float) -> None:
+    def __init__(self, agent: int, items: Sequence[WorkItem]) -> None:
         self.agent = agent
         self.items: list[WorkItem | None] = [*items]
         self.live = self.open = len(items)
         self.started = 0
-        self.sent_at = sent_at
+        self.sent_at: float | None = None
         self.closed = False
 
     def unreleased(self) -> Iterator[WorkItem]:

@@ -71,10 +71,11 @@ class Driver:
             self.dispatcher,
             clock=lambda: self.now,
             deliver=self._deliver,
+            on_sent=self._on_sent,
             schedule=self.schedule,
             stream=stream,
         )
-        self._concurrency = concurrency
+        self._most_requests = min(filter(None, (concurrency, connector_limit)), default=None)
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()
@@ -169,7 +170,7 @@ class Driver:
             task = self._requests.get(request)
             if task is not None:
                 task.cancel()
-        self._queue.extend(plan.send if self._concurrency is None else in_turn(plan.send))
+        self._queue.extend(plan.send if self._most_requests is None else in_turn(plan.send))
         self._send_queued()
         for agent in plan.probe:
             self._run_in_background(self._probe(agent))
@@ -196,13 +197,19 @@ class Driver:
 
     def _send_queued(self) -> None:
         assert self._loop is not None
-        while self._queue and (self._concurrency is None or len(self._requests) < self._concurrency):
+        while self._queue and (self._most_requests is None or len(self._requests) < self._most_requests):
             request = self._queue.popleft()
             if not request.closed:
-                self.observer.request_sent(request.agent, request.live)
                 task = self._loop.create_task(self._exchanges.run(request))
                 self._requests[request] = task
                 task.add_done_callback(functools.partial(self._on_request_done, request))
+
+    def _on_sent(self, request: InFlightRequest) -> None:
+        """Note that there is a connection, and the request begins to be written."""
+        if request.sent_at is None:
+            self.dispatcher.sent(request, self.now)
+            self.observer.request_sent(request.agent, request.live)
+            self._set_timer()
 
     def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ class Exchanges:
         *,
         clock: Callable[[], float],
         deliver: Deliver,
+        on_sent: Callable[[InFlightRequest], None],
         schedule: Callable[[], None],
         stream: bool,
     ) -> None:
@@ -42,6 +44,7 @@ class Exchanges:
         self._dispatcher = dispatcher
         self._clock = clock
         self._deliver = deliver
+        self._on_sent = on_sent
         self._schedule = schedule
         self._stream = stream
         self._unstreamed: set[int] = set()
@@ -54,7 +57,8 @@ class Exchanges:
         kind: RequestKind = items[0].kind
         try:
             try:
-                await self._until_accepted(request, kind, items)
+                async with self._transport.turn:
+                    await self._until_accepted(request, kind, items)
             except PoolError as error:
                 self._dispatcher.failed(request, error, self._clock())
             else:
@@ -74,7 +78,12 @@ class Exchanges:
             try:
                 body = kind.encode(items, stream=stream)
                 with await self._transport.request(
-                    agent, kind.path, body, method=kind.method, headers=kind.headers
+                    agent,
+                    kind.path,
+                    body,
+                    method=kind.method,
+                    headers=kind.headers,
+                    on_sent=functools.partial(self._on_sent, request),
                 ) as reply:
                     await kind.receive(reply, request, self)
             except ServerError as error:

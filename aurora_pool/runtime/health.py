@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 async def fetch(transport: Transport, agent: int, path: str, body: bytes | None = None, *, within: float) -> bytes:
-    """Make one request; return the body of a 200.
+    """Make one request; return the body of a 200. ``within`` counts from when there may be a connection for it.
 
     Raises :class:`TransportError`, :class:`TimedOut` after ``within`` seconds among them, and :class:`ServerError`.
     """
     try:
-        async with asyncio.timeout(within):
+        async with transport.turn, asyncio.timeout(within):
             with await transport.request(agent, path, body) as reply:
                 content = await reply.read()
     except TimeoutError as error:

@@ -8,10 +8,11 @@ connection turns out to be closed already is sent again at once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import os
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,6 +23,7 @@ from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost
 from aurora_pool.hostfile import AgentEndpoint
 
 if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ClientRequest
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -37,6 +39,7 @@ CONNECTING = 256
 connecting passes before it has seen that they are open."""
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
+_on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=None)
 
 
 class Reply:
@@ -87,14 +90,22 @@ class Reply:
 
 
 class Transport:
-    """Connections to a fleet of agents; one per event loop, opened by :meth:`open` and closed by :meth:`close`."""
+    """Connections to a fleet of agents; one per event loop, opened by :meth:`open` and closed by :meth:`close`.
+
+    ``connector_limit`` bounds the connections that are open, idle ones included. One more is there for looking at
+    agents, so that it never has to wait for the very reply that does not come.
+    """
 
     def __init__(
         self, endpoints: Sequence[AgentEndpoint], *, connect_timeout: float, connector_limit: int | None
     ) -> None:
         self._agents: list[tuple[str, dict[str, str]]] = []
         self._connect_timeout = connect_timeout
-        self._connector_limit = connector_limit
+        self._most_open = connector_limit + 1 if connector_limit else None
+        self.turn: contextlib.AbstractAsyncContextManager[Any] = (
+            asyncio.Semaphore(self._most_open) if self._most_open else contextlib.nullcontext()
+        )
+        """Entered for the whole of each exchange: the wait for a connection where they are limited."""
         self._session: aiohttp.ClientSession | None = None
         self._urls: dict[tuple[int, str], URL] = {}
         self.set_endpoints(endpoints)
@@ -107,9 +118,7 @@ class Transport:
     def open(self) -> None:
         """Make the session; needs a running event loop."""
         if self._session is None:
-            connector = _Connector(
-                limit=self._connector_limit or 0, limit_per_host=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300
-            )
+            connector = _Connector(self._most_open, limit=0, keepalive_timeout=KEEP_ALIVE, ttl_dns_cache=300)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
@@ -133,8 +142,11 @@ class Transport:
         *,
         method: str = "",
         headers: Mapping[str, str] | None = None,
+        on_sent: Callable[[], None] | None = None,
     ) -> Reply:
         """Make a request to an agent: POST with a JSON body, GET without one, or the ``method`` named.
+
+        ``on_sent`` is called when there is a connection and the request begins to be written, and perhaps again later.
 
         Raises :class:`ConnectFailed` and :class:`ConnectionLost`.
 
@@ -146,7 +158,11 @@ class Transport:
         url, own_headers = self._address(agent, path)
         sent = own_headers if headers is None else {**headers, **own_headers}
         method = method or ("GET" if body is None else "POST")
-        return Reply(await self._send(method, url, body, sent))
+        _on_sent.set(on_sent)
+        reply = Reply(await self._send(method, url, body, sent))
+        if on_sent is not None:
+            on_sent()  # test doubles for aiohttp answer without a connection
+        return reply
 
     async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
         lost: ConnectionLost | None = None
@@ -185,10 +201,14 @@ class Transport:
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Tells the request in :data:`_reused` whether its connection had served another one before."""
+    """Tells the request in :data:`_reused` whether its connection had served another one before.
 
-    def __init__(self, **options: Any) -> None:
+    At most ``most_open`` connections are open, where that is given: an idle one is closed to make room.
+    """
+
+    def __init__(self, most_open: int | None, **options: Any) -> None:
         super().__init__(**options)
+        self._most_open = most_open
         self._used: weakref.WeakSet[Any] = weakref.WeakSet()
         self._turn = asyncio.Semaphore(CONNECTING)
 
@@ -203,7 +223,28 @@ class _Connector(aiohttp.TCPConnector):
         protocol = connection.protocol
         _reused.set(protocol in self._used)
         self._used.add(protocol)
+        on_sent = _on_sent.get()
+        if on_sent is not None:
+            try:
+                on_sent()
+            except BaseException:
+                connection.close()
+                raise
         return connection
+
+    async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        while self._most_open and self._conns and len(self._acquired) + self._idle() > self._most_open:
+            key = min(self._conns, key=lambda key: self._conns[key][0][1])
+            protocol, _ = self._conns[key].popleft()
+            if not self._conns[key]:
+                del self._conns[key]
+            protocol.close()
+        return await super()._create_connection(req, traces, timeout)
+
+    def _idle(self) -> int:
+        return sum(map(len, self._conns.values()))
 
 
 def _headers(endpoint: AgentEndpoint) -> dict[str, str]:

@@ -261,6 +261,7 @@ class VirtualPool:
         for in_flight in plan.send:
             request = Request(in_flight.agent, [item.work for item in in_flight.unreleased()], in_flight)
             self._requests[in_flight] = request
+            self.dispatcher.sent(in_flight, fleet.now)
             fleet.send(request)
         for agent in plan.probe:
             seconds, _ = fleet.probe(agent)

@@ -49,6 +49,8 @@ class Rig:
         self.probes: list[int] = []
         self.looks: list[int] = []
         self.samples: list[int] = []
+        self.waits_here = False
+        """Whether requests that are assigned wait on this side, and are not sent."""
         self.refused_here: dict[WorkItem, int] = {}
         self.rejected: set[WorkItem] = set()
 
@@ -152,6 +154,8 @@ class Rig:
             self.sent.append(request)
             if not request.closed:
                 self.open[request] = set()
+                if not self.waits_here:
+                    self.dispatcher.sent(request, self.now)
         self.probes += plan.probe
         self.looks += plan.check
         self.samples += plan.sample

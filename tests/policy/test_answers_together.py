@@ -29,6 +29,8 @@ def run(seed: int, *, together: bool) -> tuple[object, ...]:
     items = [WorkItem(queue, index, "batch", work=None) for index in range(PROMPTS)]
     dispatcher.admit(items, now=0.0)
     requests = dispatcher.plan(now=0.0).send
+    for request in requests:
+        dispatcher.sent(request, now=0.0)
     dispatcher.withdraw(rng.sample(items, 5), now=0.5)
     first: list[int] = []
     now = 1.0

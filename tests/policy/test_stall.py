@@ -136,3 +136,33 @@ def test_time_in_which_this_process_did_not_keep_up_is_no_silence() -> None:
     while rig.looks:
         rig.load_checked(0, Finding.UNRESPONSIVE)
     assert not rig.agents[0].in_service
+
+
+def test_what_is_assigned_and_not_sent_runs_no_clock() -> None:
+    """It waits on this side for its turn: no look, no failure, no deadline; each begins when it is sent."""
+    rig = Rig(2, timeout=20.0)
+    rig.waits_here = True
+    rig.admit(4)
+    rig.plan()
+    rig.wait(100.0)
+    assert (rig.looks, rig.failures, rig.ledger.hedged, rig.ledger.requests) == ([], {}, 0, 0)
+    for request in rig.open:
+        assert request.sent_at is None
+        rig.dispatcher.sent(request, rig.now)
+    rig.wait(19.0)
+    assert sorted(rig.looks) == [0, 1]
+    assert not rig.failures
+    rig.wait(1.0)
+    assert {failure.kind for failure in rig.failures.values()} == {"timeout"}
+
+
+def test_what_was_never_sent_is_given_up_without_a_trace() -> None:
+    rig = Rig(1)
+    rig.waits_here = True
+    items = rig.admit(3)
+    rig.plan()
+    rig.wait(10.0)
+    rig.withdraw(items)
+    rig.plan()
+    assert rig.agents[0].sent == 0
+    assert rig.ledger.wasted_tokens == 0

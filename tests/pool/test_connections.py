@@ -6,6 +6,7 @@ import asyncio
 import gc
 import socket
 import weakref
+from typing import Any
 
 import pytest
 
@@ -158,14 +159,30 @@ async def test_connector_limit_keeps_connections_few() -> None:
         async def watch() -> None:
             nonlocal most
             while True:
-                most = max(most, sum(len(agent.server.driver.active) for agent in fleet.agents))
+                most = max(most, connections(fleet))
                 await asyncio.sleep(0.005)
 
         watcher = asyncio.create_task(watch())
         responses = await pool.send_all([f"p{i}" for i in range(30)], max_tokens=30)
+        responses += await pool.send_all_batched([f"p{i}" for i in range(30)], max_tokens=30)
         watcher.cancel()
         assert all(response.success for response in responses)
-        assert most <= 8  # not 30; idle connections are used again without counting
+        assert most <= 3  # two, and one more for looking at agents
+
+
+@pytest.mark.parametrize("limit", ["concurrency", "connector_limit"])
+async def test_what_waits_here_for_its_turn_is_no_agents_fault(limit: str) -> None:
+    """All requests but one wait on this side, much longer than any limit, and no clock runs for those."""
+    profile = AgentProfile(slots=4, reply="word " * 40, step_base=0.1)
+    options: dict[str, Any] = {limit: 1, "timeouts": Timeouts(silence=10.0, probe=2.0), "timeout": 20.0}
+    async with running(8, profile=profile, **options) as (_, pool):
+        responses = await pool.send_all_batched([f"p{i}" for i in range(16)], max_tokens=40)
+        assert all(response.success for response in responses)
+        assert {response.attempts for response in responses} == {1}
+        statistics = pool.statistics()
+        assert [dict(agent.failures) for agent in statistics.agents] == [{}] * 8
+        assert (statistics.quarantined, statistics.hedged, statistics.moved) == (0, 0, 0)
+        assert max(response.latency for response in responses) < 20.0 < now()
 
 
 async def test_there_is_no_hidden_limit_on_connections() -> None:
