@@ -178,6 +178,11 @@ class VLLMPool(AgentPool):
         else:
             self._driver.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
 
+    async def start(self) -> None:
+        """Open the pool and find out what the agents serve, and how: see :meth:`AgentPool.start`."""
+        await super().start()
+        await self._prompting.ask_again(self.model or "")
+
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         settings = self._prompting.settings(self.model or "", batched=options.batched)
         sampling = options.sampling or self._sampling

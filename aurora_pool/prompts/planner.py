@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from aurora_pool.errors import ConfigError, ServerError, TransportError
+from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
 from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
@@ -172,7 +172,7 @@ class Planner:
     ) -> WorkItem | Response:
         try:
             await self._settings.tokenizer.learn_template(self._settings.model, key, kwargs)
-        except (TransportError, ServerError):  # nobody can tell now: the chat endpoint always can
+        except PoolError:  # nobody can tell now: the chat endpoint always can
             return await _settled(self._fitted(spec, messages, "chat", sink))
         return await _settled(self._chat(spec, messages, sink))
 
@@ -213,7 +213,7 @@ class Planner:
         if self._settings.on_too_long != "error" and isinstance(spec.content, str) and not spec.shortened:
             try:
                 answer = await self._shortened(spec, sink, length, context)
-            except (TransportError, ServerError):  # nobody can tell how to cut it
+            except PoolError:  # nobody can tell how to cut it
                 answer = None
             if answer is not None:
                 return answer
