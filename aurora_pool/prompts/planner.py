@@ -14,6 +14,7 @@ from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, S
 from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
+from aurora_pool.prompts.fields import survives_rendering
 from aurora_pool.prompts.length import exact_room, room_or_none
 from aurora_pool.prompts.settings import PromptSettings
 from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
@@ -125,7 +126,10 @@ class Planner:
         if not apply_template:
             return "completions" if settings.batched else "single"
         separable = (
-            settings.text_template is not None and settings.batched and "chat_template_kwargs" not in sampling.extra
+            settings.text_template is not None
+            and settings.batched
+            and "chat_template_kwargs" not in sampling.extra
+            and survives_rendering(sampling.extra)
         )
         return "rendered" if separable else "chat"
 
@@ -155,8 +159,9 @@ class Planner:
 
     def _chat(self, spec: PromptSpec, messages: Sequence[Message], sink: Sink) -> PlanResult:
         settings = self._settings
-        kwargs = spec.sampling.extra.get("chat_template_kwargs")
-        key = template_key(messages, kwargs) if settings.batched else None
+        extra = spec.sampling.extra
+        kwargs = extra.get("chat_template_kwargs")
+        key = template_key(messages, kwargs) if settings.batched and survives_rendering(extra) else None
         if key is None:
             return self._fitted(spec, messages, "chat", sink)
         if not settings.tokenizer.asked_template(key):

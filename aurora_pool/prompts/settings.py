@@ -78,8 +78,8 @@ class PromptHandling:
     async def learn(self, model: str) -> None:
         """Learn the template for plain text.
 
-        Where agents answer but none can be asked (a proxy shows only ``/v1``), chats go to the chat endpoints, and it is
-        asked again later. Raises :class:`NoAgentsError` if no agent answers at all within the patience.
+        Where agents answer but none can be asked (a proxy shows only ``/v1``), chats go to the chat endpoints, and
+        it is asked again later. Raises :class:`NoAgentsError` if no agent answers at all within the patience.
         """
         if self.format == "raw":
             return
@@ -117,8 +117,8 @@ class PromptHandling:
 
     async def _do_without(self, model: str, error: PoolError) -> None:
         log.warning(
-            "no agent can be asked for the model's chat template (%s): prompts go to the chat endpoints, which know it. "
-            "Give prompt_format='raw' if the model has none",
+            "no agent can be asked for the model's chat template (%s): prompts go to the chat endpoints, which know "
+            "it. Give prompt_format='raw' if the model has none",
             error,
         )
         await self._settle(model, ChatTemplate((), (), str))
