@@ -80,7 +80,7 @@ class Hedger:
         More may still come: an input that leaves agents idle often waits for the very prompts that a slow one holds.
         """
         queue = item.queue
-        if item.done or item.holders > 1 or item.suspected:
+        if item.done or item.committed or item.holders > 1 or item.suspected:
             return False
         return not queue.pinned and not queue.items
 

@@ -113,7 +113,7 @@ class Ledger:
     def clear_staged(self) -> None:
         """Take out what ended before it was sent."""
         for agent in self.touched:
-            done = [item for item in agent.staged if item.done]
+            done = [item for item in agent.staged if item.done or item.committed]
             if done:
                 self.unassign(agent, done)
 
