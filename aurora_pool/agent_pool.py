@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Self
@@ -16,6 +16,7 @@ from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue
+from aurora_pool.prompts.content import check_prompts, check_sampling
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.open_files import ensure_open_files
@@ -284,6 +285,10 @@ class AgentPool:
     ) -> Call:
         if isinstance(prompts, str):
             raise ConfigError("expected a list of prompts, got one string")
+        if isinstance(prompts, Collection):
+            check_prompts(prompts)  # an iterator can't be looked at before: there, a bad one is a failed response
+        if options.sampling is not None:
+            check_sampling(options.sampling)
         await self.start()
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,8 +14,9 @@ from aurora_pool.errors import AttemptsExhausted, ConfigError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Response
 from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.prompts.content import as_content, why_unsendable
 from aurora_pool.runtime.discovery import Serving
-from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, Sink
+from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, PlanResult, Sink
 from aurora_pool.wire import embeddings
 
 
@@ -65,18 +66,23 @@ class EmbeddingPool(AgentPool):
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         kinds: dict[Sink, EmbeddingsBatch] = {}
 
-        def item(index: int, prompt: AnyPrompt, sink: Sink) -> WorkItem:
-            if not isinstance(prompt, str) and not (
-                isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], int)
-            ):
-                raise ConfigError(f"prompt {index}: expected text or token ids, got {type(prompt).__name__}")
+        def item(index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
+            try:
+                content: Any = as_content(prompt)
+            except ConfigError as error:
+                return Response(False, "", str(error), None, "rejected")
+            reason = why_unsendable(content)
+            if isinstance(content[:1], list) and isinstance(content[0], dict):
+                reason = "expected text or token ids, got messages"
+            if reason is not None:
+                return Response(False, "", reason, None, "rejected")
             kind = kinds.get(sink)
             if kind is None:
                 kind = kinds[sink] = EmbeddingsBatch(sink, self.model or "", self._fields, alone=not options.batched)
-            return WorkItem(queue, index, kind, prompt, limit=kind.limit)
+            return WorkItem(queue, index, kind, content, limit=kind.limit)
 
-        def make(start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> list[WorkItem]:
-            return [item(index, prompt, sink) for index, prompt in enumerate(prompts, start)]
+        def make(start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> Iterator[PlanResult]:
+            return (item(index, prompt, sink) for index, prompt in enumerate(prompts, start))
 
         return make
 

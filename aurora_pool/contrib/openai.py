@@ -5,8 +5,9 @@
 
 The client is a plain ``openai.AsyncOpenAI``; only its HTTP transport is the pool. Each of its requests is one credit
 of one agent; connection failures, busy and broken agents are retried elsewhere, and slow ones hedged, until the first
-byte of a reply has come; from then on it is this reply or an error. A reply that says the request is at fault (400, 404, ...) reaches the client as it is, and so do all streams.
-What the pool gives up on is answered as HTTP 503, which the client raises as ``openai.InternalServerError``.
+byte of a reply has come; from then on it is this reply or an error. A reply that says the request is at fault (400,
+404, ...) reaches the client as it is, and so do all streams. What the pool gives up on is answered as HTTP 503, which
+the client raises as ``openai.InternalServerError``.
 """
 
 from __future__ import annotations

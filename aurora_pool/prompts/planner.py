@@ -14,6 +14,7 @@ from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, S
 from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
+from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
 from aurora_pool.prompts.fields import survives_rendering
 from aurora_pool.prompts.length import exact_room, room_or_none
 from aurora_pool.prompts.settings import PromptSettings
@@ -72,12 +73,9 @@ class Planner:
         self._text_form = self._form_of_text(settings.applies_template, sampling)
 
     def __call__(self, start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> list[WorkItem] | Iterator[PlanResult]:
-        """Plan successive prompts, the first of which has the index ``start``.
-
-        Raises :class:`ConfigError` for what can't be a prompt.
-        """
+        """Plan successive prompts, the first of which has the index ``start``."""
         form, settings = self._text_form, self._settings
-        if form == "chat" or not self._contexts or set(map(type, prompts)) != {str}:
+        if form == "chat" or not self._contexts or set(map(type, prompts)) != {str} or not can_be_sent(prompts):
             return (self._one(index, prompt, sink) for index, prompt in enumerate(prompts, start))
         works = self._written(prompts, form)
         context, queue = self._contexts[0]
@@ -90,34 +88,32 @@ class Planner:
         return self._plain(start, prompts, works, kind, sink)
 
     def _one(self, index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
-        if isinstance(prompt, Prompt):
-            if prompt.max_tokens is not None and prompt.max_tokens < 1:
-                raise ConfigError(f"prompt {index}: max_tokens: expected at least 1, got {prompt.max_tokens!r}")
-            own = prompt.sampling is not None
-            sampling = prompt.sampling or self._sampling
-            apply_template = self._settings.applies_template if prompt.format is None else prompt.format == "chat"
-            spec = PromptSpec(
-                index, prompt.content, sampling, own, prompt.max_tokens or self._max_tokens, apply_template
-            )
-        else:
-            spec = PromptSpec(index, prompt, self._sampling, False, self._max_tokens, self._settings.applies_template)
+        try:
+            sound = as_prompt(prompt)
+        except ConfigError as error:  # from an input that could not be checked before
+            return Response(False, "", str(error), None, "rejected")
+        content: Any = sound.content
+        reason = why_unsendable(content)
+        if reason is not None:
+            return Response(False, "", reason, None, "rejected")
+        own = sound.sampling is not None
+        sampling = sound.sampling or self._sampling
+        apply_template = self._settings.applies_template if sound.format is None else sound.format == "chat"
+        spec = PromptSpec(index, content, sampling, own, sound.max_tokens or self._max_tokens, apply_template)
         return self._make(spec, sink)
 
     def _make(self, spec: PromptSpec, sink: Sink) -> PlanResult:
         settings = self._settings
         content = spec.content
         if isinstance(content, str):
-            content = str(content)  # numpy's strings are a subclass, which no encoder takes
             form = self._form_of_text(spec.apply_template, spec.sampling)
             if form == "chat":
                 return self._chat(spec, as_conversation(content, settings.system_prompt), sink)
             (work,) = self._written([content], form)
             return self._fitted(spec, work, form, sink)
-        if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
+        if isinstance(content[0], dict):
             return self._chat(spec, content, sink)
-        if isinstance(content, Sequence) and content and isinstance(content[0], int) and type(content) is not bytes:
-            return self._fitted(spec, content, "token_ids" if settings.batched else "single", sink)
-        raise ConfigError(f"prompt {spec.index}: expected text, token ids or messages, got {type(content).__name__}")
+        return self._fitted(spec, content, "token_ids" if settings.batched else "single", sink)
 
     # -- text ---------------------------------------------------------------------------------------------------
 
@@ -250,7 +246,7 @@ class Planner:
     def _kind(self, form: Form, spec: PromptSpec, sink: Sink) -> RequestKind:
         if not spec.own_sampling:
             return self._own_kind(form, spec.sampling, sink)
-        key = form, msgspec.json.encode(spec.sampling, order="sorted")
+        key = form, encode_key(spec.sampling)
         found: RequestKind | None = self._others.get(key)
         if found is None:
             found = self._others[key] = self._new_kind(form, spec.sampling, sink)
@@ -264,7 +260,7 @@ class Planner:
         return kind
 
     def _new_kind(self, form: Form, sampling: Sampling, sink: Sink) -> RequestKind:
-        fields = completions.sampling_fields(sampling)
+        fields = completions.sampling_fields(msgspec.convert(msgspec.to_builtins(sampling, enc_hook=plain), Sampling))
         model = self._settings.model
         if form == "chat":
             return SingleChat(sink, model, fields)
