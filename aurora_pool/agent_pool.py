@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint
@@ -19,6 +18,7 @@ from aurora_pool.policy.work import PromptQueue
 from aurora_pool.prompts.content import check_prompts, check_sampling
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.once import Once
 from aurora_pool.runtime.open_files import ensure_open_files
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
@@ -94,17 +94,21 @@ class AgentPool:
         self._driver = driver
         self._members: Sequence[int] = range(len(endpoints))
         self._queue = PromptQueue(self._members, patience=driver.timeouts.patience)
+        self._present: Sequence[int] = self._members
+        """Those of its agents that have not been removed."""
+        self._joining: set[int] = set()
+        """Agents that have joined, and are asked what they serve before they get prompts."""
         self._whole: AgentPool | None = None
         self._positions: dict[int, int] | None = None
-        self._start_lock = asyncio.Lock()
-        self._started = False
+        self._starting = Once()
+        self._opened_here = False
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
-        """How many agents it has."""
-        return len(self._members)
+        """How many agents it has, those that were removed left out."""
+        return len(self._present)
 
     def __len__(self) -> int:
         return self.size
@@ -135,19 +139,53 @@ class AgentPool:
             raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
         if not endpoints:
             raise NoAgentsError("a pool needs at least one endpoint")
-        present = self._driver.update(endpoints)
+        before = set(self._present)
+        self._present = self._driver.update(endpoints)
         self._members = range(len(self._driver.endpoints))
-        self._queue.set_members(self._members if len(present) == len(self._members) else present)
+        joined = [index for index in self._present if index not in before]
+        if joined and self._starting.done:
+            self._joining.update(joined)
+            self._set_probes(joined)
+            self._driver.run_in_background(self._join(joined))
+        self._update_queue()
+
+    async def _join(self, joined: Sequence[int]) -> None:
+        least = self._least_context(self._queue.members)
+        await self._find_out(joined)
+        self._joining.difference_update(joined)
+        theirs = self._least_context(joined)
+        if least is not None and theirs is not None and theirs < least:
+            # Prompts that wait in the queue have been fitted to the agents of before: calls from now on have another.
+            self._queue = PromptQueue((), patience=self._driver.timeouts.patience)
+        self._update_queue()
+
+    def _update_queue(self) -> None:
+        members = [index for index in self._present if index not in self._joining] or self._present
+        self._queue.set_members(self._members if len(members) == len(self._members) else members)
+        self._driver.schedule()
+
+    async def _find_out(self, joined: Sequence[int]) -> None:
+        """Ask agents that have joined what they serve."""
+
+    def _least_context(self, agents: Sequence[int]) -> int | None:
+        """The least context length among agents, where that matters to prompts."""
+        return None
 
     # -- views --------------------------------------------------------------------------------------------------
 
-    def by_tag(self, key: str, value: str) -> Self:
-        """The agents whose tag ``key`` has this value.
+    def by_tag(self, key: str | None = None, value: str | None = None, **tags: str) -> Self:
+        """The agents whose tag ``key`` has this value, and that have all of these ``tags``.
 
-        >>> pool.by_tag("tier", "large").size  # doctest: +SKIP
-        2
+        >>> pool.by_tag("tier", "large").size, pool.by_tag(tier="large", role="chat").size  # doctest: +SKIP
+        (2, 1)
+
+        Raises :class:`ConfigError` where no tag is given, or a key without a value.
         """
-        return self._view([i for i in self._members if self._driver.endpoints[i].tags.get(key) == value])
+        if (key is None) != (value is None) or (key is None and not tags):
+            raise ConfigError("by_tag: expected a key and its value, or tags by name: by_tag(role='chat')")
+        if key is not None and value is not None:
+            tags[key] = value
+        return self._view([i for i in self._present if tags.items() <= self._driver.endpoints[i].tags.items()])
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
         """So many agents drawn at random, in the order of the hostfile.
@@ -156,7 +194,7 @@ class AgentPool:
         """
         if not 0 <= n <= self.size:
             raise ConfigError(f"sample({n}): the pool has {self.size} agents")
-        return self._view(sorted((rng or random.Random()).sample(list(self._members), n)))
+        return self._view(sorted((rng or random.Random()).sample(list(self._present), n)))
 
     def select(self, indices: Iterable[int]) -> Self:
         """The agents with these indices, in the order given.
@@ -164,9 +202,10 @@ class AgentPool:
         Raises :class:`ConfigError` for one that does not exist or stands there twice.
         """
         chosen = list(indices)
-        bad = [index for index in chosen if not -self.size <= index < self.size]
-        if bad or len({index % self.size for index in chosen}) < len(chosen):
-            raise ConfigError(f"select: expected different indices below {self.size}, got {bad or chosen}")
+        count = len(self._members)
+        bad = [index for index in chosen if not -count <= index < count]
+        if bad or len({index % count for index in chosen}) < len(chosen):
+            raise ConfigError(f"select: expected different indices below {count}, got {bad or chosen}")
         return self._view([self._members[index] for index in chosen])
 
     def slice(self, start: int | None = None, stop: int | None = None) -> Self:
@@ -177,16 +216,24 @@ class AgentPool:
         view = copy.copy(self)
         vars(view).update(
             _members=members,
+            _present=members,
             _queue=PromptQueue(members, patience=self._driver.timeouts.patience),
             _whole=self._whole or self,
             _positions={member: index for index, member in enumerate(members)},
+            _starting=Once(done=self._starting.done),
+            _opened_here=False,
+            **({} if self._starting.done else self._of_its_own()),
         )
         return view
+
+    def _of_its_own(self) -> dict[str, Any]:
+        """The attributes that a view has for itself if it is taken of a pool that has not found out what it serves."""
+        return {}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the pool and find out what the agents serve; the first request does it otherwise.
+        """Open the pool and find out what its agents serve; the first request does it otherwise.
 
         Raises :class:`NoAgentsError` for an empty pool or one of which no agent answers, and :class:`ConfigError` where
         the fleet does not serve what was asked for.
@@ -195,25 +242,34 @@ class AgentPool:
             raise NoAgentsError("this pool has no agents")
         if self._driver.closed:
             raise ConfigError("this pool is closed")
-        if self._whole is not None:
-            await self._whole.start()
-            return
-        async with self._start_lock:
-            if not self._started:
-                ensure_open_files(FILES_PER_AGENT * self.size + SPARE_FILES)
-                self._driver.open()
-                await self._prepare()
-                self._started = True
+        self._driver.open()
+        await self._starting.run(self._start_up)
+
+    async def _start_up(self) -> None:
+        ensure_open_files(FILES_PER_AGENT * len(self._driver.endpoints) + SPARE_FILES)
+        await self._prepare()
+        self._set_probes(self._present)
+
+    def _set_probes(self, agents: Iterable[int]) -> None:
+        self._driver.probe_requests.update(dict.fromkeys(agents, self._probe_request()))
+
+    def _probe_request(self) -> tuple[str, bytes]:
+        """The path and body of the smallest request that shows whether an agent works."""
+        raise NotImplementedError
 
     async def _prepare(self) -> None:
         """Find out what the agents serve."""
 
     async def close(self) -> None:
-        """Cancel what is under way and close all connections. Closing a view does nothing."""
-        if self._whole is None:
+        """Cancel what is under way and close all connections.
+
+        Closing a view does nothing, except at the end of an ``async with`` that has opened the pool.
+        """
+        if self._whole is None or self._opened_here:
             await self._driver.close()
 
     async def __aenter__(self) -> Self:
+        self._opened_here = not self._driver.is_open
         try:
             await self.start()
         except BaseException:

@@ -57,11 +57,13 @@ class EmbeddingPool(AgentPool):
         return self._serving.model
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._driver)
-        self._driver.probe_request = (
-            embeddings.PATH,
-            embeddings.encode_request(self.model or "", ["ping"], self._fields),
-        )
+        await self._serving.learn(self._driver, self._present)
+
+    def _probe_request(self) -> tuple[str, bytes]:
+        return embeddings.PATH, embeddings.encode_request(self.model or "", ["ping"], self._fields)
+
+    def _of_its_own(self) -> dict[str, Any]:
+        return {"_serving": self._serving.for_others()}
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         kinds: dict[Sink, EmbeddingsBatch] = {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptFormat, PromptHandling
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.once import all_of
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.wire import chat, completions
 
@@ -101,6 +101,8 @@ class VLLMPool(AgentPool):
         self._prompting = PromptHandling(
             driver, prompt_format=prompt_format, system_prompt=system_prompt, on_too_long=on_too_long, buffer=buffer
         )
+        self._known_prompting: dict[str, PromptHandling] = {}
+        """What has been learnt of models; a pool and its views share it."""
 
     @classmethod
     def from_hostfile(cls, path: str | Path, **options: Any) -> Self:
@@ -115,7 +117,7 @@ class VLLMPool(AgentPool):
     @property
     def max_context(self) -> int | None:
         """The context length in tokens, the least among the agents; None while nobody has told."""
-        return min((context for context, _ in self._serving.contexts(self._members)), default=None)
+        return self._serving.least_context(self._present)
 
     def estimate_tokens(self, text: str) -> int:
         """About how many tokens a text has, on the long side; calibrated by what the servers have counted so far."""
@@ -152,31 +154,47 @@ class VLLMPool(AgentPool):
         """Ask every agent the same; return one response per agent, in the order of :attr:`endpoints`."""
         if not self._members:
             raise NoAgentsError("this pool has no agents")
-        return await asyncio.gather(*(self.post(index, prompt, max_tokens) for index in range(self.size)))
+        await self.start()
+        indices = self._present if self._whole is None else range(self.size)
+        return await all_of(*(self.post(index, prompt, max_tokens) for index in indices))
 
     def openai_client(self) -> openai.AsyncOpenAI:
         """An ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`."""
         from aurora_pool.contrib.openai import make_client  # noqa: PLC0415 (importing openai takes most of a second)
 
-        return make_client(self._driver, self._queue, self.start)
+        return make_client(self._driver, lambda: self._queue, self.start)
 
     # -- how prompts become requests ----------------------------------------------------------------------------
 
     def _pinned(self, agent_index: int) -> PromptQueue:
-        if not -self.size <= agent_index < self.size:
-            raise ConfigError(f"agent_index: expected an index below {self.size}, got {agent_index}")
+        count = len(self._members)
+        if not -count <= agent_index < count:
+            raise ConfigError(f"agent_index: expected an index below {count}, got {agent_index}")
         return PromptQueue([self._members[agent_index]], patience=0.0, pinned=True)
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._driver)
+        await self._serving.learn(self._driver, self._present)
         model = self._serving.model or ""
         if self.supports_batch:
+            self._prompting = self._known_prompting.setdefault(model, self._prompting)
             self._prompting.tokenizer.unresponsive |= self._serving.silent
-            await self._prompting.learn(model)
-            body = completions.encode_request(model, ["ping"], {}, 1, stream=False)
-            self._driver.probe_request = (completions.PATH, body)
-        else:
-            self._driver.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
+            await self._prompting.ready(model, self._present)
+
+    def _probe_request(self) -> tuple[str, bytes]:
+        model = self.model or ""
+        if self.supports_batch:
+            return completions.PATH, completions.encode_request(model, ["ping"], {}, 1, stream=False)
+        return chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1)
+
+    async def _find_out(self, joined: Sequence[int]) -> None:
+        await self._serving.join(self._driver, joined)
+        self._prompting.tokenizer.members = self._present
+
+    def _least_context(self, agents: Sequence[int]) -> int | None:
+        return self._serving.least_context(agents)
+
+    def _of_its_own(self) -> dict[str, Any]:
+        return {"_serving": self._serving.for_others(), "_prompting": self._prompting.for_others()}
 
     async def start(self) -> None:
         """Open the pool and find out what the agents serve, and how: see :meth:`AgentPool.start`."""

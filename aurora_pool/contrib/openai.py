@@ -38,7 +38,9 @@ _READER_SECONDS = 1.0
 """How long a client may read nothing before the agent's silence is put down to it."""
 
 
-def make_client(driver: Driver, queue: PromptQueue, start: Callable[[], Awaitable[None]]) -> openai.AsyncOpenAI:
+def make_client(
+    driver: Driver, queue: Callable[[], PromptQueue], start: Callable[[], Awaitable[None]]
+) -> openai.AsyncOpenAI:
     """Make a client whose requests go to the agents of a queue. It keeps nothing open: the pool does, and is closed."""
     return openai.AsyncOpenAI(
         base_url="http://pool/v1",
@@ -51,7 +53,7 @@ def make_client(driver: Driver, queue: PromptQueue, start: Callable[[], Awaitabl
 class PoolTransport(httpx2.AsyncBaseTransport):
     """Sends the requests of an httpx2 client to the agents of a pool."""
 
-    def __init__(self, driver: Driver, queue: PromptQueue, start: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, driver: Driver, queue: Callable[[], PromptQueue], start: Callable[[], Awaitable[None]]) -> None:
         self._driver = driver
         self._queue = queue
         self._start = start
@@ -67,8 +69,9 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         body = await request.aread()
         path = request.url.raw_path.decode("ascii")
         forward = _Forward(request.method, path, headers, body or None)
-        turn = next(self._turns) % max(1, len(self._queue.members))
-        item = WorkItem(self._queue, turn, forward, None, limit=1)
+        queue = self._queue()
+        turn = next(self._turns) % max(1, len(queue.members))
+        item = WorkItem(queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)
         self._driver.admit([item])
         read_within = (request.extensions.get("timeout") or {}).get("read")

@@ -94,16 +94,16 @@ def can_be_sent(texts: Iterable[Any]) -> bool:
 
 
 def why_unsendable(content: str | list[Any]) -> str | None:
-    """Say why a content can't be sent though it is a prompt; None if it can.
+    r"""Say why a content can't be sent though it is a prompt; None if it can.
 
     >>> why_unsendable("half an emoji: " + chr(0xD83D))
-    "the text is no valid Unicode: a lone surrogate, '\\\\ud83d', at character 15"
+    "the text is no valid Unicode: a lone surrogate, '\\ud83d', at character 15"
     """
     try:
         content.encode() if isinstance(content, str) else _encode(content)
     except UnicodeEncodeError as error:
         found = error.object[error.start : error.start + 1]
-        return f"the text is no valid Unicode: a lone surrogate, {ascii(found)}, at character {error.start}"
+        return f"the text is no valid Unicode: a lone surrogate, {found!a}, at character {error.start}"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -69,11 +70,31 @@ class PromptHandling:
         self.estimate = TokenEstimate()
         self.tokenizer = Tokenizer(driver)
         self._driver = driver
+        self._ready = False
+        self._learning = asyncio.Lock()
         self._template: ChatTemplate | None = None
         self._chat_batches = False
         self._separates_reasoning = False
         self._untold_until: float | None = None
         """Until when it is left at that nobody could tell the template; None where that is known."""
+
+    def for_others(self) -> PromptHandling:
+        """The same settings, for agents that may serve another model."""
+        return PromptHandling(
+            self._driver,
+            prompt_format=self.format,
+            system_prompt=self.system_prompt,
+            on_too_long=self.on_too_long,
+            buffer=self.buffer,
+        )
+
+    async def ready(self, model: str, agents: Sequence[int]) -> None:
+        """Learn from these agents, unless others that serve the model have told already; raises as :meth:`learn`."""
+        async with self._learning:
+            if not self._ready:
+                self.tokenizer.members = agents
+                await self.learn(model)
+                self._ready = True
 
     async def learn(self, model: str) -> None:
         """Learn the template for plain text.

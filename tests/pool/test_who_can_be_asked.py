@@ -21,13 +21,15 @@ TEXTS = ["Hello", "What is this?"]
 @pytest.mark.parametrize("first", [not_found, forbidden, page, bad_gateway])
 @pytest.mark.parametrize("order", [1, -1])
 async def test_an_agent_that_cannot_be_asked_does_not_decide_for_the_fleet(first: Answer, order: int) -> None:
-    async with SimulatedFleet(2, profile=PLAIN) as fleet:
-        async with gateway(fleet.endpoints[0], {"/tokenize": first}) as proxy:
-            async with VLLMPool([proxy, fleet.endpoints[1]][::order]) as pool:
-                listed = await pool.send_all_batched(TEXTS, max_tokens=30)
-                chatted = await pool.send_all(TEXTS, max_tokens=30)
-                assert [(r.text, r.prompt_tokens) for r in listed] == [(r.text, r.prompt_tokens) for r in chatted]
-                assert any(lists_at(agent) for agent in fleet.agents)
+    async with (
+        SimulatedFleet(2, profile=PLAIN) as fleet,
+        gateway(fleet.endpoints[0], {"/tokenize": first}) as proxy,
+    ):
+        async with VLLMPool([proxy, fleet.endpoints[1]][::order]) as pool:
+            listed = await pool.send_all_batched(TEXTS, max_tokens=30)
+            chatted = await pool.send_all(TEXTS, max_tokens=30)
+            assert [(r.text, r.prompt_tokens) for r in listed] == [(r.text, r.prompt_tokens) for r in chatted]
+            assert any(lists_at(agent) for agent in fleet.agents)
 
 
 @pytest.mark.parametrize("answer", [not_found, forbidden, page, bad_gateway])
@@ -47,33 +49,41 @@ async def test_where_nobody_can_tell_the_chat_endpoint_is_used_and_it_is_said_on
 
 async def test_what_nobody_could_tell_is_asked_again_later() -> None:
     answers: dict[str, Answer] = {"/tokenize": bad_gateway}
-    async with SimulatedFleet(1, profile=PLAIN) as fleet:
-        async with gateway(fleet.endpoints[0], answers) as proxy, VLLMPool([proxy]) as pool:
-            await pool.send_all_batched(TEXTS, max_tokens=30)
-            assert lists_at(fleet.agents[0]) == []
-            answers.clear()
-            await asyncio.sleep(60.0)
-            await pool.send_all_batched(TEXTS, max_tokens=30)
-            assert len(lists_at(fleet.agents[0])) == 1
+    async with (
+        SimulatedFleet(1, profile=PLAIN) as fleet,
+        gateway(fleet.endpoints[0], answers) as proxy,
+        VLLMPool([proxy]) as pool,
+    ):
+        await pool.send_all_batched(TEXTS, max_tokens=30)
+        assert lists_at(fleet.agents[0]) == []
+        answers.clear()
+        await asyncio.sleep(60.0)
+        await pool.send_all_batched(TEXTS, max_tokens=30)
+        assert len(lists_at(fleet.agents[0])) == 1
 
 
 async def test_a_conversation_of_a_new_shape_goes_as_a_chat_while_nobody_can_tell() -> None:
     answers: dict[str, Answer] = {}
     conversation: Any = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
-    async with SimulatedFleet(1, profile=PLAIN) as fleet:
-        async with gateway(fleet.endpoints[0], answers) as proxy, VLLMPool([proxy]) as pool:
-            answers["/tokenize"] = bad_gateway
-            responses = await pool.send_all_batched([conversation] * 40, max_tokens=30)
-            assert all(response.success for response in responses)
-            assert lists_at(fleet.agents[0]) == []
+    async with (
+        SimulatedFleet(1, profile=PLAIN) as fleet,
+        gateway(fleet.endpoints[0], answers) as proxy,
+        VLLMPool([proxy]) as pool,
+    ):
+        answers["/tokenize"] = bad_gateway
+        responses = await pool.send_all_batched([conversation] * 40, max_tokens=30)
+        assert all(response.success for response in responses)
+        assert lists_at(fleet.agents[0]) == []
 
 
 async def test_a_page_at_the_chat_endpoint_of_one_agent_does_not_keep_the_pool_from_starting() -> None:
-    async with SimulatedFleet(2, profile=PLAIN) as fleet:
-        async with gateway(fleet.endpoints[0], {"/v1/chat/completions": page}) as proxy:
-            for endpoints in ([proxy, fleet.endpoints[1]], [fleet.endpoints[1], proxy]):
-                async with VLLMPool(endpoints) as pool:
-                    assert all(r.success for r in await pool.send_all_batched(TEXTS, max_tokens=30))
+    async with (
+        SimulatedFleet(2, profile=PLAIN) as fleet,
+        gateway(fleet.endpoints[0], {"/v1/chat/completions": page}) as proxy,
+    ):
+        for endpoints in ([proxy, fleet.endpoints[1]], [fleet.endpoints[1], proxy]):
+            async with VLLMPool(endpoints) as pool:
+                assert all(r.success for r in await pool.send_all_batched(TEXTS, max_tokens=30))
 
 
 async def test_agents_with_different_templates_each_apply_their_own(caplog: pytest.LogCaptureFixture) -> None:
