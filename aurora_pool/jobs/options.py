@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.jobs.requests import InputFormat, PromptFormat
+from aurora_pool.jobs.requests import InputFormat
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.survey import OnBadLine
+from aurora_pool.options import PromptFormat
 
 Ending: TypeAlias = Literal[
     "finished",  # every request has its record

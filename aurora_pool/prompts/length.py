@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from aurora_pool.messages import Content
-
-TooLong = Literal["error", "truncate", "split"]
-"""What becomes of a prompt that is longer than the context."""
 
 _CAUTIOUS = 1 / 2.5
 """Tokens per UTF-8 byte to reckon with before anything is known; English text has about 1/4, dense code more."""

@@ -122,7 +122,7 @@ class Tokenizer:
         """Whether the chat endpoint tells reasoning from answer (``--reasoning-parser``): a short answer shows it."""
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
         try:
-            reply = await self._ask(chat.PATH, body, within=self._driver.timeouts.silence)
+            reply = await self._ask(chat.PATH, body, within=self._driver.timeouts.stall)
         except ServerError as error:
             if error.status < 500:
                 return False

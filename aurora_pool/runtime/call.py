@@ -97,8 +97,8 @@ class Call:
         finally:
             await self._stop()
 
-    async def all(self) -> list[Response]:
-        """All responses, in the order of the prompts."""
+    async def all(self, count: Callable[[Iterable[Response]], None] | None = None) -> list[Response]:
+        """All responses, in the order of the prompts. ``count`` is called with those that have come."""
         ready = self._ready
         found: dict[int, Response] = {}
         try:
@@ -107,6 +107,8 @@ class Call:
                 while ready:
                     self._taken += len(ready)
                     found.update(ready)
+                    if count is not None:
+                        count([response for _, response in ready])
                     ready.clear()
                     self._pull()
                 if await self._ended():
