@@ -40,10 +40,11 @@ from aurora_pool.progress import CallProgress
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
 
 if TYPE_CHECKING:
-    from aurora_pool.embeddings import EmbeddingPool
+    from aurora_pool.embeddings import EmbeddingPool as EmbeddingPool
 
 __version__ = "0.1.0"
 
+# Without EmbeddingPool: a star import must not need numpy.
 __all__ = [
     "AgentEndpoint",
     "AgentPool",
@@ -58,7 +59,6 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "ConnectionOptions",
-    "EmbeddingPool",
     "HostfileError",
     "JobError",
     "Logprobs",
@@ -100,4 +100,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), "EmbeddingPool"})

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import logging
 import operator
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Self, TypedDict, get_args
+from typing import Any, Self, get_args
 
-from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole, shown
+from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolClosedError
-from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints, distinct
-from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
+from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
+from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue
+from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.driver import Driver
@@ -31,35 +30,6 @@ __all__ = ["AgentPool"]
 FILES_PER_AGENT = 2
 SPARE_FILES = 100
 
-log = logging.getLogger("aurora_pool")
-
-
-class AgentPoolOptions(TypedDict, total=False):
-    """The options that all kinds of pools have, for signatures that hand them on; a test holds them to the pools'."""
-
-    model: str | None
-    timeout: float | None
-    balance: Balance
-    concurrency: int | None
-    connector_limit: int | None
-    timeouts: Timeouts | None
-    connection: ConnectionOptions | None
-    observer: Observer | None
-    rng: random.Random | None
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """What a caller has said about one call."""
-
-    max_tokens: int | None
-    sampling: Sampling | None
-    batched: bool
-
-    def __post_init__(self) -> None:
-        check_whole(1, max_tokens=self.max_tokens)
-        check_instance("sampling", self.sampling, Sampling)
-
 
 class AgentPool:
     """A fleet of agents, or a view of some of them: what all kinds of pools have in common.
@@ -68,7 +38,7 @@ class AgentPool:
     the pool it was taken from, and is closed with it.
     """
 
-    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+    def __new__(cls, *_arguments: Any, **_options: Any) -> Self:
         """Make nothing of the base class itself, which has no kind of prompt."""
         if cls is AgentPool:
             raise ConfigError("AgentPool is what all pools have in common: make a VLLMPool or an EmbeddingPool")
@@ -98,7 +68,7 @@ class AgentPool:
         check_instance("rng", rng, random.Random)
         self._timeout = timeout
         self._driver = driver = Driver(
-            _agents(endpoints),
+            as_endpoints(endpoints),
             timeouts=timeouts or Timeouts(),
             connection=connection or ConnectionOptions(),
             balance=balance,
@@ -162,7 +132,7 @@ class AgentPool:
         """
         if self._whole is not None:
             raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
-        present = self._driver.update(_agents(endpoints))
+        present = self._driver.update(as_endpoints(endpoints))
         self._members = range(len(self._driver.endpoints))
         self._queue.set_members(self._members if len(present) == len(self._members) else present)
 
@@ -186,7 +156,7 @@ class AgentPool:
         """
         check_whole(0, n=n)
         if n > self.size:
-            raise ConfigError(f"sample({n}): the pool has {self.size} agents")
+            raise ConfigError(f"n: expected at most {self.size}, for the pool has {self.size} agents, got {n}")
         return self._view(sorted((rng or random.Random()).sample(list(self._members), n)))
 
     def select(self, indices: Iterable[int]) -> Self:
@@ -328,7 +298,7 @@ class AgentPool:
         ...     async for index, response in responses:
         ...         print(index, response.text)
         """
-        _check_prompts(prompts)
+        check_prompts(prompts)
         check_whole(0, total=total)
         return self._responses(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
 
@@ -338,7 +308,7 @@ class AgentPool:
     async def _reported(
         self, prompts: Iterable[AnyPrompt], options: CallOptions, on_progress: OnCallProgress | None, progress: bool
     ) -> list[Response]:
-        _check_prompts(prompts)
+        check_prompts(prompts)
         total = operator.length_hint(prompts, -1)
         with ProgressReport(total if total >= 0 else None, on_progress=on_progress, progress=progress) as report:
             call = await self._call(self._queue, prompts, options, None)
@@ -363,25 +333,10 @@ class AgentPool:
         options: CallOptions,
         total: int | None,
     ) -> Call:
-        _check_prompts(prompts)
+        check_prompts(prompts)
         await self.start()
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         """How this kind of pool makes items of one call's prompts."""
         raise NotImplementedError
-
-
-def _agents(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
-    """Read what names the agents, each once."""
-    agents, again = distinct(as_endpoints(endpoints))
-    if again:
-        log.warning("%d endpoints are listed more than once and count once, the first being %s", len(again), again[0])
-    if not agents:
-        raise NoAgentsError("a pool needs at least one endpoint")
-    return agents
-
-
-def _check_prompts(prompts: object) -> None:
-    if isinstance(prompts, str | bytes | Mapping | Prompt) or not isinstance(prompts, Iterable | AsyncIterable):
-        raise ConfigError(f"prompts: expected a list, or another iterable, of prompts, got {shown(prompts)}")

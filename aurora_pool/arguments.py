@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from reprlib import Repr
@@ -10,7 +9,7 @@ from typing import Any
 
 from aurora_pool.errors import ConfigError
 
-__all__ = ["check_instance", "check_one_of", "check_seconds", "check_whole", "shown"]
+__all__ = ["check_index", "check_instance", "check_one_of", "check_seconds", "check_whole", "shown"]
 
 _short = Repr()
 _short.maxstring = _short.maxother = 60
@@ -30,6 +29,17 @@ def check_whole(least: int, **arguments: Any) -> None:
             raise ConfigError(f"{name}: expected a whole number of at least {least}, got {shown(value)}")
 
 
+def check_index(name: str, value: Any, size: int) -> None:
+    """Raise :class:`ConfigError` for what is no index into ``size`` things; negative ones count from the end.
+
+    >>> check_index("agent_index", 3, 3)
+    Traceback (most recent call last):
+    aurora_pool.errors.ConfigError: agent_index: expected an index below 3, got 3
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or not -size <= int(value) < size:
+        raise ConfigError(f"{name}: expected an index below {size}, got {shown(value)}")
+
+
 def check_seconds(**arguments: Any) -> None:
     """Raise :class:`ConfigError` for an argument that is neither None nor a number of seconds above 0.
 
@@ -40,7 +50,7 @@ def check_seconds(**arguments: Any) -> None:
     for name, value in arguments.items():
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, Real) or not float(value) > 0:
             raise ConfigError(f"{name}: expected seconds above 0, got {shown(value)}")
 
 

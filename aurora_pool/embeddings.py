@@ -10,7 +10,7 @@ from typing import Any, Self, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from aurora_pool.agent_pool import AgentPool, AgentPoolOptions, CallOptions
+from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_instance, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
@@ -18,17 +18,12 @@ from aurora_pool.messages import AnyPrompt, Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.pool_options import CallOptions, EmbeddingPoolOptions
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, Sink
 from aurora_pool.wire import embeddings
 
 __all__ = ["EmbeddingPool", "scatter_gather_embeddings", "stack", "vector_of"]
-
-
-class EmbeddingPoolOptions(AgentPoolOptions, total=False):
-    """The constructor's options, for :meth:`EmbeddingPool.from_hostfile`."""
-
-    dimensions: int | None
 
 
 class EmbeddingPool(AgentPool):
@@ -39,8 +34,8 @@ class EmbeddingPool(AgentPool):
 
     ``model`` is the name to ask for; None takes the one model that the fleet serves. ``dimensions`` asks for shorter
     vectors, where the model can give them. ``endpoints`` and the other options are those of
-    :class:`~aurora_pool.VLLMPool`. Raises :class:`ConfigError` for invalid arguments and :class:`NoAgentsError` if there
-    is no endpoint.
+    :class:`~aurora_pool.VLLMPool`. Raises :class:`ConfigError` for invalid arguments and :class:`NoAgentsError` if
+    there is no endpoint.
     """
 
     def __init__(

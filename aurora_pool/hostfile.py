@@ -20,6 +20,7 @@ to reach an agent; the others are yours, for :meth:`~aurora_pool.VLLMPool.by_tag
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -29,9 +30,11 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from aurora_pool.arguments import shown
-from aurora_pool.errors import ConfigError, HostfileError
+from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
 
 __all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "parse_hostfile", "parse_hostfile_text"]
+
+log = logging.getLogger("aurora_pool")
 
 DEFAULT_PORT = 8000
 API_KEY_TAG = "api_key_env"
@@ -109,32 +112,28 @@ AnyEndpoint: TypeAlias = AgentEndpoint | str | tuple[str, int]
 
 
 def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
-    """Make endpoints of what names them.
+    """Make endpoints of what names them, each agent once: one that is listed again is left out, with a warning.
 
     >>> [str(one) for one in as_endpoints(["gpu01", "gpu02 8001 tier=large", ("gpu03", 8000), "http://gpu04:8001/v1"])]
     ['gpu01:8000', 'gpu02:8001', 'gpu03:8000', 'gpu04:8001']
 
-    Raises :class:`ConfigError` for what names none.
+    Raises :class:`ConfigError` for what names no agent, and :class:`NoAgentsError` for an empty list.
     """
     if isinstance(endpoints, str | bytes | Mapping | AgentEndpoint) or not isinstance(endpoints, Iterable):
         raise ConfigError(f"endpoints: expected a list of endpoints, such as ['gpu01:8000'], got {shown(endpoints)}")
-    return [_as_endpoint(index, endpoint) for index, endpoint in enumerate(endpoints)]
-
-
-def distinct(endpoints: Iterable[AgentEndpoint]) -> tuple[list[AgentEndpoint], list[AgentEndpoint]]:
-    """Split endpoints into those that are new and those that name an agent which came before.
-
-    >>> distinct([AgentEndpoint("GPU01"), AgentEndpoint("gpu01")])[1]
-    [AgentEndpoint(host='gpu01', port=8000, ...)]
-    """
-    seen: set[str] = set()
-    first: list[AgentEndpoint] = []
+    found: dict[str, AgentEndpoint] = {}
     again: list[AgentEndpoint] = []
-    for endpoint in endpoints:
-        identity = _identity(endpoint)
-        (again if identity in seen else first).append(endpoint)
-        seen.add(identity)
-    return first, again
+    for index, given in enumerate(endpoints):
+        endpoint = _as_endpoint(index, given)
+        if _identity(endpoint) in found:
+            again.append(endpoint)
+        else:
+            found[_identity(endpoint)] = endpoint
+    if again:
+        log.warning("%d endpoints are listed more than once and count once, the first being %s", len(again), again[0])
+    if not found:
+        raise NoAgentsError("a pool needs at least one endpoint")
+    return list(found.values())
 
 
 def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
@@ -240,8 +239,7 @@ def _parse_address(word: str) -> tuple[str, str, int | None, str]:
     if not separator:
         if word.count(":") > 1 and not word.startswith("["):
             return "http", word, None, ""
-        authority, slash, path = word.partition("/")
-        return "http", *_split_port(authority), slash + path
+        return "http", *_split_port(word.removesuffix("/").removesuffix("/v1")), ""
     if scheme.lower() not in _DEFAULT_PORTS:
         raise HostfileError(f"expected http:// or https://, got {scheme!r} before '://'")
     authority, slash, path = after.partition("/")
@@ -282,7 +280,7 @@ def _check_host(host: str) -> None:
         raise HostfileError(f"expected a host name or address, got {host!r}", path="AgentEndpoint")
 
 
-def _check_tag(key: str, value: str) -> None:
+def _check_tag(key: Any, value: Any) -> None:
     if not isinstance(key, str) or not isinstance(value, str):
         raise ConfigError(f"tags: expected texts as keys and values, got {type(key).__name__}: {type(value).__name__}")
     if key.removeprefix(HEADER_TAG).lower().replace("-", "").replace("_", "") in _SECRETS:

@@ -9,14 +9,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, Unpack
 
-from aurora_pool.agent_pool import AgentPool, AgentPoolOptions, CallOptions
-from aurora_pool.arguments import check_instance, check_whole
-from aurora_pool.errors import ConfigError, NoAgentsError
+from aurora_pool.agent_pool import AgentPool
+from aurora_pool.arguments import check_index, check_instance, check_whole
+from aurora_pool.errors import NoAgentsError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue
+from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
@@ -30,27 +31,14 @@ if TYPE_CHECKING:
 __all__ = ["VLLMPool"]
 
 
-class VLLMPoolOptions(AgentPoolOptions, total=False):
-    """The constructor's options, for :meth:`VLLMPool.from_hostfile`."""
-
-    max_tokens: int | None
-    max_tokens_aggregation: int | None
-    model_max_context: int | None
-    buffer: int
-    system_prompt: str | None
-    sampling: Sampling | None
-    use_batch: bool
-    prompting: PromptOptions | None
-
-
 class VLLMPool(AgentPool):
     """Many ``vllm serve`` endpoints as one async client for text.
 
     >>> async with VLLMPool(["gpu01:8000", "http://gpu02:8001/v1"], max_tokens=16) as pool:  # doctest: +SKIP
     ...     responses = await pool.send_all_batched(["Name a colour.", "Name a tree."])
 
-    ``endpoints`` are :class:`AgentEndpoint` objects, lines of a hostfile or (host, port) pairs; one that is listed twice
-    counts once.
+    ``endpoints`` are :class:`AgentEndpoint` objects, lines of a hostfile or (host, port) pairs; one that is listed
+    twice counts once.
 
     Everyday options:
 
@@ -212,7 +200,7 @@ class VLLMPool(AgentPool):
 
         >>> responses = await pool.broadcast_prompt("Which model are you?", max_tokens=8)  # doctest: +SKIP
 
-        ``max_tokens`` is the most tokens to generate per agent. Raises :class:`NoAgentsError` for a view without agents.
+        ``max_tokens`` is the most tokens to generate per agent. Raises :class:`NoAgentsError` for an empty view.
         """
         if not self._members:
             raise NoAgentsError("this pool has no agents")
@@ -231,8 +219,7 @@ class VLLMPool(AgentPool):
     # -- how prompts become requests ----------------------------------------------------------------------------
 
     def _pinned(self, agent_index: int) -> PromptQueue:
-        if not isinstance(agent_index, int) or not -self.size <= agent_index < self.size:
-            raise ConfigError(f"agent_index: expected an index below {self.size}, got {agent_index!r}")
+        check_index("agent_index", agent_index, self.size)
         return PromptQueue([self._members[agent_index]], patience=0.0, pinned=True)
 
     async def _prepare(self) -> None:

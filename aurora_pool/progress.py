@@ -66,9 +66,7 @@ class ProgressReport(AbstractContextManager["ProgressReport"]):
     Raises :class:`~aurora_pool.errors.ConfigError` for what can't be called.
     """
 
-    def __init__(
-        self, total: int | None, *, on_progress: OnCallProgress | None = None, progress: bool = False
-    ) -> None:
+    def __init__(self, total: int | None, *, on_progress: OnCallProgress | None = None, progress: bool = False) -> None:
         if on_progress is not None and not callable(on_progress):
             raise ConfigError(f"on_progress: expected a function, got {on_progress!r}")
         check_instance("progress", progress, bool, optional=False)

@@ -230,7 +230,7 @@ class Run:
 
     def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:
         options = self._options
-        silence = self._meter.stalled_for(now=now, factor=options.stall_factor, at_least=options.stall_after)
+        silence = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
         if silence is None:
             return None
         holding = sorted(

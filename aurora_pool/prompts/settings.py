@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+
 from aurora_pool.errors import ConfigError, NoAgentsError, ServerError, TransportError
 from aurora_pool.options import OnTooLong, PromptOptions
 from aurora_pool.prompts.chat_template import ChatTemplate, as_conversation, template_key

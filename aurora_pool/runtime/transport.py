@@ -126,7 +126,8 @@ class Transport:
         Raises :class:`ConfigError` if a key's environment variable is not set or a certificate can't be read.
         """
         self._agents = [
-            (endpoint.base_url, _headers(endpoint) | extra_headers(endpoint, self._connection)) for endpoint in endpoints
+            (endpoint.base_url, _headers(endpoint) | extra_headers(endpoint, self._connection))
+            for endpoint in endpoints
         ]
         self._trust.set_endpoints(endpoints)
         self._urls.clear()

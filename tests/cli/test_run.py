@@ -132,7 +132,7 @@ def test_options_may_come_from_a_file_and_the_command_line_wins(
     config = tmp_path / "options.yaml"
     config.write_text(
         f"hostfile: {hostfile}\noutput: {output}\nmax-tokens: 2\nquiet: true\nordered: true\n"
-        "model-map: {a: simulated-model}\nformat: jsonl\nrun-log: false\n"
+        "model-map: {a: simulated-model}\ninput-format: jsonl\nrun-log: false\n"
     )
     ended = call("run", source, "--config", config, "--max-tokens", "1")
     assert (ended.code, ended.err) == (0, "")
@@ -198,7 +198,7 @@ def test_a_fleet_that_is_dead(call: Call, source: Path, output: Path, tmp_path: 
         taken.bind(("127.0.0.1", 0))
         hostfile = tmp_path / "h"
         hostfile.write_text(f"127.0.0.1 {taken.getsockname()[1]}\n")
-        ended = call("run", source, "-o", output, "--hostfile", hostfile, "--wait", "2", *model)
+        ended = call("run", source, "-o", output, "--hostfile", hostfile, "--patience", "2", *model)
     assert ended.code == 5
     assert "Traceback" not in ended.err
     assert "agent" in ended.err.splitlines()[-1]
@@ -245,6 +245,6 @@ def test_options_that_are_missing_or_senseless(call: Call, source: Path, output:
 
 
 def test_too_few_agents(call: Call, source: Path, output: Path, hostfile: Path) -> None:
-    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "5", "--wait", "1")
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "5", "--patience", "1")
     assert (ended.code, "4 of 4 agents answer, and 5 are needed" in one_line(ended)) == (5, True)
     assert call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "4").code == 0

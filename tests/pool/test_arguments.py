@@ -24,8 +24,18 @@ ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
         ("timeout", 0),
         ("timeout", -1.0),
         ("balance", "random"),
-        ("prompt_format", "jinja"),
-        ("on_too_long", "ignore"),
+        ("concurrency", "4"),
+        ("max_tokens", 8.0),
+        ("timeout", "30"),
+        ("model", 7),
+        ("system_prompt", ["Be brief."]),
+        ("sampling", {"temperature": 0}),
+        ("use_batch", "no"),
+        ("prompting", {"prompt_format": "raw"}),
+        ("timeouts", 30),
+        ("connection", {"X-Team": "blue"}),
+        ("observer", print),
+        ("rng", 1),
     ],
 )
 def test_a_pools_options(name: str, value: Any) -> None:
@@ -33,7 +43,7 @@ def test_a_pools_options(name: str, value: Any) -> None:
         VLLMPool(ENDPOINTS, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["connect", "probe", "silence", "patience"])
+@pytest.mark.parametrize("name", ["connect", "probe", "stall", "patience"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_timeouts(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import ConfigError, NoAgentsError, Prompt, Timeouts, VLLMPool
+from aurora_pool import ConfigError, NoAgentsError, Prompt, PromptOptions, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import chats_at, lists_at, now, prompts_at, running
 
@@ -96,7 +96,7 @@ async def test_a_prompt_that_is_too_long(what: str) -> None:
 async def test_a_system_prompt_makes_no_sense_for_raw_prompts() -> None:
     async with SimulatedFleet(1) as fleet:
         with pytest.raises(ConfigError, match="system_prompt"):
-            VLLMPool(fleet.endpoints, prompt_format="raw", system_prompt="Be brief.")
+            VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw"), system_prompt="Be brief.")
 
 
 async def test_cancelling_while_something_is_asked_about_a_prompt_leaves_nothing_behind() -> None:

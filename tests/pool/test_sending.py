@@ -145,11 +145,11 @@ async def test_what_is_no_prompt_is_an_error(prompt: Any) -> None:
 @pytest.mark.parametrize("method", ["send_all", "send_all_batched"])
 async def test_one_string_is_not_a_list_of_letters(method: str) -> None:
     async with running(1) as (_, pool):
-        with pytest.raises(ConfigError, match="one string"):
+        with pytest.raises(ConfigError, match="prompts: expected a list"):
             await getattr(pool, method)("Hello")
-        with pytest.raises(ConfigError, match="one string"):
+        with pytest.raises(ConfigError, match="prompts: expected a list"):
             await pool.post_batch(0, "Hello")
-        with pytest.raises(ConfigError, match="one string"):
+        with pytest.raises(ConfigError, match="prompts: expected a list"):
             _ = [pair async for pair in pool.iter_responses("Hello")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from typing import Any
 
 import pytest
 
@@ -100,10 +101,10 @@ async def test_agents_that_do_not_exist_or_stand_there_twice_are_an_error(indice
             pool.select(indices)
 
 
-@pytest.mark.parametrize("n", [-1, 5])
-async def test_more_agents_than_there_are_can_not_be_drawn(n: int) -> None:
+@pytest.mark.parametrize(("n", "expected"), [(-1, "at least 0"), (5, "at most 4"), ("2", "whole number")])
+async def test_more_agents_than_there_are_can_not_be_drawn(n: Any, expected: str) -> None:
     async with running(4) as (_, pool):
-        with pytest.raises(ConfigError, match="the pool has 4 agents"):
+        with pytest.raises(ConfigError, match=f"n: expected .*{expected}"):
             pool.sample(n)
 
 
