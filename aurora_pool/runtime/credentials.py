@@ -35,7 +35,9 @@ def extra_headers(endpoint: AgentEndpoint, options: ConnectionOptions) -> dict[s
             own[tag.removeprefix(HEADER_ENV_TAG)] = secret
     for name, text in own.items():
         check_header(name, text)
-    named = {name.lower() for name in own}
+    named = {"content-type", *(name.lower() for name in own)}
+    if endpoint.api_key_env is not None:
+        named.add("authorization")
     return {name: value for name, value in options.headers.items() if name.lower() not in named} | own
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import ConfigError, Timeouts
+from aurora_pool import ConfigError, Sampling, Timeouts
 from aurora_pool.testing import AgentProfile
 from tests.pool.running import SMALL, chats_at, lists_at, now, prompts_at, running, sizes
 
@@ -203,3 +203,15 @@ async def test_list_requests_name_their_model() -> None:
     async with running(1) as (fleet, pool):
         await pool.post_batch(0, ["a"], max_tokens=5)
         assert lists_at(fleet.agents[0])[0].body["model"] == pool.model
+
+
+async def test_one_prompt_is_asked_of_any_agent() -> None:
+    async with running(2, profile=SMALL) as (fleet, pool):
+        response = await pool.ask("What is a mill?", max_tokens=6, sampling=Sampling(temperature=0.0))
+        assert response.raise_for_status().completion_tokens == 6
+        chat = await pool.ask([{"role": "user", "content": "What is a mill?"}], max_tokens=6)
+        assert chat.success
+        asked = await asyncio.gather(*(pool.ask(f"p{number}", max_tokens=40) for number in range(8)))
+        assert all(response.success for response in asked)
+        assert {response.agent_index for response in asked} == {0, 1}
+        assert len(fleet.requests) > 0
