@@ -174,7 +174,7 @@ async def test_connector_limit_keeps_connections_few() -> None:
 async def test_what_waits_here_for_its_turn_is_no_agents_fault(limit: str) -> None:
     """All requests but one wait on this side, much longer than any limit, and no clock runs for those."""
     profile = AgentProfile(slots=4, reply="word " * 40, step_base=0.1)
-    options: dict[str, Any] = {limit: 1, "timeouts": Timeouts(silence=10.0, probe=2.0), "timeout": 20.0}
+    options: dict[str, Any] = {limit: 1, "timeouts": Timeouts(stall=10.0, probe=2.0), "timeout": 20.0}
     async with running(8, profile=profile, **options) as (_, pool):
         responses = await pool.send_all_batched([f"p{i}" for i in range(16)], max_tokens=40)
         assert all(response.success for response in responses)
