@@ -78,6 +78,19 @@ def test_help_names_every_command_and_exit_code(call: Call) -> None:
         assert f"\n{int(code)} " in f"\n{TABLE}"
 
 
+@pytest.mark.parametrize("name", [None, "run", "ask", "summarize", "demo", "report", "sim"])
+def test_help_fits_a_terminal_of_80_columns(name: str | None, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = call(*([name] if name else []), "--help")
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "\u2026" not in ended.out, "an option's name is cut"
+    if name is not None:
+        before, _, options = ended.out.partition("--help ")
+        assert "Example:" in before
+        assert re.search(rf"^ +aurora-pool {name}\b.*$", before, re.MULTILINE)
+        assert options.count("\u256d\u2500 Options") == 0, "every option has its group"
+
+
 def test_the_command_imports_nothing_heavy_for_its_help() -> None:
     heavy = ("rich", "openai", "yaml", "aurora_pool.testing", "prometheus_client", "plotly")
     code = f"import sys, aurora_pool.cli.app; print([name for name in {heavy!r} if name in sys.modules])"
