@@ -15,8 +15,8 @@ from aurora_pool.options import PromptFormat
 
 Ending: TypeAlias = Literal[
     "finished",  # every request has its record
-    "drained",  # was told to end: took nothing new, and waited for what was under way
-    "stopped",  # was told to stop at once; what was under way is lost and will be run again
+    "drained",  # was told to end: took nothing new, and waited for what was in flight
+    "stopped",  # was told to stop at once; what was in flight is lost and will be run again
     "out of time",  # the allocation ends; drained in time
     "no agents",  # no agent has been in service for as long as the pool waits
 ]

@@ -64,7 +64,7 @@ def test_the_demo_runs_and_leaves_nothing_running(call: Call, tmp_path: Path, mo
     ("fault", "reason"),
     [("die", "AGENT:ACTION"), ("0:explode@1", "AGENT:ACTION"), ("7:die@1", "there is no agent 7")],
 )
-def test_sim_refuses_faults_that_make_no_sense(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
+def test_sim_refuses_invalid_faults(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
     ended = call("sim", "--hostfile", tmp_path / "h", "--fault", fault)
     assert (ended.code, reason in ended.err) == (2, True)
 
