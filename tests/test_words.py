@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-TEXTS = sorted(
-    path
-    for folder in ("aurora_pool", "benchmarks", "docs", "examples")
-    for path in (ROOT / folder).rglob("*")
-    if path.suffix in {".py", ".md", ".sh"}
-) + [ROOT / "README.md", ROOT / "CHANGELOG.md"]
+FOLDERS = ("aurora_pool", "benchmarks", "docs", "examples")
+TEXTS = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted(p for folder in FOLDERS for p in (ROOT / folder).rglob("*") if p.suffix in {".py", ".md", ".sh"}),
+]
 RETIRED = {
     r"\blanes?\b": "queue",
     r"\btickets?\b|TicketMaker": "work item, Planner",
