@@ -82,7 +82,7 @@ def refill_quarantine_agents(ledger: Ledger, now: float) -> None:
 
 
 def refill_quarantine(ledger: Ledger, agent: AgentState, now: float) -> None:
-    """Give a quarantine agent quarantined prompts, if it may take some; let it serve others again once it holds none."""
+    """Give a quarantine agent its prompts, if it may take some; let it serve others again once it holds none."""
     queue = agent.quarantine_for
     assert queue is not None
     if not agent.held:
