@@ -3,81 +3,31 @@
 from __future__ import annotations
 
 import copy
+import operator
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, get_args
 
+from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, Response, Sampling
-from aurora_pool.options import Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue
-from aurora_pool.prompts.content import check_prompts, check_sampling
+from aurora_pool.pool_options import CallOptions, check_prompts
+from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
+from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
-from aurora_pool.runtime.open_files import ensure_open_files
+from aurora_pool.runtime.open_files import ensure_open_files, files_for
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
-FILES_PER_AGENT = 2
-SPARE_FILES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """What a caller has said about one call."""
-
-    max_tokens: int | None
-    sampling: Sampling | None
-    batched: bool
-
-    def __post_init__(self) -> None:
-        check_least(1, max_tokens=self.max_tokens)
-
-
-def new_driver(
-    endpoints: Sequence[AgentEndpoint],
-    *,
-    balance: Balance = "adaptive",
-    stream: bool = True,
-    timeout: float | None = None,
-    concurrency: int | None = None,
-    connector_limit: int | None = None,
-    timeouts: Timeouts | None = None,
-    observer: Observer | None = None,
-    seed: int | None = None,
-) -> Driver:
-    """Make the fleet behind a pool. Raises :class:`ConfigError` and :class:`NoAgentsError` for what makes no sense."""
-    check_least(1, concurrency=concurrency)
-    check_least(0, connector_limit=connector_limit)
-    if timeout is not None and timeout <= 0:
-        raise ConfigError(f"timeout: expected seconds above 0, or None for no limit, got {timeout!r}")
-    if balance not in ("adaptive", "strict"):
-        raise ConfigError(f"balance: expected 'adaptive' or 'strict', got {balance!r}")
-    if not endpoints:
-        raise NoAgentsError("a pool needs at least one endpoint")
-    return Driver(
-        endpoints,
-        timeouts=timeouts or Timeouts(),
-        balance=balance,
-        stream=stream,
-        timeout=timeout,
-        concurrency=concurrency,
-        connector_limit=connector_limit,
-        observer=observer,
-        seed=seed,
-    )
-
-
-def check_least(least: int, **arguments: int | None) -> None:
-    """Raise :class:`ConfigError` for an argument that is given and less than it must be."""
-    for name, value in arguments.items():
-        if value is not None and value < least:
-            raise ConfigError(f"{name}: expected at least {least}, got {value!r}")
+__all__ = ["AgentPool"]
 
 
 class AgentPool:
@@ -87,19 +37,51 @@ class AgentPool:
     the pool it was taken from, and is closed with it.
     """
 
-    supports_batch = False
-    """Whether a list of prompts goes as one request; where it does not, :meth:`send_all_batched` sends them singly."""
+    def __new__(cls, *_arguments: Any, **_options: Any) -> Self:
+        """Make nothing of the base class itself, which has no kind of prompt."""
+        if cls is AgentPool:
+            raise ConfigError("AgentPool is what all pools have in common: make a VLLMPool or an EmbeddingPool")
+        return super().__new__(cls)
 
-    def __init__(self, endpoints: Sequence[AgentEndpoint], driver: Driver) -> None:
-        self._driver = driver
-        self._members: Sequence[int] = range(len(endpoints))
-        self._queue = PromptQueue(self._members, patience=driver.timeouts.patience)
-        self._present: Sequence[int] = self._members
-        """Those of its agents that have not been removed."""
-        self._joining: set[int] = set()
-        """Agents that have joined, and are asked what they serve before they get prompts."""
+    def __init__(
+        self,
+        endpoints: Iterable[AnyEndpoint],
+        *,
+        serving: Serving,
+        timeout: float | None,
+        balance: Balance,
+        concurrency: int | None,
+        connector_limit: int | None,
+        timeouts: Timeouts | None,
+        connection: ConnectionOptions | None,
+        observer: Observer | None,
+        rng: random.Random | None,
+        stream: bool = True,
+    ) -> None:
+        check_seconds(timeout=timeout)
+        check_one_of("balance", balance, get_args(Balance))
+        check_whole(1, concurrency=concurrency)
+        check_whole(0, connector_limit=connector_limit)
+        check_instance("timeouts", timeouts, Timeouts)
+        check_instance("connection", connection, ConnectionOptions)
+        check_instance("observer", observer, Observer)
+        check_instance("rng", rng, random.Random)
+        self._timeout = timeout
+        self._serving = serving
+        self._driver = driver = Driver(
+            as_endpoints(endpoints),
+            timeouts=timeouts or Timeouts(),
+            connection=connection or ConnectionOptions(),
+            balance=balance,
+            stream=stream,
+            timeout=timeout,
+            concurrency=concurrency,
+            connector_limit=connector_limit,
+            observer=observer,
+            rng=rng or random.Random(),
+        )
+        self._agents = Membership(driver)
         self._whole: AgentPool | None = None
-        self._positions: dict[int, int] | None = None
         self._starting = Once()
         self._opened_here = False
 
@@ -108,73 +90,59 @@ class AgentPool:
     @property
     def size(self) -> int:
         """How many agents it has, those that were removed left out."""
-        return len(self._present)
+        return len(self._agents.present)
 
     def __len__(self) -> int:
         return self.size
 
     @property
+    def supports_batch(self) -> bool:
+        """Whether prompts go as list requests; where not, :meth:`send_all_batched` sends them one by one."""
+        return False
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one prompt may take from its first sending; None sets no limit."""
+        return self._timeout
+
+    @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
         """Its agents, in the order of the hostfile; ``Response.agent_index`` counts in it."""
-        return tuple(self._driver.endpoints[index] for index in self._members)
+        return self._agents.endpoints
 
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot: each agent's state, load and figures, and the fleet's sums."""
-        driver = self._driver
-        return snapshot(driver.dispatcher.ledger, driver.endpoints, self._members, driver.prompts_failed, driver.now)
+        driver, members = self._driver, self._agents.members
+        return snapshot(driver.dispatcher.ledger, driver.endpoints, members, driver.prompts_failed, driver.now)
 
     def __repr__(self) -> str:
-        view = "" if self._whole is None else f" of {self._whole.size}"
-        return f"<{type(self).__name__} of {self.size}{view} agents>"
+        return f"<{type(self).__name__} of {self.size}{f' of {self._whole.size}' if self._whole else ''} agents>"
 
-    def update_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
-        """Say anew which agents there are, while prompts are under way: agents join and leave.
+    def update_endpoints(self, endpoints: Iterable[AnyEndpoint]) -> None:
+        """Replace the list of agents, while prompts are in flight: agents join and leave.
+
+        >>> pool.update_endpoints(["gpu01:8000", "gpu03:8000"])  # doctest: +SKIP
 
         A known agent keeps its index, its connections and its state. A new one is appended. One that is no longer named
         keeps its index too, in state ``removed``; its unfinished prompts move at once. Views keep the agents they had.
 
-        Raises :class:`ConfigError` on a view, and :class:`NoAgentsError` without any endpoint.
+        Raises :class:`ConfigError` on a view and for what is no endpoint, :class:`NoAgentsError` for an empty list.
         """
         if self._whole is not None:
             raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
-        if not endpoints:
-            raise NoAgentsError("a pool needs at least one endpoint")
-        before = set(self._present)
-        self._present = self._driver.update(endpoints)
-        self._members = range(len(self._driver.endpoints))
-        joined = [index for index in self._present if index not in before]
+        joined = self._agents.update(as_endpoints(endpoints))
         if joined and self._starting.done:
-            self._joining.update(joined)
             self._set_probes(joined)
-            self._driver.run_in_background(self._join(joined))
-        self._update_queue()
-
-    async def _join(self, joined: Sequence[int]) -> None:
-        least = self._least_context(self._queue.members)
-        await self._find_out(joined)
-        self._joining.difference_update(joined)
-        theirs = self._least_context(joined)
-        if least is not None and theirs is not None and theirs < least:
-            # Prompts that wait in the queue have been fitted to the agents of before: calls from now on have another.
-            self._queue = PromptQueue((), patience=self._driver.timeouts.patience)
-        self._update_queue()
-
-    def _update_queue(self) -> None:
-        members = [index for index in self._present if index not in self._joining] or self._present
-        self._queue.set_members(self._members if len(members) == len(self._members) else members)
-        self._driver.schedule()
+            self._agents.hold_back(joined, self._find_out, self._serving.least_context)
 
     async def _find_out(self, joined: Sequence[int]) -> None:
         """Ask agents that have joined what they serve."""
-
-    def _least_context(self, agents: Sequence[int]) -> int | None:
-        """The least context length among agents, where that matters to prompts."""
-        return None
+        await self._serving.join(self._driver, joined)
 
     # -- views --------------------------------------------------------------------------------------------------
 
     def by_tag(self, key: str | None = None, value: str | None = None, **tags: str) -> Self:
-        """The agents whose tag ``key`` has this value, and that have all of these ``tags``.
+        """Return a view of the agents whose tag ``key`` has this value, and all of these ``tags``; it may have none.
 
         >>> pool.by_tag("tier", "large").size, pool.by_tag(tier="large", role="chat").size  # doctest: +SKIP
         (2, 1)
@@ -183,43 +151,37 @@ class AgentPool:
         """
         if (key is None) != (value is None) or (key is None and not tags):
             raise ConfigError("by_tag: expected a key and its value, or tags by name: by_tag(role='chat')")
-        if key is not None and value is not None:
-            tags[key] = value
-        return self._view([i for i in self._present if tags.items() <= self._driver.endpoints[i].tags.items()])
+        return self._view(self._agents.tagged(tags if key is None else {**tags, key: value}))
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
-        """So many agents drawn at random, in the order of the hostfile.
+        """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
+
+        >>> pool.sample(2, rng=random.Random(1)).size  # doctest: +SKIP
+        2
 
         Raises :class:`ConfigError` if there are fewer.
         """
-        if not 0 <= n <= self.size:
-            raise ConfigError(f"sample({n}): the pool has {self.size} agents")
-        return self._view(sorted((rng or random.Random()).sample(list(self._present), n)))
+        return self._view(self._agents.drawn(n, rng or random.Random()))
 
     def select(self, indices: Iterable[int]) -> Self:
-        """The agents with these indices, in the order given.
+        """Return a view of the agents with these indices, in the order given; negative ones count from the end.
 
-        Raises :class:`ConfigError` for one that does not exist or stands there twice.
+        >>> pool.select([0, -1]).size  # doctest: +SKIP
+        2
+
+        Raises :class:`ConfigError` for one that does not exist or is listed twice.
         """
-        chosen = list(indices)
-        count = len(self._members)
-        bad = [index for index in chosen if not -count <= index < count]
-        if bad or len({index % count for index in chosen}) < len(chosen):
-            raise ConfigError(f"select: expected different indices below {count}, got {bad or chosen}")
-        return self._view([self._members[index] for index in chosen])
+        return self._view(self._agents.selected(list(indices)))
 
     def slice(self, start: int | None = None, stop: int | None = None) -> Self:
-        """The agents from ``start`` up to ``stop``, as a list is sliced."""
-        return self._view(list(self._members[start:stop]))
+        """Return a view of the agents from ``start`` up to ``stop``, as a list is sliced."""
+        return self._view(list(self._agents.members[start:stop]))
 
     def _view(self, members: Sequence[int]) -> Self:
         view = copy.copy(self)
         vars(view).update(
-            _members=members,
-            _present=members,
-            _queue=PromptQueue(members, patience=self._driver.timeouts.patience),
+            _agents=self._agents.view(members),
             _whole=self._whole or self,
-            _positions={member: index for index, member in enumerate(members)},
             _starting=Once(done=self._starting.done),
             _opened_here=False,
             **({} if self._starting.done else self._of_its_own()),
@@ -228,27 +190,25 @@ class AgentPool:
 
     def _of_its_own(self) -> dict[str, Any]:
         """The attributes that a view has for itself if it is taken of a pool that has not found out what it serves."""
-        return {}
+        return {"_serving": self._serving.for_others()}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Open the pool and find out what its agents serve; the first request does it otherwise.
 
-        Raises :class:`NoAgentsError` for an empty pool or one of which no agent answers, and :class:`ConfigError` where
-        the fleet does not serve what was asked for.
+        Raises :class:`NoAgentsError` for an empty pool or one of which no agent answers, :class:`PoolClosedError` after
+        :meth:`close`, and :class:`ConfigError` where the fleet does not serve what was asked for.
         """
-        if not self._members:
+        if not self._agents.members:
             raise NoAgentsError("this pool has no agents")
-        if self._driver.closed:
-            raise ConfigError("this pool is closed")
         self._driver.open()
         await self._starting.run(self._start_up)
 
     async def _start_up(self) -> None:
-        ensure_open_files(FILES_PER_AGENT * len(self._driver.endpoints) + SPARE_FILES)
+        ensure_open_files(files_for(len(self._driver.endpoints)))
         await self._prepare()
-        self._set_probes(self._present)
+        self._set_probes(self._agents.present)
 
     def _set_probes(self, agents: Iterable[int]) -> None:
         self._driver.probe_requests.update(dict.fromkeys(agents, self._probe_request()))
@@ -258,10 +218,10 @@ class AgentPool:
         raise NotImplementedError
 
     async def _prepare(self) -> None:
-        """Find out what the agents serve."""
+        await self._serving.learn(self._driver, self._agents.present)
 
     async def close(self) -> None:
-        """Cancel what is under way and close all connections.
+        """Cancel what is in flight and close all connections.
 
         Closing a view does nothing, except at the end of an ``async with`` that has opened the pool.
         """
@@ -282,20 +242,55 @@ class AgentPool:
 
     # -- prompts ------------------------------------------------------------------------------------------------
 
+    async def ask(
+        self, prompt: AnyPrompt, max_tokens: int | None = None, *, sampling: Sampling | None = None
+    ) -> Response:
+        """Answer one prompt on whichever agent has room for it.
+
+        >>> (await pool.ask("Name a colour.", max_tokens=8)).raise_for_status().text  # doctest: +SKIP
+        'Blue.'
+
+        ``max_tokens`` is the most tokens to generate. The prompt's own failure is told by the response.
+        """
+        options = CallOptions(max_tokens, sampling, self.supports_batch)
+        return (await self._gather(self._agents.queue, [prompt], options))[0]
+
     async def send_all(
-        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+        self,
+        prompts: Iterable[AnyPrompt],
+        max_tokens: int | None = None,
+        *,
+        sampling: Sampling | None = None,
+        on_progress: OnCallProgress | None = None,
+        progress: bool = False,
     ) -> list[Response]:
-        """Send each prompt in a request of its own; return the responses in the order of the prompts."""
-        return await self._gather(self._queue, prompts, CallOptions(max_tokens, sampling, False))
+        """Send each prompt in a request of its own; return the responses in the order of the prompts.
+
+        Arguments and errors are those of :meth:`send_all_batched`.
+        """
+        options = CallOptions(max_tokens, sampling, False)
+        return await self._reported(prompts, options, on_progress, progress)
 
     async def send_all_batched(
-        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+        self,
+        prompts: Iterable[AnyPrompt],
+        max_tokens: int | None = None,
+        *,
+        sampling: Sampling | None = None,
+        on_progress: OnCallProgress | None = None,
+        progress: bool = False,
     ) -> list[Response]:
         """Send the prompts in list requests where the pool supports it; return the responses in their order.
 
-        Prompt ``i`` is dealt to agent ``i % size``.
+        >>> responses = await pool.send_all_batched(prompts, max_tokens=16, progress=True)  # doctest: +SKIP
+
+        Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
+        ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
+        where there is a terminal or a notebook. Raises :class:`ConfigError` for arguments that are invalid,
+        :class:`NoAgentsError` and :class:`PoolClosedError`; one prompt's failure is told by its response.
         """
-        return await self._gather(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch))
+        options = CallOptions(max_tokens, sampling, self.supports_batch)
+        return await self._reported(prompts, options, on_progress, progress)
 
     def iter_responses(
         self,
@@ -307,27 +302,34 @@ class AgentPool:
     ) -> AsyncGenerator[tuple[int, Response]]:
         """Answer prompts from any iterable, one (index, response) at a time, in the order in which they end.
 
-        The input is pulled as fast as responses are taken, so that a million prompts from a generator never stand in
-        memory. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. To stop early,
-        close the iterator: what is under way is cancelled, at the servers too.
+        The input is pulled as fast as responses are taken, so that a million prompts from a generator are never in
+        memory at once. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. To stop
+        early, close the iterator: what is in flight is cancelled, at the servers too.
 
         >>> async with contextlib.aclosing(pool.iter_responses(prompts)) as responses:  # doctest: +SKIP
         ...     async for index, response in responses:
         ...         print(index, response.text)
         """
-        return self._responses(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
+        check_prompts(prompts)
+        check_whole(0, total=total)
+        return self._responses(prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()
 
+    async def _reported(
+        self, prompts: Iterable[AnyPrompt], options: CallOptions, on_progress: OnCallProgress | None, progress: bool
+    ) -> list[Response]:
+        check_prompts(prompts)
+        total = max(-1, operator.length_hint(prompts, -1))
+        with ProgressReport(None if total < 0 else total, on_progress=on_progress, progress=progress) as report:
+            call = await self._call(self._agents.queue, prompts, options, None)
+            return await call.all(report.count if report.wanted else None)
+
     async def _responses(
-        self,
-        queue: PromptQueue,
-        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        options: CallOptions,
-        total: int | None,
+        self, prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt], options: CallOptions, total: int | None
     ) -> AsyncGenerator[tuple[int, Response]]:
-        call = await self._call(queue, prompts, options, total)
+        call = await self._call(self._agents.queue, prompts, options, total)
         async with aclosing(call.responses()) as responses:
             async for pair in responses:
                 yield pair
@@ -339,14 +341,9 @@ class AgentPool:
         options: CallOptions,
         total: int | None,
     ) -> Call:
-        if isinstance(prompts, str):
-            raise ConfigError("expected a list of prompts, got one string")
-        if isinstance(prompts, Collection):
-            check_prompts(prompts)  # an iterator can't be looked at before: there, a bad one is a failed response
-        if options.sampling is not None:
-            check_sampling(options.sampling)
+        check_prompts(prompts)
         await self.start()
-        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
+        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         """How this kind of pool makes items of one call's prompts."""

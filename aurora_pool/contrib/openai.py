@@ -20,7 +20,7 @@ import httpx2
 import msgspec
 import openai
 
-from aurora_pool.errors import AttemptsExhausted, NoAgentsError, PoolError, ServerError
+from aurora_pool.errors import BadReply, NoAgentsError, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
@@ -28,6 +28,8 @@ from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.transport import Reply
 from aurora_pool.wire.errors import parse_error
+
+__all__ = ["PoolTransport", "make_client"]
 
 _OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "transfer-encoding"}
@@ -162,7 +164,7 @@ class _Forward:
             self.chunks.put_nowait(msgspec.json.encode({"error": problem}))
             self.chunks.put_nowait(None)
         else:
-            self._break_off(AttemptsExhausted(response.error or "the pool has given up"))
+            self._break_off(BadReply(response.error or "the pool has given up"))
 
     def fail(self, error: BaseException) -> None:
         """Record that there will be no more, because of a defect or because the pool was closed."""

@@ -65,14 +65,14 @@ def as_prompt(prompt: Any) -> Prompt:
 def check_sampling(sampling: Any) -> None:
     """Raise :class:`ConfigError` for what is no sampling, or one that can't be sent."""
     if not isinstance(sampling, Sampling):
-        raise ConfigError(f"sampling: expected a Sampling, got {_described(sampling)}")
+        raise ConfigError(f"sampling: expected Sampling, got {_described(sampling)}")
     try:
         _encode(sampling)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"sampling: {error}") from None
 
 
-def check_prompts(prompts: Collection[Any]) -> None:
+def check_each(prompts: Collection[Any]) -> None:
     """Raise :class:`ConfigError`, with its index, for the first that can't be a prompt."""
     if set(map(type, prompts)) == {str}:
         return

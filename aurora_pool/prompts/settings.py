@@ -1,4 +1,4 @@
-"""How a pool puts prompts: through the model's chat template or as they are, and what becomes of those too long."""
+"""How a pool sends prompts: in the model's chat template or raw, and what becomes of those too long."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, TransportError
+from aurora_pool.options import OnTooLong, PromptOptions
 from aurora_pool.prompts.chat_template import ChatTemplate, as_conversation, template_key
-from aurora_pool.prompts.length import TokenEstimate, TooLong
+from aurora_pool.prompts.length import TokenEstimate
 from aurora_pool.prompts.tokenizer import ASK_AGAIN, Tokenizer, may_pass
 from aurora_pool.runtime.driver import Driver
 
 log = logging.getLogger("aurora_pool")
-
-PromptFormat = Literal["auto", "chat", "raw"]
 
 AGAIN = 1.0
 """Seconds between tries while no agent tells its template."""
@@ -39,7 +37,7 @@ class PromptSettings:
     chat_batches: bool
     """Whether the servers take many conversations in one request."""
     system_prompt: str | None
-    on_too_long: TooLong
+    on_too_long: OnTooLong
     buffer: int
     estimate: TokenEstimate
     tokenizer: Tokenizer
@@ -51,21 +49,17 @@ class PromptHandling:
     def __init__(
         self,
         driver: Driver,
+        options: PromptOptions,
         *,
-        prompt_format: PromptFormat,
         system_prompt: str | None,
-        on_too_long: TooLong,
         buffer: int,
     ) -> None:
-        if prompt_format not in ("auto", "chat", "raw"):
-            raise ConfigError(f"prompt_format: expected 'auto', 'chat' or 'raw', got {prompt_format!r}")
-        if on_too_long not in ("error", "truncate", "split"):
-            raise ConfigError(f"on_too_long: expected 'error', 'truncate' or 'split', got {on_too_long!r}")
-        if system_prompt is not None and prompt_format == "raw":
+        if system_prompt is not None and options.prompt_format == "raw":
             raise ConfigError("system_prompt: prompts that are sent raw have none; use prompt_format='chat'")
-        self.format = prompt_format
+        self._options = options
+        self.format = options.prompt_format
         self.system_prompt = system_prompt
-        self.on_too_long = on_too_long
+        self.on_too_long = options.on_too_long
         self.buffer = buffer
         self.estimate = TokenEstimate()
         self.tokenizer = Tokenizer(driver)
@@ -80,13 +74,7 @@ class PromptHandling:
 
     def for_others(self) -> PromptHandling:
         """The same settings, for agents that may serve another model."""
-        return PromptHandling(
-            self._driver,
-            prompt_format=self.format,
-            system_prompt=self.system_prompt,
-            on_too_long=self.on_too_long,
-            buffer=self.buffer,
-        )
+        return PromptHandling(self._driver, self._options, system_prompt=self.system_prompt, buffer=self.buffer)
 
     async def ready(self, model: str, agents: Sequence[int]) -> None:
         """Learn from these agents, unless others that serve the model have told already; raises as :meth:`learn`."""
@@ -132,7 +120,7 @@ class PromptHandling:
         assert key is not None, "a plain conversation has a template"
         template = await self.tokenizer.learn_template(model, key, None)
         if template is None and self.format == "auto":
-            log.info("the model has no chat template: prompts are sent as they are")
+            log.info("the model has no chat template: prompts are sent raw")
         await self._settle(model, template)
         self._untold_until = None
 

@@ -88,7 +88,7 @@ class Tokenizer:
         return await self._tokens(tokens.tokenize_text(model, text, add_special_tokens=add_special_tokens))
 
     async def last_tokens(self, model: str, text: str, budget: int) -> str:
-        """The end of a text that has so many tokens. Raises as :meth:`encode` does."""
+        """Return the end of a text, of this many tokens. Raises as :meth:`encode` does."""
         ids = await self.encode(model, text, add_special_tokens=False)
         return text if len(ids) <= budget else await self._text(tokens.detokenize(model, ids[-budget:]))
 
@@ -205,7 +205,7 @@ class Tokenizer:
         True if one of a few agents does; False where nobody can tell.
         """
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
-        found = await self._compare(chat.PATH, body, chat.ChatReader().whole, within=self._driver.timeouts.silence)
+        found = await self._compare(chat.PATH, body, chat.ChatReader().whole, within=self._driver.timeouts.stall)
         return any(answer.reasoning for answers in found for answer in answers)
 
     async def _compare(

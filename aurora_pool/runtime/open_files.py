@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from aurora_pool.errors import ConfigError
 
+FILES_PER_AGENT = 2
+SPARE_FILES = 100
+
+
+def files_for(agents: int) -> int:
+    """How many files a fleet of so many agents needs at least."""
+    return FILES_PER_AGENT * agents + SPARE_FILES
+
 
 def ensure_open_files(needed: int) -> None:
-    """Raise the soft limit on open files as far as it goes: so many are needed at least, and more are used.
+    """Raise the soft limit on open files as far as it goes: ``needed`` are needed at least, and more are used.
 
     Raises :class:`ConfigError` with the number needed if the hard limit is below it.
     """

@@ -244,7 +244,7 @@ class Engine:
         self._changed_rate()
 
     def _admit(self, sequence: Sequence) -> None:
-        start = math.ceil(self._clock)  # it joins the batch when the step that is under way ends
+        start = math.ceil(self._clock)  # it joins the batch when the step that is running ends
         if not self.running:
             self._clock = float(start)
         self.running += 1

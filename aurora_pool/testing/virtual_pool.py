@@ -23,7 +23,7 @@ from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
 AHEAD = 2
-"""The caller keeps so many times the sum of the agents' windows admitted and unanswered."""
+"""The caller keeps this many times the sum of the agents' windows admitted and unanswered."""
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from aurora_pool import ConfigError, Timeouts, VLLMPool
+from aurora_pool import PoolClosedError, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import now, running, running_sequences
 
@@ -167,7 +167,7 @@ class TestErrors:
     async def test_a_closed_pool(self) -> None:
         async with running(1, profile=ECHO) as (_, pool):
             client = pool.openai_client()
-        with pytest.raises(ConfigError, match="this pool is closed"):
+        with pytest.raises(PoolClosedError, match="this pool is closed"):
             await client.chat.completions.create(model="simulated-model", messages=HELLO)
 
     async def test_a_fleet_that_was_never_there(self) -> None:
@@ -322,7 +322,7 @@ class TestCommitted:
             assert [(len(ids), words) for ids, words in found] == [(1, 120)] * 4
 
     async def test_the_agents_end_breaks_a_stream_and_never_begins_it_again(self) -> None:
-        async with running(2, profile=LONG, timeouts=Timeouts(silence=10.0)) as (fleet, pool):
+        async with running(2, profile=LONG, timeouts=Timeouts(stall=10.0)) as (fleet, pool):
             streams = [asyncio.create_task(self.stream(pool, f"s{i}")) for i in range(2)]
             await asyncio.sleep(1.0)
             fleet.agents[0].hang()

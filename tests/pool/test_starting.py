@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from aurora_pool import AgentEndpoint, ConfigError, NoAgentsError, Timeouts, VLLMPool
+from aurora_pool import AgentEndpoint, ConfigError, NoAgentsError, PoolClosedError, PromptOptions, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import lists_at, now
 
@@ -94,7 +94,7 @@ class TestViews:
                 await view.send_all_batched(["a"], max_tokens=4)
             await asyncio.sleep(0.1)
             assert sum(len(agent.server.http.connections) for agent in fleet.agents) == 0
-            with pytest.raises(ConfigError, match="closed"):
+            with pytest.raises(PoolClosedError):
                 await view.send_all_batched(["a"], max_tokens=4)
 
     async def test_a_view_that_cannot_start_leaves_nothing_open(self) -> None:
@@ -203,7 +203,7 @@ class TestUpdates:
         profiles = [AgentProfile(slots=32, median_length=20, max_model_len=length) for length in (4096, 512)]
         async with (
             SimulatedFleet(2, profile=profiles) as fleet,
-            VLLMPool(fleet.endpoints[:1], prompt_format="raw") as pool,
+            VLLMPool(fleet.endpoints[:1], prompting=PromptOptions(prompt_format="raw")) as pool,
         ):
             running = asyncio.create_task(pool.send_all_batched(["words " * 900] * 200, max_tokens=20))
             await asyncio.sleep(0.2)
@@ -218,7 +218,7 @@ class TestUpdates:
     async def test_an_agent_that_joins_before_it_is_ready_gets_nothing_until_it_is(self) -> None:
         async with (
             SimulatedFleet(2, profile=AgentProfile(slots=8, median_length=20)) as fleet,
-            VLLMPool(fleet.endpoints[:1], prompt_format="raw") as pool,
+            VLLMPool(fleet.endpoints[:1], prompting=PromptOptions(prompt_format="raw")) as pool,
         ):
             fleet.agents[1].die()
             pool.update_endpoints(fleet.endpoints)

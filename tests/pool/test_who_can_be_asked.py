@@ -24,12 +24,12 @@ async def test_an_agent_that_cannot_be_asked_does_not_decide_for_the_fleet(first
     async with (
         SimulatedFleet(2, profile=PLAIN) as fleet,
         gateway(fleet.endpoints[0], {"/tokenize": first}) as proxy,
+        VLLMPool([proxy, fleet.endpoints[1]][::order]) as pool,
     ):
-        async with VLLMPool([proxy, fleet.endpoints[1]][::order]) as pool:
-            listed = await pool.send_all_batched(TEXTS, max_tokens=30)
-            chatted = await pool.send_all(TEXTS, max_tokens=30)
-            assert [(r.text, r.prompt_tokens) for r in listed] == [(r.text, r.prompt_tokens) for r in chatted]
-            assert any(lists_at(agent) for agent in fleet.agents)
+        listed = await pool.send_all_batched(TEXTS, max_tokens=30)
+        chatted = await pool.send_all(TEXTS, max_tokens=30)
+        assert [(r.text, r.prompt_tokens) for r in listed] == [(r.text, r.prompt_tokens) for r in chatted]
+        assert any(lists_at(agent) for agent in fleet.agents)
 
 
 @pytest.mark.parametrize("answer", [not_found, forbidden, page, bad_gateway])

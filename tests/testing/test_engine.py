@@ -104,7 +104,7 @@ def test_a_late_look_sees_every_emission_at_its_own_time() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"slots": 0}, {"step_base": 0}, {"speed": 0}, {"step_per_sequence": -1}])
-def test_refuses_what_makes_no_sense(wrong: dict[str, float]) -> None:
+def test_refuses_what_is_invalid(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Engine(**wrong)  # type: ignore[arg-type]
 
