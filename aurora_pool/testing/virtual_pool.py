@@ -33,9 +33,9 @@ class VirtualReport:
     """What a run came to.
 
     ``lost`` prompts have no result at all, ``duplicated`` ones more than one; ``failed`` counts results that are no
-    answer, by kind. ``hedged`` counts second
-    copies, ``hedged_twice`` prompts of which there were more. ``wasted`` tokens were generated and ended in no delivered answer. ``most_open`` is the largest
-    number of prompts admitted and unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
+    answer, by kind. ``hedged`` counts second copies, ``hedged_twice`` prompts of which there were more. ``wasted``
+    tokens were generated and ended in no delivered answer. ``most_open`` is the largest number of prompts admitted and
+    unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
     """
 
     prompts: int = 0
