@@ -117,7 +117,7 @@ class TestForeignLoad:
             client = Recorder(VirtualFleet([1.0], profile=PLAIN, slots=4, round_trip=0.0))
             if load:
                 ForeignLoad(client.fleet, 0, seed=1, sequences=8, prompt_tokens=100, median=20, lasting=1e9)
-            client.fleet.at(1.0, lambda: client.send(*[VirtualPrompt(10, 10)] * 8) and None)
+            client.fleet.at(1.0, lambda: client.fleet.send(Request(0, [VirtualPrompt(10, 10)] * 8, None)))
             while len(client.ends) < 8:
                 assert client.fleet.step()
             return max(client.ends.values()), client.fleet.tokens
