@@ -9,8 +9,8 @@ sequence's first token comes with the step that ends its prefill. What arrives d
 
 Steps in which nothing but decoding happens are all alike, so the engine jumps over them, from event to event: an
 arrival, an emission, the end of the free cache blocks. A prompt costs O(log n) for each of its emissions, and a look at
-the scheduler for each step with prefill in it. (Measured: 5 us a prompt of a long list, 8 to 10 where prompts come and
-go one by one.)
+the scheduler for each step with prefill in it: 3 to 5 us a prompt as measured, 13 where a small cache preempts at every
+turn, 30 where prompts of 1,000 tokens share beginnings.
 """
 
 from __future__ import annotations
