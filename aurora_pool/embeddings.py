@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from aurora_pool.prompts.content import as_content, why_unsendable
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, PlanResult, Sink
 from aurora_pool.wire import embeddings
+
+if TYPE_CHECKING:
+    from aurora_pool.blocking import BlockingPool
 
 __all__ = ["EmbeddingPool", "scatter_gather_embeddings", "stack", "vector_of"]
 
@@ -89,6 +92,16 @@ class EmbeddingPool(AgentPool):
     def model(self) -> str | None:
         """The model's name; None while it has not been found out."""
         return self._serving.model
+
+    def sync(self) -> BlockingPool[Self]:
+        """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.
+
+        >>> with EmbeddingPool.from_hostfile("fleet.hostfile").sync() as pool:  # doctest: +SKIP
+        ...     vectors = pool.run(scatter_gather_embeddings, texts)
+        """
+        from aurora_pool.blocking import BlockingPool  # noqa: PLC0415 (few need it, and it imports anyio)
+
+        return BlockingPool(self)
 
     def _probe_request(self) -> tuple[str, bytes]:
         return embeddings.PATH, embeddings.encode_request(self.model or "", ["ping"], self._fields)

@@ -28,6 +28,8 @@ from aurora_pool.wire import chat, completions
 if TYPE_CHECKING:
     import openai
 
+    from aurora_pool.blocking import BlockingPool
+
 __all__ = ["VLLMPool"]
 
 
@@ -208,6 +210,16 @@ class VLLMPool(AgentPool):
             raise NoAgentsError("this pool has no agents")
         await self.start()
         return await all_of(*(self.post(index, prompt, max_tokens) for index in self._agents.places))
+
+    def sync(self) -> BlockingPool[Self]:
+        """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.
+
+        >>> with VLLMPool.from_hostfile("fleet.hostfile").sync() as pool:  # doctest: +SKIP
+        ...     responses = pool.send_all_batched(["Name a colour."], max_tokens=8)
+        """
+        from aurora_pool.blocking import BlockingPool  # noqa: PLC0415 (few need it, and it imports anyio)
+
+        return BlockingPool(self)
 
     def openai_client(self) -> openai.AsyncOpenAI:
         """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`.
