@@ -16,7 +16,7 @@ from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
 from aurora_pool.prompts.fields import survives_rendering
-from aurora_pool.prompts.length import exact_room, room_or_none
+from aurora_pool.prompts.length import exact_room, room_or_none, rounded
 from aurora_pool.prompts.settings import PromptSettings
 from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
 from aurora_pool.wire import completions
@@ -149,7 +149,7 @@ class Planner:
             if room is None:
                 yield self._one(index, prompt, sink)
             else:
-                yield WorkItem(queue, index, kind, work, room, kind.limit)
+                yield WorkItem(queue, index, kind, work, room if self._max_tokens else rounded(room), kind.limit)
 
     # -- conversations ------------------------------------------------------------------------------------------
 
@@ -191,8 +191,8 @@ class Planner:
         room = room_or_none(context, settings.estimate.of(work), settings.buffer, max_tokens)
         if room is None:
             return partial(self._counted, spec, work, form, sink)
-        if max_tokens is None and form in _CHATS:
-            room = 0  # a chat request without max_tokens has the rest of the context
+        if max_tokens is None:
+            room = 0 if form in _CHATS else rounded(room)  # a chat request without max_tokens has the rest
         return self._item(spec, work, form, sink, queue, room)
 
     async def _counted(self, spec: PromptSpec, work: Any, form: Form, sink: Sink) -> WorkItem | Response:
@@ -208,6 +208,8 @@ class Planner:
             return await self._too_long(spec, sink, length, context)
         else:
             room = exact_room(context, length, spec.max_tokens)
+        if room != spec.max_tokens:
+            room = 0 if spec.max_tokens is None and form in _CHATS else rounded(room)
         return self._item(spec, work, form, sink, queue, room)
 
     async def _too_long(self, spec: PromptSpec, sink: Sink, length: int, context: int) -> WorkItem | Response:
