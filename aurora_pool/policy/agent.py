@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from aurora_pool.policy.breaker import Breaker, State
+from aurora_pool.policy.flow import Flow
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 _FRESH = 1 / 32
 """How much one answer weighs in the running means of tokens and seconds."""
@@ -24,11 +27,9 @@ answers for a while: what it holds when it flaps is generated in vain."""
 class AgentState:
     """One agent: what it holds, how fast it is, whether it may have more.
 
-    ``held`` counts its prompts in the staged (handed to it, not sent) and in open requests, ``running`` those of them
-    that have shown a first token, ``sent`` the requests that it has been sent and that are open.
-
-    ``limit`` is how many it may hold now: its window while it is available, else 0;
-    ``least`` how many free credits are worth a request of their own. What these two follow from is changed by methods
+    ``held`` counts its prompts in ``staged`` (assigned to it, not yet in a request) and in open requests, ``running`` those of them
+    that have shown a first token. ``limit`` is how many it may hold now: its window while it is available, else 0;
+    ``min_refill`` how many free credits are worth a request of their own. What these two follow from is changed by methods
     only, so that they are always right.
     """
 
@@ -42,6 +43,7 @@ class AgentState:
         "cooldowns",
         "cooling_down",
         "failures",
+        "flow",
         "held",
         "index",
         "last_byte",
@@ -55,11 +57,12 @@ class AgentState:
         "preemptions",
         "prompts_done",
         "quarantine_for",
+        "queued_at_server",
         "requests",
         "running",
         "sampled_at",
-        "sent",
         "staged",
+        "stalled",
         "tick_due",
         "tokens_done",
         "window",
@@ -68,12 +71,12 @@ class AgentState:
     def __init__(self, index: int, requests_limit: int) -> None:
         self.index = index
         self.window = Window()
+        self.flow = Flow()
         self.breaker = Breaker()
         self.held = 0
         self.running = 0
         self.staged: list[WorkItem] = []
         self.requests: dict[InFlightRequest, None] = {}
-        self.sent = 0
         self.quarantine_for: PromptQueue | None = None
         """The queue for whose quarantined it is kept."""
         self.accepting = False
@@ -82,6 +85,8 @@ class AgentState:
         self.cooldown_until = 0.0
         self.cooldowns = 0
         self.checking = False
+        self.stalled = False
+        """Whether a look at it has shown no sign of work, since it sent its last byte."""
         self.tick_due = False
         self.load_check_sent = False
         self.last_byte = 0.0
@@ -89,6 +94,8 @@ class AgentState:
         self.preemptions: int | None = None
         self.last_error = ""
         self.answers_since_send = 0
+        self.queued_at_server = False
+        """Whether the last look at the engine's own counters showed that prompts wait there."""
         self.prompts_done = 0
         self.tokens_done = 0
         self.mean_tokens = 0.0
@@ -121,16 +128,22 @@ class AgentState:
         return max(0, self.limit - self.held)
 
     @property
+    def pace(self) -> Pace:
+        """How fast it is, to be compared with others."""
+        flow = self.flow
+        return Pace(flow.latency, flow.decode_speed, flow.rate, self.mean_seconds)
+
+    @property
     def speed(self) -> float:
         """Tokens per second that one prompt gets here, from sending to answer; 0 while unknown."""
         return self.mean_tokens / self.mean_seconds if self.mean_seconds > 0 else 0.0
 
     def refresh(self) -> None:
-        """Work out ``limit`` and ``least`` again, after a change of the window or the breaker."""
+        """Work out ``limit`` and ``min_refill`` again, after a change of the window or the breaker."""
         size = self.window.size
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
-        self.min_refill = min(size, max(1, int(size * self.min_refill_share)))
+        self.min_refill = self.window.min_refill(size, self.flow.rate, self.min_refill_share)
         self.limit = size if self.available and self.quarantine_for is None else 0
 
     def keep(self, queue: PromptQueue | None) -> None:
@@ -142,6 +155,7 @@ class AgentState:
     def check(self, checking: bool) -> None:
         """Give it nothing while it is looked at for its silence."""
         self.checking = checking
+        self.stalled = self.stalled and checking
         self.refresh()
 
     def cool_down(self, until: float) -> None:
@@ -157,46 +171,39 @@ class AgentState:
             self.refresh()
 
     def started(self, prompts: int, now: float) -> None:
-        """Record that so many more prompts run; its window may grow by that."""
-        running = self.running = self.running + prompts
-        window = self.window
-        size = window.size
-        if running >= self.held and self.held + self.answers_since_send >= size:
-            # Few answers since the last sending: it is not they that made room for all to run.
-            if 2 * self.answers_since_send <= self.min_refill:
-                window.all_run(now)
-                self.refresh()
-        elif running + running // SLACK > size:
-            window.run(running, now)
-            self.refresh()
+        """Record that this many more prompts have shown a first token."""
+        self.running += prompts
+        self.flow.running(self.running)
+        if self.running >= self.held and not self.staged:
+            self.look_dry(now)
 
-    def count_queue(self) -> None:
-        """Let the window shrink if too many of its prompts wait at the server; only streams show that."""
-        if self.running and not self.staged and self.held - self.running > 2 * self.window.slack:
-            self.window.queued(self.running, self.held - self.running)
+    def look_dry(self, now: float) -> None:
+        """Let the window grow if it is what leaves the server with too little: see :mod:`aurora_pool.policy.window`."""
+        if self.held + self.answers_since_send < self.window.size or 2 * self.answers_since_send > self.window.size:
+            return  # it is not the window that limits, or it was full too long ago to tell
+        flow = self.flow
+        if self.held - self.running <= flow.rate * flow.latency and not self.queued_at_server:
+            self.window.ran_dry(flow.rate, self.running, now)
             self.refresh()
 
     def sampled(self, running: int, waiting: int, preemptions: int | None, now: float) -> None:
         """Record an engine's own counters: prompts that run and that wait, and preemptions since its start."""
-        window = self.window
         if preemptions is not None:
             if self.preemptions is not None and preemptions > self.preemptions:
-                window.preempted(now)
+                self.window.preempted(now)
+                self.refresh()
             self.preemptions = preemptions
-        if self.held and not self.running:
-            if waiting:
-                window.queued(running, waiting)
-            elif self.held + 2 * self.min_refill >= window.size:
-                window.all_run(now)
-        self.refresh()
+        self.queued_at_server = waiting > 0
+        if self.held and not self.running:  # replies that are not streamed show nothing themselves
+            self.flow.running(running)
 
-    def served(self, sent_at: float | None) -> None:
+    def served(self, sent_at: float) -> None:
         """Record that a whole request, sent at that time, came to its proper end: past failures are forgotten.
 
         Single answers are no such sign: an agent that breaks each request half-way has given some by then.
         """
         self.cooldowns = 0
-        if self.breaker.broken and sent_at is not None:
+        if self.breaker.broken:
             self.breaker.answered(sent_at)
 
     def discard_duplicate(self, tokens: int) -> None:
@@ -204,16 +211,19 @@ class AgentState:
         self.prompts_done -= 1
         self.tokens_done -= tokens
 
-    def answered(self, tokens: int, sent_at: float | None, now: float, answers: int = 1) -> None:
-        """Record answers of so many tokens together to a request sent at that time."""
+    def answered(self, tokens: int, sent_at: float, now: float, answers: int = 1) -> None:
+        """Record answers of this many tokens together to a request sent at that time."""
         self.answers_since_send += answers
         self.prompts_done += answers
         self.tokens_done += tokens
         self.answered_at = self.last_byte = now
-        seconds = now - (now if sent_at is None else sent_at)
+        seconds = now - sent_at
         if self.mean_seconds:
             weight = 1 - (1 - _FRESH) ** answers
             self.mean_tokens += (tokens / answers - self.mean_tokens) * weight
             self.mean_seconds += (seconds - self.mean_seconds) * weight
         else:
             self.mean_tokens, self.mean_seconds = tokens / answers, max(seconds, 1e-9)
+        if self.flow.answered(answers, now):
+            self.window.fit(self.flow)
+            self.refresh()

@@ -76,7 +76,9 @@ class StallDetector:
         elif finding is Finding.REFUSED:
             self.saw_activity(agent)
             self.give_up(agent, ConnectFailed("it refuses connections, and what it held fell silent"), now)
-        elif quiet >= limit:
+        elif quiet < limit:
+            agent.stalled = finding is not Finding.NO_METRICS
+        else:
             self.saw_activity(agent)
             self.give_up(agent, TimedOut(f"no byte for {quiet:.0f} s, and {finding.value}"), now)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 _STEPS = 4
 """Histogram buckets per doubling of the length."""
@@ -17,6 +18,11 @@ _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(409
 
 GUARD_MARGIN = 1.15
 HEDGE_MARGIN = 1.0
+LEAST_SAVED = 0.25
+"""Seconds that a second copy must save."""
+QUIET = 1.0
+QUIET_ANSWERS = 4
+"""An agent is quiet if it has sent nothing for a second more than it takes for this many answers."""
 LONG = 0.9
 """The quantile of lengths that the guard reckons with: it is the long answers that end last."""
 LONGEST = 0.99
@@ -100,24 +106,61 @@ def slowest_worthwhile(speeds_and_loads: Iterable[tuple[float, int]], remaining:
     return long / (remaining * lengths.mean / throughput + GUARD_MARGIN * long / fastest)
 
 
-def seconds_saved(age: float, slow: float, fast: float, lengths: Lengths) -> float:
+class Pace(NamedTuple):
+    """How fast an agent is, by its own answers. What is not known is 0.
+
+    ``latency`` is the least time until it begins, in seconds; ``decode`` tokens per second and prompt after the first;
+    ``rate`` prompts a second, over all that it works on; ``seconds`` the mean from sending to answer.
+    """
+
+    latency: float = 0.0
+    decode: float = 0.0
+    rate: float = 0.0
+    seconds: float = 0.0
+
+    def seconds_for(self, tokens: float) -> float:
+        """How long it takes for an answer of this many tokens, if it has nothing else to do."""
+        return self.latency + (tokens / self.decode if self.decode else self.seconds)
+
+    def seconds_for_mean(self) -> float:
+        """The same to compare agents by: unknown ones come last."""
+        return self.seconds or math.inf
+
+
+def seconds_saved(
+    shown: float | None, age: float, quiet: float, unstarted: int, slow: Pace, fast: Pace, lengths: Lengths
+) -> float:
     """Return how much sooner a long answer would end if a second agent began it afresh; 0 if it is not worth it.
 
-    ``age`` is how many seconds the first agent has had it; ``slow`` and ``fast`` are tokens per second for one prompt
-    at the first and the second agent; ``slow`` is 0 for an agent that has fallen silent.
+    ``shown`` is how many seconds ago the prompt showed its first token (None: it has not), ``age`` how many ago it was
+    sent. ``unstarted`` is how many prompts the first agent holds that have shown none, ``quiet`` for how many seconds
+    it has sent nothing. A server that has been quiet for longer than its rate explains will probably stay so for as
+    long again.
 
     >>> lengths = Lengths(); lengths.add(200)
-    >>> seconds_saved(1.0, slow=10.0, fast=100.0, lengths=lengths) > 15
+    >>> slow, fast = Pace(0.1, 10.0, 1.0, 20.0), Pace(0.1, 100.0, 10.0, 2.0)
+    >>> seconds_saved(1.0, 1.5, 0.1, 0, slow, fast, lengths) > 15
     True
-    >>> seconds_saved(1.0, slow=90.0, fast=100.0, lengths=lengths)
+    >>> seconds_saved(1.0, 1.5, 0.1, 0, Pace(0.1, 90.0, 9.0, 2.2), fast, lengths)
     0.0
     """
-    done = age * slow
-    if slow <= 0 or done > OVERDUE * lengths.quantile(1.0):
-        return math.inf
-    if fast <= 0:
+    if not slow.rate or not fast.seconds:
         return 0.0
-    long = lengths.quantile(LONGEST, done)
-    stay = (long - done) / slow
-    again = long / fast
-    return stay - again if again * HEDGE_MARGIN < stay else 0.0
+    if shown is not None and slow.decode:
+        done = shown * slow.decode
+        if done > OVERDUE * lengths.quantile(1.0):
+            return math.inf
+        long = lengths.quantile(LONGEST, done)
+        stay = (long - done) / slow.decode
+    elif slow.decode:
+        long = lengths.quantile(LONGEST)
+        stay = unstarted / slow.rate + long / slow.decode
+    else:
+        long = lengths.quantile(LONGEST)
+        stay = max(unstarted / slow.rate, slow.seconds - age)
+        if age > OVERDUE * slow.seconds + slow.latency:
+            stay = max(stay, age)
+    if quiet > QUIET + QUIET_ANSWERS / slow.rate:
+        stay = max(stay, quiet)
+    again = fast.seconds_for(long)
+    return stay - again if stay > again * HEDGE_MARGIN + LEAST_SAVED else 0.0

@@ -1,0 +1,98 @@
+"""How fast work flows through one agent, measured from the replies themselves.
+
+Nothing here is a count of what shows a first token now: where answers are short, most of what a server works on is in
+prefill, or has come and gone between two looks. What tells is the throughput, and how long an idle server takes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+BUCKET = 0.5
+"""Seconds over which the throughput is averaged at least."""
+BUCKET_ANSWERS = 4
+"""Answers in one average at least, unless :data:`LONGEST_BUCKET` has passed."""
+LONGEST_BUCKET = 5.0
+BUCKETS = 16
+"""Averages among which the peak is taken: at least 8 s, as long as the server's slowest phases are seen to last."""
+FLOOR_GROWTH = 0.01
+"""By how much the least latency is forgotten each second: it doubles in 70 s, so a network that slows down is noticed."""
+FRESH = 1 / 32
+"""How much one answer weighs in the running mean of the decoding speed."""
+
+
+class Flow:
+    """Throughput, latency and decoding speed of one agent. Times are seconds, lengths tokens.
+
+    >>> flow = Flow()
+    >>> flow.began(0.0)
+    >>> closed = [flow.answered(4, tenth / 10) for tenth in range(1, 21)]
+    >>> round(flow.peak)
+    40
+    """
+
+    __slots__ = ("_averages", "_count", "_floor_at", "_most_running", "_since", "decode_speed", "latency", "rate")
+
+    def __init__(self) -> None:
+        self.rate = 0.0
+        """Prompts a second, in the last whole bucket; 0 while unknown."""
+        self.latency = 0.0
+        """The least time from sending a request to the first byte that tells of one of its prompts; 0 while unknown."""
+        self.decode_speed = 0.0
+        """Tokens a second that one prompt gets after its first; 0 while unknown."""
+        self._averages: deque[tuple[float, int]] = deque(maxlen=BUCKETS)
+        self._since = 0.0
+        self._count = 0
+        self._most_running = 0
+        self._floor_at = 0.0
+
+    def began(self, now: float) -> None:
+        """Record that it is given work after it had none: the time before says nothing."""
+        self._since = now
+        self._count = 0
+
+    def first_byte(self, seconds: float, now: float) -> None:
+        """Record how long a request took to show a first sign."""
+        floor = self.latency * (1.0 + FLOOR_GROWTH * (now - self._floor_at))
+        if not floor or seconds < floor:
+            floor = seconds
+        self.latency = floor
+        self._floor_at = now
+
+    def running(self, prompts: int) -> None:
+        """Record how many prompts have shown a first token and not ended."""
+        if prompts > self._most_running:
+            self._most_running = prompts
+
+    def answered(self, answers: int, now: float) -> bool:
+        """Record answers; return whether there is a new average."""
+        self._count += answers
+        passed = now - self._since
+        if passed >= BUCKET and (self._count >= BUCKET_ANSWERS or passed >= LONGEST_BUCKET):
+            self.rate = self._count / passed
+            self._averages.append((self.rate, self._most_running))
+            self._since, self._count, self._most_running = now, 0, 0
+            return True
+        return False
+
+    def decoded(self, tokens: int, seconds: float, answers: int) -> None:
+        """Record how long these answers took from their first tokens to their last, together."""
+        if seconds > 0.0 and tokens > 0:
+            speed = tokens / seconds
+            known = self.decode_speed
+            self.decode_speed = speed if not known else known + (speed - known) * min(1.0, answers * FRESH)
+
+    @property
+    def peak(self) -> float:
+        """The highest throughput of late, in prompts a second; 0 while unknown."""
+        return max([rate for rate, _ in self._averages], default=0.0)
+
+    @property
+    def most_running(self) -> int:
+        """The most prompts of late that had shown a first token at a time."""
+        return max([running for _, running in self._averages], default=self._most_running)
+
+    @property
+    def measured(self) -> int:
+        """How many averages there are of late, up to :data:`BUCKETS`."""
+        return len(self._averages)

@@ -1,0 +1,229 @@
+"""What waits, and whose turn it is: one queue per caller, served in turns by weight in expected tokens.
+
+Turns are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): what a caller is given advances its *service*,
+in expected tokens divided by its weight, and whoever has the least service is next. A caller that begins to wait starts
+from the service that the others have *completed*, not from what they hold in flight: so a short call beside a long one
+gets the next credits, and two equal calls that begin together end together.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Container, Iterable, Sequence
+
+from aurora_pool.policy.timers import FOREVER
+from aurora_pool.policy.work import WorkItem
+
+EXPECTED_TOKENS = 128.0
+"""The tokens that an answer is expected to have while a caller has none yet."""
+MEMORY = 1 / 256
+"""How much one answer weighs in the running mean of a caller's answers."""
+
+
+class AgentView:
+    """The agents of a pool or of a view of one, in the order in which prompts are dealt."""
+
+    __slots__ = ("members", "serves")
+
+    members: Sequence[int]
+    serves: Container[int]
+
+    def __init__(self, members: Sequence[int]) -> None:
+        self.set_members(members)
+
+    def set_members(self, members: Sequence[int]) -> None:
+        """Say which agents these are, in the order in which prompts are dealt."""
+        self.members = members
+        self.serves = members if isinstance(members, range) else frozenset(members)
+
+
+class Caller:
+    """Whoever asks: what it has been given so far, against the others.
+
+    ``weight`` is its share against that of others of the same ``priority``; of two priorities the lower number is
+    served first, as vLLM counts them.
+    """
+
+    __slots__ = ("answer_tokens", "in_flight", "prompt_cost", "priority", "service", "weight")
+
+    def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
+        self.weight = weight
+        self.priority = priority
+        self.service = 0.0
+        """Expected tokens given so far, divided by the weight."""
+        self.in_flight = 0
+        """How many of its prompts are assigned to agents and not answered."""
+        self.prompt_cost = EXPECTED_TOKENS
+        """What its last prompt was expected to cost, in tokens."""
+        self.answer_tokens = EXPECTED_TOKENS
+        """The mean length of its answers, in tokens."""
+
+    def charge(self, items: Sequence[WorkItem]) -> None:
+        """Record that these prompts were given to an agent."""
+        cost = sum([item.prompt_tokens for item in items]) + len(items) * self.answer_tokens
+        self.prompt_cost = cost / len(items)
+        self.service += cost / self.weight
+
+    def answered(self, tokens: int, answers: int) -> None:
+        """Record answers of this many tokens together."""
+        weight = min(0.5, answers * MEMORY)
+        self.answer_tokens += (max(1.0, tokens / answers) - self.answer_tokens) * weight
+
+    @property
+    def completed(self) -> float:
+        """Its service without what is in flight."""
+        return self.service - self.in_flight * self.prompt_cost / self.weight
+
+
+class PromptQueue:
+    """The prompts of one caller that wait for agents of one view.
+
+    ``expected`` is how many prompts are still to come from the caller's input, where its length is known;
+    ``unbounded`` says that it is not. ``patience`` is how many seconds prompts wait while no member is in service.
+    A ``pinned`` queue belongs to a request for a particular agent: nothing is hedged, and a failure of that agent is a
+    failure of the prompt.
+    """
+
+    __slots__ = (
+        "by_agent", "caller", "expected", "items", "least_speed", "patience", "pinned", "quarantine_after",
+        "quarantined", "rescan_due", "rescan_set", "unbounded", "unserved_since", "view",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        view: AgentView | Sequence[int],
+        *,
+        caller: Caller | None = None,
+        patience: float = FOREVER,
+        pinned: bool = False,
+    ) -> None:
+        self.view = view if isinstance(view, AgentView) else AgentView(view)
+        self.caller = caller or Caller()
+        self.patience = patience
+        self.pinned = pinned
+        self.items: deque[WorkItem] = deque()
+        self.by_agent: dict[int, deque[WorkItem]] = {}
+        """What waits for a particular agent."""
+        self.quarantined: deque[WorkItem] = deque()
+        self.quarantine_after: float | None = None
+        """Until when quarantined prompts wait for others, where there are few agents."""
+        self.expected = 0
+        self.unbounded = False
+        self.unserved_since: float | None = None
+        self.least_speed = 0.0
+        self.rescan_due = 0.0
+        self.rescan_set = False
+
+    def for_call(self, *, weight: float = 1.0, priority: int = 0) -> PromptQueue:
+        """A queue of the same view for one more caller."""
+        return PromptQueue(
+            self.view, caller=Caller(weight=weight, priority=priority), patience=self.patience, pinned=self.pinned
+        )
+
+    def over(self, members: Sequence[int]) -> PromptQueue:
+        """A queue of the same caller for other agents."""
+        return PromptQueue(members, caller=self.caller, patience=self.patience, pinned=self.pinned)
+
+    @property
+    def waiting(self) -> int:
+        """How many prompts wait here."""
+        return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
+
+
+class Turns:
+    """Whose turn it is at an agent: the queues in which something waits, one heap per view.
+
+    A queue is entered once, with its caller's service at that time. Service only grows, so an entry that is behind is
+    brought up to date when it comes to the top: O(log queues) per turn.
+    """
+
+    __slots__ = ("_count", "_entered", "_heaps", "_start")
+
+    def __init__(self) -> None:
+        self._heaps: dict[AgentView | int, list[_Entry]] = {}
+        self._entered: set[PromptQueue] = set()
+        self._start: dict[int, float] = {}
+        self._count = itertools.count()
+
+    def enter(self, queue: PromptQueue) -> None:
+        """Record that something waits in a queue."""
+        if queue in self._entered:
+            return
+        caller = queue.caller
+        if not caller.in_flight:
+            caller.service = max(caller.service, self._least_completed(caller.priority))
+        self._entered.add(queue)
+        self._push(queue)
+
+    def next_for(self, agent: int) -> PromptQueue | None:
+        """The queue whose turn it is at an agent. What is taken from it is to be charged to its caller."""
+        best: _Entry | None = None
+        for heap in self._heaps.values():
+            if self._refresh(heap) and agent in heap[0][3].view.serves and (best is None or heap[0] < best):
+                best = heap[0]
+        return None if best is None else best[3]
+
+    def set_aside(self, queue: PromptQueue) -> None:
+        """Pass over the queue whose turn it is, until :meth:`put_back`."""
+        heapq.heappop(self._heaps[_key(queue)])
+
+    def put_back(self, queues: Iterable[PromptQueue]) -> None:
+        """Let queues that were passed over have turns again."""
+        for queue in queues:
+            self._push(queue)
+
+    def waiting_for(self, agent: int, enough: int) -> int:
+        """How many prompts wait that this agent may serve; counting stops at ``enough``."""
+        count = 0
+        for heap in self._heaps.values():
+            if self._refresh(heap) and agent in heap[0][3].view.serves:
+                for entry in heap:
+                    count += len(entry[3].items)
+                    if count >= enough:
+                        return count
+        return count
+
+    def __len__(self) -> int:
+        return len(self._entered)
+
+    def clear(self) -> None:
+        """Forget all queues."""
+        self._heaps.clear()
+        self._entered.clear()
+
+    def _least_completed(self, priority: int) -> float:
+        """The least service that a waiting caller of this priority has completed; never less than before."""
+        heads = [heap[0][3].caller for heap in self._heaps.values() if self._refresh(heap)]
+        completed = [caller.completed for caller in heads if caller.priority == priority]
+        self._start[priority] = max(min(completed, default=0.0), self._start.get(priority, 0.0))
+        return self._start[priority]
+
+    def _push(self, queue: PromptQueue) -> None:
+        caller = queue.caller
+        heap = self._heaps.setdefault(_key(queue), [])
+        heapq.heappush(heap, (caller.priority, caller.service, next(self._count), queue))
+
+    def _refresh(self, heap: list[_Entry]) -> bool:
+        """Bring the top of a heap up to date, and drop queues in which nothing waits; return whether any is left."""
+        while heap:
+            priority, service, _, queue = heap[0]
+            if not queue.items:
+                heapq.heappop(heap)
+                self._entered.discard(queue)
+            elif service < queue.caller.service:
+                heapq.heapreplace(heap, (priority, queue.caller.service, next(self._count), queue))
+            else:
+                return True
+        return False
+
+
+_Entry = tuple[int, float, int, PromptQueue]
+"""A queue in a heap: its caller's priority and service when it was entered, and the order of entering."""
+
+
+def _key(queue: PromptQueue) -> AgentView | int:
+    """Views of one agent share a heap: a broadcast makes one per agent."""
+    members = queue.view.members
+    return members[0] if len(members) == 1 else queue.view
