@@ -162,7 +162,9 @@ class CompletionEvents:
     def finish(self) -> None:
         """Add what stands at the end of a stream that went well."""
         if self._options.include_usage:
-            usage = {name: count for name, count in total_usage(self._choices, self._first).items() if count is not None}
+            usage = {
+                name: count for name, count in total_usage(self._choices, self._first).items() if count is not None
+            }
             self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
         self.events.add(DONE)
 

@@ -33,7 +33,8 @@ class VirtualReport:
     """What a run came to.
 
     ``lost`` prompts have no result at all, ``duplicated`` ones more than one; ``failed`` counts results that are no
-    answer, by kind. ``wasted`` tokens were generated and ended in no delivered answer. ``most_open`` is the largest
+    answer, by kind. ``hedged`` counts second
+    copies, ``hedged_twice`` prompts of which there were more. ``wasted`` tokens were generated and ended in no delivered answer. ``most_open`` is the largest
     number of prompts admitted and unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
     """
 
@@ -47,6 +48,7 @@ class VirtualReport:
     tokens: int = 0
     wasted: int = 0
     hedged: int = 0
+    hedged_twice: int = 0
     moved: int = 0
     quarantined: int = 0
     most_open: int = 0
@@ -179,6 +181,8 @@ class VirtualPool:
     def _end(self, item: WorkItem) -> None:
         self._results[item.index] = min(255, self._results[item.index] + 1)
         self._open -= 1
+        if item.hedged and item.sends > 2 + item.attempts:
+            self.report.hedged_twice += 1
 
     # -- what agents report -------------------------------------------------------------------------------------
 
