@@ -183,7 +183,7 @@ def virtually(case: Case, lengths: Sequence[int], healthy: float, seed: int = SE
     if case.poison:
         prompts[len(prompts) // 4].poison = True
     makespan = VirtualPool(fleet, seed=seed).run(prompts).makespan
-    return makespan, fleet.bound(sum(lengths))
+    return makespan, fleet.bound(prompts)
 
 
 HEADER = (

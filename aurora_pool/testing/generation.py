@@ -8,6 +8,7 @@ from typing import Protocol
 
 from aurora_pool.testing import engine, tokenizer
 from aurora_pool.testing.answers import Answer
+from aurora_pool.testing.kv_cache import Key, block_keys
 from aurora_pool.testing.prompts import PromptTokens
 from aurora_pool.testing.refusal import Refusal
 
@@ -158,7 +159,13 @@ class EngineDriver:
         now = self.now()
         for choice in generation.choices:
             length = 1 if choice.kills else len(choice.answer.token_ids)
-            choice.sequence = engine.Sequence(length, interval=interval, key=choice)
+            choice.sequence = engine.Sequence(
+                length,
+                prompt_tokens=len(choice.prompt.ids),
+                keys=self._keys_of(choice.prompt),
+                interval=interval,
+                key=choice,
+            )
             self.engine.submit(now, choice.sequence)
         self._arm()
 
@@ -213,6 +220,12 @@ class EngineDriver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _keys_of(self, prompt: PromptTokens) -> list[Key]:
+        cache = self.engine.cache
+        if not cache.prefix_caching or len(prompt.ids) < cache.block_size:
+            return []
+        return block_keys(prompt.ids, block_size=cache.block_size, salt=prompt.cache_salt)
 
     def _take_out(self, generation: Generation) -> list[tuple[Choice, int]]:
         now = self.now()
