@@ -14,8 +14,8 @@ from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.options import Observer, Timeouts
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import PromptQueue
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.open_files import ensure_open_files
@@ -136,7 +136,7 @@ class AgentPool:
             raise NoAgentsError("a pool needs at least one endpoint")
         present = self._driver.update(endpoints)
         self._members = range(len(self._driver.endpoints))
-        self._queue.set_members(self._members if len(present) == len(self._members) else present)
+        self._queue.view.set_members(self._members if len(present) == len(self._members) else present)
 
     # -- views --------------------------------------------------------------------------------------------------
 
@@ -285,6 +285,7 @@ class AgentPool:
         if isinstance(prompts, str):
             raise ConfigError("expected a list of prompts, got one string")
         await self.start()
+        queue = queue.for_call()
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:

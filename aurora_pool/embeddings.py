@@ -13,7 +13,8 @@ from aurora_pool.agent_pool import AgentPool, CallOptions, new_driver
 from aurora_pool.errors import AttemptsExhausted, ConfigError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Response
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import WorkItem
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, Sink
 from aurora_pool.wire import embeddings

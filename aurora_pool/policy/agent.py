@@ -27,9 +27,11 @@ answers for a while: what it holds when it flaps is generated in vain."""
 class AgentState:
     """One agent: what it holds, how fast it is, whether it may have more.
 
-    ``held`` counts its prompts in ``staged`` (assigned to it, not yet in a request) and in open requests, ``running`` those of them
-    that have shown a first token. ``limit`` is how many it may hold now: its window while it is available, else 0;
-    ``min_refill`` how many free credits are worth a request of their own. What these two follow from is changed by methods
+    ``held`` counts its prompts in ``staged`` (assigned to it, not yet in a request) and in open requests, ``running``
+    those of them that have shown a first token, ``sent`` the requests that it has been sent and that are open.
+
+    ``limit`` is how many it may hold now: its window while it is available, else 0; ``min_refill`` how many free
+    credits are worth a request of their own. What these two follow from is changed by methods
     only, so that they are always right.
     """
 
@@ -61,6 +63,7 @@ class AgentState:
         "requests",
         "running",
         "sampled_at",
+        "sent",
         "staged",
         "stalled",
         "tick_due",
@@ -77,6 +80,7 @@ class AgentState:
         self.running = 0
         self.staged: list[WorkItem] = []
         self.requests: dict[InFlightRequest, None] = {}
+        self.sent = 0
         self.quarantine_for: PromptQueue | None = None
         """The queue for whose quarantined it is kept."""
         self.accepting = False
@@ -197,13 +201,13 @@ class AgentState:
         if self.held and not self.running:  # replies that are not streamed show nothing themselves
             self.flow.running(running)
 
-    def served(self, sent_at: float) -> None:
+    def served(self, sent_at: float | None) -> None:
         """Record that a whole request, sent at that time, came to its proper end: past failures are forgotten.
 
         Single answers are no such sign: an agent that breaks each request half-way has given some by then.
         """
         self.cooldowns = 0
-        if self.breaker.broken:
+        if self.breaker.broken and sent_at is not None:
             self.breaker.answered(sent_at)
 
     def discard_duplicate(self, tokens: int) -> None:
@@ -211,13 +215,13 @@ class AgentState:
         self.prompts_done -= 1
         self.tokens_done -= tokens
 
-    def answered(self, tokens: int, sent_at: float, now: float, answers: int = 1) -> None:
+    def answered(self, tokens: int, sent_at: float | None, now: float, answers: int = 1) -> None:
         """Record answers of this many tokens together to a request sent at that time."""
         self.answers_since_send += answers
         self.prompts_done += answers
         self.tokens_done += tokens
         self.answered_at = self.last_byte = now
-        seconds = now - sent_at
+        seconds = now - (now if sent_at is None else sent_at)
         if self.mean_seconds:
             weight = 1 - (1 - _FRESH) ** answers
             self.mean_tokens += (tokens / answers - self.mean_tokens) * weight

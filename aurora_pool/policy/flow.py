@@ -16,7 +16,7 @@ LONGEST_BUCKET = 5.0
 BUCKETS = 16
 """Averages among which the peak is taken: at least 8 s, as long as the server's slowest phases are seen to last."""
 FLOOR_GROWTH = 0.01
-"""By how much the least latency is forgotten each second: it doubles in 70 s, so a network that slows down is noticed."""
+"""How much of the least latency is forgotten each second: it doubles in 70 s, so a slower network is noticed."""
 FRESH = 1 / 32
 """How much one answer weighs in the running mean of the decoding speed."""
 
@@ -61,8 +61,7 @@ class Flow:
 
     def running(self, prompts: int) -> None:
         """Record how many prompts have shown a first token and not ended."""
-        if prompts > self._most_running:
-            self._most_running = prompts
+        self._most_running = max(self._most_running, prompts)
 
     def answered(self, answers: int, now: float) -> bool:
         """Record answers; return whether there is a new average."""
@@ -75,7 +74,7 @@ class Flow:
             return True
         return False
 
-    def decoded(self, tokens: int, seconds: float, answers: int) -> None:
+    def decoded(self, tokens: float, seconds: float, answers: int) -> None:
         """Record how long these answers took from their first tokens to their last, together."""
         if seconds > 0.0 and tokens > 0:
             speed = tokens / seconds

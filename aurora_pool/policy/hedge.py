@@ -14,7 +14,7 @@ from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.queues import AgentView
 from aurora_pool.policy.stragglers import Pace, seconds_saved
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import WorkItem
 
 LOOK_EVERY = 0.5
 """Seconds between looks for prompts worth a second agent."""
@@ -27,7 +27,7 @@ WASTE_SHARE = 0.015
 WASTE_FREE = 4
 """A few hedges, in mean answers, that even a job of few tokens may have."""
 PROMPTS_SHARE = 0.03
-"""This share of the prompts may be hedged while their agents are at work. There is no limit for those of stalled ones."""
+"""This share of the prompts may be hedged while their agents are at work; those of stalled agents have no limit."""
 
 
 class Hedger:
@@ -85,18 +85,17 @@ class Hedger:
             if agent.stalled:
                 found += [(math.inf, item) for item in request.unreleased() if self._may_hedge(item)]
                 continue
-            waits = request.live > request.started
-            saved = seconds_saved(None, now - request.sent_at, quiet, unstarted, pace, fastest, lengths) if waits else 0.0
-            if not request.started and saved <= 0:
+            age = now - request.sent_at
+            saved = 0.0
+            if request.live > request.started:
+                saved = seconds_saved(None, age, quiet, unstarted, pace, fastest, lengths)
+            if saved <= 0 and not request.started:
                 continue
             for item in request.unreleased():
                 if self._may_hedge(item):
-                    shown = item.started_at
-                    mine = (
-                        saved
-                        if shown < 0
-                        else seconds_saved(now - shown, now - request.sent_at, quiet, unstarted, pace, fastest, lengths)
-                    )
+                    mine = saved
+                    if item.started_at >= 0:
+                        mine = seconds_saved(now - item.started_at, age, quiet, unstarted, pace, fastest, lengths)
                     if mine > 0:
                         found.append((mine, item))
         return found

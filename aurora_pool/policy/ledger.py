@@ -12,16 +12,16 @@ Every other part of the dispatcher (deal, faults, hedge, isolate) writes here an
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import Caller, PromptQueue, Turns
 from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.timers import Timers
-from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PolicyEvents, PromptQueue, WorkItem
+from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PolicyEvents, WorkItem
 
 
 class Ledger:
@@ -36,6 +36,8 @@ class Ledger:
         self.in_service = len(self.agents)
         self.queues: dict[PromptQueue, None] = {}
         """The queues in which something waits."""
+        self.turns = Turns()
+        """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
         """The agents whose credits may have changed since the last plan, all that have an staged among them."""
         self.quarantine_agents: dict[AgentState, None] = {}

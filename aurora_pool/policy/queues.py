@@ -46,7 +46,7 @@ class Caller:
     served first, as vLLM counts them.
     """
 
-    __slots__ = ("answer_tokens", "in_flight", "prompt_cost", "priority", "service", "weight")
+    __slots__ = ("answer_tokens", "in_flight", "priority", "prompt_cost", "service", "weight")
 
     def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
         self.weight = weight

@@ -9,8 +9,8 @@ from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.quarantine import place_quarantined
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stragglers import slowest_worthwhile
 from aurora_pool.policy.work import Failure, WorkItem
 
@@ -170,9 +170,7 @@ class Scheduler:
             self.ledger.forget_if_empty(queue)
         turns.put_back(passed)
 
-    def _take(
-        self, agent: AgentState, queue: PromptQueue, waiting: deque[WorkItem], prompts: int
-    ) -> list[WorkItem]:
+    def _take(self, agent: AgentState, queue: PromptQueue, waiting: deque[WorkItem], prompts: int) -> list[WorkItem]:
         """Assign the first prompts that wait, but not those that have just failed on this agent."""
         taken: list[WorkItem] = []
         aside: list[WorkItem] = []

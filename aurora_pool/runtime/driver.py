@@ -19,9 +19,10 @@ from aurora_pool.messages import Response
 from aurora_pool.options import Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import Failure, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import Failure, InFlightRequest, WorkItem
 from aurora_pool.runtime.events import EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.health import look, read_load, try_agent
@@ -148,7 +149,7 @@ class Driver:
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
         agents = self.dispatcher.ledger.agents
-        return max(1, sum(agents[index].window.size for index in queue.members if agents[index].in_service))
+        return max(1, sum(agents[index].window.size for index in queue.view.members if agents[index].in_service))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 
