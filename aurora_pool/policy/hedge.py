@@ -134,7 +134,8 @@ class Hedger:
         """Whether one more hedge stays within the limits; if so, it is counted."""
         ledger = self.ledger
         lengths = ledger.lengths
-        cost = lengths.mean if item.started_at < 0 else min(lengths.mean, (now - item.started_at) * slow.pace.decode)
+        done = 0.0 if item.started_at < 0 else (now - item.started_at) * slow.flow.decode_speed
+        cost = lengths.quantile(0.5, done)  # the loser's list goes on for its other prompts: it is generated whole
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return False
         if self.hedged >= PROMPTS_SHARE * (ledger.answered + ledger.in_flight):

@@ -87,7 +87,7 @@ class PromptQueue:
     """
 
     __slots__ = (
-        "by_agent", "caller", "expected", "items", "least_speed", "patience", "pinned", "quarantine_after",
+        "by_agent", "caller", "ends_at", "expected", "items", "least_speed", "patience", "pinned", "quarantine_after",
         "quarantined", "rescan_due", "rescan_set", "unbounded", "unserved_since", "view",
     )  # fmt: skip
 
@@ -113,6 +113,8 @@ class PromptQueue:
         self.unbounded = False
         self.unserved_since: float | None = None
         self.least_speed = 0.0
+        self.ends_at = FOREVER
+        """When the agents will have answered all that they hold and that waits here, as far as is known."""
         self.rescan_due = 0.0
         self.rescan_set = False
 

@@ -106,6 +106,23 @@ def slowest_worthwhile(speeds_and_loads: Iterable[tuple[float, int]], remaining:
     return long / (remaining * lengths.mean / throughput + GUARD_MARGIN * long / fastest)
 
 
+def seconds_to_end(rates_and_loads: Iterable[tuple[float, int]], remaining: float) -> float:
+    """Return how long agents need for what they hold and for ``remaining`` more prompts, if all end together.
+
+    ``rates_and_loads`` holds (prompts per second, prompts held) for each; infinity while a rate is unknown.
+
+    >>> seconds_to_end([(10.0, 100), (5.0, 100)], remaining=100)
+    20.0
+    """
+    rate = 0.0
+    for own_rate, held in rates_and_loads:
+        if held and not own_rate:
+            return math.inf
+        rate += own_rate
+        remaining += held
+    return remaining / rate if rate else math.inf
+
+
 class Pace(NamedTuple):
     """How fast an agent is, by its own answers. What is not known is 0.
 
