@@ -154,7 +154,7 @@ class Cell:
         return [prompt() for _ in range(count)]
 
 
-COLUMNS = "{:36}{:>8}{:>9}{:>8}{:>8}{:>9}{:>7}{:>8}{:>7}{:>8}{:>7}"
+COLUMNS = "{:36}{:>8}{:>9}{:>8}{:>12}{:>9}{:>7}{:>8}{:>7}{:>8}{:>7}"
 HEADER = COLUMNS.format(
     "row", "prompts", "makespan", "/ bound", "static", "/ static", "p/req", "hedged", "twice", "wasted", "us/p"
 )

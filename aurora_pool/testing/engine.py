@@ -1,8 +1,13 @@
+<<<<<<< HEAD
 """Continuous batching as arithmetic: a simulated engine that schedules its work in steps, as vLLM's V1 engine does.
+=======
+"""Continuous batching as arithmetic: a simulated engine that works in steps, as vLLM's V1 engine does.
+>>>>>>> engine
 
 No clock, no input or output: every method takes ``now`` in seconds, so the same engine drives a simulated HTTP server
 and a virtual-time fleet of thousands of agents.
 
+<<<<<<< HEAD
 A step lasts ``(step_base + step_per_sequence x decoding sequences + prefill tokens / prefill_rate) / speed`` seconds.
 It has a budget of ``max_num_batched_tokens``: each sequence that decodes takes 1 token of it and gains 1, the rest goes
 to the prefill of prompts in order of arrival, in chunks where a prompt does not fit. At most ``slots`` sequences run. A
@@ -17,18 +22,33 @@ Steps in which nothing but decoding happens are all alike, and all decoding sequ
 of steps serves them all, and a sequence ends when the counter reaches its mark. So the engine jumps from event to event
 (an arrival, a mark, the end of the free blocks): a prompt costs O(log n) for each of its emissions, and one step for
 each ``max_num_batched_tokens`` of prefill.
+=======
+A step lasts ``(step_base + step_per_sequence x decoding sequences + prefill tokens / prefill_rate) / speed`` seconds;
+what it computes, :mod:`~aurora_pool.testing.batch_scheduler` decides. Each sequence that decodes gains a token; a
+sequence's first token comes with the step that ends its prefill. What arrives during a step waits for the next.
+
+Steps in which nothing but decoding happens are all alike, so the engine jumps over them, from event to event: an
+arrival, an emission, the end of the free cache blocks. A prompt costs O(log n) for each of its emissions, and a look at
+the scheduler for each step with prefill in it: 3 to 5 us a prompt as measured, 13 where a small cache preempts at every
+turn, 30 where prompts of 1,000 tokens share beginnings.
+>>>>>>> engine
 """
 
 from __future__ import annotations
 
 import math
+<<<<<<< HEAD
 from collections import deque
 from collections.abc import Sequence as ListLike
+=======
+>>>>>>> engine
 from heapq import heappop, heappush
-from typing import Any
 
-import msgspec
+from aurora_pool.testing.batch_scheduler import BatchScheduler
+from aurora_pool.testing.kv_cache import KVCache
+from aurora_pool.testing.sequence import Emission, Sequence, State
 
+<<<<<<< HEAD
 from aurora_pool.testing.kv_cache import Key, KVCache
 
 _NEW, _WAITING, _PREFILLING, _DECODING, _ENDED = range(5)
@@ -112,6 +132,13 @@ class Emission(msgspec.Struct, frozen=True, gc=False):
 
 class Engine:
     """The slots, the queue, the cache and the steps of one simulated server.
+=======
+__all__ = ["Emission", "Engine", "Sequence"]
+
+
+class Engine:
+    """The engine of one simulated server.
+>>>>>>> engine
 
     >>> engine = Engine(step_base=0.01, step_per_sequence=0.0, prefill_rate=1000)
     >>> engine.submit(0.0, Sequence(5, prompt_tokens=20, key="a"))
@@ -119,6 +146,7 @@ class Engine:
     [('a', 5, 0.07)]
 
     ``slots`` counts sequences (``--max-num-seqs``), ``step_base`` and ``step_per_sequence`` are seconds,
+<<<<<<< HEAD
     ``prefill_rate`` is tokens per second. ``kv_blocks`` counts cache blocks of ``block_size`` tokens; None is no limit,
     and no prefix cache.
     """
@@ -128,6 +156,15 @@ class Engine:
         "_offsets", "_paused", "_prefilling", "_queue", "_ready", "_running", "_step", "_steps", "_sum_begun", "cache",
         "max_num_batched_tokens", "preemptions", "prefill_rate", "prefix_hits", "prefix_queries", "slots", "speed",
         "step_base", "step_per_sequence", "waiting",
+=======
+    ``prefill_rate`` is tokens per second, ``max_num_batched_tokens`` is the budget of a step. ``kv_blocks`` counts
+    cache blocks of ``block_size`` tokens; None is no limit, and no prefix cache.
+    """
+
+    __slots__ = (
+        "_begin", "_busy", "_due", "_end", "_marks", "_now", "_paused", "_ready", "_scheduler", "_step", "_steps",
+        "cache", "prefill_rate", "slots", "speed", "step_base", "step_per_sequence",
+>>>>>>> engine
     )  # fmt: skip
 
     def __init__(
@@ -144,15 +181,20 @@ class Engine:
         speed: float = 1.0,
     ) -> None:
         if slots < 1 or step_base <= 0 or step_per_sequence < 0 or speed <= 0 or prefill_rate <= 0:
+<<<<<<< HEAD
             raise ValueError(
                 "expected slots >= 1, step_base > 0, step_per_sequence >= 0, prefill_rate > 0 and speed > 0"
             )
+=======
+            raise ValueError("expected slots >= 1, step_base, prefill_rate and speed above 0, step_per_sequence >= 0")
+>>>>>>> engine
         if max_num_batched_tokens < slots:
             raise ValueError(f"expected max_num_batched_tokens of at least {slots}, the slots")
         self.slots = slots
         self.step_base = step_base
         self.step_per_sequence = step_per_sequence
         self.prefill_rate = prefill_rate
+<<<<<<< HEAD
         self.max_num_batched_tokens = max_num_batched_tokens
         self.speed = speed
         self.cache = KVCache(kv_blocks, block_size=block_size, prefix_caching=prefix_caching)
@@ -170,10 +212,18 @@ class Engine:
         self._completing: list[Sequence] = []  # those whose prefill ends with the step under way
         self._decoding = 0
         self._offsets = [0] * block_size  # decoding sequences, by the step (modulo block_size) that needs a new block
+=======
+        self.speed = speed
+        self.cache = KVCache(kv_blocks, block_size=block_size, prefix_caching=prefix_caching)
+        self._scheduler = BatchScheduler(slots=slots, token_budget=max_num_batched_tokens, cache=self.cache)
+        self._now = 0.0
+        self._paused: float | None = None
+>>>>>>> engine
         # The step under way, and those like it that follow: they end together at _end.
         self._busy = False
         self._begin = self._end = self._step = 0.0
         self._steps = 0
+<<<<<<< HEAD
         self._clock = 0  # steps ended
         self._marks: list[int] = []  # heap of the clock values in _due
         self._due: dict[int, list[Sequence]] = {}
@@ -190,22 +240,69 @@ class Engine:
     def paused(self) -> bool:
         """Whether :meth:`pause` has stopped it."""
         return self._paused is not None
+=======
+        self._marks: list[int] = []  # heap of the steps in _due
+        self._due: dict[int, list[Sequence]] = {}
+        self._ready: list[Emission] = []
+
+    @property
+    def running(self) -> int:
+        """Sequences that hold a slot."""
+        return len(self._scheduler.running)
+
+    @property
+    def waiting(self) -> int:
+        """Sequences that wait for one."""
+        return self._scheduler.waiting
+>>>>>>> engine
 
     @property
     def tokens(self) -> int:
         """Tokens generated so far, those of unfinished and cancelled sequences included."""
+<<<<<<< HEAD
         return self._ended_tokens + self._decoding * self._clock - self._sum_begun
 
     def generated(self, sequence: Sequence) -> int:
         """Tell how many tokens a sequence has."""
         return self._clock - sequence._begun if sequence._state == _DECODING else sequence.generated
+=======
+        return self._scheduler.tokens
+
+    @property
+    def preemptions(self) -> int:
+        """How often a sequence lost its slot for want of cache blocks."""
+        return self._scheduler.preemptions
+
+    @property
+    def prefix_queries(self) -> int:
+        """Tokens of prompts that were looked for in the cache."""
+        return self._scheduler.prefix_queries
+
+    @property
+    def prefix_hits(self) -> int:
+        """Tokens of prompts that were found there."""
+        return self._scheduler.prefix_hits
+
+    @property
+    def paused(self) -> bool:
+        """Whether :meth:`pause` has stopped it."""
+        return self._paused is not None
+
+    def generated(self, sequence: Sequence) -> int:
+        """Tell how many tokens a sequence has at this moment."""
+        return self._scheduler.generated(sequence)
+>>>>>>> engine
 
     def submit(self, now: float, sequence: Sequence) -> None:
         """Put a sequence at the end of the queue; it may run from the next step on.
 
         Raises ``ValueError`` for one that the whole cache could not hold, or that was submitted before.
         """
+<<<<<<< HEAD
         if sequence._state != _NEW:
+=======
+        if sequence.state is not State.NEW:
+>>>>>>> engine
             raise ValueError("this sequence was submitted before")
         cache = self.cache
         if cache.blocks is not None:
@@ -214,6 +311,7 @@ class Engine:
                 raise ValueError(f"{tokens} tokens do not fit into {cache.blocks} blocks of {cache.block_size}")
         self._run(now, including=False)
         sequence.submitted_at = self._now
+<<<<<<< HEAD
         sequence._state = _WAITING
         self.waiting += 1
         self._queue.append(sequence)
@@ -222,17 +320,31 @@ class Engine:
             self._steps = 0
             self._begin = self._end = self._now if self._paused is None else self._paused
         elif len(self._running) < self.slots:
+=======
+        self._scheduler.submit(sequence)
+        if not self._busy:
+            # A step of no length, so that all that comes at this moment is scheduled together.
+            self._busy = True
+            self._steps = 0
+            self._begin = self._end = self._now if self._paused is None else self._paused
+        elif self.running < self.slots:
+>>>>>>> engine
             self._cut()
 
     def cancel(self, now: float, sequence: Sequence) -> int:
         """Take a sequence out, and tell how many tokens it had; one that has ended already is left alone."""
         self._run(now)
+<<<<<<< HEAD
         if sequence._state == _WAITING:
             self.waiting -= 1  # its place in the queue is skipped when it comes up
         elif sequence._state in (_PREFILLING, _DECODING):
             self._release(sequence)
             self._cut()
         sequence._state = _ENDED
+=======
+        self._scheduler.remove(sequence)
+        self._cut()
+>>>>>>> engine
         return sequence.generated
 
     def advance(self, now: float) -> list[Emission]:
@@ -274,15 +386,21 @@ class Engine:
             self._end += self._now - self._paused
             self._paused = None
 
+<<<<<<< HEAD
     # -- time ---------------------------------------------------------------------------------------------------
 
     def _run(self, now: float, *, including: bool = True) -> None:
         """Let time pass until ``now``: end the steps that end before (or at) it, and schedule the next."""
+=======
+    def _run(self, now: float, *, including: bool = True) -> None:
+        """Let time pass until ``now``: end the steps that end before (or at) it, and begin the next."""
+>>>>>>> engine
         if now < self._now:
             return
         if self._paused is None:
             while self._busy and (self._end < now or (including and self._end == now)):
                 self._now = max(self._now, self._end)
+<<<<<<< HEAD
                 self._pass(self._steps)
                 self._emit()
                 self._schedule()
@@ -290,16 +408,30 @@ class Engine:
                 steps = min(self._steps - 1, int((now - self._begin) / self._step))
                 if steps > 0:
                     self._pass(steps)
+=======
+                self._scheduler.pass_steps(self._steps)
+                self._emit()
+                self._begin_step()
+            if self._busy and self._steps > 1:
+                steps = min(self._steps - 1, int((now - self._begin) / self._step))
+                if steps > 0:
+                    self._scheduler.pass_steps(steps)
+>>>>>>> engine
                     self._steps -= steps
                     self._begin += steps * self._step
         self._now = now
 
     def _cut(self) -> None:
+<<<<<<< HEAD
         """End the run of steps with the one that is under way: something has changed."""
+=======
+        """Let the step under way be the last of its like: something has changed."""
+>>>>>>> engine
         if self._steps > 1:
             self._steps = 1
             self._end = self._begin + self._step
 
+<<<<<<< HEAD
     def _pass(self, steps: int) -> None:
         """Let every decoding sequence gain so many tokens."""
         if self._decoding and self.cache.blocks is not None:
@@ -365,12 +497,67 @@ class Engine:
 
     def _set_mark(self, sequence: Sequence) -> None:
         mark = sequence._mark = sequence._begun + sequence._due
+=======
+    def _begin_step(self) -> None:
+        """Begin the next step, and see how many like it follow."""
+        scheduler = self._scheduler
+        prefill, preempted = scheduler.schedule(self._now)
+        if not scheduler.running:
+            # With the whole cache free there is room for whatever comes first, so nothing waits either.
+            self._marks.clear()
+            self._due.clear()
+            self._busy = False
+            return
+        self._begin = self._now
+        seconds = self.step_base + self.step_per_sequence * scheduler.decoding + prefill / self.prefill_rate
+        self._step = seconds / self.speed
+        self._steps = 1
+        if not prefill and not preempted and self._marks:
+            self._steps = max(1, int(min(self._marks[0] - scheduler.clock, scheduler.steps_alike())))
+        self._end = self._begin + self._steps * self._step
+
+    def _emit(self) -> None:
+        """Emit what the steps that have just ended have brought."""
+        scheduler = self._scheduler
+        clock, marks = scheduler.clock, self._marks
+        while marks and marks[0] <= clock:
+            for sequence in self._due.pop(heappop(marks)):
+                # It may have been cancelled or preempted meanwhile.
+                if sequence.state is State.DECODING and sequence.mark == clock:
+                    self._show(sequence, clock - sequence.begun)
+        for sequence in scheduler.completing:
+            if sequence.state is not State.PREFILLING:
+                continue  # cancelled during the step
+            scheduler.begin_decoding(sequence)
+            if math.isnan(sequence.first_token_at):
+                sequence.first_token_at = self._now
+            tokens = clock - sequence.begun
+            if tokens >= sequence.due:
+                self._show(sequence, tokens)
+            else:
+                self._set_mark(sequence)
+
+    def _show(self, sequence: Sequence, tokens: int) -> None:
+        finished = tokens >= sequence.length
+        if finished:
+            self._scheduler.remove(sequence)
+        else:
+            assert sequence.interval is not None
+            sequence.generated = tokens
+            sequence.due = min(tokens + sequence.interval, sequence.length)
+            self._set_mark(sequence)
+        self._ready.append(Emission(self._now, sequence, tokens, finished))
+
+    def _set_mark(self, sequence: Sequence) -> None:
+        mark = sequence.mark = sequence.begun + sequence.due
+>>>>>>> engine
         due = self._due.get(mark)
         if due is None:
             self._due[mark] = [sequence]
             heappush(self._marks, mark)
         else:
             due.append(sequence)
+<<<<<<< HEAD
 
     # -- the scheduler ------------------------------------------------------------------------------------------
 
@@ -505,3 +692,5 @@ class Engine:
         elif sequence in self._prefilling:
             self._prefilling.remove(sequence)
         cache.drop(sequence.keys, sequence._keyed, blocks - sequence._keyed)
+=======
+>>>>>>> engine

@@ -102,6 +102,18 @@ class KVCache:
                 del self._free[key]
                 self.free -= 1
 
+<<<<<<< HEAD
+=======
+    def name(self, keys: Sequence[Key], number: int) -> None:
+        """Give a block that has become whole its key; where that is here already, hold that and let this one go."""
+        key = keys[number]
+        if key in self._holders:
+            self.hold(keys, number, number + 1)
+            self.drop((), 0, 1)
+        else:
+            self._holders[key] = 1
+
+>>>>>>> engine
     def take(self, count: int) -> None:
         """Take so many blocks without a key."""
         if self.blocks is None or not count:

@@ -19,7 +19,10 @@ from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
+<<<<<<< HEAD
 from aurora_pool.policy.queues import PromptQueue
+=======
+>>>>>>> engine
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import InFlightRequest, Plan, WorkItem
 from aurora_pool.testing.engine import Emission
@@ -34,9 +37,15 @@ class VirtualReport:
     """What a run came to.
 
     ``lost`` prompts have no result at all, ``duplicated`` ones more than one; ``failed`` counts results that are no
+<<<<<<< HEAD
     answer, by kind. ``hedged`` counts second
     copies, ``hedged_twice`` prompts of which there were more. ``wasted`` tokens were generated and ended in no delivered answer. ``most_open`` is the largest
     number of prompts admitted and unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
+=======
+    answer, by kind. ``hedged`` counts second copies, ``hedged_twice`` prompts of which there were more. ``wasted``
+    tokens were generated and ended in no delivered answer. ``most_open`` is the largest number of prompts admitted and
+    unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
+>>>>>>> engine
     """
 
     prompts: int = 0
