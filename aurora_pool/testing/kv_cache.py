@@ -102,8 +102,6 @@ class KVCache:
                 del self._free[key]
                 self.free -= 1
 
-<<<<<<< HEAD
-=======
     def name(self, keys: Sequence[Key], number: int) -> None:
         """Give a block that has become whole its key; where that is here already, hold that and let this one go."""
         key = keys[number]
@@ -113,7 +111,6 @@ class KVCache:
         else:
             self._holders[key] = 1
 
->>>>>>> engine
     def take(self, count: int) -> None:
         """Take so many blocks without a key."""
         if self.blocks is None or not count:

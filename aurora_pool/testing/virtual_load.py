@@ -41,15 +41,9 @@ class Pauses:
 class ForeignLoad:
     """Another client's work on one server: it keeps so many sequences there while it is there, and comes and goes.
 
-<<<<<<< HEAD
-    From ``start`` on it is there for about ``lasting`` seconds and away for about ``away``, in turn (exponential times);
-    at the end of a stay, what has begun is finished. Prompts have ``prompt_tokens`` tokens; lengths of answers are
-    lognormal around ``median``, 2,048 at most. It is no part of the client's tokens.
-=======
     From ``start`` on it is there for about ``lasting`` seconds and away for about ``away``, in turn (exponential
     times); at the end of a stay, what has begun is finished. Prompts have ``prompt_tokens`` tokens; lengths of answers
     are lognormal around ``median``, 2,048 at most. None of it is among the client's tokens.
->>>>>>> engine
     """
 
     def __init__(

@@ -19,11 +19,8 @@ from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
-<<<<<<< HEAD
-from aurora_pool.policy.queues import PromptQueue
-=======
->>>>>>> engine
 from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.work import InFlightRequest, Plan, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
@@ -37,15 +34,9 @@ class VirtualReport:
     """What a run came to.
 
     ``lost`` prompts have no result at all, ``duplicated`` ones more than one; ``failed`` counts results that are no
-<<<<<<< HEAD
-    answer, by kind. ``hedged`` counts second
-    copies, ``hedged_twice`` prompts of which there were more. ``wasted`` tokens were generated and ended in no delivered answer. ``most_open`` is the largest
-    number of prompts admitted and unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
-=======
     answer, by kind. ``hedged`` counts second copies, ``hedged_twice`` prompts of which there were more. ``wasted``
     tokens were generated and ended in no delivered answer. ``most_open`` is the largest number of prompts admitted and
     unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
->>>>>>> engine
     """
 
     prompts: int = 0
@@ -184,7 +175,10 @@ class VirtualPool:
         if self.queue.expected:
             self.queue.expected -= len(pulled)
         queue = self.queue
-        items = [WorkItem(queue, index, self, prompt, prompt_tokens=prompt.prompt_tokens) for index, prompt in enumerate(pulled, first)]
+        items = [
+            WorkItem(queue, index, self, prompt, prompt_tokens=prompt.prompt_tokens)
+            for index, prompt in enumerate(pulled, first)
+        ]
         self.dispatcher.admit(items, self.fleet.now)
         self._meter.stop()
 
