@@ -228,6 +228,6 @@ class AgentState:
             self.mean_seconds += (seconds - self.mean_seconds) * weight
         else:
             self.mean_tokens, self.mean_seconds = tokens / answers, max(seconds, 1e-9)
-        if self.flow.answered(answers, now):
+        if self.flow.answered(answers, now, self.held):
             self.window.fit(self.flow)
             self.refresh()

@@ -195,7 +195,7 @@ class Dispatcher:
             ledger.release_done(request, caller, settled, started)
             self._first_sign(request, agent, now)
             if started:
-                agent.flow.decoded(decoded, started * now - shown, started)
+                agent.flow.decoded(decoded, started * now - shown, started, agent.running)
             agent.answered(sum(lengths), request.sent_at, now, settled)
             if agent.checking:
                 self._faults.stall.saw_activity(agent)

@@ -26,7 +26,7 @@ class Flow:
 
     >>> flow = Flow()
     >>> flow.began(0.0)
-    >>> closed = [flow.answered(4, tenth / 10) for tenth in range(1, 21)]
+    >>> closed = [flow.answered(4, tenth / 10, held=100) for tenth in range(1, 21)]
     >>> round(flow.peak)
     40
     """
@@ -36,6 +36,12 @@ class Flow:
     def __init__(self) -> None:
         self.rate = 0.0
         """Prompts a second, in the last whole bucket; 0 while unknown."""
+        self.peak = 0.0
+        """The highest throughput of late."""
+        self.sustained = 0.0
+        """The mean throughput of late."""
+        self.most_running = 0
+        """The most prompts of late that had shown a first token and not ended."""
         self.latency = 0.0
         """The least time from sending a request to the first byte that tells of one of its prompts; 0 while unknown."""
         self.decode_speed = 0.0
@@ -43,7 +49,7 @@ class Flow:
         self._averages: deque[tuple[float, int]] = deque(maxlen=BUCKETS)
         self._since = 0.0
         self._count = 0
-        self._most_running = 0
+        self._running = 0
         self._floor_at = 0.0
 
     def began(self, now: float) -> None:
@@ -61,35 +67,40 @@ class Flow:
 
     def running(self, prompts: int) -> None:
         """Record how many prompts have shown a first token and not ended."""
-        self._most_running = max(self._most_running, prompts)
+        self._running = max(self._running, prompts)
 
-    def answered(self, answers: int, now: float) -> bool:
-        """Record answers; return whether there is a new average."""
+    def answered(self, answers: int, now: float, held: int) -> bool:
+        """Record answers, after which this many prompts are held; return whether there is a new average.
+
+        An average over a time in which the agent ran out of work says nothing of what it can do, and does not count.
+        """
         self._count += answers
         passed = now - self._since
         if passed >= BUCKET and (self._count >= BUCKET_ANSWERS or passed >= LONGEST_BUCKET):
             self.rate = self._count / passed
-            self._averages.append((self.rate, self._most_running))
-            self._since, self._count, self._most_running = now, 0, 0
-            return True
+            loaded = held > 0 and 2 * held >= self._running
+            if loaded or not self._averages:
+                self._average()
+            self._since, self._count, self._running = now, 0, 0
+            return loaded
         return False
 
-    def decoded(self, tokens: float, seconds: float, answers: int) -> None:
-        """Record how long these answers took from their first tokens to their last, together."""
-        if seconds > 0.0 and tokens > 0:
+    def _average(self) -> None:
+        averages = self._averages
+        averages.append((self.rate, self._running))
+        rates = [rate for rate, _ in averages]
+        self.peak, self.sustained = max(rates), sum(rates) / len(rates)
+        self.most_running = max([running for _, running in averages])
+
+    def decoded(self, tokens: float, seconds: float, answers: int, running: int) -> None:
+        """Record how long these answers took from their first tokens to their last, together.
+
+        An agent that runs much less than it can is faster than it will be, and is not measured.
+        """
+        if seconds > 0.0 and tokens > 0 and (2 * running >= self.most_running or not self.decode_speed):
             speed = tokens / seconds
             known = self.decode_speed
             self.decode_speed = speed if not known else known + (speed - known) * min(1.0, answers * FRESH)
-
-    @property
-    def peak(self) -> float:
-        """The highest throughput of late, in prompts a second; 0 while unknown."""
-        return max([rate for rate, _ in self._averages], default=0.0)
-
-    @property
-    def most_running(self) -> int:
-        """The most prompts of late that had shown a first token at a time."""
-        return max([running for _, running in self._averages], default=self._most_running)
 
     @property
     def measured(self) -> int:

@@ -12,9 +12,13 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Container, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import WorkItem
+
+if TYPE_CHECKING:
+    from aurora_pool.policy.tail import End
 
 EXPECTED_TOKENS = 128.0
 """The tokens that an answer is expected to have while a caller has none yet."""
@@ -87,7 +91,7 @@ class PromptQueue:
     """
 
     __slots__ = (
-        "by_agent", "caller", "ends_at", "expected", "items", "least_speed", "patience", "pinned", "quarantine_after",
+        "by_agent", "caller", "end", "expected", "items", "patience", "pinned", "quarantine_after",
         "quarantined", "rescan_due", "rescan_set", "unbounded", "unserved_since", "view",
     )  # fmt: skip
 
@@ -112,9 +116,8 @@ class PromptQueue:
         self.expected = 0
         self.unbounded = False
         self.unserved_since: float | None = None
-        self.least_speed = 0.0
-        self.ends_at = FOREVER
-        """When the agents will have answered all that they hold and that waits here, as far as is known."""
+        self.end: End | None = None
+        """How its end was last foreseen; None while it is not in sight."""
         self.rescan_due = 0.0
         self.rescan_set = False
 

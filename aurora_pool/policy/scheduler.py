@@ -11,7 +11,7 @@ from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.stragglers import seconds_to_end, slowest_worthwhile
+from aurora_pool.policy.tail import foresee_end
 from aurora_pool.policy.work import Failure, WorkItem
 
 Balance = Literal["adaptive", "strict"]
@@ -158,9 +158,10 @@ class Scheduler:
         passed: list[PromptQueue] = []
         while prompts > 0 and (queue := turns.next_for(agent.index)) is not None:
             taken: list[WorkItem] = []
-            if not (queue.least_speed and 0 < agent.speed < queue.least_speed):
+            useful = prompts if queue.end is None else queue.end.useful(agent, self.ledger.now)
+            if useful:
                 turn = prompts if len(turns) == 1 else max(1, int(TURN / queue.caller.prompt_cost))
-                taken = self._take(agent, queue, queue.items, min(prompts, turn, self._useful(agent, queue)))
+                taken = self._take(agent, queue, queue.items, min(prompts, turn, useful))
             if taken:
                 queue.caller.charge(taken)
                 prompts -= len(taken)
@@ -169,13 +170,6 @@ class Scheduler:
                 passed.append(queue)
             self.ledger.forget_if_empty(queue)
         turns.put_back(passed)
-
-    def _useful(self, agent: AgentState, queue: PromptQueue) -> int:
-        """How many more prompts an agent can answer by the time at which all of them will have finished a queue."""
-        rate = agent.flow.peak
-        if not rate or queue.ends_at == math.inf:
-            return agent.limit
-        return max(0, math.ceil(rate * (queue.ends_at - self.ledger.now)) - agent.held)
 
     def _take(self, agent: AgentState, queue: PromptQueue, waiting: deque[WorkItem], prompts: int) -> list[WorkItem]:
         """Assign the first prompts that wait, but not those that have just failed on this agent."""
@@ -225,14 +219,10 @@ class Scheduler:
             queue.unserved_since = None
             if now >= queue.rescan_due:
                 queue.rescan_due = now + RESCAN_EVERY
-                queue.least_speed = 0.0
-                queue.ends_at = math.inf
+                queue.end = None
                 if not self.strict and not queue.unbounded:
                     members = [agent for agent in (ledger.agents[i] for i in queue.view.members) if agent.limit]
-                    loads = [(agent.speed, agent.held) for agent in members]
-                    remaining = len(queue.items) + queue.expected
-                    queue.least_speed = slowest_worthwhile(loads, remaining, ledger.lengths)
-                    queue.ends_at = now + seconds_to_end(((a.flow.peak, a.held) for a in members), remaining)
+                    queue.end = foresee_end(members, len(queue.items) + queue.expected, ledger.lengths, now)
         if queue in ledger.queues and not queue.rescan_set:
             queue.rescan_set = True
             ledger.timers.add(queue.rescan_due, self._on_timer, queue)

@@ -7,7 +7,6 @@ not known beforehand, but their distribution so far is; and each agent's speed (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 _STEPS = 4
@@ -16,15 +15,12 @@ _STEPS = 4
 _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(4096))
 """The buckets of most lengths, worked out beforehand."""
 
-GUARD_MARGIN = 1.15
 HEDGE_MARGIN = 1.0
 LEAST_SAVED = 0.25
 """Seconds that a second copy must save."""
 QUIET = 1.0
 QUIET_ANSWERS = 4
 """An agent is quiet if it has sent nothing for a second more than it takes for this many answers."""
-LONG = 0.9
-"""The quantile of lengths that the guard reckons with: it is the long answers that end last."""
 LONGEST = 0.99
 """The quantile that the hedge reckons with, of the lengths that are still possible."""
 OVERDUE = 1.5
@@ -82,45 +78,6 @@ class Lengths:
             if count and left <= 0:
                 return max(1.0, self.totals[bucket] / count)
         return 1.0
-
-
-def slowest_worthwhile(speeds_and_loads: Iterable[tuple[float, int]], remaining: float, lengths: Lengths) -> float:
-    """Return the least speed with which an agent should still be given prompts.
-
-    A long answer begun now on an agent of speed v ends after ``long / v`` seconds. The rest of the fleet needs
-    ``remaining x mean / throughput`` seconds to have taken all that waits, and then ``long / fastest``. An agent that
-    would end later than that gets nothing more. ``speeds_and_loads`` holds (tokens per second and prompt, prompts
-    held) for each agent in service; ``remaining`` is counted in prompts.
-
-    >>> lengths = Lengths(); lengths.add(1000)
-    >>> 80 < slowest_worthwhile([(100.0, 10), (25.0, 10)], remaining=0, lengths=lengths) < 100
-    True
-    """
-    fastest = throughput = 0.0
-    for speed, held in speeds_and_loads:
-        fastest = max(fastest, speed)
-        throughput += speed * held
-    if not throughput or not lengths.count or math.isinf(remaining):
-        return 0.0
-    long = lengths.quantile(LONG)
-    return long / (remaining * lengths.mean / throughput + GUARD_MARGIN * long / fastest)
-
-
-def seconds_to_end(rates_and_loads: Iterable[tuple[float, int]], remaining: float) -> float:
-    """Return how long agents need for what they hold and for ``remaining`` more prompts, if all end together.
-
-    ``rates_and_loads`` holds (prompts per second, prompts held) for each; infinity while a rate is unknown.
-
-    >>> seconds_to_end([(10.0, 100), (5.0, 100)], remaining=100)
-    20.0
-    """
-    rate = 0.0
-    for own_rate, held in rates_and_loads:
-        if held and not own_rate:
-            return math.inf
-        rate += own_rate
-        remaining += held
-    return remaining / rate if rate else math.inf
 
 
 class Pace(NamedTuple):
