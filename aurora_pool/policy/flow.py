@@ -31,7 +31,19 @@ class Flow:
     40
     """
 
-    __slots__ = ("_averages", "_count", "_floor_at", "_most_running", "_since", "decode_speed", "latency", "rate")
+    __slots__ = (
+        "_averages",
+        "_count",
+        "_floor_at",
+        "_running",
+        "_since",
+        "decode_speed",
+        "latency",
+        "most_running",
+        "peak",
+        "rate",
+        "sustained",
+    )
 
     def __init__(self) -> None:
         self.rate = 0.0

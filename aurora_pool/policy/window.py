@@ -8,8 +8,8 @@ side:
 - It **grows** when the server ran dry: when, as credits come back, fewer prompts wait there than the server begins
   during a round trip. It doubles, as long as doubling brings more throughput.
 - It **shrinks** to what the measured flow needs and a quarter more: what runs, and what the server begins while a
-  refill is on its way and during its longest step (Little's law; the bandwidth-delay product of BBR, Cardwell et al. 2016).
-  Both are peaks of late, so a bad moment, or a window that was too small, does not lead to a smaller one.
+  refill is on its way and during its longest step (Little's law; the bandwidth-delay product of BBR, Cardwell et al.
+  2016). Both are peaks of late, so a bad moment, or a window that was too small, does not lead to a smaller one.
 - A 503: it becomes what the agent had accepted before, or half of it if that was nothing. Preemptions (too little
   cache) take off an eighth. After either it does not grow for :data:`STEADY` seconds.
 """
