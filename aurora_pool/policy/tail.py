@@ -31,6 +31,8 @@ class End(NamedTuple):
     """How many tokens a long answer has."""
     fastest: float
     """The seconds that the fastest agent takes for a long answer."""
+    soonest: float
+    """The seconds that it takes for an answer of mean length: less than that ahead, it is no use to reckon with."""
 
     def useful(self, agent: AgentState, now: float) -> int:
         """How many more prompts an agent could answer in time."""
@@ -42,7 +44,7 @@ class End(NamedTuple):
         wait = max(0.0, agent.held - agent.running - rate * (flow.latency + STEP)) / rate
         if wait + seconds > max(0.0, self.taken_at - now) + MARGIN * self.fastest + flow.latency:
             return 0
-        return max(0, math.ceil(rate * max(self.at - now, self.fastest)) - agent.held)
+        return max(0, math.ceil(rate * max(self.at - now, self.soonest)) - agent.held)
 
 
 def foresee_end(agents: Iterable[AgentState], remaining: int, lengths: Lengths, now: float) -> End | None:
@@ -52,19 +54,20 @@ def foresee_end(agents: Iterable[AgentState], remaining: int, lengths: Lengths, 
     """
     rate = 0.0
     held = 0
-    fastest = math.inf
+    fastest = soonest = math.inf
     long = lengths.quantile(LONG)
     for agent in agents:
         own = agent.flow.sustained
         if own:
             fastest = min(fastest, service(agent, long))
+            soonest = min(soonest, service(agent, lengths.mean))
         elif agent.held:
             return None
         rate += own
         held += agent.held
     if not rate:
         return None
-    return End(now + (remaining + held) / rate, now + remaining / rate, long, fastest)
+    return End(now + (remaining + held) / rate, now + remaining / rate, long, fastest, soonest)
 
 
 def service(agent: AgentState, tokens: float) -> float:
