@@ -10,9 +10,10 @@ from aurora_pool.errors import ConnectionLost, PoolError, ServerError
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PromptQueue, WorkItem
+from aurora_pool.policy.work import Failure, InFlightRequest, Plan, WorkItem
 
 
 class Rig:
@@ -92,7 +93,7 @@ class Rig:
         shown = self.open[request]
         slots = [i for i, item in enumerate(request.items) if item is not None and i not in shown][:count]
         self.open[request].update(slots)
-        self.dispatcher.progress(request, self.now, started=len(slots))
+        self.dispatcher.progress(request, self.now, started=slots)
 
     def answer(self, request: InFlightRequest, slot: int, tokens: int = 100) -> None:
         item = request.items[slot]
