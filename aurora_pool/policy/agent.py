@@ -84,7 +84,7 @@ class AgentState:
         self.quarantine_for: PromptQueue | None = None
         """The queue for whose quarantined it is kept."""
         self.accepting = False
-        """Whether, as a ward, it has been emptied, and holds no suspect that must be alone."""
+        """Whether, as a quarantine agent, it has been emptied, and holds no prompt that must be isolated."""
         self.cooling_down = False
         self.cooldown_until = 0.0
         self.cooldowns = 0
@@ -211,7 +211,7 @@ class AgentState:
             self.breaker.answered(sent_at)
 
     def discard_duplicate(self, tokens: int) -> None:
-        """Record that an answer of so many tokens came after another agent's: it is nobody's result."""
+        """Record that an answer of some tokens came after another agent's: it is nobody's result."""
         self.prompts_done -= 1
         self.tokens_done -= tokens
 

@@ -224,7 +224,7 @@ class Dispatcher:
                 request.live -= 1
 
     def ended(self, request: InFlightRequest) -> None:
-        """Record that a reply came to its end. It should have settled all its prompts; if not, it was a bad one."""
+        """Record that a reply came to its end. It should have answered all its prompts; if not, it was a bad one."""
         if request.live:
             now = self.ledger.agents[request.agent].last_byte
             self._faults.failed(request, BadReply("the reply ended before every prompt had its answer"), now)

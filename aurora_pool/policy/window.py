@@ -76,7 +76,7 @@ class Window:
             self.size = min(self.size, int(needed * MARGIN) + LEAST_REFILL)
 
     def overloaded(self, accepted: int, refused: int, now: float) -> None:
-        """Record a 503 for a request of this many prompts, while the agent held that many others."""
+        """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""
         self.steady_until = now + STEADY
         self.size = max(1, min(self.size, max(accepted, (accepted + refused) // 2)))
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
 SUSPICIOUS_DEATHS = 2
-"""A prompt that was in flight on so many agents when they died is a suspect."""
+"""A prompt that was in flight on this many agents when they died is quarantined."""
 
 
 class WorkItem(msgspec.Struct, eq=False, gc=False):
@@ -54,7 +54,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
 
     @property
     def suspected(self) -> bool:
-        """Whether it may be what kills agents, and shares them with other quarantined only."""
+        """Whether it may be what kills agents, and shares them with other quarantined prompts only."""
         return self.deaths >= SUSPICIOUS_DEATHS
 
     @property
@@ -69,7 +69,7 @@ class InFlightRequest:
     It is assigned when it is made, and sent when it begins to be written: ``sent_at`` is None until then, for a request
     that waits on this side for its turn or a connection is no work of the agent's, and none of its clocks runs.
 
-    A slot of ``items`` becomes None when its prompt is settled; ``open`` counts those that are not. ``live`` counts
+    A slot of ``items`` becomes None when its prompt is released; ``open`` counts those that are not. ``live`` counts
     the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
     slots that have shown a first token.
     """

@@ -113,7 +113,7 @@ class Generation:
         if self.listener is not None:
             self.listener.progressed(choice, tokens)
 
-    def settle(self, refusal: Refusal | None = None) -> None:
+    def release(self, refusal: Refusal | None = None) -> None:
         """Pass on what has come, and end if everything has come or ``refusal`` ends it."""
         if self.done.done():
             return
@@ -238,7 +238,7 @@ class EngineDriver:
     def _settle(self, generation: Generation, refusal: Refusal | None = None) -> None:
         if refusal is not None or not generation.left:
             self.active.pop(generation, None)
-        generation.settle(refusal)
+        generation.release(refusal)
 
     def _arm(self) -> None:
         due = self.engine.next_event_time()

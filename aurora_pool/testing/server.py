@@ -247,7 +247,7 @@ class AgentServer:
             self.counters.instant_tokens += tokens
             generation.progressed(choice, tokens, choice.answer.finish_reason)
             self._choice_finished(choice)
-        generation.settle()
+        generation.release()
 
     def _choice_finished(self, choice: Choice) -> None:
         counters = self.counters

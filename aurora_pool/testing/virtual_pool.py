@@ -19,14 +19,14 @@ from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import InFlightRequest, Plan, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
 AHEAD = 2
-"""The caller keeps so many times the sum of the agents' windows admitted and unanswered."""
+"""The caller keeps this many times the sum of the agents' windows admitted and unanswered."""
 
 
 @dataclass(slots=True)

@@ -77,7 +77,7 @@ async def test_a_fleet_need_not_record(client: Client) -> None:
     "options",
     [{"agents": 0}, {"time_scale": 0}, {"agents": 2, "ports": [1]}, {"agents": 2, "tags": [{}]}, {"faults": {1: []}}],
 )
-def test_a_fleet_that_makes_no_sense(options: dict[str, Any]) -> None:
+def test_an_invalid_fleet(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="expected"):
         SimulatedFleet(**options)
 
