@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from aurora_pool.policy.timers import FOREVER
@@ -144,10 +144,11 @@ class Turns:
     brought up to date when it comes to the top: O(log queues) per turn.
     """
 
-    __slots__ = ("_count", "_entered", "_heaps", "_start")
+    __slots__ = ("_count", "_entered", "_heaps", "_single", "_start")
 
     def __init__(self) -> None:
-        self._heaps: dict[AgentView | int, list[_Entry]] = {}
+        self._heaps: dict[AgentView, list[_Entry]] = {}
+        self._single: dict[int, list[_Entry]] = {}
         self._entered: set[PromptQueue] = set()
         self._start: dict[int, float] = {}
         self._count = itertools.count()
@@ -164,31 +165,21 @@ class Turns:
 
     def next_for(self, agent: int) -> PromptQueue | None:
         """The queue whose turn it is at an agent. What is taken from it is to be charged to its caller."""
-        best: _Entry | None = None
-        for heap in self._heaps.values():
-            if self._refresh(heap) and agent in heap[0][3].view.serves and (best is None or heap[0] < best):
-                best = heap[0]
-        return None if best is None else best[3]
+        heaps = [heap for heap in self._heaps_for(agent) if self._refresh(heap)]
+        return min(heaps, key=_first)[0][3] if heaps else None
+
+    def shares(self, agents: Iterable[int]) -> Shares:
+        """Divide what waits evenly among these agents, each of which is then asked about in this order."""
+        return Shares(self._heaps_for, agents)
 
     def set_aside(self, queue: PromptQueue) -> None:
         """Pass over the queue whose turn it is, until :meth:`put_back`."""
-        heapq.heappop(self._heaps[_key(queue)])
+        heapq.heappop(self._heap_of(queue))
 
     def put_back(self, queues: Iterable[PromptQueue]) -> None:
         """Let queues that were passed over have turns again."""
         for queue in queues:
             self._push(queue)
-
-    def waiting_for(self, agent: int, enough: int) -> int:
-        """How many prompts wait that this agent may serve; counting stops at ``enough``."""
-        count = 0
-        for heap in self._heaps.values():
-            if self._refresh(heap) and agent in heap[0][3].view.serves:
-                for entry in heap:
-                    count += len(entry[3].items)
-                    if count >= enough:
-                        return count
-        return count
 
     def __len__(self) -> int:
         return len(self._entered)
@@ -196,6 +187,7 @@ class Turns:
     def clear(self) -> None:
         """Forget all queues."""
         self._heaps.clear()
+        self._single.clear()
         self._entered.clear()
 
     def _least_completed(self, priority: int) -> float:
@@ -205,10 +197,22 @@ class Turns:
         self._start[priority] = max(min(completed, default=0.0), self._start.get(priority, 0.0))
         return self._start[priority]
 
+    def _heaps_for(self, agent: int) -> list[list[_Entry]]:
+        """The heaps of the views that an agent belongs to."""
+        own = self._single.get(agent)
+        heaps = [] if own is None else [own]
+        return heaps + [heap for view, heap in self._heaps.items() if agent in view.serves]
+
+    def _heap_of(self, queue: PromptQueue) -> list[_Entry]:
+        """The heap of a queue's view. Views of one agent share a heap: a broadcast makes one per agent."""
+        members = queue.view.members
+        if len(members) == 1:
+            return self._single.setdefault(members[0], [])
+        return self._heaps.setdefault(queue.view, [])
+
     def _push(self, queue: PromptQueue) -> None:
         caller = queue.caller
-        heap = self._heaps.setdefault(_key(queue), [])
-        heapq.heappush(heap, (caller.priority, caller.service, next(self._count), queue))
+        heapq.heappush(self._heap_of(queue), (caller.priority, caller.service, next(self._count), queue))
 
     def _refresh(self, heap: list[_Entry]) -> bool:
         """Bring the top of a heap up to date, and drop queues in which nothing waits; return whether any is left."""
@@ -228,7 +232,29 @@ _Entry = tuple[int, float, int, PromptQueue]
 """A queue in a heap: its caller's priority and service when it was entered, and the order of entering."""
 
 
-def _key(queue: PromptQueue) -> AgentView | int:
-    """Views of one agent share a heap: a broadcast makes one per agent."""
-    members = queue.view.members
-    return members[0] if len(members) == 1 else queue.view
+def _first(heap: list[_Entry]) -> tuple[int, float, int]:
+    return heap[0][:3]
+
+
+class Shares:
+    """What waits, divided among agents that are asked about one after the other: each view's prompts among its own."""
+
+    def __init__(self, heaps_for: Callable[[int], list[list[_Entry]]], agents: Iterable[int]) -> None:
+        self._heaps_for = heaps_for
+        self._left: Counter[int] = Counter()
+        for agent in agents:
+            self._left.update(map(id, heaps_for(agent)))
+
+    def take(self, agent: int, most: int) -> int:
+        """The share of the agent whose turn it is, of prompts that wait now; not counted beyond ``most``."""
+        share = 0
+        for heap in self._heaps_for(agent):
+            left = self._left[id(heap)]
+            waiting = 0
+            for entry in heap:
+                waiting += len(entry[3].items)
+                if waiting >= most * left:
+                    break
+            share += -(-waiting // left)
+            self._left[id(heap)] = left - 1
+        return min(share, most)

@@ -140,17 +140,16 @@ class Scheduler:
 
     def _share(self, ready: list[AgentState]) -> None:
         turns = self.ledger.turns
-        left = len(ready)
+        if not turns or not ready:
+            return
+        shares = turns.shares(agent.index for agent in ready)
         for agent in ready:
-            if not turns:
-                return
             free = agent.limit - agent.held
-            waiting = turns.waiting_for(agent.index, free * left)
-            if waiting and free >= min(agent.min_refill, -(-waiting // (2 * left))):
+            share = shares.take(agent.index, max(free, 2 * agent.min_refill))
+            if share and free >= min(agent.min_refill, -(-share // 2)):  # smaller refills when little is left
                 if agent.answers_since_send:
                     agent.look_dry(self.ledger.now)
-                self._refill(agent, min(agent.limit - agent.held, -(-waiting // left)))
-            left -= 1
+                self._refill(agent, min(agent.limit - agent.held, share))
 
     def _refill(self, agent: AgentState, prompts: int) -> None:
         """Give an agent prompts of the queues whose turn it is."""

@@ -118,8 +118,9 @@ def seconds_saved(
     >>> seconds_saved(1.0, 1.5, 0.1, 0, Pace(0.1, 90.0, 9.0, 2.2), fast, lengths)
     0.0
     """
-    if not slow.rate or not fast.seconds:
+    if not slow.seconds or not fast.seconds:
         return 0.0
+    waits = unstarted / slow.rate if slow.rate else 0.0
     if shown is not None and slow.decode:
         done = shown * slow.decode
         if done > OVERDUE * lengths.quantile(1.0):
@@ -128,13 +129,13 @@ def seconds_saved(
         stay = (long - done) / slow.decode
     elif slow.decode:
         long = lengths.quantile(LONGEST)
-        stay = unstarted / slow.rate + long / slow.decode
+        stay = waits + long / slow.decode
     else:
         long = lengths.quantile(LONGEST)
-        stay = max(unstarted / slow.rate, slow.seconds - age)
+        stay = max(waits, slow.seconds - age)
         if age > OVERDUE * slow.seconds + slow.latency:
             stay = max(stay, age)
-    if quiet > QUIET + QUIET_ANSWERS / slow.rate:
+    if slow.rate and quiet > QUIET + QUIET_ANSWERS / slow.rate:
         stay = max(stay, quiet)
     again = fast.seconds_for(long)
     return stay - again if stay > again * HEDGE_MARGIN + LEAST_SAVED else 0.0

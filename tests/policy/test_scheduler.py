@@ -97,7 +97,7 @@ def test_views_get_their_own_prompts_only() -> None:
     rig.plan()
     for request in rig.sent:
         for item in request.unreleased():
-            assert request.agent in item.queue.serves
+            assert request.agent in item.queue.view.serves
     rig.finish()
 
 
