@@ -19,6 +19,9 @@ REQUESTS_PER_SLACK = 3
 1/k holds about 3 k requests open."""
 
 
+PROMPT_REPLY = 1.5
+"""Seconds in which a server that works answers a look at its counters: one has been seen to block for 0.9 s."""
+
 TRIAL_SHARE = 16
 """An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
 answers for a while: what it holds when it flaps is generated in vain."""
@@ -51,6 +54,7 @@ class AgentState:
         "last_byte",
         "last_error",
         "limit",
+        "load_check_at",
         "load_check_sent",
         "mean_seconds",
         "mean_tokens",
@@ -93,6 +97,7 @@ class AgentState:
         """Whether a look at it has shown no sign of work, since it sent its last byte."""
         self.tick_due = False
         self.load_check_sent = False
+        self.load_check_at = 0.0
         self.last_byte = 0.0
         self.sampled_at = 0.0
         self.preemptions: int | None = None
@@ -155,6 +160,10 @@ class AgentState:
         self.quarantine_for = queue
         self.accepting = False
         self.refresh()
+
+    def seems_stalled(self, now: float) -> bool:
+        """Whether a look at it has shown no sign of work, or has had no reply for longer than a busy one takes."""
+        return self.stalled or (self.load_check_sent and self.checking and now > self.load_check_at + PROMPT_REPLY)
 
     def check(self, checking: bool) -> None:
         """Give it nothing while it is looked at for its silence."""

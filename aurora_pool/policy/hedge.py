@@ -82,7 +82,7 @@ class Hedger:
         for request in agent.requests:
             if request.sent_at is None:
                 continue
-            if agent.stalled:
+            if agent.seems_stalled(now):
                 found += [(math.inf, item) for item in request.unreleased() if self._may_hedge(item)]
                 continue
             age = now - request.sent_at
@@ -117,7 +117,7 @@ class Hedger:
             rotation.popleft()
         if not rotation or (rotation[0] is slow and len(rotation) == 1):
             return
-        if not slow.stalled and not self._affordable(item, slow, now):
+        if not slow.seems_stalled(now) and not self._affordable(item, slow, now):
             return
         if rotation[0] is slow:
             rotation.rotate(-1)

@@ -119,7 +119,7 @@ class Ledger:
         agent.held -= len(items)
         for item in items:
             item.holders -= 1
-            item.queue.caller.in_flight -= 1
+            item.queue.caller.returned(1)
 
     def complete(self, item: WorkItem, now: float) -> None:
         """End a prompt. Requests that now serve no one are closed."""
@@ -199,7 +199,7 @@ class Ledger:
             request.started -= 1
             agent.running -= 1
         item.holders -= 1
-        item.queue.caller.in_flight -= 1
+        item.queue.caller.returned(1)
         if item.request is request:
             item.request = None
             if item.holders:
@@ -216,7 +216,7 @@ class Ledger:
         agent.held -= prompts
         self.in_flight -= prompts
         self.answered += prompts
-        caller.in_flight -= prompts
+        caller.returned(prompts)
         self.touched[agent] = None
         started = min(started, request.started)
         request.started -= started

@@ -50,15 +50,17 @@ class Caller:
     served first, as vLLM counts them.
     """
 
-    __slots__ = ("answer_tokens", "in_flight", "priority", "prompt_cost", "service", "weight")
+    __slots__ = ("answer_tokens", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
 
     def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
         self.weight = weight
         self.priority = priority
         self.service = 0.0
-        """Expected tokens given so far, divided by the weight."""
+        """Tokens given so far, divided by the weight: of answers those that came, before that those expected."""
         self.in_flight = 0
         """How many of its prompts are assigned to agents and not answered."""
+        self.owed = 0.0
+        """The tokens that are expected of what is in flight."""
         self.prompt_cost = EXPECTED_TOKENS
         """What its last prompt was expected to cost, in tokens."""
         self.answer_tokens = EXPECTED_TOKENS
@@ -66,12 +68,22 @@ class Caller:
 
     def charge(self, items: Sequence[WorkItem]) -> None:
         """Record that these prompts were given to an agent."""
-        cost = sum([item.prompt_tokens for item in items]) + len(items) * self.answer_tokens
+        owed = len(items) * self.answer_tokens
+        cost = sum([item.prompt_tokens for item in items]) + owed
         self.prompt_cost = cost / len(items)
+        self.owed += owed
         self.service += cost / self.weight
+
+    def returned(self, prompts: int) -> None:
+        """Record that this many of its prompts are at an agent no more: what was expected of them is not owed."""
+        share = self.owed * prompts / self.in_flight if self.in_flight else 0.0
+        self.in_flight -= prompts
+        self.owed -= share
+        self.service -= share / self.weight
 
     def answered(self, tokens: int, answers: int) -> None:
         """Record answers of this many tokens together."""
+        self.service += tokens / self.weight
         weight = min(0.5, answers * MEMORY)
         self.answer_tokens += (max(1.0, tokens / answers) - self.answer_tokens) * weight
 
@@ -91,8 +103,21 @@ class PromptQueue:
     """
 
     __slots__ = (
-        "by_agent", "caller", "end", "expected", "items", "patience", "pinned", "quarantine_after",
-        "quarantined", "rescan_due", "rescan_set", "unbounded", "unserved_since", "view",
+        "by_agent",
+        "caller",
+        "end",
+        "entry",
+        "expected",
+        "items",
+        "patience",
+        "pinned",
+        "quarantine_after",
+        "quarantined",
+        "rescan_due",
+        "rescan_set",
+        "unbounded",
+        "unserved_since",
+        "view",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +133,8 @@ class PromptQueue:
         self.patience = patience
         self.pinned = pinned
         self.items: deque[WorkItem] = deque()
+        self.entry = -1
+        """Its valid entry among those whose turn may be."""
         self.by_agent: dict[int, deque[WorkItem]] = {}
         """What waits for a particular agent."""
         self.quarantined: deque[WorkItem] = deque()
@@ -140,8 +167,8 @@ class PromptQueue:
 class Turns:
     """Whose turn it is at an agent: the queues in which something waits, one heap per view.
 
-    A queue is entered once, with its caller's service at that time. Service only grows, so an entry that is behind is
-    brought up to date when it comes to the top: O(log queues) per turn.
+    A queue is entered with its caller's service at that time. An entry that is behind is brought up to date when it
+    comes to the top, and one that is ahead by much is replaced by another: O(log queues) per turn.
     """
 
     __slots__ = ("_count", "_entered", "_heaps", "_single", "_start")
@@ -171,6 +198,11 @@ class Turns:
     def shares(self, agents: Iterable[int]) -> Shares:
         """Divide what waits evenly among these agents, each of which is then asked about in this order."""
         return Shares(self._heaps_for, agents)
+
+    def moved_up(self, queue: PromptQueue) -> None:
+        """Record that a caller's service has become less: its turn may come sooner than it was entered for."""
+        if queue in self._entered:
+            self._push(queue)
 
     def set_aside(self, queue: PromptQueue) -> None:
         """Pass over the queue whose turn it is, until :meth:`put_back`."""
@@ -212,17 +244,21 @@ class Turns:
 
     def _push(self, queue: PromptQueue) -> None:
         caller = queue.caller
-        heapq.heappush(self._heap_of(queue), (caller.priority, caller.service, next(self._count), queue))
+        queue.entry = next(self._count)
+        heapq.heappush(self._heap_of(queue), (caller.priority, caller.service, queue.entry, queue))
 
     def _refresh(self, heap: list[_Entry]) -> bool:
         """Bring the top of a heap up to date, and drop queues in which nothing waits; return whether any is left."""
         while heap:
-            priority, service, _, queue = heap[0]
-            if not queue.items:
+            priority, service, entry, queue = heap[0]
+            if entry != queue.entry:
+                heapq.heappop(heap)
+            elif not queue.items:
                 heapq.heappop(heap)
                 self._entered.discard(queue)
             elif service < queue.caller.service:
-                heapq.heapreplace(heap, (priority, queue.caller.service, next(self._count), queue))
+                queue.entry = next(self._count)
+                heapq.heapreplace(heap, (priority, queue.caller.service, queue.entry, queue))
             else:
                 return True
         return False
@@ -252,7 +288,8 @@ class Shares:
             left = self._left[id(heap)]
             waiting = 0
             for entry in heap:
-                waiting += len(entry[3].items)
+                if entry[2] == entry[3].entry:
+                    waiting += len(entry[3].items)
                 if waiting >= most * left:
                     break
             share += -(-waiting // left)

@@ -39,6 +39,8 @@ class Scheduler:
         self.strict = balance == "strict"
         self.idle: dict[AgentState, None] = dict.fromkeys(ledger.agents)
         """The agents that the last plan left with credits enough for a request of their own."""
+        self._count: int | None = None
+        self._counted_at = -RESCAN_EVERY
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
@@ -219,12 +221,22 @@ class Scheduler:
             if now >= queue.rescan_due:
                 queue.rescan_due = now + RESCAN_EVERY
                 queue.end = None
-                if not self.strict and not queue.unbounded:
+                remaining = self._remaining(now)
+                if not self.strict and remaining is not None:
                     members = [agent for agent in (ledger.agents[i] for i in queue.view.members) if agent.limit]
-                    queue.end = foresee_end(members, len(queue.items) + queue.expected, ledger.lengths, now)
+                    queue.end = foresee_end(members, remaining, ledger.lengths, now)
         if queue in ledger.queues and not queue.rescan_set:
             queue.rescan_set = True
             ledger.timers.add(queue.rescan_due, self._on_timer, queue)
+
+    def _remaining(self, now: float) -> int | None:
+        """How many prompts wait and are still to come, of all callers; None where one's input has no known end."""
+        if now >= self._counted_at + RESCAN_EVERY or now < self._counted_at:
+            self._counted_at = now
+            queues = self.ledger.queues
+            bounded = not any(queue.unbounded for queue in queues)
+            self._count = sum(len(queue.items) + queue.expected for queue in queues) if bounded else None
+        return self._count
 
     def _on_timer(self, queue: PromptQueue, now: float) -> None:
         queue.rescan_set = False

@@ -98,6 +98,7 @@ class StallDetector:
     def _look(self, agent: AgentState, now: float) -> None:
         if agent.sent and not agent.load_check_sent and now >= self._active_at(agent) + REFUSED_GRACE:
             agent.load_check_sent = True
+            agent.load_check_at = now
             agent.check(True)
             self.ledger.pending.check.append(agent.index)
 
