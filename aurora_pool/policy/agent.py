@@ -137,6 +137,12 @@ class AgentState:
         return max(0, self.limit - self.held)
 
     @property
+    def unoccupied(self) -> bool:
+        """Whether what it is given would begin at once: nothing waits there, as far as the replies show."""
+        flow = self.flow
+        return self.held - self.running <= flow.rate * flow.latency
+
+    @property
     def pace(self) -> Pace:
         """How fast it is, to be compared with others."""
         flow = self.flow

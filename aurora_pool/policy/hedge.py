@@ -26,6 +26,9 @@ WASTE_SHARE = 0.015
 """Hedges may waste this share of all tokens generated."""
 WASTE_FREE = 4
 """A few hedges, in mean answers, that even a job of few tokens may have."""
+KNOWN = 4
+"""From this many answers for each prompt in flight on, those in flight can be told to be longer than any: those that come
+first are the short ones."""
 PROMPTS_SHARE = 0.03
 """This share of the prompts may be hedged while their agents are at work; those of stalled agents have no limit."""
 
@@ -54,7 +57,9 @@ class Hedger:
         self._due = False
         if now > due + LATE:
             return  # it is this process that is slow: answers lie unread, and their agents only seem so
-        targets = sorted((agent for agent in self.idle if agent.free), key=lambda agent: agent.held)
+        targets = sorted(
+            (agent for agent in self.idle if agent.free and agent.unoccupied), key=lambda agent: agent.held
+        )
         if not targets:
             return
         fastest = min((agent.pace for agent in targets), key=Pace.seconds_for_mean)
@@ -76,6 +81,7 @@ class Hedger:
     def _candidates(self, agent: AgentState, fastest: Pace, now: float) -> list[tuple[float, WorkItem]]:
         pace = agent.pace
         lengths = self.ledger.lengths
+        typical = lengths.count >= KNOWN * self.ledger.in_flight
         quiet = now - max(agent.last_byte, self.ledger.timers.kept_up_since)
         unstarted = agent.held - agent.running
         found = []
@@ -88,14 +94,16 @@ class Hedger:
             age = now - request.sent_at
             saved = 0.0
             if request.live > request.started:
-                saved = seconds_saved(None, age, quiet, unstarted, pace, fastest, lengths)
+                saved = seconds_saved(None, age, quiet, unstarted, pace, fastest, lengths, typical)
             if saved <= 0 and not request.started:
                 continue
             for item in request.unreleased():
                 if self._may_hedge(item):
                     mine = saved
                     if item.started_at >= 0:
-                        mine = seconds_saved(now - item.started_at, age, quiet, unstarted, pace, fastest, lengths)
+                        mine = seconds_saved(
+                            now - item.started_at, age, quiet, unstarted, pace, fastest, lengths, typical
+                        )
                     if mine > 0:
                         found.append((mine, item))
         return found

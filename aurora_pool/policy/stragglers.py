@@ -102,13 +102,20 @@ class Pace(NamedTuple):
 
 
 def seconds_saved(
-    shown: float | None, age: float, quiet: float, unstarted: int, slow: Pace, fast: Pace, lengths: Lengths
+    shown: float | None,
+    age: float,
+    quiet: float,
+    unstarted: int,
+    slow: Pace,
+    fast: Pace,
+    lengths: Lengths,
+    typical: bool = True,
 ) -> float:
     """Return how much sooner a long answer would end if a second agent began it afresh; 0 if it is not worth it.
 
     ``shown`` is how many seconds ago the prompt showed its first token (None: it has not), ``age`` how many ago it was
     sent. ``unstarted`` is how many prompts the first agent holds that have shown none, ``quiet`` for how many seconds
-    it has sent nothing. A server that has been quiet for longer than its rate explains will probably stay so for as
+    it has sent nothing. ``typical`` says that the lengths seen are those to expect of what is in flight. A server that has been quiet for longer than its rate explains will probably stay so for as
     long again.
 
     >>> lengths = Lengths(); lengths.add(200)
@@ -123,7 +130,7 @@ def seconds_saved(
     waits = unstarted / slow.rate if slow.rate else 0.0
     if shown is not None and slow.decode:
         done = shown * slow.decode
-        if done > OVERDUE * lengths.quantile(1.0):
+        if typical and done > OVERDUE * lengths.quantile(1.0):
             return math.inf
         long = lengths.quantile(LONGEST, done)
         stay = (long - done) / slow.decode

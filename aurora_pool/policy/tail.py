@@ -17,7 +17,7 @@ from aurora_pool.policy.window import STEP
 LONG = 0.9
 """The quantile of lengths to reckon with: it is the long answers that end last."""
 MARGIN = 1.15
-"""An agent may take so many times as long as the fastest for a long answer, after all prompts have been taken."""
+"""An agent may take this many times as long as the fastest for a long answer, after all prompts have been taken."""
 
 
 class End(NamedTuple):

@@ -30,7 +30,7 @@ REFILL_SECONDS = 0.02
 STEP = 0.25
 """Seconds that the longest step of a server takes: a GPU's 8,192 tokens of prefill take about 0.2."""
 MARGIN = 1.25
-"""The window is so many times what the flow needs."""
+"""The window is this many times what the flow needs."""
 STEADY = 10.0
 """Seconds without growth after the agent said that it had too much, or after growth that brought nothing."""
 GAIN = 1.05
