@@ -146,7 +146,7 @@ class AgentState:
     def pace(self) -> Pace:
         """How fast it is, to be compared with others."""
         flow = self.flow
-        return Pace(flow.latency, flow.decode_speed, flow.rate, self.mean_seconds)
+        return Pace(flow.latency, flow.decode_speed_now, flow.rate, self.mean_seconds, flow.decode_speed_best)
 
     @property
     def speed(self) -> float:

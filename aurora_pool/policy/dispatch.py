@@ -200,7 +200,7 @@ class Dispatcher:
                 ledger.turns.moved_up(queue)
             self._first_sign(request, agent, now)
             if started:
-                agent.flow.decoded(decoded, started * now - shown, started, agent.running)
+                agent.flow.decoded(decoded, started * now - shown, started, agent.running, now)
             agent.answered(sum(lengths), request.sent_at, now, settled)
             if agent.checking:
                 self._faults.stall.saw_activity(agent)

@@ -17,6 +17,8 @@ BUCKETS = 16
 """Averages among which the peak is taken: at least 8 s, as long as the server's slowest phases are seen to last."""
 FLOOR_GROWTH = 0.01
 """How much of the least latency is forgotten each second: it doubles in 70 s, so a slower network is noticed."""
+BEST_LOSS = 0.01
+"""How much of the best decoding speed is forgotten each second."""
 FRESH = 1 / 32
 """How much one answer weighs in the running mean of the decoding speed."""
 
@@ -33,11 +35,14 @@ class Flow:
 
     __slots__ = (
         "_averages",
+        "_best_at",
         "_count",
         "_floor_at",
         "_running",
         "_since",
         "decode_speed",
+        "decode_speed_best",
+        "decode_speed_now",
         "latency",
         "most_running",
         "peak",
@@ -57,7 +62,12 @@ class Flow:
         self.latency = 0.0
         """The least time from sending a request to the first byte that tells of one of its prompts; 0 while unknown."""
         self.decode_speed = 0.0
-        """Tokens a second that one prompt gets after its first; 0 while unknown."""
+        """Tokens a second that one prompt gets after its first at the agent's usual load; 0 while unknown."""
+        self.decode_speed_now = 0.0
+        """The same of late, whatever the load."""
+        self.decode_speed_best = 0.0
+        """The best of late: what an agent with little to do can do."""
+        self._best_at = 0.0
         self._averages: deque[tuple[float, int]] = deque(maxlen=BUCKETS)
         self._since = 0.0
         self._count = 0
@@ -104,15 +114,20 @@ class Flow:
         self.peak, self.sustained = max(rates), sum(rates) / len(rates)
         self.most_running = max([running for _, running in averages])
 
-    def decoded(self, tokens: float, seconds: float, answers: int, running: int) -> None:
+    def decoded(self, tokens: float, seconds: float, answers: int, running: int, at: float) -> None:
         """Record how long these answers took from their first tokens to their last, together.
 
-        An agent that runs much less than it can is faster than it will be, and is not measured.
+        An agent that runs much less than it can is faster than at its usual load.
         """
-        if seconds > 0.0 and tokens > 0 and (2 * running >= self.most_running or not self.decode_speed):
-            speed = tokens / seconds
-            known = self.decode_speed
-            self.decode_speed = speed if not known else known + (speed - known) * min(1.0, answers * FRESH)
+        if seconds <= 0.0 or tokens <= 0:
+            return
+        speed, weight = tokens / seconds, min(1.0, answers * FRESH)
+        now, usual = self.decode_speed_now, self.decode_speed
+        self.decode_speed_now = now + (speed - now) * weight if now else speed
+        best = self.decode_speed_best * (1.0 - BEST_LOSS * (at - self._best_at))
+        self.decode_speed_best, self._best_at = max(best, speed), at
+        if not usual or 2 * running >= self.most_running:
+            self.decode_speed = usual + (speed - usual) * weight if usual else speed
 
     @property
     def measured(self) -> int:

@@ -22,13 +22,14 @@ READING = 0.02
 """Seconds left between finding out that a look is due and looking: time to read what has come in."""
 LATE = 0.05
 """Seconds by which that may take longer, and the look still say something about the agents."""
-WASTE_SHARE = 0.015
+WASTE_SHARE = 0.012
 """Hedges may waste this share of all tokens generated."""
 WASTE_FREE = 4
 """A few hedges, in mean answers, that even a job of few tokens may have."""
 KNOWN = 4
-"""From this many answers for each prompt in flight on, those in flight can be told to be longer than any: those that come
-first are the short ones."""
+"""Answers per prompt in flight from which on one in flight can be told to be the longest: short ones come first."""
+SIMILAR = 1.3
+"""Agents that take this many times as long as the fastest are no use as second agents."""
 PROMPTS_SHARE = 0.03
 """This share of the prompts may be hedged while their agents are at work; those of stalled agents have no limit."""
 
@@ -57,12 +58,17 @@ class Hedger:
         self._due = False
         if now > due + LATE:
             return  # it is this process that is slow: answers lie unread, and their agents only seem so
-        targets = sorted(
-            (agent for agent in self.idle if agent.free and agent.unoccupied), key=lambda agent: agent.held
-        )
+        targets = [agent for agent in self.idle if agent.free and agent.unoccupied]
         if not targets:
             return
-        fastest = min((agent.pace for agent in targets), key=Pace.seconds_for_mean)
+        mean = self.ledger.lengths.mean
+        usual = [pace.seconds_for(mean) for agent in self.ledger.agents if agent.in_service and (pace := agent.pace)]
+        limit = SIMILAR * min([seconds for seconds in usual if seconds], default=math.inf)
+        targets = [agent for agent in targets if agent.pace.seconds_for(mean) <= limit]
+        if not targets:
+            return
+        fastest = min((agent.pace for agent in targets), key=lambda pace: pace.seconds_for(mean) or math.inf)
+        targets.sort(key=lambda agent: agent.held)
         found = [
             candidate
             for agent in self.ledger.agents
@@ -142,7 +148,7 @@ class Hedger:
         """Whether one more hedge stays within the limits; if so, it is counted."""
         ledger = self.ledger
         lengths = ledger.lengths
-        done = 0.0 if item.started_at < 0 else (now - item.started_at) * slow.flow.decode_speed
+        done = 0.0 if item.started_at < 0 else (now - item.started_at) * slow.flow.decode_speed_now
         cost = lengths.quantile(0.5, done)  # the loser's list goes on for its other prompts: it is generated whole
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return False

@@ -16,7 +16,7 @@ _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(409
 """The buckets of most lengths, worked out beforehand."""
 
 HEDGE_MARGIN = 1.0
-LEAST_SAVED = 0.25
+LEAST_SAVED = 1.0
 """Seconds that a second copy must save."""
 QUIET = 1.0
 QUIET_ANSWERS = 4
@@ -83,7 +83,8 @@ class Lengths:
 class Pace(NamedTuple):
     """How fast an agent is, by its own answers. What is not known is 0.
 
-    ``latency`` is the least time until it begins, in seconds; ``decode`` tokens per second and prompt after the first;
+    ``latency`` is the least time until it begins, in seconds; ``decode`` tokens per second and prompt after the first,
+    ``best`` the same with little to do;
     ``rate`` prompts a second, over all that it works on; ``seconds`` the mean from sending to answer.
     """
 
@@ -91,14 +92,11 @@ class Pace(NamedTuple):
     decode: float = 0.0
     rate: float = 0.0
     seconds: float = 0.0
+    best: float = 0.0
 
     def seconds_for(self, tokens: float) -> float:
         """How long it takes for an answer of this many tokens, if it has nothing else to do."""
-        return self.latency + (tokens / self.decode if self.decode else self.seconds)
-
-    def seconds_for_mean(self) -> float:
-        """The same to compare agents by: unknown ones come last."""
-        return self.seconds or math.inf
+        return self.latency + (tokens / self.best if self.best else self.seconds)
 
 
 def seconds_saved(
@@ -115,14 +113,16 @@ def seconds_saved(
 
     ``shown`` is how many seconds ago the prompt showed its first token (None: it has not), ``age`` how many ago it was
     sent. ``unstarted`` is how many prompts the first agent holds that have shown none, ``quiet`` for how many seconds
-    it has sent nothing. ``typical`` says that the lengths seen are those to expect of what is in flight. A server that has been quiet for longer than its rate explains will probably stay so for as
+    it has sent nothing. ``typical`` says that the lengths seen are those to expect of what is in flight.
+
+    A server that has been quiet for longer than its rate explains will probably stay so for as
     long again.
 
     >>> lengths = Lengths(); lengths.add(200)
-    >>> slow, fast = Pace(0.1, 10.0, 1.0, 20.0), Pace(0.1, 100.0, 10.0, 2.0)
+    >>> slow, fast = Pace(0.1, 10.0, 1.0, 20.0, 10.0), Pace(0.1, 100.0, 10.0, 2.0, 100.0)
     >>> seconds_saved(1.0, 1.5, 0.1, 0, slow, fast, lengths) > 15
     True
-    >>> seconds_saved(1.0, 1.5, 0.1, 0, Pace(0.1, 90.0, 9.0, 2.2), fast, lengths)
+    >>> seconds_saved(1.0, 1.5, 0.1, 0, Pace(0.1, 90.0, 9.0, 2.2, 90.0), fast, lengths)
     0.0
     """
     if not slow.seconds or not fast.seconds:

@@ -29,8 +29,8 @@ def test_new_lengths_count_at_once() -> None:
     assert lengths.quantile(1.0) == 5000
 
 
-FAST = Pace(latency=0.1, decode=50.0, rate=10.0, seconds=6.0)
-SLOW = Pace(latency=0.1, decode=5.0, rate=1.0, seconds=60.0)
+FAST = Pace(latency=0.1, decode=50.0, rate=10.0, seconds=6.0, best=50.0)
+SLOW = Pace(latency=0.1, decode=5.0, rate=1.0, seconds=60.0, best=5.0)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_what_a_slow_agent_works_on_is_worth_a_fast_one(lengths: Lengths) -> Non
 def test_no_token_yet_is_no_slowness(lengths: Lengths) -> None:
     short = Lengths()
     short.add(2)
-    prefill = Pace(latency=0.3, decode=20.0, rate=40.0, seconds=3.0)
+    prefill = Pace(latency=0.3, decode=20.0, rate=40.0, seconds=3.0, best=20.0)
     assert seconds_saved(None, 3.0, 0.1, 10, prefill, prefill, short) == 0.0
 
 
