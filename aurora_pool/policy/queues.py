@@ -236,10 +236,9 @@ class Turns:
         return heaps + [heap for view, heap in self._heaps.items() if agent in view.serves]
 
     def _heap_of(self, queue: PromptQueue) -> list[_Entry]:
-        """The heap of a queue's view. Views of one agent share a heap: a broadcast makes one per agent."""
-        members = queue.view.members
-        if len(members) == 1:
-            return self._single.setdefault(members[0], [])
+        """The heap of a queue's view. Queues that are pinned to one agent share a heap: a broadcast makes many."""
+        if queue.pinned:
+            return self._single.setdefault(queue.view.members[0], [])
         return self._heaps.setdefault(queue.view, [])
 
     def _push(self, queue: PromptQueue) -> None:
