@@ -11,16 +11,21 @@ import asyncio
 import contextlib
 import io
 import os
+import select
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import aiohttp
 from yarl import URL
 
-from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost
+from aurora_pool.errors import BadReply, ConfigError, ConnectFailed, ConnectionLost, PoolError, ServerError, TransportError
 from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.runtime.unpacking import unpacker
+from aurora_pool.wire.bounds import ERROR_BODY, OTHER_BODY
+from aurora_pool.wire.errors import parse_error, redirected
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -38,6 +43,8 @@ CONNECTING = 256
 """How many connections may be opened at a time. Thousands at once keep the event loop so busy that the time limit on
 connecting passes before it has seen that they are open."""
 
+AnyError = TypeVar("AnyError", bound=PoolError)
+
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 _on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=None)
 
@@ -48,10 +55,11 @@ class Reply:
     It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
     """
 
-    __slots__ = ("_response", "headers", "status")
+    __slots__ = ("_response", "_secret", "headers", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, secret: str = "") -> None:
         self._response = response
+        self._secret = secret
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
 
@@ -67,26 +75,62 @@ class Reply:
     @property
     def is_event_stream(self) -> bool:
         """Whether the body is a stream of server-sent events."""
-        return self.headers.get("Content-Type", "").startswith("text/event-stream")
+        return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
 
-    async def read(self) -> bytes:
-        """The whole body. Raises :class:`ConnectionLost`."""
-        try:
-            return await self._response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionLost(_words(error), received=True) from error
+    async def read(self, limit: int = OTHER_BODY) -> bytes:
+        """The whole body, of at most so many bytes. Raises :class:`ConnectionLost` and :class:`BadReply`."""
+        return b"".join([chunk async for chunk in self.chunks(limit)])
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost`."""
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost` and :class:`BadReply`."""
         read = self._response.content.readany
+        unpack = unpacker(self.headers.get("Content-Encoding", ""))
+        received = 0
         while True:
+            lost = None
             try:
-                chunk = await read()
+                packed = await read()
             except (aiohttp.ClientError, OSError) as error:
-                raise ConnectionLost(_words(error), received=True) from error
-            if not chunk:
+                lost = ConnectionLost(_words(error), received=True)
+            if lost is not None:
+                raise lost  # not as the cause of it: aiohttp's own errors show the headers of the request
+            if not packed:
                 return
-            yield chunk
+            for chunk in (packed,) if unpack is None else unpack(packed):
+                received += len(chunk)
+                if received > limit:
+                    raise BadReply(f"a reply of more than {limit} bytes, far more than was asked for")
+                yield chunk
+                if unpack is not None:
+                    await asyncio.sleep(0)  # one read may unpack to a thousand times its size: others want their turn
+
+    async def error(self) -> ServerError:
+        """Read what a status other than 200 means. Raises :class:`ConnectionLost`."""
+        if 300 <= self.status < 400:
+            return redirected(self.status, _origin(self._response.url, self.headers.get("Location", "")))
+        start = b""
+        async for chunk in self.chunks(sys.maxsize):
+            start += chunk
+            if len(start) >= ERROR_BODY:
+                break
+        return self.redacted(parse_error(self.status, start[:ERROR_BODY]))
+
+    def redacted(self, error: AnyError) -> AnyError:
+        """An error without the agent's own key, should the server have repeated it."""
+        if self._secret and self._secret in str(error):
+            error.args = tuple(a.replace(self._secret, "***") if isinstance(a, str) else a for a in error.args)
+            if isinstance(error, ServerError):
+                error.message = error.message.replace(self._secret, "***")
+            error.__cause__ = error.__context__ = None
+        return error
+
+
+def _origin(asked: URL, location: str) -> str | None:
+    """Where a redirect leads, without path and secrets."""
+    try:
+        return str(asked.join(URL(location)).origin())
+    except ValueError:
+        return None
 
 
 class Transport:
@@ -113,6 +157,7 @@ class Transport:
     def set_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
         """Say which agent has which index. Raises :class:`ConfigError` if a key's environment variable is not set."""
         self._agents = [(endpoint.base_url, _headers(endpoint)) for endpoint in endpoints]
+        self._secrets = [headers.get("Authorization", "").removeprefix("Bearer ") for _, headers in self._agents]
         self._urls.clear()
 
     def open(self) -> None:
@@ -123,7 +168,7 @@ class Transport:
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
                 read_bufsize=1 << 18,
-                auto_decompress=True,
+                auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept-Encoding": "identity"},
             )
@@ -159,7 +204,7 @@ class Transport:
         sent = own_headers if headers is None else {**headers, **own_headers}
         method = method or ("GET" if body is None else "POST")
         _on_sent.set(on_sent)
-        reply = Reply(await self._send(method, url, body, sent))
+        reply = Reply(await self._send(method, url, body, sent), self._secrets[agent])
         if on_sent is not None:
             on_sent()  # test doubles for aiohttp answer without a connection
         return reply
@@ -185,12 +230,14 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
         data = io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY else body
+        failure: TransportError
         try:
             return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise ConnectFailed(_words(error)) from error
+            failure = ConnectFailed(_words(error))
         except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionLost(_words(error), received=False) from error
+            failure = ConnectionLost(_words(error), received=False)
+        raise failure  # not as the cause of it: aiohttp's own errors show the headers of the request
 
     def _address(self, agent: int, path: str) -> tuple[URL, dict[str, str]]:
         base, headers = self._agents[agent]
@@ -218,11 +265,15 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,
     ) -> Connection:
-        async with self._turn:
-            connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        _reused.set(protocol in self._used)
-        self._used.add(protocol)
+        while True:
+            async with self._turn:
+                connection = await super().connect(req, traces, timeout)
+            reused = connection.protocol in self._used
+            if not reused or not _has_unread(connection):
+                break
+            connection.close()
+        _reused.set(reused)
+        self._used.add(connection.protocol)
         on_sent = _on_sent.get()
         if on_sent is not None:
             try:
@@ -245,6 +296,22 @@ class _Connector(aiohttp.TCPConnector):
 
     def _idle(self) -> int:
         return sum(map(len, self._conns.values()))
+
+
+def _has_unread(connection: Connection) -> bool:
+    """Whether an idle connection has something to say: its end, or a second reply, which would answer the next request.
+
+    It may have been read already, or still lie in the socket.
+    """
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return True
+    waiting = transport.get_extra_info("socket")
+    if waiting is None:
+        return False
+    poll = select.poll()
+    poll.register(waiting.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _headers(endpoint: AgentEndpoint) -> dict[str, str]:
