@@ -23,6 +23,7 @@ from aurora_pool.errors import (
     ServerError,
     TimedOut,
     TransportError,
+    WrongModel,
 )
 from aurora_pool.hostfile import AgentEndpoint, format_hostfile, parse_hostfile
 from aurora_pool.messages import Logprobs, Prompt, Response, Sample, Sampling, Usage
@@ -60,6 +61,7 @@ __all__ = [
     "TransportError",
     "Usage",
     "VLLMPool",
+    "WrongModel",
     "__version__",
     "format_hostfile",
     "parse_hostfile",

@@ -10,8 +10,9 @@
     |   |-- ConnectFailed      no connection: refused, unreachable, unresolved, not in time
     |   |-- ConnectionLost     the connection broke before the reply was whole
     |   `-- TimedOut           the time allowed for one exchange ran out
-    |-- ServerError            a reply with an HTTP error status, or an error event in a stream
+    |-- ServerError            a reply with another HTTP status than 200, or an error event in a stream
     |-- BadReply               a reply with a good status that is not what the API promises
+    |   `-- WrongModel         a reply of another model than was asked for
     |-- PromptRejected         the server refused this prompt; no other agent would take it
     |-- AttemptsExhausted      every attempt that the policy allows has failed
     `-- JobError               a job can't be started or go on
@@ -79,7 +80,7 @@ class TimedOut(TransportError):
 
 
 class ServerError(PoolError):
-    """The server answered with an error: an HTTP status of 400 or more, or an error event inside a stream.
+    """The server answered with an error: another HTTP status than 200, or an error event inside a stream.
 
     ``status`` is the HTTP status or the event's code; ``message`` the server's own words; ``param`` the request
     field that it names, if it names one.
@@ -94,6 +95,10 @@ class ServerError(PoolError):
 
 class BadReply(PoolError):
     """A reply with a good status that is not what the API promises: no JSON, a missing choice, a cut stream."""
+
+
+class WrongModel(BadReply):
+    """A reply of another model than was asked for: the agent was restarted with it, perhaps."""
 
 
 class PromptRejected(PoolError):

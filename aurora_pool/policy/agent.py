@@ -58,6 +58,7 @@ class AgentState:
         "requests",
         "running",
         "sampled_at",
+        "silent_cut",
         "sent",
         "staged",
         "tick_due",
@@ -86,6 +87,8 @@ class AgentState:
         self.load_check_sent = False
         self.last_byte = 0.0
         self.sampled_at = 0.0
+        self.silent_cut = 0.0
+        """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""
         self.preemptions: int | None = None
         self.last_error = ""
         self.answers_since_send = 0

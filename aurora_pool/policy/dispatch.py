@@ -221,6 +221,10 @@ class Dispatcher:
         """Record what the probe of an agent that is out came to."""
         self.ledger.agent_probed(self.ledger.agents[agent], outcome, reason, now)
 
+    def misplaced(self, agent: int, reason: str, now: float) -> None:
+        """Record that an agent says of itself that it does not serve what is asked for."""
+        self.ledger.agent_failed(self.ledger.agents[agent], Outcome.WRONG_MODEL, reason, now)
+
     def load_checked(self, agent: int, finding: Finding, now: float) -> None:
         """Record what a look at a silent agent has shown."""
         self._faults.stall.load_checked(self.ledger.agents[agent], finding, now)

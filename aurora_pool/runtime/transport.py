@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import aiohttp
 from yarl import URL
 
-from aurora_pool.errors import BadReply, ConfigError, ConnectFailed, ConnectionLost, PoolError, ServerError, TransportError
+from aurora_pool.errors import BadReply, ConfigError, ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.runtime.unpacking import unpacker
 from aurora_pool.wire.bounds import ERROR_BODY, OTHER_BODY
-from aurora_pool.wire.errors import parse_error, redirected
+from aurora_pool.wire.errors import parse_error, redirected, shortened
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -87,13 +87,13 @@ class Reply:
         unpack = unpacker(self.headers.get("Content-Encoding", ""))
         received = 0
         while True:
-            lost = None
+            lost = ""
             try:
                 packed = await read()
             except (aiohttp.ClientError, OSError) as error:
-                lost = ConnectionLost(_words(error), received=True)
-            if lost is not None:
-                raise lost  # not as the cause of it: aiohttp's own errors show the headers of the request
+                lost = _words(error)
+            if lost:  # not raised from aiohttp's own error, which shows the headers of the request
+                raise ConnectionLost(lost, received=True)
             if not packed:
                 return
             for chunk in (packed,) if unpack is None else unpack(packed):
@@ -104,16 +104,21 @@ class Reply:
                 if unpack is not None:
                     await asyncio.sleep(0)  # one read may unpack to a thousand times its size: others want their turn
 
-    async def error(self) -> ServerError:
-        """Read what a status other than 200 means. Raises :class:`ConnectionLost`."""
-        if 300 <= self.status < 400:
-            return redirected(self.status, _origin(self._response.url, self.headers.get("Location", "")))
+    async def start(self) -> bytes:
+        """As much of the body as an error may have, without the agent's own key. Raises :class:`ConnectionLost`."""
         start = b""
         async for chunk in self.chunks(sys.maxsize):
             start += chunk
             if len(start) >= ERROR_BODY:
                 break
-        return self.redacted(parse_error(self.status, start[:ERROR_BODY]))
+        start = start[:ERROR_BODY]
+        return start.replace(self._secret.encode(), b"***") if self._secret else start
+
+    async def error(self, start: bytes | None = None) -> ServerError:
+        """What a status other than 200 means; ``start`` is the start of the body where it has been read already."""
+        if 300 <= self.status < 400:
+            return redirected(self.status, _origin(self._response.url, self.headers.get("Location", "")))
+        return parse_error(self.status, await self.start() if start is None else start)
 
     def redacted(self, error: AnyError) -> AnyError:
         """An error without the agent's own key, should the server have repeated it."""
@@ -230,14 +235,16 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
         data = io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY else body
-        failure: TransportError
+        lost = unreached = ""
         try:
             return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            failure = ConnectFailed(_words(error))
+            unreached = _words(error)
         except (aiohttp.ClientError, OSError) as error:
-            failure = ConnectionLost(_words(error), received=False)
-        raise failure  # not as the cause of it: aiohttp's own errors show the headers of the request
+            lost = _words(error)
+        if lost:  # not raised from aiohttp's own error, which shows the headers of the request
+            raise ConnectionLost(lost, received=False)
+        raise ConnectFailed(unreached)
 
     def _address(self, agent: int, path: str) -> tuple[URL, dict[str, str]]:
         base, headers = self._agents[agent]
@@ -336,4 +343,6 @@ def _words(error: BaseException) -> str:
         return "the connection broke in the middle of the reply"
     if isinstance(error, TimeoutError):
         return "can't connect in time"
-    return str(error) or type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the reply is no HTTP"
+    return shortened(str(error), 200) or type(error).__name__

@@ -2,7 +2,8 @@
 
 The choice of sample ``k`` of prompt ``p`` has the index ``p x n + k``. A server that gets that wrong mixes texts, so
 nothing is taken for granted: an index out of range, text or an end after a choice's end are a :class:`BadReply`. Some
-servers call every choice of a stream 0; so while only one prompt of a list has shown anything, its end is held back.
+servers call every choice of a stream 0, and one that counts from 1 would be found out last; so ends are held back until
+the first prompt of a list and another one have shown something.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class Assembly:
         "_choices",
         "_doubtful",
         "_finished",
-        "_first",
+        "_first_begun",
         "_n",
+        "_others_begun",
         "_parts",
         "_pieces",
         "_reasons_told",
@@ -50,8 +52,8 @@ class Assembly:
         self._started = 0
         self._finished: list[Answer] = []
         self._doubtful = prompts > 1
-        """Whether all that came may be called the first prompt's."""
-        self._first = -1
+        """Whether the indices may be wrong, for all that has been seen of them."""
+        self._first_begun = self._others_begun = False
         self._reasons_told = False
 
     def has_begun(self, index: int) -> bool:
@@ -71,6 +73,7 @@ class Assembly:
                 part = choice
             elif part is ENDED:
                 if choice.text or choice.finish_reason:
+                    self._doubtful = True
                     raise BadReply(f"the choice with the index {index} goes on after its end")
                 continue
             else:
@@ -128,6 +131,7 @@ class Assembly:
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < self._choices:
+            self._doubtful = True
             raise BadReply(f"a choice has the index {index}; expected 0 to {self._choices - 1}")
 
     def _begin(self, choice: Answer) -> None:
@@ -138,11 +142,10 @@ class Assembly:
         self._parts[index] = choice
         self._characters += len(choice.text)
         if self._doubtful:
-            prompt = index // self._n
-            if self._first < 0:
-                self._first = prompt
-            elif prompt != self._first:
-                self._doubtful = False
+            if index >= self._n:
+                self._others_begun = True
+            self._first_begun = self._first_begun or index < self._n
+            self._doubtful = not (self._first_begun and self._others_begun)
         if not choice.finish_reason and index % self._n == 0:
             self._started += 1
 

@@ -47,7 +47,7 @@ def bounds_of(choices: int, max_tokens: int, fields: Mapping[str, Any], prompt_c
     """Work out the bounds of a reply with so many choices; ``max_tokens`` is 0 where the request sets none.
 
     >>> bounds_of(8, 64, {}, 1000).longest
-    81920
+    82920
     """
     own = [fields[name] for name in ("max_tokens", "max_completion_tokens") if type(fields.get(name)) is int]
     tokens = max([max_tokens, *own]) or UNASKED_TOKENS

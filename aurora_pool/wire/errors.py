@@ -23,7 +23,6 @@ _SHOWN = 500
 """Bytes of an unknown body that are worth showing."""
 MESSAGE = 2000
 """Characters of a server's message that are kept."""
-_PLAIN_TO_TLS = "plain HTTP request was sent to HTTPS port"
 
 
 def parse_error(status: int, body: bytes) -> ServerError:
@@ -46,11 +45,6 @@ def redirected(status: int, origin: str | None) -> ServerError:
     """
     where = shortened(origin, 200) if origin else "another address"
     return ServerError(status, f"it redirects to {where}, and redirects are not followed: name that address in the hostfile")
-
-
-def speaks_tls(error: ServerError) -> bool:
-    """Whether a server says that it was spoken to without TLS (nginx does, with a 400)."""
-    return _PLAIN_TO_TLS in error.message
 
 
 def shortened(text: str, most: int = MESSAGE) -> str:

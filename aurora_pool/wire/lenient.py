@@ -36,8 +36,9 @@ def read(data: bytes, form: Form, expected: int, begun: Callable[[int], bool] | 
 
     Raises :class:`ServerError` for an error, :class:`BadReply` for what is no reply of this form.
 
-    >>> read(b'{"choices":[{"text":null,"finish_reason":"eos"}],"usage":{"completion_tokens":null}}', "text", 1).choices
-    [Answer(slot=0, text='', finish_reason='eos')]
+    >>> [answer] = read(b'{"choices":[{"text":null,"finish_reason":"eos"}],"usage":{}}', "text", 1).choices
+    >>> answer.slot, answer.text
+    (0, '')
     """
     value = decode(_ANY, data) if data.strip() else None
     if value is None and begun is not None:  # `data:` and `data: null` say nothing

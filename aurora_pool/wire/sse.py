@@ -98,3 +98,15 @@ class EventSplitter:
             chunk = chunk[1:]
         self._after_return = chunk.endswith(b"\r")
         return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
+def begins_events(start: bytes, *, named_so: bool) -> bool:
+    """Whether a body that begins like this is events; ``named_so`` is what its type says. It is JSON otherwise.
+
+    >>> begins_events(b"data: {", named_so=False), begins_events(b'{"choices":', named_so=True)
+    (True, False)
+    """
+    start = start.removeprefix(BOM).lstrip()
+    if named_so:
+        return bool(start) and not BOM.startswith(start) and not start.startswith(b"{")
+    return start.startswith((b"data:", b"event:", b":"))
