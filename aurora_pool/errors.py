@@ -67,11 +67,13 @@ class ConnectionLost(TransportError):
     """The connection broke before the reply was whole.
 
     ``received`` tells whether any byte of the reply had come. With none on a kept-alive connection, the server had
-    most likely closed it while it was idle, and the request may be sent again at once.
+    most likely closed it while it was idle, and the request may be sent again at once. ``silent_for`` is for how many
+    seconds nothing had come.
     """
 
-    def __init__(self, reason: str, *, received: bool) -> None:
+    def __init__(self, reason: str, *, received: bool, silent_for: float = 0.0) -> None:
         self.received = received
+        self.silent_for = silent_for
         super().__init__(reason)
 
 
@@ -83,11 +85,14 @@ class ServerError(PoolError):
     """The server answered with an error: another HTTP status than 200, or an error event inside a stream.
 
     ``status`` is the HTTP status or the event's code; ``message`` the server's own words; ``param`` the request
-    field that it names, if it names one.
+    field that it names, if it names one; ``retry_after`` the seconds after which it may be asked again, if it says so.
     """
 
-    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
         self.status = status
+        self.retry_after = retry_after
         self.message = message
         self.param = param
         super().__init__(f"{status}: {message}")

@@ -27,7 +27,7 @@ from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.exchange import Exchanges
-from aurora_pool.runtime.transport import Reply
+from aurora_pool.runtime.reply import Reply
 
 _OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "transfer-encoding"}

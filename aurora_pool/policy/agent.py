@@ -8,6 +8,9 @@ from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 
+RATE_LIMITED = "rate-limited"
+"""The state of an agent in service that answers 429 to whatever it gets."""
+
 _FRESH = 1 / 32
 """How much one answer weighs in the running means of tokens and seconds."""
 
@@ -41,6 +44,7 @@ class AgentState:
         "cooldown_until",
         "cooldowns",
         "cooling_down",
+        "done_when_rejecting",
         "failures",
         "held",
         "index",
@@ -55,11 +59,13 @@ class AgentState:
         "preemptions",
         "prompts_done",
         "quarantine_for",
+        "rate_limited",
+        "refused_since",
         "requests",
         "running",
         "sampled_at",
-        "silent_cut",
         "sent",
+        "silent_cut",
         "staged",
         "tick_due",
         "tokens_done",
@@ -87,6 +93,11 @@ class AgentState:
         self.load_check_sent = False
         self.last_byte = 0.0
         self.sampled_at = 0.0
+        self.done_when_rejecting = 0
+        """How many prompts it had answered when it last rejected one."""
+        self.refused_since = float("-inf")
+        """Since when it has refused whatever it got, if it is :attr:`refusing`."""
+        self.rate_limited = False
         self.silent_cut = 0.0
         """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""
         self.preemptions: int | None = None
@@ -112,6 +123,16 @@ class AgentState:
     def available(self) -> bool:
         """Whether it may be given something now."""
         return self.in_service and not self.checking and not self.cooling_down
+
+    @property
+    def refusing(self) -> bool:
+        """Whether it has answered nothing since it refused something (503, 429)."""
+        return self.refused_since > (self.answered_at or 0.0)
+
+    @property
+    def state(self) -> str:
+        """How it is, in a word or two."""
+        return RATE_LIMITED if self.in_service and self.rate_limited and self.refusing else self.breaker.state.value
 
     @property
     def proven(self) -> bool:

@@ -11,6 +11,8 @@ SHOW_EVERY = 10.0
 """Seconds after which a stream should show something."""
 UNKNOWN_SPEED = 10.0
 """Tokens per second of one prompt to reckon with while nothing is known."""
+SLOW = 1.0
+"""The same, for an agent whose connections were cut before it had answered anything."""
 LONG = 20.0
 """An answer that may take so many seconds is streamed, even if it is the only one of its request."""
 OF_THE_CUT = 1 / 3
@@ -27,13 +29,14 @@ def stream_interval(speed: float, silent_cut: float = 0.0) -> int:
     (500, 100, 2)
     """
     seconds = min(SHOW_EVERY, silent_cut * OF_THE_CUT) if silent_cut else SHOW_EVERY
-    return max(1, min(MOST, int((speed or UNKNOWN_SPEED) * seconds)))
+    return max(1, min(MOST, int((speed or (SLOW if silent_cut else UNKNOWN_SPEED)) * seconds)))
 
 
-def may_be_long(room: int, speed: float) -> bool:
+def may_be_long(room: int, speed: float, silent_cut: float = 0.0) -> bool:
     """Return whether an answer of up to ``room`` tokens (0: no limit) may take long at that speed.
 
     >>> may_be_long(64, 50.0), may_be_long(4096, 50.0), may_be_long(0, 50.0)
     (False, True, True)
     """
-    return not room or room > LONG * (speed or UNKNOWN_SPEED)
+    seconds = min(LONG, silent_cut * OF_THE_CUT) if silent_cut else LONG
+    return not room or room > seconds * (speed or (SLOW if silent_cut else UNKNOWN_SPEED))

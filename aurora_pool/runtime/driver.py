@@ -246,9 +246,7 @@ class Driver:
 
     async def _probe(self, agent: int) -> None:
         path, body = self.probe_request
-        outcome, reason = await try_agent(
-            self.transport, self.names, agent, path, body, within=self.timeouts.probe
-        )
+        outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from aurora_pool.errors import BadReply, PoolError, ServerError
+from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import Response
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
@@ -18,8 +18,9 @@ from aurora_pool.wire.errors import refuses_streaming
 from aurora_pool.wire.sse import EventSplitter, begins_events
 
 if TYPE_CHECKING:
+    from aurora_pool.runtime.reply import Reply
     from aurora_pool.runtime.served_names import ServedNames
-    from aurora_pool.runtime.transport import Reply, Transport
+    from aurora_pool.runtime.transport import Transport
 
 CALIBRATE_EVERY = 16
 """One prompt in this many calibrates the estimate of token counts."""
@@ -63,7 +64,10 @@ class Exchanges:
                 async with self._transport.turn:
                     await self._until_accepted(request, kind, items)
             except PoolError as error:
-                self._dispatcher.failed(request, error, self._clock())
+                now = self._clock()
+                if isinstance(error, ConnectionLost) and not error.received and request.sent_at is not None:
+                    error.silent_for = now - request.sent_at
+                self._dispatcher.failed(request, error, now)
             else:
                 self._dispatcher.ended(request)
         except Exception as error:
@@ -116,6 +120,9 @@ class Exchanges:
             await self._read(reply, reader, bounds, kind, request)
             if request.live:
                 raise BadReply("the reply ended before every prompt had its answer")
+        except ConnectionLost as error:
+            error.silent_for = self._clock() - reply.heard_at
+            raise
         except (ServerError, BadReply) as error:
             reply.redacted(error)
             raise

@@ -99,4 +99,6 @@ async def look(
         return Finding.NO_METRICS, before
     if load is None:
         return Finding.NO_METRICS, before
+    if before is not None and load.began_after(before):
+        return Finding.RESTARTED, load
     return (Finding.PROGRESSING if before is not None and load != before else Finding.IDLE), load

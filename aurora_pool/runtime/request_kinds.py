@@ -16,7 +16,7 @@ from aurora_pool.wire.errors import context_left
 
 if TYPE_CHECKING:
     from aurora_pool.runtime.exchange import Exchanges
-    from aurora_pool.runtime.transport import Reply
+    from aurora_pool.runtime.reply import Reply
 
 SCORED_LIMIT = 8
 """Prompts with ``prompt_logprobs`` in one request: the logits of whole prompts are large, and have killed engines."""
@@ -167,7 +167,9 @@ class SingleChat(_JSONKind):
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """So many tokens that something comes every few seconds, if the answer may be long."""
-        if self._fields.get("prompt_logprobs") is not None or not may_be_long(items[0].room, agent.speed):
+        if self._fields.get("prompt_logprobs") is not None or not may_be_long(
+            items[0].room, agent.speed, agent.silent_cut
+        ):
             return 0
         return stream_interval(agent.speed, agent.silent_cut)
 

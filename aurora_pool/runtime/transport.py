@@ -12,20 +12,17 @@ import contextlib
 import io
 import os
 import select
-import sys
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
 
-from aurora_pool.errors import BadReply, ConfigError, ConnectFailed, ConnectionLost, PoolError, ServerError
+from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.runtime.unpacking import unpacker
-from aurora_pool.wire.bounds import ERROR_BODY, OTHER_BODY
-from aurora_pool.wire.errors import parse_error, redirected, shortened
+from aurora_pool.runtime.reply import Reply, words
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -43,99 +40,8 @@ CONNECTING = 256
 """How many connections may be opened at a time. Thousands at once keep the event loop so busy that the time limit on
 connecting passes before it has seen that they are open."""
 
-AnyError = TypeVar("AnyError", bound=PoolError)
-
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 _on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=None)
-
-
-class Reply:
-    """One reply: ``status`` and ``headers`` are here, the body comes on demand.
-
-    It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
-    """
-
-    __slots__ = ("_response", "_secret", "headers", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse, secret: str = "") -> None:
-        self._response = response
-        self._secret = secret
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the body is a stream of server-sent events."""
-        return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
-
-    async def read(self, limit: int = OTHER_BODY) -> bytes:
-        """The whole body, of at most so many bytes. Raises :class:`ConnectionLost` and :class:`BadReply`."""
-        return b"".join([chunk async for chunk in self.chunks(limit)])
-
-    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
-        """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost` and :class:`BadReply`."""
-        read = self._response.content.readany
-        unpack = unpacker(self.headers.get("Content-Encoding", ""))
-        received = 0
-        while True:
-            lost = ""
-            try:
-                packed = await read()
-            except (aiohttp.ClientError, OSError) as error:
-                lost = _words(error)
-            if lost:  # not raised from aiohttp's own error, which shows the headers of the request
-                raise ConnectionLost(lost, received=True)
-            if not packed:
-                return
-            for chunk in (packed,) if unpack is None else unpack(packed):
-                received += len(chunk)
-                if received > limit:
-                    raise BadReply(f"a reply of more than {limit} bytes, far more than was asked for")
-                yield chunk
-                if unpack is not None:
-                    await asyncio.sleep(0)  # one read may unpack to a thousand times its size: others want their turn
-
-    async def start(self) -> bytes:
-        """As much of the body as an error may have, without the agent's own key. Raises :class:`ConnectionLost`."""
-        start = b""
-        async for chunk in self.chunks(sys.maxsize):
-            start += chunk
-            if len(start) >= ERROR_BODY:
-                break
-        start = start[:ERROR_BODY]
-        return start.replace(self._secret.encode(), b"***") if self._secret else start
-
-    async def error(self, start: bytes | None = None) -> ServerError:
-        """What a status other than 200 means; ``start`` is the start of the body where it has been read already."""
-        if 300 <= self.status < 400:
-            return redirected(self.status, _origin(self._response.url, self.headers.get("Location", "")))
-        return parse_error(self.status, await self.start() if start is None else start)
-
-    def redacted(self, error: AnyError) -> AnyError:
-        """An error without the agent's own key, should the server have repeated it."""
-        if self._secret and self._secret in str(error):
-            error.args = tuple(a.replace(self._secret, "***") if isinstance(a, str) else a for a in error.args)
-            if isinstance(error, ServerError):
-                error.message = error.message.replace(self._secret, "***")
-            error.__cause__ = error.__context__ = None
-        return error
-
-
-def _origin(asked: URL, location: str) -> str | None:
-    """Where a redirect leads, without path and secrets."""
-    try:
-        return str(asked.join(URL(location)).origin())
-    except ValueError:
-        return None
 
 
 class Transport:
@@ -239,9 +145,9 @@ class Transport:
         try:
             return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            unreached = _words(error)
+            unreached = words(error)
         except (aiohttp.ClientError, OSError) as error:
-            lost = _words(error)
+            lost = words(error)
         if lost:  # not raised from aiohttp's own error, which shows the headers of the request
             raise ConnectionLost(lost, received=False)
         raise ConnectFailed(unreached)
@@ -331,18 +237,3 @@ def _headers(endpoint: AgentEndpoint) -> dict[str, str]:
             )
         headers["Authorization"] = f"Bearer {key}"
     return headers
-
-
-def _words(error: BaseException) -> str:
-    """What happened, in words without objects' representations, which could show headers."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"can't connect ({error.os_error.strerror or error.os_error})"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server closed the connection"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the connection broke in the middle of the reply"
-    if isinstance(error, TimeoutError):
-        return "can't connect in time"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return "the reply is no HTTP"
-    return shortened(str(error), 200) or type(error).__name__

@@ -7,6 +7,9 @@ with ``"object": "error"`` (before), ``{"error": "Unauthorized"}`` (401), ``{"de
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
@@ -19,6 +22,8 @@ _PROMPT_LENGTH = re.compile(
     r"|request has (\d{1,9}) input tokens"  # 0.10.2 to 0.11.2
     r"|\((\d{1,9}) in the (?:messages|prompt)"  # 0.8
 )
+LONGEST_WAIT = 3600.0
+"""Seconds that a server may have itself left alone at most."""
 _SHOWN = 500
 """Bytes of an unknown body that are worth showing."""
 MESSAGE = 2000
@@ -44,7 +49,26 @@ def redirected(status: int, origin: str | None) -> ServerError:
     'it redirects to https://gpu01:8000, and redirects are not followed: name that address in the hostfile'
     """
     where = shortened(origin, 200) if origin else "another address"
-    return ServerError(status, f"it redirects to {where}, and redirects are not followed: name that address in the hostfile")
+    advice = "redirects are not followed: name that address in the hostfile"
+    return ServerError(status, f"it redirects to {where}, and {advice}")
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """The seconds after which a server says it may be asked again: ``retry-after-ms``, seconds, or a date.
+
+    >>> retry_after({"Retry-After": "30"}, datetime(2026, 1, 1)), retry_after({"Retry-After": "x"}, datetime(2026, 1, 1))
+    (30.0, None)
+    """
+    thousandths = headers.get("retry-after-ms")
+    text = headers.get("Retry-After", "") if thousandths is None else thousandths
+    try:
+        seconds = float(text) / (1 if thousandths is None else 1000)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - now).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return min(seconds, LONGEST_WAIT) if seconds >= 0 else None
 
 
 def shortened(text: str, most: int = MESSAGE) -> str:

@@ -7,7 +7,7 @@ send content in parts. What is unknown about the text itself stays a :class:`Bad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -57,9 +57,7 @@ def read(data: bytes, form: Form, expected: int, begun: Callable[[int], bool] | 
     return Reply(answers, usage_of(value.get("usage")), model if isinstance(model, str) else None)
 
 
-def _answer(
-    choice: Any, form: Form, alone: bool, begun: Callable[[int], bool] | None, reply: dict[str, Any]
-) -> Answer:
+def _answer(choice: Any, form: Form, alone: bool, begun: Callable[[int], bool] | None, reply: dict[str, Any]) -> Answer:
     if not isinstance(choice, dict):
         raise BadReply("the reply is not what the API promises: a choice is no object")
     index = choice.get("index")
@@ -133,7 +131,7 @@ def logprobs_of(value: Any) -> Logprobs | None:
     if not isinstance(tokens, list) or not isinstance(known, list) or len(tokens) != len(known):
         return None
     listed = value.get("top_logprobs")
-    alternatives: Sequence[Any] = listed if isinstance(listed, list) and len(listed) == len(tokens) else [None] * len(tokens)
+    alternatives = listed if isinstance(listed, list) and len(listed) == len(tokens) else [None] * len(tokens)
     top = [
         {str(token): float(logprob) for token, logprob in entry.items() if _number(logprob) is not None}
         if isinstance(entry, dict)

@@ -46,7 +46,10 @@ Behaviour = Callable[[Asked], bytes | Awaitable[None]]
 
 
 def http(
-    body: bytes = b"", status: int = 200, content_type: str = "application/json", headers: Mapping[str, str] | None = None
+    body: bytes = b"",
+    status: int = 200,
+    content_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
 ) -> bytes:
     """A whole reply, on a connection that stays open."""
     lines = [f"HTTP/1.1 {status} Whatever", f"Content-Length: {len(body)}"]

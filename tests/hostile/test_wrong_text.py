@@ -69,7 +69,9 @@ def chat_reply(asked: Asked) -> bytes:
 
 
 def no_text(asked: Asked) -> bytes:
-    return http(msgspec.json.encode({"choices": [{"index": i, "finish_reason": "stop"} for i, _ in enumerate(asked.prompts)]}))
+    return http(
+        msgspec.json.encode({"choices": [{"index": i, "finish_reason": "stop"} for i, _ in enumerate(asked.prompts)]})
+    )
 
 
 def another_model(asked: Asked) -> bytes:
@@ -124,7 +126,9 @@ async def test_a_second_reply_on_a_kept_connection_answers_nobody() -> None:
 
 async def test_a_byte_order_mark_costs_no_text() -> None:
     def marked(asked: Asked) -> bytes:
-        body = b"\xef\xbb\xbf" + sse(choice(0, text_for(asked.prompts[0])[:5]), choice(0, text_for(asked.prompts[0])[5:], "stop"), b"[DONE]")
+        body = b"\xef\xbb\xbf" + sse(
+            choice(0, text_for(asked.prompts[0])[:5]), choice(0, text_for(asked.prompts[0])[5:], "stop"), b"[DONE]"
+        )
         return http(body, content_type="text/event-stream")
 
     async with pool_of(marked) as (pool, _):

@@ -155,9 +155,7 @@ async def test_chat(http: aioresponses, pool: VLLMPool) -> None:
     assert (response.prompt_tokens, response.completion_tokens) == (12, 4)
 
 
-async def test_a_chat_stream_without_an_answer_is_tried_again(
-    http: aioresponses, pool: VLLMPool
-) -> None:
+async def test_a_chat_stream_without_an_answer_is_tried_again(http: aioresponses, pool: VLLMPool) -> None:
     http.post(CHAT, body=b'data: {"choices":[]}\n\ndata: [DONE]\n\n', content_type="text/event-stream")
     http.post(CHAT, body=chat(chat_choice(0, chat_message("42"))))
     (response,) = await pool.send_all(["What is the answer?"])
