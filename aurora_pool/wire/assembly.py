@@ -172,6 +172,8 @@ class Assembly:
                 part.token_ids += choice.token_ids
         if choice.reasoning is not None:
             part.reasoning = (part.reasoning or "") + choice.reasoning
+        if choice.tool_calls is not None:
+            part.tool_calls = choice.tool_calls
 
     def _end(self, part: Answer) -> None:
         """Record that a choice is whole."""

@@ -27,13 +27,13 @@ class EventSplitter:
     ``limit`` is how many bytes of an event that has not ended are kept; more is a :class:`BadReply`.
     """
 
-    __slots__ = ("_after_return", "_begun", "_kept", "_limit", "_lines", "_rest")
+    __slots__ = ("_after_return", "_begun", "_in_lines", "_kept", "_limit", "_lines", "_rest")
 
     def __init__(self, limit: int = UNBOUNDED.event) -> None:
         self._limit = limit
         self._rest: list[bytes] = []
         self._lines: list[bytes] = []
-        self._kept = 0
+        self._kept = self._in_lines = 0
         self._begun = False
         self._after_return = False
 
@@ -64,6 +64,7 @@ class EventSplitter:
                 if lines:
                     append(b"\n".join(lines))
                     lines.clear()
+                    self._in_lines = 0
             elif chunk.startswith(b"data: {", start) and chunk[end - 1] == _CLOSING and not lines:
                 append(chunk[start + 6 : end])
             elif chunk.startswith(b"data:", start):
@@ -71,8 +72,8 @@ class EventSplitter:
             start = end + 1
         if start < len(chunk):
             rest.append(chunk[start:])
-        self._kept = 0
-        self._keep(len(chunk) - start + sum(map(len, lines)))
+        self._kept = len(chunk) - start + (self._in_lines if lines else 0)
+        self._keep(0)
         return events
 
     def end(self) -> list[bytes]:
@@ -83,7 +84,9 @@ class EventSplitter:
         data = data.removeprefix(b" ")
         if self._lines or not (data == DONE or (data.startswith(b"{") and data.endswith(b"}"))):
             self._lines.append(data)
-            self._keep(len(data) + 1)
+            self._in_lines += len(data) + 50  # and what a line costs besides
+            if self._in_lines > self._limit:
+                self._keep(self._in_lines)
         else:
             events.append(data)
 

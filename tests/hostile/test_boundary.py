@@ -114,6 +114,7 @@ async def test_a_probe_that_gets_nonsense_is_one_that_failed() -> None:
     async with pool_of(lambda asked: behaviour[0](asked), good, everything=True) as (pool, _):
         assert all(response.success for response in await pool.send_all_batched(PROMPTS))
         for _ in range(6):
+            await asyncio.sleep(5)  # it rests after each failure
             await pool.send_all_batched(PROMPTS)
         await asyncio.sleep(100)
         assert pool.statistics().agents[0].state == "out"
