@@ -60,6 +60,7 @@ class AgentState:
         "prompts_done",
         "quarantine_for",
         "rate_limited",
+        "rejections",
         "refused_since",
         "requests",
         "running",
@@ -97,6 +98,8 @@ class AgentState:
         """How many prompts it had answered when it last rejected one."""
         self.refused_since = float("-inf")
         """Since when it has refused whatever it got, if it is :attr:`refusing`."""
+        self.rejections = 0
+        """How many requests it has rejected since."""
         self.rate_limited = False
         self.silent_cut = 0.0
         """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""

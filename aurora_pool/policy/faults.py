@@ -19,6 +19,8 @@ from aurora_pool.policy.work import SUSPICIOUS_DEATHS, Failure, InFlightRequest,
 
 __all__ = ["Faults", "Finding"]
 
+TRUSTED_REJECTIONS = 8
+"""An agent that answers others is taken at its word for so many rejections in a row."""
 REFUSED_PATIENCE = 5
 """Prompts are given up when all agents have refused whatever they got for so many times the queue's patience."""
 REFUSED_ALONE = 300.0
@@ -90,14 +92,21 @@ class Faults:
     def _doubts(self, agent: AgentState, items: list[WorkItem]) -> bool:
         """Whether another agent should be asked before these are rejected: this one may reject whatever it gets.
 
-        It may, if it has answered nothing since it last rejected something, and nobody else has rejected the same.
+        It may, if it has never answered anything, or rejects one after the other while others answer. Whatever two
+        agents reject is rejected.
         """
-        trusted = agent.prompts_done > agent.done_when_rejecting
-        agent.done_when_rejecting = agent.prompts_done
-        if trusted or not items or all(item.doubted for item in items) or items[0].queue.pinned:
+        if agent.prompts_done != agent.done_when_rejecting:
+            agent.done_when_rejecting = agent.prompts_done
+            agent.rejections = 0
+        agent.rejections += 1
+        if not items or items[0].queue.pinned or all(item.doubted for item in items):
             return False
-        members = items[0].queue.members
-        if not any(self.ledger.agents[index].in_service for index in members if index != agent.index):
+        others = [self.ledger.agents[index] for index in items[0].queue.members if index != agent.index]
+        if agent.prompts_done:
+            since = agent.answered_at or 0.0
+            if agent.rejections <= TRUSTED_REJECTIONS or not any((o.answered_at or 0.0) > since for o in others):
+                return False
+        if not any(other.in_service for other in others):
             return False
         for item in items:
             item.doubted = True

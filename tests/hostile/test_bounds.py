@@ -60,7 +60,7 @@ async def test_a_flood_is_cut_and_every_prompt_is_answered(flood: Flood) -> None
 
 
 async def test_what_is_packed_is_not_unpacked_at_once() -> None:
-    packed = gzip.compress(b" " * (200 * MIB), 1)
+    packed = gzip.compress(b" " * (40 * MIB), 1)
     tracemalloc.start()
     try:
         async with pool_of(lambda _: http(packed, headers={"Content-Encoding": "gzip"}), good) as (pool, _):
