@@ -130,7 +130,7 @@ class AgentState:
     @property
     def refusing(self) -> bool:
         """Whether it has answered nothing since it refused something (503, 429)."""
-        return self.refused_since > (self.answered_at or 0.0)
+        return self.refused_since > (self.answered_at if self.answered_at is not None else float("-inf"))
 
     @property
     def state(self) -> str:

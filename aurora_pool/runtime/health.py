@@ -40,7 +40,7 @@ async def fetch(transport: Transport, agent: int, path: str, body: bytes | None 
             with await transport.request(agent, path, body) as reply:
                 if reply.status != 200:
                     raise await reply.error()
-                return await reply.read()
+                return reply.without_secret(await reply.read())
     except TimeoutError as error:
         raise TimedOut(f"no whole reply within {within:g} s") from error
 

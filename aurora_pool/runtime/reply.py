@@ -85,8 +85,11 @@ class Reply:
             start += chunk
             if len(start) >= ERROR_BODY:
                 break
-        start = start[:ERROR_BODY]
-        return start.replace(self._secret.encode(), b"***") if self._secret else start
+        return self.without_secret(start[:ERROR_BODY])
+
+    def without_secret(self, content: bytes) -> bytes:
+        """Bytes without the agent's own key, should the server have repeated it."""
+        return content.replace(self._secret.encode(), b"***") if self._secret else content
 
     async def error(self, start: bytes | None = None) -> ServerError:
         """What a status other than 200 means; ``start`` is the start of the body where it has been read already."""
