@@ -149,3 +149,12 @@ class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     def texts(self) -> tuple[str, ...]:
         """All answers to this prompt: one, or ``n`` where the sampling asked for more."""
         return tuple(sample.text for sample in self.samples) or (self.text,)
+
+    @property
+    def blank(self) -> bool:
+        """Whether it is a success without any text: a reasoning model, say, whose ``max_tokens`` ended its thoughts.
+
+        >>> Response(True, " ", finish_reason="length").blank
+        True
+        """
+        return self.success and not self.text.strip() and self.embedding is None and not self.tool_calls
