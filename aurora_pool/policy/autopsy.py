@@ -48,6 +48,7 @@ class Autopsies:
         self._silences[agent] = silent_for
         if abs(silent_for - before) <= SAME * silent_for:
             agent.silent_cut = min(silent_for, before)
+            self._ledger.events.silence_cut(agent.index, agent.silent_cut)
 
     def clear(self) -> None:
         """Forget all of it."""

@@ -10,13 +10,13 @@
          |                                                         v   |
          +---------------------------------------------------- PROBING
 
-``PROMPT_REJECTED``, ``BATCH_REJECTED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say nothing about the agent's health.
-``ANSWERED`` forgets the failures before its request was sent, and only those: an agent that answers what it holds and
-fails whatever is new goes out all the same. What is BROKEN may be so because of the prompts; so an agent is tried by a
-probe of its own before it goes out for that, while it is in service. One that goes out soon after it came back waits twice as long, and gets
-little when it is back, until it has given answers for a while. A probe is
-a tiny request of the kind the pool sends, because ``/health`` answers 200 while a server drains or sleeps. An agent
-that was taken out of the fleet is REMOVED, from any state; if it is put back, it is OUT and probed at once.
+``PROMPT_REJECTED``, ``BATCH_REJECTED``, ``OVERLOADED`` and ``CANCELLED`` are neutral: they say nothing about its
+health. ``ANSWERED`` forgets the failures before its request was sent, and only those: an agent that answers what it
+holds and fails whatever is new goes out all the same. What is BROKEN may be so because of the prompts; so an agent is
+tried by a probe of its own, while it is in service, before it goes out for that. One that goes out soon after it came
+back waits twice as long, and gets little when it is back, until it has given answers for a while. A probe is a tiny
+request of the kind the pool sends, because ``/health`` answers 200 while a server drains or sleeps. An agent that was
+taken out of the fleet is REMOVED, from any state; if it is put back, it is OUT and probed at once.
 """
 
 from __future__ import annotations

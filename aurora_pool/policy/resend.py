@@ -41,7 +41,7 @@ class Resender:
         self._ledger = ledger
 
     def send(self, items: Sequence[WorkItem], now: float, pause: float = 0.0) -> None:
-        """Have these prompts of one request sent again, after a pause. Those under suspicion wait for their own turn."""
+        """Have these prompts of one request sent again, after a pause; those under suspicion wait for their turn."""
         suspected = [item for item in items if item.suspected]
         if suspected:
             self._ledger.timers.add(now + pause, self._ledger.requeue, suspected[::-1])

@@ -115,11 +115,7 @@ class Exchanges:
         Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`.
         """
         try:
-            if reply.status != 200:
-                raise await reply.error()
             await self._read(reply, reader, bounds, kind, request)
-            if request.live:
-                raise BadReply("the reply ended before every prompt had its answer")
         except ConnectionLost as error:
             error.silent_for = self._clock() - reply.heard_at
             raise
@@ -131,6 +127,8 @@ class Exchanges:
         self, reply: Reply, reader: Reader, bounds: Bounds, kind: RequestKind, request: InFlightRequest
     ) -> None:
         """Read the body. What it begins with tells whether it is events: some servers and proxies name it wrongly."""
+        if reply.status != 200:
+            raise await reply.error()
         start: list[bytes] = []
         size = 0
         splitter: EventSplitter | None = None
@@ -153,6 +151,8 @@ class Exchanges:
             answers = guarded(reader.whole, b"".join(start))
             self._names.check(request.agent, kind.model, reader.model)
             self._answers(request, kind, answers, self._clock())
+        if request.live:
+            raise BadReply("the reply ended before every prompt had its answer")
 
     def _take_events(self, events: list[bytes], reader: Reader, kind: RequestKind, request: InFlightRequest) -> None:
         now = self._clock()

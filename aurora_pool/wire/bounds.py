@@ -1,4 +1,4 @@
-"""How large a reply may be: what was asked says how much can come of it. Generous, for they only stop what never ends."""
+"""How large a reply may be: what was asked says how much can come of it. Generous: they stop what never ends."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ def redirected(status: int, origin: str | None) -> ServerError:
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     """The seconds after which a server says it may be asked again: ``retry-after-ms``, seconds, or a date.
 
-    >>> retry_after({"Retry-After": "30"}, datetime(2026, 1, 1)), retry_after({"Retry-After": "x"}, datetime(2026, 1, 1))
-    (30.0, None)
+    >>> [retry_after({"Retry-After": text}, datetime(2026, 1, 1)) for text in ("30", "soon")]
+    [30.0, None]
     """
     thousandths = headers.get("retry-after-ms")
     text = headers.get("Retry-After", "") if thousandths is None else thousandths

@@ -49,7 +49,7 @@ def read(data: bytes, form: Form, expected: int, begun: Callable[[int], bool] | 
         raise error_of(value)
     choices = value.get("choices")
     if not isinstance(choices, list):
-        if begun is None or choices is not None or not ("usage" in value or "object" in value):
+        if begun is None or choices is not None or "choices" not in value:
             raise BadReply(f"the reply is not what the API promises: no choices in {data[:120]!r}")
         choices = []
     model = value.get("model")

@@ -1,8 +1,9 @@
 """Split a stream of server-sent events into their data, whatever the chunks and however long the events.
 
 Reading by lines has a limit in aiohttp (a 600 kB event fails), so the bytes are split here. Only what vLLM and
-OpenAI-like servers send is understood: ``data:`` fields, comments (``: keep-alive``), and the final ``[DONE]``; other
-fields are skipped. The format: https://html.spec.whatwg.org/multipage/server-sent-events.html
+OpenAI-like servers send is understood: ``data:`` fields, comments (``: keep-alive``), and the final ``[DONE]``. The
+format's other fields are skipped; any other line is an error, for a piece of an answer may be lost in it. The format:
+https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 A line of data that is a whole JSON object is an event, with or without the empty line that should follow it.
 """
@@ -15,6 +16,7 @@ from aurora_pool.wire.bounds import UNBOUNDED
 DONE = b"[DONE]"
 BOM = b"\xef\xbb\xbf"
 _CLOSING = ord("}")
+_OTHERS = (b":", b"event", b"id", b"retry", b"data")
 
 
 class EventSplitter:
@@ -41,7 +43,7 @@ class EventSplitter:
         """Take the next bytes; return the data of each event that they complete, in order."""
         if self._after_return or b"\r" in chunk:
             chunk = self._with_newlines(chunk)
-        rest, lines = self._rest, self._lines
+        rest = self._rest
         if rest:
             rest.append(chunk)
             if b"\n" not in chunk:
@@ -55,6 +57,12 @@ class EventSplitter:
                 return []
             self._begun = True
             chunk = chunk.removeprefix(BOM)
+        events = self._split(chunk)
+        self._keep(0)
+        return events
+
+    def _split(self, chunk: bytes) -> list[bytes]:
+        lines = self._lines
         events: list[bytes] = []
         append = events.append
         start = 0
@@ -69,11 +77,12 @@ class EventSplitter:
                 append(chunk[start + 6 : end])
             elif chunk.startswith(b"data:", start):
                 self._add_line(chunk[start + 5 : end], events)
+            elif not chunk.startswith(_OTHERS, start):
+                raise BadReply(f"a line that is none of an event: {chunk[start : min(end, start + 60)]!r}")
             start = end + 1
         if start < len(chunk):
-            rest.append(chunk[start:])
+            self._rest.append(chunk[start:])
         self._kept = len(chunk) - start + (self._in_lines if lines else 0)
-        self._keep(0)
         return events
 
     def end(self) -> list[bytes]:

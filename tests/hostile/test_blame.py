@@ -8,11 +8,9 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
-import msgspec
 import pytest
 
 from aurora_pool import AgentEndpoint, Timeouts, VLLMPool
-from aurora_pool.testing import SimulatedFleet
 from tests.hostile.odd_server import Asked, OddServer, begin, choice, chunk, good, http, pool_of, sse, text_for
 
 pytestmark = pytest.mark.simulated_clock
@@ -31,7 +29,9 @@ def fails_for(word: str, reply: Any) -> Any:
 
 FAILURES = {
     "500": lambda _: http(b'{"error":{"message":"out of range float"}}', 500),
-    "an error event": lambda _: http(sse({"error": {"message": "no", "code": 500}}, b"[DONE]"), content_type="text/event-stream"),
+    "an error event": lambda _: http(
+        sse({"error": {"message": "no", "code": 500}}, b"[DONE]"), content_type="text/event-stream"
+    ),
     "NaN": lambda _: http(b'{"choices":[{"index":0,"text":"a","logprobs":NaN}]}'),
     "409": lambda _: http(b"", 409),
 }
@@ -83,7 +83,9 @@ async def test_a_redirect_is_never_followed_and_says_what_to_do(monkeypatch: pyt
     server = OddServer(lambda _: http(b"", 307, headers={"Location": where}))
     await server.start()
     endpoint = AgentEndpoint("127.0.0.1", server.endpoint.port, {"api_key_env": "THE_KEY"})
-    async with VLLMPool([endpoint], model="m", max_tokens=4, prompt_format="raw", timeouts=Timeouts(patience=3)) as pool:
+    async with VLLMPool(
+        [endpoint], model="m", max_tokens=4, prompt_format="raw", timeouts=Timeouts(patience=3)
+    ) as pool:
         (response,) = await pool.send_all_batched(["a"])
         assert f"redirects to http://127.0.0.1:{elsewhere.endpoint.port}" in (response.error or "")
         assert "abc" not in (response.error or "")
@@ -131,7 +133,11 @@ async def test_a_server_is_left_alone_for_as_long_as_it_says(form: str) -> None:
         began.append(loop.time())
         if loop.time() < 29:
             date = format_datetime(datetime.now(UTC) + timedelta(seconds=31), usegmt=True)
-            headers = {"seconds": {"Retry-After": "30"}, "date": {"Retry-After": date}, "thousandths": {"retry-after-ms": "30000"}}
+            headers = {
+                "seconds": {"Retry-After": "30"},
+                "date": {"Retry-After": date},
+                "thousandths": {"retry-after-ms": "30000"},
+            }
             return http(b'{"error":{"message":"60 requests a minute"}}', 429, headers=headers[form])
         return good(asked)
 

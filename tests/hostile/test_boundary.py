@@ -28,20 +28,20 @@ def with_usage(usage: dict[str, Any]) -> Any:
 
 
 ODD = {
-    "deep": lambda asked: http(DEEP),
-    "deeper": lambda asked: http(DEEPER),
-    "a deep event": lambda asked: stream(DEEP),
-    "a deep error": lambda asked: http(DEEPER, 500),
-    "a deep error within": lambda asked: http(b'{"error":{"message":' + DEEP + b"}}", 500),
-    "a deep rejection": lambda asked: http(DEEP, 503),
-    "no UTF-8": lambda asked: http(b'{"choices":[{"index":0,"text":"\xff"}]}'),
+    "deep": lambda _: http(DEEP),
+    "deeper": lambda _: http(DEEPER),
+    "a deep event": lambda _: stream(DEEP),
+    "a deep error": lambda _: http(DEEPER, 500),
+    "a deep error within": lambda _: http(b'{"error":{"message":' + DEEP + b"}}", 500),
+    "a deep rejection": lambda _: http(DEEP, 503),
+    "no UTF-8": lambda _: http(b'{"choices":[{"index":0,"text":"\xff"}]}'),
     "NaN": lambda asked: http(good(asked).replace(b'"stop"', b"NaN")),
-    "a number too large": lambda asked: http(b'{"choices":[{"index":1e999,"text":"a"}]}'),
-    "an index too large": lambda asked: http(b'{"choices":[{"index":1%s,"text":"a"}]}' % (b"0" * 400)),
-    "choices that are none": lambda asked: http(b'{"choices":[null,7,"x",[]]}'),
-    "an unknown encoding": lambda asked: http(b"\x00\x01", headers={"Content-Encoding": "br"}),
-    "no gzip": lambda asked: http(b"{}", headers={"Content-Encoding": "gzip"}),
-    "no HTTP": lambda asked: b"what?\r\n\r\n",
+    "a number too large": lambda _: http(b'{"choices":[{"index":1e999,"text":"a"}]}'),
+    "an index too large": lambda _: http(b'{"choices":[{"index":1%s,"text":"a"}]}' % (b"0" * 400)),
+    "choices that are none": lambda _: http(b'{"choices":[null,7,"x",[]]}'),
+    "an unknown encoding": lambda _: http(b"\x00\x01", headers={"Content-Encoding": "br"}),
+    "no gzip": lambda _: http(b"{}", headers={"Content-Encoding": "gzip"}),
+    "no HTTP": lambda _: b"what?\r\n\r\n",
 }
 
 
@@ -109,9 +109,12 @@ async def test_nonsense_about_models_is_no_answer(body: bytes) -> None:
 
 
 async def test_a_probe_that_gets_nonsense_is_one_that_failed() -> None:
-    behaviour = [lambda asked: http(DEEPER, 500)]
+    behaviour: list[Any] = [lambda _: http(DEEPER, 500)]
 
-    async with pool_of(lambda asked: behaviour[0](asked), good, everything=True) as (pool, _):
+    def now(asked: Asked) -> Any:
+        return behaviour[0](asked)
+
+    async with pool_of(now, good, everything=True) as (pool, _):
         assert all(response.success for response in await pool.send_all_batched(PROMPTS))
         for _ in range(6):
             await asyncio.sleep(5)  # it rests after each failure
@@ -162,7 +165,7 @@ async def test_what_is_no_vector_is_no_success(item: bytes) -> None:
         await server.close()
         return responses
 
-    (response,) = await all_responses(lambda asked: http(b'{"data":[' + item + b"]}"))
+    (response,) = await all_responses(lambda _: http(b'{"data":[' + item + b"]}"))
     assert not response.success
     assert response.error
 

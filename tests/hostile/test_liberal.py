@@ -32,8 +32,12 @@ WRITTEN = {
     "no reason": http(body({"index": 0, "text": TEXT})),
     "no reason in a stream": http(sse(HALVES[0], choice(0, TEXT[5:]), DONE), content_type=EVENTS),
     "an empty reason on the way": http(sse(choice(0, TEXT[:5], ""), HALVES[1], DONE), content_type=EVENTS),
-    "no index in a stream": http(sse(choice(None, TEXT[:5]), choice(None, TEXT[5:], "stop"), DONE), content_type=EVENTS),
-    "text that is null": http(sse(choice(0, None), choice(0, TEXT), choice(0, None, "stop"), DONE), content_type=EVENTS),
+    "no index in a stream": http(
+        sse(choice(None, TEXT[:5]), choice(None, TEXT[5:], "stop"), DONE), content_type=EVENTS
+    ),
+    "text that is null": http(
+        sse(choice(0, None), choice(0, TEXT), choice(0, None, "stop"), DONE), content_type=EVENTS
+    ),
     "no text at the end": http(
         sse(choice(0, TEXT), {"choices": [{"index": 0, "finish_reason": "stop"}]}, DONE), content_type=EVENTS
     ),
@@ -88,9 +92,15 @@ async def test_counts_that_are_missing_are_unknown(usage: Any) -> None:
 
 
 LOGPROBS = {
-    "the chat's form": {"content": [{"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "a", "logprob": -1.0}]}]},
+    "the chat's form": {
+        "content": [{"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "a", "logprob": -1.0}]}]
+    },
     "their own form": {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [{"a": -1.0}]},
-    "null among the alternatives": {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": [{"a": -1.0, "b": None}]},
+    "null among the alternatives": {
+        "tokens": ["a"],
+        "token_logprobs": [-1.0],
+        "top_logprobs": [{"a": -1.0, "b": None}],
+    },
 }
 
 

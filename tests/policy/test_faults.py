@@ -35,7 +35,10 @@ def test_a_bad_prompt_alone_fails_with_the_servers_words() -> None:
     rig.finish()
     assert rig.failures[item].kind == "rejected"
     assert "cannot be empty" in rig.failures[item].error
-    assert [request.agent for request in rig.sent] == [0, 1]  # agents that have answered nothing are not taken at their word
+    assert [request.agent for request in rig.sent] == [
+        0,
+        1,
+    ]  # agents that have answered nothing are not taken at their word
 
 
 def test_a_prompt_that_an_agent_rejects_which_answers_others_is_sent_to_nobody_else() -> None:
