@@ -22,7 +22,8 @@ ODD_VALUES: list[Any] = [
 ]  # fmt: skip
 GARBAGE = [
     b"\x00", b"\xff\xfe", b"\xef\xbb\xbf", b"[" * 3000, b'{"x":' * 3000, b": comment\n", b"data:\n\n", b"\r",
-    b"\n\n", b"data: null\n\n", b"event: x\n", b"NaN", b"data: [DONE]\n\n", b"HTTP/1.1 200 OK\r\n\r\n", b"<html>", b'{"error":1}',
+    b"\n\n", b"data: null\n\n", b"event: x\n", b"NaN", b"data: [DONE]\n\n", b"HTTP/1.1 200 OK\r\n\r\n", b"<html>",
+    b'{"error":1}',
 ]  # fmt: skip
 _PIECE = re.compile(rb"[AB]<[0-9a-f]{16}>")
 
