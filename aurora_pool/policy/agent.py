@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from aurora_pool.policy.breaker import Breaker, State
+from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 
@@ -225,6 +226,11 @@ class AgentState:
         self.cooldowns = 0
         if self.breaker.broken and sent_at is not None:
             self.breaker.answered(sent_at)
+
+    def note_failure(self, outcome: Outcome, reason: str) -> None:
+        """Count a failure, whoever is to blame for it."""
+        self.failures[outcome.value] += 1
+        self.last_error = reason
 
     def discard_duplicate(self, tokens: int) -> None:
         """Record that an answer of so many tokens came after another agent's: it is nobody's result."""

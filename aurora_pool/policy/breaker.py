@@ -27,6 +27,8 @@ import random
 from aurora_pool.policy.outcome import Outcome
 
 BROKEN_LIMIT = 3
+TRIALS = 2
+"""An agent that answers probes, but no whole request between so many of them, goes out all the same."""
 FIRST_COOLDOWN = 1.0
 LONGEST_COOLDOWN = 30.0
 WRONG_MODEL_COOLDOWN = 60.0
@@ -59,6 +61,7 @@ class Breaker:
 
     __slots__ = (
         "_must_answer",
+        "_trials",
         "back_at",
         "broken",
         "cooldown",
@@ -82,13 +85,15 @@ class Breaker:
         self.probe_at = 0.0
         self.on_trial = False
         """Whether a probe is on its way while it is in service."""
+        self._trials = 0
+        """How many probes on trial there were since a request was answered whole."""
         self._must_answer = False
         """Whether a probe that is rejected shows nothing good, because it rejects what others answer."""
 
     def answered(self, sent_at: float) -> None:
         """Record an answer to a request sent at that time."""
         if sent_at > self.failed_at:
-            self.broken = 0
+            self.broken = self._trials = 0
 
     def failed(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
         """Record a failure; return whether it took the agent out of service."""
@@ -111,10 +116,11 @@ class Breaker:
     def tried(self, outcome: Outcome, now: float, rng: random.Random) -> bool:
         """Record what the probe on trial came to; return whether it took the agent out of service."""
         self.on_trial = False
-        if outcome in _ANSWERS:
+        self._trials += 1
+        if outcome in _ANSWERS and self._trials < TRIALS:
             self.broken = 0
             return False
-        self._must_answer = outcome in _WORKS
+        self._must_answer = outcome in _WORKS - _ANSWERS
         self._relapse(now)
         self._go_out(outcome, now, rng)
         return True
@@ -128,7 +134,7 @@ class Breaker:
         if outcome in (_ANSWERS if self._must_answer else _WORKS):
             self._must_answer = False
             self.state = State.IN_SERVICE
-            self.broken = 0
+            self.broken = self._trials = 0
             self.wrong_model = False
             self.back_at = now
             return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import ErrorKind
@@ -12,8 +13,7 @@ from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
-from aurora_pool.policy.resend import Resender, count_attempt
-from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff
+from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
 from aurora_pool.policy.stall import LOOK_AFTER, Finding, StallDetector
 from aurora_pool.policy.work import SUSPICIOUS_DEATHS, Failure, InFlightRequest, PromptQueue, WorkItem, describe
 
@@ -39,7 +39,6 @@ class Faults:
         self._paid_for = 0
         self.stall = StallDetector(ledger, silence, self._give_up)
         self.autopsies = Autopsies(ledger)
-        self._resender = Resender(ledger)
 
     def failed(self, request: InFlightRequest, error: PoolError, now: float) -> Outcome:
         """Record that a request failed with prompts unreleased; return what that means."""
@@ -58,14 +57,17 @@ class Faults:
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
             ledger.agent_failed(agent, Outcome.BROKEN, reason, now)
             self._note_moved(left, agent, Outcome.BROKEN)
-            self._resender.send(left, now)
+            self._send_again(left, now)
             return Outcome.BROKEN
         if outcome is Outcome.OVERLOADED:
             agent.window.refused(agent.held, len(unreleased), now)
             self._refused(agent, error, left, now)
-        if outcome is Outcome.BROKEN and not all(item.attempts for item in left):
-            self._cool_down(agent, now)  # what has failed elsewhere too is not this agent's fault
-        ledger.agent_failed(agent, outcome, reason, now)
+        if outcome is Outcome.BROKEN and left and all(t.attempts and t.avoid != agent.index for t in left):
+            agent.note_failure(outcome, reason)  # the same has failed elsewhere: this is not the agent's fault
+        else:
+            if outcome is Outcome.BROKEN:
+                self._cool_down(agent, now)
+            ledger.agent_failed(agent, outcome, reason, now)
         if isinstance(error, ConnectFailed):
             self.stall.suspect(agent, now)
         self._consequences(left, agent, outcome, reason, now)
@@ -242,7 +244,14 @@ class Faults:
             if not self._mostly_healthy():
                 pause += self._pay(len(later), now)
         for part in halves:
-            self._resender.send(part, now, pause)
+            self._send_again(part, now, pause)
+
+    def _send_again(self, items: Sequence[WorkItem], now: float, pause: float = 0.0) -> None:
+        """Send prompts that failed together again together: so the one at fault is found, and infects no other."""
+        cohort = object()
+        for item in items:
+            item.cohort = cohort
+        self.ledger.timers.add(now + pause, self.ledger.requeue, items[::-1])
 
     def _mostly_healthy(self) -> bool:
         """Whether at least half of the fleet works: what a few agents have broken is then no reason to hold back."""

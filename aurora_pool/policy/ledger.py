@@ -236,8 +236,7 @@ class Ledger:
 
     def agent_failed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
         """Record a failure of an agent; it may go out of service, and a probe is then due later."""
-        agent.failures[outcome.value] += 1
-        agent.last_error = reason
+        agent.note_failure(outcome, reason)
         if agent.breaker.failed(outcome, now, self.rng):
             self._take_out(agent, f"{outcome.value}: {reason}", now)
         elif agent.breaker.begin_trial():

@@ -81,7 +81,8 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``batch`` says which items may share a list request (those with the same object), ``room`` how many tokens may be
     generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
     own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
-    waits. ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
+    waits. ``cohort`` is the same for those that failed together: they go together again, and apart from others.
+    ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
@@ -102,6 +103,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     done: bool = False
     hedged: bool = False
     doubted: bool = False
+    cohort: object = None
     first_sent: float = -1.0
     request: InFlightRequest | None = None
     second_request: InFlightRequest | None = None
