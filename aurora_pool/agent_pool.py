@@ -4,79 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import operator
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self, get_args
 
-from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
+from aurora_pool.errors import ConfigError, NoAgentsError, PoolClosedError
+from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, Response, Sampling
-from aurora_pool.options import Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue
+from aurora_pool.pool_options import CallOptions, check_prompts
+from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.open_files import ensure_open_files
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
+__all__ = ["AgentPool"]
+
 FILES_PER_AGENT = 2
 SPARE_FILES = 100
-
-
-@dataclass(frozen=True, slots=True)
-class CallOptions:
-    """What a caller has said about one call."""
-
-    max_tokens: int | None
-    sampling: Sampling | None
-    batched: bool
-
-    def __post_init__(self) -> None:
-        check_least(1, max_tokens=self.max_tokens)
-
-
-def new_driver(
-    endpoints: Sequence[AgentEndpoint],
-    *,
-    balance: Balance = "adaptive",
-    stream: bool = True,
-    timeout: float | None = None,
-    concurrency: int | None = None,
-    connector_limit: int | None = None,
-    timeouts: Timeouts | None = None,
-    observer: Observer | None = None,
-    seed: int | None = None,
-) -> Driver:
-    """Make the fleet behind a pool. Raises :class:`ConfigError` and :class:`NoAgentsError` for what makes no sense."""
-    check_least(1, concurrency=concurrency)
-    check_least(0, connector_limit=connector_limit)
-    if timeout is not None and timeout <= 0:
-        raise ConfigError(f"timeout: expected seconds above 0, or None for no limit, got {timeout!r}")
-    if balance not in ("adaptive", "strict"):
-        raise ConfigError(f"balance: expected 'adaptive' or 'strict', got {balance!r}")
-    if not endpoints:
-        raise NoAgentsError("a pool needs at least one endpoint")
-    return Driver(
-        endpoints,
-        timeouts=timeouts or Timeouts(),
-        balance=balance,
-        stream=stream,
-        timeout=timeout,
-        concurrency=concurrency,
-        connector_limit=connector_limit,
-        observer=observer,
-        seed=seed,
-    )
-
-
-def check_least(least: int, **arguments: int | None) -> None:
-    """Raise :class:`ConfigError` for an argument that is given and less than it must be."""
-    for name, value in arguments.items():
-        if value is not None and value < least:
-            raise ConfigError(f"{name}: expected at least {least}, got {value!r}")
 
 
 class AgentPool:
@@ -86,12 +38,48 @@ class AgentPool:
     the pool it was taken from, and is closed with it.
     """
 
-    supports_batch = False
-    """Whether a list of prompts goes as one request; where it does not, :meth:`send_all_batched` sends them singly."""
+    def __new__(cls, *_arguments: Any, **_options: Any) -> Self:
+        """Make nothing of the base class itself, which has no kind of prompt."""
+        if cls is AgentPool:
+            raise ConfigError("AgentPool is what all pools have in common: make a VLLMPool or an EmbeddingPool")
+        return super().__new__(cls)
 
-    def __init__(self, endpoints: Sequence[AgentEndpoint], driver: Driver) -> None:
-        self._driver = driver
-        self._members: Sequence[int] = range(len(endpoints))
+    def __init__(
+        self,
+        endpoints: Iterable[AnyEndpoint],
+        *,
+        timeout: float | None,
+        balance: Balance,
+        concurrency: int | None,
+        connector_limit: int | None,
+        timeouts: Timeouts | None,
+        connection: ConnectionOptions | None,
+        observer: Observer | None,
+        rng: random.Random | None,
+        stream: bool = True,
+    ) -> None:
+        check_seconds(timeout=timeout)
+        check_one_of("balance", balance, get_args(Balance))
+        check_whole(1, concurrency=concurrency)
+        check_whole(0, connector_limit=connector_limit)
+        check_instance("timeouts", timeouts, Timeouts)
+        check_instance("connection", connection, ConnectionOptions)
+        check_instance("observer", observer, Observer)
+        check_instance("rng", rng, random.Random)
+        self._timeout = timeout
+        self._driver = driver = Driver(
+            as_endpoints(endpoints),
+            timeouts=timeouts or Timeouts(),
+            connection=connection or ConnectionOptions(),
+            balance=balance,
+            stream=stream,
+            timeout=timeout,
+            concurrency=concurrency,
+            connector_limit=connector_limit,
+            observer=observer,
+            rng=rng or random.Random(),
+        )
+        self._members: Sequence[int] = range(len(driver.endpoints))
         self._queue = PromptQueue(self._members, patience=driver.timeouts.patience)
         self._whole: AgentPool | None = None
         self._positions: dict[int, int] | None = None
@@ -109,6 +97,16 @@ class AgentPool:
         return self.size
 
     @property
+    def supports_batch(self) -> bool:
+        """Whether prompts go as list requests; where not, :meth:`send_all_batched` sends them one by one."""
+        return False
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds that one prompt may take from its first sending; None sets no limit."""
+        return self._timeout
+
+    @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
         """Its agents, in the order of the hostfile; ``Response.agent_index`` counts in it."""
         return tuple(self._driver.endpoints[index] for index in self._members)
@@ -122,26 +120,26 @@ class AgentPool:
         view = "" if self._whole is None else f" of {self._whole.size}"
         return f"<{type(self).__name__} of {self.size}{view} agents>"
 
-    def update_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
-        """Say anew which agents there are, while prompts are under way: agents join and leave.
+    def update_endpoints(self, endpoints: Iterable[AnyEndpoint]) -> None:
+        """Replace the list of agents, while prompts are in flight: agents join and leave.
+
+        >>> pool.update_endpoints(["gpu01:8000", "gpu03:8000"])  # doctest: +SKIP
 
         A known agent keeps its index, its connections and its state. A new one is appended. One that is no longer named
         keeps its index too, in state ``removed``; its unfinished prompts move at once. Views keep the agents they had.
 
-        Raises :class:`ConfigError` on a view, and :class:`NoAgentsError` without any endpoint.
+        Raises :class:`ConfigError` on a view and for what is no endpoint, :class:`NoAgentsError` for an empty list.
         """
         if self._whole is not None:
             raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
-        if not endpoints:
-            raise NoAgentsError("a pool needs at least one endpoint")
-        present = self._driver.update(endpoints)
+        present = self._driver.update(as_endpoints(endpoints))
         self._members = range(len(self._driver.endpoints))
         self._queue.set_members(self._members if len(present) == len(self._members) else present)
 
     # -- views --------------------------------------------------------------------------------------------------
 
     def by_tag(self, key: str, value: str) -> Self:
-        """The agents whose tag ``key`` has this value.
+        """Return a view of the agents whose tag ``key`` has this value; it may have none.
 
         >>> pool.by_tag("tier", "large").size  # doctest: +SKIP
         2
@@ -149,18 +147,25 @@ class AgentPool:
         return self._view([i for i in self._members if self._driver.endpoints[i].tags.get(key) == value])
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
-        """So many agents drawn at random, in the order of the hostfile.
+        """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
+
+        >>> pool.sample(2, rng=random.Random(1)).size  # doctest: +SKIP
+        2
 
         Raises :class:`ConfigError` if there are fewer.
         """
-        if not 0 <= n <= self.size:
-            raise ConfigError(f"sample({n}): the pool has {self.size} agents")
+        check_whole(0, n=n)
+        if n > self.size:
+            raise ConfigError(f"n: expected at most {self.size}, for the pool has {self.size} agents, got {n}")
         return self._view(sorted((rng or random.Random()).sample(list(self._members), n)))
 
     def select(self, indices: Iterable[int]) -> Self:
-        """The agents with these indices, in the order given.
+        """Return a view of the agents with these indices, in the order given; negative ones count from the end.
 
-        Raises :class:`ConfigError` for one that does not exist or stands there twice.
+        >>> pool.select([0, -1]).size  # doctest: +SKIP
+        2
+
+        Raises :class:`ConfigError` for one that does not exist or is listed twice.
         """
         chosen = list(indices)
         bad = [index for index in chosen if not -self.size <= index < self.size]
@@ -169,7 +174,7 @@ class AgentPool:
         return self._view([self._members[index] for index in chosen])
 
     def slice(self, start: int | None = None, stop: int | None = None) -> Self:
-        """The agents from ``start`` up to ``stop``, as a list is sliced."""
+        """Return a view of the agents from ``start`` up to ``stop``, as a list is sliced."""
         return self._view(list(self._members[start:stop]))
 
     def _view(self, members: Sequence[int]) -> Self:
@@ -187,13 +192,13 @@ class AgentPool:
     async def start(self) -> None:
         """Open the pool and find out what the agents serve; the first request does it otherwise.
 
-        Raises :class:`NoAgentsError` for an empty pool or one of which no agent answers, and :class:`ConfigError` where
-        the fleet does not serve what was asked for.
+        Raises :class:`NoAgentsError` for an empty pool or one of which no agent answers, :class:`PoolClosedError` after
+        :meth:`close`, and :class:`ConfigError` where the fleet does not serve what was asked for.
         """
         if not self._members:
             raise NoAgentsError("this pool has no agents")
         if self._driver.closed:
-            raise ConfigError("this pool is closed")
+            raise PoolClosedError("this pool is closed")
         if self._whole is not None:
             await self._whole.start()
             return
@@ -208,7 +213,7 @@ class AgentPool:
         """Find out what the agents serve."""
 
     async def close(self) -> None:
-        """Cancel what is under way and close all connections. Closing a view does nothing."""
+        """Cancel what is in flight and close all connections. Closing a view does nothing."""
         if self._whole is None:
             await self._driver.close()
 
@@ -225,20 +230,55 @@ class AgentPool:
 
     # -- prompts ------------------------------------------------------------------------------------------------
 
+    async def ask(
+        self, prompt: AnyPrompt, max_tokens: int | None = None, *, sampling: Sampling | None = None
+    ) -> Response:
+        """Answer one prompt on whichever agent has room for it.
+
+        >>> (await pool.ask("Name a colour.", max_tokens=8)).raise_for_status().text  # doctest: +SKIP
+        'Blue.'
+
+        ``max_tokens`` is the most tokens to generate. The prompt's own failure is told by the response.
+        """
+        (response,) = await self._gather(self._queue, [prompt], CallOptions(max_tokens, sampling, self.supports_batch))
+        return response
+
     async def send_all(
-        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+        self,
+        prompts: Iterable[AnyPrompt],
+        max_tokens: int | None = None,
+        *,
+        sampling: Sampling | None = None,
+        on_progress: OnCallProgress | None = None,
+        progress: bool = False,
     ) -> list[Response]:
-        """Send each prompt in a request of its own; return the responses in the order of the prompts."""
-        return await self._gather(self._queue, prompts, CallOptions(max_tokens, sampling, False))
+        """Send each prompt in a request of its own; return the responses in the order of the prompts.
+
+        Arguments and errors are those of :meth:`send_all_batched`.
+        """
+        options = CallOptions(max_tokens, sampling, False)
+        return await self._reported(prompts, options, on_progress, progress)
 
     async def send_all_batched(
-        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+        self,
+        prompts: Iterable[AnyPrompt],
+        max_tokens: int | None = None,
+        *,
+        sampling: Sampling | None = None,
+        on_progress: OnCallProgress | None = None,
+        progress: bool = False,
     ) -> list[Response]:
         """Send the prompts in list requests where the pool supports it; return the responses in their order.
 
-        Prompt ``i`` is dealt to agent ``i % size``.
+        >>> responses = await pool.send_all_batched(prompts, max_tokens=16, progress=True)  # doctest: +SKIP
+
+        Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
+        ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
+        where there is a terminal or a notebook. Raises :class:`ConfigError` for arguments that are invalid,
+        :class:`NoAgentsError` and :class:`PoolClosedError`; one prompt's failure is told by its response.
         """
-        return await self._gather(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch))
+        options = CallOptions(max_tokens, sampling, self.supports_batch)
+        return await self._reported(prompts, options, on_progress, progress)
 
     def iter_responses(
         self,
@@ -250,18 +290,29 @@ class AgentPool:
     ) -> AsyncGenerator[tuple[int, Response]]:
         """Answer prompts from any iterable, one (index, response) at a time, in the order in which they end.
 
-        The input is pulled as fast as responses are taken, so that a million prompts from a generator never stand in
-        memory. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. To stop early,
-        close the iterator: what is under way is cancelled, at the servers too.
+        The input is pulled as fast as responses are taken, so that a million prompts from a generator are never in
+        memory at once. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. To stop
+        early, close the iterator: what is in flight is cancelled, at the servers too.
 
         >>> async with contextlib.aclosing(pool.iter_responses(prompts)) as responses:  # doctest: +SKIP
         ...     async for index, response in responses:
         ...         print(index, response.text)
         """
+        check_prompts(prompts)
+        check_whole(0, total=total)
         return self._responses(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()
+
+    async def _reported(
+        self, prompts: Iterable[AnyPrompt], options: CallOptions, on_progress: OnCallProgress | None, progress: bool
+    ) -> list[Response]:
+        check_prompts(prompts)
+        total = operator.length_hint(prompts, -1)
+        with ProgressReport(total if total >= 0 else None, on_progress=on_progress, progress=progress) as report:
+            call = await self._call(self._queue, prompts, options, None)
+            return await call.all(report.count if report.wanted else None)
 
     async def _responses(
         self,
@@ -282,8 +333,7 @@ class AgentPool:
         options: CallOptions,
         total: int | None,
     ) -> Call:
-        if isinstance(prompts, str):
-            raise ConfigError("expected a list of prompts, got one string")
+        check_prompts(prompts)
         await self.start()
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
 

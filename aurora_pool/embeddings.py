@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from aurora_pool.agent_pool import AgentPool, CallOptions, new_driver
-from aurora_pool.errors import AttemptsExhausted, ConfigError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.agent_pool import AgentPool
+from aurora_pool.arguments import check_instance, check_whole
+from aurora_pool.errors import ConfigError
+from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Response
+from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.pool_options import CallOptions, EmbeddingPoolOptions
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, Sink
 from aurora_pool.wire import embeddings
+
+__all__ = ["EmbeddingPool", "scatter_gather_embeddings", "stack", "vector_of"]
 
 
 class EmbeddingPool(AgentPool):
@@ -26,29 +33,56 @@ class EmbeddingPool(AgentPool):
     ...     vectors = await scatter_gather_embeddings(pool, ["a text", "another"])
 
     ``model`` is the name to ask for; None takes the one model that the fleet serves. ``dimensions`` asks for shorter
-    vectors, where the model can give them. The other options are those of :class:`~aurora_pool.VLLMPool`.
+    vectors, where the model can give them. ``endpoints`` and the other options are those of
+    :class:`~aurora_pool.VLLMPool`. Raises :class:`ConfigError` for invalid arguments and :class:`NoAgentsError` if
+    there is no endpoint.
     """
-
-    supports_batch = True
 
     def __init__(
         self,
-        endpoints: Sequence[AgentEndpoint],
+        endpoints: Iterable[AnyEndpoint],
         *,
         model: str | None = None,
         dimensions: int | None = None,
-        **options: Any,
+        timeout: float | None = None,
+        balance: Balance = "adaptive",
+        concurrency: int | None = None,
+        connector_limit: int | None = None,
+        timeouts: Timeouts | None = None,
+        connection: ConnectionOptions | None = None,
+        observer: Observer | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        if dimensions is not None and dimensions < 1:
-            raise ConfigError(f"dimensions: expected at least 1, got {dimensions!r}")
-        super().__init__(endpoints, new_driver(endpoints, **options))
+        check_instance("model", model, str)
+        check_whole(1, dimensions=dimensions)
+        super().__init__(
+            endpoints,
+            timeout=timeout,
+            balance=balance,
+            concurrency=concurrency,
+            connector_limit=connector_limit,
+            timeouts=timeouts,
+            connection=connection,
+            observer=observer,
+            rng=rng,
+        )
         self._serving = Serving(model, None)
         self._fields: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
 
     @classmethod
-    def from_hostfile(cls, path: str | Path, **options: Any) -> Self:
-        """Make a pool of the agents in a hostfile; the options are the constructor's. Raises :class:`HostfileError`."""
+    def from_hostfile(cls, path: str | Path, **options: Unpack[EmbeddingPoolOptions]) -> Self:
+        """Make a pool of the agents in a hostfile; the options are the constructor's.
+
+        >>> pool = EmbeddingPool.from_hostfile("embedders.hostfile", dimensions=256)  # doctest: +SKIP
+
+        Raises :class:`HostfileError`, which names file and line, and what the constructor raises.
+        """
         return cls(parse_hostfile(path), **options)
+
+    @property
+    def supports_batch(self) -> bool:
+        """Whether texts go as list requests: they do."""
+        return True
 
     @property
     def model(self) -> str | None:
@@ -63,6 +97,8 @@ class EmbeddingPool(AgentPool):
         )
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
+        if options.max_tokens is not None or options.sampling is not None:
+            raise ConfigError("max_tokens and sampling: expected neither, for embeddings generate nothing")
         kinds: dict[Sink, EmbeddingsBatch] = {}
 
         def item(index: int, prompt: AnyPrompt, sink: Sink) -> WorkItem:
@@ -84,20 +120,25 @@ class EmbeddingPool(AgentPool):
 async def scatter_gather_embeddings(pool: EmbeddingPool, texts: Iterable[AnyPrompt]) -> npt.NDArray[np.float32]:
     """Embed texts over the whole pool; return an array of shape (texts, dimensions), in the order of the texts.
 
+    >>> vectors = await scatter_gather_embeddings(pool, ["a text", "another"])  # doctest: +SKIP
+
     A text whose embedding failed has a row of NaN; ask ``pool.send_all_batched`` for the reasons. No texts give an
-    array of shape (0, 0). Raises :class:`ConfigError` if every text failed.
+    array of shape (0, 0). Raises what :meth:`Response.raise_for_status` does if every text failed.
     """
     responses = await pool.send_all_batched(texts)
     return stack(responses)
 
 
 def stack(responses: Sequence[Response]) -> npt.NDArray[np.float32]:
-    """The embeddings of responses as one array, NaN where there is none."""
+    """Put the embeddings of responses into one array, NaN where there is none.
+
+    Raises what :meth:`Response.raise_for_status` does if every text failed.
+    """
     vectors = [vector_of(response) for response in responses]
     known = next((vector for vector in vectors if vector is not None), None)
     if known is None:
-        if responses:
-            raise AttemptsExhausted(f"no text was embedded; the first failed with: {responses[0].error}")
+        for response in responses:
+            response.raise_for_status()
         return np.empty((0, 0), dtype=np.float32)
     missing = np.full_like(known, np.nan)
     return np.stack([missing if vector is None else vector for vector in vectors])

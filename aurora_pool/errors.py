@@ -4,8 +4,9 @@
 
     PoolError
     |-- HostfileError          a hostfile can't be read: path, line, what was expected
-    |-- ConfigError            an argument or option makes no sense, or the fleet can't serve it
-    |-- NoAgentsError          the pool or view has no agent to send to
+    |-- ConfigError            an argument or option is invalid, or the fleet can't serve it
+    |-- NoAgentsError          the pool or view has no agent to send to, or none came into service in time
+    |-- PoolClosedError        the pool was closed
     |-- TransportError         no usable HTTP reply came
     |   |-- ConnectFailed      no connection: refused, unreachable, unresolved, not in time
     |   |-- ConnectionLost     the connection broke before the reply was whole
@@ -13,18 +14,46 @@
     |-- ServerError            a reply with another HTTP status than 200, or an error event in a stream
     |-- BadReply               a reply with a good status that is not what the API promises
     |   `-- WrongModel         a reply of another model than was asked for
-    |-- PromptRejected         the server refused this prompt; no other agent would take it
-    |-- AttemptsExhausted      every attempt that the policy allows has failed
+    |-- PromptFailed           one prompt has no answer: raised by Response.raise_for_status() only
+    |   |-- PromptRejected     the server rejected this prompt; no other agent would take it
+    |   |-- PromptPoisoned     the agents that served this prompt died of it
+    |   |-- PromptTimedOut     the time that the caller allows for one prompt ran out
+    |   `-- AttemptsExhausted  every attempt that the retry policy allows has failed
     `-- JobError               a job can't be started or go on
         `-- BadRecord          one line of a job's input: file, line and why
 
 Methods that answer many prompts raise only for misuse (bad arguments, an empty pool). What happens to one prompt
-is told by its :class:`~aurora_pool.messages.Response`.
+is told by its :class:`~aurora_pool.messages.Response`, whose ``raise_for_status()`` makes an error of a failure.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aurora_pool.messages import Response
+
+__all__ = [
+    "AttemptsExhausted",
+    "BadRecord",
+    "BadReply",
+    "ConfigError",
+    "ConnectFailed",
+    "ConnectionLost",
+    "HostfileError",
+    "JobError",
+    "NoAgentsError",
+    "PoolClosedError",
+    "PoolError",
+    "PromptFailed",
+    "PromptPoisoned",
+    "PromptRejected",
+    "PromptTimedOut",
+    "ServerError",
+    "TimedOut",
+    "TransportError",
+]
 
 
 class PoolError(Exception):
@@ -48,11 +77,15 @@ class HostfileError(PoolError):
 
 
 class ConfigError(PoolError):
-    """An argument, option or configuration file makes no sense, or the fleet can't serve what it asks for."""
+    """An argument, option or configuration file is invalid, or the fleet can't serve what it asks for."""
 
 
 class NoAgentsError(PoolError):
-    """The pool, or the view of it, has no agent to send to."""
+    """The pool, or the view of it, has no agent to send to, or none came into service in time."""
+
+
+class PoolClosedError(PoolError):
+    """The pool was closed: while prompts were in flight, or before it was asked."""
 
 
 class TransportError(PoolError):
@@ -106,11 +139,27 @@ class WrongModel(BadReply):
     """A reply of another model than was asked for: the agent was restarted with it, perhaps."""
 
 
-class PromptRejected(PoolError):
-    """The server refused this prompt for a reason of its own, so no other agent would take it."""
+class PromptFailed(PoolError):
+    """One prompt has no answer; raised by :meth:`Response.raise_for_status`. ``response`` is the failed response."""
+
+    def __init__(self, reason: str, response: Response) -> None:
+        self.response = response
+        super().__init__(reason)
 
 
-class AttemptsExhausted(PoolError):
+class PromptRejected(PromptFailed):
+    """The server rejected this prompt for a reason of its own, so no other agent would take it."""
+
+
+class PromptPoisoned(PromptFailed):
+    """The agents that served this prompt died of it."""
+
+
+class PromptTimedOut(PromptFailed):
+    """The time that the caller allows for one prompt (``VLLMPool(timeout=...)``) ran out."""
+
+
+class AttemptsExhausted(PromptFailed):
     """Every attempt that the retry policy allows has failed."""
 
 

@@ -9,23 +9,37 @@ One agent a line, with an optional port (8000 by default) and optional ``key=val
     [fe80::1]:8000
     https://llm.example.org/team-a   api_key_env=TEAM_A_KEY
 
-Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. An API key never
-stands in the file; the tag ``api_key_env`` names the environment variable that holds it.
+Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. Some tags say how
+to reach an agent; the others are yours, for :meth:`~aurora_pool.VLLMPool.by_tag`:
+
+- ``api_key_env=NAME``: the environment variable that holds the API key, which never stands in the file;
+- ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by environment variable;
+- ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`~aurora_pool.ConnectionOptions`;
+- ``verify=false``: accept any certificate.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, TypeAlias
 
-from aurora_pool.errors import HostfileError
+from aurora_pool.arguments import shown
+from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
+
+__all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "parse_hostfile", "parse_hostfile_text"]
+
+log = logging.getLogger("aurora_pool")
 
 DEFAULT_PORT = 8000
 API_KEY_TAG = "api_key_env"
+HEADER_TAG = "header:"
+HEADER_ENV_TAG = "header_env:"
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
@@ -44,8 +58,8 @@ class AgentEndpoint:
     >>> endpoint.base_url, endpoint.tags["tier"]
     ('http://gpu02:8001', 'large')
 
-    Raises :class:`HostfileError` for a host, port, tag, scheme or path that no hostfile could hold. A ``/v1`` at the
-    end of ``path`` is dropped: request paths begin with it.
+    Raises :class:`ConfigError` for arguments of another type, and :class:`HostfileError` for a host, port, tag, scheme
+    or path that no hostfile could hold. A ``/v1`` at the end of ``path`` is dropped: request paths begin with it.
     """
 
     host: str
@@ -55,6 +69,10 @@ class AgentEndpoint:
     path: str = ""
 
     def __post_init__(self) -> None:
+        for name, kind in (("host", str), ("port", int), ("tags", Mapping), ("scheme", str), ("path", str)):
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise ConfigError(f"{name}: expected {kind.__name__}, got {shown(value)}")
         _check_host(self.host)
         if not 1 <= self.port <= 65535:
             raise HostfileError(f"expected a port from 1 to 65535, got {self.port}", path="AgentEndpoint")
@@ -89,11 +107,40 @@ class AgentEndpoint:
         return self.authority if self.scheme == "http" and not self.path else self.base_url
 
 
+AnyEndpoint: TypeAlias = AgentEndpoint | str | tuple[str, int]
+"""What is taken wherever an endpoint is: an :class:`AgentEndpoint`, a line of a hostfile, or a (host, port) pair."""
+
+
+def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
+    """Make endpoints of what names them, each agent once: one that is listed again is left out, with a warning.
+
+    >>> [str(one) for one in as_endpoints(["gpu01", "gpu02 8001 tier=large", ("gpu03", 8000), "http://gpu04:8001/v1"])]
+    ['gpu01:8000', 'gpu02:8001', 'gpu03:8000', 'gpu04:8001']
+
+    Raises :class:`ConfigError` for what names no agent, and :class:`NoAgentsError` for an empty list.
+    """
+    if isinstance(endpoints, str | bytes | Mapping | AgentEndpoint) or not isinstance(endpoints, Iterable):
+        raise ConfigError(f"endpoints: expected a list of endpoints, such as ['gpu01:8000'], got {shown(endpoints)}")
+    found: dict[str, AgentEndpoint] = {}
+    again: list[AgentEndpoint] = []
+    for index, given in enumerate(endpoints):
+        endpoint = _as_endpoint(index, given)
+        if _identity(endpoint) in found:
+            again.append(endpoint)
+        else:
+            found[_identity(endpoint)] = endpoint
+    if again:
+        log.warning("%d endpoints are listed more than once and count once, the first being %s", len(again), again[0])
+    if not found:
+        raise NoAgentsError("a pool needs at least one endpoint")
+    return list(found.values())
+
+
 def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
     """Read a hostfile.
 
     Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
-    missing or empty file, a bad host, port or tag, and an agent that stands there twice.
+    missing or empty file, a bad host, port or tag, and an agent that is listed twice.
 
     >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
     [AgentEndpoint(host='localhost', port=8000, ...)]
@@ -125,7 +172,7 @@ def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[A
             raise HostfileError(error.reason, path=path, line=number) from None
         first = seen.setdefault(_identity(endpoint), number)
         if first != number:
-            reason = f"{endpoint} stands in line {first} already; expected each agent once"
+            reason = f"{endpoint} is listed in line {first} already; expected each agent once"
             raise HostfileError(reason, path=path, line=number)
         endpoints.append(endpoint)
     if not endpoints:
@@ -147,7 +194,22 @@ def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
-# The errors below quote no more of a line than they must: a word that stands in the wrong place may be a key.
+# The errors below quote no more of a line than they must: a word in the wrong place may be a key.
+
+
+def _as_endpoint(index: int, endpoint: Any) -> AgentEndpoint:
+    try:
+        if isinstance(endpoint, AgentEndpoint):
+            return endpoint
+        if isinstance(endpoint, str) and endpoint.split():
+            return _parse_line(endpoint.split())
+        if isinstance(endpoint, tuple | list) and len(endpoint) == 2:
+            return AgentEndpoint(*endpoint)
+    except (ConfigError, HostfileError) as error:
+        reason = error.reason if isinstance(error, HostfileError) else error
+        raise ConfigError(f"endpoints[{index}]: {reason}") from None
+    expected = "'host', 'host:port', a URL, a (host, port) pair or an AgentEndpoint"
+    raise ConfigError(f"endpoints[{index}]: expected {expected}, got {shown(endpoint)}")
 
 
 def _parse_line(words: list[str]) -> AgentEndpoint:
@@ -164,7 +226,7 @@ def _parse_line(words: list[str]) -> AgentEndpoint:
         if not equals or not key:
             raise HostfileError(f"expected a tag as key=value, got something else as word {number}")
         if key in tags:
-            raise HostfileError(f"the tag {key!r} stands there twice; expected each tag once")
+            raise HostfileError(f"the tag {key!r} is given twice; expected each tag once")
         tags[key] = value
     return AgentEndpoint(host, DEFAULT_PORT if port is None else port, tags, scheme, path)
 
@@ -177,7 +239,7 @@ def _parse_address(word: str) -> tuple[str, str, int | None, str]:
     if not separator:
         if word.count(":") > 1 and not word.startswith("["):
             return "http", word, None, ""
-        return "http", *_split_port(word), ""
+        return "http", *_split_port(word.removesuffix("/").removesuffix("/v1")), ""
     if scheme.lower() not in _DEFAULT_PORTS:
         raise HostfileError(f"expected http:// or https://, got {scheme!r} before '://'")
     authority, slash, path = after.partition("/")
@@ -218,17 +280,18 @@ def _check_host(host: str) -> None:
         raise HostfileError(f"expected a host name or address, got {host!r}", path="AgentEndpoint")
 
 
-def _check_tag(key: str, value: str) -> None:
-    if key.lower().replace("-", "").replace("_", "") in _SECRETS:
-        reason = (
-            f"a key never stands in a hostfile; expected {API_KEY_TAG}=NAME of the environment variable that holds it"
-        )
+def _check_tag(key: Any, value: Any) -> None:
+    if not isinstance(key, str) or not isinstance(value, str):
+        raise ConfigError(f"tags: expected texts as keys and values, got {type(key).__name__}: {type(value).__name__}")
+    if key.removeprefix(HEADER_TAG).lower().replace("-", "").replace("_", "") in _SECRETS:
+        by_variable = HEADER_ENV_TAG + key.removeprefix(HEADER_TAG) if key.startswith(HEADER_TAG) else API_KEY_TAG
+        reason = f"a key never stands in a hostfile; expected {by_variable}=NAME of the environment variable with it"
         raise HostfileError(reason, path="AgentEndpoint")
-    if key == API_KEY_TAG and not _VARIABLE.fullmatch(value):
-        reason = (
-            f"expected {API_KEY_TAG} to name an environment variable in capitals, such as {API_KEY_TAG}=VLLM_API_KEY"
-        )
+    if (key == API_KEY_TAG or key.startswith(HEADER_ENV_TAG)) and not _VARIABLE.fullmatch(value):
+        reason = f"expected {key} to name an environment variable in capitals, such as {key}=VLLM_API_KEY"
         raise HostfileError(reason, path="AgentEndpoint")
+    if key == "verify" and value not in ("true", "false"):
+        raise HostfileError("expected verify=true or verify=false", path="AgentEndpoint")
     if not key or re.search(r"[\s#=]", key) or re.search(r"[\s#]", value):
         raise HostfileError(
             "expected a tag's key and value without spaces and '#', the key without '='", path="AgentEndpoint"

@@ -1,15 +1,37 @@
 """What goes in and what comes out: prompts with their sampling, and responses.
 
 These are frozen :class:`msgspec.Struct` types: as immutable and slotted as a frozen dataclass, several times cheaper to
-make, and JSON-encodable as they are. ``msgspec.structs.replace`` and ``msgspec.structs.asdict`` copy and unpack them.
+make, and JSON-encodable. ``msgspec.structs.replace`` and ``msgspec.structs.asdict`` copy and unpack them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import msgspec
+
+from aurora_pool.errors import (
+    AttemptsExhausted,
+    NoAgentsError,
+    PromptFailed,
+    PromptPoisoned,
+    PromptRejected,
+    PromptTimedOut,
+)
+
+__all__ = [
+    "AnyPrompt",
+    "Content",
+    "ErrorKind",
+    "Logprobs",
+    "Message",
+    "Prompt",
+    "Response",
+    "Sample",
+    "Sampling",
+    "Usage",
+]
 
 Message: TypeAlias = Mapping[str, Any]
 """One chat message, as the OpenAI API writes it: ``{"role": "user", "content": "Hello"}``."""
@@ -18,7 +40,7 @@ Content: TypeAlias = str | Sequence[int] | Sequence[Message]
 """What a prompt says: text, token ids, or a conversation."""
 
 ErrorKind: TypeAlias = Literal[
-    "rejected",  # the server refused this prompt (its 400 is in ``error``); no other agent was asked
+    "rejected",  # the server rejected this prompt (its 400 is in ``error``); no other agent was asked
     "poison",  # the agents that served this prompt died of it
     "exhausted",  # every attempt that the retry policy allows has failed
     "timeout",  # the time the caller allows for one prompt ran out
@@ -70,6 +92,7 @@ class Prompt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
 
 AnyPrompt: TypeAlias = Content | Prompt
+"""What is taken wherever a prompt is: a :class:`Prompt`, text, token ids, or a list of messages."""
 
 
 MOST_TOKENS = 1 << 23
@@ -158,3 +181,27 @@ class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
         True
         """
         return self.success and not self.text.strip() and self.embedding is None and not self.tool_calls
+
+    def raise_for_status(self) -> Self:
+        """Return the response if it is an answer; raise an error that says why if it is not.
+
+        >>> Response(True, " Paris.").raise_for_status().text
+        ' Paris.'
+
+        Raises :class:`PromptRejected`, :class:`PromptPoisoned`, :class:`PromptTimedOut` or :class:`AttemptsExhausted`,
+        which are all :class:`PromptFailed`, and :class:`NoAgentsError` where no agent was in service.
+        """
+        if self.success:
+            return self
+        reason = self.error or "the prompt has no answer"
+        if self.error_kind == "no_agents":
+            raise NoAgentsError(reason)
+        raise _FAILURES.get(self.error_kind or "", PromptFailed)(reason, self)
+
+
+_FAILURES: Mapping[str, type[PromptFailed]] = {
+    "rejected": PromptRejected,
+    "poison": PromptPoisoned,
+    "timeout": PromptTimedOut,
+    "exhausted": AttemptsExhausted,
+}

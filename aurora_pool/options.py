@@ -1,40 +1,130 @@
-"""What a pool can be told beyond its endpoints and model: times, and who is told of events."""
+"""What a pool can be told beyond its everyday arguments: times, prompts, connections, and who is told of events."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal, TypeAlias, get_args
 
+from aurora_pool.arguments import check_instance, check_one_of, check_seconds
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
+
+__all__ = ["ConnectionOptions", "Observer", "OnTooLong", "PromptFormat", "PromptOptions", "Timeouts"]
+
+PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
+"""Whether text goes into the model's chat template: where it has one, always, or never."""
+
+OnTooLong: TypeAlias = Literal["error", "truncate", "split"]
+"""What becomes of a prompt that is longer than the context."""
+
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """How long the pool waits for what, in seconds. A long queue at a server is none of these.
 
+    >>> Timeouts(stall=120, patience=600).stall
+    120
+
     - ``connect`` (5): for a TCP connection. A server in the same network accepts within milliseconds; it is the machine
       that is gone, with nobody to refuse, that takes this long.
-    - ``probe`` (5): for a reply to a probe or to a look at the metrics. A busy vLLM API process has been seen to
-      block for 0.9 s; one that needs more than 5 is no use.
-    - ``silence`` (30): for an agent that holds prompts to show any sign of work: a byte of an answer, or a counter in
-      its metrics that moves. The first request after a server's start has been seen to take 16 s. An agent without
-      metrics has ten times as long, for it may be merely busy.
+    - ``probe`` (5): for a reply to a probe or to a load check. A busy vLLM API process has been seen to block for
+      0.9 s; one that needs more than 5 is no use.
+    - ``stall`` (30): for an agent that holds prompts to show any activity: a byte of an answer, or a counter in its
+      metrics that moves. The first request after a server's start has been seen to take 16 s. An agent without metrics
+      has ten times as long, for it may be merely busy.
     - ``patience`` (60): for any agent to come into service while prompts wait and none is. A vLLM server that restarts
       a small model needs 30 to 40 s; set it higher where servers load large ones.
 
-    How long one prompt may take in all is ``VLLMPool(timeout=...)``, which has no default.
+    How long one prompt may take in all is ``VLLMPool(timeout=...)``, which has no default. Raises :class:`ConfigError`
+    for anything but a number above 0.
     """
 
     connect: float = 5.0
     probe: float = 5.0
-    silence: float = 30.0
+    stall: float = 30.0
     patience: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("connect", "probe", "silence", "patience"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"Timeouts({name}=...): expected seconds above 0, got {getattr(self, name)!r}")
+        for one in fields(self):
+            if getattr(self, one.name) is None:
+                raise ConfigError(f"{one.name}: expected seconds above 0, got None")
+            check_seconds(**{one.name: getattr(self, one.name)})
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOptions:
+    """How prompts become requests.
+
+    >>> PromptOptions(prompt_format="raw", on_too_long="truncate").stream
+    True
+
+    - ``prompt_format``: ``"chat"`` puts text into the model's chat template, so that a list request carries exactly the
+      tokens that a chat request would; ``"raw"`` sends it unchanged; ``"auto"`` is chat where the model has a template.
+      Token ids are always sent unchanged.
+    - ``on_too_long``: what becomes of a prompt longer than the context: ``"error"`` is a failed response,
+      ``"truncate"`` keeps its end, ``"split"`` answers it in parts and joins the answers.
+    - ``stream``: take the answers of a list request one by one; False waits for whole lists.
+
+    Raises :class:`ConfigError` for any other word.
+    """
+
+    prompt_format: PromptFormat = "auto"
+    on_too_long: OnTooLong = "error"
+    stream: bool = True
+
+    def __post_init__(self) -> None:
+        check_one_of("prompt_format", self.prompt_format, get_args(PromptFormat))
+        check_one_of("on_too_long", self.on_too_long, get_args(OnTooLong))
+        check_instance("stream", self.stream, bool, optional=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """What every connection to an agent needs; the tags of a hostfile line add to it and win.
+
+    >>> options = ConnectionOptions(headers={"X-Team": "blue"}, ca_file="/etc/ssl/lab-ca.pem")
+
+    - ``headers``: sent with every request. A key belongs into an environment variable: see :mod:`aurora_pool.hostfile`.
+    - ``ca_file``: a PEM file of certificate authorities to trust instead of the system's, for https agents.
+    - ``client_cert``, ``client_key``: PEM files by which this client proves who it is; the key may stand in the first.
+    - ``verify``: False accepts any certificate, with a warning: whoever sits between can then read and change it all.
+
+    Raises :class:`ConfigError` for a header that HTTP can't carry and for a key without its certificate; the pool does
+    for a file that can't be read.
+    """
+
+    headers: Mapping[str, str] = field(default_factory=dict)
+    ca_file: str | Path | None = None
+    client_cert: str | Path | None = None
+    client_key: str | Path | None = None
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        check_instance("headers", self.headers, Mapping, optional=False)
+        for name, value in self.headers.items():
+            check_header(name, value)
+        object.__setattr__(self, "headers", MappingProxyType(dict(self.headers)))
+        check_instance("verify", self.verify, bool, optional=False)
+        for name in ("ca_file", "client_cert", "client_key"):
+            if not isinstance(getattr(self, name), str | Path | None):
+                raise ConfigError(f"{name}: expected the path of a PEM file, got {getattr(self, name)!r}")
+        if self.client_key is not None and self.client_cert is None:
+            raise ConfigError("client_key: expected client_cert beside it")
+
+
+def check_header(name: object, value: object) -> None:
+    """Raise :class:`ConfigError` for a header that HTTP can't carry. Its value may be a key, and is not shown."""
+    if not isinstance(name, str) or not _HEADER.fullmatch(name):
+        raise ConfigError(f"headers: expected a name such as 'X-Team', got {name!r}")
+    if not isinstance(value, str) or not value.isprintable():
+        raise ConfigError(f"headers: expected text without control characters as the value of {name!r}")
 
 
 class Observer:
@@ -49,7 +139,7 @@ class Observer:
         """An agent went out of service or came back; ``state`` is ``in service``, ``out`` or ``probing``."""
 
     def request_sent(self, agent: int, prompts: int) -> None:
-        """A request with so many prompts left for an agent."""
+        """A request with ``prompts`` prompts left for an agent."""
 
     def prompt_done(self, response: Response) -> None:
         """A prompt has its result. ``response.agent_index`` counts within the pool or view that was asked."""
@@ -58,7 +148,7 @@ class Observer:
         """A prompt left an agent unanswered and goes to another; ``outcome`` says why."""
 
     def prompt_hedged(self, slow_agent: int, agent: int) -> None:
-        """A prompt that a slow or silent agent holds was given to a second one as well."""
+        """A prompt that a slow or stalled agent holds was given to a second one as well."""
 
     def prompt_quarantined(self, agent: int) -> None:
         """A prompt was in flight on agents that died, and goes on apart from others."""

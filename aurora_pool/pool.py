@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
-from aurora_pool.agent_pool import AgentPool, CallOptions, check_least, new_driver
-from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.agent_pool import AgentPool
+from aurora_pool.arguments import check_index, check_instance, check_whole
+from aurora_pool.errors import NoAgentsError
+from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
-from aurora_pool.options import Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue
-from aurora_pool.prompts.length import TooLong
+from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
 from aurora_pool.prompts.planner import Planner
-from aurora_pool.prompts.settings import PromptFormat, PromptHandling
+from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.request_kinds import PlanPrompts
@@ -26,86 +28,123 @@ from aurora_pool.wire import chat, completions
 if TYPE_CHECKING:
     import openai
 
+__all__ = ["VLLMPool"]
+
 
 class VLLMPool(AgentPool):
     """Many ``vllm serve`` endpoints as one async client for text.
 
-    >>> async with VLLMPool(parse_hostfile("driver.hostfile")) as pool:  # doctest: +SKIP
-    ...     responses = await pool.send_all_batched(["Name a colour.", "Name a tree."], max_tokens=16)
+    >>> async with VLLMPool(["gpu01:8000", "http://gpu02:8001/v1"], max_tokens=16) as pool:  # doctest: +SKIP
+    ...     responses = await pool.send_all_batched(["Name a colour.", "Name a tree."])
+
+    ``endpoints`` are :class:`AgentEndpoint` objects, lines of a hostfile or (host, port) pairs; one that is listed
+    twice counts once.
+
+    Everyday options:
 
     - ``model``: the name to ask for; None takes the one model that the fleet serves.
     - ``max_tokens``: how many tokens to generate at most; None fits it to what the context leaves each prompt.
       ``max_tokens_aggregation`` is the same for reduce steps.
+    - ``system_prompt``: put before text, in the model's chat template.
+    - ``sampling``: how prompts are answered that have none of their own and whose call has none.
+    - ``timeout``: seconds that a prompt may take from its first sending; None sets no limit.
+    - ``balance``: ``"adaptive"``, or ``"strict"``: prompt ``i`` on agent ``i % size`` unless that agent fails.
+
+    Seldom needed:
+
     - ``model_max_context``: the context length in tokens; None takes what ``/v1/models`` says. ``buffer`` tokens of it
       are left free, because prompt lengths are estimates.
     - ``use_batch``: send lists of prompts as one ``/v1/completions`` request; False sends one chat request per prompt.
-    - ``prompt_format``: ``"chat"`` puts text into the model's chat template, so that a list request carries exactly the
-      tokens that a chat request would; ``"raw"`` sends it as it is; ``"auto"`` is chat where the model has a template.
-      ``system_prompt`` is put before it in the template. Token ids are always sent as they are.
-    - ``on_too_long``: what becomes of a prompt longer than the context: ``"error"`` is a failed response,
-      ``"truncate"`` keeps its end, ``"split"`` answers it in parts and joins the answers.
-    - ``concurrency``: at most so many HTTP requests at a time; ``connector_limit``: at most so many connections.
-    - ``timeout``: seconds that a prompt may take from its first sending; None sets no limit.
-    - ``sampling``: how prompts are answered that have none of their own and whose call has none.
-    - ``balance``: ``"adaptive"``, or ``"strict"``: prompt ``i`` on agent ``i % size`` unless that agent fails.
-    - ``stream``: stream list requests, so that answers come one by one; False waits for whole lists.
+    - ``concurrency``: the most HTTP requests at a time; ``connector_limit``: the most open connections.
+    - ``prompting``: a :class:`PromptOptions`: chat template, prompts that are too long, streaming.
+    - ``timeouts``: a :class:`Timeouts`: how long to wait for what.
+    - ``connection``: a :class:`ConnectionOptions`: headers, certificates.
+    - ``observer``: an :class:`Observer`, which is told of events as they happen.
+    - ``rng``: draws what is drawn at random; a seeded one makes the pool's choices repeatable.
 
-    Raises :class:`ConfigError` for arguments that make no sense and :class:`NoAgentsError` if there is no endpoint.
+    Raises :class:`ConfigError` for invalid arguments and :class:`NoAgentsError` if there is no endpoint.
     """
 
     def __init__(
         self,
-        endpoints: Sequence[AgentEndpoint],
+        endpoints: Iterable[AnyEndpoint],
         *,
         model: str | None = None,
         max_tokens: int | None = None,
         max_tokens_aggregation: int | None = None,
         model_max_context: int | None = None,
         buffer: int = 64,
-        prompt_format: PromptFormat = "auto",
         system_prompt: str | None = None,
-        on_too_long: TooLong = "error",
+        sampling: Sampling | None = None,
         use_batch: bool = True,
+        timeout: float | None = None,
+        balance: Balance = "adaptive",
         concurrency: int | None = None,
         connector_limit: int | None = None,
-        timeout: float | None = None,
-        sampling: Sampling | None = None,
-        balance: Balance = "adaptive",
-        stream: bool = True,
+        prompting: PromptOptions | None = None,
         timeouts: Timeouts | None = None,
+        connection: ConnectionOptions | None = None,
         observer: Observer | None = None,
-        seed: int | None = None,
+        rng: random.Random | None = None,
     ) -> None:
-        check_least(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
-        check_least(2, model_max_context=model_max_context)
-        check_least(0, buffer=buffer)
-        driver = new_driver(
+        check_instance("model", model, str)
+        check_whole(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
+        check_whole(2, model_max_context=model_max_context)
+        check_whole(0, buffer=buffer)
+        check_instance("system_prompt", system_prompt, str)
+        check_instance("sampling", sampling, Sampling)
+        check_instance("use_batch", use_batch, bool, optional=False)
+        check_instance("prompting", prompting, PromptOptions)
+        prompting = prompting or PromptOptions()
+        super().__init__(
             endpoints,
-            balance=balance,
-            stream=stream,
             timeout=timeout,
+            balance=balance,
             concurrency=concurrency,
             connector_limit=connector_limit,
             timeouts=timeouts,
+            connection=connection,
             observer=observer,
-            seed=seed,
+            rng=rng,
+            stream=prompting.stream,
         )
-        super().__init__(endpoints, driver)
-        self.max_tokens = max_tokens
-        self.max_tokens_aggregation = max_tokens_aggregation
-        self.buffer = buffer
-        self.timeout = timeout
-        self.supports_batch = use_batch
+        self._max_tokens = max_tokens
+        self._max_tokens_aggregation = max_tokens_aggregation
+        self._buffer = buffer
+        self._batched = use_batch
         self._sampling = sampling or Sampling()
         self._serving = Serving(model, model_max_context)
-        self._prompting = PromptHandling(
-            driver, prompt_format=prompt_format, system_prompt=system_prompt, on_too_long=on_too_long, buffer=buffer
-        )
+        self._prompting = PromptHandling(self._driver, prompting, system_prompt=system_prompt, buffer=buffer)
 
     @classmethod
-    def from_hostfile(cls, path: str | Path, **options: Any) -> Self:
-        """Make a pool of the agents in a hostfile; the options are the constructor's. Raises :class:`HostfileError`."""
+    def from_hostfile(cls, path: str | Path, **options: Unpack[VLLMPoolOptions]) -> Self:
+        """Make a pool of the agents in a hostfile; the options are the constructor's.
+
+        >>> pool = VLLMPool.from_hostfile("fleet.hostfile", max_tokens=64)  # doctest: +SKIP
+
+        Raises :class:`HostfileError`, which names file and line, and what the constructor raises.
+        """
         return cls(parse_hostfile(path), **options)
+
+    @property
+    def supports_batch(self) -> bool:
+        """Whether prompts go as list requests: what ``use_batch`` said."""
+        return self._batched
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How many tokens to generate at most for a prompt; None fits it to the context."""
+        return self._max_tokens
+
+    @property
+    def max_tokens_aggregation(self) -> int | None:
+        """How many tokens to generate at most in reduce steps; None fits it to the context."""
+        return self._max_tokens_aggregation
+
+    @property
+    def buffer(self) -> int:
+        """Tokens of the context that are left free."""
+        return self._buffer
 
     @property
     def model(self) -> str | None:
@@ -133,9 +172,11 @@ class VLLMPool(AgentPool):
         return await self._prompting.tokenizer.encode(self.model or "", text, add_special_tokens=add_special_tokens)
 
     async def post(self, agent_index: int, prompt: AnyPrompt, max_tokens: int | None = None) -> Response:
-        """Ask one very agent by a chat request. If it is out of service, the response says so.
+        """Ask the agent at ``agent_index`` by a chat request. If it is out of service, the response says so.
 
-        Raises :class:`ConfigError` for an index that does not exist.
+        >>> response = await pool.post(0, "Name a colour.", max_tokens=8)  # doctest: +SKIP
+
+        ``max_tokens`` is the most tokens to generate. Raises :class:`ConfigError` for an index that does not exist.
         """
         options = CallOptions(max_tokens, None, batched=False)
         (response,) = await self._gather(self._pinned(agent_index), [prompt], options)
@@ -144,18 +185,33 @@ class VLLMPool(AgentPool):
     async def post_batch(
         self, agent_index: int, prompts: Iterable[AnyPrompt], max_tokens: int | None = None
     ) -> list[Response]:
-        """Send prompts to one very agent in one list request (of at most 1,024 prompts; more take more requests)."""
+        """Send prompts to the agent at ``agent_index`` in one list request; more than 1,024 prompts take several.
+
+        >>> responses = await pool.post_batch(0, ["Name a colour.", "Name a tree."], max_tokens=8)  # doctest: +SKIP
+
+        ``max_tokens`` is the most tokens to generate per prompt. Raises :class:`ConfigError` for an index that does not
+        exist.
+        """
         options = CallOptions(max_tokens, None, self.supports_batch)
         return await self._gather(self._pinned(agent_index), prompts, options)
 
     async def broadcast_prompt(self, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
-        """Ask every agent the same; return one response per agent, in the order of :attr:`endpoints`."""
+        """Ask every agent the same; return one response per agent, in the order of :attr:`endpoints`.
+
+        >>> responses = await pool.broadcast_prompt("Which model are you?", max_tokens=8)  # doctest: +SKIP
+
+        ``max_tokens`` is the most tokens to generate per agent. Raises :class:`NoAgentsError` for an empty view.
+        """
         if not self._members:
             raise NoAgentsError("this pool has no agents")
         return await asyncio.gather(*(self.post(index, prompt, max_tokens) for index in range(self.size)))
 
     def openai_client(self) -> openai.AsyncOpenAI:
-        """An ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`."""
+        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`.
+
+        >>> client = pool.openai_client()  # doctest: +SKIP
+        >>> await client.chat.completions.create(model=pool.model, messages=[...])  # doctest: +SKIP
+        """
         from aurora_pool.contrib.openai import make_client  # noqa: PLC0415 (importing openai takes most of a second)
 
         return make_client(self._driver, self._queue, self.start)
@@ -163,8 +219,7 @@ class VLLMPool(AgentPool):
     # -- how prompts become requests ----------------------------------------------------------------------------
 
     def _pinned(self, agent_index: int) -> PromptQueue:
-        if not -self.size <= agent_index < self.size:
-            raise ConfigError(f"agent_index: expected an index below {self.size}, got {agent_index}")
+        check_index("agent_index", agent_index, self.size)
         return PromptQueue([self._members[agent_index]], patience=0.0, pinned=True)
 
     async def _prepare(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,7 @@ async def measure(scenario: Scenario, items: Sequence[str]) -> list[float]:
         tokens = Tokens()
         async with (
             SimulatedFleet(len(scenario.profiles), profile=scenario.profiles) as fleet,
-            VLLMPool(fleet.endpoints, observer=tokens, max_tokens_aggregation=MAX_TOKENS, seed=1) as pool,
+            VLLMPool(fleet.endpoints, observer=tokens, max_tokens_aggregation=MAX_TOKENS, rng=random.Random(1)) as pool,
         ):
             begun = clock.time()
             levels = await reduce(pool, items)

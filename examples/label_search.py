@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from aurora_pool import PoolError, VLLMPool, parse_hostfile
+from aurora_pool import PoolError, PromptOptions, VLLMPool, parse_hostfile
 from aurora_pool.patterns import choose
 from aurora_pool.testing import SimulatedFleet
 
@@ -141,7 +141,7 @@ async def main(hostfile: Path | None, rounds: int, seed: int) -> int:
             if hostfile is not None
             else (await stack.enter_async_context(SimulatedFleet(4))).endpoints
         )
-        pool = await stack.enter_async_context(VLLMPool(endpoints, prompt_format="raw"))
+        pool = await stack.enter_async_context(VLLMPool(endpoints, prompting=PromptOptions(prompt_format="raw")))
         found = await search(pool, claims, rounds, random.Random(seed))
     for claim, label in zip(claims, found.labels, strict=True):
         print(f"{NAMES[label].strip():4} {claim}")

@@ -39,6 +39,8 @@ EXAMPLES = Path(__file__).parent.parent / "hostfiles"
         ("gpu01 equation=a=b empty=", AgentEndpoint("gpu01", tags={"equation": "a=b", "empty": ""})),
         ("gpu01 8001 # the spare", AgentEndpoint("gpu01", 8001)),
         ("gpu01#the spare", AgentEndpoint("gpu01")),
+        ("gpu01/v1", AgentEndpoint("gpu01")),
+        ("gpu01:8001/v1/", AgentEndpoint("gpu01", 8001)),
         ("http://gpu01", AgentEndpoint("gpu01", 80)),
         ("http://gpu01:8001/", AgentEndpoint("gpu01", 8001)),
         ("https://gpu01", AgentEndpoint("gpu01", 443, scheme="https")),
@@ -84,7 +86,7 @@ def test_reads_files_with_a_byte_order_mark_and_old_line_ends(tmp_path: Path) ->
         ("gpu01 8000 tier=large spare", "expected a tag as key=value, got something else as word 4"),
         ("gpu01 =large", "expected a tag as key=value"),
         ("gpu01 tier = large", "expected a port from 1 to 65535 or a tag as key=value"),
-        ("gpu01 tier=large tier=small", "the tag 'tier' stands there twice; expected each tag once"),
+        ("gpu01 tier=large tier=small", "the tag 'tier' is given twice; expected each tag once"),
         ("tier=large", "expected a host name or address, got 'tier=large'"),
         ("8000", "expected a host name or address, got '8000'"),
         ("10.0.0.700", "expected a host name or address, got '10.0.0.700'"),
@@ -133,8 +135,8 @@ def test_counts_lines_as_an_editor_does() -> None:
         ("https://gpu01", "http://gpu01:443"),
     ],
 )
-def test_refuses_an_agent_that_stands_there_twice(first: str, second: str) -> None:
-    with pytest.raises(HostfileError, match="stands in line 2 already; expected each agent once") as caught:
+def test_refuses_an_agent_that_is_listed_twice(first: str, second: str) -> None:
+    with pytest.raises(HostfileError, match="is listed in line 2 already; expected each agent once") as caught:
         parse_hostfile_text(f"gpu09\n{first}\n{second}\n", path="fleet.hostfile")
     assert (caught.value.path, caught.value.line) == ("fleet.hostfile", 3)
 

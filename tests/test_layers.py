@@ -15,17 +15,18 @@ PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 # The layers, from the bottom: a module imports from its own layer and from those above it in this list, never below.
 # A name is a module at the root or a folder; what is new must be given its place here.
 LAYERS = (
-    ("errors", "messages", "hostfile", "options", "event_loop"),
+    ("errors", "arguments", "messages", "hostfile", "options", "progress", "event_loop"),
     ("wire", "policy"),
     ("statistics", "runtime"),
     ("prompts",),
-    ("agent_pool", "pool", "embeddings"),
+    ("pool_options", "agent_pool", "pool", "embeddings"),
     ("aggregators", "patterns", "jobs", "testing"),
     ("contrib", "cli", "__main__", "__init__"),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 PURE = (
     "errors",
+    "arguments",
     "messages",
     "hostfile",
     "options",

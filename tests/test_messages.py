@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 
-from aurora_pool.messages import Logprobs, Prompt, Response, Sample, Sampling, Usage
+from aurora_pool.errors import (
+    AttemptsExhausted,
+    NoAgentsError,
+    PoolError,
+    PromptFailed,
+    PromptPoisoned,
+    PromptRejected,
+    PromptTimedOut,
+)
+from aurora_pool.messages import ErrorKind, Logprobs, Prompt, Response, Sample, Sampling, Usage
 
 VALUES = [
     Prompt("Name a colour.", Sampling(temperature=0.0), max_tokens=8),
@@ -85,3 +94,27 @@ def test_is_a_frozen_value(value: Any) -> None:
 @pytest.mark.parametrize("value", VALUES[1:], ids=lambda value: type(value).__name__)
 def test_goes_through_json(value: Any) -> None:
     assert msgspec.json.decode(msgspec.json.encode(value), type=type(value)) == value
+
+
+ERRORS: dict[str, type[PoolError]] = {
+    "rejected": PromptRejected,
+    "poison": PromptPoisoned,
+    "timeout": PromptTimedOut,
+    "exhausted": AttemptsExhausted,
+    "no_agents": NoAgentsError,
+}
+
+
+@pytest.mark.parametrize("kind", get_args(ErrorKind))
+def test_a_failed_response_raises_the_error_of_its_kind(kind: ErrorKind) -> None:
+    failed = Response(False, "half", "the reason", error_kind=kind)
+    with pytest.raises(PoolError, match="the reason") as caught:
+        failed.raise_for_status()
+    assert type(caught.value) is ERRORS[kind]
+    if isinstance(caught.value, PromptFailed):
+        assert caught.value.response is failed
+
+
+def test_an_answer_raises_nothing() -> None:
+    answer = Response(True, " red")
+    assert answer.raise_for_status() is answer

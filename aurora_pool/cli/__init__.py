@@ -10,6 +10,8 @@ import sys
 from aurora_pool.cli.exit_codes import code_of
 from aurora_pool.errors import PoolError
 
+__all__ = ["main"]
+
 
 def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""

@@ -7,8 +7,7 @@ import typer
 from aurora_pool.cli import ask, demo, report, run, sim, summarize
 from aurora_pool.cli.exit_codes import TABLE
 
-# \b keeps a paragraph's lines as they are.
-_EXIT_CODES = f"\b\nExit codes:\n{TABLE}"
+_EXIT_CODES = f"Exit codes (what was answered is saved, whatever the code):\n{TABLE}"
 
 app = typer.Typer(
     name="aurora-pool",
@@ -16,7 +15,7 @@ app = typer.Typer(
     epilog=_EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
 app.command("run", epilog=_EXIT_CODES)(run.run)

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.panels import SAMPLING, Hostfile, Model, Patience, Temperature
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="What to ask.")],
-    hostfile: Annotated[Path, typer.Option(envvar="AURORA_POOL_HOSTFILE", help="The fleet, one agent a line.")],
-    model: Annotated[str | None, typer.Option(help="The model to ask for; by default the fleet's one.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens to generate at most.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="The model's own default if not given.")] = None,
-    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an agent that answers.")] = 10.0,
+    question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
+    hostfile: Hostfile,
+    model: Model = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Tokens to generate at most.", rich_help_panel=SAMPLING)
+    ] = None,
+    temperature: Temperature = None,
+    patience: Patience = 10.0,
 ) -> None:
-    """Send one question as a chat, and print the answer."""
+    """Send one question as a chat, and print the answer.
+
+    Example:
+      aurora-pool ask "What is the capital of France?" --hostfile fleet.hostfile
+    """
     from aurora_pool.cli.fleet import start
     from aurora_pool.hostfile import parse_hostfile
     from aurora_pool.messages import Prompt, Response, Sampling
@@ -27,7 +33,7 @@ def ask(
     from aurora_pool.pool import VLLMPool
 
     async def answer() -> Response:
-        pool = VLLMPool(parse_hostfile(hostfile), model=model, timeouts=Timeouts(patience=wait))
+        pool = VLLMPool(parse_hostfile(hostfile), model=model, timeouts=Timeouts(patience=patience))
         try:
             await start(pool)
             prompt = Prompt([{"role": "user", "content": question}], Sampling(temperature=temperature), max_tokens)

@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from aurora_pool.cli.panels import FLEET, INPUT, OUTPUT
+
 STARTING = 30.0
 """Seconds that the simulated fleet has to listen."""
 
@@ -21,12 +23,23 @@ PROMPTS = 600
 
 def demo(
     source: Annotated[
-        Path | None, typer.Option("--input", help="Requests to answer; by default 600 made-up ones.")
+        Path | None,
+        typer.Option(
+            "--input", metavar="FILE", help="Requests to answer; by default 600 made-up ones.", rich_help_panel=INPUT
+        ),
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the answers go.")] = Path("demo/answers.jsonl"),
-    agents: Annotated[int, typer.Option(min=1, help="How many simulated agents.")] = 4,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file for the answers.", rich_help_panel=OUTPUT)
+    ] = Path("demo/answers.jsonl"),
+    agents: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many simulated agents.", rich_help_panel=FLEET)
+    ] = 4,
 ) -> None:
-    """Answer some hundred prompts on a simulated fleet that is started for it."""
+    """Answer some hundred prompts on a simulated fleet that is started for it.
+
+    Example:
+      aurora-pool demo
+    """
     from aurora_pool.cli.session import Session, run_session
     from aurora_pool.jobs.options import JobOptions
 

@@ -74,7 +74,7 @@ class LogDisplay(_Quiet):
             self.say(line)
         if progress.ending != self._ending:
             self._ending = progress.ending
-            self.say(f"ending: {progress.ending}; {progress.in_flight} under way")
+            self.say(f"ending: {progress.ending}; {progress.in_flight} in flight")
         if progress.seconds >= self._next:
             self._gap = min(LONGEST_GAP, 1.5 * self._gap)
             self._next = progress.seconds + self._gap
@@ -102,7 +102,7 @@ class _Bar:
             self.say(line)
         detail = describe(progress)
         if progress.ending is not None:
-            detail = f"ending, {progress.in_flight} under way"
+            detail = f"ending, {progress.in_flight} in flight"
         elif progress.stall is not None:
             detail = f"[bold red]stalled {progress.stall.seconds:.0f} s[/] {detail}"
         finished = progress.earlier + progress.done

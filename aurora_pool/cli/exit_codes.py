@@ -1,22 +1,22 @@
 """How commands end.
 
-====  =================================================================================================
+====  ========================================================================
 code  meaning
-====  =================================================================================================
-0     done: every request has an answer
-1     done, but some requests failed; their records say why, and ``--retry-failed`` runs them again
-2     an option, or the configuration file, makes no sense
-3     the input can't be used: a bad line, an id that stands there twice, an unreadable file
+====  ========================================================================
+0     every request has an answer
+1     some requests failed; ``--retry-failed`` runs them again
+2     an option or the configuration file is invalid
+3     the input can't be used: a bad line, a duplicate id, an unreadable file
 4     the hostfile can't be used
-5     the fleet can't do it: no agent answers, or none serves the model; what was answered is saved
-6     the output can't be written, or another run is writing to it; what was answered is saved
-75    out of time: what was answered is saved; submit the same command again
-130   interrupted (Ctrl-C); what was answered is saved, the same command goes on
-143   terminated (SIGTERM); what was answered is saved, the same command goes on
-====  =================================================================================================
+5     no agent answers, or none serves the model
+6     the output can't be written, or another run is writing to it
+75    out of time: submit the same command again
+130   interrupted (Ctrl-C): the same command continues
+143   terminated (SIGTERM): the same command continues
+====  ========================================================================
 
-75 is ``EX_TEMPFAIL`` of sysexits.h: the same thing will work later. Anything that is not in the list, and a traceback,
-is a fault of this program.
+What was answered is saved, whatever the code. 75 is ``EX_TEMPFAIL`` of sysexits.h: the same thing will work later.
+Anything that is not in the list, and a traceback, is a fault of this program.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ AGAIN = 1.0
 """Seconds between looks at a hostfile that is not there yet, and at agents that don't answer yet."""
 
 PATIENCE = 60.0
-"""Seconds that a pool waits for an agent to come into service, where ``--wait`` does not say."""
+"""Seconds that a pool waits for an agent to come into service, where ``--patience`` does not say."""
 
 logger = logging.getLogger("aurora_pool")
 
@@ -57,7 +57,7 @@ async def start(pool: VLLMPool) -> None:
 
 
 async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
-    """Wait until at least so many agents have answered a one-token prompt.
+    """Wait until at least ``least`` agents have answered a one-token prompt.
 
     Raises :class:`~aurora_pool.errors.NoAgentsError` if fewer have after ``within`` seconds.
     """

@@ -8,19 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.panels import OUTPUT
+
 if TYPE_CHECKING:
     from aurora_pool.jobs.history import History, Values
 
+COSTS = "Costs"
 SLOWEST = 10
 
 
 def report(
-    outputs: Annotated[list[Path], typer.Argument(metavar="OUTPUT...", help="Outputs of aurora-pool run.")],
-    html: Annotated[Path | None, typer.Option(help="Write a page with charts, which needs nothing beside it.")] = None,
-    price: Annotated[float | None, typer.Option(min=0.0, help="What a GPU costs per hour.")] = None,
-    gpus_per_agent: Annotated[float, typer.Option(min=0.0, help="How many GPUs an agent has.")] = 1.0,
+    outputs: Annotated[list[Path], typer.Argument(metavar="OUTPUT", help="Outputs of aurora-pool run.")],
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a self-contained page with charts.", rich_help_panel=OUTPUT),
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(metavar="PRICE", min=0.0, help="The price of a GPU per hour.", rich_help_panel=COSTS)
+    ] = None,
+    gpus_per_agent: Annotated[
+        float, typer.Option(metavar="X", min=0.0, help="GPUs per agent.", rich_help_panel=COSTS)
+    ] = 1.0,
 ) -> None:
-    """Show where the time of a job went; of several, compare them."""
+    """Show where the time of a job went, or compare several jobs.
+
+    Example:
+      aurora-pool report answers.jsonl
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from aurora_pool.cli.config import apply_config
+from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, LIMITS, OUTPUT, PROMPTS, SAMPLING, Hostfile
 
 
 def run(
@@ -15,88 +16,244 @@ def run(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="OpenAI Batch JSONL, JSONL with 'prompt' or 'messages', or text with a prompt a line; - is standard "
-            "input, which is copied to a temporary file. Names ending in .gz and .zst are unpacked.",
+            help="Requests: OpenAI Batch JSONL, JSONL with 'prompt' or 'messages', or text with a prompt a line. "
+            "Names ending in .gz and .zst are unpacked. - is standard input, which is copied to a temporary file.",
         ),
     ],
-    output: Annotated[
-        str,
-        typer.Option("--output", "-o", help="Where the records go; if it is there, the job goes on. - is stdout."),
-    ],
-    hostfile: Annotated[
-        Path, typer.Option(envvar="AURORA_POOL_HOSTFILE", help="The fleet, one agent a line; followed when it changes.")
-    ],
+    *,
     config: Annotated[  # noqa: ARG001 - its callback does it all
         Path | None,
-        typer.Option(is_eager=True, callback=apply_config, help="YAML with any of these options; these win."),
-    ] = None,
-    model: Annotated[str | None, typer.Option(help="The model to ask for; else the input's, else the fleet's.")] = None,
-    model_map: Annotated[
-        list[str] | None, typer.Option(metavar="OLD=NEW", help="A model's name in the input, and in the fleet.")
-    ] = None,
-    prompt_format: Annotated[
-        Literal["auto", "chat", "raw"],
-        typer.Option(help="Plain prompts go in the model's chat template if it has one; as chats; or as they are."),
-    ] = "auto",
-    chat: Annotated[bool, typer.Option("--chat", help="The same as --prompt-format chat.")] = False,
-    system_prompt: Annotated[
-        str | None, typer.Option(help="Goes before plain prompts, which are sent as chats then.")
-    ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens per answer, where the line says none.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="Where the line says none.")] = None,
-    top_p: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Where the line says none.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Where the line says none.")] = None,
-    input_format: Annotated[
-        Literal["auto", "jsonl", "text"], typer.Option("--format", help="auto goes by the name, then the first line.")
-    ] = "auto",
-    on_bad_line: Annotated[
-        Literal["stop", "skip"], typer.Option(help="stop: before anything is sent; skip: leave bad lines out.")
-    ] = "stop",
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Run again what an earlier run recorded as failed.")
-    ] = False,
-    ordered: Annotated[
-        bool, typer.Option("--ordered", help="At the end, write a copy in the order of the input.")
-    ] = False,
-    fsync_interval: Annotated[float, typer.Option(min=0.1, help="Seconds between waits for the disk.")] = 5.0,
-    fsync_every_record: Annotated[
-        bool, typer.Option("--fsync-every-record", help="Wait for the disk after each record: slow, and safest.")
-    ] = False,
-    walltime: Annotated[
-        str | None,
-        typer.Option(help="Time from now on, as 11:30:00, 90m or seconds; by default what PBS or Slurm allow."),
-    ] = None,
-    wait: Annotated[
-        float | None,
         typer.Option(
-            min=0.1, help="Seconds to wait for the hostfile to appear, and for an agent whenever none is in service."
+            metavar="FILE",
+            is_eager=True,
+            callback=apply_config,
+            help="A YAML file with options of this command; the command line wins over it.",
+            rich_help_panel=INPUT,
         ),
     ] = None,
-    min_agents: Annotated[int, typer.Option(min=1, help="Begin when so many agents answer.")] = 1,
-    grace: Annotated[float, typer.Option(min=0.0, help="Seconds that SIGTERM leaves to what is under way.")] = 8.0,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds one request may take; by default no limit.")
+    input_format: Annotated[
+        Literal["auto", "jsonl", "text"],
+        typer.Option(help="The format of INPUT; auto goes by its name, then its first line.", rich_help_panel=INPUT),
+    ] = "auto",
+    on_bad_line: Annotated[
+        Literal["stop", "skip"],
+        typer.Option(help="stop before anything is sent, or skip bad lines.", rich_help_panel=INPUT),
+    ] = "stop",
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Retry requests that failed in an earlier run.", rich_help_panel=INPUT),
+    ] = False,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The file for the answers. If it exists, the job continues. - is standard output.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    ordered: Annotated[
+        bool,
+        typer.Option(
+            "--ordered", help="Also write a copy in the order of the input, at the end.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
+    fsync_interval: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0.1, help="Seconds between syncs of the output to disk.", rich_help_panel=OUTPUT
+        ),
+    ] = 5.0,
+    fsync_every_record: Annotated[
+        bool,
+        typer.Option(
+            "--fsync-every-record",
+            help="Sync after each answer: slow, and safe against a crash of the machine.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
+    prompt_format: Annotated[
+        Literal["auto", "chat", "raw"],
+        typer.Option(
+            help="Put plain prompts into the model's chat template: if it has one, always, or never.",
+            rich_help_panel=PROMPTS,
+        ),
+    ] = "auto",
+    chat: Annotated[
+        bool, typer.Option("--chat", help="The same as --prompt-format chat.", rich_help_panel=PROMPTS)
+    ] = False,
+    system_prompt: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="A system message before plain prompts; implies --chat.", rich_help_panel=PROMPTS
+        ),
     ] = None,
+    on_too_long: Annotated[
+        Literal["error", "truncate", "split"],
+        typer.Option(
+            help="A prompt longer than the context fails, keeps its end, or is answered in parts.",
+            rich_help_panel=PROMPTS,
+        ),
+    ] = "error",
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Tokens to generate per answer at most.", rich_help_panel=SAMPLING),
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(metavar="T", min=0.0, help="0 takes the likeliest token.", rich_help_panel=SAMPLING)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option(
+            metavar="P",
+            min=0.0,
+            max=1.0,
+            help="Sample from the likeliest tokens of this share.",
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
+    top_k: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Sample from this many of the likeliest tokens.", rich_help_panel=SAMPLING),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", metavar="N", min=1, help="Answers per prompt.", rich_help_panel=SAMPLING)
+    ] = None,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="End an answer before this text; may be repeated.", rich_help_panel=SAMPLING),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The seed of sampling, for answers that repeat.", rich_help_panel=SAMPLING),
+    ] = None,
+    hostfile: Hostfile,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="The model to ask for; by default the input's, else the one that is served.",
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    model_map: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="OLD=NEW",
+            help="A model's name in the input, and its name in the fleet; may be repeated.",
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    min_agents: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Start when this many agents answer.", rich_help_panel=FLEET)
+    ] = 1,
+    balance: Annotated[
+        Literal["adaptive", "strict"],
+        typer.Option(
+            help="adaptive gives prompts to agents with capacity; strict keeps to round-robin.", rich_help_panel=FLEET
+        ),
+    ] = "adaptive",
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="HTTP requests at a time at most; by default no limit.")
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
+        ),
     ] = None,
-    stall_after: Annotated[float, typer.Option(min=0.1, help="Seconds without an answer before it is a stall.")] = 30.0,
+    walltime: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time left, as 11:30:00, 90m or seconds; by default, what PBS or Slurm allow.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds to wait for the hostfile to appear, and for an agent while none is in service.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds a prompt may take from its first sending; by default no limit.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
+    stall: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds an agent with prompts may show no activity before they move to others.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 30.0,
+    grace: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.0,
+            help="Seconds to finish what is in flight after SIGTERM.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 8.0,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show errors and warnings only.", rich_help_panel=DISPLAY)
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=DISPLAY)
+    ] = False,
+    warn_after: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds without any answer before a warning is shown.",
+            rich_help_panel=DISPLAY,
+        ),
+    ] = 30.0,
     run_log: Annotated[
-        bool, typer.Option("--run-log/--no-run-log", help="Write OUTPUT.runlog, for aurora-pool report.")
+        bool,
+        typer.Option(
+            "--run-log/--no-run-log", help="Write OUTPUT.runlog for the command report.", rich_help_panel=DISPLAY
+        ),
     ] = True,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors and warnings.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the summary as one line of JSON.")] = False,
     metrics_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this port.")
+        int | None,
+        typer.Option(
+            metavar="PORT", min=0, max=65535, help="Serve Prometheus metrics on this port.", rich_help_panel=DISPLAY
+        ),
     ] = None,
 ) -> None:
-    """Answer every request of a file, each exactly once. Kill it any time: the same command goes on."""
+    """Answer every request of a file, each exactly once.
+
+    Example:
+      aurora-pool run prompts.jsonl -o answers.jsonl --hostfile fleet.hostfile
+
+    Kill it any time: the same command continues where it ended.
+    Options of sampling are for lines of the input that don't have them.
+    """
     from aurora_pool.cli.session import Session, run_session
     from aurora_pool.jobs.options import JobOptions
     from aurora_pool.jobs.requests import parse_model_map
     from aurora_pool.jobs.walltime import find_deadline
 
-    given = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    given = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "top_k": top_k,
+        "n": n,
+        "stop": stop or None,
+        "seed": seed,
+    }
     defaults: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = JobOptions(
         model=model,
@@ -111,7 +268,7 @@ def run(
         fsync_interval=fsync_interval,
         fsync_every_record=fsync_every_record,
         deadline=find_deadline(walltime),
-        stall_after=stall_after,
+        warn_after=warn_after,
         run_log=run_log,
     )
     session = Session(
@@ -119,7 +276,10 @@ def run(
         output=output,
         hostfile=hostfile,
         job=options,
-        wait=wait,
+        balance=balance,
+        on_too_long=on_too_long,
+        patience=patience,
+        stall=stall,
         min_agents=min_agents,
         grace=grace,
         timeout=timeout,

@@ -20,7 +20,8 @@ from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runner import Job
-from aurora_pool.options import Timeouts
+from aurora_pool.options import OnTooLong, PromptOptions, Timeouts
+from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool import VLLMPool
 from aurora_pool.statistics import PoolStatistics
 
@@ -33,7 +34,10 @@ class Session:
     output: str
     hostfile: Path
     job: JobOptions
-    wait: float | None = None
+    balance: Balance = "adaptive"
+    on_too_long: OnTooLong = "error"
+    patience: float | None = None
+    stall: float = Timeouts().stall
     min_agents: int = 1
     grace: float = 8.0
     timeout: float | None = None
@@ -49,7 +53,7 @@ def run_session(session: Session) -> ExitCode:
     Raises :class:`~aurora_pool.errors.PoolError`, whose kind tells the exit code.
     """
     interruptions = Interruptions()
-    if session.wait is None:
+    if session.patience is None:
         parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
     display = make_display(quiet=session.quiet)
     with Job(session.source, session.output, session.job) as job:
@@ -81,7 +85,7 @@ class _Command:
         except asyncio.CancelledError:
             if self._signal_code is None:
                 raise
-            self._display.say(f"{self._signal_code.name.lower()} while nothing was under way; {GOES_ON}")
+            self._display.say(f"{self._signal_code.name.lower()} while nothing was in flight; {GOES_ON}")
             return self._signal_code
         finally:
             self._interruptions.ignore()
@@ -94,14 +98,16 @@ class _Command:
 
     async def _run_job(self) -> JobSummary:
         session = self._session
-        within = PATIENCE if session.wait is None else session.wait
-        endpoints = await wait_for_hostfile(session.hostfile, within=session.wait or 0.0)
+        within = PATIENCE if session.patience is None else session.patience
+        endpoints = await wait_for_hostfile(session.hostfile, within=session.patience or 0.0)
         pool = VLLMPool(
             endpoints,
             model=self._job.model,
             timeout=session.timeout,
             concurrency=session.concurrency,
-            timeouts=Timeouts(patience=within),
+            balance=session.balance,
+            prompting=PromptOptions(on_too_long=session.on_too_long),
+            timeouts=Timeouts(stall=session.stall, patience=within),
         )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(pool.close)
@@ -157,14 +163,14 @@ class _Command:
             self._end("drained", "interrupted")
 
     def _end(self, ending: Ending, reason: str) -> None:
-        if not self._job.under_way:
+        if not self._job.answering:
             # The input is being read, the fleet is being waited for, or the sorted copy is being made.
             assert self._task is not None
             self._task.cancel()
             return
         self._job.end(ending, reason)
         if reason == "interrupted":
-            self._display.say("waiting for what is under way; press Ctrl-C again to stop at once")
+            self._display.say("waiting for what is in flight; press Ctrl-C again to stop at once")
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

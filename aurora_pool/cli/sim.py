@@ -8,29 +8,64 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
+from aurora_pool.cli.panels import FLEET, OUTPUT
+
 if TYPE_CHECKING:
     from aurora_pool.testing import Fault
+
+ENGINE = "Engine"
 
 _FAULT = re.compile(r"(?P<agent>\d+):(?P<action>[a-z_]+)@(?P<at>[\d.]+)(\+(?P<lasting>[\d.]+))?")
 
 
 def sim(
-    hostfile: Annotated[Path, typer.Option(help="Written when all agents listen, removed at the end.")],
-    agents: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
-    model: Annotated[str, typer.Option(help="The model's name.")] = "simulated-model",
-    base_port: Annotated[int | None, typer.Option(help="Count ports up from here; by default, any free ones.")] = None,
-    time_scale: Annotated[float, typer.Option(min=0.001, help="Simulated seconds per real second.")] = 1.0,
-    speed: Annotated[float, typer.Option(min=0.001, help="How fast the agents are; 1 is a usual GPU.")] = 1.0,
-    slots: Annotated[int, typer.Option(min=1, help="Prompts that an agent works on at a time.")] = 256,
-    median_length: Annotated[float, typer.Option(min=1, help="Tokens in the median answer.")] = 200.0,
-    instant: Annotated[bool, typer.Option("--instant", help="Answer everything at once, to measure clients.")] = False,
+    hostfile: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="The hostfile to write when all agents listen; removed at the end.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    agents: Annotated[int, typer.Option(metavar="N", min=1, help="How many agents.", rich_help_panel=FLEET)] = 4,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="The model's name.", rich_help_panel=FLEET)
+    ] = "simulated-model",
+    base_port: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The first agent's port; by default, any free ports.", rich_help_panel=FLEET),
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Prompts that an agent works on at a time.", rich_help_panel=ENGINE)
+    ] = 256,
+    speed: Annotated[
+        float, typer.Option(metavar="X", min=0.001, help="The agents' speed; 1 is a usual GPU.", rich_help_panel=ENGINE)
+    ] = 1.0,
+    median_length: Annotated[
+        float, typer.Option(metavar="X", min=1, help="Tokens in the median answer.", rich_help_panel=ENGINE)
+    ] = 200.0,
+    instant: Annotated[
+        bool,
+        typer.Option("--instant", help="Answer everything at once, to measure clients.", rich_help_panel=ENGINE),
+    ] = False,
+    time_scale: Annotated[
+        float, typer.Option(metavar="X", min=0.001, help="Simulated seconds per real second.", rich_help_panel=ENGINE)
+    ] = 1.0,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="AGENT:ACTION@SECONDS[+LASTING], such as 0:die@12+5; may be given again."),
+        typer.Option(
+            help="AGENT:ACTION@SECONDS[+LASTING], such as 0:die@12+5; may be repeated.", rich_help_panel=ENGINE
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of everything that is random.")] = 0,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="The seed of answers, lengths and faults.", rich_help_panel=ENGINE)
+    ] = 0,
 ) -> None:
-    """Start a simulated fleet that speaks as vLLM does, until Ctrl-C."""
+    """Start a simulated fleet that speaks as vLLM does, until Ctrl-C.
+
+    Example:
+      aurora-pool sim --agents 4 --hostfile fleet.hostfile
+    """
     from aurora_pool.testing import AgentProfile, serve
 
     faults: dict[int, list[Fault]] = {}

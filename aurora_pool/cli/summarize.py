@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.panels import DISPLAY, INPUT, SAMPLING, Hostfile, Model, Patience, Temperature
 
 if TYPE_CHECKING:
     from aurora_pool.patterns import ReduceResult
@@ -27,18 +28,37 @@ class DocumentFormat(StrEnum):
 
 
 def summarize(
-    files: Annotated[list[Path], typer.Argument(help="UTF-8 texts, or with --format chatgpt-export their archives.")],
-    hostfile: Annotated[Path, typer.Option(envvar="AURORA_POOL_HOSTFILE", help="The fleet, one agent a line.")],
-    format_: Annotated[DocumentFormat, typer.Option("--format", help="What the files are.")] = DocumentFormat.TEXT,
-    model: Annotated[str | None, typer.Option(help="The model to ask for; by default the fleet's one.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens per summary at most, at every level.")] = 512,
-    chunk_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens per part; by default what fits.")] = None,
-    fanin: Annotated[int, typer.Option(min=2, help="How many summaries are merged at a time.")] = 8,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="The model's own default if not given.")] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell of each level on stderr.")] = False,
-    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an agent that answers.")] = 10.0,
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILES", help="UTF-8 texts, or archives of chats with --input-format chatgpt-export."),
+    ],
+    hostfile: Hostfile,
+    input_format: Annotated[
+        DocumentFormat, typer.Option(help="The format of FILES.", rich_help_panel=INPUT)
+    ] = DocumentFormat.TEXT,
+    chunk_tokens: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Tokens per part; by default what fits.", rich_help_panel=INPUT),
+    ] = None,
+    max_tokens: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Tokens per summary at most, at every level.", rich_help_panel=SAMPLING),
+    ] = 512,
+    temperature: Temperature = None,
+    fanin: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Summaries that are merged at a time.", rich_help_panel=SAMPLING)
+    ] = 8,
+    model: Model = None,
+    patience: Patience = 10.0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Report each level on standard error.", rich_help_panel=DISPLAY)
+    ] = False,
 ) -> None:
-    """Summarise files of any length into one text, in parts that fit the model and then level by level."""
+    """Summarise files of any length into one text: part by part, then level by level.
+
+    Example:
+      aurora-pool summarize report.txt minutes.txt --hostfile fleet.hostfile
+    """
     from aurora_pool.cli.fleet import start
     from aurora_pool.hostfile import parse_hostfile
     from aurora_pool.messages import Sampling
@@ -52,18 +72,24 @@ def summarize(
             typer.echo(f"level {level}: {len(texts)} summaries", err=True)
 
     async def work() -> ReduceResult:
-        documents = read_documents(files, format=format_.value)
+        documents = read_documents(files, input_format=input_format.value)
         pool = VLLMPool(
             parse_hostfile(hostfile),
             model=model,
             max_tokens_aggregation=max_tokens,
             sampling=Sampling(temperature=temperature),
-            timeouts=Timeouts(patience=wait),
+            timeouts=Timeouts(patience=patience),
         )
         try:
             await start(pool)
             return await summarize_documents(
-                pool, documents, chunk_tokens=chunk_tokens, fanin=fanin, max_tokens=max_tokens, on_level=tell
+                pool,
+                documents,
+                chunk_tokens=chunk_tokens,
+                fanin=fanin,
+                max_tokens=max_tokens,
+                on_level=tell,
+                progress=not verbose,
             )
         finally:
             await pool.close()

@@ -34,7 +34,7 @@ def describe_resumed(found: Resumed, output: str) -> list[str]:
         lines.append(f"changed since they were answered, run again: {found.changed} (such as {shown}); ")
         lines[-1] += f"the old answers are in {output}.superseded"
     if found.unchecked:
-        lines.append(f"written by another program, taken as they are: {found.unchecked}")
+        lines.append(f"written by another program, taken unchanged: {found.unchecked}")
     if found.foreign:
         lines.append(f"not in the input, left alone: {found.foreign}")
     if found.damaged:

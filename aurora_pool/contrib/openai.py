@@ -29,6 +29,8 @@ from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.reply import Reply
 
+__all__ = ["PoolTransport", "make_client"]
+
 _OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "transfer-encoding"}
 )

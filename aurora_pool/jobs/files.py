@@ -89,7 +89,7 @@ class InputFile:
     def _open(self) -> IO[bytes]:
         if self._spool is not None:
             self._spool.seek(0)
-            # The spool is needed again after this pass, so closing what is returned must leave it open.
+            # The file is needed again after this pass, so closing what is returned must leave it open.
             return io.BufferedReader(io.FileIO(self._spool.fileno(), closefd=False))
         if self._compression == "gzip":
             return io.BufferedReader(gzip.open(self._path, "rb"))

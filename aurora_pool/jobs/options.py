@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.jobs.requests import InputFormat, PromptFormat
+from aurora_pool.jobs.requests import InputFormat
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.survey import OnBadLine
+from aurora_pool.options import PromptFormat
 
 Ending: TypeAlias = Literal[
     "finished",  # every request has its record
-    "drained",  # was told to end: took nothing new, and waited for what was under way
-    "stopped",  # was told to stop at once; what was under way is lost and will be run again
+    "drained",  # was told to end: took nothing new, and waited for what was in flight
+    "stopped",  # was told to stop at once; what was in flight is lost and will be run again
     "out of time",  # the allocation ends; drained in time
     "no agents",  # no agent has been in service for as long as the pool waits
 ]
@@ -35,7 +36,7 @@ class JobOptions:
     - ``fsync_interval``, ``fsync_every_record``: how often the disk is waited for. A kill of the process loses nothing
       either way; a crash of the machine loses what is younger than this;
     - ``deadline``: seconds since 1970 at which the allocation ends;
-    - ``stall_factor``, ``stall_after``: nothing finished for so many times the usual latency, and so long, is a stall;
+    - ``warn_factor``, ``warn_after``: warn when no answer comes for this many times the usual latency, and this long;
     - ``run_log``: write ``<output>.runlog``, which ``aurora-pool report`` reads;
     - ``interval``: how often progress is told and clocks are looked at.
     """
@@ -52,15 +53,15 @@ class JobOptions:
     fsync_interval: float = 5.0
     fsync_every_record: bool = False
     deadline: float | None = None
-    stall_factor: float = 10.0
-    stall_after: float = 30.0
+    warn_factor: float = 10.0
+    warn_after: float = 30.0
     run_log: bool = True
     interval: float = 1.0
 
     def __post_init__(self) -> None:
         if self.system_prompt is not None and self.prompt_format == "raw":
             raise ConfigError("system_prompt: text that is sent raw has none")
-        for name in ("fsync_interval", "stall_factor", "stall_after", "interval"):
+        for name in ("fsync_interval", "warn_factor", "warn_after", "interval"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
 

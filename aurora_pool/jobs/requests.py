@@ -17,15 +17,12 @@ import msgspec
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Content, Prompt, Sampling
+from aurora_pool.options import PromptFormat
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 
 InputFormat: TypeAlias = Literal["auto", "jsonl", "text"]
-
-PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
-"""How short lines and lines of text are put: ``"auto"`` as the pool puts text, in a chat template if the model has one;
-``"chat"`` as the user's message of a chat; ``"raw"`` as they are. Lines that name a url are put as it puts them."""
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
 _SELDOM = frozenset({"stream", "tools", "n", "max_completion_tokens"})
@@ -81,7 +78,8 @@ class RequestReader:
     """Reads lines into requests.
 
     ``defaults`` are body fields for lines that do not have them, ``model_map`` maps model names in the input to those
-    of the fleet. ``system_prompt`` goes before what ``prompt_format="chat"`` makes a chat of.
+    of the fleet. ``prompt_format`` is how short lines and lines of text are put: see :class:`PromptOptions`; lines that
+    name a url are put as it puts them. ``system_prompt`` goes before what ``prompt_format="chat"`` makes a chat of.
 
     >>> reader = RequestReader(defaults={"temperature": 0})
     >>> reader.read(b'{"prompt": "Name a colour."}', 7)

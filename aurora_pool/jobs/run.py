@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Run:
-    """Everything between the first prompt and the summary. PlanResult and used once, in a running event loop."""
+    """Everything between the first prompt and the summary. Made and used once, in a running event loop."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Run:
                 pulled += 1
                 yield maker.prompt(request)
         except BadRecord as error:
-            # What is under way is saved first.
+            # What is in flight is saved first.
             self._input_error = error
 
     def _record(self, index: int, response: Response) -> None:
@@ -203,7 +203,7 @@ class Run:
         age = 0.0 if oldest is None else now - oldest[1]
         backlog = self._meter.eta(len(self._taken), now=now) or 0.0
         if left <= RESERVE + MARGIN * max(age, backlog, *self._turnarounds):
-            self.end("out of time", f"{left:.0f} s are left, which what is under way may need")
+            self.end("out of time", f"{left:.0f} s are left, which what is in flight may need")
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
         meter = self._meter
@@ -230,13 +230,13 @@ class Run:
 
     def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:
         options = self._options
-        silence = self._meter.stalled_for(now=now, factor=options.stall_factor, at_least=options.stall_after)
-        if silence is None:
+        quiet = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
+        if quiet is None:
             return None
         holding = sorted(
             (agent for agent in statistics.agents if agent.in_flight), key=lambda agent: -(agent.oldest_age or 0.0)
         )
-        return Stall(silence, tuple(str(agent.endpoint) for agent in holding[:SHOWN_AGENTS]))
+        return Stall(quiet, tuple(str(agent.endpoint) for agent in holding[:SHOWN_AGENTS]))
 
     # -- the end ------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class Job:
         return self.survey.model
 
     @property
-    def under_way(self) -> bool:
+    def answering(self) -> bool:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
@@ -132,7 +132,7 @@ class Job:
         return summary
 
     def end(self, ending: Ending, reason: str) -> None:
-        """End early: ``"stopped"`` at once, anything else by taking nothing new and waiting for what is under way."""
+        """End early: ``"stopped"`` at once, anything else by taking nothing new and waiting for what is in flight."""
         self._ending = (ending, reason)
         if self._run is not None:
             self._run.end(ending, reason)
@@ -155,11 +155,11 @@ class Job:
     def _source(self, requests: Requests) -> InputFile:
         if isinstance(requests, str | Path):
             return InputFile(requests, stdin=sys.stdin.buffer, input_format=self.options.input_format)
-        spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
-        self._files.append(spool)
-        write_requests(requests, spool)
-        spool.seek(0)
-        return InputFile("-", stdin=spool, input_format="jsonl")
+        written = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
+        self._files.append(written)
+        write_requests(requests, written)
+        written.seek(0)
+        return InputFile("-", stdin=written, input_format="jsonl")
 
 
 def _check_apart(requests: Requests, output: str | Path) -> None:

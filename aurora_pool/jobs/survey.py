@@ -28,7 +28,7 @@ class Survey:
         """Read everything. ``model`` is the one that is asked for from outside.
 
         Raises :class:`~aurora_pool.errors.BadRecord` for a bad line unless they are to be skipped, for an id that
-        stands there twice, and for a second model.
+        is listed twice, and for a second model.
         """
         self._source = source
         self._reader = reader
@@ -108,7 +108,7 @@ class Survey:
             first, number = pair
             _, line = next(self._source.lines(number))
             name = self._reader.read(line, number).id
-            raise BadRecord(f"the id {name!r} stands in line {first} already", path=self._source.name, line=number)
+            raise BadRecord(f"the id {name!r} is in line {first} already", path=self._source.name, line=number)
 
     def _check_model(self, model: str, number: int) -> None:
         if self.model is None:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from aurora_pool.arguments import check_one_of
 from aurora_pool.errors import BadRecord, ConfigError
 
-Format = Literal["text", "chatgpt-export"]
+DocumentFormat = Literal["text", "chatgpt-export"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +22,27 @@ class Document:
     text: str
 
 
-def read_documents(paths: Iterable[str | Path], format: Format = "text") -> list[Document]:  # noqa: A002  # the option's name
+def read_documents(paths: Iterable[str | Path], input_format: DocumentFormat = "text") -> list[Document]:
     """Read files: ``text`` is one UTF-8 document a file, ``chatgpt-export`` the ``conversations.json`` of an export.
 
     ::
 
-        documents = read_documents(["conversations.json"], format="chatgpt-export")
+        documents = read_documents(["conversations.json"], input_format="chatgpt-export")
 
     Raises :class:`~aurora_pool.errors.BadRecord`, naming the file, if one can't be read or is not of that format.
     """
-    if format not in get_args(Format):
-        raise ConfigError(f"unknown document format {format!r}: expected one of {', '.join(get_args(Format))}")
-    return [document for path in paths for document in _read(Path(path), format)]
+    check_one_of("input_format", input_format, get_args(DocumentFormat))
+    return [document for path in paths for document in _read(Path(path), input_format)]
 
 
-def _read(path: Path, format: Format) -> list[Document]:  # noqa: A002  # see read_documents
+def _read(path: Path, input_format: DocumentFormat) -> list[Document]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise BadRecord(error.strerror or str(error), path=path) from error
     except UnicodeDecodeError as error:
         raise BadRecord(f"not a UTF-8 text file: {error.reason} at byte {error.start}", path=path) from error
-    if format == "text":
+    if input_format == "text":
         return [Document(path.name, text)]
     try:
         return conversations(json.loads(text))

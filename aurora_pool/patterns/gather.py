@@ -6,24 +6,35 @@ from collections.abc import Iterable
 
 import msgspec
 
+from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render, require_placeholder
 from aurora_pool.pool import VLLMPool
+from aurora_pool.progress import OnCallProgress
 
 
 async def scatter_gather(
-    pool: VLLMPool, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+    pool: VLLMPool,
+    prompts: Iterable[AnyPrompt],
+    max_tokens: int | None = None,
+    *,
+    sampling: Sampling | None = None,
+    on_progress: OnCallProgress | None = None,
+    progress: bool = False,
 ) -> list[Response]:
     """Answer every prompt, spread over the fleet; responses come back in the order of the prompts.
 
     ::
 
-        responses = await scatter_gather(pool, [f"Analyze gene {g}" for g in genes])
+        responses = await scatter_gather(pool, [f"Analyze gene {g}" for g in genes], progress=True)
 
-    ``max_tokens`` is the most tokens to generate per prompt. One prompt's failure is told by its response.
+    ``max_tokens`` is the most tokens to generate per prompt; ``on_progress`` and ``progress`` tell how far it is, as in
+    :meth:`VLLMPool.send_all_batched`. One prompt's failure is told by its response.
     """
-    return await pool.send_all_batched(list(prompts), max_tokens, sampling=sampling)
+    return await pool.send_all_batched(
+        prompts, max_tokens, sampling=sampling, on_progress=on_progress, progress=progress
+    )
 
 
 async def map_gather(
@@ -59,34 +70,34 @@ async def broadcast(pool: VLLMPool, prompt: AnyPrompt, max_tokens: int | None = 
 async def sample_many(
     pool: VLLMPool,
     prompts: Iterable[AnyPrompt],
-    k: int,
+    n: int,
     max_tokens: int | None = None,
     *,
     sampling: Sampling | None = None,
 ) -> list[list[Response]]:
-    """Sample every prompt ``k`` times, the samples of one prompt spread over the agents.
+    """Answer every prompt ``n`` times, the answers to one prompt spread over the agents.
 
     ::
 
-        answers = await sample_many(pool, questions, k=5, sampling=Sampling(temperature=0.8))
+        answers = await sample_many(pool, questions, n=5, sampling=Sampling(temperature=0.8))
         votes = [majority_vote(samples) for samples in answers]
 
-    A ``seed`` is counted up from sample to sample: the same seed would give the same text ``k`` times over.
-    Raises :class:`~aurora_pool.errors.ConfigError` if ``k`` is less than 1, or if the temperature is 0.
+    A ``seed`` is counted up from answer to answer: the same seed would give the same text ``n`` times over.
+    ``Sampling(n=...)`` asks one agent for all of them, in one response.
+    Raises :class:`~aurora_pool.errors.ConfigError` if ``n`` is less than 1, or if the temperature is 0.
     """
-    if k < 1:
-        raise ConfigError(f"k is how many samples to take of each prompt, at least 1: got {k}")
-    copies = [copy for prompt in prompts for copy in _copies(prompt, k, sampling)]
+    check_whole(1, n=n)
+    copies = [copy for prompt in prompts for copy in _copies(prompt, n, sampling)]
     responses = await pool.send_all_batched(copies, max_tokens, sampling=sampling)
-    return [responses[start : start + k] for start in range(0, len(responses), k)]
+    return [responses[start : start + n] for start in range(0, len(responses), n)]
 
 
-def _copies(prompt: AnyPrompt, k: int, sampling: Sampling | None) -> list[Prompt]:
+def _copies(prompt: AnyPrompt, n: int, sampling: Sampling | None) -> list[Prompt]:
     prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
     sampling = prompt.sampling or sampling
-    if sampling is not None and sampling.temperature == 0 and k > 1:
-        raise ConfigError(f"{k} samples at temperature 0 are all the same: set a higher temperature")
+    if sampling is not None and sampling.temperature == 0 and n > 1:
+        raise ConfigError(f"{n} samples at temperature 0 are all the same: set a higher temperature")
     if sampling is None or sampling.seed is None:
-        return [prompt] * k
+        return [prompt] * n
     replace = msgspec.structs.replace
-    return [replace(prompt, sampling=replace(sampling, seed=sampling.seed + number)) for number in range(k)]
+    return [replace(prompt, sampling=replace(sampling, seed=sampling.seed + number)) for number in range(n)]

@@ -1,6 +1,6 @@
 """Work that grows from its own answers: trees, pipelines and fan-ins share one call to the pool.
 
-Everything goes through a single ``iter_responses``, so follow-up prompts join the list requests that are under way,
+Everything goes through a single ``iter_responses``, so follow-up prompts join the list requests that are in flight,
 and closing one iterator cancels all of it.
 """
 
@@ -14,6 +14,7 @@ from typing import TypeAlias, TypeVar
 
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.pool import VLLMPool
+from aurora_pool.progress import ProgressReport
 
 Key = TypeVar("Key")
 Work: TypeAlias = tuple[Key, AnyPrompt]
@@ -26,6 +27,7 @@ async def grow(
     follow: Callable[[Key, Response], Iterable[Work[Key]]],
     *,
     sampling: Sampling | None = None,
+    report: ProgressReport | None = None,
 ) -> None:
     """Send prompts, and with each response the prompts that follow from it, until nothing more follows.
 
@@ -36,8 +38,8 @@ async def grow(
 
         await grow(pool, enumerate(prompts), follow)
 
-    What follows goes ahead of the rest of ``first``, which is pulled only as fast as the pool takes prompts. What
-    ``first`` or ``follow`` raises ends the call, and all that is in flight is cancelled.
+    What follows goes ahead of the rest of ``first``, which is pulled only as fast as the pool takes prompts. ``report``
+    counts the responses. What ``first`` or ``follow`` raises ends the call, and all that is in flight is cancelled.
     """
     ready: deque[Work[Key]] = deque()
     in_flight: dict[int, Key] = {}
@@ -62,3 +64,5 @@ async def grow(
         async for index, response in responses:
             ready.extend(follow(in_flight.pop(index), response))
             answered.set()
+            if report is not None:
+                report.count([response])

@@ -11,6 +11,7 @@ from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, Room
 from aurora_pool.pool import VLLMPool
+from aurora_pool.progress import OnCallProgress, ProgressReport
 
 DEFAULT_FANIN = 8
 SPARE_TOKENS = 128
@@ -32,6 +33,8 @@ async def tree_reduce(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     on_level: OnLevel | None = None,
+    on_progress: OnCallProgress | None = None,
+    progress: bool = False,
     keep_blank: bool = False,
 ) -> ReduceResult:
     r"""Answer ``prompt`` for every item, and merge the answers with ``reduce_prompt`` until one is left.
@@ -49,8 +52,9 @@ async def tree_reduce(
 
     Leaves get ``max_tokens`` tokens, reduce prompts the pool's ``max_tokens_aggregation``. A lost leaf does not stop
     the rest: it is named in the result, which is then no success. A reduce prompt that fails twice has its texts merged
-    one level up. ``on_level(level, texts)`` sees each level once it is complete. A blank answer (of a reasoning model
-    whose ``max_tokens`` were too few, say) is a lost leaf, unless ``keep_blank``.
+    one level up. ``on_level(level, texts)`` sees each level once it is complete. ``on_progress`` and ``progress`` are
+    those of :meth:`VLLMPool.send_all_batched`; the total counts the reduce prompts that are foreseen. A blank
+    answer (of a reasoning model whose ``max_tokens`` were too few, say) is a lost leaf, unless ``keep_blank``.
 
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no items, ``fanin`` below 2, a template
     without its placeholder, a reduce prompt that leaves no room in the model's context.
@@ -62,7 +66,11 @@ async def tree_reduce(
     leaves = (
         ((None, index), Prompt(render(prompt, item=item), max_tokens=max_tokens)) for index, item in enumerate(items)
     )
-    return (await reduce_forest(pool, {None: tree}, leaves, merging(pool, reduce_prompt), sampling=sampling))[None]
+    with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
+        results = await reduce_forest(
+            pool, {None: tree}, leaves, merging(pool, reduce_prompt), sampling=sampling, report=report
+        )
+    return results[None]
 
 
 async def broadcast_and_reduce(
@@ -188,6 +196,7 @@ async def reduce_forest(
     prompt_for: Callable[[Name, ReduceCall], Prompt],
     *,
     sampling: Sampling | None = None,
+    report: ProgressReport | None = None,
 ) -> dict[Name, ReduceResult]:
     """Carry out what several trees decide, all in one call to the pool.
 
@@ -200,7 +209,7 @@ async def reduce_forest(
         calls = tree.leaf_done(place, response) if isinstance(place, int) else tree.call_done(place, response)
         return [((name, call), prompt_for(name, call)) for call in calls]
 
-    await grow(pool, first, follow, sampling=sampling)
+    await grow(pool, first, follow, sampling=sampling, report=report)
     return {name: tree.result() for name, tree in trees.items()}
 
 

@@ -11,6 +11,7 @@ from aurora_pool.patterns.reduce import DEFAULT_FANIN, context_room, merging, re
 from aurora_pool.patterns.templates import render
 from aurora_pool.patterns.tree import OnLevel, ReduceResult, ReduceTree
 from aurora_pool.pool import VLLMPool
+from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.prompts.chunking import chunk_text
 
 DEFAULT_CHUNK_TOKENS = 2000
@@ -44,6 +45,8 @@ async def summarize(
     max_tokens: int | None = None,
     sampling: Sampling | None = None,
     on_level: OnLevel | None = None,
+    on_progress: OnCallProgress | None = None,
+    progress: bool = False,
 ) -> ReduceResult:
     """Summarise documents of any length into one text.
 
@@ -55,7 +58,7 @@ async def summarize(
     of which neighbours share ``overlap`` tokens; each chunk is summarised with ``prompt``, in at most ``max_tokens``
     tokens, and the summaries are merged as in :func:`~aurora_pool.patterns.tree_reduce`. In ``prompt``, ``{item}`` is
     the chunk, ``{name}`` its document, and ``{part}`` of ``{parts}`` its place in it. The result names each chunk that
-    is lost by document and part.
+    is lost by document and part. ``on_progress`` and ``progress`` are those of :meth:`VLLMPool.send_all_batched`.
 
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no text in the documents, chunks that don't
     fit the context, and what :func:`~aurora_pool.patterns.tree_reduce` refuses.
@@ -79,4 +82,8 @@ async def summarize(
         raise ConfigError("there is no text in the documents to summarise")
     tree = ReduceTree(len(prompts), fanin, room=room, names=names.__getitem__, on_level=on_level)
     leaves = (((None, index), prompt) for index, prompt in enumerate(prompts))
-    return (await reduce_forest(pool, {None: tree}, leaves, merging(pool, reduce_prompt), sampling=sampling))[None]
+    with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
+        results = await reduce_forest(
+            pool, {None: tree}, leaves, merging(pool, reduce_prompt), sampling=sampling, report=report
+        )
+    return results[None]

@@ -22,6 +22,7 @@ What a group hands up is a list of texts, usually one:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -92,7 +93,7 @@ class Room:
 
 @dataclass(slots=True)
 class _Group:
-    """A group at work: what its children handed up and, once they are in, the parts of the round under way."""
+    """A group at work: what its children handed up and, once they are in, the parts of the current round."""
 
     children: list[list[str]]
     missing: int
@@ -170,6 +171,15 @@ class ReduceTree:
         self._stuck: str | None = None
         self._lost: list[LostLeaf] = []
         self._calls = self._prompt_tokens = self._completion_tokens = 0
+
+    @property
+    def calls_foreseen(self) -> int:
+        """How many prompts the tree takes if every leaf is answered and every group fits one reduce prompt."""
+        merges = (
+            sum((parent + 1) * size // above - parent * size // above > 1 for parent in range(above))
+            for size, above in itertools.pairwise(self._sizes)
+        )
+        return self._sizes[0] + sum(merges)
 
     def leaf_done(self, index: int, response: Response) -> list[ReduceCall]:
         """Record a leaf's response; return the reduce calls that are due now."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from aurora_pool.messages import Content
-
-TooLong = Literal["error", "truncate", "split"]
-"""What becomes of a prompt that is longer than the context."""
 
 _CAUTIOUS = 1 / 2.5
 """Tokens per UTF-8 byte to reckon with before anything is known; English text has about 1/4, dense code more."""
@@ -52,7 +49,7 @@ class TokenEstimate:
 
 
 def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: int | None) -> int | None:
-    """How many tokens may be generated for a prompt of about so many; None where that has to be counted exactly.
+    """How many tokens may be generated for a prompt of about this length; None where that has to be counted exactly.
 
     Counting is due where ``max_tokens`` and the buffer may not fit, or, without ``max_tokens``, for a prompt that takes
     more than half of the context.
@@ -67,7 +64,7 @@ def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: 
 
 
 def exact_room(max_context: int, prompt_tokens: int, max_tokens: int | None) -> int:
-    """How many tokens may be generated for a prompt of exactly so many; at least 1: a server says what is too long.
+    """How many tokens may be generated for a prompt of exactly this length; at least 1: a server says what is too long.
 
     >>> exact_room(2048, 2000, None), exact_room(2048, 2000, 16)
     (48, 16)

@@ -1,21 +1,19 @@
-"""How a pool puts prompts: through the model's chat template or as they are, and what becomes of those too long."""
+"""How a pool sends prompts: in the model's chat template or raw, and what becomes of those too long."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from dataclasses import dataclass
-from typing import Literal
 
 from aurora_pool.errors import ConfigError, NoAgentsError, ServerError, TransportError
+from aurora_pool.options import OnTooLong, PromptOptions
 from aurora_pool.prompts.chat_template import ChatTemplate, as_conversation, template_key
-from aurora_pool.prompts.length import TokenEstimate, TooLong
+from aurora_pool.prompts.length import TokenEstimate
 from aurora_pool.prompts.tokenizer import Tokenizer
 from aurora_pool.runtime.driver import Driver
 
 log = logging.getLogger("aurora_pool")
-
-PromptFormat = Literal["auto", "chat", "raw"]
 
 AGAIN = 1.0
 """Seconds between tries while no agent tells its template."""
@@ -35,7 +33,7 @@ class PromptSettings:
     chat_batches: bool
     """Whether the servers take many conversations in one request."""
     system_prompt: str | None
-    on_too_long: TooLong
+    on_too_long: OnTooLong
     buffer: int
     estimate: TokenEstimate
     tokenizer: Tokenizer
@@ -47,21 +45,16 @@ class PromptHandling:
     def __init__(
         self,
         driver: Driver,
+        options: PromptOptions,
         *,
-        prompt_format: PromptFormat,
         system_prompt: str | None,
-        on_too_long: TooLong,
         buffer: int,
     ) -> None:
-        if prompt_format not in ("auto", "chat", "raw"):
-            raise ConfigError(f"prompt_format: expected 'auto', 'chat' or 'raw', got {prompt_format!r}")
-        if on_too_long not in ("error", "truncate", "split"):
-            raise ConfigError(f"on_too_long: expected 'error', 'truncate' or 'split', got {on_too_long!r}")
-        if system_prompt is not None and prompt_format == "raw":
+        if system_prompt is not None and options.prompt_format == "raw":
             raise ConfigError("system_prompt: prompts that are sent raw have none; use prompt_format='chat'")
-        self.format = prompt_format
+        self.format = options.prompt_format
         self.system_prompt = system_prompt
-        self.on_too_long = on_too_long
+        self.on_too_long = options.on_too_long
         self.buffer = buffer
         self.estimate = TokenEstimate()
         self.tokenizer = Tokenizer(driver)
@@ -93,7 +86,7 @@ class PromptHandling:
                     raise NoAgentsError(f"no agent tells the model's chat template: {error}") from error
             await asyncio.sleep(AGAIN)
         if self._template is None and self.format == "auto":
-            log.info("the model has no chat template: prompts are sent as they are")
+            log.info("the model has no chat template: prompts are sent raw")
 
     def settings(self, model: str, *, batched: bool) -> PromptSettings:
         """What holds for the prompts of one call."""

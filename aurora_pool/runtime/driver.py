@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from aurora_pool.errors import PoolError
+from aurora_pool.errors import PoolClosedError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
-from aurora_pool.options import Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.scheduler import Balance
@@ -39,13 +39,14 @@ class Driver:
         endpoints: Sequence[AgentEndpoint],
         *,
         timeouts: Timeouts,
+        connection: ConnectionOptions,
         balance: Balance,
         stream: bool,
         timeout: float | None,
         concurrency: int | None,
         connector_limit: int | None,
         observer: Observer | None,
-        seed: int | None,
+        rng: random.Random,
     ) -> None:
         from aurora_pool.runtime.transport import Transport  # noqa: PLC0415 (importing aiohttp takes long)
 
@@ -57,13 +58,15 @@ class Driver:
         self.closed = False
         self.prompts_failed = 0
         self.calls: set[Sink] = set()
-        self.transport = Transport(endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit)
+        self.transport = Transport(
+            endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit, connection=connection
+        )
         self.dispatcher = Dispatcher(
             [str(endpoint) for endpoint in endpoints],
-            rng=random.Random(seed),
+            rng=rng,
             balance=balance,
             timeout=timeout,
-            silence=timeouts.silence,
+            silence=timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, observer),
         )
@@ -117,10 +120,10 @@ class Driver:
         return present
 
     async def close(self) -> None:
-        """Cancel what is under way and close all connections. Calls that still wait raise :class:`PoolError`."""
+        """Cancel what is in flight and close all connections. Calls that still wait raise :class:`PoolClosedError`."""
         self.closed = True
         for call in list(self.calls):
-            call.fail(PoolError("the pool was closed while prompts were under way"))
+            call.fail(PoolClosedError("the pool was closed while prompts were in flight"))
         for handle in (self._round, self._timer):
             if handle is not None:
                 handle.cancel()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Self, TypeVar
 
@@ -25,11 +25,11 @@ class Reply:
     It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
     """
 
-    __slots__ = ("_loop", "_response", "_secret", "headers", "heard_at", "status")
+    __slots__ = ("_loop", "_response", "_secrets", "headers", "heard_at", "status")
 
-    def __init__(self, response: aiohttp.ClientResponse, secret: str = "") -> None:
+    def __init__(self, response: aiohttp.ClientResponse, secrets: Sequence[str] = ()) -> None:
         self._response = response
-        self._secret = secret
+        self._secrets = secrets
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self._loop = asyncio.get_running_loop()
@@ -89,7 +89,9 @@ class Reply:
 
     def without_secret(self, content: bytes) -> bytes:
         """Bytes without the agent's own key, should the server have repeated it."""
-        return content.replace(self._secret.encode(), b"***") if self._secret else content
+        for secret in self._secrets:
+            content = content.replace(secret.encode(), b"***")
+        return content
 
     async def error(self, start: bytes | None = None) -> ServerError:
         """What a status other than 200 means; ``start`` is the start of the body where it has been read already."""
@@ -101,11 +103,12 @@ class Reply:
 
     def redacted(self, error: AnyError) -> AnyError:
         """An error without the agent's own key, should the server have repeated it."""
-        if self._secret and self._secret in str(error):
-            error.args = tuple(a.replace(self._secret, "***") if isinstance(a, str) else a for a in error.args)
-            if isinstance(error, ServerError):
-                error.message = error.message.replace(self._secret, "***")
-            error.__cause__ = error.__context__ = None
+        for secret in self._secrets:
+            if secret in str(error):
+                error.args = tuple(a.replace(secret, "***") if isinstance(a, str) else a for a in error.args)
+                if isinstance(error, ServerError):
+                    error.message = error.message.replace(secret, "***")
+                error.__cause__ = error.__context__ = None
         return error
 
 

@@ -15,6 +15,7 @@ import select
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
+from ssl import SSLContext
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -22,6 +23,8 @@ from yarl import URL
 
 from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost
 from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.options import ConnectionOptions
+from aurora_pool.runtime.credentials import Trust, extra_headers, secrets_of
 from aurora_pool.runtime.reply import Reply, words
 
 if TYPE_CHECKING:
@@ -52,9 +55,16 @@ class Transport:
     """
 
     def __init__(
-        self, endpoints: Sequence[AgentEndpoint], *, connect_timeout: float, connector_limit: int | None
+        self,
+        endpoints: Sequence[AgentEndpoint],
+        *,
+        connect_timeout: float,
+        connector_limit: int | None,
+        connection: ConnectionOptions,
     ) -> None:
         self._agents: list[tuple[str, dict[str, str]]] = []
+        self._connection = connection
+        self._trust = Trust(connection)
         self._connect_timeout = connect_timeout
         self._most_open = connector_limit + 1 if connector_limit else None
         self.turn: contextlib.AbstractAsyncContextManager[Any] = (
@@ -66,9 +76,16 @@ class Transport:
         self.set_endpoints(endpoints)
 
     def set_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
-        """Say which agent has which index. Raises :class:`ConfigError` if a key's environment variable is not set."""
-        self._agents = [(endpoint.base_url, _headers(endpoint)) for endpoint in endpoints]
-        self._secrets = [headers.get("Authorization", "").removeprefix("Bearer ") for _, headers in self._agents]
+        """Record which agent has which index.
+
+        Raises :class:`ConfigError` if a key's environment variable is not set or a certificate can't be read.
+        """
+        self._agents = [
+            (endpoint.base_url, _headers(endpoint) | extra_headers(endpoint, self._connection))
+            for endpoint in endpoints
+        ]
+        self._secrets = [secrets_of(e, headers) for e, (_, headers) in zip(endpoints, self._agents, strict=True)]
+        self._trust.set_endpoints(endpoints)
         self._urls.clear()
 
     def open(self) -> None:
@@ -115,16 +132,18 @@ class Transport:
         sent = own_headers if headers is None else {**headers, **own_headers}
         method = method or ("GET" if body is None else "POST")
         _on_sent.set(on_sent)
-        reply = Reply(await self._send(method, url, body, sent), self._secrets[agent])
+        reply = Reply(await self._send(method, url, body, sent, self._trust.of(agent)), self._secrets[agent])
         if on_sent is not None:
             on_sent()  # test doubles for aiohttp answer without a connection
         return reply
 
-    async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> aiohttp.ClientResponse:
+    async def _send(
+        self, method: str, url: URL, body: bytes | None, headers: dict[str, str], trust: SSLContext | bool
+    ) -> aiohttp.ClientResponse:
         lost: ConnectionLost | None = None
         while True:
             try:
-                return await self._send_once(method, url, body, headers)
+                return await self._send_once(method, url, body, headers, trust)
             except ConnectionLost as error:
                 if not _reused.get():
                     raise
@@ -137,13 +156,15 @@ class Transport:
                 raise lost from None  # nobody is there any more: it died, perhaps of this very request
 
     async def _send_once(
-        self, method: str, url: URL, body: bytes | None, headers: dict[str, str]
+        self, method: str, url: URL, body: bytes | None, headers: dict[str, str], trust: SSLContext | bool
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
         data = io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY else body
         lost = unreached = ""
         try:
-            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
+            return await self._session.request(
+                method, url, data=data, headers=headers, allow_redirects=False, ssl=trust
+            )
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
             unreached = words(error)
         except (aiohttp.ClientError, OSError) as error:

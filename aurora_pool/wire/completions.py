@@ -73,7 +73,7 @@ def encode_request(
 
 
 class CompletionsReader:
-    """Reads the reply to a list request of so many prompts with ``n`` samples each."""
+    """Reads the reply to a list request of a number of prompts with ``n`` samples each."""
 
     __slots__ = ("_assembly", "_choices", "model", "take")
 

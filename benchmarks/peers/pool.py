@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import aurora_pool
-from aurora_pool import AgentEndpoint, Response, VLLMPool
+from aurora_pool import AgentEndpoint, PromptOptions, Response, VLLMPool
 from benchmarks.peers.shared import MAX_TOKENS, MODEL, Case, Client, Result, rounds
 
 
@@ -15,8 +15,10 @@ async def open_client(urls: list[str]) -> AsyncIterator[Client]:
     """Open two pools, with and without streaming; each round of prompts is a call."""
     endpoints = [AgentEndpoint("127.0.0.1", int(url.rpartition(":")[2])) for url in urls]
     async with AsyncExitStack() as stack:
-        whole = await stack.enter_async_context(VLLMPool(endpoints, model=MODEL, stream=False))
-        streamed = await stack.enter_async_context(VLLMPool(endpoints, model=MODEL, stream=True))
+        whole = await stack.enter_async_context(VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(stream=False)))
+        streamed = await stack.enter_async_context(
+            VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(stream=True))
+        )
 
         async def run(case: Case, prompts: list[str]) -> list[Response]:
             pool = streamed if case.stream else whole

@@ -9,7 +9,7 @@
 cd "${PBS_O_WORKDIR:?}" || exit
 
 # The end of the allocation is found by qstat. The servers may still be starting: wait for their hostfile and for them.
-aurora-pool run "${INPUT:?}" -o "${OUTPUT:?}" --hostfile "${HOSTFILE:?}" --wait 1800
+aurora-pool run "${INPUT:?}" -o "${OUTPUT:?}" --hostfile "${HOSTFILE:?}" --patience 1800
 code=$?
 script=${SCRIPT:-examples/jobs/pbs.sh}
 

@@ -9,7 +9,7 @@
 cd "${SLURM_SUBMIT_DIR:?}" || exit
 
 # The end of the allocation is SLURM_JOB_END_TIME. The servers may still be starting: wait for their hostfile and for them.
-aurora-pool run "${INPUT:?}" -o "${OUTPUT:?}" --hostfile "${HOSTFILE:?}" --wait 1800
+aurora-pool run "${INPUT:?}" -o "${OUTPUT:?}" --hostfile "${HOSTFILE:?}" --patience 1800
 code=$?
 script=${SCRIPT:-examples/jobs/slurm.sh}
 

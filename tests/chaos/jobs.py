@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aurora_pool import PoolStatistics, Response, Timeouts, VLLMPool
+from aurora_pool import PoolStatistics, PromptOptions, Response, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, Fault, SimulatedFleet, run_simulated
 
 AGENTS = 3
@@ -63,7 +64,9 @@ async def _job(
     agents: int,
     options: dict[str, Any],
 ) -> Outcome:
-    options = {"model": "simulated-model", "prompt_format": "raw", "seed": 1, "timeouts": Timeouts(), **options}
+    prompting = PromptOptions(prompt_format="raw")
+    rng = random.Random(1)
+    options = {"model": "simulated-model", "prompting": prompting, "rng": rng, "timeouts": Timeouts(), **options}
     loop = asyncio.get_running_loop()
     async with (
         SimulatedFleet(agents, profile=profile, faults=faults, seed=1) as fleet,

@@ -61,7 +61,7 @@ class TestHanging:
 
     def test_in_a_long_job_it_is_given_up_and_gets_no_more(self) -> None:
         slowly = AgentProfile(slots=64, median_length=50, longest=250, speed=0.2)
-        outcome = run_job({VICTIM: [Fault(action="hang", at=SOON)]}, profile=slowly, timeouts=Timeouts(silence=6.0))
+        outcome = run_job({VICTIM: [Fault(action="hang", at=SOON)]}, profile=slowly, timeouts=Timeouts(stall=6.0))
         assert outcome.failed == {}
         assert outcome.statistics.agents[VICTIM].state != "in service"
         assert outcome.statistics.agents[VICTIM].failures["dead"] >= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_ask_tells_what_is_wrong(call: Call, hostfile: Path, tmp_path: Path) -> 
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (5, "", 1)
     dead = tmp_path / "h"
     dead.write_text("127.0.0.1 1\n")
-    assert call("ask", "Hi", "--hostfile", dead, "--wait", "1").code == 5
+    assert call("ask", "Hi", "--hostfile", dead, "--patience", "1").code == 5
 
 
 def test_summarize_prints_one_summary_of_all_files(call: Call, hostfile: Path, tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_summarize_tells_what_is_wrong(call: Call, hostfile: Path, tmp_path: Pat
     ended = call("summarize", tmp_path / "none.txt", "--hostfile", hostfile)
     assert (ended.code, len(ended.err.splitlines())) == (3, 1)
     (tmp_path / "chats.json").write_text("{}")
-    ended = call("summarize", tmp_path / "chats.json", "--format", "chatgpt-export", "--hostfile", hostfile)
+    ended = call("summarize", tmp_path / "chats.json", "--input-format", "chatgpt-export", "--hostfile", hostfile)
     assert (ended.code, len(ended.err.splitlines())) == (3, 1)
 
 
@@ -63,7 +64,7 @@ def test_the_demo_runs_and_leaves_nothing_running(call: Call, tmp_path: Path, mo
     ("fault", "reason"),
     [("die", "AGENT:ACTION"), ("0:explode@1", "AGENT:ACTION"), ("7:die@1", "there is no agent 7")],
 )
-def test_sim_refuses_faults_that_make_no_sense(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
+def test_sim_refuses_invalid_faults(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
     ended = call("sim", "--hostfile", tmp_path / "h", "--fault", fault)
     assert (ended.code, reason in ended.err) == (2, True)
 
@@ -71,10 +72,23 @@ def test_sim_refuses_faults_that_make_no_sense(call: Call, tmp_path: Path, fault
 def test_help_names_every_command_and_exit_code(call: Call) -> None:
     ended = call("--help")
     for word in ("run", "ask", "summarize", "demo", "report", "sim"):
-        assert f"\n  {word} " in ended.out
+        assert re.search(rf"^\W*{word} ", ended.out, re.MULTILINE)
     for code in ExitCode:
-        assert f"\n  {int(code)} " in ended.out
+        assert re.search(rf"^ *{int(code)} ", ended.out, re.MULTILINE)
         assert f"\n{int(code)} " in f"\n{TABLE}"
+
+
+@pytest.mark.parametrize("name", [None, "run", "ask", "summarize", "demo", "report", "sim"])
+def test_help_fits_a_terminal_of_80_columns(name: str | None, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = call(*([name] if name else []), "--help")
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "\u2026" not in ended.out, "an option's name is cut"
+    if name is not None:
+        before, _, options = ended.out.partition("--help ")
+        assert "Example:" in before
+        assert re.search(rf"^ +aurora-pool {name}\b.*$", before, re.MULTILINE)
+        assert options.count("\u256d\u2500 Options") == 0, "every option has its group"
 
 
 def test_the_command_imports_nothing_heavy_for_its_help() -> None:

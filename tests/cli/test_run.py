@@ -60,6 +60,24 @@ def test_the_hostfile_may_come_from_the_environment(
     assert call("run", source, "-o", output).code == 0
 
 
+def test_options_of_sampling_and_balance_reach_the_agents(
+    call: Call, source: Path, output: Path, hostfile: Path
+) -> None:
+    options = ("--balance", "strict", "--stall", "10", "--n", "2", "--top-k", "5", "--stop", "e", "--stop", "o")
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, *options, "--max-tokens", "40")
+    assert ended.code == 0, ended.err
+    choices = [choice for record in read_records(output) for choice in record["response"]["body"]["choices"]]
+    assert len(choices) == 2 * len(PROMPTS)
+    assert not any(letter in choice["text"] for choice in choices for letter in "eo")
+
+
+def test_a_prompt_that_is_too_long_is_cut_if_so_asked(call: Call, tmp_path: Path, output: Path, hostfile: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"id": "long", "prompt": "word " * 50_000}])
+    command = ("run", source, "-o", output, "--hostfile", hostfile, "--prompt-format", "raw", "--max-tokens", "4")
+    assert call(*command).code == 1
+    assert call(*command, "--retry-failed", "--on-too-long", "truncate").code == 0
+
+
 def test_quiet_is_quiet(call: Call, source: Path, output: Path, hostfile: Path) -> None:
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--quiet")
     assert (ended.code, ended.out, ended.err) == (0, "", "")
@@ -132,7 +150,7 @@ def test_options_may_come_from_a_file_and_the_command_line_wins(
     config = tmp_path / "options.yaml"
     config.write_text(
         f"hostfile: {hostfile}\noutput: {output}\nmax-tokens: 2\nquiet: true\nordered: true\n"
-        "model-map: {a: simulated-model}\nformat: jsonl\nrun-log: false\n"
+        "model-map: {a: simulated-model}\ninput-format: jsonl\nrun-log: false\n"
     )
     ended = call("run", source, "--config", config, "--max-tokens", "1")
     assert (ended.code, ended.err) == (0, "")
@@ -198,7 +216,7 @@ def test_a_fleet_that_is_dead(call: Call, source: Path, output: Path, tmp_path: 
         taken.bind(("127.0.0.1", 0))
         hostfile = tmp_path / "h"
         hostfile.write_text(f"127.0.0.1 {taken.getsockname()[1]}\n")
-        ended = call("run", source, "-o", output, "--hostfile", hostfile, "--wait", "2", *model)
+        ended = call("run", source, "-o", output, "--hostfile", hostfile, "--patience", "2", *model)
     assert ended.code == 5
     assert "Traceback" not in ended.err
     assert "agent" in ended.err.splitlines()[-1]
@@ -245,6 +263,6 @@ def test_options_that_are_missing_or_senseless(call: Call, source: Path, output:
 
 
 def test_too_few_agents(call: Call, source: Path, output: Path, hostfile: Path) -> None:
-    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "5", "--wait", "1")
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "5", "--patience", "1")
     assert (ended.code, "4 of 4 agents answer, and 5 are needed" in one_line(ended)) == (5, True)
     assert call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "4").code == 0

@@ -96,7 +96,7 @@ def test_sigterm_leaves_no_more_than_its_grace(tmp_path: Path, source: Path) -> 
 
 def test_an_interrupt_before_the_fleet_is_there_ends_it_at_once(tmp_path: Path, source: Path) -> None:
     output = tmp_path / "out.jsonl"
-    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(tmp_path / "h"), "--wait", "600"]
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(tmp_path / "h"), "--patience", "600"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert "waiting up to 600 s" in process.stderr.readline()
@@ -104,7 +104,7 @@ def test_an_interrupt_before_the_fleet_is_there_ends_it_at_once(tmp_path: Path, 
     code, said = end(process)
     assert (code, said.splitlines()[-1]) == (
         130,
-        "interrupted while nothing was under way; the same command goes on from here",
+        "interrupted while nothing was in flight; the same command goes on from here",
     )
     assert sorted(os.listdir(tmp_path)) == ["in.jsonl"]  # noqa: PTH208
 
@@ -136,7 +136,7 @@ def test_a_signal_while_old_records_are_read_ends_it_at_once(
 def test_a_hostfile_that_comes_later_is_waited_for(tmp_path: Path, source: Path, slow_fleet: Path) -> None:
     hostfile = tmp_path / "h"
     command = [*COMMAND, "run", str(source), "-o", str(tmp_path / "out.jsonl"), "--hostfile", str(hostfile)]
-    process = subprocess.Popen([*command, "--wait", "60"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*command, "--patience", "60"], stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert "waiting up to 60 s" in process.stderr.readline()
     hostfile.write_text(slow_fleet.read_text())

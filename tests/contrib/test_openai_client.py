@@ -9,7 +9,7 @@ from typing import Any
 import openai
 import pytest
 
-from aurora_pool import ConfigError, Timeouts, VLLMPool
+from aurora_pool import PoolClosedError, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import now, running, running_sequences
 
@@ -167,7 +167,7 @@ class TestErrors:
     async def test_a_closed_pool(self) -> None:
         async with running(1, profile=ECHO) as (_, pool):
             client = pool.openai_client()
-        with pytest.raises(ConfigError, match="this pool is closed"):
+        with pytest.raises(PoolClosedError, match="this pool is closed"):
             await client.chat.completions.create(model="simulated-model", messages=HELLO)
 
     async def test_a_fleet_that_was_never_there(self) -> None:

@@ -56,7 +56,7 @@ async def fuzz(seed: int, calls: int = CALLS) -> int:
             prompts = [f"prompt {number} of call {call} with seed {seed}" for number in range(rng.randint(1, 8))]
             if form == "embeddings":
                 endpoints = [server.endpoint for server in servers]
-                async with EmbeddingPool(endpoints, model="m", seed=1) as embedder:
+                async with EmbeddingPool(endpoints, model="m", rng=random.Random(1)) as embedder:
                     check(await in_time(embedder.send_all_batched(prompts)), prompts, texts=False)
             elif form in ("batched", "whole"):
                 check(await in_time(pool.send_all_batched(prompts)), prompts)

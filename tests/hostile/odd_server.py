@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aurora_pool import AgentEndpoint, VLLMPool
+from aurora_pool import AgentEndpoint, PromptOptions, VLLMPool
 
 CRLF = b"\r\n"
 
@@ -194,7 +195,8 @@ async def pool_of(
 ) -> AsyncGenerator[tuple[VLLMPool, Sequence[OddServer]]]:
     """Run a pool over one server for each behaviour; prompts are sent as they are."""
     servers = [OddServer(behaviour, everything) for behaviour in behaviours]
-    options = {"model": "m", "prompt_format": "raw", "max_tokens": 16, "seed": 1, **options}
+    prompting = PromptOptions(prompt_format="raw", stream=options.pop("stream", True))
+    options = {"model": "m", "prompting": prompting, "max_tokens": 16, "rng": random.Random(1), **options}
     async with contextlib.AsyncExitStack() as stack:
         for server in servers:
             await server.start()

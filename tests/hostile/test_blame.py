@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import AgentEndpoint, Timeouts, VLLMPool
+from aurora_pool import AgentEndpoint, PromptOptions, Timeouts, VLLMPool
 from tests.hostile.odd_server import Asked, OddServer, begin, choice, chunk, good, http, pool_of, sse, text_for
 
 pytestmark = pytest.mark.simulated_clock
 
+RAW = PromptOptions(prompt_format="raw")
 PROMPTS = [f"prompt {number}" for number in range(40)]
 
 
@@ -83,9 +84,7 @@ async def test_a_redirect_is_never_followed_and_says_what_to_do(monkeypatch: pyt
     server = OddServer(lambda _: http(b"", 307, headers={"Location": where}))
     await server.start()
     endpoint = AgentEndpoint("127.0.0.1", server.endpoint.port, {"api_key_env": "THE_KEY"})
-    async with VLLMPool(
-        [endpoint], model="m", max_tokens=4, prompt_format="raw", timeouts=Timeouts(patience=3)
-    ) as pool:
+    async with VLLMPool([endpoint], model="m", max_tokens=4, prompting=RAW, timeouts=Timeouts(patience=3)) as pool:
         (response,) = await pool.send_all_batched(["a"])
         assert f"redirects to http://127.0.0.1:{elsewhere.endpoint.port}" in (response.error or "")
         assert "abc" not in (response.error or "")
@@ -107,7 +106,7 @@ async def test_the_agents_own_key_is_in_no_message(monkeypatch: pytest.MonkeyPat
         server = OddServer(lambda _, reply=reply: reply, everything=True)  # type: ignore[misc]
         await server.start()
         endpoint = AgentEndpoint("127.0.0.1", server.endpoint.port, {"api_key_env": "THE_KEY"})
-        options: dict[str, Any] = {"max_tokens": 4, "prompt_format": "raw", "timeouts": Timeouts(patience=3)}
+        options: dict[str, Any] = {"max_tokens": 4, "prompting": RAW, "timeouts": Timeouts(patience=3)}
         async with VLLMPool([endpoint], model="m", **options) as pool:
             (response,) = await pool.send_all_batched(["a"])
             shown = [repr(response), repr(pool.statistics()), caplog.text]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import Response, Sampling, VLLMPool
+from aurora_pool import PromptOptions, Response, Sampling, VLLMPool
 from aurora_pool.hostfile import AgentEndpoint
 
 WORDS = ["sea", "lighthouse", "orchard", "gene", "protein", "railway", "tide", "quark"]
@@ -54,7 +54,11 @@ async def test_lists_carry_the_tokens_of_the_chat_endpoint(
 ) -> None:
     assert len(PROMPTS) == 50
     async with VLLMPool(
-        endpoints, max_tokens=1, prompt_format="chat", balance="strict", system_prompt=system_prompt
+        endpoints,
+        max_tokens=1,
+        prompting=PromptOptions(prompt_format="chat"),
+        balance="strict",
+        system_prompt=system_prompt,
     ) as pool:
         before = pool.statistics().requests
         listed = await pool.send_all_batched(PROMPTS, sampling=EXACT)
@@ -71,7 +75,7 @@ async def test_conversations_travel_in_lists_too(endpoints: list[AgentEndpoint])
 
 
 async def test_in_the_same_batch_shape_the_answers_are_the_same(endpoints: list[AgentEndpoint]) -> None:
-    async with VLLMPool(endpoints[:1], max_tokens=24, prompt_format="chat") as pool:
+    async with VLLMPool(endpoints[:1], max_tokens=24, prompting=PromptOptions(prompt_format="chat")) as pool:
         for prompt in PROMPTS[:6]:
             (listed,) = await pool.send_all_batched([prompt], sampling=EXACT)
             (single,) = await pool.send_all([prompt], sampling=EXACT)
@@ -79,8 +83,8 @@ async def test_in_the_same_batch_shape_the_answers_are_the_same(endpoints: list[
             assert listed.token_ids == single.token_ids
 
 
-async def test_raw_prompts_are_sent_as_they_are(endpoints: list[AgentEndpoint]) -> None:
-    async with VLLMPool(endpoints[:1], max_tokens=8, prompt_format="raw") as pool:
+async def test_raw_prompts_are_sent_unchanged(endpoints: list[AgentEndpoint]) -> None:
+    async with VLLMPool(endpoints[:1], max_tokens=8, prompting=PromptOptions(prompt_format="raw")) as pool:
         (response,) = await pool.send_all_batched(["The capital of France is"], sampling=EXACT)
         expected = await pool.tokenize("The capital of France is")
     assert response.prompt_token_ids == expected

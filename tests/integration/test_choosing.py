@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aurora_pool import AgentEndpoint, VLLMPool
+from aurora_pool import AgentEndpoint, PromptOptions, VLLMPool
 from aurora_pool.patterns import choose, score
 from tests.integration.servers import Model
 
@@ -37,7 +37,7 @@ async def told_by_prompt_logprobs(endpoint: AgentEndpoint, prompt: Any, ids: lis
 
 
 async def test_choices_have_the_servers_own_probabilities(endpoints: list[AgentEndpoint], model: Model) -> None:
-    async with VLLMPool(endpoints[:1], prompt_format="raw") as pool:
+    async with VLLMPool(endpoints[:1], prompting=PromptOptions(prompt_format="raw")) as pool:
         [choice] = await choose(pool, [PROMPT], CHOICES)
 
     server = endpoints[0]
@@ -68,7 +68,7 @@ async def test_next_token_and_continuation_agree(endpoints: list[AgentEndpoint])
 
 async def test_in_a_chat_choices_stand_where_the_answer_would(endpoints: list[AgentEndpoint], model: Model) -> None:
     question = "Is Paris the capital of France? Answer yes or no."
-    async with VLLMPool(endpoints[:1], prompt_format="chat") as pool:
+    async with VLLMPool(endpoints[:1], prompting=PromptOptions(prompt_format="chat")) as pool:
         [choice] = await choose(pool, [question], ["Yes", "No"])
 
     messages = [{"role": "user", "content": question}]

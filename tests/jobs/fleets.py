@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aurora_pool import VLLMPool
+from aurora_pool import PromptOptions, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
 PROMPTS = [{"id": f"p{number}", "prompt": f"Say {number}."} for number in range(200)]
@@ -19,8 +19,8 @@ def fleet_of(count: int, **profile: Any) -> SimulatedFleet:
 
 @asynccontextmanager
 async def pool_of(fleet: SimulatedFleet, **options: Any) -> AsyncIterator[VLLMPool]:
-    """A pool that sends prompts as they are."""
-    async with VLLMPool(fleet.endpoints, **({"prompt_format": "raw"} | options)) as pool:
+    """A pool that sends prompts raw."""
+    async with VLLMPool(fleet.endpoints, **({"prompting": PromptOptions(prompt_format="raw")} | options)) as pool:
         yield pool
 
 

@@ -109,7 +109,7 @@ Ending: TypeAlias = tuple[signal.Signals, ...]
 """How a run is cut short: by these signals, one soon after the other."""
 
 KILLS: list[Ending] = [(signal.SIGKILL,)] * 20
-# One Ctrl-C drains, which gets a run far with all that is under way; a second one stops it, as does SIGTERM's grace.
+# One Ctrl-C drains, which gets a run far with all that is in flight; a second one stops it, as does SIGTERM's grace.
 STOPS: list[Ending] = [
     (signal.SIGINT,),
     (signal.SIGTERM,),
@@ -166,7 +166,7 @@ def check_exactly_once(seed: int, *, requests: int, endings: Sequence[Ending], a
             assert code == 0, said
         with failing_fleet(folder, agents, rng, faults=True) as hostfile:
             cut = cut_until_done(source, folder / "out.jsonl", hostfile, rng, endings)
-        texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that stand there twice
+        texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that are listed twice
         assert texts.keys() == {line["id"] for line in lines}
         assert texts == texts_of(folder / "whole.jsonl")
         undisturbed = {record["custom_id"]: same_everywhere(record) for record in read_records(folder / "whole.jsonl")}

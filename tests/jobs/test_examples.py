@@ -68,7 +68,7 @@ def test_an_allocation_hands_over_only_when_it_is_out_of_time(
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "INPUT": "in", "OUTPUT": "out", "HOSTFILE": "h"}
     result = subprocess.run([EXAMPLES / script], env=environment | {home: str(tmp_path)}, timeout=30, check=False)
     said = log.read_text().splitlines()
-    assert said[0] == "run run in -o out --hostfile h --wait 1800"
+    assert said[0] == "run run in -o out --hostfile h --patience 1800"
     assert [line.split()[0] for line in said[1:]] == ([submit] if code == 75 else [])
     assert result.returncode == (0 if code == 75 else code)
 

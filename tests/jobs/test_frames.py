@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import Sampling, VLLMPool
+from aurora_pool import PromptOptions, Sampling, VLLMPool
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs import map_rows
 from aurora_pool.testing import AgentProfile, SimulatedFleet
@@ -26,7 +26,7 @@ async def test_each_row_has_its_answer_beside_it(library: str) -> None:
     async with SimulatedFleet(2, profile=AgentProfile(reply=lambda text: text)) as fleet:
         fleet.agents[0].reject("Peru", "not that")
         fleet.agents[1].reject("Peru", "not that")
-        async with VLLMPool(fleet.endpoints, prompt_format="raw") as pool:
+        async with VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw")) as pool:
             found: Any = await map_rows(frame, TEMPLATE, pool, column="capital", sampling=Sampling(temperature=0))
     assert list(found.columns) == ["country", "year", "unused", "capital", "capital_error"]
     assert list(found["country"]) == ROWS["country"]
@@ -40,7 +40,7 @@ async def test_each_row_has_its_answer_beside_it(library: str) -> None:
     assert list(frame.columns) == list(ROWS)  # the frame that was given stays as it was
 
 
-async def test_what_makes_no_sense_is_told_before_anything_is_sent() -> None:
+async def test_what_is_invalid_is_told_before_anything_is_sent() -> None:
     import pandas as pd
 
     frame = pd.DataFrame(ROWS)

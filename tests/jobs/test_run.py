@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool import Prompt, Sampling, Timeouts
+from aurora_pool import Prompt, PromptOptions, Sampling, Timeouts
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs import Job, JobOptions, Progress, run_job
 from aurora_pool.messages import AnyPrompt
@@ -64,7 +64,7 @@ async def test_a_stall_names_the_agents_that_hold_the_oldest_prompts(tmp_path: P
         if progress.stall is not None:
             stalls.append(progress.stall)
 
-    async with fleet_of(1) as fleet, pool_of(fleet, timeouts=Timeouts(silence=600)) as pool:
+    async with fleet_of(1) as fleet, pool_of(fleet, timeouts=Timeouts(stall=600)) as pool:
         loop = asyncio.get_running_loop()
         loop.call_later(2, fleet.agents[0].hang)
         loop.call_later(100, fleet.agents[0].revive)
@@ -81,7 +81,7 @@ async def test_lines_for_completions_are_never_put_into_a_chat_template(
         {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Once upon a time"}},
         {"id": "b", "prompt": "What is a mill?"},
     ]
-    async with fleet_of(1) as fleet, pool_of(fleet, prompt_format="auto") as pool:
+    async with fleet_of(1) as fleet, pool_of(fleet, prompting=PromptOptions(prompt_format="auto")) as pool:
         await run_job(pool, write_lines("in.jsonl", lines), tmp_path / "out.jsonl")
         sent = received(fleet)
     assert "Once upon a time" in sent

@@ -11,6 +11,7 @@ import msgspec
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.pool import VLLMPool
+from aurora_pool.progress import OnCallProgress
 
 Answer = Callable[[str], Response | str]
 
@@ -109,7 +110,13 @@ class FakePool(VLLMPool):
                 await asyncio.gather(puller, return_exceptions=True)
 
     async def send_all_batched(
-        self, prompts: Iterable[AnyPrompt], max_tokens: int | None = None, *, sampling: Sampling | None = None
+        self,
+        prompts: Iterable[AnyPrompt],
+        max_tokens: int | None = None,
+        *,
+        sampling: Sampling | None = None,
+        on_progress: OnCallProgress | None = None,
+        progress: bool = False,
     ) -> list[Response]:
         found = {i: r async for i, r in self.iter_responses(prompts, max_tokens, sampling=sampling)}
         return [found[index] for index in range(len(found))]

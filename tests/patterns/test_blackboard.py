@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.messages import Sampling
+from aurora_pool.messages import Response, Sampling
 from aurora_pool.patterns import Blackboard, Role
 from aurora_pool.patterns.blackboard import Contribution, LostContribution
 from tests.patterns.fake_pool import FakePool, failed
@@ -65,10 +66,10 @@ async def test_roles_work_on_the_agents_with_their_tag() -> None:
     seen: list[tuple[int, Sequence[str]]] = []
 
     class Recording(FakePool):
-        async def send_all_batched(self, prompts, max_tokens=None, *, sampling=None):  # type: ignore[no-untyped-def]
+        async def send_all_batched(self, prompts: Any, max_tokens: Any = None, **options: Any) -> list[Response]:
             prompts = list(prompts)
             seen.append((self.size, [str(prompt.content)[:5] for prompt in prompts]))
-            return await super().send_all_batched(prompts, max_tokens, sampling=sampling)
+            return await super().send_all_batched(prompts, max_tokens, **options)
 
     tags = [{"role": "critic"}, {}, {"role": "critic"}, {}]
     roles = [

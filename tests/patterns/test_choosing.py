@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from aurora_pool import VLLMPool
+from aurora_pool import PromptOptions, VLLMPool
 from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import Logprobs, Prompt, Response, Sampling
 from aurora_pool.patterns import choose, score
@@ -27,7 +27,7 @@ CHOICES = [" the", " sun", " of", " improbable"]
 async def fleet_and_pool(**profile: Any) -> AsyncIterator[tuple[SimulatedFleet, VLLMPool]]:
     async with (
         SimulatedFleet(2, profile=AgentProfile(**profile)) as fleet,
-        VLLMPool(fleet.endpoints, prompt_format="raw") as pool,
+        VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw")) as pool,
     ):
         yield fleet, pool
 
@@ -90,7 +90,7 @@ async def test_likely_choices_of_one_token_cost_one_token_per_prompt() -> None:
 async def test_in_a_chat_format_choices_stand_where_the_chat_endpoint_would_answer() -> None:
     async with (
         SimulatedFleet(1, profile=AgentProfile(reply=" the")) as fleet,
-        VLLMPool(fleet.endpoints, prompt_format="chat") as pool,
+        VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="chat")) as pool,
     ):
         [choice] = await choose(pool, ["Is the sun hot?"], [" the", " more"])
         messages = [{"role": "user", "content": "Is the sun hot?"}]
@@ -131,7 +131,7 @@ async def test_a_choice_that_does_not_fit_the_context_fails_its_prompt() -> None
 
 
 @pytest.mark.parametrize("choices", [[], [" yes"], [" yes", ""], [" yes", " yes"]])
-async def test_choices_that_make_no_sense_are_refused(choices: list[str]) -> None:
+async def test_invalid_choices_are_refused(choices: list[str]) -> None:
     pool = FakePool(str)
     with pytest.raises(ConfigError, match="two or more different choices"):
         await choose(pool, ["a"], choices)

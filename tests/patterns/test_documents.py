@@ -96,5 +96,5 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | No
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown document format 'pdf': expected one of text, chatgpt-export"):
+    with pytest.raises(ConfigError, match="input_format: expected 'text' or 'chatgpt-export', got 'pdf'"):
         read_documents([], "pdf")  # type: ignore[arg-type]  # misuse is the point

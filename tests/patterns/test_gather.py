@@ -53,10 +53,10 @@ async def test_sample_many_without_a_seed_sends_the_prompt_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "temperature", "match"), [(0, 1.0, "at least 1: got 0"), (2, 0.0, "2 samples at temperature 0")]
+    ("n", "temperature", "match"), [(0, 1.0, "at least 1, got 0"), (2, 0.0, "2 samples at temperature 0")]
 )
-async def test_sample_many_refuses_what_makes_no_sense(k: int, temperature: float, match: str) -> None:
+async def test_sample_many_refuses_what_is_invalid(n: int, temperature: float, match: str) -> None:
     pool = FakePool(str)
     with pytest.raises(ConfigError, match=match):
-        await sample_many(pool, ["a"], k, sampling=Sampling(temperature=temperature))
+        await sample_many(pool, ["a"], n, sampling=Sampling(temperature=temperature))
     assert pool.sent == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import VLLMPool
+from aurora_pool import PromptOptions, VLLMPool
 from aurora_pool.messages import Sampling
 from aurora_pool.options import Timeouts
 from aurora_pool.patterns import (
@@ -33,7 +34,11 @@ REDUCE_PROMPT = "Merge: {responses}"
 
 @asynccontextmanager
 async def fleet_and_pool(agents: int = 4, **profile: Any) -> AsyncIterator[tuple[SimulatedFleet, VLLMPool]]:
-    options: dict[str, Any] = {"max_tokens_aggregation": 100, "prompt_format": "raw", "seed": 1}
+    options: dict[str, Any] = {
+        "max_tokens_aggregation": 100,
+        "prompting": PromptOptions(prompt_format="raw"),
+        "rng": random.Random(1),
+    }
     async with (
         SimulatedFleet(agents, profile=AgentProfile(**profile)) as fleet,
         VLLMPool(fleet.endpoints, timeouts=Timeouts(patience=20.0), **options) as pool,
@@ -164,7 +169,7 @@ async def test_roles_are_asked_at_the_agents_with_their_tag() -> None:
         endpoints = [
             replace(endpoint, tags={"role": role}) for endpoint, role in zip(fleet.endpoints, roles, strict=True)
         ]
-        async with VLLMPool(endpoints, max_tokens=30, prompt_format="raw") as pool:
+        async with VLLMPool(endpoints, max_tokens=30, prompting=PromptOptions(prompt_format="raw")) as pool:
             board = Blackboard(
                 {"ideas": "", "critique": ""},
                 [

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from aurora_pool import VLLMPool
+from aurora_pool import PromptOptions, VLLMPool
 from aurora_pool.testing import AgentProfile, Fault, ReceivedRequest, SimulatedAgent, SimulatedFleet
 
 COMPLETIONS = "/v1/completions"
@@ -27,11 +28,14 @@ async def running(
     tags: Sequence[Mapping[str, str]] | None = None,
     **options: Any,
 ) -> AsyncGenerator[tuple[SimulatedFleet, VLLMPool]]:
-    """Run a pool, with these options, over a fleet of so many agents; prompts are sent as they are."""
-    options = {"prompt_format": "raw", **options}
+    """Run a pool, with these options and those of :class:`PromptOptions`, over a fleet; prompts are sent raw."""
+    names = ("prompt_format", "on_too_long", "stream")
+    prompting = PromptOptions(
+        **{"prompt_format": "raw", **{name: options.pop(name) for name in names if name in options}}
+    )
     async with (
         SimulatedFleet(agents, profile=profile, faults=faults, tags=tags) as fleet,
-        VLLMPool(fleet.endpoints, seed=1, **options) as pool,
+        VLLMPool(fleet.endpoints, prompting=prompting, rng=random.Random(1), **options) as pool,
     ):
         yield fleet, pool
 

@@ -1,13 +1,25 @@
-"""Arguments that make no sense are refused at once, with what was expected."""
+"""Invalid arguments are refused at once, with their name, what was expected, and what came."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
-from aurora_pool import AgentEndpoint, ConfigError, HostfileError, NoAgentsError, Timeouts, VLLMPool
+from aurora_pool import (
+    AgentEndpoint,
+    AgentPool,
+    ConfigError,
+    EmbeddingPool,
+    HostfileError,
+    NoAgentsError,
+    Prompt,
+    PromptOptions,
+    Timeouts,
+    VLLMPool,
+)
+from aurora_pool.pool_options import EmbeddingPoolOptions, VLLMPoolOptions
 
 ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
 
@@ -24,8 +36,18 @@ ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
         ("timeout", 0),
         ("timeout", -1.0),
         ("balance", "random"),
-        ("prompt_format", "jinja"),
-        ("on_too_long", "ignore"),
+        ("concurrency", "4"),
+        ("max_tokens", 8.0),
+        ("timeout", "30"),
+        ("model", 7),
+        ("system_prompt", ["Be brief."]),
+        ("sampling", {"temperature": 0}),
+        ("use_batch", "no"),
+        ("prompting", {"prompt_format": "raw"}),
+        ("timeouts", 30),
+        ("connection", {"X-Team": "blue"}),
+        ("observer", print),
+        ("rng", 1),
     ],
 )
 def test_a_pools_options(name: str, value: Any) -> None:
@@ -33,11 +55,113 @@ def test_a_pools_options(name: str, value: Any) -> None:
         VLLMPool(ENDPOINTS, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["connect", "probe", "silence", "patience"])
+@pytest.mark.parametrize("name", ["connect", "probe", "stall", "patience"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_timeouts(name: str, value: float) -> None:
     with pytest.raises(ConfigError, match=f"{name}"):
         Timeouts(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("prompt_format", "jinja"), ("on_too_long", "ignore"), ("stream", "no")])
+def test_prompt_options(name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: expected .* got {value!r}"):
+        PromptOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("127.0.0.1:8000", AgentEndpoint("127.0.0.1", 8000)),
+        ("http://gpu02:8001/v1", AgentEndpoint("gpu02", 8001)),
+        ("gpu02:8001/v1/", AgentEndpoint("gpu02", 8001)),
+        ("https://gpu02/team-a/v1", AgentEndpoint("gpu02", 443, scheme="https", path="/team-a")),
+        ("gpu02 8001 tier=large", AgentEndpoint("gpu02", 8001, {"tier": "large"})),
+        (("gpu02", 8001), AgentEndpoint("gpu02", 8001)),
+        (AgentEndpoint("gpu02", 8001), AgentEndpoint("gpu02", 8001)),
+    ],
+)
+def test_endpoints_are_what_names_them(given: Any, expected: AgentEndpoint) -> None:
+    assert VLLMPool([given]).endpoints == EmbeddingPool(iter([given])).endpoints == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "message"),
+    [
+        ("gpu01:8000", r"endpoints: expected a list of endpoints, .* got 'gpu01:8000'"),
+        ({"gpu01": 8000}, r"endpoints: expected a list of endpoints, .* got {'gpu01': 8000}"),
+        (AgentEndpoint("gpu01"), r"endpoints: expected a list"),
+        (None, r"endpoints: expected a list of endpoints, .* got None"),
+        (["gpu01", 8000], r"endpoints\[1\]: expected 'host', .* got 8000"),
+        (["gpu01:80000"], r"endpoints\[0\]: expected a port from 1 to 65535, got 80000"),
+        ([("gpu01", "8000")], r"endpoints\[0\]: port: expected int, got '8000'"),
+        ([("gpu01",)], r"endpoints\[0\]: expected 'host', .* got \('gpu01',\)"),
+        ([""], r"endpoints\[0\]: expected"),
+        (["gpu01?key=sk-1"], r"endpoints\[0\]: expected an address"),
+    ],
+)
+def test_what_names_no_endpoint(endpoints: Any, message: str) -> None:
+    for make in (VLLMPool, EmbeddingPool):
+        with pytest.raises(ConfigError, match=message):
+            make(endpoints)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(("gpu01", "8000"), "port"), (("gpu01", True), "port"), ((7,), "host"), (("gpu01", 1, ["tier"]), "tags")],
+)
+def test_an_endpoint_of_other_types(arguments: Any, name: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{name}: expected"):
+        AgentEndpoint(*arguments)
+
+
+def test_an_agent_that_is_listed_twice_counts_once_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    pool = VLLMPool(["gpu01", "GPU01:8000", ("gpu02", 8000), AgentEndpoint("gpu01")])
+    assert [str(endpoint) for endpoint in pool.endpoints] == ["gpu01:8000", "gpu02:8000"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "2 endpoints are listed more than once and count once, the first being GPU01:8000"
+    ]
+
+
+def test_the_base_of_all_pools_is_no_pool() -> None:
+    with pytest.raises(ConfigError, match="make a VLLMPool or an EmbeddingPool"):
+        AgentPool(["gpu01"])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(("pool", "options"), [(VLLMPool, VLLMPoolOptions), (EmbeddingPool, EmbeddingPoolOptions)])
+def test_from_hostfile_takes_what_the_constructor_takes(pool: Any, options: Any) -> None:
+    constructor = get_type_hints(pool.__init__)
+    assert get_type_hints(options) == {n: hint for n, hint in constructor.items() if n not in ("endpoints", "return")}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["timeout", "max_tokens", "max_tokens_aggregation", "buffer", "supports_batch", "model", "endpoints", "size"],
+)
+def test_what_can_not_be_changed_says_so(name: str) -> None:
+    with pytest.raises(AttributeError, match=name):
+        setattr(VLLMPool(ENDPOINTS), name, 1)
+
+
+@pytest.mark.parametrize("prompts", [None, 7, "a prompt", b"a prompt", {"role": "user"}, Prompt("a")])
+@pytest.mark.parametrize("method", ["send_all", "send_all_batched", "iter_responses"])
+async def test_prompts_of_other_types(method: str, prompts: Any) -> None:
+    pool = VLLMPool(ENDPOINTS)
+    with pytest.raises(ConfigError, match="prompts: expected a list, or another iterable, of prompts, got"):
+        await getattr(pool, method)(prompts)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_tokens": "8"}, "max_tokens: expected a whole number of at least 1, got '8'"),
+        ({"sampling": {"temperature": 0}}, "sampling: expected Sampling, got"),
+        ({"on_progress": "bar"}, "on_progress: expected a function, got 'bar'"),
+        ({"progress": "bar"}, "progress: expected bool, got 'bar'"),
+    ],
+)
+async def test_options_of_a_call(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        await VLLMPool(ENDPOINTS).send_all_batched(["a"], **options)
 
 
 def test_no_endpoints() -> None:

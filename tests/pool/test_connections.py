@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import ConfigError, Observer, PoolError, Timeouts, VLLMPool
+from aurora_pool import ConfigError, Observer, PoolClosedError, PromptOptions, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import INSTANT, SMALL, chats_at, now, running, running_sequences, sizes
 
@@ -43,7 +43,7 @@ async def test_a_server_restarted_between_requests_costs_no_attempt() -> None:
 
 async def test_no_connection_is_left_when_the_pool_is_closed() -> None:
     async with SimulatedFleet(3, profile=SMALL) as fleet:
-        async with VLLMPool(fleet.endpoints, prompt_format="raw") as pool:
+        async with VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw")) as pool:
             await pool.send_all_batched([f"p{i}" for i in range(100)], max_tokens=20)
             assert connections(fleet) > 0
         await asyncio.sleep(0.1)
@@ -51,9 +51,9 @@ async def test_no_connection_is_left_when_the_pool_is_closed() -> None:
         assert len(asyncio.all_tasks()) <= 1 + 2 * len(fleet.agents)
 
 
-async def test_closing_while_calls_are_under_way_ends_them_with_an_error() -> None:
+async def test_closing_while_calls_are_in_flight_ends_them_with_an_error() -> None:
     async with SimulatedFleet(2, profile=SMALL) as fleet:
-        pool = VLLMPool(fleet.endpoints, prompt_format="raw")
+        pool = VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw"))
         calls = [
             asyncio.create_task(pool.send_all_batched([f"p{i}" for i in range(80)], max_tokens=300)) for _ in range(3)
         ]
@@ -61,7 +61,7 @@ async def test_closing_while_calls_are_under_way_ends_them_with_an_error() -> No
         assert running_sequences(fleet) > 0
         await pool.close()
         found = await asyncio.gather(*calls, return_exceptions=True)
-        assert all(isinstance(result, PoolError) and "closed" in str(result) for result in found)
+        assert all(isinstance(result, PoolClosedError) and "closed" in str(result) for result in found)
         await asyncio.sleep(0.1)
         assert running_sequences(fleet) == 0
         assert connections(fleet) == 0
@@ -87,9 +87,9 @@ async def test_a_pool_may_be_closed_twice_and_unused() -> None:
         pool = VLLMPool(fleet.endpoints)
         await pool.close()
         await pool.close()
-        with pytest.raises(ConfigError, match="closed"):
+        with pytest.raises(PoolClosedError, match="closed"):
             await pool.send_all(["a"])
-        with pytest.raises(ConfigError, match="closed"):
+        with pytest.raises(PoolClosedError, match="closed"):
             await pool.slice(0, 1).send_all(["a"])
 
 
@@ -133,7 +133,7 @@ async def test_a_time_limit_of_the_caller_is_a_cancellation() -> None:
         assert running_sequences(fleet) == 0
 
 
-async def test_concurrency_bounds_the_requests_under_way() -> None:
+async def test_concurrency_bounds_the_requests_in_flight() -> None:
     most = 0
 
     async def watch(fleet: SimulatedFleet) -> None:
@@ -174,7 +174,7 @@ async def test_connector_limit_keeps_connections_few() -> None:
 async def test_what_waits_here_for_its_turn_is_no_agents_fault(limit: str) -> None:
     """All requests but one wait on this side, much longer than any limit, and no clock runs for those."""
     profile = AgentProfile(slots=4, reply="word " * 40, step_base=0.1)
-    options: dict[str, Any] = {limit: 1, "timeouts": Timeouts(silence=10.0, probe=2.0), "timeout": 20.0}
+    options: dict[str, Any] = {limit: 1, "timeouts": Timeouts(stall=10.0, probe=2.0), "timeout": 20.0}
     async with running(8, profile=profile, **options) as (_, pool):
         responses = await pool.send_all_batched([f"p{i}" for i in range(16)], max_tokens=40)
         assert all(response.success for response in responses)
@@ -215,7 +215,9 @@ async def test_a_machine_that_is_gone_is_given_up_after_the_connect_timeout() ->
 
         endpoint = AgentEndpoint("127.0.0.1", full.getsockname()[1])
         timeouts = Timeouts(connect=3.0, probe=4.0, patience=1.0)
-        async with VLLMPool([endpoint], model="m", max_tokens=4, prompt_format="raw", timeouts=timeouts) as pool:
+        async with VLLMPool(
+            [endpoint], model="m", max_tokens=4, prompting=PromptOptions(prompt_format="raw"), timeouts=timeouts
+        ) as pool:
             began = now()
             (response,) = await pool.send_all_batched(["a"])
             assert response.error_kind == "no_agents"
@@ -243,7 +245,12 @@ async def test_cookies_and_redirects_are_not_followed() -> None:
     from aurora_pool import AgentEndpoint
 
     port = runner.addresses[0][1]
-    options = {"model": "m", "max_tokens": 4, "prompt_format": "raw", "timeouts": Timeouts(patience=5.0)}
+    options = {
+        "model": "m",
+        "max_tokens": 4,
+        "prompting": PromptOptions(prompt_format="raw"),
+        "timeouts": Timeouts(patience=5.0),
+    }
     async with VLLMPool([AgentEndpoint("127.0.0.1", port)], **options) as pool:  # type: ignore[arg-type]
         (response,) = await pool.send_all_batched(["a"])
         assert not response.success
@@ -251,11 +258,11 @@ async def test_cookies_and_redirects_are_not_followed() -> None:
     assert set(asked) <= {"/v1/models", "/v1/completions"}
 
 
-async def test_nothing_is_left_in_memory_of_a_pool_that_was_closed_while_prompts_were_under_way() -> None:
+async def test_nothing_is_left_in_memory_of_a_pool_that_was_closed_while_prompts_were_in_flight() -> None:
     async with SimulatedFleet(3, profile=SMALL) as fleet:
         observer = Observer()
         kept = weakref.ref(observer)  # the pool holds it, and everything in the pool holds the pool
-        pool = VLLMPool(fleet.endpoints, prompt_format="raw", timeout=100.0, observer=observer)
+        pool = VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw"), timeout=100.0, observer=observer)
         prompts = [f"p{i}" for i in range(2000)]
         cancelled = asyncio.create_task(pool.send_all_batched(prompts, max_tokens=300))
         closed = asyncio.create_task(pool.post_batch(1, prompts, max_tokens=300))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aurora_pool import AttemptsExhausted, ConfigError
+from aurora_pool import ConfigError, PromptRejected
 from aurora_pool.embeddings import EmbeddingPool, scatter_gather_embeddings, vector_of
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
@@ -49,7 +49,7 @@ async def test_a_text_that_fails_is_a_row_of_nan_and_a_failed_response() -> None
         assert list(np.flatnonzero(np.isnan(vectors).any(axis=1))) == [3]
         failed = (await pool.send_all_batched(TEXTS))[3]
         assert (failed.success, failed.error_kind, failed.embedding) == (False, "rejected", None)
-        with pytest.raises(AttemptsExhausted, match="no threes"):
+        with pytest.raises(PromptRejected, match="no threes"):
             await scatter_gather_embeddings(pool, [TEXTS[3]])
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from aioresponses import aioresponses
 
-from aurora_pool import AgentEndpoint, ConfigError, NoAgentsError, Timeouts, VLLMPool
+from aurora_pool import AgentEndpoint, ConfigError, NoAgentsError, PromptOptions, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, Fault, SimulatedFleet
 from tests.pool.running import lists_at, now, running
 
@@ -98,11 +98,13 @@ class TestAdapters:
             yield mocked
 
     async def test_the_base_is_taken_where_none_is_named(self, http: aioresponses) -> None:
-        async with VLLMPool([AgentEndpoint("gpu01")], prompt_format="raw") as pool:
+        async with VLLMPool([AgentEndpoint("gpu01")], prompting=PromptOptions(prompt_format="raw")) as pool:
             assert (pool.model, pool.max_context) == ("base", 2048)
 
     async def test_an_adapter_is_served_where_it_is_named_and_has_its_parents_context(self, http: aioresponses) -> None:
-        async with VLLMPool([AgentEndpoint("gpu01")], model="adapter", prompt_format="raw") as pool:
+        async with VLLMPool(
+            [AgentEndpoint("gpu01")], model="adapter", prompting=PromptOptions(prompt_format="raw")
+        ) as pool:
             assert (pool.model, pool.max_context) == ("adapter", 2048)
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import Timeouts, VLLMPool
+from aurora_pool import PromptOptions, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
 pytestmark = pytest.mark.simulated_clock
@@ -15,7 +15,7 @@ async def test_a_prompt_denser_than_estimated_is_answered_with_the_room_it_has()
     async with SimulatedFleet(1, profile=AgentProfile(model="m", version="0.28.0", max_model_len=2048)) as fleet:
         options: dict[str, Any] = {
             "model_max_context": 2048,
-            "prompt_format": "raw",
+            "prompting": PromptOptions(prompt_format="raw"),
             "timeouts": Timeouts(patience=5.0),
         }
         async with VLLMPool(fleet.endpoints, max_tokens=1000, **options) as pool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import ConfigError, Timeouts
+from aurora_pool import ConfigError, Sampling, Timeouts
 from aurora_pool.testing import AgentProfile
 from tests.pool.running import SMALL, chats_at, lists_at, now, prompts_at, running, sizes
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.simulated_clock
 ECHO = AgentProfile(slots=32, reply=lambda prompt: f"You said: {prompt}")
 
 
-async def test_post_asks_that_very_agent_by_chat() -> None:
+async def test_post_asks_that_agent_by_chat() -> None:
     async with running(3, profile=ECHO) as (fleet, pool):
         response = await pool.post(1, "Hello", max_tokens=50)
         assert (response.success, response.text, response.agent_index) == (True, "You said: Hello", 1)
@@ -145,11 +145,11 @@ async def test_what_is_no_prompt_is_an_error(prompt: Any) -> None:
 @pytest.mark.parametrize("method", ["send_all", "send_all_batched"])
 async def test_one_string_is_not_a_list_of_letters(method: str) -> None:
     async with running(1) as (_, pool):
-        with pytest.raises(ConfigError, match="one string"):
+        with pytest.raises(ConfigError, match="prompts: expected a list"):
             await getattr(pool, method)("Hello")
-        with pytest.raises(ConfigError, match="one string"):
+        with pytest.raises(ConfigError, match="prompts: expected a list"):
             await pool.post_batch(0, "Hello")
-        with pytest.raises(ConfigError, match="one string"):
+        with pytest.raises(ConfigError, match="prompts: expected a list"):
             _ = [pair async for pair in pool.iter_responses("Hello")]
 
 
@@ -203,3 +203,15 @@ async def test_list_requests_name_their_model() -> None:
     async with running(1) as (fleet, pool):
         await pool.post_batch(0, ["a"], max_tokens=5)
         assert lists_at(fleet.agents[0])[0].body["model"] == pool.model
+
+
+async def test_one_prompt_is_asked_of_any_agent() -> None:
+    async with running(2, profile=SMALL) as (fleet, pool):
+        response = await pool.ask("What is a mill?", max_tokens=6, sampling=Sampling(temperature=0.0))
+        assert response.raise_for_status().completion_tokens == 6
+        chat = await pool.ask([{"role": "user", "content": "What is a mill?"}], max_tokens=6)
+        assert chat.success
+        asked = await asyncio.gather(*(pool.ask(f"p{number}", max_tokens=40) for number in range(8)))
+        assert all(response.success for response in asked)
+        assert {response.agent_index for response in asked} == {0, 1}
+        assert len(fleet.requests) > 0

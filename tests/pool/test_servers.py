@@ -125,14 +125,17 @@ async def test_a_server_with_a_smaller_list_limit_still_answers_every_prompt(lim
 
 
 async def test_a_prefix_in_the_url_is_kept() -> None:
-    from aurora_pool import AgentEndpoint, VLLMPool
+    from aurora_pool import AgentEndpoint, PromptOptions, VLLMPool
     from aurora_pool.testing import SimulatedFleet
 
     async with SimulatedFleet(1, profile=echo()) as fleet:
         here = fleet.endpoints[0]
         prefixed = AgentEndpoint(here.host, here.port, path="/team-a/v1")
         async with VLLMPool(
-            [prefixed], model="simulated-model", prompt_format="raw", timeouts=Timeouts(patience=1.0)
+            [prefixed],
+            model="simulated-model",
+            prompting=PromptOptions(prompt_format="raw"),
+            timeouts=Timeouts(patience=1.0),
         ) as pool:
             await pool.send_all_batched(["a"], max_tokens=4)
         assert {request.path for request in fleet.requests} >= {"/team-a/v1/models", "/team-a/v1/completions"}

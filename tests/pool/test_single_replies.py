@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 
-from aurora_pool import AgentEndpoint, ConfigError, Response, Timeouts, VLLMPool
+from aurora_pool import AgentEndpoint, ConfigError, PromptOptions, Response, Timeouts, VLLMPool
 from tests.wire.bodies import chat, chat_choice, chat_message, choice, completion, error, usage
 
 pytestmark = pytest.mark.simulated_clock
@@ -33,7 +34,9 @@ def http() -> Iterator[aioresponses]:
 async def pool(http: aioresponses, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[VLLMPool]:
     monkeypatch.setenv("GPU01_KEY", KEY)
     endpoint = AgentEndpoint("gpu01", 8000, {"api_key_env": "GPU01_KEY"})
-    async with VLLMPool([endpoint], prompt_format="raw", timeouts=Timeouts(patience=20.0), seed=1) as pool:
+    async with VLLMPool(
+        [endpoint], prompting=PromptOptions(prompt_format="raw"), timeouts=Timeouts(patience=20.0), rng=random.Random(1)
+    ) as pool:
         yield pool
 
 

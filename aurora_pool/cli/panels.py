@@ -1,0 +1,47 @@
+"""The groups in which ``--help`` shows options, in this order, and the options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+INPUT = "Input"
+OUTPUT = "Output"
+PROMPTS = "Prompts"
+SAMPLING = "Sampling"
+FLEET = "Fleet"
+LIMITS = "Limits"
+DISPLAY = "Display"
+
+Hostfile: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        metavar="FILE", envvar="AURORA_POOL_HOSTFILE", help="The hostfile: one agent a line.", rich_help_panel=FLEET
+    ),
+]
+Model: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="The model to ask for; by default, the one that is served.", rich_help_panel=FLEET
+    ),
+]
+Patience: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        metavar="SECONDS",
+        min=0.1,
+        help="Seconds to wait for an agent while none is in service.",
+        rich_help_panel=LIMITS,
+    ),
+]
+Temperature: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        metavar="T",
+        min=0.0,
+        help="0 takes the likeliest token; by default, what the server does.",
+        rich_help_panel=SAMPLING,
+    ),
+]

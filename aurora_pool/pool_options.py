@@ -1,0 +1,73 @@
+"""What callers say: the options of the pools' constructors, for signatures that hand them on, and those of one call."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypedDict
+
+from aurora_pool.arguments import check_instance, check_whole, shown
+from aurora_pool.errors import ConfigError
+from aurora_pool.messages import Prompt, Sampling
+from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.policy.scheduler import Balance
+
+__all__ = ["AgentPoolOptions", "CallOptions", "EmbeddingPoolOptions", "VLLMPoolOptions", "check_prompts"]
+
+
+class AgentPoolOptions(TypedDict, total=False):
+    """The options that all kinds of pools have. A test holds these classes to the constructors."""
+
+    model: str | None
+    timeout: float | None
+    balance: Balance
+    concurrency: int | None
+    connector_limit: int | None
+    timeouts: Timeouts | None
+    connection: ConnectionOptions | None
+    observer: Observer | None
+    rng: random.Random | None
+
+
+class VLLMPoolOptions(AgentPoolOptions, total=False):
+    """The options of :class:`~aurora_pool.VLLMPool`."""
+
+    max_tokens: int | None
+    max_tokens_aggregation: int | None
+    model_max_context: int | None
+    buffer: int
+    system_prompt: str | None
+    sampling: Sampling | None
+    use_batch: bool
+    prompting: PromptOptions | None
+
+
+class EmbeddingPoolOptions(AgentPoolOptions, total=False):
+    """The options of :class:`~aurora_pool.EmbeddingPool`."""
+
+    dimensions: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """What a caller has said about one call. Raises :class:`ConfigError` for invalid arguments."""
+
+    max_tokens: int | None
+    sampling: Sampling | None
+    batched: bool
+
+    def __post_init__(self) -> None:
+        check_whole(1, max_tokens=self.max_tokens)
+        check_instance("sampling", self.sampling, Sampling)
+
+
+def check_prompts(prompts: object) -> None:
+    """Raise :class:`ConfigError` for what is one prompt, or nothing that holds prompts.
+
+    >>> check_prompts("Name a colour.")
+    Traceback (most recent call last):
+    aurora_pool.errors.ConfigError: prompts: expected a list, or another iterable, of prompts, got 'Name a colour.'
+    """
+    if isinstance(prompts, str | bytes | Mapping | Prompt) or not isinstance(prompts, Iterable | AsyncIterable):
+        raise ConfigError(f"prompts: expected a list, or another iterable, of prompts, got {shown(prompts)}")
