@@ -1,6 +1,6 @@
 """Whether an agent has died when a connection to it broke, and with it what it held.
 
-Connections break for many reasons; only a death says something about the prompts that were under way. So the agent is
+Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent is
 looked at: it has died if it accepts no connection, or if its counters have started anew. If it works on, the prompts
 just go again. If the connections that broke had all been silent for the same time, a proxy stands before it, which cuts
 what is silent for so long.

@@ -28,7 +28,7 @@ from aurora_pool.policy.outcome import Outcome
 
 BROKEN_LIMIT = 3
 TRIALS = 2
-"""An agent that answers probes, but no whole request between so many of them, goes out all the same."""
+"""An agent that answers probes, but no whole request between this many of them, goes out all the same."""
 FIRST_COOLDOWN = 1.0
 LONGEST_COOLDOWN = 30.0
 WRONG_MODEL_COOLDOWN = 60.0

@@ -221,7 +221,7 @@ class Dispatcher:
         """Record what the probe of an agent that is out came to."""
         self.ledger.agent_probed(self.ledger.agents[agent], outcome, reason, now)
 
-    def misplaced(self, agent: int, reason: str, now: float) -> None:
+    def serves_another_model(self, agent: int, reason: str, now: float) -> None:
         """Record that an agent says of itself that it does not serve what is asked for."""
         self.ledger.agent_failed(self.ledger.agents[agent], Outcome.WRONG_MODEL, reason, now)
 

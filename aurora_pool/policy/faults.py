@@ -20,11 +20,11 @@ from aurora_pool.policy.work import SUSPICIOUS_DEATHS, Failure, InFlightRequest,
 __all__ = ["Faults", "Finding"]
 
 TRUSTED_REJECTIONS = 8
-"""An agent that answers others is taken at its word for so many rejections in a row."""
+"""An agent that answers others is taken at its word for this number of rejections in a row."""
 REFUSED_PATIENCE = 5
-"""Prompts are given up when all agents have refused whatever they got for so many times the queue's patience."""
+"""Prompts are given up when all agents have refused whatever they got for this many times the queue's patience."""
 REFUSED_ALONE = 300.0
-"""The same in seconds, for prompts that only one very agent may answer."""
+"""The same in seconds, for prompts that are pinned to an agent."""
 TOO_MANY_REQUESTS = 429
 SHORTEST_COOLDOWN = 0.05
 """Seconds that an agent rests at least after a 503 or a 500, so that it can't take in the whole queue and fail it."""

@@ -1,6 +1,6 @@
 """How often a streamed answer should show something: seldom, for events cost; often enough that no proxy cuts it.
 
-A proxy cuts a connection on which nothing has come for 60 s (nginx's default). An event for every so many tokens keeps
+A proxy cuts a connection on which nothing has come for 60 s (nginx's default). An event for every few tokens keeps
 it alive, if the server is fast enough; its measured speed says for how many. An answer of a usual length still has
 about two events: its first token, and the rest.
 """
@@ -14,14 +14,14 @@ UNKNOWN_SPEED = 10.0
 SLOW = 1.0
 """The same, for an agent whose connections were cut before it had answered anything."""
 LONG = 20.0
-"""An answer that may take so many seconds is streamed, even if it is the only one of its request."""
+"""An answer that may take this many seconds is streamed, even if it is the only one of its request."""
 OF_THE_CUT = 1 / 3
 """Part of the silence at which a proxy has been seen to cut."""
 MOST = 1_000_000
 
 
 def stream_interval(speed: float, silent_cut: float = 0.0) -> int:
-    """Return how many tokens an event should hold, at so many tokens per second of one prompt (0: unknown).
+    """Return how many tokens an event should hold; ``speed`` is tokens per second of one prompt (0: unknown).
 
     ``silent_cut`` is the silence, in seconds, after which connections to this agent were seen to be cut; 0 if none was.
 

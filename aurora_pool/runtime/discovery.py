@@ -79,7 +79,7 @@ class Serving:
             driver.names.list(agent, models)
             if self.model not in {model.id for model in models}:
                 listed = ", ".join(repr(model.id) for model in models[:SHOWN])
-                driver.dispatcher.misplaced(agent, f"it serves {listed}, not {self.model!r}", driver.now)
+                driver.dispatcher.serves_another_model(agent, f"it serves {listed}, not {self.model!r}", driver.now)
             length = _context(self.model, models)
             if length is not None:
                 self._lengths[agent] = length

@@ -51,7 +51,7 @@ class Reply:
         return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
 
     async def read(self, limit: int = OTHER_BODY) -> bytes:
-        """The whole body, of at most so many bytes. Raises :class:`ConnectionLost` and :class:`BadReply`."""
+        """The whole body, of at most ``limit`` bytes. Raises :class:`ConnectionLost` and :class:`BadReply`."""
         return b"".join([chunk async for chunk in self.chunks(limit)])
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:

@@ -22,7 +22,7 @@ _SAME_REASON = {"eos": "stop", "eos_token": "stop", "function_call": "tool_calls
 
 
 class Assembly:
-    """The answers to so many prompts with ``n`` samples each, in the making."""
+    """The answers to a number of prompts with ``n`` samples each, in the making."""
 
     __slots__ = (
         "_bounds",

@@ -44,7 +44,7 @@ class Bounds(msgspec.Struct, frozen=True):
 
 
 def bounds_of(choices: int, max_tokens: int, fields: Mapping[str, Any], prompt_characters: int) -> Bounds:
-    """Work out the bounds of a reply with so many choices; ``max_tokens`` is 0 where the request sets none.
+    """Work out the bounds of a reply with that number of choices; ``max_tokens`` is 0 where the request sets none.
 
     >>> bounds_of(8, 64, {}, 1000).longest
     82920

@@ -33,7 +33,7 @@ def encode_request(
 ) -> bytes:
     """Write the body of a chat request. A sampling's ``logprobs`` becomes the two fields that chat has for it.
 
-    With an ``interval`` above 0 it is streamed, with an event for every so many tokens.
+    With an ``interval`` above 0 it is streamed, with an event for every ``interval`` tokens.
 
     >>> encode_request("m", [{"role": "user", "content": "Hi"}], {"logprobs": 2}, 8)
     b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"max_tokens":8,"logprobs":true,"top_logprobs":2}'
@@ -64,7 +64,7 @@ def as_messages(content: Any) -> Sequence[Mapping[str, Any]]:
 
 
 class ChatReader:
-    """Reads the reply to a chat request: of ``n`` samples, or of so many conversations; in one piece or in events."""
+    """Reads the reply to a chat request: of ``n`` samples, or of several conversations; in one piece or in events."""
 
     __slots__ = ("_assembly", "_calls", "_choices", "_conversations", "_n", "_usage", "model")
 

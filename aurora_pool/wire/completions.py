@@ -51,7 +51,7 @@ def sampling_fields(sampling: Sampling) -> dict[str, Any]:
 
 
 def streaming(interval: int) -> dict[str, Any]:
-    """The body fields that ask for a stream with an event for every so many tokens of an answer, and one at its end."""
+    """The body fields that ask for a stream with an event for every ``interval`` tokens of an answer."""
     return {"stream": True, "stream_interval": interval, "stream_options": _USAGE}
 
 
