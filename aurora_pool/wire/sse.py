@@ -16,7 +16,7 @@ from aurora_pool.wire.bounds import UNBOUNDED
 DONE = b"[DONE]"
 BOM = b"\xef\xbb\xbf"
 _CLOSING = ord("}")
-_OTHERS = (b":", b"event", b"id", b"retry", b"data")
+_OTHERS = (b":", b"event:", b"id:", b"retry:")
 
 
 class EventSplitter:
