@@ -94,7 +94,8 @@ class Exchanges:
                     headers=kind.headers,
                     on_sent=functools.partial(self._on_sent, request),
                 ) as reply:
-                    await kind.receive(reply, request, self)
+                    if not request.closed:  # nobody waits for it any more
+                        await kind.receive(reply, request, self)
             except ServerError as error:
                 if interval and refuses_streaming(error):
                     interval, refused_streaming = 0, True

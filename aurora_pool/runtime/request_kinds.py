@@ -147,7 +147,8 @@ class CompletionsBatch(_JSONKind):
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
         items = list(request.unreleased())
-        bounds = self.bounds(len(items), max(item.room for item in items), sum(len(item.work) for item in items))
+        room = max(item.room for item in items)
+        bounds = self.bounds(len(request.items), room, sum(len(item.work) for item in items))
         reader = completions.CompletionsReader(len(request.items), self._n, bounds)
         await exchanges.read_answers(reply, reader, bounds, self, request)
 
@@ -202,7 +203,7 @@ class ChatBatch(_JSONKind):
         """Read the reply."""
         items = list(request.unreleased())
         room = 0 if any(not item.room for item in items) else max(item.room for item in items)
-        bounds = self.bounds(len(items), room, sum(_characters(item.work) for item in items))
+        bounds = self.bounds(len(request.items), room, sum(_characters(item.work) for item in items))
         reader = chat.ChatReader(conversations=len(request.items), bounds=bounds)
         await exchanges.read_answers(reply, reader, bounds, self, request)
 
