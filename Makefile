@@ -7,7 +7,7 @@ CODE    := $(wildcard aurora_pool tests benchmarks examples)
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench bench-all cost soak docs graph clean
+.PHONY: help demo test integration check format bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ cost: $(VENV)/.dev ## Fail if a prompt costs more than twice what it costs a cli
 
 soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, and fill their disks, for ten minutes
 	$(BIN)/python -m tests.jobs.soak
+
+MINUTES ?= 60
+fuzz: $(VENV)/.test ## Mutate servers' replies for an hour, or MINUTES=20
+	$(BIN)/python -m tests.hostile.fuzz --minutes $(MINUTES)
 
 graph: $(BIN)/python ## Draw the imports of the package into docs/architecture.svg
 	@$(BIN)/python docs/graph.py

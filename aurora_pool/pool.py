@@ -228,7 +228,7 @@ class VLLMPool(AgentPool):
         if self.supports_batch:
             self._prompting.tokenizer.unresponsive |= self._serving.silent
             await self._prompting.learn(model)
-            body = completions.encode_request(model, ["ping"], {}, 1, stream=False)
+            body = completions.encode_request(model, ["ping"], {}, 1)
             self._driver.probe_request = (completions.PATH, body)
         else:
             self._driver.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))

@@ -70,7 +70,7 @@ IMPURE_MODULES = frozenset(
     }
 )
 UPWARD = {("pool", "contrib.openai")}  # pool.openai_client() makes it when it is called, from public names only
-CLIENT_OWNERS = ("runtime.transport", "testing", "contrib")
+CLIENT_OWNERS = ("runtime.transport", "runtime.reply", "testing", "contrib")
 LONGEST = 350
 NAMEDTUPLE_API = frozenset({"_asdict", "_fields", "_make", "_replace"})  # public in spite of the underscore
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import httpx2
@@ -21,13 +22,13 @@ import openai
 
 from aurora_pool.errors import NoAgentsError, PoolError, ServerError, TransportError
 from aurora_pool.messages import Response, Usage
+from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.exchange import Exchanges
-from aurora_pool.runtime.transport import Reply
-from aurora_pool.wire.errors import parse_error
+from aurora_pool.runtime.reply import Reply
 
 __all__ = ["PoolTransport", "make_client"]
 
@@ -94,7 +95,7 @@ class _Forward:
     __slots__ = ("_body", "chunks", "head", "headers", "method", "path")
 
     limit = 1
-    streams = False
+    model = ""
 
     def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> None:
         self.method = method
@@ -108,13 +109,17 @@ class _Forward:
     def sink(self) -> _Forward:
         return self
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes | None:
+    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+        """0: how it is streamed is the client's."""
+        return 0
+
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
         return self._body
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
-        if reply.status >= 400:
-            content = await reply.read()
-            error = parse_error(reply.status, content)
+        if not 200 <= reply.status < 300:
+            content = await reply.start() if reply.status >= 400 else b""
+            error = await reply.error(content)
             if not _is_the_clients(error):
                 raise error
             self._begin(reply)
@@ -122,7 +127,7 @@ class _Forward:
         else:
             self._begin(reply)
             try:
-                async for chunk in reply.chunks():
+                async for chunk in reply.chunks(sys.maxsize):
                     exchanges.progress(request)
                     await self.chunks.put(chunk)
             except TransportError as error:

@@ -6,10 +6,14 @@ from collections import Counter
 
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.flow import Flow
+from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest, WorkItem
+
+RATE_LIMITED = "rate-limited"
+"""The state of an agent in service that answers 429 to whatever it gets."""
 
 _FRESH = 1 / 32
 """How much one answer weighs in the running means of tokens and seconds."""
@@ -47,6 +51,7 @@ class AgentState:
         "cooldown_until",
         "cooldowns",
         "cooling_down",
+        "done_when_rejecting",
         "failures",
         "flow",
         "held",
@@ -64,10 +69,14 @@ class AgentState:
         "prompts_done",
         "quarantine_for",
         "queued_at_server",
+        "rate_limited",
+        "refused_since",
+        "rejections",
         "requests",
         "running",
         "sampled_at",
         "sent",
+        "silent_cut",
         "staged",
         "stalled",
         "tick_due",
@@ -100,6 +109,15 @@ class AgentState:
         self.load_check_at = 0.0
         self.last_byte = 0.0
         self.sampled_at = 0.0
+        self.done_when_rejecting = 0
+        """How many prompts it had answered when it last rejected one."""
+        self.refused_since = float("-inf")
+        """Since when it has refused whatever it got, if it is :attr:`refusing`."""
+        self.rejections = 0
+        """How many requests it has rejected since."""
+        self.rate_limited = False
+        self.silent_cut = 0.0
+        """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""
         self.preemptions: int | None = None
         self.last_error = ""
         self.answers_since_send = 0
@@ -125,6 +143,16 @@ class AgentState:
     def available(self) -> bool:
         """Whether it may be given something now."""
         return self.in_service and not self.checking and not self.cooling_down
+
+    @property
+    def refusing(self) -> bool:
+        """Whether it has answered nothing since it refused something (503, 429)."""
+        return self.refused_since > (self.answered_at if self.answered_at is not None else float("-inf"))
+
+    @property
+    def state(self) -> str:
+        """How it is, in a word or two."""
+        return RATE_LIMITED if self.in_service and self.rate_limited and self.refusing else self.breaker.state.value
 
     @property
     def proven(self) -> bool:
@@ -224,6 +252,11 @@ class AgentState:
         self.cooldowns = 0
         if self.breaker.broken and sent_at is not None:
             self.breaker.answered(sent_at)
+
+    def note_failure(self, outcome: Outcome, reason: str) -> None:
+        """Count a failure, whoever is to blame for it."""
+        self.failures[outcome.value] += 1
+        self.last_error = reason
 
     def discard_duplicate(self, tokens: int) -> None:
         """Record that an answer of some tokens came after another agent's: it is nobody's result."""

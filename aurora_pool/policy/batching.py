@@ -11,32 +11,32 @@ from aurora_pool.policy.work import InFlightRequest, WorkItem
 def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
     """Group one agent's prompts into requests.
 
-    Prompts of the same kind travel together, as many as their ``limit`` allows. A list request has one ``max_tokens``
-    for all, the smallest ``room`` in it; so a prompt with less than half the room of the roomiest travels apart, and no
-    answer is cut to less than half of what it could be.
+    Prompts of the same kind travel together, as many as their ``limit`` allows, and those that failed together apart
+    from others. A list request has one ``max_tokens`` for all, the smallest ``room`` in it; so a prompt with less than
+    half the room of the roomiest travels apart, and no answer is cut to less than half of what it could be.
     """
     if _travel_together(items):
         return [items]
     lists: list[Sequence[WorkItem]] = []
-    kinds: dict[int, list[WorkItem]] = {}
+    kinds: dict[tuple[int, int], list[WorkItem]] = {}
     for item in items:
         if item.limit == 1:
             lists.append([item])
         else:
-            kinds.setdefault(id(item.kind), []).append(item)
+            kinds.setdefault((id(item.kind), id(item.cohort)), []).append(item)
     for group in kinds.values():
         lists.extend(_by_room(group))
     return lists
 
 
 def _travel_together(items: Sequence[WorkItem]) -> bool:
-    """Tell quickly what is true of nearly all: one kind, one room, and not too many."""
+    """Tell quickly what is true of nearly all: one kind, one room, one cohort, and not too many."""
     first = items[0]
-    kind, room = first.kind, first.room
+    kind, room, cohort = first.kind, first.room, first.cohort
     if len(items) > first.limit:
         return False
     for item in items:  # noqa: SIM110 (a generator takes half as long again, and this is done for every prompt)
-        if item.kind is not kind or item.room != room:
+        if item.kind is not kind or item.room != room or item.cohort is not cohort:
             return False
     return True
 

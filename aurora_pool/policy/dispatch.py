@@ -246,9 +246,13 @@ class Dispatcher:
         """Record what the probe of an agent that is out came to."""
         self.ledger.agent_probed(self.ledger.agents[agent], outcome, reason, now)
 
+    def serves_another_model(self, agent: int, reason: str, now: float) -> None:
+        """Record that an agent says of itself that it does not serve what is asked for."""
+        self.ledger.agent_failed(self.ledger.agents[agent], Outcome.WRONG_MODEL, reason, now)
+
     def load_checked(self, agent: int, finding: Finding, now: float) -> None:
         """Record what a look at a silent agent has shown."""
-        self._faults.stall.load_checked(self.ledger.agents[agent], finding, now)
+        self._faults.load_checked(self.ledger.agents[agent], finding, now)
 
     def sampled(self, agent: int, running: int, waiting: int, preemptions: int | None, now: float) -> None:
         """Record an engine's own counters: prompts that run and that wait there, and preemptions since it started."""
@@ -271,6 +275,7 @@ class Dispatcher:
     def close(self) -> None:
         """Forget all prompts. Without it, those left over are never freed: see :class:`WorkItem`."""
         self.ledger.clear()
+        self._faults.autopsies.clear()
         if self._deadlines is not None:
             self._deadlines.clear()
 

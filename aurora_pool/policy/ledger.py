@@ -268,15 +268,23 @@ class Ledger:
 
     def agent_failed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
         """Record a failure of an agent; it may go out of service, and a probe is then due later."""
-        agent.failures[outcome.value] += 1
-        agent.last_error = reason
+        agent.note_failure(outcome, reason)
         if agent.breaker.failed(outcome, now, self.rng):
-            self._went_out(agent, now)
-            self.events.agent_state(agent.index, agent.breaker.state.value, f"{outcome.value}: {reason}")
-            self.timers.add(agent.breaker.probe_at, self._probe, agent)
+            self._take_out(agent, f"{outcome.value}: {reason}", now)
+        elif agent.breaker.begin_trial():
+            self.pending.probe.append(agent.index)
+
+    def _take_out(self, agent: AgentState, reason: str, now: float) -> None:
+        self._went_out(agent, now)
+        self.events.agent_state(agent.index, agent.breaker.state.value, reason)
+        self.timers.add(agent.breaker.probe_at, self._probe, agent)
 
     def agent_probed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
-        """Record what a probe of an agent that is out has shown."""
+        """Record what a probe of an agent that is out, or on trial, has shown."""
+        if agent.breaker.on_trial:
+            if agent.breaker.tried(outcome, now, self.rng):
+                self._take_out(agent, f"{agent.last_error}; and a probe: {reason or outcome.value}", now)
+            return
         if agent.breaker.state is not State.PROBING:
             return
         if agent.breaker.probed(outcome, now, self.rng):

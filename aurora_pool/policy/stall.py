@@ -35,6 +35,10 @@ class Finding(enum.Enum):
     NO_METRICS = "no metrics"  # it answers, but has no counters
     UNRESPONSIVE = "unresponsive"  # it accepts and does not answer
     REFUSED = "refused"  # it accepts no connection
+    RESTARTED = "restarted"  # its counters have started anew
+
+
+_GONE = {Finding.REFUSED: "it refuses connections", Finding.RESTARTED: "it was started anew"}
 
 
 class StallDetector:
@@ -73,9 +77,9 @@ class StallDetector:
         if not agent.sent or finding is Finding.PROGRESSING:
             agent.last_byte = now
             self.saw_activity(agent)
-        elif finding is Finding.REFUSED:
+        elif finding in (Finding.REFUSED, Finding.RESTARTED):
             self.saw_activity(agent)
-            self.give_up(agent, ConnectFailed("it refuses connections, and what it held fell silent"), now)
+            self.give_up(agent, ConnectFailed(f"{_GONE[finding]}, and what it held fell silent"), now)
         elif quiet < limit:
             agent.stalled = finding is not Finding.NO_METRICS
         else:

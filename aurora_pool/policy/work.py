@@ -25,9 +25,11 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``batch`` says which items may share a list request (those with the same object), ``room`` how many tokens may be
     generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
     own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
-    waits. ``sends`` counts requests, ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents
-    that died while they held it. ``started_at`` is when it showed its first token; -1 while it has not.
-    ``prompt_tokens`` is about how many tokens the prompt has; 0 where nobody knows.
+    waits. ``cohort`` is the same for those that failed together: they go together again, and apart from others.
+    ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
+    ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
+    ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
+    prompt has; 0 where nobody knows.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -46,6 +48,8 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     avoid: int = -1
     done: bool = False
     hedged: bool = False
+    doubted: bool = False
+    cohort: object = None
     first_sent: float = -1.0
     started_at: float = -1.0
     prompt_tokens: float = 0.0
@@ -133,6 +137,9 @@ class PolicyEvents:
 
     def prompt_hedged(self, slow_agent: int, agent: int) -> None:
         """Record that a prompt was given to a second agent because the first is slow or silent."""
+
+    def silence_cut(self, agent: int, seconds: float) -> None:
+        """Record that connections to an agent are cut, by a proxy before it, when nothing has come for so long."""
 
     def prompt_quarantined(self, agent: int) -> None:
         """Record that a prompt is under suspicion of killing agents and goes on apart from others."""

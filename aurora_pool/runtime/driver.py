@@ -28,6 +28,7 @@ from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.health import look, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink
+from aurora_pool.runtime.served_names import ServedNames
 from aurora_pool.wire.status import EngineLoad
 
 
@@ -70,6 +71,7 @@ class Driver:
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, observer),
         )
+        self.names = ServedNames()
         self._exchanges = Exchanges(
             self.transport,
             self.dispatcher,
@@ -77,6 +79,7 @@ class Driver:
             deliver=self._deliver,
             on_sent=self._on_sent,
             schedule=self.schedule,
+            names=self.names,
             stream=stream,
         )
         self._most_requests = min(filter(None, (concurrency, connector_limit)), default=None)
@@ -247,7 +250,7 @@ class Driver:
 
     async def _probe(self, agent: int) -> None:
         path, body = self.probe_request
-        outcome, reason = await try_agent(self.transport, agent, path, body, within=self.timeouts.probe)
+        outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
 

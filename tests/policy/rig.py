@@ -132,6 +132,10 @@ class Rig:
     def die(self, agent: int) -> None:
         for request in [a for a in self.open if a.agent == agent]:
             self.fail(request, ConnectionLost("connection lost", received=True))
+        if agent in self.ledger.pending.check:  # the look at it, which finds nobody there, takes no time
+            self.ledger.pending.check.remove(agent)
+            self.dispatcher.load_checked(agent, Finding.REFUSED, self.now)
+            self._drop_closed()
 
     def probed(self, agent: int, outcome: Outcome = Outcome.ANSWERED) -> None:
         self.probes.remove(agent)

@@ -185,7 +185,7 @@ def test_an_agent_that_fell_silent_blames_nobody() -> None:
         rig.wait(5.0)
         if agent in rig.looks:
             rig.load_checked(agent, Finding.UNRESPONSIVE)
-    assert item.deaths == 4
+    assert item.deaths == 3  # time that passed is no guilt
     rig.finish()
     assert not rig.failures
 

@@ -24,18 +24,18 @@ def read(reader: CompletionsReader, *events: bytes) -> tuple[list[int], list[Ans
 
 class TestRequests:
     def test_a_streamed_list_asks_for_two_events_per_choice_and_for_usage_per_prompt(self) -> None:
-        body = msgspec.json.decode(encode_request("m", ["a", [1, 2]], {}, 8, stream=True))
+        body = msgspec.json.decode(encode_request("m", ["a", [1, 2]], {}, 8, interval=500))
         assert body == {
             "model": "m",
             "prompt": ["a", [1, 2]],
             "max_tokens": 8,
             "stream": True,
-            "stream_interval": 1_000_000,
+            "stream_interval": 500,
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }
 
     def test_a_plain_list_has_no_stream_fields(self) -> None:
-        body = msgspec.json.decode(encode_request("m", ["a"], {}, None, stream=False))
+        body = msgspec.json.decode(encode_request("m", ["a"], {}, None))
         assert body == {"model": "m", "prompt": ["a"]}
 
     def test_only_what_is_set_is_sent(self) -> None:
@@ -49,11 +49,11 @@ class TestRequests:
     def test_extra_fields_win(self) -> None:
         fields = sampling_fields(Sampling(temperature=1.0, n=2, extra={"temperature": 0.5, "max_tokens": 3}))
         assert fields == {"temperature": 0.5, "n": 2, "max_tokens": 3}
-        assert msgspec.json.decode(encode_request("m", ["a"], fields, 9, stream=False))["max_tokens"] == 3
+        assert msgspec.json.decode(encode_request("m", ["a"], fields, 9))["max_tokens"] == 3
 
     @given(st.lists(st.text(), min_size=1))
     def test_any_text_survives(self, prompts: list[str]) -> None:
-        assert msgspec.json.decode(encode_request("m", prompts, {}, 1, stream=True))["prompt"] == prompts
+        assert msgspec.json.decode(encode_request("m", prompts, {}, 1, interval=1))["prompt"] == prompts
 
 
 class TestStreams:
@@ -163,7 +163,7 @@ class TestStreams:
             read(CompletionsReader(2), completion(choice(index, "x", "stop")))
 
     @pytest.mark.parametrize(
-        "data", [b"<html>", b"[]", b"{", b'{"choices":[{"text":"no index"}]}', b"\xff\xfe", b"null"]
+        "data", [b"<html>", b"[]", b"{", b'{"choices":[{"text":"no index"},{"text":"nor here"}]}', b"\xff\xfe"]
     )
     def test_what_is_no_event_is_a_bad_reply(self, data: bytes) -> None:
         with pytest.raises(BadReply, match="not what the API promises"):
@@ -185,7 +185,6 @@ def test_events_of_different_choices_may_come_in_any_order(texts: list[list[str]
         if last:
             del left[slot]
         _, answers = read(reader, completion(choice(slot, part, "stop" if last else None)))
-        assert bool(answers) == last
         found.update((answer.slot, answer.text) for answer in answers)
     assert found == {slot: "".join(parts) for slot, parts in enumerate(texts)}
 
