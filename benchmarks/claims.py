@@ -3,7 +3,7 @@
     python -m benchmarks.claims overhead                  one driver with and without --claim, in turns
     python -m benchmarks.claims rows --rows 1000000       claims and merge at 10,000 pieces, 4 drivers
     python -m benchmarks.claims kills                     4 drivers, each killed 10 times, on a fleet that loses agents
-    python -m benchmarks.claims share                     4 drivers, one with 4 times the work, against one with all agents
+    python -m benchmarks.claims share                     4 drivers, one with 4 times the work, against one alone
 
 ``rows`` has no fleet: each of its drivers takes pieces and writes a record for each line, so what is left is what the
 folder costs. 100 million rows are 10,000 pieces of 10,000; the pieces are as many here, and smaller.

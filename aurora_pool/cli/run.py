@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from aurora_pool.cli.config import apply_config
-from aurora_pool.errors import ConfigError
 from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, LIMITS, OUTPUT, PROMPTS, SAMPLING, Hostfile
+from aurora_pool.errors import ConfigError
 
 
 def run(

@@ -36,10 +36,10 @@ def answer_batch(
 
 
 def answer_partition(frame: Any, hostfile: str, *, column: str = "answer", **prompt: Any) -> Any:
-    """Answer each row of a pandas frame, such as a partition of Dask; give the frame with the answers beside the rows."""
-    import pandas  # noqa: PLC0415 - Dask brings it
+    """Answer each row of a pandas frame, such as a partition of Dask; give it with the answers beside the rows."""
+    import pandas as pd  # noqa: PLC0415 - Dask brings it
 
-    columns = {str(name): [None if pandas.isna(cell) else cell for cell in frame[name]] for name in frame.columns}
+    columns = {str(name): [None if pd.isna(cell) else cell for cell in frame[name]] for name in frame.columns}
     answers = answer_batch(hostfile, column=column, **prompt)(columns) if len(frame) else columns_of(column, [])
     typed = zip(answers.items(), _TYPES, strict=True)
-    return frame.assign(**{name: pandas.array(cells, dtype=kind) for (name, cells), kind in typed})
+    return frame.assign(**{name: pd.array(cells, dtype=kind) for (name, cells), kind in typed})

@@ -106,9 +106,9 @@ def answer(
     ``actors`` is by default one for each 256 agents; they divide the agents among them, and what one does not need is
     lent to the others. ``num_cpus`` is what one actor asks of the cluster.
 
-    ``block_rows``: the dataset is cut into blocks of so many rows on its way, without a shuffle. A block is what goes to
-    one actor, what is written at a time, and what a killed pipeline answers again where Ray's checkpoints are on. With
-    None, blocks are as they come: Ray reads many small files as one block, which one actor has to answer alone.
+    ``block_rows``: the dataset is cut into blocks of so many rows on its way, without a shuffle. A block goes to one
+    actor, is written as a whole, and is answered again if the pipeline is killed before, where Ray's checkpoints are on.
+    With None, blocks are as they come: Ray reads many small files as one block, which one actor answers alone.
 
     Raises :class:`~aurora_pool.errors.HostfileError`, and :class:`~aurora_pool.errors.ConfigError` if the cluster has
     too few CPUs: Ray would wait for them for ever, and only say so in a log.
