@@ -107,8 +107,8 @@ def answer(
     lent to the others. ``num_cpus`` is what one actor asks of the cluster.
 
     ``block_rows``: the dataset is cut into blocks of so many rows on its way, without a shuffle. A block goes to one
-    actor, is written as a whole, and is answered again if the pipeline is killed before, where Ray's checkpoints are on.
-    With None, blocks are as they come: Ray reads many small files as one block, which one actor answers alone.
+    actor and is written as a whole; a pipeline that is killed before that answers it again, where Ray's checkpoints are
+    on. With None, blocks are as they come: Ray reads many small files as one block, which one actor answers alone.
 
     Raises :class:`~aurora_pool.errors.HostfileError`, and :class:`~aurora_pool.errors.ConfigError` if the cluster has
     too few CPUs: Ray would wait for them for ever, and only say so in a log.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.jobs.meter import Progress, Stall
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
+from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, agree_on_plan, first_model
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.run import RESERVE, OnProgress
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from aurora_pool.pool import VLLMPool
 
 PIECE_LINES = 10_000
-RATE_WINDOW = 30
-"""Over how many seconds rates are measured."""
 LOOK_EVERY = 15.0
 """Seconds between looks at what the other drivers have done."""
 
@@ -155,10 +153,8 @@ class _Run:
         self._nothing_free_until = 0.0
         self._news = asyncio.Event()
         self._more = asyncio.Event()
-        self._began = self._last_record = self._now()
-        self._longest_silence = 0.0
-        self._records = 0
-        self._samples: deque[tuple[float, int, int]] = deque(maxlen=RATE_WINDOW)
+        self._began = self._now()
+        self._pace = Pace(now=self._began)
 
     def end(self, ending: Ending, reason: str) -> None:
         """End early; ``"stopped"`` is at once, and may follow another ending."""
@@ -259,11 +255,9 @@ class _Run:
         self._news.set()
 
     def _recorded(self) -> None:
-        self._records += 1
-        self._in_hand -= 1
         now = self._now()
-        self._longest_silence = max(self._longest_silence, now - self._last_record)
-        self._last_record = now
+        self._pace.recorded(now=now)
+        self._in_hand -= 1
         if self._in_hand < self._wanted and now >= self._nothing_free_until:
             self._news.set()
 
@@ -295,7 +289,7 @@ class _Run:
             windows = sum(agent.window for agent in statistics.agents if agent.state == "in service")
             self._wanted = 2 * windows + self._plan.piece_lines // 2
             now = self._now()
-            self._samples.append((now, self._records, statistics.tokens_done))
+            self._pace.sample(now=now, tokens=statistics.tokens_done)
             if self._on_progress is not None:
                 self._on_progress(self._progress(now, statistics), statistics)
             if self._options.deadline is not None and self._options.deadline - time.time() <= RESERVE:
@@ -307,14 +301,12 @@ class _Run:
             await asyncio.sleep(self._options.interval)
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
-        since, records, tokens = self._samples[0]
-        seconds = max(now - since, 1e-9)
-        rate = (self._records - records) / seconds
+        rate, tokens_rate = self._pace.rates()
         total = self._plan.lines
         done = self._totals.done + sum(piece.lease.records for piece in self._pieces.values())
         others = self._plan.lines_of(self._claims.finished - self._own)
         ending = None if self._ending == "finished" else self._reason
-        if ending is None and not self._pieces and self._records:
+        if ending is None and not self._pieces and self._pace.records:
             ending = f"waiting for {len(self._claims.open_pieces)} pieces that other drivers have"
         return Progress(
             total=total,
@@ -325,7 +317,7 @@ class _Run:
             seconds=now - self._began,
             tokens=statistics.tokens_done,
             prompts_per_second=rate,
-            tokens_per_second=(statistics.tokens_done - tokens) / seconds,
+            tokens_per_second=tokens_rate,
             eta=(total - others - done) / rate if rate > 0 else None,
             agents=sum(agent.state != "removed" for agent in statistics.agents),
             agents_up=statistics.agents_in_service,
@@ -337,8 +329,8 @@ class _Run:
         )
 
     def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:
-        silence = now - self._last_record
-        if not self._pieces or silence <= max(self._options.warn_after, 3 * self._longest_silence):
+        silence = self._pace.silence(now=now, at_least=self._options.warn_after)
+        if silence is None or not self._pieces:
             return None
         oldest = sorted((agent.oldest_age or 0.0, str(agent.endpoint)) for agent in statistics.agents)
         return Stall(silence, tuple(name for age, name in oldest[:-4:-1] if age))
