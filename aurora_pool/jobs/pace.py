@@ -13,8 +13,8 @@ class Pace:
 
     >>> pace = Pace(now=0.0)
     >>> for second in range(1, 11):
-    ...     pace.sample(now=float(second), tokens=20 * second)
     ...     pace.recorded(now=float(second))
+    ...     pace.sample(now=float(second), tokens=20 * second)
     >>> pace.rates()
     (1.0, 20.0)
     """
