@@ -68,7 +68,7 @@ class ClaimRun:
         self._files = ThreadPoolExecutor(1, "claims")  # one thread: the claims are used by one at a time
         self._ending: Ending = "finished"
         self._reason = ""
-        self._error: PoolError | None = None
+        self._error: BaseException | None = None
         self._pieces: dict[asyncio.Task[None], _Piece] = {}
         self._totals = Totals()
         self._own: set[int] = set()
@@ -172,8 +172,6 @@ class ClaimRun:
         piece = self._pieces.pop(task)
         self._in_hand -= piece.due - piece.lease.records
         if not task.cancelled() and (error := task.exception()) is not None:
-            if not isinstance(error, PoolError):
-                raise error
             self._error = self._error or error
             self.end("stopped", str(error))
         self._news.set()
