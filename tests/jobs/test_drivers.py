@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from aurora_pool import BadRecord, JobError
+from aurora_pool.jobs.claimed import ClaimedJob
 from aurora_pool.jobs.merge import merge
+from tests.jobs.fleets import fleet_of, pool_of
 from tests.jobs.killing import PATIENCE, Run, failing_fleet
 from tests.jobs.shared import read_records, texts_of, write_jsonl
 
@@ -45,6 +47,7 @@ class Drivers:
         self._started += 1
         own = self.folder / f"driver{self._started}"
         own.mkdir()
+        (own / "stderr").touch()  # one that is killed at once has not made it
         return Run(own, *self._command)
 
     def written(self) -> int:
@@ -188,3 +191,18 @@ def test_a_bad_line_stops_its_piece_only_and_is_told(tmp_path: Path) -> None:
     merged = merge(drivers.shared, tmp_path / "out.jsonl")
     assert (merged.requests, merged.skipped) == (29, 1)
     assert len(read_records(tmp_path / "out.jsonl")) == 29
+
+
+async def test_an_error_that_nobody_foresaw_ends_the_driver_and_leaves_its_pieces_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", lines(40))
+    async with fleet_of(1, instant=True) as fleet, pool_of(fleet) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr("aurora_pool.jobs.claim_run.Job", lambda *_, **__: 1 / 0)
+            with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job, pytest.raises(ZeroDivisionError):
+                await job.run(pool)
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            summary = await job.run(pool)
+    assert (summary.ending, summary.answered, summary.remaining) == ("finished", 40, 0)
+    assert merge(tmp_path / "shared", tmp_path / "out.jsonl").requests == 40
