@@ -106,7 +106,7 @@ def answer(
     ``actors`` is by default one for each 256 agents; they divide the agents among them, and what one does not need is
     lent to the others. ``num_cpus`` is what one actor asks of the cluster.
 
-    ``block_rows``: the dataset is cut into blocks of so many rows on its way, without a shuffle. A block goes to one
+    ``block_rows``: the dataset is cut into blocks of this many rows on its way, without a shuffle. A block goes to one
     actor and is written as a whole; a pipeline that is killed before that answers it again, where Ray's checkpoints are
     on. With None, blocks are as they come: Ray reads many small files as one block, which one actor answers alone.
 
@@ -144,7 +144,7 @@ def answer(
 
 
 def check_resources(cpus: float) -> None:
-    """See that a cluster can run stages that take so many CPUs, beside reading, writing and Ray's checkpoints.
+    """See that a cluster can run stages that take this many CPUs, beside reading, writing and Ray's checkpoints.
 
     Raises :class:`~aurora_pool.errors.ConfigError`.
     """

@@ -215,7 +215,7 @@ class _Ids:
     def twice(self, names: Callable[[], Iterator[str]]) -> list[str]:
         """The ids that were added more than once; ``names`` gives all of them again, if need be."""
         self._write()
-        suspects: set[int] = set()
+        shared_keys: set[int] = set()
         for path in self._paths:
             keys = array("Q")
             keys.frombytes(path.read_bytes())
@@ -223,13 +223,13 @@ class _Ids:
                 continue
             once: set[int] = set()
             for key in keys:
-                (suspects if key in once else once).add(key)
-        if not suspects:
+                (shared_keys if key in once else once).add(key)
+        if not shared_keys:
             return []
         seen: set[str] = set()
         double: list[str] = []
         for name in names():  # two ids may share a hash: only the names themselves tell
-            if _key(name) in suspects:
+            if _key(name) in shared_keys:
                 (double.append if name in seen else seen.add)(name)
         return double
 

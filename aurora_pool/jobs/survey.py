@@ -17,7 +17,7 @@ OnBadLine: TypeAlias = Literal["stop", "skip"]
 
 
 def shard_of(name: str, shards: int) -> int:
-    """Which of so many shards an id belongs to: the same in every process and on every machine.
+    """Which of ``shards`` shards an id belongs to: the same in every process and on every machine.
 
     >>> [shard_of(name, 4) for name in ("a", "b", "c")]
     [3, 1, 3]

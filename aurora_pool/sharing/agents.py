@@ -2,7 +2,7 @@
 
 Driver k of n owns agents k::n, so its windows, breakers and homes of prefixes are true: nobody else sends there. In a
 folder beside the hostfile each driver says whether it needs agents. It does not once its input has come to an end and
-all that is left is under way: then its agents, and those of a driver that is gone, are divided among the drivers that
+all that is left is in flight: then its agents, and those of a driver that is gone, are divided among the drivers that
 still need some. Everybody computes the same from the same files; while they differ, and while the last prompts of a
 driver end on agents that it lends already, an agent has two drivers for some seconds, which its server stands well.
 """
@@ -35,7 +35,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 def allot(agents: int, part: Part, others: Iterable[Note], gone: Iterable[int]) -> list[int]:
-    """Which of so many agents are for the driver of ``part``, which needs some: its own, and its share of spare ones.
+    """Which of ``agents`` agents are for the driver of ``part``, which needs some: its own, and its part of spare ones.
 
     ``gone`` are the parts of which no driver is left. Pure: every driver comes to the same division.
 
@@ -143,7 +143,7 @@ class AgentShare:
 
     def _choose(self) -> list[AgentEndpoint]:
         if not self._note.needs:
-            # What is under way on borrowed agents ends there.
+            # What is in flight on borrowed agents ends there.
             present = set(self._endpoints)
             return [endpoint for endpoint in self._chosen if endpoint in present]
         notes = _read(self._roster.others)
