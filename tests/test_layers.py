@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 LAYERS = (
     ("errors", "arguments", "messages", "hostfile", "options", "progress", "event_loop"),
     ("wire", "policy"),
-    ("statistics", "runtime"),
+    ("statistics", "runtime", "sharing"),
     ("prompts",),
     ("pool_options", "agent_pool", "pool", "embeddings"),
     ("aggregators", "patterns", "jobs", "testing"),

@@ -90,7 +90,8 @@ class Driver:
         self._loads: dict[int, EngineLoad | None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._round: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_due = FOREVER
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -191,9 +192,11 @@ class Driver:
         assert self._loop is not None
         due = self.dispatcher.wake_at
         if self._timer is not None:
-            if self._timer.when() <= due and not self._timer.cancelled():
+            # Not by the handle's when(): for what is due at once, uvloop gives one that has none.
+            if self._timer_due <= due and not self._timer.cancelled():
                 return
             self._timer.cancel()
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._on_timer) if due < FOREVER else None
 
     def _on_timer(self) -> None:

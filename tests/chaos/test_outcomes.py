@@ -187,7 +187,8 @@ class TestBroken:
         failed = len(outcome.failed)
         assert failed > 0
         assert set(outcome.failed.values()) <= {"exhausted", "no_agents"}
-        assert sum(outcome.sent_again().values()) < 3 * failed
+        assert max(outcome.sent_again().values()) <= 8  # its attempts, and the halves of what failed together
+        assert outcome.statistics.requests < len(PROMPTS) / 4
 
 
 class TestBusy:
