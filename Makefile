@@ -10,7 +10,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py rejected_batches.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench bench-all cost soak docs graph clean
+.PHONY: help demo test integration check format test-ray bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,8 +19,11 @@ demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, a
 	$(BIN)/aurora-pool demo --input examples/prompts.jsonl --output out/demo/answers.jsonl
 
 test: $(VENV)/.test ## Run every test that needs no vLLM
-	$(BIN)/python -m pytest tests --ignore=tests/integration --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
+
+test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask and Hugging Face datasets, which are installed apart
+	$(VENV)-ray/bin/python -m pytest tests/ray
 
 integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two that are started here
 	$(BIN)/python tests/integration/local_fleet.py run --agents 2 -- \
@@ -53,6 +56,10 @@ cost: $(VENV)/.dev ## Fail if a prompt costs more than twice what it costs a cli
 soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, and fill their disks, for ten minutes
 	$(BIN)/python -m tests.jobs.soak
 
+MINUTES ?= 60
+fuzz: $(VENV)/.test ## Mutate servers' replies for an hour, or MINUTES=20
+	$(BIN)/python -m tests.hostile.fuzz --minutes $(MINUTES)
+
 graph: $(BIN)/python ## Draw the imports of the package into docs/architecture.svg
 	@$(BIN)/python docs/graph.py
 
@@ -60,7 +67,7 @@ docs: $(VENV)/.docs graph ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was made here, the environment included
-	rm -rf $(VENV) out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is installed again only when pyproject.toml has changed.
@@ -87,6 +94,11 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.test $(VENV)/.runtime
+
+$(VENV)-ray/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-ray
+	$(VENV)-ray/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test-ray]'
+	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[docs,test]'

@@ -31,6 +31,7 @@ from aurora_pool.errors import (
     ServerError,
     TimedOut,
     TransportError,
+    WrongModel,
 )
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, format_hostfile, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Logprobs, Prompt, Response, Sample, Sampling, Usage
@@ -82,6 +83,7 @@ __all__ = [
     "TransportError",
     "Usage",
     "VLLMPool",
+    "WrongModel",
     "__version__",
     "format_hostfile",
     "parse_hostfile",

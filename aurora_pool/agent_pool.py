@@ -7,15 +7,15 @@ import operator
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Self, get_args
+from typing import Any, Self, TypeAlias, get_args
 
 from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
@@ -28,6 +28,8 @@ from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 __all__ = ["AgentPool"]
+
+AnyPrompts: TypeAlias = Iterable[AnyPrompt] | AsyncIterable[AnyPrompt]
 
 
 class AgentPool:
@@ -277,6 +279,8 @@ class AgentPool:
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         on_progress: OnCallProgress | None = None,
         progress: bool = False,
     ) -> list[Response]:
@@ -285,26 +289,30 @@ class AgentPool:
         >>> responses = await pool.send_all_batched(prompts, max_tokens=16, progress=True)  # doctest: +SKIP
 
         Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
+        Calls share the fleet by ``weight``, in expected tokens; one with a lower ``priority`` is served before others.
         ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
         where there is a terminal or a notebook. Raises :class:`ConfigError` for arguments that are invalid,
         :class:`NoAgentsError` and :class:`PoolClosedError`; one prompt's failure is told by its response.
         """
-        options = CallOptions(max_tokens, sampling, self.supports_batch)
+        options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return await self._reported(prompts, options, on_progress, progress)
 
     def iter_responses(
         self,
-        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
+        prompts: AnyPrompts,
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         total: int | None = None,
     ) -> AsyncGenerator[tuple[int, Response]]:
         """Answer prompts from any iterable, one (index, response) at a time, in the order in which they end.
 
         The input is pulled as fast as responses are taken, so that a million prompts from a generator are never in
-        memory at once. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. To stop
-        early, close the iterator: what is in flight is cancelled, at the servers too.
+        memory at once. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. ``weight``
+        and ``priority`` are as in :meth:`send_all_batched`. To stop early, close the iterator: what is in flight is
+        cancelled, at the servers too.
 
         >>> async with contextlib.aclosing(pool.iter_responses(prompts)) as responses:  # doctest: +SKIP
         ...     async for index, response in responses:
@@ -312,7 +320,8 @@ class AgentPool:
         """
         check_prompts(prompts)
         check_whole(0, total=total)
-        return self._responses(prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
+        options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
+        return self._responses(prompts, options, total)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()
@@ -327,22 +336,17 @@ class AgentPool:
             return await call.all(report.count if report.wanted else None)
 
     async def _responses(
-        self, prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt], options: CallOptions, total: int | None
+        self, prompts: AnyPrompts, options: CallOptions, total: int | None
     ) -> AsyncGenerator[tuple[int, Response]]:
         call = await self._call(self._agents.queue, prompts, options, total)
         async with aclosing(call.responses()) as responses:
             async for pair in responses:
                 yield pair
 
-    async def _call(
-        self,
-        queue: PromptQueue,
-        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        options: CallOptions,
-        total: int | None,
-    ) -> Call:
+    async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
         check_prompts(prompts)
         await self.start()
+        queue = queue.for_call(weight=options.weight, priority=options.priority)
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:

@@ -54,52 +54,66 @@ class Vote:
     """How a vote ended. ``share`` is the winner's part of the valid votes, from 0 to 1.
 
     ``winner`` is None if there was no valid vote. Of answers with equally many votes, the one that came first wins;
-    ``tied`` tells that there were such.
+    ``tied`` tells that there were such. ``blank`` counts the answers without text, which have no vote.
     """
 
     winner: str | None
     share: float
     counts: dict[str, int]
     tied: bool = False
+    blank: int = 0
 
 
-def majority_vote(responses: Sequence[Response], key: Callable[[Response], str | None] = normalised) -> Vote:
+def majority_vote(
+    responses: Sequence[Response], key: Callable[[Response], str | None] = normalised, *, keep_blank: bool = False
+) -> Vote:
     """Find the answer that most responses give.
 
     ::
 
         majority_vote(responses, key=lambda response: response.text.strip()[:1]).winner   # by the first letter
 
-    ``key`` turns a response into the answer that it votes for, or None for a spoilt vote.
+    ``key`` turns a response into the answer that it votes for, or None for a spoilt vote. Blank answers have no vote,
+    unless ``keep_blank``.
     """
-    votes = Counter(answer for response in _answered(responses) if (answer := key(response)) is not None)
+    blank = 0 if keep_blank else sum(response.blank for response in responses)
+    votes = Counter(answer for response in _answered(responses, keep_blank) if (answer := key(response)) is not None)
     ranking = votes.most_common(2)
     if not ranking:
-        return Vote(None, 0.0, {})
+        return Vote(None, 0.0, {}, blank=blank)
     winner, most = ranking[0]
-    return Vote(winner, most / votes.total(), dict(votes), tied=len(ranking) > 1 and ranking[1][1] == most)
+    tied = len(ranking) > 1 and ranking[1][1] == most
+    return Vote(winner, most / votes.total(), dict(votes), tied, blank)
 
 
-def concat(responses: Sequence[Response], separator: str = "\n\n") -> str:
-    """Put the answers one after the other, in the order given.
+def concat(responses: Sequence[Response], separator: str = "\n\n", *, keep_blank: bool = False) -> str:
+    """Put the answers one after the other, in the order given; blank ones are left out, unless ``keep_blank``.
 
     >>> concat([Response(True, "a"), Response(False, ""), Response(True, "b")], separator=", ")
     'a, b'
     """
-    return separator.join(response.text for response in _answered(responses))
+    return separator.join(response.text for response in _answered(responses, keep_blank))
 
 
-def best_of(responses: Sequence[Response], score: Callable[[Response], float]) -> Response | None:
+def best_of(
+    responses: Sequence[Response], score: Callable[[Response], float], *, keep_blank: bool = False
+) -> Response | None:
     """Pick the answer with the highest score, the first of equals; None if there is no answer.
+
+    Blank answers are left out, unless ``keep_blank``.
 
     >>> best_of([Response(True, "short"), Response(True, "longer")], score=lambda response: len(response.text)).text
     'longer'
     """
-    return max(_answered(responses), key=score, default=None)
+    return max(_answered(responses, keep_blank), key=score, default=None)
 
 
-def top_k(responses: Sequence[Response], k: int, score: Callable[[Response], float]) -> list[Response]:
+def top_k(
+    responses: Sequence[Response], k: int, score: Callable[[Response], float], *, keep_blank: bool = False
+) -> list[Response]:
     """Pick the ``k`` answers with the highest scores, best first; fewer if there are fewer.
+
+    Blank answers are left out, unless ``keep_blank``.
 
     >>> responses = [Response(True, "a"), Response(True, "ccc"), Response(True, "bb")]
     >>> [response.text for response in top_k(responses, 2, score=lambda response: len(response.text))]
@@ -109,7 +123,7 @@ def top_k(responses: Sequence[Response], k: int, score: Callable[[Response], flo
     """
     if k < 1:
         raise ConfigError(f"k is how many responses to keep, at least 1: got {k}")
-    return sorted(_answered(responses), key=score, reverse=True)[:k]
+    return sorted(_answered(responses, keep_blank), key=score, reverse=True)[:k]
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +203,7 @@ class FailureReport:
     """How many responses failed, of how many, and of what; ``str()`` of it is a report to print.
 
     ``kinds`` counts by :data:`~aurora_pool.messages.ErrorKind`, ``errors`` by message, the most frequent first;
-    ``indices`` are the failed responses' positions.
+    ``indices`` are the failed responses' positions, ``blank`` those of successes without any text.
     """
 
     total: int
@@ -197,12 +211,15 @@ class FailureReport:
     kinds: dict[str, int]
     errors: dict[str, int]
     indices: tuple[int, ...]
+    blank: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        if not self.failed:
-            return f"all {self.total} prompts were answered"
-        lines = [f"{self.failed} of {self.total} prompts failed"]
+        lines = [f"all {self.total} prompts were answered"]
+        if self.failed:
+            lines = [f"{self.failed} of {self.total} prompts failed"]
         lines += [f"{count:6}  {error}" for error, count in self.errors.items()]
+        if self.blank:
+            lines.append(f"{len(self.blank)} of {self.total} answers are blank")
         return "\n".join(lines)
 
 
@@ -220,11 +237,12 @@ def failure_report(responses: Sequence[Response]) -> FailureReport:
         kinds=dict(Counter(response.error_kind or "unknown" for _, response in failures).most_common()),
         errors=dict(Counter(response.error or "no reason given" for _, response in failures).most_common()),
         indices=tuple(index for index, _ in failures),
+        blank=tuple(index for index, response in enumerate(responses) if response.blank),
     )
 
 
-def _answered(responses: Sequence[Response]) -> list[Response]:
-    return [response for response in responses if response.success]
+def _answered(responses: Sequence[Response], keep_blank: bool = True) -> list[Response]:
+    return [response for response in responses if response.success and (keep_blank or not response.blank)]
 
 
 def _json_in(text: str) -> Json:

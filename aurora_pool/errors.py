@@ -11,8 +11,9 @@
     |   |-- ConnectFailed      no connection: refused, unreachable, unresolved, not in time
     |   |-- ConnectionLost     the connection broke before the reply was whole
     |   `-- TimedOut           the time allowed for one exchange ran out
-    |-- ServerError            a reply with an HTTP error status, or an error event in a stream
+    |-- ServerError            a reply with another HTTP status than 200, or an error event in a stream
     |-- BadReply               a reply with a good status that is not what the API promises
+    |   `-- WrongModel         a reply of another model than was asked for
     |-- PromptFailed           one prompt has no answer: raised by Response.raise_for_status() only
     |   |-- PromptRejected     the server rejected this prompt; no other agent would take it
     |   |-- PromptPoisoned     the agents that served this prompt died of it
@@ -99,11 +100,13 @@ class ConnectionLost(TransportError):
     """The connection broke before the reply was whole.
 
     ``received`` tells whether any byte of the reply had come. With none on a kept-alive connection, the server had
-    most likely closed it while it was idle, and the request may be sent again at once.
+    most likely closed it while it was idle, and the request may be sent again at once. ``silent_for`` is for how many
+    seconds nothing had come.
     """
 
-    def __init__(self, reason: str, *, received: bool) -> None:
+    def __init__(self, reason: str, *, received: bool, silent_for: float = 0.0) -> None:
         self.received = received
+        self.silent_for = silent_for
         super().__init__(reason)
 
 
@@ -112,14 +115,17 @@ class TimedOut(TransportError):
 
 
 class ServerError(PoolError):
-    """The server answered with an error: an HTTP status of 400 or more, or an error event inside a stream.
+    """The server answered with an error: another HTTP status than 200, or an error event inside a stream.
 
     ``status`` is the HTTP status or the event's code; ``message`` the server's own words; ``param`` the request
-    field that it names, if it names one.
+    field that it names, if it names one; ``retry_after`` the seconds after which it may be asked again, if it says so.
     """
 
-    def __init__(self, status: int, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
         self.status = status
+        self.retry_after = retry_after
         self.message = message
         self.param = param
         super().__init__(f"{status}: {message}")
@@ -127,6 +133,10 @@ class ServerError(PoolError):
 
 class BadReply(PoolError):
     """A reply with a good status that is not what the API promises: no JSON, a missing choice, a cut stream."""
+
+
+class WrongModel(BadReply):
+    """A reply of another model than was asked for: the agent was restarted with it, perhaps."""
 
 
 class PromptFailed(PoolError):

@@ -7,7 +7,7 @@ make, and JSON-encodable. ``msgspec.structs.replace`` and ``msgspec.structs.asdi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import msgspec
 
@@ -95,11 +95,17 @@ AnyPrompt: TypeAlias = Content | Prompt
 """What is taken wherever a prompt is: a :class:`Prompt`, text, token ids, or a list of messages."""
 
 
+MOST_TOKENS = 1 << 23
+"""More tokens than any context has: a server that counts more is not believed."""
+
+TokenCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+
+
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """Token counts of one reply: of one prompt where the server tells them apart, else of the whole request."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: TokenCount = 0
+    completion_tokens: TokenCount = 0
 
 
 class Logprobs(msgspec.Struct, frozen=True):
@@ -126,8 +132,8 @@ class Sample(msgspec.Struct, frozen=True):
 class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     """The result of one prompt. There is exactly one per prompt, and ``success`` says whether it is an answer.
 
-    Success means that the server ended the answer itself: its ``finish_reason`` is ``stop``, ``length`` or
-    ``repetition``. An HTTP status of 200 is not success.
+    Success means that the server ended the answer itself: its ``finish_reason`` is ``stop``, ``length``, ``repetition``
+    or ``tool_calls``. An HTTP status of 200 is not success.
 
     - ``text``: the answer; of a failed prompt, what had come of it (often nothing).
     - ``error``, ``error_kind``: why it failed, in words and as one of :data:`ErrorKind`; None on success.
@@ -136,6 +142,7 @@ class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     - ``attempts``: how often the prompt was sent; ``latency``: seconds from its first sending to this response.
     - ``samples``: all ``n`` answers where more than one was asked for, the first one included.
     - ``prompt_token_ids``, ``prompt_logprobs``: only where the sampling asked for them.
+    - ``tool_calls``: what a chat answer with the ``finish_reason`` ``tool_calls`` wants called, as the server wrote it.
     - ``embedding``: of an :class:`~aurora_pool.embeddings.EmbeddingPool`, the bytes of little-endian 32-bit floats.
 
     >>> Response(True, " Paris.", agent_index=2, finish_reason="stop").texts
@@ -159,11 +166,21 @@ class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
     prompt_token_ids: list[int] | None = None
     prompt_logprobs: list[Any] | None = None
     embedding: bytes | list[float] | None = None
+    tool_calls: list[Any] | None = None
 
     @property
     def texts(self) -> tuple[str, ...]:
         """All answers to this prompt: one, or ``n`` where the sampling asked for more."""
         return tuple(sample.text for sample in self.samples) or (self.text,)
+
+    @property
+    def blank(self) -> bool:
+        """Whether it is a success without any text: a reasoning model, say, whose ``max_tokens`` ended its thoughts.
+
+        >>> Response(True, " ", finish_reason="length").blank
+        True
+        """
+        return self.success and not self.text.strip() and self.embedding is None and not self.tool_calls
 
     def raise_for_status(self) -> Self:
         """Return the response if it is an answer; raise an error that says why if it is not.

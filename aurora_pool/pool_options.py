@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from aurora_pool.arguments import check_whole, shown
+from aurora_pool.arguments import check_instance, check_whole, shown
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
@@ -57,9 +57,14 @@ class CallOptions:
     max_tokens: int | None
     sampling: Sampling | None
     batched: bool
+    weight: float = 1.0
+    priority: int = 0
 
     def __post_init__(self) -> None:
         check_whole(1, max_tokens=self.max_tokens)
+        if not self.weight > 0:
+            raise ConfigError(f"weight: expected a number above 0, got {self.weight!r}")
+        check_instance("priority", self.priority, int)
         if self.sampling is not None:
             check_sampling(self.sampling)
 

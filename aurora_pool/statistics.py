@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.agent import RATE_LIMITED, AgentState
 from aurora_pool.policy.ledger import Ledger
 
 __all__ = ["AgentStatistics", "PoolStatistics", "snapshot"]
@@ -59,7 +59,7 @@ class PoolStatistics:
     @property
     def agents_in_service(self) -> int:
         """How many of the agents get prompts."""
-        return sum(agent.state == "in service" for agent in self.agents)
+        return sum(agent.state in ("in service", RATE_LIMITED) for agent in self.agents)
 
 
 def snapshot(
@@ -87,7 +87,7 @@ def _agent(agent: AgentState, endpoint: AgentEndpoint, now: float) -> AgentStati
     oldest = next((request.sent_at for request in agent.requests if request.sent_at is not None), None)
     return AgentStatistics(
         endpoint=endpoint,
-        state=agent.breaker.state.value,
+        state=agent.state,
         in_flight=agent.held,
         window=agent.window.size,
         prompts_done=agent.prompts_done,

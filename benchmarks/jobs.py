@@ -50,9 +50,10 @@ def write_output(source: Path, path: Path, *, leave: int) -> None:
             file.write(encode_record(request, response, model="simulated-model", created=0, agent="a:1"))
 
 
-def run(source: Path, output: Path, hostfile: Path) -> tuple[float, float, float, dict[str, object]]:
+def run(source: Path, output: Path, hostfile: Path, *options: str) -> tuple[float, float, float, dict[str, object]]:
     """Run a job; gives its seconds, its CPU's seconds, its peak memory in MB and its summary."""
     command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--json", "--quiet"]
+    command += options
     begun = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

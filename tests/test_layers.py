@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 LAYERS = (
     ("errors", "arguments", "messages", "hostfile", "options", "progress", "event_loop"),
     ("wire", "policy"),
-    ("statistics", "runtime"),
+    ("statistics", "runtime", "sharing"),
     ("prompts",),
     ("pool_options", "agent_pool", "blocking", "pool", "embeddings"),
     ("aggregators", "patterns", "jobs", "testing"),
@@ -72,7 +72,7 @@ IMPURE_MODULES = frozenset(
     }
 )
 UPWARD = {("pool", "contrib.openai")}  # pool.openai_client() makes it when it is called, from public names only
-CLIENT_OWNERS = ("runtime.transport", "testing", "contrib")
+CLIENT_OWNERS = ("runtime.transport", "runtime.reply", "testing", "contrib")
 LONGEST = 350
 NAMEDTUPLE_API = frozenset({"_asdict", "_fields", "_make", "_replace"})  # public in spite of the underscore
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from aurora_pool.cli import ask, demo, report, run, sim, summarize
+from aurora_pool.cli import ask, demo, merge, report, run, sim, summarize
 from aurora_pool.cli.exit_codes import TABLE
 
 _EXIT_CODES = f"Exit codes (what was answered is saved, whatever the code):\n{TABLE}"
@@ -19,6 +19,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run", epilog=_EXIT_CODES)(run.run)
+app.command("merge")(merge.merge)
 app.command("ask")(ask.ask)
 app.command("summarize")(summarize.summarize)
 app.command("demo")(demo.demo)

@@ -9,6 +9,7 @@ import typer
 
 from aurora_pool.cli.config import apply_config
 from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, LIMITS, OUTPUT, PROMPTS, SAMPLING, Hostfile
+from aurora_pool.errors import ConfigError
 
 
 def run(
@@ -44,7 +45,7 @@ def run(
         typer.Option("--retry-failed", help="Retry requests that failed in an earlier run.", rich_help_panel=INPUT),
     ] = False,
     output: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -52,7 +53,29 @@ def run(
             help="The file for the answers. If it exists, the job continues. - is standard output.",
             rich_help_panel=OUTPUT,
         ),
-    ],
+    ] = None,
+    claim: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Instead of -o: share the input with all drivers that name this folder; merge joins their answers.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Answer part K (from 0 on) of N of the ids, into the folder -o; auto is the rank of this process.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    piece_lines: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Lines that a driver takes at a time, with --claim.", rich_help_panel=OUTPUT
+        ),
+    ] = 10000,
     ordered: Annotated[
         bool,
         typer.Option(
@@ -148,6 +171,23 @@ def run(
     min_agents: Annotated[
         int, typer.Option(metavar="N", min=1, help="Start when this many agents answer.", rich_help_panel=FLEET)
     ] = 1,
+    share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K/N",
+            help="Use part K (from 0 on) of N of the agents, and idle ones of other drivers; auto is the rank.",
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    takeover_after: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=1.0,
+            help="Seconds of silence after which another driver is taken for dead.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 30.0,
     balance: Annotated[
         Literal["adaptive", "strict"],
         typer.Option(
@@ -244,6 +284,12 @@ def run(
     from aurora_pool.jobs.options import JobOptions
     from aurora_pool.jobs.requests import parse_model_map
     from aurora_pool.jobs.walltime import find_deadline
+    from aurora_pool.sharing import parse_part
+
+    if (output is None) == (claim is None):
+        raise ConfigError("expected -o FILE, or --claim DIR for a job that drivers share")
+    if claim is not None and shard is not None:
+        raise ConfigError("--shard: with --claim, pieces of the input are handed out already")
 
     given = {
         "max_tokens": max_tokens,
@@ -269,11 +315,16 @@ def run(
         fsync_every_record=fsync_every_record,
         deadline=find_deadline(walltime),
         warn_after=warn_after,
+        shard=None if shard is None else parse_part(shard),
         run_log=run_log,
     )
     session = Session(
         source=source,
-        output=output,
+        output=output or "",
+        claim=claim,
+        piece_lines=piece_lines,
+        takeover_after=takeover_after,
+        share=None if share is None else parse_part(share),
         hostfile=hostfile,
         job=options,
         balance=balance,

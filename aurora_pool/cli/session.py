@@ -15,14 +15,18 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
+from aurora_pool.errors import NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.jobs.claimed import PIECE_LINES, ClaimedJob
 from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runner import Job
+from aurora_pool.jobs.shard import open_shard
 from aurora_pool.options import OnTooLong, PromptOptions, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool import VLLMPool
+from aurora_pool.sharing import AgentShare, Part, Roster
 from aurora_pool.statistics import PoolStatistics
 
 
@@ -32,6 +36,10 @@ class Session:
 
     source: str
     output: str
+    claim: Path | None = None
+    piece_lines: int = PIECE_LINES
+    takeover_after: float = 30.0
+    share: Part | None = None
     hostfile: Path
     job: JobOptions
     balance: Balance = "adaptive"
@@ -56,19 +64,33 @@ def run_session(session: Session) -> ExitCode:
     if session.patience is None:
         parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
     display = make_display(quiet=session.quiet)
-    with Job(session.source, session.output, session.job) as job:
-        if job.survey.skipped:
-            for bad in job.survey.skipped[:3]:
+    with _open(session) as job:
+        if job.skipped:
+            for bad in job.skipped[:3]:
                 display.say(f"left out: {bad}")
-            display.say(f"left out: {len(job.survey.skipped)} bad lines in all")
+            display.say(f"left out: {len(job.skipped)} bad lines in all")
         command = _Command(session, job, display, interruptions)
         return event_loop.run(command.run())
+
+
+def _open(session: Session) -> Job | ClaimedJob:
+    if session.claim is not None:
+        return ClaimedJob(
+            session.source,
+            session.claim,
+            session.job,
+            piece_lines=session.piece_lines,
+            silent_after=session.takeover_after,
+        )
+    if session.job.shard is not None:
+        return open_shard(session.source, session.output, session.job, session.job.shard)
+    return Job(session.source, session.output, session.job)
 
 
 class _Command:
     """One run: signals, the pool, the job."""
 
-    def __init__(self, session: Session, job: Job, display: Display, interruptions: Interruptions) -> None:
+    def __init__(self, session: Session, job: Job | ClaimedJob, display: Display, interruptions: Interruptions) -> None:
         self._session = session
         self._interruptions = interruptions
         self._job = job
@@ -100,6 +122,12 @@ class _Command:
         session = self._session
         within = PATIENCE if session.patience is None else session.patience
         endpoints = await wait_for_hostfile(session.hostfile, within=session.patience or 0.0)
+        share = None
+        if session.share is not None:
+            folder = session.hostfile.with_name(f"{session.hostfile.name}.drivers")
+            roster = Roster(folder, silent_after=session.takeover_after)
+            share = AgentShare(roster, session.share, silent_after=session.takeover_after)
+            endpoints = share.select(endpoints)
         pool = VLLMPool(
             endpoints,
             model=self._job.model,
@@ -111,10 +139,14 @@ class _Command:
         )
         async with AsyncExitStack() as stack:
             stack.push_async_callback(pool.close)
+            if share is not None:
+                stack.callback(share.leave)
             await start(pool)
             if session.min_agents > 1:
                 await wait_for_agents(pool, session.min_agents, within=within)
-            stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool)))
+            stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool, share)))
+            if share is not None:
+                self._lend(pool, share, stack)
             if session.metrics_port is not None:
                 self._serve_metrics(session.metrics_port)
             self._display.start()
@@ -137,14 +169,27 @@ class _Command:
 
         self._listeners.append(JobMetrics.serving(port).update)
 
-    async def _follow_hostfile(self, pool: VLLMPool) -> None:
+    def _lend(self, pool: VLLMPool, share: AgentShare, stack: AsyncExitStack) -> None:
+        """Say which agents are idle at the end, and take those of other drivers."""
+
+        def update(endpoints: list[AgentEndpoint]) -> None:
+            self._display.say(f"share {share.part}: {len(endpoints)} agents now, with those that others do not need")
+            pool.update_endpoints(endpoints)
+
+        self._listeners.append(lambda progress, statistics: share.tell(statistics, exhausted=progress.exhausted))
+        stack.push_async_callback(_cancelled, asyncio.create_task(share.follow(update)))
+
+    async def _follow_hostfile(self, pool: VLLMPool, share: AgentShare | None) -> None:
         known = {str(endpoint) for endpoint in pool.endpoints}
 
         def update(endpoints: list[AgentEndpoint]) -> None:
             nonlocal known
             before, known = known, {str(endpoint) for endpoint in endpoints}
             self._display.say(f"the hostfile changed: {len(known - before)} agents join, {len(before - known)} leave")
-            pool.update_endpoints(endpoints)
+            try:
+                pool.update_endpoints(endpoints if share is None else share.select(endpoints))
+            except NoAgentsError as error:
+                self._display.say(f"going on with the agents of before: {error}")
 
         await watch_hostfile(self._session.hostfile, update)
 

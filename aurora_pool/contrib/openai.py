@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 import httpx2
@@ -22,12 +23,13 @@ import openai
 
 from aurora_pool.errors import BadReply, NoAgentsError, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
+from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.exchange import Exchanges
-from aurora_pool.runtime.transport import Reply
-from aurora_pool.wire.errors import parse_error
+from aurora_pool.runtime.reply import Reply
 
 __all__ = ["PoolTransport", "make_client"]
 
@@ -72,7 +74,7 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         path = request.url.raw_path.decode("ascii")
         forward = _Forward(request.method, path, headers, body or None)
         queue = self._queue()
-        turn = next(self._turns) % max(1, len(queue.members))
+        turn = next(self._turns) % max(1, len(queue.view.members))
         item = WorkItem(queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)
         self._driver.admit([item])
@@ -99,7 +101,7 @@ class _Forward:
     __slots__ = ("_body", "_source", "chunks", "head", "headers", "method", "path")
 
     limit = 1
-    streams = False
+    model = ""
 
     def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> None:
         self.method = method
@@ -115,19 +117,23 @@ class _Forward:
     def sink(self) -> _Forward:
         return self
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes | None:
+    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+        """0: how it is streamed is the client's."""
+        return 0
+
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
         return self._body
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
-        if reply.status >= 400:
-            content = await reply.read()
-            error = parse_error(reply.status, content)
+        if not 200 <= reply.status < 300:
+            content = await reply.start() if reply.status >= 400 else b""
+            error = await reply.error(content)
             if not _is_the_clients(error):
                 raise error
             self._begin(reply)
             await self.chunks.put(content)
         else:
-            async for chunk in reply.chunks():
+            async for chunk in reply.chunks(sys.maxsize):
                 exchanges.progress(request)
                 if not self.head.done():
                     exchanges.commit(request)

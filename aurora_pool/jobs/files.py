@@ -54,6 +54,9 @@ class InputFile:
     Raises :class:`~aurora_pool.errors.BadRecord` for a file that can't be read.
     """
 
+    before = 0
+    """How many lines of the file stand before the one that is number 1 here."""
+
     def __init__(self, path: str | Path, *, stdin: IO[bytes] | None = None, input_format: InputFormat = "auto") -> None:
         self.name = "<stdin>" if str(path) == "-" else str(path)
         self._path = Path(path)

@@ -14,7 +14,7 @@ from typing import IO
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.codec import Lines, encoder
 from aurora_pool.jobs.files import compression_of
-from aurora_pool.jobs.lock import OutputLock
+from aurora_pool.jobs.lock import Lock, OutputLock
 
 _CHUNK = 1 << 20
 
@@ -24,10 +24,11 @@ class Journal:
 
     Use it in this order: read :meth:`lines`, :meth:`repair`, then :meth:`append` and :meth:`sync` until :meth:`close`.
     ``-`` (standard output), pipes and devices have nothing to read or repair. Every method raises
-    :class:`~aurora_pool.errors.JobError` if the file can't be used; what had been appended stays.
+    :class:`~aurora_pool.errors.JobError` if the file can't be used; what had been appended stays. ``lock`` keeps others
+    off the file; without one, it is an :class:`OutputLock`.
     """
 
-    def __init__(self, path: str | Path, *, fsync_every_record: bool = False) -> None:
+    def __init__(self, path: str | Path, *, fsync_every_record: bool = False, lock: Lock | None = None) -> None:
         self.name = "<stdout>" if str(path) == "-" else str(path)
         self.resumable = str(path) != "-" and _is_file(Path(path))
         # A link is followed once: what it points to is what is repaired, by a new file that takes the old one's place.
@@ -35,7 +36,7 @@ class Journal:
         self._compression = compression_of(path)
         self._encoder = encoder(self._compression)
         self._fsync_every_record = fsync_every_record
-        self._lock: OutputLock | None = None
+        self._lock = lock
         self._fd = -1
         self._size = 0
         self._broken = False
@@ -44,7 +45,7 @@ class Journal:
         self.keeps_empty = False
         """Whether :meth:`close` leaves an empty file; a job that could not begin leaves nothing behind."""
         try:
-            if self.resumable:
+            if self.resumable and lock is None:
                 self._lock = OutputLock(self._path)
             self._open()
         except OSError as error:
@@ -79,6 +80,8 @@ class Journal:
         """Write one record; when this returns, a kill of the process can't take it back."""
         if self._broken:
             raise JobError(f"{self.name}: the output failed before; nothing more is written to it")
+        if self._lock is not None:
+            self._lock.check()
         try:
             self._write(self._encoder.encode(record))
             if self._fsync_every_record:

@@ -8,12 +8,23 @@ import logging
 import os
 import socket
 from pathlib import Path
+from typing import Protocol
 
 from aurora_pool.errors import JobError
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
 logger = logging.getLogger(__name__)
+
+
+class Lock(Protocol):
+    """What keeps others off an output while it is written."""
+
+    def check(self) -> None:
+        """See, before each record, that the output is still ours; raises :class:`~aurora_pool.errors.JobError`."""
+
+    def release(self) -> None:
+        """Let the next run in."""
 
 
 class OutputLock:
@@ -25,6 +36,9 @@ class OutputLock:
     def __init__(self, output: Path) -> None:
         self._path = output.with_name(output.name + ".lock")
         self._fd = self._acquire(output)
+
+    def check(self) -> None:
+        """Nothing: the lock is ours for as long as the process lives."""
 
     def release(self) -> None:
         """Let the next run in."""

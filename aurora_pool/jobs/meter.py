@@ -25,6 +25,7 @@ class Progress:
 
     ``total`` counts the input's requests, ``earlier`` those that an earlier run finished, ``done`` (``failed`` among
     them) what this run finished, ``in_flight`` what it has handed to the pool. ``eta`` is None while unknown.
+    ``exhausted`` is whether nothing more is there to be taken from the input.
     """
 
     total: int
@@ -43,6 +44,7 @@ class Progress:
     hedged: int
     stall: Stall | None = None
     ending: str | None = None
+    exhausted: bool = False
 
 
 class Meter:

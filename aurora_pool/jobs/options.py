@@ -12,6 +12,7 @@ from aurora_pool.jobs.requests import InputFormat
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.survey import OnBadLine
 from aurora_pool.options import PromptFormat
+from aurora_pool.sharing.ranks import Part
 
 Ending: TypeAlias = Literal[
     "finished",  # every request has its record
@@ -37,6 +38,7 @@ class JobOptions:
       either way; a crash of the machine loses what is younger than this;
     - ``deadline``: seconds since 1970 at which the allocation ends;
     - ``warn_factor``, ``warn_after``: warn when no answer comes for this many times the usual latency, and this long;
+    - ``shard``: only the requests whose ids belong to this part of them;
     - ``run_log``: write ``<output>.runlog``, which ``aurora-pool report`` reads;
     - ``interval``: how often progress is told and clocks are looked at.
     """
@@ -55,6 +57,7 @@ class JobOptions:
     deadline: float | None = None
     warn_factor: float = 10.0
     warn_after: float = 30.0
+    shard: Part | None = None
     run_log: bool = True
     interval: float = 1.0
 

@@ -42,7 +42,7 @@ async def write_ordered(output: Path, survey: Survey) -> Path:
     try:
         with tempfile.TemporaryFile() if compression != "none" else output.open("rb") as text:
             places = await _places(Lines(output, compression), survey, text if compression != "none" else None)
-            with _create(fresh, compression) as copy:
+            with create_compressed(fresh, compression) as copy:
                 for number, place in enumerate(places):
                     if place:
                         text.seek(place - 1)
@@ -74,7 +74,8 @@ async def _places(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array
     return places
 
 
-def _create(path: Path, compression: Compression) -> IO[bytes]:
+def create_compressed(path: Path, compression: Compression) -> IO[bytes]:
+    """Create a file that is compressed as told, which is ended well when it is closed."""
     if compression == "gzip":
         return io.BufferedWriter(gzip.open(path, "wb"))
     if compression == "zstd":

@@ -185,6 +185,8 @@ class Run:
                 await asyncio.to_thread(self._journal.sync)
                 synced = self._now()
             self._look_at_deadline(now)
+            if self._on_progress is None and not self._options.run_log:
+                continue  # nobody wants to know: a snapshot of thousands of agents takes milliseconds
             statistics = self._pool.statistics()
             self._log.look(now - self._meter.started, statistics)
             if self._on_progress is not None:
@@ -226,6 +228,7 @@ class Run:
             hedged=statistics.hedged,
             stall=self._stall(now, statistics),
             ending=None if self._ending == "finished" else self._reason,
+            exhausted=remaining <= len(self._taken),
         )
 
     def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:

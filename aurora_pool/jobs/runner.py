@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.input_writer import write_requests
 from aurora_pool.jobs.journal import Journal
+from aurora_pool.jobs.lock import Lock
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.ordered import write_ordered
 from aurora_pool.jobs.requests import RequestReader
@@ -25,7 +26,7 @@ from aurora_pool.messages import AnyPrompt
 if TYPE_CHECKING:
     from aurora_pool.pool import VLLMPool
 
-Requests = str | Path | Iterable[AnyPrompt | Mapping[str, Any]]
+Requests = str | Path | InputFile | Iterable[AnyPrompt | Mapping[str, Any]]
 
 
 async def run_job(
@@ -58,7 +59,14 @@ class Job:
     is needed; ``model`` is then what the input asks for. Close it, or use it in a ``with``.
     """
 
-    def __init__(self, requests: Requests, output: str | Path, options: JobOptions | None = None) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        output: str | Path,
+        options: JobOptions | None = None,
+        *,
+        lock: Lock | None = None,
+    ) -> None:
         self.options = options or JobOptions()
         self.output = output
         self._files: list[InputFile | IO[bytes]] = []
@@ -66,7 +74,7 @@ class Job:
         self._ending: tuple[Ending, str] | None = None
         _check_apart(requests, output)
         # The output first: a second run is told so before it reads a million lines.
-        self._journal = Journal(output, fsync_every_record=self.options.fsync_every_record)
+        self._journal = Journal(output, fsync_every_record=self.options.fsync_every_record, lock=lock)
         try:
             source = self._source(requests)
             self._files.append(source)
@@ -77,7 +85,13 @@ class Job:
                 defaults=self.options.defaults,
                 model_map=self.options.model_map,
             )
-            self.survey = Survey(source, reader, model=self.options.model, on_bad_line=self.options.on_bad_line)
+            self.survey = Survey(
+                source,
+                reader,
+                model=self.options.model,
+                on_bad_line=self.options.on_bad_line,
+                shard=self.options.shard,
+            )
         except BaseException:
             self.close()
             raise
@@ -86,6 +100,11 @@ class Job:
     def model(self) -> str | None:
         """The model that the input or the options name; None if the fleet's own is meant."""
         return self.survey.model
+
+    @property
+    def skipped(self) -> Sequence[BadRecord]:
+        """Bad lines that are left out."""
+        return self.survey.skipped
 
     @property
     def answering(self) -> bool:
@@ -153,6 +172,8 @@ class Job:
         self.close()
 
     def _source(self, requests: Requests) -> InputFile:
+        if isinstance(requests, InputFile):
+            return requests
         if isinstance(requests, str | Path):
             return InputFile(requests, stdin=sys.stdin.buffer, input_format=self.options.input_format)
         written = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job

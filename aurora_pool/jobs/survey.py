@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from array import array
 from collections.abc import Iterator
 from typing import Literal, TypeAlias
@@ -10,8 +11,18 @@ from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.identity import IdTable
 from aurora_pool.jobs.requests import Request, RequestError, RequestReader
+from aurora_pool.sharing.ranks import Part
 
 OnBadLine: TypeAlias = Literal["stop", "skip"]
+
+
+def shard_of(name: str, shards: int) -> int:
+    """Which of ``shards`` shards an id belongs to: the same in every process and on every machine.
+
+    >>> [shard_of(name, 4) for name in ("a", "b", "c")]
+    [3, 1, 3]
+    """
+    return zlib.crc32(name.encode("utf-8", "surrogatepass")) % shards
 
 
 class Survey:
@@ -23,9 +34,15 @@ class Survey:
     """
 
     def __init__(
-        self, source: InputFile, reader: RequestReader, *, model: str | None = None, on_bad_line: OnBadLine = "stop"
+        self,
+        source: InputFile,
+        reader: RequestReader,
+        *,
+        model: str | None = None,
+        on_bad_line: OnBadLine = "stop",
+        shard: Part | None = None,
     ) -> None:
-        """Read everything. ``model`` is the one that is asked for from outside.
+        """Read everything. ``model`` is the one that is asked for from outside; ``shard`` is all that is kept.
 
         Raises :class:`~aurora_pool.errors.BadRecord` for a bad line unless they are to be skipped, for an id that
         is listed twice, and for a second model.
@@ -39,18 +56,22 @@ class Survey:
         self._digests = array("Q", [0])
         self._model_line: int | None = None
         todo, digests, ids = self.todo, self._digests, self._ids
+        before = source.before
         read = reader.read
         for number, line in source.lines():
             while len(todo) < number:
                 self._note_none()  # a blank line: not seen here, yet it counts
             try:
-                request = read(line, number)
+                request = read(line, before + number)
             except RequestError as error:
-                self._leave_out(BadRecord(str(error), path=source.name, line=number), on_bad_line)
+                self._leave_out(BadRecord(str(error), path=source.name, line=before + number), on_bad_line)
+                self._note_none()
+                continue
+            if shard is not None and shard_of(request.id, shard.count) != shard.index:
                 self._note_none()
                 continue
             if request.model is not None and request.model != self.model:
-                self._check_model(request.model, number)
+                self._check_model(request.model, before + number)
             todo.append(1)
             digests.append(request.digest)
             ids.append(request.id)
@@ -75,7 +96,7 @@ class Survey:
 
         Raises :class:`~aurora_pool.errors.BadRecord` if the input is no longer what it was.
         """
-        todo = self.todo
+        todo, before = self.todo, self._source.before
         first = todo.find(1)
         if first < 0:
             return
@@ -85,11 +106,11 @@ class Survey:
             if not todo[number]:
                 continue
             try:
-                request = self._reader.read(line, number)
+                request = self._reader.read(line, before + number)
             except RequestError as error:
                 raise BadRecord(f"the input changed while the job ran: {error}", path=self._source.name) from None
             if request.digest != self._digests[number] or self._ids.get(request.id) != number:
-                raise BadRecord("the input changed while the job ran", path=self._source.name, line=number)
+                raise BadRecord("the input changed while the job ran", path=self._source.name, line=before + number)
             yield request
 
     def _note_none(self) -> None:
@@ -106,9 +127,11 @@ class Survey:
         pair = self._ids.index()
         if pair is not None:
             first, number = pair
+            before = self._source.before
             _, line = next(self._source.lines(number))
-            name = self._reader.read(line, number).id
-            raise BadRecord(f"the id {name!r} is in line {first} already", path=self._source.name, line=number)
+            name = self._reader.read(line, before + number).id
+            reason = f"the id {name!r} is in line {before + first} already"
+            raise BadRecord(reason, path=self._source.name, line=before + number)
 
     def _check_model(self, model: str, number: int) -> None:
         if self.model is None:

@@ -10,7 +10,7 @@ from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.reduce import merging, reduce_forest, reduce_room
 from aurora_pool.patterns.templates import render, require_placeholder
-from aurora_pool.patterns.tree import ReduceResult, ReduceTree
+from aurora_pool.patterns.tree import ReduceResult, ReduceTree, why_not
 from aurora_pool.pool import VLLMPool
 
 
@@ -92,7 +92,9 @@ async def run_pipeline(
         number, step = key
         item, stage = taken[number], stages[step]
         error, error_kind = response.error, response.error_kind
-        if response.success:
+        if response.blank:
+            error = why_not(response)
+        elif response.success:
             try:
                 item.outputs[stage.name] = stage.read(response)
             except ValueError as refused:

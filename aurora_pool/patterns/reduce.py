@@ -41,6 +41,7 @@ async def tree_reduce(
     on_level: OnLevel | None = None,
     on_progress: OnCallProgress | None = None,
     progress: bool = False,
+    keep_blank: bool = False,
 ) -> ReduceResult:
     r"""Answer ``prompt`` for every item, and merge the answers with ``reduce_prompt`` until one is left.
 
@@ -60,16 +61,16 @@ async def tree_reduce(
     :func:`~aurora_pool.patterns.strip_reasoning` leaves out what a model has thought aloud. A lost leaf does not stop
     the rest: it is named in the result, which is then no success. A reduce prompt that fails twice has its texts merged
     one level up. ``on_level(level, texts)`` sees each level once it is complete. ``on_progress`` and ``progress`` are
-    those of :meth:`VLLMPool.send_all_batched`; the total counts the reduce prompts that are foreseen.
+    those of :meth:`VLLMPool.send_all_batched`; the total counts the reduce prompts that are foreseen. A blank
+    answer (of a reasoning model whose ``max_tokens`` were too few, say) is a lost leaf, unless ``keep_blank``.
 
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no items, ``fanin`` below 2, a template
     without its placeholder, a reduce prompt that leaves no room in the model's context.
     """
     require_placeholder("prompt", prompt, "item")
     items = list(items)
-    tree = ReduceTree(
-        len(items), fanin, room=await reduce_room(pool, reduce_prompt, reduce_max_tokens), on_level=on_level
-    )
+    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
+    tree = ReduceTree(len(items), fanin, room=room, on_level=on_level, keep_blank=keep_blank)
     leaves = (
         ((None, index), Prompt(render(prompt, item=item), max_tokens=max_tokens)) for index, item in enumerate(items)
     )
@@ -97,6 +98,7 @@ async def broadcast_and_reduce(
     clean: Clean | None = None,
     sampling: Sampling | None = None,
     on_level: OnLevel | None = None,
+    keep_blank: bool = False,
 ) -> ReduceResult:
     r"""Ask every agent the same, and merge the answers into one; the leaves of the result are the agents, in order.
 
@@ -108,7 +110,12 @@ async def broadcast_and_reduce(
     """
     room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(
-        pool.size, fanin, room=room, on_level=on_level, names=lambda index: f"agent {pool.endpoints[index]}"
+        pool.size,
+        fanin,
+        room=room,
+        on_level=on_level,
+        names=lambda index: f"agent {pool.endpoints[index]}",
+        keep_blank=keep_blank,
     )
     responses = await pool.broadcast_prompt(prompt, max_tokens)
     calls = [call for agent, response in enumerate(responses) for call in tree.leaf_done(agent, response)]
@@ -129,6 +136,7 @@ async def map_reduce(
     reduce_max_tokens: int | None = None,
     clean: Clean | None = None,
     sampling: Sampling | None = None,
+    keep_blank: bool = False,
 ) -> dict[Name, ReduceResult]:
     r"""Answer ``prompt`` for every item, and merge the answers of items with the same key: one result per key.
 
@@ -149,7 +157,9 @@ async def map_reduce(
         groups.setdefault(key(item), []).append(item)
     if not groups:
         raise ConfigError("there are no items to reduce")
-    trees = {name: ReduceTree(len(members), fanin, room=room) for name, members in groups.items()}
+    trees = {
+        name: ReduceTree(len(members), fanin, room=room, keep_blank=keep_blank) for name, members in groups.items()
+    }
     leaves = (
         ((name, index), Prompt(render(prompt, item=item, key=name), max_tokens=max_tokens))
         for name, members in groups.items()

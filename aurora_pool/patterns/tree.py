@@ -103,6 +103,20 @@ class _Group:
     stuck: str | None = None
 
 
+def why_not(response: Response) -> str:
+    """Why a response is no answer, in words.
+
+    >>> why_not(Response(True, "", finish_reason="length", reasoning="Hm, let me see"))
+    'the answer is blank: max_tokens ended it while the model was still reasoning'
+    """
+    if not response.blank:
+        return response.error or "no answer"
+    if response.finish_reason != "length":
+        return "the answer is blank"
+    thinking = " while the model was still reasoning" if response.reasoning else ""
+    return f"the answer is blank: max_tokens ended it{thinking}"
+
+
 class ReduceTree:
     """A reduction in progress.
 
@@ -118,7 +132,8 @@ class ReduceTree:
     'both'
 
     ``fanin`` is the most texts in one reduce prompt; where a ``room`` is given, they fit into it as well. A reduce call
-    that fails is made ``tries`` times in all. ``names`` says what to call the leaves that are lost.
+    that fails is made ``tries`` times in all. ``names`` says what to call the leaves that are lost. A blank answer
+    counts as none, unless ``keep_blank``.
 
     Raises :class:`~aurora_pool.errors.ConfigError` for no leaves and for a fanin below 2, which would never end.
     """
@@ -132,6 +147,7 @@ class ReduceTree:
         tries: int = 2,
         names: Callable[[int], str] = "leaf {}".format,
         on_level: OnLevel | None = None,
+        keep_blank: bool = False,
     ) -> None:
         if fanin < 2:
             raise ConfigError(f"fanin is how many texts one reduce prompt merges, at least 2: got {fanin}")
@@ -142,6 +158,7 @@ class ReduceTree:
         self._tries = tries
         self._names = names
         self._on_level = on_level
+        self._keep_blank = keep_blank
         self._sizes = [leaves]
         while self._sizes[-1] > 1:
             self._sizes.append(-(-self._sizes[-1] // fanin))
@@ -167,16 +184,16 @@ class ReduceTree:
     def leaf_done(self, index: int, response: Response) -> list[ReduceCall]:
         """Record a leaf's response; return the reduce calls that are due now."""
         self._count(response)
-        if not response.success:
-            error = response.error or "no answer"
-            self._lost.append(LostLeaf(index, self._names(index), error, response.error_kind))
-        return self._hand_up(0, index, [response.text] if response.success else [])
+        answered = self._answered(response)
+        if not answered:
+            self._lost.append(LostLeaf(index, self._names(index), why_not(response), response.error_kind))
+        return self._hand_up(0, index, [response.text] if answered else [])
 
     def call_done(self, call: ReduceCall, response: Response) -> list[ReduceCall]:
         """Record the response to a reduce call; return the calls that are due now."""
         self._count(response)
         group = self._groups[call.level, call.group]
-        if response.success:
+        if self._answered(response):
             group.parts[call.part] = [response.text]
         elif response.error_kind == "rejected" and len(call.texts) > 2:
             # Most likely longer than estimated: the next round merges fewer at a time.
@@ -184,7 +201,7 @@ class ReduceTree:
         elif response.error_kind != "rejected" and call.attempt < self._tries:
             return [ReduceCall(call.level, call.texts, call.group, call.part, call.attempt + 1)]
         else:
-            group.stuck = f"a reduce call of level {call.level} failed: {response.error or 'no answer'}"
+            group.stuck = f"a reduce call of level {call.level} failed: {why_not(response)}"
         group.open_parts -= 1
         return [] if group.open_parts else self._next_round(call.level, call.group, group)
 
@@ -209,6 +226,9 @@ class ReduceTree:
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
         )
+
+    def _answered(self, response: Response) -> bool:
+        return response.success and (self._keep_blank or not response.blank)
 
     def _count(self, response: Response) -> None:
         self._calls += 1

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from aurora_pool.errors import ConnectFailed, PoolError
+import itertools
+from collections.abc import Sequence
+
+from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import ErrorKind
-from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.agent import RATE_LIMITED, AgentState
+from aurora_pool.policy.autopsy import DIED, Autopsies
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
-from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
 from aurora_pool.policy.stall import LOOK_AFTER, Finding, StallDetector
 from aurora_pool.policy.work import SUSPICIOUS_DEATHS, Failure, InFlightRequest, WorkItem, describe
 
 __all__ = ["Faults", "Finding"]
 
+TRUSTED_REJECTIONS = 8
+"""An agent that answers others is taken at its word for this number of rejections in a row."""
+REFUSED_PATIENCE = 5
+"""Prompts are given up when all agents have refused whatever they got for this many times the queue's patience."""
+REFUSED_ALONE = 300.0
+"""The same in seconds, for prompts that are pinned to an agent."""
+TOO_MANY_REQUESTS = 429
 SHORTEST_COOLDOWN = 0.05
 """Seconds that an agent rests at least after a 503 or a 500, so that it can't take in the whole queue and fail it."""
 
@@ -27,6 +39,7 @@ class Faults:
         self.deadlines = deadlines
         self._paid_for = 0
         self.stall = StallDetector(ledger, silence, self._give_up)
+        self.autopsies = Autopsies(ledger)
 
     def failed(self, request: InFlightRequest, error: PoolError, now: float) -> Outcome:
         """Record that a request failed with prompts unreleased; return what that means."""
@@ -35,17 +48,72 @@ class Faults:
         ledger = self.ledger
         agent = ledger.agents[request.agent]
         unreleased = ledger.remove_request(request)
-        outcome = classify(error, len(unreleased))
-        if outcome is Outcome.OVERLOADED:
-            agent.window.refused(agent.held, len(unreleased), now)
-        if outcome in (Outcome.OVERLOADED, Outcome.BROKEN):
-            self._cool_down(agent, now)
+        left = [item for item in unreleased if not item.done]
         reason = describe(error)
-        ledger.agent_failed(agent, outcome, reason, now)
+        outcome = classify(error, len(unreleased))
+        if isinstance(error, ConnectionLost):
+            self.autopsies.note_silence(agent, error.silent_for)
+            self.autopsies.begin(agent, left, reason)
+            return outcome
+        if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
+            ledger.agent_failed(agent, Outcome.BROKEN, reason, now)
+            self._note_moved(left, agent, Outcome.BROKEN)
+            self._send_again(left, now)
+            return Outcome.BROKEN
+        if outcome is Outcome.OVERLOADED:
+            agent.window.overloaded(agent.held, len(unreleased), now)
+            self._refused(agent, error, left, now)
+        if outcome is Outcome.BROKEN and left and all(t.attempts and t.avoid != agent.index for t in left):
+            agent.note_failure(outcome, reason)  # the same has failed elsewhere: this is not the agent's fault
+        else:
+            if outcome is Outcome.BROKEN:
+                self._cool_down(agent, now)
+            ledger.agent_failed(agent, outcome, reason, now)
         if isinstance(error, ConnectFailed):
             self.stall.suspect(agent, now)
-        self._consequences([item for item in unreleased if not item.done], agent, outcome, reason, now)
+        self._consequences(left, agent, outcome, reason, now)
         return outcome
+
+    def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
+        """Record what a look at an agent has shown, whose connections broke or that is silent."""
+        lost = self.autopsies.end(agent)
+        died = finding in DIED
+        if lost:
+            outcome = Outcome.DEAD if died or finding is Finding.UNRESPONSIVE else Outcome.BROKEN
+            self.ledger.agent_failed(agent, outcome, lost[0][1], now)
+            if not agent.sent:
+                agent.load_check_sent = False
+                self.stall.saw_activity(agent)
+        for items, reason in lost:
+            left = [item for item in items if not item.done]
+            if died:
+                self._on_agent_death(left, agent, reason, now)
+            else:
+                self._try_again_later(left, agent, reason, now)
+        self.stall.load_checked(agent, finding, now)
+
+    def _doubts(self, agent: AgentState, items: list[WorkItem]) -> bool:
+        """Whether another agent should be asked before these are rejected: this one may reject whatever it gets.
+
+        It may, if it has never answered anything, or rejects one after the other while others answer. Whatever two
+        agents reject is rejected.
+        """
+        if agent.prompts_done != agent.done_when_rejecting:
+            agent.done_when_rejecting = agent.prompts_done
+            agent.rejections = 0
+        agent.rejections += 1
+        if not items or items[0].queue.pinned or all(item.doubted for item in items):
+            return False
+        others = [self.ledger.agents[index] for index in items[0].queue.view.members if index != agent.index]
+        if agent.prompts_done:
+            since = agent.answered_at or 0.0
+            if agent.rejections <= TRUSTED_REJECTIONS or not any((o.answered_at or 0.0) > since for o in others):
+                return False
+        if not any(other.in_service for other in others):
+            return False
+        for item in items:
+            item.doubted = True
+        return True
 
     def aborted(self, request: InFlightRequest, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Record that one prompt of a list ended as no answer (``abort``): the others go on."""
@@ -57,10 +125,23 @@ class Faults:
         if not item.done:
             self._consequences([item], agent, Outcome.BROKEN, reason, now)
 
-    def _cool_down(self, agent: AgentState, now: float) -> None:
+    def _cool_down(self, agent: AgentState, now: float, at_least: float = 0.0) -> None:
         agent.cooldowns += 1
-        agent.cool_down(now + SHORTEST_COOLDOWN + backoff(agent.cooldowns, self.ledger.rng))
+        pause = max(at_least, SHORTEST_COOLDOWN + backoff(agent.cooldowns, self.ledger.rng))
+        agent.cool_down(now + pause)
         self.ledger.timers.add(agent.cooldown_until, self._end_cooldown, agent)
+
+    def _refused(self, agent: AgentState, error: PoolError, items: list[WorkItem], now: float) -> None:
+        """Let an agent rest that has too much to do, or whose quota is used up, for as long as it says."""
+        assert isinstance(error, ServerError)
+        if not agent.refusing:
+            agent.refused_since = now
+            for queue in {item.queue: None for item in items}:
+                self.ledger.timers.add(now + _refused_limit(queue), self._give_up_refused, queue)
+            if error.status == TOO_MANY_REQUESTS:
+                self.ledger.events.agent_state(agent.index, RATE_LIMITED, describe(error))
+        agent.rate_limited = error.status == TOO_MANY_REQUESTS
+        self._cool_down(agent, now, error.retry_after or 0.0)
 
     def _end_cooldown(self, agent: AgentState, now: float) -> None:
         agent.end_cooldown(now)
@@ -72,12 +153,18 @@ class Faults:
         self._consequences(left, agent, Outcome.DRAINING, agent.last_error, now)
 
     def _give_up(self, agent: AgentState, error: PoolError, now: float) -> None:
-        """Close all that an agent holds which answers no more."""
+        """Close all that an agent holds which answers no more. Time that passed is no prompt's guilt."""
         outcome = classify(error, 1)
         reason = describe(error)
-        left = [item for request in list(agent.requests) for item in self.ledger.close(request, now)]
+        lists = [
+            [item for item in self.ledger.close(request, now) if not item.done] for request in list(agent.requests)
+        ]
         self.ledger.agent_failed(agent, outcome, reason, now)
-        self._consequences([item for item in left if not item.done], agent, outcome, reason, now)
+        for items in lists:
+            if outcome is Outcome.DEAD:
+                self._try_again_later(items, agent, reason, now)
+            else:
+                self._consequences(items, agent, outcome, reason, now)
 
     # -- the prompts --------------------------------------------------------------------------------------------
 
@@ -105,6 +192,20 @@ class Faults:
                 self._try_again_later(items, agent, reason, now)
             case _:
                 self._move(items, agent, outcome, now)
+                if outcome is Outcome.OVERLOADED:
+                    for queue in {item.queue: None for item in items}:
+                        self._give_up_refused(queue, now)
+
+    def _give_up_refused(self, queue: PromptQueue, now: float) -> None:
+        """End what waits in a queue once all its agents have refused whatever they got for too long."""
+        serving = [agent for agent in (self.ledger.agents[index] for index in queue.view.members) if agent.in_service]
+        limit = _refused_limit(queue)
+        if not serving or not all(agent.refusing and now >= agent.refused_since + limit for agent in serving):
+            return
+        error = f"refused by all agents for {limit:.0f} s; the last: {serving[0].last_error}"
+        for item in (*queue.items, *queue.quarantined, *itertools.chain(*queue.by_agent.values())):
+            if not item.done:
+                self._fail(item, serving[0], "exhausted", error, now)
 
     def _move(self, items: list[WorkItem], agent: AgentState, outcome: Outcome, now: float) -> None:
         moved = self._note_moved(items, agent, outcome)
@@ -127,21 +228,35 @@ class Faults:
         self._move(items, agent, Outcome.DEAD, now)
 
     def _try_again_later(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> None:
-        for item in items:
-            item.attempts += 1
-            if item.holders:
-                continue
+        """Send what failed together again: as it is at first, in halves where that had failed before."""
+        if not items:
+            return
+        failed_before = count_attempt(items)
+        if len(items) == 1 and not items[0].holders:
+            (item,) = items
             if item.queue.pinned:
                 self._fail(item, agent, "exhausted", reason, now)
             elif item.attempts >= MAX_ATTEMPTS:
                 error = f"{item.attempts} attempts failed; the last: {reason}"
                 self._fail(item, agent, "exhausted", error, now)
         later = self._note_moved(items, agent, Outcome.BROKEN)
-        if later:
+        if not later:
+            return
+        halves = halve(later) if len(later) > 1 and (failed_before or later[0].queue.pinned) else [later]
+        pause = 0.0
+        if len(halves) == 1:
             pause = backoff(max(item.attempts for item in later), self.ledger.rng)
             if not self._mostly_healthy():
                 pause += self._pay(len(later), now)
-            self.ledger.timers.add(now + pause, self.ledger.requeue, later[::-1])
+        for part in halves:
+            self._send_again(part, now, pause)
+
+    def _send_again(self, items: Sequence[WorkItem], now: float, pause: float = 0.0) -> None:
+        """Send prompts that failed together again together: so the one at fault is found, and infects no other."""
+        cohort = object()
+        for item in items:
+            item.cohort = cohort
+        self.ledger.timers.add(now + pause, self.ledger.requeue, items[::-1])
 
     def _mostly_healthy(self) -> bool:
         """Whether at least half of the fleet works: what a few agents have broken is then no reason to hold back."""
@@ -166,3 +281,7 @@ class Faults:
 
     def _fail(self, item: WorkItem, agent: AgentState, kind: ErrorKind, reason: str, now: float) -> None:
         self.ledger.fail(item, Failure(item, kind, reason, agent.index), now)
+
+
+def _refused_limit(queue: PromptQueue) -> float:
+    return REFUSED_PATIENCE * queue.patience or REFUSED_ALONE

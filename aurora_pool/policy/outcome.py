@@ -3,14 +3,14 @@
 ===================  =======================================  ===================================  =====================
 outcome              seen as                                  the prompts                          the agent
 ===================  =======================================  ===================================  =====================
-``ANSWERED``         finish_reason stop, length, repetition   done                                 healthy
-``PROMPT_REJECTED``  400 for a prompt that went alone         fails at once, never sent elsewhere  healthy
-``BATCH_REJECTED``   400 for a list                           halved until the culprit is alone    healthy
+``ANSWERED``         finish_reason stop, length, ...          done                                 healthy
+``PROMPT_REJECTED``  400, 413, 422 for one that went alone    fails at once, never sent elsewhere  healthy
+``BATCH_REJECTED``   400, 413, 422 for a list                 halved until the culprit is alone    healthy
 ``OVERLOADED``       503, 429                                 move; the next list is smaller       window shrinks, cools
 ``DRAINING``         connection refused; 500 while draining   move, no attempt used                out until it answers
 ``DEAD``             connection lost, engine dead, stall      move; finished ones are kept         out until it answers
-``BROKEN``           other 5xx, ``abort``, garbage            move after a pause, attempt used     breaker counts
-``WRONG_MODEL``      404, 401, 403                            move to agents that serve it         out for long
+``BROKEN``           any other status, ``abort``, garbage     go again, as the same list; halved   breaker counts
+``WRONG_MODEL``      404, 401, 301, ...; another model's name move to agents that serve it         out for long
 ``CANCELLED``        the caller gave up, or the hedge lost    none                                 neutral
 ===================  =======================================  ===================================  =====================
 """
@@ -19,11 +19,18 @@ from __future__ import annotations
 
 import enum
 
-from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
+from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut, WrongModel
 
-FINISHED = frozenset({"stop", "length", "repetition"})
-"""The finish reasons that mean an answer. ``abort`` comes with HTTP 200 and partial text, and is none."""
+FILTERED = "content_filter"
+"""The finish reason of an answer that the server withholds: a result of its prompt, though no success."""
+FINISHED = frozenset({"stop", "length", "repetition", "tool_calls", FILTERED})
+"""The finish reasons that are a prompt's result. ``abort`` comes with HTTP 200 and partial text, and is none."""
 
+_MAY_BE_THE_PROMPTS = frozenset({400, 413, 422})
+"""The only statuses that say something about a prompt; any other does about the agent, or what stands before it."""
+_ELSEWHERE = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 431, 451, 501, 505})
+"""Nothing that waiting a moment would mend: the address, the key, the model or the proxy is wrong."""
+_TLS_TEXT = "plain HTTP request was sent to HTTPS port"
 _DRAINING_TEXT = "after shutdown"
 _ENGINE_DEAD_TEXTS = ("EngineCore encountered", "EngineDead", "engine is dead", "Engine loop is not running")
 
@@ -60,6 +67,8 @@ def classify(error: PoolError, prompts: int) -> Outcome:
             return Outcome.DRAINING
         case ConnectionLost() | TimedOut():
             return Outcome.DEAD
+        case WrongModel():
+            return Outcome.WRONG_MODEL
         case BadReply():
             return Outcome.BROKEN
         case _:
@@ -67,14 +76,15 @@ def classify(error: PoolError, prompts: int) -> Outcome:
 
 
 def _classify_status(error: ServerError, prompts: int) -> Outcome:
-    if error.status in (429, 503):
+    status = error.status
+    if status in (429, 503):
         return Outcome.OVERLOADED
-    if error.status in (401, 403, 404, 405, 501):
+    if status in _MAY_BE_THE_PROMPTS and _TLS_TEXT not in error.message:
+        return Outcome.BATCH_REJECTED if prompts > 1 else Outcome.PROMPT_REJECTED
+    if 300 <= status < 400 or status in _ELSEWHERE or status in _MAY_BE_THE_PROMPTS:
         return Outcome.WRONG_MODEL
-    if error.status >= 500 or error.status == 408:
-        if _DRAINING_TEXT in error.message:
-            return Outcome.DRAINING
-        if error.status == 500 and (not error.message or any(text in error.message for text in _ENGINE_DEAD_TEXTS)):
-            return Outcome.DEAD
-        return Outcome.BROKEN
-    return Outcome.BATCH_REJECTED if prompts > 1 else Outcome.PROMPT_REJECTED
+    if _DRAINING_TEXT in error.message:
+        return Outcome.DRAINING
+    if status == 500 and (not error.message or any(text in error.message for text in _ENGINE_DEAD_TEXTS)):
+        return Outcome.DEAD
+    return Outcome.BROKEN

@@ -8,9 +8,14 @@ with the same prompts again and again.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+
+from aurora_pool.policy.work import WorkItem
 
 MAX_ATTEMPTS = 5
 """A prompt that failed so often for the agents' own reasons is given up as exhausted."""
+ALONE = 2
+"""So many of these failures are of the prompt alone, for what it shares a list with may be at fault."""
 
 
 def backoff(attempt: int, rng: random.Random, *, base: float = 0.25, cap: float = 15.0) -> float:
@@ -20,6 +25,18 @@ def backoff(attempt: int, rng: random.Random, *, base: float = 0.25, cap: float 
     True
     """
     return rng.uniform(0.0, min(cap, base * 2 ** min(attempt - 1, 32)))
+
+
+def count_attempt(items: Sequence[WorkItem]) -> bool:
+    """Count a failed attempt of prompts that went together; return whether the same had failed before.
+
+    Whatever a prompt failed with in company, it must have failed :data:`ALONE` times by itself before it is given up.
+    """
+    again = min(item.attempts for item in items) >= 1
+    most = MAX_ATTEMPTS if len(items) == 1 else MAX_ATTEMPTS - ALONE
+    for item in items:
+        item.attempts = max(item.attempts, min(item.attempts + 1, most))
+    return again
 
 
 class RetryBudget:

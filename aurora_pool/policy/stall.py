@@ -35,6 +35,10 @@ class Finding(enum.Enum):
     NO_METRICS = "no metrics"  # it answers, but has no counters
     UNRESPONSIVE = "unresponsive"  # it accepts and does not answer
     REFUSED = "refused"  # it accepts no connection
+    RESTARTED = "restarted"  # its counters have started anew
+
+
+_GONE = {Finding.REFUSED: "it refuses connections", Finding.RESTARTED: "it was started anew"}
 
 
 class StallDetector:
@@ -73,10 +77,12 @@ class StallDetector:
         if not agent.sent or finding is Finding.PROGRESSING:
             agent.last_byte = now
             self.saw_activity(agent)
-        elif finding is Finding.REFUSED:
+        elif finding in (Finding.REFUSED, Finding.RESTARTED):
             self.saw_activity(agent)
-            self.give_up(agent, ConnectFailed("it refuses connections, and what it held fell silent"), now)
-        elif quiet >= limit:
+            self.give_up(agent, ConnectFailed(f"{_GONE[finding]}, and what it held fell silent"), now)
+        elif quiet < limit:
+            agent.stalled = finding is not Finding.NO_METRICS
+        else:
             self.saw_activity(agent)
             self.give_up(agent, TimedOut(f"no byte for {quiet:.0f} s, and {finding.value}"), now)
 
@@ -96,6 +102,7 @@ class StallDetector:
     def _look(self, agent: AgentState, now: float) -> None:
         if agent.sent and not agent.load_check_sent and now >= self._active_at(agent) + REFUSED_GRACE:
             agent.load_check_sent = True
+            agent.load_check_at = now
             agent.check(True)
             self.ledger.pending.check.append(agent.index)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,17 @@ def extra_headers(endpoint: AgentEndpoint, options: ConnectionOptions) -> dict[s
     if endpoint.api_key_env is not None:
         named.add("authorization")
     return {name: value for name, value in options.headers.items() if name.lower() not in named} | own
+
+
+def secrets_of(endpoint: AgentEndpoint, headers: Mapping[str, str]) -> tuple[str, ...]:
+    """The values among an agent's headers that nobody else is to see: its key, and what comes from the environment.
+
+    >>> secrets_of(AgentEndpoint("gpu01"), {"Authorization": "Bearer sk-1"})
+    ('sk-1',)
+    """
+    named = [tag.removeprefix(HEADER_ENV_TAG) for tag in endpoint.tags if tag.startswith(HEADER_ENV_TAG)]
+    values = [headers.get(name, "") for name in ("Authorization", *named)]
+    return tuple(value.removeprefix("Bearer ") for value in values if value.removeprefix("Bearer "))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, ServerError, TransportError
 from aurora_pool.runtime.driver import Driver
-from aurora_pool.runtime.health import fetch
-from aurora_pool.wire.status import MODELS_PATH, ServedModel, parse_models
+from aurora_pool.runtime.health import served_models
+from aurora_pool.wire.status import ServedModel
 
 log = logging.getLogger("aurora_pool")
 
@@ -74,7 +74,7 @@ class Serving:
             left = [agent for agent in left if not driver.is_removed(agent)]
             if left:
                 await asyncio.sleep(AGAIN)
-        self._measure(agents)
+        self._measure(driver, agents)
 
     async def learn(self, driver: Driver, members: Sequence[int]) -> None:
         """Ask these agents, except those that have told already.
@@ -103,11 +103,19 @@ class Serving:
         self.silent = set(members).difference(serving)
         if serving:
             self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in driver.endpoints])
-        self._measure(members)
+        self._measure(driver, members)
 
-    def _measure(self, agents: Iterable[int]) -> None:
+    def _measure(self, driver: Driver, agents: Iterable[int]) -> None:
+        """Record what these agents have told: their names, whether they serve the model, and its context length."""
         for agent in agents:
-            length = _context(self.model, self._told.get(agent, ()))
+            models = self._told.get(agent)
+            if models is None:
+                continue
+            driver.names.list(agent, models)
+            if self.model not in {model.id for model in models}:
+                listed = ", ".join(repr(model.id) for model in models[:SHOWN])
+                driver.dispatcher.serves_another_model(agent, f"it serves {listed}, not {self.model!r}", driver.now)
+            length = _context(self.model, models)
             if length is not None:
                 self._lengths[agent] = length
 
@@ -145,9 +153,12 @@ def choose_model(wanted: str | None, serving: Mapping[int, Sequence[ServedModel]
 def _context(name: str | None, models: Sequence[ServedModel]) -> int | None:
     """The context length of a model; an adapter (LoRA) tells none and has its parent's."""
     model = next((model for model in models if model.id == name), None)
-    if model is None or model.max_model_len is not None or model.parent in (None, name):
-        return None if model is None else model.max_model_len
-    return _context(model.parent, models)
+    seen = set()
+    while model is not None and model.max_model_len is None and model.id not in seen:  # a circle of parents ends too
+        seen.add(model.id)
+        parent = model.parent
+        model = next((model for model in models if model.id == parent), None)
+    return None if model is None else model.max_model_len
 
 
 async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:
@@ -157,7 +168,7 @@ async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:
     async def ask(agent: int) -> list[ServedModel] | PoolError:
         async with limit:
             try:
-                return parse_models(await fetch(driver.transport, agent, MODELS_PATH, within=driver.timeouts.probe))
+                return await served_models(driver.transport, agent, within=driver.timeouts.probe)
             except PoolError as error:
                 return error
 

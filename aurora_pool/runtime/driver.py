@@ -19,14 +19,16 @@ from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import Failure, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import Failure, InFlightRequest, WorkItem
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.health import look, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink
+from aurora_pool.runtime.served_names import ServedNames
 from aurora_pool.wire.status import HEALTH_PATH, EngineLoad
 
 
@@ -70,6 +72,7 @@ class Driver:
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
         )
+        self.names = ServedNames()
         self._exchanges = Exchanges(
             self.transport,
             self.dispatcher,
@@ -77,6 +80,7 @@ class Driver:
             deliver=self._deliver,
             on_sent=self._on_sent,
             schedule=self.schedule,
+            names=self.names,
             stream=stream,
         )
         self._most_requests = min(filter(None, (concurrency, connector_limit)), default=None)
@@ -87,7 +91,7 @@ class Driver:
         self._loads: dict[int, EngineLoad | None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._round: asyncio.Handle | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._timer_due = FOREVER
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -179,7 +183,7 @@ class Driver:
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
         agents = self.dispatcher.ledger.agents
-        return max(1, sum(agents[index].window.size for index in queue.members if agents[index].in_service))
+        return max(1, sum(agents[index].window.size for index in queue.view.members if agents[index].in_service))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 
@@ -227,10 +231,11 @@ class Driver:
         assert self._loop is not None
         due = self.dispatcher.wake_at
         if self._timer is not None:
-            if self._timer_due <= due:
+            # Not by the handle's when(): for what is due at once, uvloop gives one that has none.
+            if self._timer_due <= due and not self._timer.cancelled():
                 return
             self._timer.cancel()
-        self._timer_due = due  # what uvloop returns for what is due at once does not tell
+        self._timer_due = due
         self._timer = self._loop.call_at(due, self._on_timer) if due < FOREVER else None
 
     def _on_timer(self) -> None:
@@ -293,7 +298,7 @@ class Driver:
 
     async def _probe(self, agent: int) -> None:
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
-        outcome, reason = await try_agent(self.transport, agent, path, body, within=self.timeouts.probe)
+        outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
 

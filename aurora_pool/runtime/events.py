@@ -75,6 +75,15 @@ class EventRelay(PolicyEvents):
         """Pass it on."""
         self._observer.prompt_hedged(slow_agent, agent)
 
+    def silence_cut(self, agent: int, seconds: float) -> None:
+        """Log it: the pool copes, but whoever runs the proxy may want to know."""
+        log.warning(
+            "%s: connections on which nothing has come for %.0f s are cut, by a proxy it seems (nginx has "
+            "proxy_read_timeout for that); longer answers are streamed in smaller pieces from now on",
+            self._endpoints[agent],
+            seconds,
+        )
+
     def prompt_quarantined(self, agent: int) -> None:
         """Pass it on."""
         self._observer.prompt_quarantined(agent)

@@ -6,19 +6,21 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from aurora_pool.errors import BadReply, PoolError, ServerError
+from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import Response
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.outcome import FINISHED
+from aurora_pool.policy.outcome import FILTERED, FINISHED
 from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
-from aurora_pool.wire import completions
-from aurora_pool.wire.answer import Answer, Reader
-from aurora_pool.wire.errors import parse_error, refuses_streaming
-from aurora_pool.wire.sse import EventSplitter
+from aurora_pool.wire.answer import Answer, Reader, guarded
+from aurora_pool.wire.bounds import Bounds
+from aurora_pool.wire.errors import refuses_streaming
+from aurora_pool.wire.sse import EventSplitter, begins_events
 
 if TYPE_CHECKING:
-    from aurora_pool.runtime.transport import Reply, Transport
+    from aurora_pool.runtime.reply import Reply
+    from aurora_pool.runtime.served_names import ServedNames
+    from aurora_pool.runtime.transport import Transport
 
 CALIBRATE_EVERY = 16
 """One prompt in this many calibrates the estimate of token counts."""
@@ -38,6 +40,7 @@ class Exchanges:
         deliver: Deliver,
         on_sent: Callable[[InFlightRequest], None],
         schedule: Callable[[], None],
+        names: ServedNames,
         stream: bool,
     ) -> None:
         self._transport = transport
@@ -46,6 +49,7 @@ class Exchanges:
         self._deliver = deliver
         self._on_sent = on_sent
         self._schedule = schedule
+        self._names = names
         self._stream = stream
         self._unstreamed: set[int] = set()
         """Agents that refuse streamed requests."""
@@ -60,7 +64,10 @@ class Exchanges:
                 async with self._transport.turn:
                     await self._until_accepted(request, kind, items)
             except PoolError as error:
-                self._dispatcher.failed(request, error, self._clock())
+                now = self._clock()
+                if isinstance(error, ConnectionLost) and not error.received and request.sent_at is not None:
+                    error.silent_for = now - request.sent_at
+                self._dispatcher.failed(request, error, now)
             else:
                 self._dispatcher.ended(request)
         except Exception as error:
@@ -72,11 +79,13 @@ class Exchanges:
     async def _until_accepted(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
         """Send it; where the server refuses only its form, send it again in the form that it takes."""
         agent = request.agent
-        stream = self._stream and kind.streams and agent not in self._unstreamed
+        interval = 0
+        if self._stream and agent not in self._unstreamed:
+            interval = kind.interval(items, self._dispatcher.ledger.agents[agent])
         refused_streaming = False
         while True:
             try:
-                body = kind.encode(items, stream=stream)
+                body = kind.encode(items, interval=interval)
                 with await self._transport.request(
                     agent,
                     kind.path,
@@ -85,10 +94,11 @@ class Exchanges:
                     headers=kind.headers,
                     on_sent=functools.partial(self._on_sent, request),
                 ) as reply:
-                    await kind.receive(reply, request, self)
+                    if not request.closed:  # nobody waits for it any more
+                        await kind.receive(reply, request, self)
             except ServerError as error:
-                if stream and refuses_streaming(error):
-                    stream, refused_streaming = False, True
+                if interval and refuses_streaming(error):
+                    interval, refused_streaming = 0, True
                 elif not kind.fit_max_tokens(items, error):
                     raise
             else:
@@ -98,38 +108,64 @@ class Exchanges:
 
     # -- what request kinds report while they read ----------------------------------------------------------------
 
-    async def read_answers(self, reply: Reply, reader: Reader, kind: RequestKind, request: InFlightRequest) -> None:
-        """Read a reply of either form, and report each answer as soon as it is finished.
+    async def read_answers(
+        self, reply: Reply, reader: Reader, bounds: Bounds, kind: RequestKind, request: InFlightRequest
+    ) -> None:
+        """Read a reply of either form, whichever was asked for, and report each answer as soon as it is finished.
 
         Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`.
         """
+        try:
+            await self._read(reply, reader, bounds, kind, request)
+        except ConnectionLost as error:
+            error.silent_for = self._clock() - reply.heard_at
+            raise
+        except (ServerError, BadReply) as error:
+            reply.redacted(error)
+            raise
+
+    async def _read(
+        self, reply: Reply, reader: Reader, bounds: Bounds, kind: RequestKind, request: InFlightRequest
+    ) -> None:
+        """Read the body. What it begins with tells whether it is events: some servers and proxies name it wrongly."""
         if reply.status != 200:
-            raise parse_error(reply.status, await reply.read())
-        if reply.is_event_stream:
-            if not isinstance(reader, completions.CompletionsReader):
-                raise BadReply("the reply is streamed, though the request did not ask for that")
-            await self._read_events(reply, reader, kind, request)
+            raise await reply.error()
+        start: list[bytes] = []
+        size = 0
+        splitter: EventSplitter | None = None
+        async for chunk in reply.chunks(bounds.stream):
+            if splitter is not None:
+                self._take_events(splitter.feed(chunk), reader, kind, request)
+                continue
+            start.append(chunk)
+            size += len(chunk)
+            if begins_events(start[0] if len(start[0]) > 8 else b"".join(start), named_so=reply.is_event_stream):
+                splitter = EventSplitter(bounds.event)
+                self._take_events(splitter.feed(b"".join(start)), reader, kind, request)
+            elif size > bounds.body:
+                raise BadReply(f"a reply of more than {bounds.body} bytes, far more than was asked for")
+            else:
+                self.progress(request)
+        if splitter is not None:
+            self._take_events(splitter.end(), reader, kind, request)
         else:
-            content = await reply.read()
-            self.progress(request)
-            self._answers(request, kind, reader.whole(content), self._clock())
+            answers = guarded(reader.whole, b"".join(start))
+            self._names.check(request.agent, kind.model, reader.model)
+            self._answers(request, kind, answers, self._clock())
         if request.live:
             raise BadReply("the reply ended before every prompt had its answer")
 
-    async def _read_events(
-        self, reply: Reply, reader: completions.CompletionsReader, kind: RequestKind, request: InFlightRequest
-    ) -> None:
-        splitter = EventSplitter()
-        async for chunk in reply.chunks():
-            now = self._clock()
-            try:
-                reader.events(splitter.feed(chunk))
-            finally:  # what came before an event that says that the rest failed is kept
-                started, finished = reader.take()
-                self._dispatcher.progress(request, now, started)
-                if finished:
-                    self._answers(request, kind, finished, now)
-            self._schedule()
+    def _take_events(self, events: list[bytes], reader: Reader, kind: RequestKind, request: InFlightRequest) -> None:
+        now = self._clock()
+        try:
+            guarded(reader.events, events)
+        finally:  # what came before an event that says that the rest failed is kept
+            self._names.check(request.agent, kind.model, reader.model)
+            started, finished = reader.take()
+            self._dispatcher.progress(request, now, started)
+            if finished:
+                self._answers(request, kind, finished, now)
+        self._schedule()
 
     def progress(self, request: InFlightRequest) -> None:
         """Report that bytes of a reply came."""
@@ -162,11 +198,11 @@ class Exchanges:
                 (
                     item.index,
                     Response(
-                        True,
+                        answer.finish_reason != FILTERED,
                         answer.text,
-                        None,
+                        None if answer.finish_reason != FILTERED else "the server's content filter ended the answer",
                         where,
-                        None,
+                        None if answer.finish_reason != FILTERED else "rejected",
                         answer.finish_reason,
                         None if (usage := answer.usage) is None else usage.prompt_tokens,
                         None if usage is None else usage.completion_tokens,
@@ -179,6 +215,7 @@ class Exchanges:
                         answer.prompt_token_ids,
                         answer.prompt_logprobs,
                         answer.embedding,
+                        answer.tool_calls,
                     ),
                 )
                 for item, answer in first

@@ -7,16 +7,27 @@ kind shows whether an agent answers; its engine's counters show whether it moves
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from aurora_pool.errors import ConnectFailed, PoolError, ServerError, TimedOut, TransportError
+import msgspec
+
+from aurora_pool.errors import ConnectFailed, PoolError, TimedOut, TransportError, WrongModel
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.stall import Finding
-from aurora_pool.wire.errors import parse_error
-from aurora_pool.wire.status import METRICS_PATH, EngineLoad, parse_load
+from aurora_pool.wire import chat, completions, embeddings
+from aurora_pool.wire.answer import Reader, guarded
+from aurora_pool.wire.status import METRICS_PATH, MODELS_PATH, EngineLoad, ServedModel, parse_load, parse_models
 
 if TYPE_CHECKING:
+    from aurora_pool.runtime.served_names import ServedNames
     from aurora_pool.runtime.transport import Transport
+
+_READERS: Mapping[str, Callable[[], Reader]] = {
+    completions.PATH: lambda: completions.CompletionsReader(1),
+    chat.PATH: chat.ChatReader,
+    embeddings.PATH: lambda: embeddings.EmbeddingsReader(1),
+}
 
 
 async def fetch(transport: Transport, agent: int, path: str, body: bytes | None = None, *, within: float) -> bytes:
@@ -27,27 +38,49 @@ async def fetch(transport: Transport, agent: int, path: str, body: bytes | None 
     try:
         async with transport.turn, asyncio.timeout(within):
             with await transport.request(agent, path, body) as reply:
-                content = await reply.read()
+                if reply.status != 200:
+                    raise await reply.error()
+                return reply.without_secret(await reply.read())
     except TimeoutError as error:
         raise TimedOut(f"no whole reply within {within:g} s") from error
-    if reply.status != 200:
-        raise parse_error(reply.status, content)
-    return content
 
 
-async def try_agent(transport: Transport, agent: int, path: str, body: bytes, *, within: float) -> tuple[Outcome, str]:
-    """Send the smallest request that the pool could send; return what it came to, and in words."""
+async def try_agent(
+    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes, *, within: float
+) -> tuple[Outcome, str]:
+    """Send the smallest request that the pool could send; return what it came to, and in words.
+
+    It is answered only by what can be read as an answer, of the right model: a proxy's page has a status of 200 too.
+    """
     try:
-        await fetch(transport, agent, path, body, within=within)
-    except (TransportError, ServerError) as error:
+        content = await fetch(transport, agent, path, body, within=within)
+        if path in _READERS:
+            reader = _READERS[path]()
+            guarded(reader.whole, content)
+            try:
+                names.check(agent, _model_in(body), reader.model)
+            except WrongModel:  # unless it has been given other names since
+                names.list(agent, await served_models(transport, agent, within=within))
+                names.check(agent, _model_in(body), reader.model)
+    except PoolError as error:
         return classify(error, 1), str(error)
     return Outcome.ANSWERED, ""
+
+
+async def served_models(transport: Transport, agent: int, *, within: float) -> list[ServedModel]:
+    """Ask an agent for its models. Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`."""
+    return guarded(parse_models, await fetch(transport, agent, MODELS_PATH, within=within))
+
+
+def _model_in(body: bytes) -> str:
+    model = msgspec.json.decode(body).get("model")
+    return model if isinstance(model, str) else ""
 
 
 async def read_load(transport: Transport, agent: int, *, within: float) -> EngineLoad | None:
     """Read the counters of an agent; None where it does not show them now."""
     try:
-        return parse_load(await fetch(transport, agent, METRICS_PATH, within=within))
+        return guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))
     except PoolError:
         return None
 
@@ -57,7 +90,7 @@ async def look(
 ) -> tuple[Finding, EngineLoad | None]:
     """Look at the counters of a silent agent; return what they show against those of the look before."""
     try:
-        load = parse_load(await fetch(transport, agent, METRICS_PATH, within=within))
+        load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))
     except ConnectFailed:
         return Finding.REFUSED, before
     except TransportError:
@@ -66,4 +99,6 @@ async def look(
         return Finding.NO_METRICS, before
     if load is None:
         return Finding.NO_METRICS, before
+    if before is not None and load.began_after(before):
+        return Finding.RESTARTED, load
     return (Finding.PROGRESSING if before is not None and load != before else Finding.IDLE), load

@@ -9,7 +9,7 @@ from typing import Self
 from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.runtime.driver import Driver
 
 
@@ -82,7 +82,7 @@ class Membership:
         self._set_queue()
 
         async def join() -> None:
-            least = least_context(self.queue.members)
+            least = least_context(self.queue.view.members)
             await find_out(joined)
             self._joining.difference_update(joined)
             theirs = least_context(joined)
@@ -95,7 +95,7 @@ class Membership:
 
     def _set_queue(self) -> None:
         members = [index for index in self.present if index not in self._joining] or self.present
-        self.queue.set_members(self.members if len(members) == len(self.members) else members)
+        self.queue.view.set_members(self.members if len(members) == len(self.members) else members)
         self._driver.schedule()
 
     def _new_queue(self, members: Sequence[int]) -> PromptQueue:

@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aurora_pool.errors import ServerError
 from aurora_pool.messages import AnyPrompt, Response, Usage
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.streaming import may_be_long, stream_interval
 from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, WorkItem
 from aurora_pool.wire import chat, completions, embeddings
+from aurora_pool.wire.bounds import Bounds, bounds_of
 from aurora_pool.wire.errors import context_left
 
 if TYPE_CHECKING:
     from aurora_pool.runtime.exchange import Exchanges
-    from aurora_pool.runtime.transport import Reply
+    from aurora_pool.runtime.reply import Reply
 
 SCORED_LIMIT = 8
 """Prompts with ``prompt_logprobs`` in one request: the logits of whole prompts are large, and have killed engines."""
 CHATS_LIMIT = 32
 """Conversations in one request: all wait there for the longest answer, so not too many."""
+VECTOR = 1 << 14
+"""Dimensions of a vector at most; as text, each has the room that a generated token has."""
 
 
 Observe = Callable[[str, int], None]
@@ -56,11 +61,15 @@ class RequestKind(Protocol):
     headers: Mapping[str, str] | None
     limit: int
     """How many prompts may share a request."""
-    streams: bool
-    """Whether such a request can be streamed."""
+    model: str
+    """The model that is asked for; empty where the request is not the pool's own."""
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes | None:
-        """Write the request body for these prompts."""
+    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+        """How many tokens of an answer an event should hold if these prompts are streamed; 0 if they are not."""
+        ...
+
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
+        """Write the request body for these prompts, streamed if the interval is above 0."""
         ...
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
@@ -79,20 +88,25 @@ class RequestKind(Protocol):
 class _JSONKind:
     """What kinds of the pool's own requests have in common."""
 
-    __slots__ = ("__weakref__", "_fields", "_model", "_n", "headers", "limit", "method", "path", "sink", "streams")
+    __slots__ = ("__weakref__", "_fields", "_n", "headers", "limit", "method", "model", "path", "sink")
 
-    def __init__(
-        self, sink: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int, streams: bool = False
-    ) -> None:
+    def __init__(self, sink: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int) -> None:
         self.limit = limit
-        self.streams = streams
         self.sink = sink
         self.path = path
         self.method = "POST"
         self.headers: Mapping[str, str] | None = None
-        self._model = model
+        self.model = model
         self._fields = fields
         self._n = fields.get("n") or 1
+
+    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+        """0, where there is no form that is streamed."""
+        return 0
+
+    def bounds(self, prompts: int, room: int, characters: int = 0) -> Bounds:
+        """How large the reply may be."""
+        return bounds_of(prompts * self._n, room, self._fields, characters)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
@@ -109,27 +123,34 @@ class _JSONKind:
 class CompletionsBatch(_JSONKind):
     """Prompts of one call with equal sampling, for ``/v1/completions``; a item's ``work`` is text or token ids."""
 
-    __slots__ = ("_observe",)
+    __slots__ = ("_observe", "_streams")
 
     def __init__(
         self, sink: Sink, model: str, fields: dict[str, Any], observe: Observe, *, alone: bool = False
     ) -> None:
         scored = fields.get("prompt_logprobs") is not None
         limit = 1 if alone else SCORED_LIMIT if scored else LIST_LIMIT
-        # vLLM refuses to stream prompt_logprobs
-        super().__init__(sink, model, fields, completions.PATH, limit=limit, streams=not scored and not alone)
+        super().__init__(sink, model, fields, completions.PATH, limit=limit)
+        self._streams = not scored and not alone  # vLLM refuses to stream prompt_logprobs
         self._observe = observe
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes:
+    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+        """So many tokens that something comes every few seconds."""
+        return stream_interval(agent.speed, agent.silent_cut) if self._streams else 0
+
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a list request, with the least ``room`` of its prompts as ``max_tokens``."""
         room = min([item.room for item in items])
         contents = [item.work for item in items]
-        return completions.encode_request(self._model, contents, self._fields, room, stream=stream)
+        return completions.encode_request(self.model, contents, self._fields, room, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
-        reader = completions.CompletionsReader(len(request.items), self._n)
-        await exchanges.read_answers(reply, reader, self, request)
+        items = list(request.unreleased())
+        room = max(item.room for item in items)
+        bounds = self.bounds(len(request.items), room, sum(len(item.work) for item in items))
+        reader = completions.CompletionsReader(len(request.items), self._n, bounds)
+        await exchanges.read_answers(reply, reader, bounds, self, request)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Calibrate the estimate of token counts."""
@@ -145,14 +166,24 @@ class SingleChat(_JSONKind):
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any]) -> None:
         super().__init__(sink, model, fields, chat.PATH, limit=1)
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes:
-        """Write a chat request; it is not streamed."""
+    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+        """So many tokens that something comes every few seconds, if the answer may be long."""
+        if self._fields.get("prompt_logprobs") is not None or not may_be_long(
+            items[0].room, agent.speed, agent.silent_cut
+        ):
+            return 0
+        return stream_interval(agent.speed, agent.silent_cut)
+
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
+        """Write a chat request."""
         (item,) = items
-        return chat.encode_request(self._model, item.work, self._fields, item.room or None)
+        return chat.encode_request(self.model, item.work, self._fields, item.room or None, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply."""
-        await exchanges.read_answers(reply, chat.ChatReader(self._n), self, request)
+        (item,) = request.unreleased()
+        bounds = self.bounds(1, item.room, _characters(item.work))
+        await exchanges.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
 
 
 class ChatBatch(_JSONKind):
@@ -163,15 +194,18 @@ class ChatBatch(_JSONKind):
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any]) -> None:
         super().__init__(sink, model, fields, chat.BATCH_PATH, limit=CHATS_LIMIT)
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes:
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a request with many conversations; it must not be streamed."""
         room = min([item.room for item in items])
-        return chat.encode_batch(self._model, [item.work for item in items], self._fields, room or None)
+        return chat.encode_batch(self.model, [item.work for item in items], self._fields, room or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply."""
-        reader = chat.ChatReader(conversations=len(request.items))
-        await exchanges.read_answers(reply, reader, self, request)
+        items = list(request.unreleased())
+        room = 0 if any(not item.room for item in items) else max(item.room for item in items)
+        bounds = self.bounds(len(request.items), room, sum(_characters(item.work) for item in items))
+        reader = chat.ChatReader(conversations=len(request.items), bounds=bounds)
+        await exchanges.read_answers(reply, reader, bounds, self, request)
 
 
 class EmbeddingsBatch(_JSONKind):
@@ -182,10 +216,15 @@ class EmbeddingsBatch(_JSONKind):
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any], *, alone: bool) -> None:
         super().__init__(sink, model, fields, embeddings.PATH, limit=1 if alone else LIST_LIMIT)
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes:
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a list request."""
-        return embeddings.encode_request(self._model, [item.work for item in items], self._fields)
+        return embeddings.encode_request(self.model, [item.work for item in items], self._fields)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply."""
-        await exchanges.read_answers(reply, embeddings.EmbeddingsReader(len(request.items)), self, request)
+        reader = embeddings.EmbeddingsReader(len(request.items), self._fields.get("dimensions"))
+        await exchanges.read_answers(reply, reader, self.bounds(len(request.items), VECTOR), self, request)
+
+
+def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
+    return sum(len(str(message.get("content", ""))) for message in messages)

@@ -13,11 +13,12 @@ import errno
 import io
 import logging
 import os
+import select
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from yarl import URL
@@ -25,7 +26,8 @@ from yarl import URL
 from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import ConnectionOptions
-from aurora_pool.runtime.credentials import Trust, extra_headers
+from aurora_pool.runtime.credentials import Trust, extra_headers, secrets_of
+from aurora_pool.runtime.reply import Reply, words
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -51,53 +53,6 @@ log = logging.getLogger("aurora_pool")
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 _on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=None)
-
-
-class Reply:
-    """One reply: ``status`` and ``headers`` are here, the body comes on demand.
-
-    It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
-    """
-
-    __slots__ = ("_response", "headers", "status")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
-
-    @property
-    def is_event_stream(self) -> bool:
-        """Whether the body is a stream of server-sent events."""
-        return self.headers.get("Content-Type", "").startswith("text/event-stream")
-
-    async def read(self) -> bytes:
-        """The whole body. Raises :class:`ConnectionLost`."""
-        try:
-            return await self._response.read()
-        except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionLost(_words(error), received=True) from error
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost`."""
-        read = self._response.content.readany
-        while True:
-            try:
-                chunk = await read()
-            except (aiohttp.ClientError, OSError) as error:
-                raise ConnectionLost(_words(error), received=True) from error
-            if not chunk:
-                return
-            yield chunk
 
 
 class Transport:
@@ -137,6 +92,7 @@ class Transport:
             (endpoint.base_url, _headers(endpoint) | extra_headers(endpoint, self._connection))
             for endpoint in endpoints
         ]
+        self._secrets = [secrets_of(e, headers) for e, (_, headers) in zip(endpoints, self._agents, strict=True)]
         self._trust.set_endpoints(endpoints)
         self._urls.clear()
 
@@ -148,7 +104,7 @@ class Transport:
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout),
                 read_bufsize=1 << 18,
-                auto_decompress=True,
+                auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept-Encoding": "identity"},
             )
@@ -184,7 +140,7 @@ class Transport:
         sent = own_headers if headers is None else {**headers, **own_headers}
         method = method or ("GET" if body is None else "POST")
         _on_sent.set(on_sent)
-        reply = Reply(await self._send(method, url, body, sent, self._trust.of(agent)))
+        reply = Reply(await self._send(method, url, body, sent, self._trust.of(agent)), self._secrets[agent])
         if on_sent is not None:
             on_sent()  # test doubles for aiohttp answer without a connection
         return reply
@@ -212,14 +168,18 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         assert self._session is not None
         data = io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY else body
+        lost = unreached = ""
         try:
             return await self._session.request(
                 method, url, data=data, headers=headers, allow_redirects=False, ssl=trust
             )
         except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            raise ConnectFailed(_words(error)) from error
+            unreached = words(error)
         except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionLost(_words(error), received=False) from error
+            lost = words(error)
+        if lost:  # not raised from aiohttp's own error, which shows the headers of the request
+            raise ConnectionLost(lost, received=False)
+        raise ConnectFailed(unreached)
 
     def _address(self, agent: int, path: str) -> tuple[URL, dict[str, str]]:
         base, headers = self._agents[agent]
@@ -249,11 +209,15 @@ class _Connector(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,
     ) -> Connection:
-        async with self._turn:
-            connection = await super().connect(req, traces, timeout)
-        protocol = connection.protocol
-        _reused.set(protocol in self._used)
-        self._used.add(protocol)
+        while True:
+            async with self._turn:
+                connection = await super().connect(req, traces, timeout)
+            reused = connection.protocol in self._used
+            if not reused or not _has_unread(connection):
+                break
+            connection.close()
+        _reused.set(reused)
+        self._used.add(connection.protocol)
         on_sent = _on_sent.get()
         if on_sent is not None:
             try:
@@ -300,6 +264,22 @@ class _Connector(aiohttp.TCPConnector):
         return True
 
 
+def _has_unread(connection: Connection) -> bool:
+    """Whether an idle connection has something to say: its end, or a second reply, which would answer the next request.
+
+    It may have been read already, or still lie in the socket.
+    """
+    protocol, transport = connection.protocol, connection.transport
+    if protocol is None or transport is None or protocol.should_close:
+        return True
+    waiting = transport.get_extra_info("socket")
+    if waiting is None:
+        return False
+    poll = select.poll()
+    poll.register(waiting.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _headers(endpoint: AgentEndpoint) -> dict[str, str]:
     headers = {"Content-Type": "application/json"}
     if endpoint.api_key_env:
@@ -310,16 +290,3 @@ def _headers(endpoint: AgentEndpoint) -> dict[str, str]:
             )
         headers["Authorization"] = f"Bearer {key}"
     return headers
-
-
-def _words(error: BaseException) -> str:
-    """What happened, in words without objects' representations, which could show headers."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"can't connect ({error.os_error.strerror or error.os_error})"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server closed the connection"
-    if isinstance(error, aiohttp.ClientPayloadError):
-        return "the connection broke in the middle of the reply"
-    if isinstance(error, TimeoutError):
-        return "can't connect in time"
-    return str(error) or type(error).__name__

@@ -1,21 +1,24 @@
-"""What the readers of replies have in common: the answer to one prompt, and how parts of it add up."""
+"""What the readers of replies have in common: the answer to one prompt, and the boundary that bad bytes don't pass."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from aurora_pool.errors import BadReply
-from aurora_pool.messages import Logprobs, Sample, Usage
+from aurora_pool.errors import BadReply, PoolError
+from aurora_pool.messages import MOST_TOKENS, Logprobs, Sample, Usage
+
+Data = TypeVar("Data")
+Value = TypeVar("Value")
 
 
 class WireLogprobs(msgspec.Struct):
     """Log-probabilities as ``/v1/completions`` writes them."""
 
-    tokens: list[str] = []
-    token_logprobs: list[float | None] = []
+    tokens: list[str]
+    token_logprobs: list[float | None]
     top_logprobs: list[dict[str, float] | None] | None = None
 
     def message(self) -> Logprobs:
@@ -31,7 +34,7 @@ class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs":
     """
 
     slot: int
-    text: str = ""
+    text: str
     finish_reason: str | None = None
     usage: Usage | None = None
     reasoning: str | None = None
@@ -43,6 +46,7 @@ class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs":
     embedding: bytes | list[float] | None = None
     wire_logprobs: WireLogprobs | None = None
     started: bool = False
+    tool_calls: list[Any] | None = None
 
     @property
     def tokens(self) -> int:
@@ -51,11 +55,14 @@ class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs":
             return self.usage.completion_tokens
         if self.token_ids is not None:
             return len(self.token_ids)
-        return len(self.text) // 4 or (1 if self.embedding is None else 0)
+        return min(MOST_TOKENS, len(self.text) // 4) or (1 if self.embedding is None else 0)
 
 
 class Reader(Protocol):
-    """Reads one reply."""
+    """Reads one reply: whole, or event by event."""
+
+    model: str | None
+    """What the reply says that its model is, once that has been read."""
 
     def whole(self, body: bytes) -> Sequence[Answer]:
         """Take the body of a reply that was not streamed.
@@ -64,12 +71,33 @@ class Reader(Protocol):
         """
         ...
 
+    def events(self, events: Sequence[bytes]) -> None:
+        """Take the data of events; :meth:`take` has what came of them, also of those before one that raises.
+
+        Raises :class:`ServerError` for an error event, :class:`BadReply` for anything that is no event.
+        """
+        ...
+
+    def take(self) -> tuple[list[int], list[Answer]]:
+        """Return how many prompts have shown their first token since the last call, and what has finished."""
+        ...
+
+
+def guarded(read: Callable[[Data], Value], data: Data) -> Value:
+    """Call what reads an agent's bytes: whatever it raises is that agent's :class:`BadReply`, and nobody else's."""
+    try:
+        return read(data)
+    except PoolError:
+        raise
+    except Exception as error:
+        raise BadReply(f"the reply can't be read ({type(error).__name__}: {str(error)[:120]})") from error
+
 
 def decode(decoder: msgspec.json.Decoder[Any], data: bytes) -> Any:
     """Decode a reply, with what went wrong and how it began where it can't be decoded."""
     try:
         return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except Exception as error:  # deep nesting is a RecursionError
         raise BadReply(f"the reply is not what the API promises ({error}): {data[:120]!r}") from error
 
 
@@ -81,11 +109,12 @@ def merge_samples(slot: int, parts: list[Answer]) -> Answer:
     first = parts[0]
     usages = [part.usage for part in parts if part.usage is not None]
     unfinished = next((p.finish_reason for p in parts if p.finish_reason not in ("stop", "length", "repetition")), None)
+    total = min(MOST_TOKENS, sum(usage.completion_tokens for usage in usages))
     return Answer(
         slot,
         first.text,
         first.finish_reason if unfinished is None else unfinished,
-        Usage(usages[0].prompt_tokens, sum(usage.completion_tokens for usage in usages)) if usages else None,
+        Usage(usages[0].prompt_tokens, total) if usages else None,
         first.reasoning,
         first.logprobs,
         first.token_ids,
@@ -93,16 +122,5 @@ def merge_samples(slot: int, parts: list[Answer]) -> Answer:
         first.prompt_token_ids,
         first.prompt_logprobs,
         started=any(part.started for part in parts),
+        tool_calls=first.tool_calls,
     )
-
-
-def add_logprobs(first: Logprobs | None, second: Logprobs | None) -> Logprobs | None:
-    """Put the log-probabilities of two successive parts together."""
-    if first is None or second is None:
-        return first or second
-    return Logprobs(first.tokens + second.tokens, first.token_logprobs + second.token_logprobs, first.top + second.top)
-
-
-def add_ids(first: list[int] | None, second: list[int] | None) -> list[int] | None:
-    """Put the token ids of two successive parts together."""
-    return first + second if first is not None and second is not None else first or second

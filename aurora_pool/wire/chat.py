@@ -2,69 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from aurora_pool.errors import BadReply
-from aurora_pool.messages import Logprobs, Usage
-from aurora_pool.wire.answer import Answer, decode, merge_samples
-from aurora_pool.wire.errors import error_of
+from aurora_pool.wire import lenient
+from aurora_pool.wire.answer import Answer
+from aurora_pool.wire.assembly import Assembly
+from aurora_pool.wire.bounds import UNBOUNDED, Bounds
+from aurora_pool.wire.completions import streaming
+from aurora_pool.wire.sse import DONE
 
 PATH = "/v1/chat/completions"
 BATCH_PATH = "/v1/chat/completions/batch"
 """Many conversations in one request, since vLLM 0.19; n = 1, never streamed (``stream`` is accepted and breaks it)."""
 
 
-class _Token(msgspec.Struct):
-    token: str
-    logprob: float | None = None
-    top_logprobs: list[_Token] = []
-
-
-class _Logprobs(msgspec.Struct):
-    content: list[_Token] | None = None
-
-    def message(self) -> Logprobs:
-        content = self.content or []
-        top: list[dict[str, float] | None] = [
-            {other.token: other.logprob for other in token.top_logprobs if other.logprob is not None}
-            for token in content
-        ]
-        return Logprobs([token.token for token in content], [token.logprob for token in content], top)
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    index: int
-    message: _Message = msgspec.field(default_factory=_Message)
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-    token_ids: list[int] | None = None
-
-
-class _Reply(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: Usage | None = None
-    error: Any = None
-    prompt_token_ids: list[int] | None = None
-    prompt_logprobs: list[Any] | None = None
-
-
-_DECODER = msgspec.json.Decoder(_Reply)
 _ENCODER = msgspec.json.Encoder()
 
 
 def encode_request(
-    model: str, messages: Sequence[Mapping[str, Any]], fields: dict[str, Any], max_tokens: int | None
+    model: str,
+    messages: Sequence[Mapping[str, Any]],
+    fields: dict[str, Any],
+    max_tokens: int | None,
+    *,
+    interval: int = 0,
 ) -> bytes:
     """Write the body of a chat request. A sampling's ``logprobs`` becomes the two fields that chat has for it.
+
+    With an ``interval`` above 0 it is streamed, with an event for every ``interval`` tokens.
 
     >>> encode_request("m", [{"role": "user", "content": "Hi"}], {"logprobs": 2}, 8)
     b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"max_tokens":8,"logprobs":true,"top_logprobs":2}'
@@ -72,6 +41,8 @@ def encode_request(
     body: dict[str, Any] = {"model": model, "messages": messages}
     if max_tokens is not None:
         body["max_tokens"] = max_tokens
+    if interval:
+        body.update(streaming(interval))
     body.update(fields)
     if type(fields.get("logprobs")) is int:
         body["logprobs"], body["top_logprobs"] = True, fields["logprobs"]
@@ -93,45 +64,56 @@ def as_messages(content: Any) -> Sequence[Mapping[str, Any]]:
 
 
 class ChatReader:
-    """Reads the reply to a chat request: of ``n`` samples, or of a number of conversations."""
+    """Reads the reply to a chat request: of ``n`` samples, or of several conversations; in one piece or in events."""
 
-    __slots__ = ("_conversations", "_n")
+    __slots__ = ("_assembly", "_calls", "_choices", "_conversations", "_n", "_usage", "model")
 
-    def __init__(self, n: int = 1, conversations: int = 1) -> None:
+    def __init__(self, n: int = 1, conversations: int = 1, bounds: Bounds = UNBOUNDED) -> None:
         self._n = n
         self._conversations = conversations
+        self._choices = n * conversations
+        self._assembly = Assembly(conversations, n, bounds)
+        self._calls: dict[int, list[Any]] = {}
+        self.model: str | None = None
 
     def whole(self, body: bytes) -> Sequence[Answer]:
         """Take the body; see :class:`~aurora_pool.wire.answer.Reader`."""
-        reply: _Reply = decode(_DECODER, body)
-        if reply.error is not None:
-            raise error_of(reply.error)
-        expected = self._n * self._conversations
-        if sorted(choice.index for choice in reply.choices) != list(range(expected)):
-            raise BadReply(f"expected {expected} choices, got {len(reply.choices)}: {body[:120]!r}")
-        answers = [_answer(choice, reply) for choice in sorted(reply.choices, key=lambda choice: choice.index)]
-        if self._conversations > 1:
-            for slot, answer in enumerate(answers):
-                answer.slot, answer.usage = slot, None  # the usage is of all conversations together
-            return answers
-        if self._n == 1:
-            return answers
-        merged = merge_samples(0, answers)
-        merged.usage = reply.usage  # it is of all samples already
-        return [merged]
+        reply = lenient.read(body, "message", self._choices)
+        self.model = reply.model
+        return self._assembly.whole(sorted(reply.choices, key=lambda answer: answer.slot), reply.usage)
+
+    def events(self, events: Iterable[bytes]) -> None:
+        """Take the data of events; see :class:`~aurora_pool.wire.answer.Reader`."""
+        for data in events:
+            if data == DONE:
+                self._assembly.done()
+                continue
+            reply = lenient.read(data, "delta", self._choices, self._assembly.has_begun)
+            self.model = self.model or reply.model
+            for choice in reply.choices:
+                if choice.tool_calls is not None:
+                    choice.tool_calls = _add_calls(self._calls.setdefault(choice.slot, []), choice.tool_calls)
+            self._assembly.add(reply.choices, reply.usage)
+        self._assembly.check_size()
+
+    def take(self) -> tuple[list[int], list[Answer]]:
+        """Return how many prompts have begun since the last call, and what has finished."""
+        return self._assembly.take()
 
 
-def _answer(choice: _Choice, reply: _Reply) -> Answer:
-    message = choice.message
-    return Answer(
-        0,
-        message.content or "",
-        choice.finish_reason,
-        usage=reply.usage,
-        # `reasoning_content` up to 0.15, `reasoning` since 0.11.2
-        reasoning=message.reasoning if message.reasoning is not None else message.reasoning_content,
-        logprobs=choice.logprobs.message() if choice.logprobs is not None else None,
-        token_ids=choice.token_ids,
-        prompt_token_ids=reply.prompt_token_ids,
-        prompt_logprobs=reply.prompt_logprobs,
-    )
+def _add_calls(known: list[Any], pieces: list[Any]) -> list[Any]:
+    """Add pieces of tool calls, of which each says by its index where it belongs, to what there is of them."""
+    for piece in pieces:
+        function = piece.get("function") if isinstance(piece, dict) else None
+        if not isinstance(function, dict):
+            raise BadReply("the reply is not what the API promises: a tool call has no function")
+        index = piece.get("index")
+        place = index if type(index) is int else len(known)
+        if not 0 <= place <= len(known):
+            raise BadReply(f"the reply is not what the API promises: a tool call has the index {index}")
+        if place == len(known):
+            known.append({key: value for key, value in piece.items() if key != "index"})
+            continue
+        whole = known[place]["function"]
+        whole["arguments"] = f"{whole.get('arguments') or ''}{function.get('arguments') or ''}"
+    return known

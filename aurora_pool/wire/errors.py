@@ -7,33 +7,77 @@ with ``"object": "error"`` (before), ``{"error": "Unauthorized"}`` (401), ``{"de
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import msgspec
 
 from aurora_pool.errors import ServerError
 
-_CONTEXT = re.compile(r"maximum context length is (\d+) tokens")
+_CONTEXT = re.compile(r"maximum context length is (\d{1,9}) tokens")
 _PROMPT_LENGTH = re.compile(
-    r"prompt contains (\d+) input tokens"  # 0.24 to 0.31
-    r"|request has (\d+) input tokens"  # 0.10.2 to 0.11.2
-    r"|\((\d+) in the (?:messages|prompt)"  # 0.8
+    r"prompt contains (\d{1,9}) input tokens"  # 0.24 to 0.31
+    r"|request has (\d{1,9}) input tokens"  # 0.10.2 to 0.11.2
+    r"|\((\d{1,9}) in the (?:messages|prompt)"  # 0.8
 )
+LONGEST_WAIT = 3600.0
+"""Seconds that a server may have itself left alone at most."""
 _SHOWN = 500
 """Bytes of an unknown body that are worth showing."""
+MESSAGE = 2000
+"""Characters of a server's message that are kept."""
 
 
 def parse_error(status: int, body: bytes) -> ServerError:
-    """Read the body of a reply with an error status; any body will do.
+    """Read the body of a reply with a status that is not 200; any body will do.
 
     >>> parse_error(404, b'{"detail":"Not Found"}')
     ServerError('404: Not Found')
     """
     try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return error_of(msgspec.json.decode(body), status)
+    except Exception:  # noqa: BLE001 (whatever it is, it is no JSON that can be read; see `answer.guarded`)
         return ServerError(status, body[:_SHOWN].decode("utf-8", "replace").strip())
-    return error_of(value, status)
+
+
+def redirected(status: int, origin: str | None) -> ServerError:
+    """The error that a redirect is: none is followed, for the key that goes with a request is the agent's alone.
+
+    >>> redirected(301, "https://gpu01:8000").message
+    'it redirects to https://gpu01:8000, and redirects are not followed: name that address in the hostfile'
+    """
+    where = shortened(origin, 200) if origin else "another address"
+    advice = "redirects are not followed: name that address in the hostfile"
+    return ServerError(status, f"it redirects to {where}, and {advice}")
+
+
+def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """The seconds after which a server says it may be asked again: ``retry-after-ms``, seconds, or a date.
+
+    >>> [retry_after({"Retry-After": text}, datetime(2026, 1, 1)) for text in ("30", "soon")]
+    [30.0, None]
+    """
+    thousandths = headers.get("retry-after-ms")
+    text = headers.get("Retry-After", "") if thousandths is None else thousandths
+    try:
+        seconds = float(text) / (1 if thousandths is None else 1000)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(text) - now).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return min(seconds, LONGEST_WAIT) if seconds >= 0 else None
+
+
+def shortened(text: str, most: int = MESSAGE) -> str:
+    """A server's words, cut with a note where they are too many.
+
+    >>> shortened("abcdef", 4)
+    'abcd [... 2 more characters]'
+    """
+    return text if len(text) <= most else f"{text[:most]} [... {len(text) - most} more characters]"
 
 
 def context_left(error: ServerError) -> int | None:
@@ -55,16 +99,16 @@ def context_left(error: ServerError) -> int | None:
 
 def error_of(value: Any, status: int = 500) -> ServerError:
     """Read a decoded error body or the payload of an error event, whose own ``code`` wins over ``status``."""
-    inner = value.get("error", value) if isinstance(value, dict) else value
+    inner = (value.get("error") or value) if isinstance(value, dict) else value
     if not isinstance(inner, dict):
-        return ServerError(status, str(inner))
+        return ServerError(status, shortened(str(inner)))
     message = inner.get("message", inner.get("detail", ""))
     code = inner.get("code")
     param = inner.get("param")
     return ServerError(
         code if isinstance(code, int) and 400 <= code <= 599 else status,
-        message if isinstance(message, str) else msgspec.json.encode(message).decode(),
-        param=param if isinstance(param, str) else None,
+        shortened(message if isinstance(message, str) else msgspec.json.encode(message).decode()),
+        param=shortened(param, 100) if isinstance(param, str) else None,
     )
 
 

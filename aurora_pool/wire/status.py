@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from aurora_pool.errors import BadReply
+from aurora_pool.messages import MOST_TOKENS
 from aurora_pool.wire.answer import decode
 from aurora_pool.wire.errors import error_of
 
@@ -20,7 +21,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     """A model name that a server answers to; ``parent`` is set for an adapter (LoRA), ``root`` is what lies behind."""
 
     id: str
-    max_model_len: int | None = None
+    max_model_len: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)] | None = None
     root: str | None = None
     parent: str | None = None
 
@@ -57,6 +58,10 @@ class EngineLoad(msgspec.Struct, frozen=True):
     cache_usage: float = 0.0
     preemptions: float = 0.0
 
+    def began_after(self, before: EngineLoad) -> bool:
+        """Whether the engine was started after those figures: what it only ever adds up has become less."""
+        return self.generation_tokens < before.generation_tokens or self.prompt_tokens < before.prompt_tokens
+
 
 _NAMES = {
     "vllm:num_requests_running": "running",
@@ -67,6 +72,7 @@ _NAMES = {
     "vllm:gpu_cache_usage_perc": "cache_usage",  # until 0.11.2
     "vllm:num_preemptions_total": "preemptions",
 }
+_MOST = 1e15
 _SAMPLE = re.compile(rb"^(vllm:\w+)(?:\{[^}\n]*\})? ([^\s]+)", re.MULTILINE)
 
 
@@ -80,5 +86,10 @@ def parse_load(body: bytes) -> EngineLoad | None:
     for name, value in _SAMPLE.findall(body):
         field = _NAMES.get(name.decode())
         if field is not None:
-            found[field] = found.get(field, 0.0) + float(value)
+            try:
+                number = float(value)
+            except ValueError:
+                return None
+            if 0 <= number <= _MOST:  # a NaN is no figure, and shows no movement
+                found[field] = min(found.get(field, 0.0) + number, _MOST)
     return EngineLoad(**found) if found else None

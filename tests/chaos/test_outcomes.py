@@ -171,7 +171,7 @@ class TestBroken:
     def test_nothing_but_500s(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="fail", at=SOON, arguments={"status": 500})]})
         check(outcome, slower=2.0)
-        assert outcome.statistics.agents[VICTIM].state != "in service"
+        assert 1 <= outcome.statistics.agents[VICTIM].failures["broken"] <= 3  # after three it is out
 
     def test_a_500_now_and_then(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="fail", at=0.0, arguments={"status": 500, "rate": 0.3})]})
@@ -187,7 +187,8 @@ class TestBroken:
         failed = len(outcome.failed)
         assert failed > 0
         assert set(outcome.failed.values()) <= {"exhausted", "no_agents"}
-        assert sum(outcome.sent_again().values()) < 3 * failed
+        assert max(outcome.sent_again().values()) <= 8  # its attempts, and the halves of what failed together
+        assert outcome.statistics.requests < 4 * failed
 
 
 class TestBusy:
@@ -233,7 +234,8 @@ class TestAtFault:
             {i: [Fault(action="reject", at=0.0, arguments={"pattern": r"\b321\b"})] for i in range(AGENTS)}
         )
         check(outcome, slower=1.3, failed={321: "rejected"})
-        assert sum(PROMPTS[321] in received for received in outcome.received) == 1
+        # One other agent is asked, for the first has not answered anything yet.
+        assert sum(PROMPTS[321] in received for received in outcome.received) <= 2
 
     def test_a_poison_prompt_is_quarantined_and_the_job_goes_on(self) -> None:
         outcome = run_job({i: [Fault(action="die", on_prompt=r"\b321\b")] for i in range(6)}, agents=6)

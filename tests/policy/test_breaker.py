@@ -35,9 +35,36 @@ def test_what_says_nothing_of_its_health_leaves_it_in_service(outcome: Outcome, 
     assert breaker.state is State.IN_SERVICE
 
 
-def test_goes_out_when_broken_in_a_row(rng: random.Random) -> None:
+def test_is_tried_when_broken_in_a_row_and_goes_out_if_it_fails_that(rng: random.Random) -> None:
     breaker = Breaker()
-    assert [breaker.failed(Outcome.BROKEN, 1.0, rng) for _ in range(BROKEN_LIMIT)] == [False, False, True]
+    trials = []
+    for _ in range(BROKEN_LIMIT + 1):
+        assert not breaker.failed(Outcome.BROKEN, 1.0, rng)
+        trials.append(breaker.begin_trial())
+    assert trials == [False, False, True, False]
+    assert breaker.tried(Outcome.BROKEN, 2.0, rng)
+    assert breaker.state is State.OUT
+
+
+def test_an_answer_on_trial_shows_that_it_was_the_prompts(rng: random.Random) -> None:
+    breaker = Breaker()
+    for _ in range(BROKEN_LIMIT):
+        breaker.failed(Outcome.BROKEN, 1.0, rng)
+    assert breaker.begin_trial()
+    assert not breaker.tried(Outcome.ANSWERED, 2.0, rng)
+    assert (breaker.state, breaker.broken) == (State.IN_SERVICE, 0)
+
+
+def test_one_that_rejects_even_a_probe_must_answer_one_to_come_back(rng: random.Random) -> None:
+    breaker = Breaker()
+    for _ in range(BROKEN_LIMIT):
+        breaker.failed(Outcome.BROKEN, 1.0, rng)
+    assert breaker.begin_trial()
+    assert breaker.tried(Outcome.PROMPT_REJECTED, 2.0, rng)
+    breaker.probing()
+    assert not breaker.probed(Outcome.PROMPT_REJECTED, 3.0, rng)
+    breaker.probing()
+    assert breaker.probed(Outcome.ANSWERED, 4.0, rng)
 
 
 def test_an_answer_forgives_what_came_before_it_was_asked_for(rng: random.Random) -> None:

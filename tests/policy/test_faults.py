@@ -7,8 +7,9 @@ import pytest
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.retry import MAX_ATTEMPTS
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.stall import Finding
 from tests.policy.rig import Rig
 
 BUSY = ServerError(503, "The engine is currently busy")
@@ -34,7 +35,42 @@ def test_a_bad_prompt_alone_fails_with_the_servers_words() -> None:
     rig.finish()
     assert rig.failures[item].kind == "rejected"
     assert "cannot be empty" in rig.failures[item].error
-    assert {request.agent for request in rig.sent} == {0}
+    assert [request.agent for request in rig.sent] == [
+        0,
+        1,
+    ]  # agents that have answered nothing are not taken at their word
+
+
+def test_a_prompt_that_an_agent_rejects_which_answers_others_is_sent_to_nobody_else() -> None:
+    rig = Rig(2)
+    rig.admit(8)
+    rig.plan()
+    for request in list(rig.open):
+        rig.answer_all(request)
+    (item,) = rig.admit(1, work=["bad"])
+    rig.plan()
+    rig.finish()
+    assert rig.failures[item].kind == "rejected"
+    assert item.sends == 1
+
+
+def test_an_agent_that_rejects_what_others_answer_loses_no_prompt() -> None:
+    rig = Rig(3)
+    rig.admit(60)
+    for _ in range(40):
+        rig.plan()
+        for request in [request for request in rig.open if not request.closed]:
+            if request.agent == 0:
+                rig.fail(request, ServerError(400, "no"))
+            else:
+                rig.answer_all(request)
+        for agent in list(rig.probes):
+            rig.probed(agent, Outcome.PROMPT_REJECTED if agent == 0 else Outcome.ANSWERED)
+        rig.admit(3)
+        rig.wait(0.3)
+    assert not rig.agents[0].in_service
+    assert not rig.failures
+    rig.finish()
 
 
 @pytest.mark.parametrize("place", [0, 13, 31])
@@ -57,7 +93,7 @@ def test_a_withdrawn_culprit_does_not_blame_its_neighbour() -> None:
     assert good not in rig.failures
 
 
-@pytest.mark.parametrize("error", [ConnectFailed("connection refused"), DRAINING, LOST, ServerError(404, "no model")])
+@pytest.mark.parametrize("error", [ConnectFailed("connection refused"), DRAINING, ServerError(404, "no model")])
 def test_an_agent_that_is_gone_loses_its_prompts_to_others_and_uses_up_no_attempt(error: PoolError) -> None:
     rig = rig_with(20)
     first = rig.sent[0]
@@ -112,7 +148,10 @@ def test_broken_replies_are_tried_again_later_and_counted() -> None:
         assert item.attempts == attempt
         rig.plan()
         assert not rig.open
-        rig.wait(20.0)
+        for _ in range(20):
+            rig.wait(1.0)
+            for agent in list(rig.looks):
+                rig.load_checked(agent, Finding.PROGRESSING)
     (request,) = rig.open
     rig.fail(request, INTERNAL)
     rig.plan()
@@ -131,6 +170,8 @@ def test_an_agent_that_fails_only_what_is_new_goes_out_though_it_answers_what_it
         for request in list(rig.open):
             if request is not old:
                 rig.fail(request, INTERNAL)
+        for agent in list(rig.probes):
+            rig.probed(agent, Outcome.BROKEN)
     assert rig.agents[0].breaker.state is not State.IN_SERVICE
     rig.finish()
 
@@ -150,6 +191,8 @@ def test_a_sleeping_agent_that_aborts_everything_goes_out() -> None:
     first = rig.sent[0]
     for slot in range(10):
         rig.abort(first, slot)
+    rig.plan()
+    rig.probed(first.agent, Outcome.DEAD)
     assert not rig.agents[first.agent].in_service
     rig.finish()
 
@@ -173,7 +216,7 @@ def test_a_failure_of_a_closed_request_means_nothing() -> None:
     assert rig.agents[0].in_service
 
 
-@pytest.mark.parametrize(("error", "kind"), [(LOST, "exhausted"), (INTERNAL, "exhausted"), (DRAINING, "no_agents")])
+@pytest.mark.parametrize(("error", "kind"), [(INTERNAL, "exhausted"), (DRAINING, "no_agents")])
 def test_a_pinned_prompt_fails_with_its_agent(error: PoolError, kind: str) -> None:
     rig = Rig(2)
     (item,) = rig.admit(1, queue=PromptQueue([1], patience=0.0, pinned=True))
@@ -183,11 +226,85 @@ def test_a_pinned_prompt_fails_with_its_agent(error: PoolError, kind: str) -> No
     assert rig.failures[item].kind == kind
 
 
+@pytest.mark.parametrize("finding", list(Finding))
+def test_a_broken_connection_says_nothing_of_its_prompts_unless_the_agent_died(finding: Finding) -> None:
+    rig = Rig(4)
+    items = rig.admit(4)
+    rig.plan()
+    (request,) = [request for request in rig.open if request.agent == 1]
+    rig.fail(request, LOST)
+    rig.plan()
+    assert items[1].request is None  # it waits for what the look at its agent shows
+    rig.load_checked(1, finding)
+    died = finding in (Finding.REFUSED, Finding.RESTARTED)
+    assert items[1].deaths == died
+    assert items[1].attempts == (not died)
+    assert rig.agents[1].in_service == (finding not in (Finding.REFUSED, Finding.RESTARTED, Finding.UNRESPONSIVE))
+    rig.finish()
+    assert not rig.failures
+
+
+def test_twenty_prompts_whose_connections_break_again_and_again_are_no_poison() -> None:
+    rig = Rig(4)
+    items = rig.admit(20)
+    for _ in range(3):
+        rig.wait(20.0)
+        for request in list(rig.open):
+            rig.fail(request, ConnectionLost("cut", received=True, silent_for=60.1))
+        rig.plan()
+        for agent in list(rig.looks):
+            rig.load_checked(agent, Finding.IDLE)
+    assert {agent.silent_cut for agent in rig.agents} == {60.1}
+    rig.finish()
+    assert not any(item.deaths for item in items)
+    assert not rig.failures
+
+
+@pytest.mark.parametrize("bad", [1, 4])
+def test_what_shares_a_list_with_a_prompt_that_breaks_it_loses_nothing(bad: int) -> None:
+    rig = Rig(4)
+    items = rig.admit(400)
+    culprits = set(items[7 :: 400 // bad][:bad])
+    for _ in range(400):
+        rig.plan()
+        for request in [request for request in rig.open if not request.closed]:
+            if culprits.intersection(request.unreleased()):
+                rig.fail(request, INTERNAL)
+            else:
+                rig.answer_all(request)
+        for agent in list(rig.probes):
+            rig.probed(agent)
+        rig.wait(0.5)
+        if not rig.unended():
+            break
+    assert set(rig.failures) == culprits
+    assert {failure.kind for failure in rig.failures.values()} == {"exhausted"}
+    assert all(agent.in_service for agent in rig.agents)
+    assert len(rig.sent) < 40 * bad + 20
+    rig.finish()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_agents_that_refuse_for_ever_exhaust_what_waits_for_them(status: int) -> None:
+    rig = Rig(2)
+    rig.queue = PromptQueue(range(2), patience=60.0)
+    rig.admit(30)
+    while rig.unended() and rig.now < 2000:
+        rig.wait(1.0)
+        for request in list(rig.open):
+            rig.fail(request, ServerError(status, "the quota is used up", retry_after=30.0))
+    assert 300 <= rig.now <= 310
+    assert {failure.kind for failure in rig.failures.values()} == {"exhausted"}
+    assert all("quota is used up" in failure.error for failure in rig.failures.values())
+    assert len(rig.sent) <= 2 * 11  # each waits as long as it is told to
+    assert rig.agents[0].state == ("rate-limited" if status == 429 else "in service")
+
+
 def test_what_was_dealt_to_an_agent_that_went_out_before_it_was_sent_goes_elsewhere() -> None:
     rig = rig_with(2)
     rig.admit(4)
     rig.fail(rig.sent[0], BadReply("no JSON"))
-    rig.fail(rig.sent[1], LOST)
+    rig.die(1)
     rig.plan()
     assert all(request.agent != 1 for request in rig.sent[2:])
     rig.finish()

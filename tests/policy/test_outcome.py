@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from aurora_pool.errors import BadReply, ConfigError, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
+from aurora_pool.errors import (
+    BadReply,
+    ConfigError,
+    ConnectFailed,
+    ConnectionLost,
+    PoolError,
+    ServerError,
+    TimedOut,
+    WrongModel,
+)
 from aurora_pool.policy.outcome import FINISHED, Outcome, classify
 
 ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the root cause."
@@ -33,6 +42,11 @@ ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the 
         (ServerError(404, "The model `nope` does not exist."), 5, Outcome.WRONG_MODEL),
         (ServerError(401, "Unauthorized"), 5, Outcome.WRONG_MODEL),
         (ServerError(403, "Scale-out endpoints are disabled."), 5, Outcome.WRONG_MODEL),
+        *((ServerError(status, ""), 1, Outcome.WRONG_MODEL) for status in (301, 302, 307, 308)),
+        *((ServerError(status, ""), 1, Outcome.WRONG_MODEL) for status in (402, 407, 410, 421, 426, 451)),
+        (ServerError(400, "The plain HTTP request was sent to HTTPS port"), 9, Outcome.WRONG_MODEL),
+        *((ServerError(status, "x"), 1, Outcome.BROKEN) for status in (204, 206, 409, 418, 425, 499, 520, 599)),
+        (WrongModel("it answers as 'x'"), 5, Outcome.WRONG_MODEL),
     ],
 )
 def test_a_failure_means(error: PoolError, prompts: int, outcome: Outcome) -> None:
@@ -46,4 +60,4 @@ def test_what_no_attempt_can_end_with_is_a_mistake() -> None:
 
 def test_abort_is_no_answer() -> None:
     assert "abort" not in FINISHED
-    assert {"stop", "length", "repetition"} == FINISHED
+    assert {"stop", "length", "repetition", "tool_calls", "content_filter"} == FINISHED

@@ -42,7 +42,7 @@ async def test_a_list_asks_for_a_stream_with_two_events_per_choice() -> None:
             "prompt": ["a", "b"],
             "max_tokens": 8,
             "stream": True,
-            "stream_interval": 1_000_000,
+            "stream_interval": 100,  # ten seconds' tokens at the speed to reckon with while none is known
             "stream_options": {"include_usage": True, "continuous_usage_stats": True},
         }
         assert request.headers["content-type"] == "application/json"

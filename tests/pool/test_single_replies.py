@@ -60,15 +60,15 @@ async def test_an_answer(http: aioresponses, pool: VLLMPool) -> None:
     )
 
 
-@pytest.mark.parametrize("reason", ["stop", "length", "repetition"])
+@pytest.mark.parametrize("reason", ["stop", "length", "repetition", "tool_calls"])
 async def test_these_finish_reasons_are_success(http: aioresponses, pool: VLLMPool, reason: str) -> None:
     http.post(COMPLETIONS, body=completion(choice(0, "x", reason)))
     response = await one(pool)
     assert (response.success, response.finish_reason) == (True, reason)
 
 
-@pytest.mark.parametrize("reason", ["abort", "error", None, "tool_calls"])
-async def test_no_other_finish_reason_is(http: aioresponses, pool: VLLMPool, reason: str | None) -> None:
+@pytest.mark.parametrize("reason", ["abort", "error", "no reason that is known"])
+async def test_no_other_finish_reason_is(http: aioresponses, pool: VLLMPool, reason: str) -> None:
     http.post(COMPLETIONS, body=completion(choice(0, "part", reason)), repeat=True)
     response = await one(pool)
     assert not response.success
@@ -159,14 +159,12 @@ async def test_chat(http: aioresponses, pool: VLLMPool) -> None:
     assert (response.prompt_tokens, response.completion_tokens) == (12, 4)
 
 
-async def test_a_chat_reply_that_is_streamed_though_nobody_asked_is_tried_again(
-    http: aioresponses, pool: VLLMPool
-) -> None:
+async def test_a_chat_stream_without_an_answer_is_tried_again(http: aioresponses, pool: VLLMPool) -> None:
     http.post(CHAT, body=b'data: {"choices":[]}\n\ndata: [DONE]\n\n', content_type="text/event-stream")
     http.post(CHAT, body=chat(chat_choice(0, chat_message("42"))))
     (response,) = await pool.send_all(["What is the answer?"])
     assert (response.success, response.text, response.attempts) == (True, "42", 2)
-    assert "streamed" in (pool.statistics().agents[0].last_error or "")
+    assert "before every prompt" in (pool.statistics().agents[0].last_error or "")
 
 
 async def test_the_key_is_sent_and_never_shown(

@@ -14,27 +14,27 @@ payloads = st.lists(
 )
 
 
-def split(stream: bytes, cuts: list[int]) -> tuple[list[bytes], bool]:
+def split(stream: bytes, cuts: list[int]) -> tuple[list[bytes], list[bytes]]:
     splitter = EventSplitter()
     events: list[bytes] = []
     edges = [0, *sorted(cut % (len(stream) + 1) for cut in cuts), len(stream)]
     for start, end in itertools.pairwise(edges):
         events += splitter.feed(stream[start:end])
-    return events, splitter.cut
+    return events, splitter.end()
 
 
 @given(payloads, st.lists(st.integers(0, 10_000)), st.sampled_from(["\n", "\r\n"]))
 def test_the_same_events_however_the_bytes_are_cut(texts: list[str], cuts: list[int], newline: str) -> None:
     expected = [f"{{{text}}}".encode() for text in texts]
     stream = b"".join(b"data: %b\n\n" % data for data in [*expected, DONE]).replace(b"\n", newline.encode())
-    assert split(stream, cuts) == ([*expected, DONE], False)
+    assert split(stream, cuts) == ([*expected, DONE], [])
 
 
 @given(payloads, st.lists(st.integers(0, 10_000)))
 def test_comments_are_skipped_wherever_they_stand(texts: list[str], cuts: list[int]) -> None:
     expected = [f"{{{text}}}".encode() for text in texts]
     stream = b"".join(b": keep-alive\n\ndata: %b\n\n" % data for data in expected) + b": keep-alive\n\n"
-    assert split(stream, cuts) == (expected, False)
+    assert split(stream, cuts) == (expected, [])
 
 
 def test_an_event_of_three_megabytes_in_small_chunks_is_one_event() -> None:
@@ -45,10 +45,10 @@ def test_an_event_of_three_megabytes_in_small_chunks_is_one_event() -> None:
     assert events == [data]
 
 
-def test_a_stream_that_ends_inside_an_event_says_so() -> None:
+def test_a_stream_that_ends_inside_an_event_gives_what_there_is_of_it() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b'data: {"a":1}\n\ndata: {"b"') == [b'{"a":1}']
-    assert splitter.cut
+    assert splitter.end() == [b'{"b"']
 
 
 def test_a_stream_may_leave_out_the_space_after_the_colon() -> None:

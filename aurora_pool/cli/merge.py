@@ -1,0 +1,42 @@
+"""``aurora-pool merge``: what several drivers have answered, joined and proven whole."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of --claim, or of -o with --shard.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the records go; it must not be there yet.")],
+    source: Annotated[
+        Path | None, typer.Option("--input", help="The input, if it is no longer where the drivers read it.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+) -> None:
+    """Join what drivers have answered, if every request of the input is there exactly once; else say which is not."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from aurora_pool.cli.exit_codes import ExitCode
+    from aurora_pool.jobs.merge import merge as join
+
+    hidden = quiet or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
+        task = progress.add_task("merging", total=None)
+        merged = join(
+            folder,
+            output,
+            source=source,
+            on_piece=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if not quiet:
+        left_out = f", {merged.skipped} bad lines left out" if merged.skipped else ""
+        print(
+            f"{merged.requests} requests, each exactly once: {merged.failed} failed{left_out}; answers: {output}",
+            file=sys.stderr,
+        )
+    raise typer.Exit(ExitCode.SOME_FAILED if merged.failed else ExitCode.DONE)

@@ -1,0 +1,55 @@
+"""Whether an agent has died when a connection to it broke, and with it what it held.
+
+Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent is
+looked at: it has died if it accepts no connection, or if its counters have started anew. If it works on, the prompts
+just go again. If the connections that broke had all been silent for the same time, a proxy stands before it, which cuts
+what is silent for so long.
+"""
+
+from __future__ import annotations
+
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.stall import Finding
+from aurora_pool.policy.work import WorkItem
+
+DIED = frozenset({Finding.REFUSED, Finding.RESTARTED})
+SILENT = 5.0
+"""Seconds of silence from which on a break may be a proxy's cut."""
+SAME = 0.05
+"""Two silences count as equally long if they differ by no more than this part of them."""
+
+
+class Autopsies:
+    """What was lost with connections that broke, until it is known why."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._lost: dict[AgentState, list[tuple[list[WorkItem], str]]] = {}
+        self._silences: dict[AgentState, float] = {}
+
+    def begin(self, agent: AgentState, items: list[WorkItem], reason: str) -> None:
+        """Have an agent looked at. It gets nothing meanwhile, and what it held goes nowhere."""
+        self._lost.setdefault(agent, []).append((items, reason))
+        if not agent.load_check_sent:
+            agent.load_check_sent = True
+            self._ledger.pending.check.append(agent.index)
+        agent.check(True)
+
+    def end(self, agent: AgentState) -> list[tuple[list[WorkItem], str]]:
+        """Take what had been lost, each list with the reason."""
+        return self._lost.pop(agent, [])
+
+    def note_silence(self, agent: AgentState, silent_for: float) -> None:
+        """Record that a connection broke that had been silent for so long."""
+        if silent_for < SILENT or agent.silent_cut:
+            return
+        before = self._silences.get(agent, 0.0)
+        self._silences[agent] = silent_for
+        if abs(silent_for - before) <= SAME * silent_for:
+            agent.silent_cut = min(silent_for, before)
+            self._ledger.events.silence_cut(agent.index, agent.silent_cut)
+
+    def clear(self) -> None:
+        """Forget all of it."""
+        self._lost.clear()

@@ -1,0 +1,42 @@
+"""How often a streamed answer should show something: seldom, for events cost; often enough that no proxy cuts it.
+
+A proxy cuts a connection on which nothing has come for 60 s (nginx's default). An event for every few tokens keeps
+it alive, if the server is fast enough; its measured speed says for how many. An answer of a usual length still has
+about two events: its first token, and the rest.
+"""
+
+from __future__ import annotations
+
+SHOW_EVERY = 10.0
+"""Seconds after which a stream should show something."""
+UNKNOWN_SPEED = 10.0
+"""Tokens per second of one prompt to reckon with while nothing is known."""
+SLOW = 1.0
+"""The same, for an agent whose connections were cut before it had answered anything."""
+LONG = 20.0
+"""An answer that may take this many seconds is streamed, even if it is the only one of its request."""
+OF_THE_CUT = 1 / 3
+"""Part of the silence at which a proxy has been seen to cut."""
+MOST = 1_000_000
+
+
+def stream_interval(speed: float, silent_cut: float = 0.0) -> int:
+    """Return how many tokens an event should hold; ``speed`` is tokens per second of one prompt (0: unknown).
+
+    ``silent_cut`` is the silence, in seconds, after which connections to this agent were seen to be cut; 0 if none was.
+
+    >>> stream_interval(50.0), stream_interval(0.0), stream_interval(0.5, silent_cut=15.0)
+    (500, 100, 2)
+    """
+    seconds = min(SHOW_EVERY, silent_cut * OF_THE_CUT) if silent_cut else SHOW_EVERY
+    return max(1, min(MOST, int((speed or (SLOW if silent_cut else UNKNOWN_SPEED)) * seconds)))
+
+
+def may_be_long(room: int, speed: float, silent_cut: float = 0.0) -> bool:
+    """Return whether an answer of up to ``room`` tokens (0: no limit) may take long at that speed.
+
+    >>> may_be_long(64, 50.0), may_be_long(4096, 50.0), may_be_long(0, 50.0)
+    (False, True, True)
+    """
+    seconds = min(LONG, silent_cut * OF_THE_CUT) if silent_cut else LONG
+    return not room or room > seconds * (speed or (SLOW if silent_cut else UNKNOWN_SPEED))

@@ -1,0 +1,135 @@
+"""One reply as it comes over HTTP: its body within bounds, what its status means, and no secrets in its errors."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Self, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
+from aurora_pool.runtime.unpacking import unpacker
+from aurora_pool.wire.bounds import ERROR_BODY, OTHER_BODY
+from aurora_pool.wire.errors import parse_error, redirected, retry_after, shortened
+
+AnyError = TypeVar("AnyError", bound=PoolError)
+
+
+class Reply:
+    """One reply: ``status`` and ``headers`` are here, the body comes on demand.
+
+    It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
+    """
+
+    __slots__ = ("_loop", "_response", "_secrets", "headers", "heard_at", "status")
+
+    def __init__(self, response: aiohttp.ClientResponse, secrets: Sequence[str] = ()) -> None:
+        self._response = response
+        self._secrets = secrets
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._loop = asyncio.get_running_loop()
+        self.heard_at = self._loop.time()
+        """When the last bytes came."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._response.content.at_eof():
+            self._response.release()
+        else:
+            self._response.close()
+
+    @property
+    def is_event_stream(self) -> bool:
+        """Whether the body is a stream of server-sent events."""
+        return self.headers.get("Content-Type", "").lower().startswith("text/event-stream")
+
+    async def read(self, limit: int = OTHER_BODY) -> bytes:
+        """The whole body, of at most ``limit`` bytes. Raises :class:`ConnectionLost` and :class:`BadReply`."""
+        return b"".join([chunk async for chunk in self.chunks(limit)])
+
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost` and :class:`BadReply`."""
+        read = self._response.content.readany
+        unpack = unpacker(self.headers.get("Content-Encoding", ""))
+        received = 0
+        while True:
+            lost = ""
+            try:
+                packed = await read()
+            except (aiohttp.ClientError, OSError) as error:
+                lost = words(error)
+            if lost:  # not raised from aiohttp's own error, which shows the headers of the request
+                raise ConnectionLost(lost, received=True)
+            if not packed:
+                return
+            self.heard_at = self._loop.time()
+            for chunk in (packed,) if unpack is None else unpack(packed):
+                received += len(chunk)
+                if received > limit:
+                    raise BadReply(f"a reply of more than {limit} bytes, far more than was asked for")
+                yield chunk
+                if unpack is not None:
+                    await asyncio.sleep(0)  # one read may unpack to a thousand times its size: others want their turn
+
+    async def start(self) -> bytes:
+        """As much of the body as an error may have, without the agent's own key. Raises :class:`ConnectionLost`."""
+        start = b""
+        async for chunk in self.chunks(sys.maxsize):
+            start += chunk
+            if len(start) >= ERROR_BODY:
+                break
+        return self.without_secret(start[:ERROR_BODY])
+
+    def without_secret(self, content: bytes) -> bytes:
+        """Bytes without the agent's own key, should the server have repeated it."""
+        for secret in self._secrets:
+            content = content.replace(secret.encode(), b"***")
+        return content
+
+    async def error(self, start: bytes | None = None) -> ServerError:
+        """What a status other than 200 means; ``start`` is the start of the body where it has been read already."""
+        if 300 <= self.status < 400:
+            return redirected(self.status, _origin(self._response.url, self.headers.get("Location", "")))
+        error = parse_error(self.status, await self.start() if start is None else start)
+        error.retry_after = retry_after(self.headers, datetime.now(UTC))
+        return error
+
+    def redacted(self, error: AnyError) -> AnyError:
+        """An error without the agent's own key, should the server have repeated it."""
+        for secret in self._secrets:
+            if secret in str(error):
+                error.args = tuple(a.replace(secret, "***") if isinstance(a, str) else a for a in error.args)
+                if isinstance(error, ServerError):
+                    error.message = error.message.replace(secret, "***")
+                error.__cause__ = error.__context__ = None
+        return error
+
+
+def _origin(asked: URL, location: str) -> str | None:
+    """Where a redirect leads, without path and secrets."""
+    try:
+        return str(asked.join(URL(location)).origin())
+    except ValueError:
+        return None
+
+
+def words(error: BaseException) -> str:
+    """What happened, in words without objects' representations, which could show headers."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"can't connect ({error.os_error.strerror or error.os_error})"
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return "the server closed the connection"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the connection broke in the middle of the reply"
+    if isinstance(error, TimeoutError):
+        return "can't connect in time"
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the reply is no HTTP"
+    return shortened(str(error), 200) or type(error).__name__

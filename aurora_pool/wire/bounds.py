@@ -1,0 +1,75 @@
+"""How large a reply may be: what was asked says how much can come of it. Generous: they stop what never ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+UNASKED_TOKENS = 1 << 18
+"""Tokens to reckon with per answer where the request sets no ``max_tokens``."""
+PER_TOKEN_TEXT = 16
+"""Characters that a token has at most in the mean over all answers of a reply."""
+PER_TOKEN_LONGEST = 256
+"""Characters that a token of one answer has at most in the mean; vocabularies' longest have 128 to 512."""
+PER_TOKEN_EVENT = 1024
+"""Bytes of an event with one token, where a server sends such."""
+PER_LOGPROB = 256
+"""Bytes of one alternative at one position."""
+PER_ID = 16
+SPARE = 1 << 20
+SPARE_TEXT = 1 << 23
+PER_CHOICE = 4096
+
+ERROR_BODY = 1 << 18
+"""Bytes of an error reply that are read."""
+OTHER_BODY = 1 << 24
+"""Bytes of any other reply: models, metrics, token ids."""
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """The most that a reply to one request may have.
+
+    ``longest`` and ``characters`` are characters of one text and of all; ``event``, ``body`` and ``stream`` bytes of
+    one event, of a reply that is not streamed, and of one that is; ``tokens`` what one answer may have.
+    """
+
+    tokens: int
+    longest: int
+    characters: int
+    event: int
+    body: int
+    stream: int
+
+
+def bounds_of(choices: int, max_tokens: int, fields: Mapping[str, Any], prompt_characters: int) -> Bounds:
+    """Work out the bounds of a reply with that number of choices; ``max_tokens`` is 0 where the request sets none.
+
+    >>> bounds_of(8, 64, {}, 1000).longest
+    82920
+    """
+    own = [fields[name] for name in ("max_tokens", "max_completion_tokens") if type(fields.get(name)) is int]
+    tokens = max([max_tokens, *own]) or UNASKED_TOKENS
+    data = PER_ID + PER_LOGPROB * _alternatives(fields, "logprobs", "top_logprobs")
+    prompt = 8 * prompt_characters * (2 + PER_LOGPROB // 8 * _alternatives(fields, "prompt_logprobs"))
+    longest = (1 << 16) + PER_TOKEN_LONGEST * tokens
+    one = PER_CHOICE + tokens * (4 * PER_TOKEN_TEXT + data)
+    return Bounds(
+        tokens,
+        longest + prompt_characters,
+        SPARE_TEXT + PER_TOKEN_TEXT * choices * tokens + prompt_characters,
+        SPARE + max(one, longest) + prompt,
+        SPARE + choices * one + longest + prompt,
+        SPARE + choices * (PER_CHOICE + tokens * (PER_TOKEN_EVENT + data)) + prompt,
+    )
+
+
+def _alternatives(fields: Mapping[str, Any], *names: str) -> int:
+    """How many alternatives per position the request asks for, the token itself included."""
+    asked = [fields[name] for name in names if type(fields.get(name)) in (int, bool) and fields[name] is not False]
+    most = max(asked, default=-2)
+    return 0 if most == -2 else 2 + (most if most >= 0 else 1 << 18)  # -1 is the whole vocabulary
+
+
+UNBOUNDED = bounds_of(1024, 0, {}, 1 << 24)
