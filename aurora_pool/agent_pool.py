@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import operator
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Self, TypeAlias, get_args
+from typing import Any, Self, get_args
 
 from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
-from aurora_pool.messages import AnyPrompt, Response, Sampling
+from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
@@ -28,8 +28,6 @@ from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 __all__ = ["AgentPool"]
-
-AnyPrompts: TypeAlias = Iterable[AnyPrompt] | AsyncIterable[AnyPrompt]
 
 
 class AgentPool:
@@ -138,7 +136,6 @@ class AgentPool:
             self._agents.hold_back(joined, self._find_out, self._serving.least_context)
 
     async def _find_out(self, joined: Sequence[int]) -> None:
-        """Ask agents that have joined what they serve."""
         await self._serving.join(self._driver, joined)
 
     # -- views --------------------------------------------------------------------------------------------------
@@ -216,8 +213,7 @@ class AgentPool:
         self._driver.probe_requests.update(dict.fromkeys(agents, self._probe_request()))
 
     def _probe_request(self) -> tuple[str, bytes]:
-        """The path and body of the smallest request that shows whether an agent works."""
-        raise NotImplementedError
+        raise NotImplementedError  # the path and body of the smallest request that shows whether an agent works
 
     async def _prepare(self) -> None:
         await self._serving.learn(self._driver, self._agents.present)

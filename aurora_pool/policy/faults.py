@@ -48,8 +48,8 @@ class Faults:
         ledger = self.ledger
         agent = ledger.agents[request.agent]
         unreleased = ledger.remove_request(request)
-        left = [item for item in unreleased if not item.done]
         reason = describe(error)
+        left = self._movable(unreleased, agent, reason, now)
         outcome = classify(error, len(unreleased))
         if isinstance(error, ConnectionLost):
             self.autopsies.note_silence(agent, error.silent_for)
@@ -122,8 +122,7 @@ class Faults:
         item = ledger.release(request, slot, started=started)
         self._cool_down(agent, now)
         ledger.agent_failed(agent, Outcome.BROKEN, reason, now)
-        if not item.done:
-            self._consequences([item], agent, Outcome.BROKEN, reason, now)
+        self._consequences(self._movable([item], agent, reason, now), agent, Outcome.BROKEN, reason, now)
 
     def _cool_down(self, agent: AgentState, now: float, at_least: float = 0.0) -> None:
         agent.cooldowns += 1
@@ -149,16 +148,14 @@ class Faults:
 
     def removed(self, agent: AgentState, now: float) -> None:
         """Take an agent out for good: what it holds moves."""
-        left = [item for item in self.ledger.remove_agent(agent, now) if not item.done]
+        left = self._movable(self.ledger.remove_agent(agent, now), agent, agent.last_error, now)
         self._consequences(left, agent, Outcome.DRAINING, agent.last_error, now)
 
     def _give_up(self, agent: AgentState, error: PoolError, now: float) -> None:
         """Close all that an agent holds which answers no more. Time that passed is no prompt's guilt."""
         outcome = classify(error, 1)
         reason = describe(error)
-        lists = [
-            [item for item in self.ledger.close(request, now) if not item.done] for request in list(agent.requests)
-        ]
+        lists = [self._movable(self.ledger.close(request, now), agent, reason, now) for request in list(agent.requests)]
         self.ledger.agent_failed(agent, outcome, reason, now)
         for items in lists:
             if outcome is Outcome.DEAD:
@@ -166,16 +163,19 @@ class Faults:
             else:
                 self._consequences(items, agent, outcome, reason, now)
 
+    def _movable(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> list[WorkItem]:
+        """The prompts that are not done, and may go elsewhere: those whose callers have a beginning end here."""
+        for item in items:
+            if item.committed and not item.done:
+                self._fail(item, agent, "exhausted", reason, now)
+        return [item for item in items if not item.done]
+
     # -- the prompts --------------------------------------------------------------------------------------------
 
     def _consequences(
         self, items: list[WorkItem], agent: AgentState, outcome: Outcome, reason: str, now: float
     ) -> None:
         """Do what the table says with prompts that nobody has answered."""
-        for item in items:
-            if item.committed:
-                self._fail(item, agent, "exhausted", reason, now)
-        items = [item for item in items if not item.done]
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
