@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,33 @@ PATIENCE = 60.0
 """Seconds that a pool waits for an agent to come into service, where ``--patience`` does not say."""
 
 logger = logging.getLogger("aurora_pool")
+
+
+def parse_tags(pairs: Sequence[str]) -> dict[str, str]:
+    """Read ``key=value`` pairs.
+
+    >>> parse_tags(["role=chat", "tier=large"])
+    {'role': 'chat', 'tier': 'large'}
+
+    Raises :class:`~aurora_pool.errors.ConfigError`.
+    """
+    tags: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not key or not equals or not value:
+            raise ConfigError(f"--tag: expected KEY=VALUE, got {pair!r}")
+        if tags.setdefault(key, value) != value:
+            raise ConfigError(f"--tag: no agent has two values of {key!r}, {tags[key]!r} and {value!r}")
+    return tags
+
+
+def having(endpoints: Sequence[AgentEndpoint], tags: Mapping[str, str]) -> list[AgentEndpoint]:
+    """Select the agents that have all of these tags. Raises :class:`~aurora_pool.errors.NoAgentsError` if none has."""
+    found = [endpoint for endpoint in endpoints if tags.items() <= endpoint.tags.items()]
+    if not found:
+        wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
+        raise NoAgentsError(f"none of the {len(endpoints)} agents in the hostfile has {wanted}")
+    return found
 
 
 async def wait_for_hostfile(path: Path, *, within: float) -> list[AgentEndpoint]:

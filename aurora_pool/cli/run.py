@@ -152,6 +152,12 @@ def run(
         typer.Option(metavar="N", help="The seed of sampling, for answers that repeat.", rich_help_panel=SAMPLING),
     ] = None,
     hostfile: Hostfile,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET
+        ),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -280,6 +286,7 @@ def run(
     Kill it any time: the same command continues where it ended.
     Options of sampling are for lines of the input that don't have them.
     """
+    from aurora_pool.cli.fleet import parse_tags
     from aurora_pool.cli.session import Session, run_session
     from aurora_pool.jobs.options import JobOptions
     from aurora_pool.jobs.requests import parse_model_map
@@ -326,6 +333,7 @@ def run(
         takeover_after=takeover_after,
         share=None if share is None else parse_part(share),
         hostfile=hostfile,
+        tags=parse_tags(tag or []),
         job=options,
         balance=balance,
         on_too_long=on_too_long,

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from aurora_pool import event_loop
 from aurora_pool.cli.display import Display, make_display
 from aurora_pool.cli.exit_codes import ExitCode
-from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
+from aurora_pool.cli.fleet import PATIENCE, having, start, wait_for_agents, wait_for_hostfile, watch_hostfile
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
 from aurora_pool.errors import NoAgentsError
@@ -41,6 +41,7 @@ class Session:
     takeover_after: float = 30.0
     share: Part | None = None
     hostfile: Path
+    tags: Mapping[str, str] = field(default_factory=dict)
     job: JobOptions
     balance: Balance = "adaptive"
     on_too_long: OnTooLong = "error"
@@ -121,7 +122,7 @@ class _Command:
     async def _run_job(self) -> JobSummary:
         session = self._session
         within = PATIENCE if session.patience is None else session.patience
-        endpoints = await wait_for_hostfile(session.hostfile, within=session.patience or 0.0)
+        endpoints = having(await wait_for_hostfile(session.hostfile, within=session.patience or 0.0), session.tags)
         share = None
         if session.share is not None:
             folder = session.hostfile.with_name(f"{session.hostfile.name}.drivers")
@@ -187,6 +188,7 @@ class _Command:
             before, known = known, {str(endpoint) for endpoint in endpoints}
             self._display.say(f"the hostfile changed: {len(known - before)} agents join, {len(before - known)} leave")
             try:
+                endpoints = having(endpoints, self._session.tags)
                 pool.update_endpoints(endpoints if share is None else share.select(endpoints))
             except NoAgentsError as error:
                 self._display.say(f"going on with the agents of before: {error}")

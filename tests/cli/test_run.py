@@ -266,3 +266,36 @@ def test_too_few_agents(call: Call, source: Path, output: Path, hostfile: Path) 
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "5", "--patience", "1")
     assert (ended.code, "4 of 4 agents answer, and 5 are needed" in one_line(ended)) == (5, True)
     assert call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "4").code == 0
+
+
+# -- some of the agents ------------------------------------------------------------------------------------------
+
+
+def test_agents_with_a_tag_only(call: Call, source: Path, output: Path, hostfile: Path, tmp_path: Path) -> None:
+    first, second, *others = hostfile.read_text().splitlines()
+    tagged = tmp_path / "tagged.hostfile"
+    tagged.write_text("\n".join([f"{first} role=chat", f"{second} role=chat tier=large", *others]))
+    ended = call("run", source, "-o", output, "--hostfile", tagged, "--tag", "role=chat", "--json")
+    assert ended.code == 0
+    assert len(json.loads(ended.out)["agents"]) == 2
+    output.unlink()
+    both = ("--tag", "role=chat", "--tag", "tier=large")
+    ended = call("run", source, "-o", output, "--hostfile", tagged, *both, "--json")
+    assert len(json.loads(ended.out)["agents"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        (("role=none",), "none of the 4 agents in the hostfile has role=none"),
+        (("role",), "--tag: expected KEY=VALUE, got 'role'"),
+        (("a=1", "a=2"), "no agent has two values of 'a'"),
+    ],
+)
+def test_a_tag_that_makes_no_sense_is_one_line(
+    call: Call, source: Path, output: Path, hostfile: Path, tags: tuple[str, ...], words: str
+) -> None:
+    options = [part for tag in tags for part in ("--tag", tag)]
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, *options)
+    assert ended.code != 0
+    assert words in one_line(ended)
