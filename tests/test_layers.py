@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 # The layers, from the bottom: a module imports from its own layer and from those above it in this list, never below.
 # A name is a module at the root or a folder; what is new must be given its place here.
 LAYERS = (
-    ("errors", "arguments", "messages", "hostfile", "options", "progress", "event_loop"),
+    ("errors", "arguments", "messages", "hostfile", "options", "progress", "event_loop", "terminal"),
     ("wire", "policy"),
     ("statistics", "runtime", "sharing"),
     ("prompts",),
@@ -33,6 +33,7 @@ PURE = (
     "wire",
     "policy",
     "statistics",
+    "terminal",
     "prompts.chat_template",
     "prompts.chunking",
     "prompts.content",

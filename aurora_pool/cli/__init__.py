@@ -9,6 +9,7 @@ import sys
 
 from aurora_pool.cli.exit_codes import code_of
 from aurora_pool.errors import PoolError
+from aurora_pool.terminal import one_line
 
 __all__ = ["main"]
 
@@ -20,5 +21,5 @@ def main() -> None:
     try:
         app()
     except PoolError as error:
-        print(f"aurora-pool: {error}", file=sys.stderr)
+        print(f"aurora-pool: {one_line(error)}", file=sys.stderr)
         sys.exit(code_of(error))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Annotated
 
 import typer
 
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import SAMPLING, Hostfile, Model, Patience, Temperature
+from aurora_pool.terminal import as_shown, one_line
 
 
 def ask(
@@ -44,6 +46,6 @@ def ask(
 
     response = asyncio.run(answer())
     if not response.success:
-        typer.echo(f"aurora-pool: {response.error}", err=True)
+        typer.echo(f"aurora-pool: {one_line(response.error)}", err=True)
         raise typer.Exit(ExitCode.FLEET if response.error_kind == "no_agents" else ExitCode.SOME_FAILED)
-    typer.echo(response.text)
+    print(as_shown(response.text, sys.stdout))

@@ -7,6 +7,7 @@ import sys
 from typing import Protocol
 
 from aurora_pool.jobs.meter import Progress, Stall
+from aurora_pool.terminal import one_line
 
 FIRST_LINE = 10.0
 """Seconds to the first line of a log; each gap is longer than the one before, up to the longest."""
@@ -53,7 +54,7 @@ class _Quiet:
         pass
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        print(one_line(line), file=sys.stderr, flush=True)
 
     def stop(self) -> None:
         pass
@@ -109,7 +110,7 @@ class _Bar:
         self._bar.update(self._task, total=progress.total, completed=finished, detail=detail)
 
     def say(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(one_line(line), highlight=False, markup=False, soft_wrap=True)
 
     def stop(self) -> None:
         self._bar.stop()

@@ -9,6 +9,7 @@ import typer
 
 from aurora_pool.cli.panels import OUTPUT
 from aurora_pool.cli.report_figures import AGENT_HEADINGS, causes, compare, findings, shortened, slowest
+from aurora_pool.terminal import one_line
 
 if TYPE_CHECKING:
     from aurora_pool.jobs.history import History
@@ -45,9 +46,9 @@ def report(
     table = Table(show_header=len(histories) > 1, box=None)
     table.add_column("", no_wrap=True)
     for history in histories:
-        table.add_column(history.name, justify="right", overflow="fold")
+        table.add_column(_plain(history.name), justify="right", overflow="fold")
     for label, values in rows:
-        table.add_row(label, *values)
+        table.add_row(label, *map(_plain, values))
     console.print(table)
     for history in histories:
         _print_one(console, history)
@@ -55,7 +56,14 @@ def report(
         from aurora_pool.cli.report_page import write_page
 
         write_page(html, histories, rows)
-        console.print(f"charts: {html}", soft_wrap=True)
+        console.print(f"charts: {one_line(html)}", markup=False, soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Write text for a table of rich's: brackets in it are no markup."""
+    from rich.markup import escape
+
+    return escape(one_line(text))
 
 
 def _print_one(console: object, history: History) -> None:
@@ -63,15 +71,16 @@ def _print_one(console: object, history: History) -> None:
     from rich.table import Table
 
     assert isinstance(console, Console)
-    console.print(f"\n[bold]{history.name}[/]", highlight=False)
+    console.print()
+    console.print(one_line(history.name), style="bold", markup=False, highlight=False)
     for text in findings(history):
-        console.print(f"- {text}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"- {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)
     for number, heading in enumerate(AGENT_HEADINGS):
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
     short = shortened(history.agents)
     for name, *figures in slowest(history):
-        table.add_row(short[name], *figures)
+        table.add_row(_plain(short[name]), *map(_plain, figures))
     console.print(table)
     for cause, count in causes(history):
-        console.print(f"{cause} {count:,}", markup=False, highlight=False)
+        console.print(f"{one_line(cause)} {count:,}", markup=False, highlight=False)

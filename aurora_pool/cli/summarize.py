@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, SAMPLING, Hostfile, Model, Patience, Temperature
+from aurora_pool.terminal import as_shown, one_line
 
 if TYPE_CHECKING:
     from aurora_pool.patterns import ReduceResult
@@ -96,12 +98,12 @@ def summarize(
 
     result = asyncio.run(work())
     if result.text:
-        typer.echo(result.text)
+        print(as_shown(result.text, sys.stdout))
     if not result.success:
         for leaf in result.lost[:SHOWN]:
-            typer.echo(f"aurora-pool: lost {leaf.name}: {leaf.error}", err=True)
+            typer.echo(f"aurora-pool: lost {one_line(leaf.name)}: {one_line(leaf.error)}", err=True)
         if len(result.lost) > SHOWN:
             typer.echo(f"aurora-pool: lost {len(result.lost) - SHOWN} more of {result.leaves} parts", err=True)
         if result.error:
-            typer.echo(f"aurora-pool: {result.error}", err=True)
+            typer.echo(f"aurora-pool: {one_line(result.error)}", err=True)
         raise typer.Exit(ExitCode.SOME_FAILED)

@@ -14,6 +14,7 @@ from aurora_pool.prompts.chat_template import ChatTemplate, as_conversation, tem
 from aurora_pool.prompts.length import TokenEstimate
 from aurora_pool.prompts.tokenizer import ASK_AGAIN, Tokenizer, may_pass
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.terminal import one_line
 
 log = logging.getLogger("aurora_pool")
 
@@ -128,7 +129,7 @@ class PromptHandling:
         log.warning(
             "no agent can be asked for the model's chat template (%s): prompts go to the chat endpoints, which know "
             "it. Give prompt_format='raw' if the model has none",
-            error,
+            one_line(error),
         )
         await self._settle(model, ChatTemplate((), (), str))
         self._untold_until = self._driver.now + ASK_AGAIN

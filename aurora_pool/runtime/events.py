@@ -10,6 +10,7 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
 from aurora_pool.options import Observer
 from aurora_pool.policy.work import PolicyEvents
+from aurora_pool.terminal import one_line
 
 log = logging.getLogger("aurora_pool")
 
@@ -64,7 +65,7 @@ class EventRelay(PolicyEvents):
     def agent_state(self, agent: int, state: str, reason: str) -> None:
         """Log it too: an agent that goes out is worth a warning."""
         level = logging.INFO if state == "in service" else logging.WARNING
-        log.log(level, "%s is %s (%s)", self._endpoints[agent], state, reason)
+        log.log(level, "%s is %s (%s)", self._endpoints[agent], state, one_line(reason))
         self._observer.agent_state(agent, self._endpoints[agent], state, reason)
 
     def prompt_moved(self, agent: int, outcome: str) -> None:
