@@ -10,7 +10,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py rejected_batches.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format test-ray bench bench-all cost soak fuzz docs graph clean
+.PHONY: help demo test integration check format test-ray test-lowest bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,7 +70,7 @@ docs: $(VENV)/.docs graph ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was made here, the environment included
-	rm -rf $(VENV) $(VENV)-ray out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is installed again only when pyproject.toml has changed.
@@ -101,6 +101,13 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 $(VENV)-ray/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)-ray
 	$(VENV)-ray/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test-ray]'
+	@touch $@
+
+$(VENV)-lowest/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-lowest
+	$(BIN)/python tests/lowest.py > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test]' \
+		--constraint $(VENV)-lowest/constraints.txt
 	@touch $@
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
