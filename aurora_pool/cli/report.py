@@ -72,7 +72,7 @@ def _print_one(console: object, history: History) -> None:
 
     assert isinstance(console, Console)
     console.print()
-    console.print(one_line(history.name), style="bold", markup=False, highlight=False)
+    console.print(one_line(history.name), style="bold", markup=False, highlight=False, soft_wrap=True)
     for text in findings(history):
         console.print(f"- {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)

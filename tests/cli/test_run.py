@@ -292,7 +292,7 @@ def test_agents_with_a_tag_only(call: Call, source: Path, output: Path, hostfile
         (("a=1", "a=2"), "no agent has two values of 'a'"),
     ],
 )
-def test_a_tag_that_makes_no_sense_is_one_line(
+def test_a_tag_that_is_invalid_is_one_line(
     call: Call, source: Path, output: Path, hostfile: Path, tags: tuple[str, ...], words: str
 ) -> None:
     options = [part for tag in tags for part in ("--tag", tag)]

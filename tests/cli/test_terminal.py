@@ -55,11 +55,11 @@ def test_no_text_at_all_can_do_anything(text: str) -> None:
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cf", "Cs"])))
-def test_what_is_plain_stays_as_it_is(text: str) -> None:
+def test_what_is_plain_stays_unchanged(text: str) -> None:
     assert safe_text(f"{text}\n\t{text}") == f"{text}\n\t{text}"
 
 
-def test_answers_are_left_as_they_are_in_a_pipe() -> None:
+def test_answers_are_unchanged_in_a_pipe() -> None:
     assert as_shown("\x1b[31mred", io.StringIO()) == "\x1b[31mred"
 
 
@@ -146,7 +146,7 @@ def test_a_models_answer_on_a_terminal_and_in_a_pipe(tmp_path: Path) -> None:
     assert piped == f"{EVIL}\n"
 
 
-def test_a_report_shows_names_as_they_are(tmp_path: Path, call: Call) -> None:
+def test_a_report_shows_names_unchanged(tmp_path: Path, call: Call) -> None:
     """Rich's markup in a name is text: no error, no live link, nothing invisible."""
     with simulated(tmp_path, "--agents", "1", "--instant") as hostfile:
         source = tmp_path / "in.jsonl"

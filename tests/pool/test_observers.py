@@ -71,7 +71,7 @@ async def test_each_kind_of_event_is_told() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_defect_inside_a_round_ends_the_calls_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_defect_inside_a_round_ends_the_calls_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(2, profile=AgentProfile(slots=4, reply="word " * 300), timeout=300.0) as (_, pool):
         asyncio.get_running_loop().set_exception_handler(lambda *_: None)
         calls = [asyncio.create_task(pool.send_all_batched([f"p{i}" for i in range(50)])) for _ in range(3)]
