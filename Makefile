@@ -6,6 +6,9 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 CODE    := $(wildcard aurora_pool tests benchmarks examples)
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
+# Tests over the network that wait for little: once more, in real time, on the event loop of `aurora-pool run`.
+ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py rejected_batches.py)
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test integration check format test-ray bench bench-all cost soak fuzz docs graph clean
 
@@ -17,6 +20,7 @@ demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, a
 
 test: $(VENV)/.test ## Run every test that needs no vLLM
 	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
 
 test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask and Hugging Face datasets, which are installed apart
 	$(VENV)-ray/bin/python -m pytest tests/ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import operator
 import random
@@ -11,7 +10,7 @@ from contextlib import aclosing
 from typing import Any, Self, get_args
 
 from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
-from aurora_pool.errors import ConfigError, NoAgentsError, PoolClosedError
+from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
@@ -20,15 +19,15 @@ from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
+from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
-from aurora_pool.runtime.open_files import ensure_open_files
+from aurora_pool.runtime.membership import Membership
+from aurora_pool.runtime.once import Once
+from aurora_pool.runtime.open_files import ensure_open_files, files_for
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 __all__ = ["AgentPool"]
-
-FILES_PER_AGENT = 2
-SPARE_FILES = 100
 
 
 class AgentPool:
@@ -48,6 +47,7 @@ class AgentPool:
         self,
         endpoints: Iterable[AnyEndpoint],
         *,
+        serving: Serving,
         timeout: float | None,
         balance: Balance,
         concurrency: int | None,
@@ -67,6 +67,7 @@ class AgentPool:
         check_instance("observer", observer, Observer)
         check_instance("rng", rng, random.Random)
         self._timeout = timeout
+        self._serving = serving
         self._driver = driver = Driver(
             as_endpoints(endpoints),
             timeouts=timeouts or Timeouts(),
@@ -79,19 +80,17 @@ class AgentPool:
             observer=observer,
             rng=rng or random.Random(),
         )
-        self._members: Sequence[int] = range(len(driver.endpoints))
-        self._queue = PromptQueue(self._members, patience=driver.timeouts.patience)
+        self._agents = Membership(driver)
         self._whole: AgentPool | None = None
-        self._positions: dict[int, int] | None = None
-        self._start_lock = asyncio.Lock()
-        self._started = False
+        self._starting = Once()
+        self._opened_here = False
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
     @property
     def size(self) -> int:
-        """How many agents it has."""
-        return len(self._members)
+        """How many agents it has, those that were removed left out."""
+        return len(self._agents.present)
 
     def __len__(self) -> int:
         return self.size
@@ -109,16 +108,15 @@ class AgentPool:
     @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
         """Its agents, in the order of the hostfile; ``Response.agent_index`` counts in it."""
-        return tuple(self._driver.endpoints[index] for index in self._members)
+        return self._agents.endpoints
 
     def statistics(self) -> PoolStatistics:
         """A frozen snapshot: each agent's state, load and figures, and the fleet's sums."""
-        driver = self._driver
-        return snapshot(driver.dispatcher.ledger, driver.endpoints, self._members, driver.prompts_failed, driver.now)
+        driver, members = self._driver, self._agents.members
+        return snapshot(driver.dispatcher.ledger, driver.endpoints, members, driver.prompts_failed, driver.now)
 
     def __repr__(self) -> str:
-        view = "" if self._whole is None else f" of {self._whole.size}"
-        return f"<{type(self).__name__} of {self.size}{view} agents>"
+        return f"<{type(self).__name__} of {self.size}{f' of {self._whole.size}' if self._whole else ''} agents>"
 
     def update_endpoints(self, endpoints: Iterable[AnyEndpoint]) -> None:
         """Replace the list of agents, while prompts are in flight: agents join and leave.
@@ -132,92 +130,97 @@ class AgentPool:
         """
         if self._whole is not None:
             raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
-        present = self._driver.update(as_endpoints(endpoints))
-        self._members = range(len(self._driver.endpoints))
-        self._queue.view.set_members(self._members if len(present) == len(self._members) else present)
+        joined = self._agents.update(as_endpoints(endpoints))
+        if joined and self._starting.done:
+            self._set_probes(joined)
+            self._agents.hold_back(joined, self._find_out, self._serving.least_context)
+
+    async def _find_out(self, joined: Sequence[int]) -> None:
+        """Ask agents that have joined what they serve."""
+        await self._serving.join(self._driver, joined)
 
     # -- views --------------------------------------------------------------------------------------------------
 
-    def by_tag(self, key: str, value: str) -> Self:
-        """Return a view of the agents whose tag ``key`` has this value; it may have none.
+    def by_tag(self, key: str | None = None, value: str | None = None, **tags: str) -> Self:
+        """Return a view of the agents whose tag ``key`` has this value, and all of these ``tags``; it may have none.
 
-        >>> pool.by_tag("tier", "large").size  # doctest: +SKIP
-        2
+        Raises :class:`ConfigError` where no tag is given, or a key without a value.
         """
-        return self._view([i for i in self._members if self._driver.endpoints[i].tags.get(key) == value])
+        if (key is None) != (value is None) or (key is None and not tags):
+            raise ConfigError("by_tag: expected a key and its value, or tags by name: by_tag(role='chat')")
+        return self._view(self._agents.tagged(tags if key is None else {**tags, key: value}))
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
         """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
 
-        >>> pool.sample(2, rng=random.Random(1)).size  # doctest: +SKIP
-        2
-
         Raises :class:`ConfigError` if there are fewer.
         """
-        check_whole(0, n=n)
-        if n > self.size:
-            raise ConfigError(f"n: expected at most {self.size}, for the pool has {self.size} agents, got {n}")
-        return self._view(sorted((rng or random.Random()).sample(list(self._members), n)))
+        return self._view(self._agents.drawn(n, rng or random.Random()))
 
     def select(self, indices: Iterable[int]) -> Self:
         """Return a view of the agents with these indices, in the order given; negative ones count from the end.
 
-        >>> pool.select([0, -1]).size  # doctest: +SKIP
-        2
-
         Raises :class:`ConfigError` for one that does not exist or is listed twice.
         """
-        chosen = list(indices)
-        bad = [index for index in chosen if not -self.size <= index < self.size]
-        if bad or len({index % self.size for index in chosen}) < len(chosen):
-            raise ConfigError(f"select: expected different indices below {self.size}, got {bad or chosen}")
-        return self._view([self._members[index] for index in chosen])
+        return self._view(self._agents.selected(list(indices)))
 
     def slice(self, start: int | None = None, stop: int | None = None) -> Self:
         """Return a view of the agents from ``start`` up to ``stop``, as a list is sliced."""
-        return self._view(list(self._members[start:stop]))
+        return self._view(list(self._agents.members[start:stop]))
 
     def _view(self, members: Sequence[int]) -> Self:
         view = copy.copy(self)
         vars(view).update(
-            _members=members,
-            _queue=PromptQueue(members, patience=self._driver.timeouts.patience),
+            _agents=self._agents.view(members),
             _whole=self._whole or self,
-            _positions={member: index for index, member in enumerate(members)},
+            _starting=Once(done=self._starting.done),
+            _opened_here=False,
+            **({} if self._starting.done else self._of_its_own()),
         )
         return view
+
+    def _of_its_own(self) -> dict[str, Any]:
+        """The attributes that a view has for itself if it is taken of a pool that has not found out what it serves."""
+        return {"_serving": self._serving.for_others()}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Open the pool and find out what the agents serve; the first request does it otherwise.
+        """Open the pool and find out what its agents serve; the first request does it otherwise.
 
         Raises :class:`NoAgentsError` for an empty pool or one of which no agent answers, :class:`PoolClosedError` after
         :meth:`close`, and :class:`ConfigError` where the fleet does not serve what was asked for.
         """
-        if not self._members:
+        if not self._agents.members:
             raise NoAgentsError("this pool has no agents")
-        if self._driver.closed:
-            raise PoolClosedError("this pool is closed")
-        if self._whole is not None:
-            await self._whole.start()
-            return
-        async with self._start_lock:
-            if not self._started:
-                ensure_open_files(FILES_PER_AGENT * self.size + SPARE_FILES)
-                self._driver.open()
-                await self._prepare()
-                self._started = True
+        self._driver.open()
+        await self._starting.run(self._start_up)
+
+    async def _start_up(self) -> None:
+        ensure_open_files(files_for(len(self._driver.endpoints)))
+        await self._prepare()
+        self._set_probes(self._agents.present)
+
+    def _set_probes(self, agents: Iterable[int]) -> None:
+        self._driver.probe_requests.update(dict.fromkeys(agents, self._probe_request()))
+
+    def _probe_request(self) -> tuple[str, bytes]:
+        """The path and body of the smallest request that shows whether an agent works."""
+        raise NotImplementedError
 
     async def _prepare(self) -> None:
-        """Find out what the agents serve."""
+        await self._serving.learn(self._driver, self._agents.present)
 
     async def close(self) -> None:
-        """Cancel what is in flight and close all connections. Closing a view does nothing."""
-        if self._whole is None:
+        """Cancel what is in flight and close all connections.
+
+        Closing a view does nothing, except at the end of an ``async with`` that has opened the pool.
+        """
+        if self._whole is None or self._opened_here:
             await self._driver.close()
 
     async def __aenter__(self) -> Self:
+        self._opened_here = not self._driver.is_open
         try:
             await self.start()
         except BaseException:
@@ -240,8 +243,8 @@ class AgentPool:
 
         ``max_tokens`` is the most tokens to generate. The prompt's own failure is told by the response.
         """
-        (response,) = await self._gather(self._queue, [prompt], CallOptions(max_tokens, sampling, self.supports_batch))
-        return response
+        options = CallOptions(max_tokens, sampling, self.supports_batch)
+        return (await self._gather(self._agents.queue, [prompt], options))[0]
 
     async def send_all(
         self,
@@ -307,7 +310,7 @@ class AgentPool:
         check_prompts(prompts)
         check_whole(0, total=total)
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
-        return self._responses(self._queue, prompts, options, total)
+        return self._responses(prompts, options, total)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()
@@ -316,19 +319,15 @@ class AgentPool:
         self, prompts: Iterable[AnyPrompt], options: CallOptions, on_progress: OnCallProgress | None, progress: bool
     ) -> list[Response]:
         check_prompts(prompts)
-        total = operator.length_hint(prompts, -1)
-        with ProgressReport(total if total >= 0 else None, on_progress=on_progress, progress=progress) as report:
-            call = await self._call(self._queue, prompts, options, None)
+        total = max(-1, operator.length_hint(prompts, -1))
+        with ProgressReport(None if total < 0 else total, on_progress=on_progress, progress=progress) as report:
+            call = await self._call(self._agents.queue, prompts, options, None)
             return await call.all(report.count if report.wanted else None)
 
     async def _responses(
-        self,
-        queue: PromptQueue,
-        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        options: CallOptions,
-        total: int | None,
+        self, prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt], options: CallOptions, total: int | None
     ) -> AsyncGenerator[tuple[int, Response]]:
-        call = await self._call(queue, prompts, options, total)
+        call = await self._call(self._agents.queue, prompts, options, total)
         async with aclosing(call.responses()) as responses:
             async for pair in responses:
                 yield pair
@@ -343,7 +342,7 @@ class AgentPool:
         check_prompts(prompts)
         await self.start()
         queue = queue.for_call(weight=options.weight, priority=options.priority)
-        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
+        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         """How this kind of pool makes items of one call's prompts."""

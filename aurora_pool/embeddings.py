@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,13 @@ from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import WorkItem
 from aurora_pool.pool_options import CallOptions, EmbeddingPoolOptions
+from aurora_pool.prompts.content import as_content, why_unsendable
 from aurora_pool.runtime.discovery import Serving
-from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, Sink
+from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, PlanResult, Sink
 from aurora_pool.wire import embeddings
+
+if TYPE_CHECKING:
+    from aurora_pool.blocking import BlockingPool
 
 __all__ = ["EmbeddingPool", "scatter_gather_embeddings", "stack", "vector_of"]
 
@@ -58,6 +62,7 @@ class EmbeddingPool(AgentPool):
         check_whole(1, dimensions=dimensions)
         super().__init__(
             endpoints,
+            serving=Serving(model, None),
             timeout=timeout,
             balance=balance,
             concurrency=concurrency,
@@ -67,7 +72,6 @@ class EmbeddingPool(AgentPool):
             observer=observer,
             rng=rng,
         )
-        self._serving = Serving(model, None)
         self._fields: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
 
     @classmethod
@@ -90,30 +94,41 @@ class EmbeddingPool(AgentPool):
         """The model's name; None while it has not been found out."""
         return self._serving.model
 
-    async def _prepare(self) -> None:
-        await self._serving.learn(self._driver)
-        self._driver.probe_request = (
-            embeddings.PATH,
-            embeddings.encode_request(self.model or "", ["ping"], self._fields),
-        )
+    def sync(self) -> BlockingPool[Self]:
+        """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.
+
+        >>> with EmbeddingPool.from_hostfile("fleet.hostfile").sync() as pool:  # doctest: +SKIP
+        ...     vectors = pool.run(scatter_gather_embeddings, texts)
+        """
+        from aurora_pool.blocking import BlockingPool  # noqa: PLC0415 (few need it, and it imports anyio)
+
+        return BlockingPool(self)
+
+    def _probe_request(self) -> tuple[str, bytes]:
+        return embeddings.PATH, embeddings.encode_request(self.model or "", ["ping"], self._fields)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         if options.max_tokens is not None or options.sampling is not None:
             raise ConfigError("max_tokens and sampling: expected neither, for embeddings generate nothing")
         kinds: dict[Sink, EmbeddingsBatch] = {}
 
-        def item(index: int, prompt: AnyPrompt, sink: Sink) -> WorkItem:
-            if not isinstance(prompt, str) and not (
-                isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], int)
-            ):
-                raise ConfigError(f"prompt {index}: expected text or token ids, got {type(prompt).__name__}")
+        def item(index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
+            try:
+                content: Any = as_content(prompt)
+            except ConfigError as error:
+                return Response(False, "", str(error), None, "rejected")
+            reason = why_unsendable(content)
+            if isinstance(content[:1], list) and isinstance(content[0], dict):
+                reason = "expected text or token ids, got messages"
+            if reason is not None:
+                return Response(False, "", reason, None, "rejected")
             kind = kinds.get(sink)
             if kind is None:
                 kind = kinds[sink] = EmbeddingsBatch(sink, self.model or "", self._fields, alone=not options.batched)
-            return WorkItem(queue, index, kind, prompt, limit=kind.limit)
+            return WorkItem(queue, index, kind, content, limit=kind.limit)
 
-        def make(start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> list[WorkItem]:
-            return [item(index, prompt, sink) for index, prompt in enumerate(prompts, start)]
+        def make(start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> Iterator[PlanResult]:
+            return (item(index, prompt, sink) for index, prompt in enumerate(prompts, start))
 
         return make
 

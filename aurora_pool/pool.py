@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import random
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_index, check_instance, check_whole
@@ -22,11 +21,14 @@ from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.once import all_of
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.wire import chat, completions
 
 if TYPE_CHECKING:
     import openai
+
+    from aurora_pool.blocking import BlockingPool
 
 __all__ = ["VLLMPool"]
 
@@ -98,6 +100,7 @@ class VLLMPool(AgentPool):
         prompting = prompting or PromptOptions()
         super().__init__(
             endpoints,
+            serving=Serving(model, model_max_context),
             timeout=timeout,
             balance=balance,
             concurrency=concurrency,
@@ -113,8 +116,9 @@ class VLLMPool(AgentPool):
         self._buffer = buffer
         self._batched = use_batch
         self._sampling = sampling or Sampling()
-        self._serving = Serving(model, model_max_context)
         self._prompting = PromptHandling(self._driver, prompting, system_prompt=system_prompt, buffer=buffer)
+        self._known_prompting: dict[str, PromptHandling] = {}
+        """What has been learnt of models; a pool and its views share it."""
 
     @classmethod
     def from_hostfile(cls, path: str | Path, **options: Unpack[VLLMPoolOptions]) -> Self:
@@ -154,7 +158,7 @@ class VLLMPool(AgentPool):
     @property
     def max_context(self) -> int | None:
         """The context length in tokens, the least among the agents; None while nobody has told."""
-        return min((context for context, _ in self._serving.contexts(self._members)), default=None)
+        return self._serving.least_context(self._agents.present)
 
     def estimate_tokens(self, text: str) -> int:
         """About how many tokens a text has, on the long side; calibrated by what the servers have counted so far."""
@@ -202,9 +206,20 @@ class VLLMPool(AgentPool):
 
         ``max_tokens`` is the most tokens to generate per agent. Raises :class:`NoAgentsError` for an empty view.
         """
-        if not self._members:
+        if not self._agents.members:
             raise NoAgentsError("this pool has no agents")
-        return await asyncio.gather(*(self.post(index, prompt, max_tokens) for index in range(self.size)))
+        await self.start()
+        return await all_of(*(self.post(index, prompt, max_tokens) for index in self._agents.places))
+
+    def sync(self) -> BlockingPool[Self]:
+        """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.
+
+        >>> with VLLMPool.from_hostfile("fleet.hostfile").sync() as pool:  # doctest: +SKIP
+        ...     responses = pool.send_all_batched(["Name a colour."], max_tokens=8)
+        """
+        from aurora_pool.blocking import BlockingPool  # noqa: PLC0415 (few need it, and it imports anyio)
+
+        return BlockingPool(self)
 
     def openai_client(self) -> openai.AsyncOpenAI:
         """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`.
@@ -214,24 +229,39 @@ class VLLMPool(AgentPool):
         """
         from aurora_pool.contrib.openai import make_client  # noqa: PLC0415 (importing openai takes most of a second)
 
-        return make_client(self._driver, self._queue, self.start)
+        return make_client(self._driver, lambda: self._agents.queue, self.start)
 
     # -- how prompts become requests ----------------------------------------------------------------------------
 
     def _pinned(self, agent_index: int) -> PromptQueue:
-        check_index("agent_index", agent_index, self.size)
-        return PromptQueue([self._members[agent_index]], patience=0.0, pinned=True)
+        check_index("agent_index", agent_index, len(self._agents.members))
+        return PromptQueue([self._agents.members[agent_index]], patience=0.0, pinned=True)
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._driver)
+        await super()._prepare()
         model = self._serving.model or ""
         if self.supports_batch:
+            self._prompting = self._known_prompting.setdefault(model, self._prompting)
             self._prompting.tokenizer.unresponsive |= self._serving.silent
-            await self._prompting.learn(model)
-            body = completions.encode_request(model, ["ping"], {}, 1)
-            self._driver.probe_request = (completions.PATH, body)
-        else:
-            self._driver.probe_request = (chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1))
+            await self._prompting.ready(model, self._agents.present)
+
+    def _probe_request(self) -> tuple[str, bytes]:
+        model = self.model or ""
+        if self.supports_batch:
+            return completions.PATH, completions.encode_request(model, ["ping"], {}, 1)
+        return chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1)
+
+    async def _find_out(self, joined: Sequence[int]) -> None:
+        await super()._find_out(joined)
+        self._prompting.tokenizer.members = self._agents.present
+
+    def _of_its_own(self) -> dict[str, Any]:
+        return {**super()._of_its_own(), "_prompting": self._prompting.for_others()}
+
+    async def start(self) -> None:
+        """Open the pool and find out what the agents serve, and how: see :meth:`AgentPool.start`."""
+        await super().start()
+        await self._prompting.ask_again(self.model or "")
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         settings = self._prompting.settings(self.model or "", batched=options.batched)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -12,6 +12,7 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.scheduler import Balance
+from aurora_pool.prompts.content import check_each, check_sampling
 
 __all__ = ["AgentPoolOptions", "CallOptions", "EmbeddingPoolOptions", "VLLMPoolOptions", "check_prompts"]
 
@@ -64,11 +65,14 @@ class CallOptions:
         if not self.weight > 0:
             raise ConfigError(f"weight: expected a number above 0, got {self.weight!r}")
         check_instance("priority", self.priority, int)
-        check_instance("sampling", self.sampling, Sampling)
+        if self.sampling is not None:
+            check_sampling(self.sampling)
 
 
 def check_prompts(prompts: object) -> None:
-    """Raise :class:`ConfigError` for what is one prompt, or nothing that holds prompts.
+    """Raise :class:`ConfigError` for what is one prompt or nothing that holds prompts, and for a bad one in a list.
+
+    An iterator can't be looked at before it is used: a bad prompt from one is a failed response.
 
     >>> check_prompts("Name a colour.")
     Traceback (most recent call last):
@@ -76,3 +80,5 @@ def check_prompts(prompts: object) -> None:
     """
     if isinstance(prompts, str | bytes | Mapping | Prompt) or not isinstance(prompts, Iterable | AsyncIterable):
         raise ConfigError(f"prompts: expected a list, or another iterable, of prompts, got {shown(prompts)}")
+    if isinstance(prompts, Collection):
+        check_each(prompts)

@@ -83,7 +83,8 @@ def snapshot(
 
 
 def _agent(agent: AgentState, endpoint: AgentEndpoint, now: float) -> AgentStatistics:
-    oldest = min((request.sent_at for request in agent.requests if request.sent_at is not None), default=None)
+    # They are sent in the order in which they were opened, so that is the first: no look at all of them.
+    oldest = next((request.sent_at for request in agent.requests if request.sent_at is not None), None)
     return AgentStatistics(
         endpoint=endpoint,
         state=agent.state,

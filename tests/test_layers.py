@@ -19,7 +19,7 @@ LAYERS = (
     ("wire", "policy"),
     ("statistics", "runtime", "sharing"),
     ("prompts",),
-    ("pool_options", "agent_pool", "pool", "embeddings"),
+    ("pool_options", "agent_pool", "blocking", "pool", "embeddings"),
     ("aggregators", "patterns", "jobs", "testing"),
     ("contrib", "cli", "__main__", "__init__"),
 )
@@ -35,6 +35,8 @@ PURE = (
     "statistics",
     "prompts.chat_template",
     "prompts.chunking",
+    "prompts.content",
+    "prompts.fields",
     "prompts.length",
     "aggregators",
     "patterns.templates",

@@ -4,9 +4,10 @@
 >>> await client.chat.completions.create(model=pool.model, messages=[...])  # doctest: +SKIP
 
 The client is a plain ``openai.AsyncOpenAI``; only its HTTP transport is the pool. Each of its requests is one credit
-of one agent; connection failures, busy and broken agents are retried elsewhere until the first byte of a reply has
-come. A reply that says the request is at fault (400, 404, ...) reaches the client as it is, and so do all streams.
-What the pool gives up on is answered as HTTP 503, which the client raises as ``openai.InternalServerError``.
+of one agent; connection failures, busy and broken agents are retried elsewhere, and slow ones hedged, until the first
+byte of a reply has come; from then on it is this reply or an error. A reply that says the request is at fault (400,
+404, ...) reaches the client as it is, and so do all streams. What the pool gives up on is answered as HTTP 503, which
+the client raises as ``openai.InternalServerError``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import httpx2
 import msgspec
 import openai
 
-from aurora_pool.errors import NoAgentsError, PoolError, ServerError, TransportError
+from aurora_pool.errors import BadReply, NoAgentsError, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.outcome import Outcome, classify
@@ -37,9 +38,13 @@ _OWN_HEADERS = frozenset(
 )
 _HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"})
 _CHUNKS_AHEAD = 16
+_READER_SECONDS = 1.0
+"""How long a client may read nothing before the agent's silence is put down to it."""
 
 
-def make_client(driver: Driver, queue: PromptQueue, start: Callable[[], Awaitable[None]]) -> openai.AsyncOpenAI:
+def make_client(
+    driver: Driver, queue: Callable[[], PromptQueue], start: Callable[[], Awaitable[None]]
+) -> openai.AsyncOpenAI:
     """Make a client whose requests go to the agents of a queue. It keeps nothing open: the pool does, and is closed."""
     return openai.AsyncOpenAI(
         base_url="http://pool/v1",
@@ -52,7 +57,7 @@ def make_client(driver: Driver, queue: PromptQueue, start: Callable[[], Awaitabl
 class PoolTransport(httpx2.AsyncBaseTransport):
     """Sends the requests of an httpx2 client to the agents of a pool."""
 
-    def __init__(self, driver: Driver, queue: PromptQueue, start: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, driver: Driver, queue: Callable[[], PromptQueue], start: Callable[[], Awaitable[None]]) -> None:
         self._driver = driver
         self._queue = queue
         self._start = start
@@ -68,8 +73,9 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         body = await request.aread()
         path = request.url.raw_path.decode("ascii")
         forward = _Forward(request.method, path, headers, body or None)
-        turn = next(self._turns) % max(1, len(self._queue.view.members))
-        item = WorkItem(self._queue, turn, forward, None, limit=1)
+        queue = self._queue()
+        turn = next(self._turns) % max(1, len(queue.view.members))
+        item = WorkItem(queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)
         self._driver.admit([item])
         read_within = (request.extensions.get("timeout") or {}).get("read")
@@ -92,7 +98,7 @@ class PoolTransport(httpx2.AsyncBaseTransport):
 class _Forward:
     """One request as the client wrote it; its reply is handed on as it comes. It is its own sink."""
 
-    __slots__ = ("_body", "chunks", "head", "headers", "method", "path")
+    __slots__ = ("_body", "_source", "chunks", "head", "headers", "method", "path")
 
     limit = 1
     model = ""
@@ -102,6 +108,8 @@ class _Forward:
         self.path = path
         self.headers = headers
         self._body = body
+        self._source: Reply | None = None
+        """The reply that reaches the client."""
         self.head: asyncio.Future[tuple[int, list[tuple[str, str]]]] = asyncio.get_running_loop().create_future()
         self.chunks: asyncio.Queue[bytes | PoolError | None] = asyncio.Queue(_CHUNKS_AHEAD)
 
@@ -125,21 +133,32 @@ class _Forward:
             self._begin(reply)
             await self.chunks.put(content)
         else:
+            async for chunk in reply.chunks(sys.maxsize):
+                exchanges.progress(request)
+                if not self.head.done():
+                    exchanges.commit(request)
+                    self._begin(reply)
+                elif self._source is not reply:
+                    return  # another agent's reply has begun to reach the client
+                await self._hand_over(chunk, request, exchanges)
             self._begin(reply)
-            try:
-                async for chunk in reply.chunks(sys.maxsize):
-                    exchanges.progress(request)
-                    await self.chunks.put(chunk)
-            except TransportError as error:
-                exchanges.detach(request)
-                await self.chunks.put(error)
-                raise
         exchanges.answered(request)
         await self.chunks.put(None)
+
+    async def _hand_over(self, chunk: bytes, request: InFlightRequest, exchanges: Exchanges) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(_READER_SECONDS):
+                    await self.chunks.put(chunk)
+            except TimeoutError:
+                exchanges.progress(request)  # it is the client that does not read: no silence of the agent's
+            else:
+                return
 
     def _begin(self, reply: Reply) -> None:
         headers = [(name, value) for name, value in reply.headers.items() if name.lower() not in _HOP_HEADERS]
         if not self.head.done():
+            self._source = reply
             self.head.set_result((reply.status, headers))
 
     def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
@@ -150,15 +169,21 @@ class _Forward:
             self.head.set_result((503, [("content-type", "application/json")]))
             self.chunks.put_nowait(msgspec.json.encode({"error": problem}))
             self.chunks.put_nowait(None)
+        else:
+            self._break_off(BadReply(response.error or "the pool has given up"))
 
     def fail(self, error: BaseException) -> None:
         """Record that there will be no more, because of a defect or because the pool was closed."""
         if not self.head.done():
             self.head.set_exception(error)
             return
-        while not self.chunks.empty():
+        self._break_off(error if isinstance(error, PoolError) else PoolError(repr(error)))
+
+    def _break_off(self, error: PoolError) -> None:
+        """End a reply of which the client has the beginning."""
+        if self.chunks.full():
             self.chunks.get_nowait()
-        self.chunks.put_nowait(error if isinstance(error, PoolError) else PoolError(repr(error)))
+        self.chunks.put_nowait(error)
 
     def agent_index(self, agent: int | None) -> int | None:
         return agent

@@ -12,6 +12,7 @@ import msgspec
 
 from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
+from aurora_pool.patterns.ahead import ahead
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.pool import VLLMPool
 
@@ -126,13 +127,16 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
     scores: list[Score] = []
     places: list[tuple[int, Sequence[int]]] = []
 
+    async def tokens_of(text: str | Sequence[int]) -> Sequence[int]:
+        return await pool.tokenize(text) if isinstance(text, str) else text
+
     async def feed() -> AsyncIterator[Prompt]:
-        for text in texts:
-            ids = await pool.tokenize(text) if isinstance(text, str) else text
-            scores.append(Score(False, error="the text has no tokens", error_kind="rejected"))
-            if ids:
-                places.append((len(scores) - 1, ids))
-                yield Prompt(ids, _SCORED, max_tokens=1)
+        async with aclosing(ahead(texts, tokens_of)) as tokenized:
+            async for ids in tokenized:
+                scores.append(Score(False, error="the text has no tokens", error_kind="rejected"))
+                if ids:
+                    places.append((len(scores) - 1, ids))
+                    yield Prompt(ids, _SCORED, max_tokens=1)
 
     async with aclosing(pool.iter_responses(feed())) as responses:
         async for index, response in responses:

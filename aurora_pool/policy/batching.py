@@ -11,21 +11,22 @@ from aurora_pool.policy.work import InFlightRequest, WorkItem
 def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
     """Group one agent's prompts into requests.
 
-    Prompts of the same kind travel together, as many as their ``limit`` allows, and those that failed together apart
-    from others. A list request has one ``max_tokens`` for all, the smallest ``room`` in it; so a prompt with less than
-    half the room of the roomiest travels apart, and no answer is cut to less than half of what it could be.
+    Prompts of the same kind and ``room`` travel together, as many as their ``limit`` allows, and those that failed
+    together apart from others. A list request has one ``max_tokens`` for all, so prompts of different room travel
+    apart: what a prompt may be answered with does not depend on its company.
     """
     if _travel_together(items):
         return [items]
     lists: list[Sequence[WorkItem]] = []
-    kinds: dict[tuple[int, int], list[WorkItem]] = {}
+    groups: dict[tuple[int, int, int], list[WorkItem]] = {}
     for item in items:
         if item.limit == 1:
             lists.append([item])
         else:
-            kinds.setdefault((id(item.kind), id(item.cohort)), []).append(item)
-    for group in kinds.values():
-        lists.extend(_by_room(group))
+            groups.setdefault((id(item.kind), id(item.cohort), item.room), []).append(item)
+    for group in groups.values():
+        limit = group[0].limit
+        lists.extend(group[start : start + limit] for start in range(0, len(group), limit))
     return lists
 
 
@@ -39,18 +40,6 @@ def _travel_together(items: Sequence[WorkItem]) -> bool:
         if item.kind is not kind or item.room != room or item.cohort is not cohort:
             return False
     return True
-
-
-def _by_room(items: list[WorkItem]) -> list[list[WorkItem]]:
-    ordered = sorted(items, key=lambda item: -item.room)
-    lists: list[list[WorkItem]] = [[]]
-    for item in ordered:
-        if lists[-1] and (2 * item.room < lists[-1][0].room or len(lists[-1]) >= item.limit):
-            lists.append([])
-        lists[-1].append(item)
-    for group in lists:
-        group.sort(key=lambda item: item.index)
-    return lists
 
 
 def in_turn(requests: Sequence[InFlightRequest]) -> list[InFlightRequest]:

@@ -46,6 +46,9 @@ class Deadlines:
                 if item is not None and not item.done and item.sends and item.first_sent + self.timeout <= now:
                     agent = item.request.agent if item.request else None
                     error = f"no answer within {self.timeout:g} s of sending"
+                    if agent is None and item.avoid >= 0:  # it waits again, because of an agent that failed
+                        last = self.ledger.agents[item.avoid]
+                        error += f"; {self.ledger.names[last.index]}, where it was: {last.last_error}"
                     self.ledger.fail(item, Failure(item, "timeout", error, agent), now)
         if late:
             self.ledger.clear_staged()

@@ -221,12 +221,17 @@ class Dispatcher:
             if not request.live and request.open:
                 self.ledger.close(request, now)
 
-    def detach(self, request: InFlightRequest) -> None:
-        """Record that whoever waits for this request's prompts is told of its failure, and no agent asked again."""
-        for item in request.unreleased():
-            if not item.done:
-                item.done = True
-                request.live -= 1
+    def commit(self, request: InFlightRequest, now: float) -> None:
+        """Record that bytes of this reply go to its caller as they come: no second answer may follow.
+
+        Another copy is closed, and if this one fails, so does the prompt.
+        """
+        for item in list(request.unreleased()):
+            item.committed = True
+            for other in (item.request, item.second_request):
+                if other is not None and other is not request:
+                    self.ledger.close(other, now)
+        self.ledger.clear_staged()
 
     def ended(self, request: InFlightRequest) -> None:
         """Record that a reply came to its end. It should have answered all its prompts; if not, it was a bad one."""
@@ -263,6 +268,10 @@ class Dispatcher:
     def add_agent(self, name: str) -> int:
         """Record that the fleet has a new agent; return its index. Queues learn by :meth:`PromptQueue.set_members`."""
         return self.ledger.add_agent(name)
+
+    def members_changed(self) -> None:
+        """Record that views have other agents now, by :meth:`AgentView.set_members`."""
+        self.ledger.rescan()
 
     def remove_agent(self, agent: int, now: float) -> None:
         """Record that an agent is no longer part of the fleet: it keeps its index, and what it holds moves."""

@@ -172,6 +172,10 @@ class Faults:
         self, items: list[WorkItem], agent: AgentState, outcome: Outcome, reason: str, now: float
     ) -> None:
         """Do what the table says with prompts that nobody has answered."""
+        for item in items:
+            if item.committed:
+                self._fail(item, agent, "exhausted", reason, now)
+        items = [item for item in items if not item.done]
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):

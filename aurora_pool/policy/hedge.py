@@ -119,7 +119,7 @@ class Hedger:
 
         More may still come: an input that leaves agents idle often waits for the very prompts that a slow one holds.
         """
-        if item.done or item.hedged or item.holders > 1 or item.suspected:
+        if item.done or item.committed or item.hedged or item.holders > 1 or item.suspected:
             return False
         return not item.queue.pinned and not item.queue.items
 

@@ -25,7 +25,8 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``batch`` says which items may share a list request (those with the same object), ``room`` how many tokens may be
     generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
     own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
-    waits. ``cohort`` is the same for those that failed together: they go together again, and apart from others.
+    waits. Of a ``committed`` one the caller has bytes of the answer already: no other agent may answer it any more.
+    ``cohort`` is the same for those that failed together: they go together again, and apart from others.
     ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
@@ -50,6 +51,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     hedged: bool = False
     doubted: bool = False
     cohort: object = None
+    committed: bool = False
     first_sent: float = -1.0
     started_at: float = -1.0
     prompt_tokens: float = 0.0

@@ -63,6 +63,15 @@ def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: 
     return max_tokens if max_tokens <= left else None
 
 
+def rounded(room: int) -> int:
+    """Round a room down by at most a sixteenth, so that prompts of about the same length can share a list request.
+
+    >>> rounded(1948), rounded(1250), rounded(30)
+    (1920, 1216, 30)
+    """
+    return room & -(1 << max(0, room.bit_length() - 5))
+
+
 def exact_room(max_context: int, prompt_tokens: int, max_tokens: int | None) -> int:
     """How many tokens may be generated for a prompt of exactly this length; at least 1: a server says what is too long.
 

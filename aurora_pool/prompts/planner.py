@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import msgspec
 
-from aurora_pool.errors import ConfigError, ServerError, TransportError
+from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.work import WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
-from aurora_pool.prompts.length import exact_room, room_or_none
+from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
+from aurora_pool.prompts.fields import survives_rendering
+from aurora_pool.prompts.length import exact_room, room_or_none, rounded
 from aurora_pool.prompts.settings import PromptSettings
 from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
 from aurora_pool.wire import completions
@@ -72,12 +74,9 @@ class Planner:
         self._text_form = self._form_of_text(settings.applies_template, sampling)
 
     def __call__(self, start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> list[WorkItem] | Iterator[PlanResult]:
-        """Plan successive prompts, the first of which has the index ``start``.
-
-        Raises :class:`ConfigError` for what can't be a prompt.
-        """
+        """Plan successive prompts, the first of which has the index ``start``."""
         form, settings = self._text_form, self._settings
-        if form == "chat" or not self._contexts or set(map(type, prompts)) != {str}:
+        if form == "chat" or not self._contexts or set(map(type, prompts)) != {str} or not can_be_sent(prompts):
             return (self._one(index, prompt, sink) for index, prompt in enumerate(prompts, start))
         works = self._written(prompts, form)
         context, queue = self._contexts[0]
@@ -90,34 +89,32 @@ class Planner:
         return self._plain(start, prompts, works, kind, sink)
 
     def _one(self, index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
-        if isinstance(prompt, Prompt):
-            if prompt.max_tokens is not None and prompt.max_tokens < 1:
-                raise ConfigError(f"prompt {index}: max_tokens: expected at least 1, got {prompt.max_tokens!r}")
-            own = prompt.sampling is not None
-            sampling = prompt.sampling or self._sampling
-            apply_template = self._settings.applies_template if prompt.format is None else prompt.format == "chat"
-            spec = PromptSpec(
-                index, prompt.content, sampling, own, prompt.max_tokens or self._max_tokens, apply_template
-            )
-        else:
-            spec = PromptSpec(index, prompt, self._sampling, False, self._max_tokens, self._settings.applies_template)
+        try:
+            sound = as_prompt(prompt)
+        except ConfigError as error:  # from an input that could not be checked before
+            return Response(False, "", str(error), None, "rejected")
+        content: Any = sound.content
+        reason = why_unsendable(content)
+        if reason is not None:
+            return Response(False, "", reason, None, "rejected")
+        own = sound.sampling is not None
+        sampling = sound.sampling or self._sampling
+        apply_template = self._settings.applies_template if sound.format is None else sound.format == "chat"
+        spec = PromptSpec(index, content, sampling, own, sound.max_tokens or self._max_tokens, apply_template)
         return self._make(spec, sink)
 
     def _make(self, spec: PromptSpec, sink: Sink) -> PlanResult:
         settings = self._settings
         content = spec.content
         if isinstance(content, str):
-            content = str(content)  # numpy's strings are a subclass, which no encoder takes
             form = self._form_of_text(spec.apply_template, spec.sampling)
             if form == "chat":
                 return self._chat(spec, as_conversation(content, settings.system_prompt), sink)
             (work,) = self._written([content], form)
             return self._fitted(spec, work, form, sink)
-        if isinstance(content, Sequence) and content and isinstance(content[0], Mapping):
+        if isinstance(content[0], dict):
             return self._chat(spec, content, sink)
-        if isinstance(content, Sequence) and content and isinstance(content[0], int) and type(content) is not bytes:
-            return self._fitted(spec, content, "token_ids" if settings.batched else "single", sink)
-        raise ConfigError(f"prompt {spec.index}: expected text, token ids or messages, got {type(content).__name__}")
+        return self._fitted(spec, content, "token_ids" if settings.batched else "single", sink)
 
     # -- text ---------------------------------------------------------------------------------------------------
 
@@ -126,7 +123,10 @@ class Planner:
         if not apply_template:
             return "completions" if settings.batched else "single"
         separable = (
-            settings.text_template is not None and settings.batched and "chat_template_kwargs" not in sampling.extra
+            settings.text_template is not None
+            and settings.batched
+            and "chat_template_kwargs" not in sampling.extra
+            and survives_rendering(sampling.extra)
         )
         return "rendered" if separable else "chat"
 
@@ -150,14 +150,15 @@ class Planner:
             if room is None:
                 yield self._one(index, prompt, sink)
             else:
-                yield WorkItem(queue, index, kind, work, room, kind.limit)
+                yield WorkItem(queue, index, kind, work, room if self._max_tokens else rounded(room), kind.limit)
 
     # -- conversations ------------------------------------------------------------------------------------------
 
     def _chat(self, spec: PromptSpec, messages: Sequence[Message], sink: Sink) -> PlanResult:
         settings = self._settings
-        kwargs = spec.sampling.extra.get("chat_template_kwargs")
-        key = template_key(messages, kwargs) if settings.batched else None
+        extra = spec.sampling.extra
+        kwargs = extra.get("chat_template_kwargs")
+        key = template_key(messages, kwargs) if settings.batched and survives_rendering(extra) else None
         if key is None:
             return self._fitted(spec, messages, "chat", sink)
         if not settings.tokenizer.asked_template(key):
@@ -173,7 +174,7 @@ class Planner:
     ) -> WorkItem | Response:
         try:
             await self._settings.tokenizer.learn_template(self._settings.model, key, kwargs)
-        except (TransportError, ServerError):  # nobody can tell now: the chat endpoint always can
+        except PoolError:  # nobody can tell now: the chat endpoint always can
             return await _settled(self._fitted(spec, messages, "chat", sink))
         return await _settled(self._chat(spec, messages, sink))
 
@@ -191,8 +192,8 @@ class Planner:
         room = room_or_none(context, settings.estimate.of(work), settings.buffer, max_tokens)
         if room is None:
             return partial(self._counted, spec, work, form, sink)
-        if max_tokens is None and form in _CHATS:
-            room = 0  # a chat request without max_tokens has the rest of the context
+        if max_tokens is None:
+            room = 0 if form in _CHATS else rounded(room)  # a chat request without max_tokens has the rest
         return self._item(spec, work, form, sink, queue, room)
 
     async def _counted(self, spec: PromptSpec, work: Any, form: Form, sink: Sink) -> WorkItem | Response:
@@ -208,13 +209,15 @@ class Planner:
             return await self._too_long(spec, sink, length, context)
         else:
             room = exact_room(context, length, spec.max_tokens)
+        if room != spec.max_tokens:
+            room = 0 if spec.max_tokens is None and form in _CHATS else rounded(room)
         return self._item(spec, work, form, sink, queue, room)
 
     async def _too_long(self, spec: PromptSpec, sink: Sink, length: int, context: int) -> WorkItem | Response:
         if self._settings.on_too_long != "error" and isinstance(spec.content, str) and not spec.shortened:
             try:
                 answer = await self._shortened(spec, sink, length, context)
-            except (TransportError, ServerError):  # nobody can tell how to cut it
+            except PoolError:  # nobody can tell how to cut it
                 answer = None
             if answer is not None:
                 return answer
@@ -246,7 +249,7 @@ class Planner:
     def _kind(self, form: Form, spec: PromptSpec, sink: Sink) -> RequestKind:
         if not spec.own_sampling:
             return self._own_kind(form, spec.sampling, sink)
-        key = form, msgspec.json.encode(spec.sampling, order="sorted")
+        key = form, encode_key(spec.sampling)
         found: RequestKind | None = self._others.get(key)
         if found is None:
             found = self._others[key] = self._new_kind(form, spec.sampling, sink)
@@ -260,7 +263,7 @@ class Planner:
         return kind
 
     def _new_kind(self, form: Form, sampling: Sampling, sink: Sink) -> RequestKind:
-        fields = completions.sampling_fields(sampling)
+        fields = completions.sampling_fields(msgspec.convert(msgspec.to_builtins(sampling, enc_hook=plain), Sampling))
         model = self._settings.model
         if form == "chat":
             return SingleChat(sink, model, fields)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aurora_pool.errors import ConfigError, NoAgentsError, ServerError, TransportError
+from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, TransportError
 from aurora_pool.options import OnTooLong, PromptOptions
 from aurora_pool.prompts.chat_template import ChatTemplate, as_conversation, template_key
 from aurora_pool.prompts.length import TokenEstimate
-from aurora_pool.prompts.tokenizer import Tokenizer
+from aurora_pool.prompts.tokenizer import ASK_AGAIN, Tokenizer, may_pass
 from aurora_pool.runtime.driver import Driver
 
 log = logging.getLogger("aurora_pool")
 
 AGAIN = 1.0
 """Seconds between tries while no agent tells its template."""
+FAILURES = 3
+"""So many times are agents asked that answer, but with an error that may pass; then the chat endpoints are used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class PromptHandling:
     ) -> None:
         if system_prompt is not None and options.prompt_format == "raw":
             raise ConfigError("system_prompt: prompts that are sent raw have none; use prompt_format='chat'")
+        self._options = options
         self.format = options.prompt_format
         self.system_prompt = system_prompt
         self.on_too_long = options.on_too_long
@@ -59,34 +64,83 @@ class PromptHandling:
         self.estimate = TokenEstimate()
         self.tokenizer = Tokenizer(driver)
         self._driver = driver
+        self._ready = False
+        self._learning = asyncio.Lock()
         self._template: ChatTemplate | None = None
         self._chat_batches = False
         self._separates_reasoning = False
+        self._untold_until: float | None = None
+        """Until when it is left at that nobody could tell the template; None where that is known."""
+
+    def for_others(self) -> PromptHandling:
+        """The same settings, for agents that may serve another model."""
+        return PromptHandling(self._driver, self._options, system_prompt=self.system_prompt, buffer=self.buffer)
+
+    async def ready(self, model: str, agents: Sequence[int]) -> None:
+        """Learn from these agents, unless others that serve the model have told already; raises as :meth:`learn`."""
+        async with self._learning:
+            if not self._ready:
+                self.tokenizer.members = agents
+                await self.learn(model)
+                self._ready = True
 
     async def learn(self, model: str) -> None:
-        """Learn the template for plain text. Raises :class:`NoAgentsError` if no agent tells within the patience."""
+        """Learn the template for plain text.
+
+        Where agents answer but none can be asked (a proxy shows only ``/v1``), chats go to the chat endpoints, and
+        it is asked again later. Raises :class:`NoAgentsError` if no agent answers at all within the patience.
+        """
         if self.format == "raw":
             return
-        key = template_key(as_conversation("", self.system_prompt), None)
-        assert key is not None, "a plain conversation has a template"
         deadline = self._driver.now + self._driver.timeouts.patience
+        failures = 0
         while True:
             try:
-                self._template = await self.tokenizer.learn_template(model, key, None)
-                self._chat_batches = (
-                    self._template is not None
-                    and not self._template.separable
-                    and await self.tokenizer.has_chat_batches(model)
-                )
-                if self.format == "auto" and self._template is not None:
-                    self._separates_reasoning = await self.tokenizer.separates_reasoning(model)
-                break
-            except (TransportError, ServerError) as error:
+                await self._learn(model)
+            except PoolError as error:
+                failures += not isinstance(error, TransportError)
+                if not may_pass(error) or failures == FAILURES:
+                    await self._do_without(model, error)
+                    return
                 if self._driver.now + AGAIN > deadline:
                     raise NoAgentsError(f"no agent tells the model's chat template: {error}") from error
+            else:
+                return
             await asyncio.sleep(AGAIN)
-        if self._template is None and self.format == "auto":
+
+    async def ask_again(self, model: str) -> None:
+        """Ask once more for what nobody could tell, if some time has passed since."""
+        if self._untold_until is not None and self._driver.now >= self._untold_until:
+            self._untold_until = self._driver.now + ASK_AGAIN
+            with contextlib.suppress(PoolError):
+                await self._learn(model)
+
+    async def _learn(self, model: str) -> None:
+        key = template_key(as_conversation("", self.system_prompt), None)
+        assert key is not None, "a plain conversation has a template"
+        template = await self.tokenizer.learn_template(model, key, None)
+        if template is None and self.format == "auto":
             log.info("the model has no chat template: prompts are sent raw")
+        await self._settle(model, template)
+        self._untold_until = None
+
+    async def _do_without(self, model: str, error: PoolError) -> None:
+        log.warning(
+            "no agent can be asked for the model's chat template (%s): prompts go to the chat endpoints, which know "
+            "it. Give prompt_format='raw' if the model has none",
+            error,
+        )
+        await self._settle(model, ChatTemplate((), (), str))
+        self._untold_until = self._driver.now + ASK_AGAIN
+
+    async def _settle(self, model: str, template: ChatTemplate | None) -> None:
+        """Find out what else depends on there being a template, and use it."""
+        if template is not None:
+            if not template.separable:
+                self._chat_batches = await self.tokenizer.has_chat_batches(model)
+            if self.format == "auto":
+                self._separates_reasoning = await self.tokenizer.separates_reasoning(model)
+        self._template = template
 
     def settings(self, model: str, *, batched: bool) -> PromptSettings:
         """What holds for the prompts of one call."""

@@ -1,39 +1,67 @@
-"""Ask the fleet's tokenizer: exact token counts, and the chat template. Answers are kept."""
+"""Ask the fleet's tokenizer: exact token counts, and the chat template. Answers are kept.
+
+Not every agent can be asked: a proxy may show only ``/v1``, answer with a page of its own or fail for a moment. That an
+agent could not be asked says nothing about its model, so another is asked, and another time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from aurora_pool.errors import BadReply, PoolError, ServerError, TransportError
+from aurora_pool.errors import PoolError, ServerError, TransportError
 from aurora_pool.messages import Message
 from aurora_pool.prompts.chat_template import CHECKS, ChatTemplate, candidates, checked, marked
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.health import fetch
 from aurora_pool.wire import chat, tokens
 
+T = TypeVar("T")
+
 KEPT = 8192
 """How many counts are kept."""
+TEMPLATES_KEPT = 256
+"""How many templates are kept, one for each list of roles and set of template arguments."""
+LEARNT_EAGERLY = 8
+"""So many sets of template arguments are learnt at first sight for a list of roles, further ones when they are seen a
+second time: learning takes several questions, and arguments that differ with every prompt are never needed again."""
+ASK_AGAIN = 30.0
+"""Seconds until what nobody could tell is asked again."""
+COMPARED = 3
+"""How many agents are asked what may differ between agents of one model."""
 SHORT_ANSWER = 8
 """Tokens in which a reasoning model shows that it reasons."""
 TRIES = 5
 """How many agents are asked in turn when they don't answer."""
 
+log = logging.getLogger("aurora_pool")
+
+TemplateKey = tuple[tuple[str, ...], bytes]
+
 
 class Tokenizer:
-    """The tokenizer of the served model, as the fleet's ``/tokenize`` and ``/detokenize`` show it."""
+    """The tokenizer of the served model, as the ``/tokenize`` and ``/detokenize`` of these agents show it."""
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self.members: Sequence[int] = range(len(driver.endpoints))
+        """The agents that are asked."""
         self._counts: OrderedDict[bytes, int] = OrderedDict()
-        self._template: dict[tuple[tuple[str, ...], bytes], ChatTemplate | None] = {}
+        self._templates: OrderedDict[TemplateKey, ChatTemplate | None] = OrderedDict()
+        self._seen_once: OrderedDict[TemplateKey, None] = OrderedDict()
+        self._begun: set[TemplateKey] = set()
+        """Templates that are being learnt."""
+        self._unanswered: dict[TemplateKey, float] = {}
+        self._differ: bool | None = None
+        """Whether agents have different templates; None while they have not been compared."""
         self._learning = asyncio.Lock()
         self._turn = 0
         self.unresponsive: set[int] = set()
-        """Agents that did not answer when they were last asked: they are asked last."""
+        """Agents that could not tell when they were last asked: they are asked last."""
 
     async def count(self, model: str, content: str | Sequence[Message], *, add_special_tokens: bool) -> int | None:
         """How many tokens a text or a conversation has, exactly; None where no agent can tell."""
@@ -47,7 +75,7 @@ class Tokenizer:
             self._counts.move_to_end(key)
             return known
         try:
-            count = len(tokens.parse_tokens(await self._ask(tokens.TOKENIZE_PATH, body)))
+            count = len(await self._tokens(body))
         except PoolError:
             return None
         self._counts[key] = count
@@ -56,101 +84,196 @@ class Tokenizer:
         return count
 
     async def encode(self, model: str, text: str, *, add_special_tokens: bool) -> list[int]:
-        """The token ids of a text. Raises :class:`TransportError` and :class:`ServerError`."""
+        """The token ids of a text. Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`."""
         return await self._tokens(tokens.tokenize_text(model, text, add_special_tokens=add_special_tokens))
 
     async def last_tokens(self, model: str, text: str, budget: int) -> str:
-        """Return the end of a text, of this many tokens. Raises :class:`TransportError` and :class:`ServerError`."""
+        """Return the end of a text, of this many tokens. Raises as :meth:`encode` does."""
         ids = await self.encode(model, text, add_special_tokens=False)
-        if len(ids) <= budget:
-            return text
-        return tokens.parse_text(await self._ask(tokens.DETOKENIZE_PATH, tokens.detokenize(model, ids[-budget:])))
+        return text if len(ids) <= budget else await self._text(tokens.detokenize(model, ids[-budget:]))
 
-    def known_template(self, key: tuple[tuple[str, ...], bytes]) -> ChatTemplate | None:
+    # -- the chat template --------------------------------------------------------------------------------------
+
+    def known_template(self, key: TemplateKey) -> ChatTemplate | None:
         """The template for conversations of this template, if it has been learnt and the model has one."""
-        return self._template.get(key)
+        return self._templates.get(key)
 
-    def asked_template(self, key: tuple[tuple[str, ...], bytes]) -> bool:
-        """Whether what there is to know about this template is known."""
-        return key in self._template
+    def asked_template(self, key: TemplateKey) -> bool:
+        """Whether what there is to know about this template is known, or is not to be asked now."""
+        if key in self._templates:
+            self._templates.move_to_end(key)
+            return True
+        if self._driver.now < self._unanswered.get(key, 0.0):
+            return True
+        roles, _ = key
+        alike = sum(known[0] == roles for known in self._templates.keys() | self._begun)
+        if alike < LEARNT_EAGERLY or key in self._seen_once or key in self._begun:
+            self._begun.add(key)
+            return False
+        self._seen_once[key] = None
+        if len(self._seen_once) > TEMPLATES_KEPT:
+            self._seen_once.popitem(last=False)
+        return True
 
     async def learn_template(
-        self, model: str, key: tuple[tuple[str, ...], bytes], kwargs: Mapping[str, Any] | None
+        self, model: str, key: TemplateKey, kwargs: Mapping[str, Any] | None
     ) -> ChatTemplate | None:
         """Learn the template for conversations of a template; None if the model has none.
 
-        Raises :class:`TransportError` if no agent answers: then nothing has been learnt, and it may be tried again.
+        Raises :class:`PoolError` if no agent can tell: then nothing has been learnt, and it may be tried again.
         """
         async with self._learning:  # whoever waited for one that failed or was cancelled asks for itself
-            if key not in self._template:
-                self._template[key] = await self._learn(model, key[0], kwargs)
-        return self._template[key]
+            if key not in self._templates:
+                try:
+                    template = await self._learn(model, key[0], kwargs)
+                except PoolError:
+                    self._unanswered[key] = self._driver.now + ASK_AGAIN
+                    raise
+                finally:
+                    self._begun.discard(key)
+                self._unanswered.pop(key, None)
+                self._templates[key] = template
+                if len(self._templates) > TEMPLATES_KEPT:
+                    self._templates.popitem(last=False)
+        return self._templates[key]
 
     async def _learn(self, model: str, roles: tuple[str, ...], kwargs: Mapping[str, Any] | None) -> ChatTemplate | None:
+        question = tokens.tokenize_messages(model, marked(roles), kwargs)
         try:
-            ids = await self._tokens(tokens.tokenize_messages(model, marked(roles), kwargs))
-        except (ServerError, BadReply):
-            return None
+            ids = await self._tokens(question)
+        except ServerError as error:
+            if _is_answer(error):
+                return None
+            raise
         try:
-            rendered = tokens.parse_text(await self._ask(tokens.DETOKENIZE_PATH, tokens.detokenize(model, ids)))
-            for template in candidates(roles, rendered):
-                if await self._holds(template, model, kwargs):
+            rendered = await self._text(tokens.detokenize(model, ids))
+            # Of one list of roles, arguments hardly change how the texts are put in, so one check is enough.
+            checks = 1 if any(known[0] == roles for known in self._templates) else len(CHECKS)
+            if self._differ is None:
+                self._differ = await self._templates_differ(question)
+            for template in () if self._differ else candidates(roles, rendered):
+                if await self._holds(template, model, kwargs, checks):
                     return template
-        except (ServerError, BadReply):
+        except PoolError:
             pass  # a template, but not one that can be learnt: the chat endpoints know it
         return ChatTemplate(roles, (), str)
 
-    async def _holds(self, template: ChatTemplate, model: str, kwargs: Mapping[str, Any] | None) -> bool:
-        for check in range(len(CHECKS)):
+    async def _holds(self, template: ChatTemplate, model: str, kwargs: Mapping[str, Any] | None, checks: int) -> bool:
+        for check in range(checks):
             messages = checked(template.roles, check)
-            texts = [message["content"] for message in messages]
-            theirs = await self._tokens(tokens.tokenize_messages(model, messages, kwargs))
-            ours = await self._tokens(tokens.tokenize_text(model, template.render(texts), add_special_tokens=False))
+            rendered = template.render([message["content"] for message in messages])
+            theirs, ours = await asyncio.gather(
+                self._tokens(tokens.tokenize_messages(model, messages, kwargs)),
+                self._tokens(tokens.tokenize_text(model, rendered, add_special_tokens=False)),
+            )
             if theirs != ours:
                 return False
         return True
 
+    # -- what may differ between the agents of one model --------------------------------------------------------
+
+    async def _templates_differ(self, question: bytes) -> bool:
+        """Whether some agents, of a few that can be asked, put the same conversation into other tokens."""
+        found = await self._compare(tokens.TOKENIZE_PATH, question, tokens.parse_tokens)
+        differ = any(ids != found[0] for ids in found)
+        if differ:
+            log.warning("the agents have different chat templates: conversations go to their chat endpoints")
+        return differ
+
     async def has_chat_batches(self, model: str) -> bool:
-        """Whether ``/v1/chat/completions/batch`` exists (since 0.19): asked with nothing, it says so in its error."""
-        try:
-            await self._ask(chat.BATCH_PATH, chat.encode_batch(model, [], {}, 1))
-        except ServerError as error:
-            return error.status == 400
-        return False
+        """Whether ``/v1/chat/completions/batch`` exists (since 0.19): asked with nothing, it says so in its error.
+
+        True if all of a few agents have it, so that no conversation is sent where it does not.
+        """
+        driver, body = self._driver, chat.encode_batch(model, [], {}, 1)
+
+        async def has(agent: int) -> bool | None:
+            try:
+                await fetch(driver.transport, agent, chat.BATCH_PATH, body, within=driver.timeouts.probe)
+            except ServerError as error:
+                return None if error.status >= 500 else error.status == 400
+            except PoolError:
+                return None
+            return False
+
+        found = [known for known in await asyncio.gather(*map(has, self._some())) if known is not None]
+        return bool(found) and all(found)
 
     async def separates_reasoning(self, model: str) -> bool:
-        """Whether the chat endpoint tells reasoning from answer (``--reasoning-parser``): a short answer shows it."""
+        """Whether a chat endpoint tells reasoning from answer (``--reasoning-parser``): a short answer shows it.
+
+        True if one of a few agents does; False where nobody can tell.
+        """
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
-        try:
-            reply = await self._ask(chat.PATH, body, within=self._driver.timeouts.stall)
-        except ServerError as error:
-            if error.status < 500:
-                return False
-            raise
-        return any(answer.reasoning for answer in chat.ChatReader().whole(reply))
+        found = await self._compare(chat.PATH, body, chat.ChatReader().whole, within=self._driver.timeouts.stall)
+        return any(answer.reasoning for answers in found for answer in answers)
+
+    async def _compare(
+        self, path: str, body: bytes, read: Callable[[bytes], T], *, within: float | None = None
+    ) -> list[T]:
+        """Ask a few agents the same, at the same time; return what those say that can tell."""
+        driver = self._driver
+
+        async def ask(agent: int) -> T | None:
+            try:
+                return read(await fetch(driver.transport, agent, path, body, within=within or driver.timeouts.probe))
+            except PoolError:
+                return None
+
+        return [found for found in await asyncio.gather(*map(ask, self._some())) if found is not None]
+
+    def _some(self) -> Sequence[int]:
+        """A few agents to be compared, of those that have answered so far where there are such."""
+        agents = [agent for agent in self._agents() if agent not in self.unresponsive] or self._agents()
+        step = -(-len(agents) // COMPARED)  # from all over the fleet: neighbours are often alike
+        return agents[::step]
+
+    # -- questions ----------------------------------------------------------------------------------------------
 
     async def _tokens(self, body: bytes) -> list[int]:
-        return tokens.parse_tokens(await self._ask(tokens.TOKENIZE_PATH, body))
+        return await self._ask(tokens.TOKENIZE_PATH, body, tokens.parse_tokens)
 
-    async def _ask(self, path: str, body: bytes, *, within: float | None = None) -> bytes:
-        """Ask one agent, the next if it does not answer; which is first goes round."""
+    async def _text(self, body: bytes) -> str:
+        return await self._ask(tokens.DETOKENIZE_PATH, body, tokens.parse_text)
+
+    async def _ask(self, path: str, body: bytes, read: Callable[[bytes], T]) -> T:
+        """Ask one agent, the next if it can't tell; which is first goes round.
+
+        Raises :class:`ServerError` for a refusal that is an answer, else what the last agent came to.
+        """
         driver = self._driver
-        agents = [agent.index for agent in driver.dispatcher.ledger.agents if agent.in_service]
-        agents = agents or list(range(len(driver.endpoints)))
+        agents = self._agents()
         self._turn = (self._turn + 1) % len(agents)
         failure: PoolError | None = None
         for agent in sorted(agents[self._turn :] + agents[: self._turn], key=self.unresponsive.__contains__)[:TRIES]:
             try:
-                content = await fetch(driver.transport, agent, path, body, within=within or driver.timeouts.probe)
-            except TransportError as error:
-                self.unresponsive.add(agent)
-                failure = error
-            except ServerError as error:
-                if error.status < 500:
+                content = read(await fetch(driver.transport, agent, path, body, within=driver.timeouts.probe))
+            except PoolError as error:
+                if _is_answer(error):
                     raise
-                failure = error
+                self.unresponsive.add(agent)
+                if failure is None or not may_pass(failure):
+                    failure = error
             else:
                 self.unresponsive.discard(agent)
                 return content
         assert failure is not None
         raise failure
+
+    def _agents(self) -> list[int]:
+        agents = self._driver.dispatcher.ledger.agents
+        return [index for index in self.members if agents[index].in_service] or list(self.members)
+
+
+def _is_answer(error: PoolError) -> bool:
+    """Whether an error answers the question: the server has understood it, and says no."""
+    return isinstance(error, ServerError) and error.status in (400, 422)
+
+
+def may_pass(error: PoolError) -> bool:
+    """Whether asking later can help: nobody answers, or a server or proxy fails. A 404 or a page means it.
+
+    >>> may_pass(ServerError(502, "Bad Gateway")), may_pass(ServerError(404, "Not Found"))
+    (True, False)
+    """
+    return isinstance(error, TransportError) or (isinstance(error, ServerError) and error.status >= 500)

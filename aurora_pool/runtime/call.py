@@ -131,13 +131,15 @@ class Call:
         self._end_input()
         self._driver.calls.discard(self)
         left = [item for item in self._open if not item.done]
-        if left:
-            self._driver.withdraw(left)
-        self._open.clear()
         helpers = [*self._deferred, *(task for task in (self._feeder, self._puller) if task is not None)]
-        for task in helpers:
-            task.cancel()
-        await asyncio.gather(*helpers, return_exceptions=True)
+        try:
+            if left:
+                self._driver.withdraw(left)
+        finally:
+            self._open.clear()
+            for task in helpers:
+                task.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
 
     # -- the fleet's side ---------------------------------------------------------------------------------------
 

@@ -26,14 +26,25 @@ Answers = Mapping[int, list[ServedModel] | PoolError]
 
 
 class Serving:
-    """What is known of the served model: its name, and the context lengths of the agents that told."""
+    """What is known of the model that a pool or a view asks for: its name, and the agents' context lengths.
 
-    def __init__(self, model: str | None, max_context: int | None) -> None:
+    ``told`` is what agents have said that they serve; a pool and its views share it.
+    """
+
+    def __init__(
+        self, model: str | None, max_context: int | None, told: dict[int, list[ServedModel]] | None = None
+    ) -> None:
         self.model = model
         self.max_context = max_context
         self.silent: set[int] = set()
         """Agents that did not tell what they serve."""
+        self._wanted = model
+        self._told: dict[int, list[ServedModel]] = {} if told is None else told
         self._lengths: dict[int, int] = {}
+
+    def for_others(self) -> Serving:
+        """The same wish, for agents that may serve another model."""
+        return Serving(self._wanted, self.max_context, self._told)
 
     def contexts(self, agents: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
         """The context lengths among these agents, ascending, each with the agents that have at least as much.
@@ -49,8 +60,24 @@ class Serving:
         least = min(known)
         return [(length, [a for a in agents if lengths.get(a, least) >= length]) for length in sorted(known)]
 
-    async def learn(self, driver: Driver) -> None:
-        """Ask the agents.
+    def least_context(self, agents: Sequence[int]) -> int | None:
+        """The least context length among these agents; None where none has told."""
+        return min((context for context, _ in self.contexts(agents)), default=None)
+
+    async def join(self, driver: Driver, agents: Sequence[int]) -> None:
+        """Ask agents that have joined the fleet, until each has told, shown that it can't, or left."""
+        left = list(agents)
+        while left:
+            answers = await _ask(driver, left)
+            self._told.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
+            left = [agent for agent in left if agent not in answers or _may_come(answers[agent])]
+            left = [agent for agent in left if not driver.is_removed(agent)]
+            if left:
+                await asyncio.sleep(AGAIN)
+        self._measure(driver, agents)
+
+    async def learn(self, driver: Driver, members: Sequence[int]) -> None:
+        """Ask these agents, except those that have told already.
 
         A model that was not named is the one that all of them serve; while no agent answers, that is waited for. With a
         named one the answers are a check, and where none comes the dispatch will see.
@@ -61,21 +88,29 @@ class Serving:
         deadline = driver.now + driver.timeouts.patience
         warned = False
         while True:
-            answers = await _ask(driver)
-            serving = {agent: models for agent, models in answers.items() if isinstance(models, list)}
+            answers = await _ask(driver, [agent for agent in members if agent not in self._told])
+            self._told.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
+            serving = {agent: self._told[agent] for agent in members if agent in self._told}
             if serving or self.model is not None:
                 break
-            if driver.now + AGAIN > deadline or not any(_may_come(answer) for answer in answers.values()):
+            if driver.now + AGAIN > deadline or not any(map(_may_come, answers.values())):
                 silent = {agent: str(answer) for agent, answer in answers.items()}
                 raise NoAgentsError(f"no agent tells what it serves: {_named(driver, silent)}")
             if not warned:
                 log.warning("no agent answers yet; waiting up to %.0f s", driver.timeouts.patience)
                 warned = True
             await asyncio.sleep(AGAIN)
-        self.silent = set(range(len(driver.endpoints))).difference(serving)
+        self.silent = set(members).difference(serving)
         if serving:
             self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in driver.endpoints])
-        for agent, models in serving.items():
+        self._measure(driver, members)
+
+    def _measure(self, driver: Driver, agents: Iterable[int]) -> None:
+        """Record what agents that have told serve; those that serve another model get no prompts."""
+        for agent in agents:
+            models = self._told.get(agent)
+            if models is None:
+                continue
             driver.names.list(agent, models)
             if self.model not in {model.id for model in models}:
                 listed = ", ".join(repr(model.id) for model in models[:SHOWN])
@@ -126,8 +161,8 @@ def _context(name: str | None, models: Sequence[ServedModel]) -> int | None:
     return None if model is None else model.max_model_len
 
 
-async def _ask(driver: Driver) -> Answers:
-    """Ask all agents for their models; those that take much longer than the first to answer are left out."""
+async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:
+    """Ask agents for their models; those that take much longer than the first to answer are left out."""
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def ask(agent: int) -> list[ServedModel] | PoolError:
@@ -137,7 +172,7 @@ async def _ask(driver: Driver) -> Answers:
             except PoolError as error:
                 return error
 
-    tasks = {asyncio.ensure_future(ask(agent)): agent for agent in range(len(driver.endpoints))}
+    tasks = {asyncio.ensure_future(ask(agent)): agent for agent in agents}
     pending = set(tasks)
     answers: dict[int, list[ServedModel] | PoolError] = {}
     grace: float | None = None

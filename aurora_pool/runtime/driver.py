@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-from aurora_pool.errors import PoolClosedError
+from aurora_pool.errors import ConfigError, PoolClosedError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
@@ -23,13 +23,13 @@ from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import Failure, InFlightRequest, WorkItem
-from aurora_pool.runtime.events import EventRelay
+from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.health import look, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink
 from aurora_pool.runtime.served_names import ServedNames
-from aurora_pool.wire.status import EngineLoad
+from aurora_pool.wire.status import HEALTH_PATH, EngineLoad
 
 
 class Driver:
@@ -54,8 +54,9 @@ class Driver:
         self.endpoints = list(endpoints)
         self.timeouts = timeouts
         self._observed = observer is not None
-        self.observer = observer = observer or Observer()
-        self.probe_request: tuple[str, bytes] = ("/health", b"")
+        self.observer: Observer = Announcer(observer or Observer())
+        self.probe_requests: dict[int, tuple[str, bytes]] = {}
+        """The smallest request that the pool could send to an agent; ``/health`` where that is not known."""
         self.closed = False
         self.prompts_failed = 0
         self.calls: set[Sink] = set()
@@ -69,7 +70,7 @@ class Driver:
             timeout=timeout,
             silence=timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
-            events=EventRelay(self.endpoints, observer),
+            events=EventRelay(self.endpoints, self.observer),
         )
         self.names = ServedNames()
         self._exchanges = Exchanges(
@@ -96,30 +97,56 @@ class Driver:
     # -- life ---------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Bind to the running event loop."""
+        """Bind to the running event loop.
+
+        Raises :class:`ConfigError` in any other than the first, and :class:`PoolClosedError` once it is closed.
+        """
+        if self.closed:
+            raise PoolClosedError("this pool is closed")
+        running = asyncio.get_running_loop()
         if self._loop is None:
-            self._loop = asyncio.get_running_loop()
+            self._loop = running
             self.transport.open()
+        elif self._loop is not running:
+            raise ConfigError(
+                "this pool belongs to the event loop in which it was used first: make one pool in each asyncio.run(), "
+                "or use pool.sync() where there is none and from several threads"
+            )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is bound to an event loop, and not closed."""
+        return self._loop is not None and not self.closed
 
     def update(self, endpoints: Sequence[AgentEndpoint]) -> list[int]:
-        """Record which endpoints the fleet has now; return their indices. Known ones keep theirs."""
+        """Record which endpoints the fleet has now; return their indices. Known ones keep theirs.
+
+        A known one may have other tags now, another key among them. Raises :class:`ConfigError`, with nothing changed,
+        for an endpoint that can't be used.
+        """
         known = {endpoint.base_url: index for index, endpoint in enumerate(self.endpoints)}
-        present = []
+        updated = list(self.endpoints)
+        present: dict[int, None] = {}
         for endpoint in endpoints:
-            index = known.get(endpoint.base_url)
-            if index is None:
-                index = self.dispatcher.add_agent(str(endpoint))
-                self.endpoints.append(endpoint)
-            elif index in self._removed:
-                self.dispatcher.restore_agent(index, self.now)
-            present.append(index)
-        self.transport.set_endpoints(self.endpoints)
-        removed = set(range(len(self.endpoints))) - set(present)
+            index = known.setdefault(endpoint.base_url, len(updated))
+            updated[index : index + 1] = [endpoint]
+            present[index] = None
+        self.transport.set_endpoints(updated)
+        for endpoint in updated[len(self.endpoints) :]:
+            self.dispatcher.add_agent(str(endpoint))
+        self.endpoints[:] = updated
+        for index in sorted(self._removed.intersection(present)):
+            self.dispatcher.restore_agent(index, self.now)
+        removed = set(range(len(updated))).difference(present)
         for index in sorted(removed - self._removed):
             self.dispatcher.remove_agent(index, self.now)
         self._removed = removed
         self.schedule()
-        return present
+        return list(present)
+
+    def is_removed(self, agent: int) -> bool:
+        """Whether an agent is no longer part of the fleet."""
+        return agent in self._removed
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections. Calls that still wait raise :class:`PoolClosedError`."""
@@ -171,6 +198,18 @@ class Driver:
         if self._round is not None:
             self._round.cancel()
             self._round = None
+        try:
+            self._carry_out_plan()
+        except BaseException as error:
+            self._defect(error)
+            raise
+
+    def _defect(self, error: BaseException) -> None:
+        """End all calls with an error of this program: what was decided, or was to be, is lost."""
+        for call in list(self.calls):
+            call.fail(error)
+
+    def _carry_out_plan(self) -> None:
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)
@@ -181,11 +220,11 @@ class Driver:
         self._queue.extend(plan.send if self._most_requests is None else in_turn(plan.send))
         self._send_queued()
         for agent in plan.probe:
-            self._run_in_background(self._probe(agent))
+            self.run_in_background(self._probe(agent))
         for agent in plan.check:
-            self._run_in_background(self._check(agent))
+            self.run_in_background(self._check(agent))
         for agent in plan.sample:
-            self._run_in_background(self._sample(agent))
+            self.run_in_background(self._sample(agent))
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -245,14 +284,20 @@ class Driver:
 
     # -- background tasks ---------------------------------------------------------------------------------------
 
-    def _run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def run_in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something until the pool is closed. An error of it is a defect of this program, and ends all calls."""
         assert self._loop is not None
         task = self._loop.create_task(work)
         self._background_tasks.add(task)
-        task.add_done_callback(self._background_tasks.discard)
+        task.add_done_callback(self._on_background_done)
+
+    def _on_background_done(self, task: asyncio.Task[None]) -> None:
+        self._background_tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._defect(error)
 
     async def _probe(self, agent: int) -> None:
-        path, body = self.probe_request
+        path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
         outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()

@@ -3,13 +3,55 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.messages import Response
 from aurora_pool.options import Observer
 from aurora_pool.policy.work import PolicyEvents
 
 log = logging.getLogger("aurora_pool")
+
+
+class Announcer(Observer):
+    """Tells an observer of events. A method that raises ends no call: it is logged once, and goes on being called."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self._failed: set[str] = set()
+
+    def agent_state(self, agent: int, endpoint: AgentEndpoint, state: str, reason: str) -> None:
+        """Pass it on."""
+        self._tell(self._observer.agent_state, agent, endpoint, state, reason)
+
+    def request_sent(self, agent: int, prompts: int) -> None:
+        """Pass it on."""
+        self._tell(self._observer.request_sent, agent, prompts)
+
+    def prompt_done(self, response: Response) -> None:
+        """Pass it on."""
+        self._tell(self._observer.prompt_done, response)
+
+    def prompt_moved(self, agent: int, outcome: str) -> None:
+        """Pass it on."""
+        self._tell(self._observer.prompt_moved, agent, outcome)
+
+    def prompt_hedged(self, slow_agent: int, agent: int) -> None:
+        """Pass it on."""
+        self._tell(self._observer.prompt_hedged, slow_agent, agent)
+
+    def prompt_quarantined(self, agent: int) -> None:
+        """Pass it on."""
+        self._tell(self._observer.prompt_quarantined, agent)
+
+    def _tell(self, method: Callable[..., None], *event: Any) -> None:
+        try:
+            method(*event)
+        except Exception:
+            if method.__name__ not in self._failed:
+                self._failed.add(method.__name__)
+                log.exception("the observer's %s has raised; it goes on being told", method.__name__)
 
 
 class EventRelay(PolicyEvents):

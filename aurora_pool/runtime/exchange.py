@@ -171,9 +171,10 @@ class Exchanges:
         """Report that bytes of a reply came."""
         self._dispatcher.progress(request, self._clock())
 
-    def detach(self, request: InFlightRequest) -> None:
-        """Report that the caller is told of this request's failure, so that no other agent is asked."""
-        self._dispatcher.detach(request)
+    def commit(self, request: InFlightRequest) -> None:
+        """Report that bytes of this reply go to the caller now, so that no other agent may answer any more."""
+        self._dispatcher.commit(request, self._clock())
+        self._schedule()
 
     def answered(self, request: InFlightRequest) -> None:
         """Report that the one prompt of a request has its answer, and its caller has read it."""

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from aurora_pool.errors import ConfigError
 
+FILES_PER_AGENT = 2
+SPARE_FILES = 100
+
+
+def files_for(agents: int) -> int:
+    """How many files a fleet of this many agents needs at least."""
+    return FILES_PER_AGENT * agents + SPARE_FILES
+
 
 def ensure_open_files(needed: int) -> None:
     """Raise the soft limit on open files as far as it goes: ``needed`` are needed at least, and more are used.

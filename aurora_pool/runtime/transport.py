@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
+import logging
 import os
 import select
 import weakref
@@ -42,6 +44,12 @@ LARGE_BODY = 1 << 20
 CONNECTING = 256
 """How many connections may be opened at a time. Thousands at once keep the event loop so busy that the time limit on
 connecting passes before it has seen that they are open."""
+
+SHORTAGE_PAUSE = 0.05
+"""Seconds before another try where no more files can be opened; doubled with each, up to 1."""
+_NO_MORE_FILES = (errno.EMFILE, errno.ENFILE)
+
+log = logging.getLogger("aurora_pool")
 
 _reused: ContextVar[bool] = ContextVar("reused", default=False)
 _on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=None)
@@ -184,12 +192,14 @@ class Transport:
 class _Connector(aiohttp.TCPConnector):
     """Tells the request in :data:`_reused` whether its connection had served another one before.
 
-    At most ``most_open`` connections are open, where that is given: an idle one is closed to make room.
+    At most ``most_open`` connections are open, where that is given: an idle one is closed to make room. Names are
+    looked up anew after a failure, and a shortage of open files slows the sending down.
     """
 
     def __init__(self, most_open: int | None, **options: Any) -> None:
         super().__init__(**options)
         self._most_open = most_open
+        self._shortage_told = False
         self._used: weakref.WeakSet[Any] = weakref.WeakSet()
         self._turn = asyncio.Semaphore(CONNECTING)
 
@@ -220,16 +230,38 @@ class _Connector(aiohttp.TCPConnector):
     async def _create_connection(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
-        while self._most_open and self._conns and len(self._acquired) + self._idle() > self._most_open:
-            key = min(self._conns, key=lambda key: self._conns[key][0][1])
-            protocol, _ = self._conns[key].popleft()
-            if not self._conns[key]:
-                del self._conns[key]
-            protocol.close()
-        return await super()._create_connection(req, traces, timeout)
+        while self._most_open and len(self._acquired) + sum(map(len, self._conns.values())) > self._most_open:
+            if not self._close_oldest():
+                break
+        pause = SHORTAGE_PAUSE
+        while True:
+            try:
+                return await super()._create_connection(req, traces, timeout)
+            except aiohttp.ClientConnectorError as error:
+                # The name may stand for another machine by now: next time it is looked up anew.
+                self.clear_dns_cache(req.connection_key.host, req.connection_key.port or 0)
+                if error.os_error.errno not in _NO_MORE_FILES:
+                    raise
+            # It is this process that is short of something, and no agent's fault: what is idle makes room, and the
+            # request waits, unsent, until another has ended.
+            if not self._shortage_told:
+                self._shortage_told = True
+                log.warning("no more files can be opened for connections: requests wait for others to end (ulimit -n)")
+            while self._close_oldest():
+                pass
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 1.0)
 
-    def _idle(self) -> int:
-        return sum(map(len, self._conns.values()))
+    def _close_oldest(self) -> bool:
+        """Close the connection that has been idle longest; return whether there was one."""
+        key = min(self._conns, key=lambda key: self._conns[key][0][1], default=None)
+        if key is None:
+            return False
+        protocol, _ = self._conns[key].popleft()
+        if not self._conns[key]:
+            del self._conns[key]
+        protocol.close()
+        return True
 
 
 def _has_unread(connection: Connection) -> bool:

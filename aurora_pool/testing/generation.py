@@ -148,6 +148,7 @@ class EngineDriver:
         self._scale = time_scale
         self._began = self._loop.time()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
 
     def now(self) -> float:
         """Tell the engine's time, in its own seconds."""
@@ -247,9 +248,10 @@ class EngineDriver:
         when = self._began + due / self._scale
         if self._timer is not None:
             # A timer that rings too early only looks again; most changes make events later.
-            if self._timer.when() <= when:
+            if self._timer_due <= when:
                 return
             self._timer.cancel()
+        self._timer_due = when  # what uvloop returns for what is due at once does not tell
         self._timer = self._loop.call_at(when, self._tick, due)
 
     def _tick(self, due: float) -> None:

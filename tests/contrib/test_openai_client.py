@@ -299,3 +299,44 @@ async def test_the_clients_requests_and_the_pools_prompts_share_the_fleet() -> N
         )
         assert [reply.choices[0].text for reply in replies] == [f"You said: c{i}" for i in range(20)]
         assert [response.text for response in responses] == [f"You said: p{i}" for i in range(200)]
+
+
+class TestCommitted:
+    """Once bytes of a stream have reached the client, no second answer may follow."""
+
+    async def stream(self, pool: VLLMPool, prompt: str) -> tuple[set[str], int]:
+        events = await pool.openai_client().completions.create(
+            model="simulated-model", prompt=prompt, max_tokens=500, stream=True
+        )
+        ids, text = set(), ""
+        async for event in events:
+            ids.add(event.id)
+            text += event.choices[0].text
+        return ids, text.count("word")
+
+    async def test_a_stream_from_a_slow_agent_is_not_answered_twice(self) -> None:
+        profiles = [AgentProfile(slots=32, reply="word " * 120, speed=speed) for speed in (1.0, 0.02)]
+        async with running(2, profile=profiles) as (_, pool):
+            await pool.send_all_batched([f"p{i}" for i in range(64)], max_tokens=200)
+            found = await asyncio.gather(*(self.stream(pool, f"s{i}") for i in range(4)))
+            assert [(len(ids), words) for ids, words in found] == [(1, 120)] * 4
+
+    async def test_the_agents_end_breaks_a_stream_and_never_begins_it_again(self) -> None:
+        async with running(2, profile=LONG, timeouts=Timeouts(stall=10.0)) as (fleet, pool):
+            streams = [asyncio.create_task(self.stream(pool, f"s{i}")) for i in range(2)]
+            await asyncio.sleep(1.0)
+            fleet.agents[0].hang()
+            found = await asyncio.gather(*streams, return_exceptions=True)
+            broken = [one for one in found if isinstance(one, BaseException)]
+            assert [type(one) for one in broken] == [openai.APIConnectionError]
+            assert sum(generations(fleet)) == 2
+
+    async def test_the_pools_time_limit_ends_a_stream_and_hangs_no_client(self) -> None:
+        async with running(1, profile=LONG, timeout=2.0) as (fleet, pool):
+            with pytest.raises(openai.APIConnectionError) as raised:
+                await self.stream(pool, "a")
+            assert "no answer within 2 s" in str(raised.value.__cause__)
+            assert 2.0 <= now() < 3.0
+            await asyncio.sleep(0.1)
+            assert running_sequences(fleet) == 0
+            assert pool.statistics().in_flight == 0

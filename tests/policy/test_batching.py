@@ -34,12 +34,13 @@ def test_different_batches_travel_apart() -> None:
     assert [[item.kind for item in group] for group in form_batches(mixed)] == [["a"] * 3, ["b"] * 3]
 
 
-@given(rooms=st.lists(st.integers(1, 4000), min_size=1, max_size=60), limit=st.integers(2, 20))
-def test_no_answer_is_cut_to_less_than_half_its_room(rooms: list[int], limit: int) -> None:
+@given(rooms=st.lists(st.integers(1, 9), min_size=1, max_size=60), limit=st.integers(2, 20))
+def test_no_prompts_room_depends_on_its_company(rooms: list[int], limit: int) -> None:
     all_items = [WorkItem(QUEUE, index, "kind", None, room, limit) for index, room in enumerate(rooms)]
     lists = form_batches(all_items)
     assert sorted(item.index for group in lists for item in group) == list(range(len(rooms)))
+    assert len(lists) == sum(-(-rooms.count(room) // limit) for room in set(rooms))
     for group in lists:
         assert len(group) <= limit
-        assert 2 * min(item.room for item in group) >= max(item.room for item in group)
+        assert len({item.room for item in group}) == 1
         assert [item.index for item in group] == sorted(item.index for item in group)

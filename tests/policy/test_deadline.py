@@ -63,3 +63,17 @@ def test_nothing_is_kept_of_what_has_ended() -> None:
         for request in list(rig.open):
             rig.answer_all(request)
     assert not any(item for request in rig.sent for item in request.items)
+
+
+def test_the_cause_is_in_the_error_of_a_prompt_that_waits_for_an_agent() -> None:
+    rig = Rig(2, timeout=2.0)
+    rig.admit(2)
+    rig.plan()
+    for agent in (0, 1):
+        rig.die(agent)
+    rig.wait(3.0)
+    assert {failure.kind for failure in rig.failures.values()} == {"timeout"}
+    for failure in rig.failures.values():
+        assert "no answer within 2 s of sending" in failure.error
+        assert "connection lost" in failure.error
+        assert "agent" in failure.error

@@ -198,3 +198,40 @@ async def test_few_requests_per_prompt_on_a_long_job() -> None:
     async with running(2, profile=AgentProfile(slots=64)) as (_, pool):
         await pool.send_all_batched([f"prompt {i}" for i in range(1000)], max_tokens=100)
         assert pool.statistics().requests <= 0.2 * 1000
+
+
+CHAT_ONLY: list[dict[str, Any]] = [
+    {"reasoning_effort": "low"},
+    {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"},
+    {"tool_choice": "none"},
+    {"documents": [{"text": "d"}]},
+    {"chat_template": "{{ messages }}"},
+    {"include_reasoning": False},
+    {"continue_final_message": True, "add_generation_prompt": False},
+    {"add_generation_prompt": True},
+    {"mm_processor_kwargs": {}},
+    {"logprobs": True, "top_logprobs": 2},
+    {"max_completion_tokens": 4},
+    {"a_field_of_a_later_version": 1},
+]
+
+
+@pytest.mark.parametrize("extra", CHAT_ONLY, ids=lambda extra: next(iter(extra)))
+@pytest.mark.parametrize("content", ["Hello", [{"role": "user", "content": "Hello"}]], ids=["text", "conversation"])
+async def test_a_field_that_completions_may_not_know_reaches_the_chat_endpoint(
+    content: Any, extra: dict[str, Any]
+) -> None:
+    async with running(1, prompt_format="auto") as (fleet, pool):
+        at_start = len(chats_at(fleet.agents[0]))
+        await pool.send_all_batched([Prompt(content, Sampling(extra=extra))], max_tokens=8)
+        assert lists_at(fleet.agents[0]) == []
+        request = chats_at(fleet.agents[0])[at_start]
+        assert {name: request.body[name] for name in extra} == extra
+
+
+@pytest.mark.parametrize("extra", [{"min_tokens": 2, "min_p": 0.1}, {"ignore_eos": True}, {}])
+async def test_a_field_that_completions_knows_keeps_nothing_from_a_list(extra: dict[str, Any]) -> None:
+    async with running(1, prompt_format="auto") as (fleet, pool):
+        await pool.send_all_batched([Prompt("Hello", Sampling(extra=extra))], max_tokens=8)
+        (request,) = lists_at(fleet.agents[0])
+        assert {name: request.body[name] for name in extra} == extra

@@ -149,15 +149,3 @@ async def test_the_log_has_a_line_for_each_change_of_an_agent_and_none_per_promp
             f"{address} is in service",
         ]
         assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
-
-
-async def test_an_observer_that_fails_reaches_the_caller() -> None:
-    class Broken(Observer):
-        def prompt_done(self, response: Response) -> None:
-            raise ZeroDivisionError("a bug in the observer")
-
-    async with running(1, profile=SMALL, observer=Broken()) as (_, pool):
-        for prompts in (["a"], ["a", "b"], [f"p{i}" for i in range(60)]):
-            with pytest.raises(ZeroDivisionError):
-                await pool.send_all_batched(prompts, max_tokens=10)
-        assert pool.statistics().in_flight == 0

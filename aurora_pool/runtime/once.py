@@ -1,0 +1,62 @@
+"""Do something once for all who need it: one run at a time, its failure shared, and none that nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+class Once:
+    """Makes a coroutine run to its end once.
+
+    Whoever asks while it runs waits for the same run and gets its error. After a failure, the next to ask tries again.
+    A run for which nobody waits any more is cancelled.
+
+    >>> async def example():
+    ...     once = Once()
+    ...     await asyncio.gather(once.run(connect), once.run(connect))  # connects once
+    """
+
+    def __init__(self, *, done: bool = False) -> None:
+        self.done = done
+        self._task: asyncio.Task[None] | None = None
+        self._waiting = 0
+
+    async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have it done, if it is not. Raises what it raises."""
+        if self.done:
+            return
+        task = self._task
+        if task is None:
+            task = self._task = asyncio.get_running_loop().create_task(work())
+            task.add_done_callback(self._ended)
+        self._waiting += 1
+        try:
+            await asyncio.shield(task)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self._task = None
+        self.done = not task.cancelled() and task.exception() is None
+
+
+async def all_of(*work: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Run coroutines side by side; return their results in order. If one raises, the others are cancelled and ended.
+
+    >>> async def example():
+    ...     first, second = await all_of(pool.ask("a"), pool.ask("b"))
+    """
+    loop = asyncio.get_running_loop()
+    tasks = [loop.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,118 @@
+"""The pool without await: in scripts, in threads, and where an event loop runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from aurora_pool import AgentEndpoint, ConfigError, NoAgentsError, Prompt, PromptOptions, Timeouts, VLLMPool
+from aurora_pool.embeddings import EmbeddingPool, scatter_gather_embeddings
+from aurora_pool.patterns import scatter_gather
+from aurora_pool.testing import AgentProfile, SimulatedFleet
+
+RAW = PromptOptions(prompt_format="raw")
+
+
+@pytest.fixture
+def fleet() -> Iterator[SimulatedFleet]:
+    """Servers in a thread of their own: the tests are plain functions."""
+    profile = AgentProfile(slots=64, median_length=20, reply=lambda prompt: f"You said: {prompt}")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(SimulatedFleet(2, profile=profile, time_scale=50.0)) as fleet,
+    ):
+        yield fleet
+
+
+def test_a_plain_script(fleet: SimulatedFleet) -> None:
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
+        assert pool.ask("a", 20).text == "You said: a"
+        assert [r.text for r in pool.send_all_batched(["a", "b"], 20)] == ["You said: a", "You said: b"]
+        assert [r.success for r in pool.send_all(["a", "b"], 20)] == [True, True]
+        assert pool.run(VLLMPool.post, 1, "a", max_tokens=20).agent_index == 1
+        assert [r.success for r in pool.run(scatter_gather, ["a", "b", "c"], max_tokens=20)] == [True] * 3
+        assert pool.pool.statistics().prompts_failed == 0
+
+
+def test_iterating_and_leaving_early(fleet: SimulatedFleet) -> None:
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
+        found = dict(pool.iter_responses((f"p{i}" for i in range(300)), 20))
+        assert [found[i].text for i in range(300)] == [f"You said: p{i}" for i in range(300)]
+        for _index, response in pool.iter_responses((Prompt(f"p{i}") for i in range(10_000)), 20):
+            assert response.success
+            break
+        assert pool.ask("a", 20).success
+        assert pool.pool.statistics().in_flight == 0
+
+
+def test_several_threads_at_a_time(fleet: SimulatedFleet) -> None:
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool, ThreadPoolExecutor(8) as threads:
+
+        def work(thread: int) -> list[str]:
+            return [response.text for response in pool.send_all_batched([f"{thread}-{i}" for i in range(40)], 20)]
+
+        found = list(threads.map(work, range(16)))
+        assert found == [[f"You said: {thread}-{i}" for i in range(40)] for thread in range(16)]
+
+
+async def test_where_an_event_loop_runs_already_as_in_a_notebook(fleet: SimulatedFleet) -> None:
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
+        assert pool.ask("a", 20).success
+    assert asyncio.get_running_loop().is_running()
+
+
+def test_errors_reach_the_caller_and_nothing_is_left(fleet: SimulatedFleet) -> None:
+    threads = threading.active_count()
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
+        with pytest.raises(ConfigError, match="prompt 1"):
+            pool.send_all_batched(["a", None])  # type: ignore[list-item]
+        with pytest.raises(ConfigError, match="prompts"):
+            next(pool.iter_responses("one string"))
+    with pytest.raises(ConfigError, match="not started"):
+        pool.ask("a")
+    with pytest.raises(NoAgentsError):
+        VLLMPool([AgentEndpoint("127.0.0.1", 1)], timeouts=Timeouts(patience=0.1)).sync().start()
+    deadline = time.monotonic() + 20.0
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal that ends the process there")
+def test_an_interruption_cancels_what_is_in_flight(fleet: SimulatedFleet) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def wait(_pool: VLLMPool) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    def interrupt() -> None:
+        begun.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            pool.run(wait)
+        thread.join()
+        assert cancelled.wait(20.0)
+        assert pool.ask("a", 20).success
+
+
+def test_embeddings(fleet: SimulatedFleet) -> None:
+    with EmbeddingPool(fleet.endpoints).sync() as pool:
+        assert pool.run(scatter_gather_embeddings, ["a", "b"]).shape[0] == 2
