@@ -48,8 +48,8 @@ class Faults:
         ledger = self.ledger
         agent = ledger.agents[request.agent]
         unreleased = ledger.remove_request(request)
-        left = [item for item in unreleased if not item.done]
         reason = describe(error)
+        left = self._end_committed([item for item in unreleased if not item.done], agent, reason, now)
         outcome = classify(error, len(unreleased))
         if isinstance(error, ConnectionLost):
             self.autopsies.note_silence(agent, error.silent_for)
@@ -162,7 +162,7 @@ class Faults:
         self.ledger.agent_failed(agent, outcome, reason, now)
         for items in lists:
             if outcome is Outcome.DEAD:
-                self._try_again_later(items, agent, reason, now)
+                self._try_again_later(self._end_committed(items, agent, reason, now), agent, reason, now)
             else:
                 self._consequences(items, agent, outcome, reason, now)
 
@@ -172,10 +172,7 @@ class Faults:
         self, items: list[WorkItem], agent: AgentState, outcome: Outcome, reason: str, now: float
     ) -> None:
         """Do what the table says with prompts that nobody has answered."""
-        for item in items:
-            if item.committed:
-                self._fail(item, agent, "exhausted", reason, now)
-        items = [item for item in items if not item.done]
+        items = self._end_committed(items, agent, reason, now)
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
@@ -195,6 +192,13 @@ class Faults:
                 if outcome is Outcome.OVERLOADED:
                     for queue in {item.queue: None for item in items}:
                         self._give_up_refused(queue, now)
+
+    def _end_committed(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> list[WorkItem]:
+        """Fail those of which callers have bytes already; return the others."""
+        for item in items:
+            if item.committed:
+                self._fail(item, agent, "exhausted", reason, now)
+        return [item for item in items if not item.committed]
 
     def _give_up_refused(self, queue: PromptQueue, now: float) -> None:
         """End what waits in a queue once all its agents have refused whatever they got for too long."""
