@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import operator
 import random
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from typing import Any, Self, get_args
 
 from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
-from aurora_pool.messages import AnyPrompt, Response, Sampling
+from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
@@ -136,7 +136,6 @@ class AgentPool:
             self._agents.hold_back(joined, self._find_out, self._serving.least_context)
 
     async def _find_out(self, joined: Sequence[int]) -> None:
-        """Ask agents that have joined what they serve."""
         await self._serving.join(self._driver, joined)
 
     # -- views --------------------------------------------------------------------------------------------------
@@ -205,8 +204,7 @@ class AgentPool:
         self._driver.probe_requests.update(dict.fromkeys(agents, self._probe_request()))
 
     def _probe_request(self) -> tuple[str, bytes]:
-        """The path and body of the smallest request that shows whether an agent works."""
-        raise NotImplementedError
+        raise NotImplementedError  # the path and body of the smallest request that shows whether an agent works
 
     async def _prepare(self) -> None:
         await self._serving.learn(self._driver, self._agents.present)
@@ -288,7 +286,7 @@ class AgentPool:
 
     def iter_responses(
         self,
-        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
+        prompts: AnyPrompts,
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
@@ -300,8 +298,8 @@ class AgentPool:
 
         The input is pulled as fast as responses are taken, so that a million prompts from a generator are never in
         memory at once. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. ``weight``
-        and ``priority`` are as in :meth:`send_all_batched`. To stop
-        early, close the iterator: what is in flight is cancelled, at the servers too.
+        and ``priority`` are as in :meth:`send_all_batched`. To stop early, close the iterator: what is in flight is
+        cancelled, at the servers too.
 
         >>> async with contextlib.aclosing(pool.iter_responses(prompts)) as responses:  # doctest: +SKIP
         ...     async for index, response in responses:
@@ -325,20 +323,14 @@ class AgentPool:
             return await call.all(report.count if report.wanted else None)
 
     async def _responses(
-        self, prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt], options: CallOptions, total: int | None
+        self, prompts: AnyPrompts, options: CallOptions, total: int | None
     ) -> AsyncGenerator[tuple[int, Response]]:
         call = await self._call(self._agents.queue, prompts, options, total)
         async with aclosing(call.responses()) as responses:
             async for pair in responses:
                 yield pair
 
-    async def _call(
-        self,
-        queue: PromptQueue,
-        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        options: CallOptions,
-        total: int | None,
-    ) -> Call:
+    async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
         check_prompts(prompts)
         await self.start()
         queue = queue.for_call(weight=options.weight, priority=options.priority)

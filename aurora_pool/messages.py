@@ -6,7 +6,7 @@ make, and JSON-encodable. ``msgspec.structs.replace`` and ``msgspec.structs.asdi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import msgspec
@@ -92,6 +92,7 @@ class Prompt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
 
 AnyPrompt: TypeAlias = Content | Prompt
+AnyPrompts: TypeAlias = Iterable[AnyPrompt] | AsyncIterable[AnyPrompt]
 """What is taken wherever a prompt is: a :class:`Prompt`, text, token ids, or a list of messages."""
 
 

@@ -12,7 +12,9 @@ from aurora_pool.patterns.gather import broadcast, map_gather, sample_many, scat
 from aurora_pool.patterns.pipeline import PipelineResult, Stage, fan_out_fan_in, run_pipeline
 from aurora_pool.patterns.reduce import broadcast_and_reduce, map_reduce, tree_reduce
 from aurora_pool.patterns.summarize import summarize
+from aurora_pool.patterns.templates import strip_reasoning
 from aurora_pool.patterns.tree import LostLeaf, ReduceResult
+from aurora_pool.patterns.uncertainty import Uncertainty, semantic_entropy
 from aurora_pool.prompts.chunking import chunk_text
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "Role",
     "Score",
     "Stage",
+    "Uncertainty",
     "broadcast",
     "broadcast_and_reduce",
     "choose",
@@ -38,6 +41,8 @@ __all__ = [
     "sample_many",
     "scatter_gather",
     "score",
+    "semantic_entropy",
+    "strip_reasoning",
     "summarize",
     "tree_reduce",
 ]

@@ -20,8 +20,9 @@ class Role:
 
     In ``prompt``, ``{<name of a section>}`` stands for that section's text, ``{round}`` for the round, from 1. ``tag``
     limits the role to the agents that carry it (``role=critic`` in the hostfile). ``count`` contributions are asked for
-    in each round, spread over those agents. What is written is added to the section, or replaces it if ``replace``: a
-    section that is rewritten each round keeps the board from outgrowing the model's context.
+    in each round, spread over those agents. ``last`` shows it only that many contributions of each section, the newest,
+    so that its prompt fits the model's context however long the board gets. What is written is added to the section, or
+    replaces it if ``replace``: a section that is rewritten each round does not outgrow the context either.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Role:
     tag: tuple[str, str] | None = None
     count: int = 1
     replace: bool = False
+    last: int | None = None
     max_tokens: int | None = None
     sampling: Sampling | None = None
 
@@ -84,9 +86,10 @@ class Blackboard:
         self._rounds = 0
         self._check()
 
-    def text(self, section: str) -> str:
-        """Give what a section says now: its contributions, with a blank line in between."""
-        return SEPARATOR.join(contribution.text for contribution in self._sections[section])
+    def text(self, section: str, last: int | None = None) -> str:
+        """Give what a section says now: its contributions, or the ``last`` ones, with a blank line in between."""
+        contributions = self._sections[section]
+        return SEPARATOR.join(each.text for each in (contributions if last is None else contributions[-last:]))
 
     def contributions(self, section: str) -> tuple[Contribution, ...]:
         """Give what a section is made of, the oldest first."""
@@ -117,7 +120,7 @@ class Blackboard:
         for _ in range(rounds):
             self._rounds += 1
             before = {name: self.text(name) for name in self._sections}
-            written = await self._ask(teams, before, sampling)
+            written = await self._ask(teams, sampling)
             failures = [(role, response) for role, response in written if not response.success]
             lost += [LostContribution(role.name, self._rounds, r.error or "no answer") for role, r in failures]
             if len(failures) == len(written):
@@ -145,11 +148,11 @@ class Blackboard:
         return teams
 
     async def _ask(
-        self, teams: list[tuple[VLLMPool, list[Role]]], board: Mapping[str, str], sampling: Sampling | None
+        self, teams: list[tuple[VLLMPool, list[Role]]], sampling: Sampling | None
     ) -> list[tuple[Role, Response]]:
         async def ask(team: VLLMPool, roles: list[Role]) -> dict[str, list[Response]]:
             askers = [role for role in roles for _ in range(role.count)]
-            prompts = [self._prompt(role, board) for role in askers]
+            prompts = [self._prompt(role) for role in askers]
             answers: dict[str, list[Response]] = {role.name: [] for role in roles}
             for role, response in zip(askers, await team.send_all_batched(prompts, sampling=sampling), strict=True):
                 answers[role.name].append(response)
@@ -160,7 +163,8 @@ class Blackboard:
         by_role = {name: responses for task in tasks for name, responses in task.result().items()}
         return [(role, response) for role in self._roles for response in by_role[role.name]]
 
-    def _prompt(self, role: Role, board: Mapping[str, str]) -> Prompt:
+    def _prompt(self, role: Role) -> Prompt:
+        board = {name: self.text(name, role.last) for name in self._sections}
         return Prompt(render(role.prompt, **board, round=self._rounds), role.sampling, role.max_tokens)
 
     def _put_up(self, written: list[tuple[Role, Response]]) -> None:
@@ -183,6 +187,8 @@ class Blackboard:
                 raise ConfigError(f"role {role.name!r} writes into section {role.section!r}; the board has {known}")
             if not any(f"{{{name}}}" in role.prompt for name in self._sections):
                 raise ConfigError(f"the prompt of role {role.name!r} reads no section of the board")
+            if role.last is not None and role.last < 1:
+                raise ConfigError(f"last of role {role.name!r} must be at least 1: got {role.last}")
             if role.count < 1:
                 raise ConfigError(f"count of role {role.name!r} must be at least 1: got {role.count}")
             if sum(role.name == other.name for other in self._roles) > 1:

@@ -144,7 +144,7 @@ async def fan_out_fan_in(
         raise ConfigError("there are no prompts to fan out to")
     for name, template in prompts.items():
         require_placeholder(f"prompts[{name!r}]", template, "item")
-    room = await reduce_room(pool, merge_prompt)
+    room = await reduce_room(pool, merge_prompt, None)
     inputs = [str(item) for item in items]
     names = list(prompts)
     trees = {
@@ -160,7 +160,7 @@ async def fan_out_fan_in(
     def values_of(number: int) -> dict[str, object]:
         return {"item": inputs[number]}
 
-    prompt_for = merging(pool, merge_prompt, values_of)
+    prompt_for = merging(pool, merge_prompt, None, values_of)
     return list((await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling)).values())
 
 

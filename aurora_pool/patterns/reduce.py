@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import TypeAlias, TypeVar
 
+import msgspec
+
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
@@ -19,6 +21,8 @@ SPARE_TOKENS = 128
 
 Item = TypeVar("Item")
 Name = TypeVar("Name", bound=Hashable)
+Clean: TypeAlias = Callable[[str], str]
+"""What is made of an answer before it is used."""
 Step: TypeAlias = tuple[Name, int | ReduceCall]
 """Which tree a prompt belongs to, and where: the position of a leaf, or a reduce call."""
 
@@ -31,6 +35,8 @@ async def tree_reduce(
     items: Iterable[object] = (),
     *,
     max_tokens: int | None = None,
+    reduce_max_tokens: int | None = None,
+    clean: Clean | None = None,
     sampling: Sampling | None = None,
     on_level: OnLevel | None = None,
     on_progress: OnCallProgress | None = None,
@@ -50,7 +56,9 @@ async def tree_reduce(
     where more would not fit the model's context; ``{level}`` for the level of the tree, from 1. Neighbouring texts are
     merged as soon as they are all in, and which texts form a group depends on nothing but their positions.
 
-    Leaves get ``max_tokens`` tokens, reduce prompts the pool's ``max_tokens_aggregation``. A lost leaf does not stop
+    Leaves get ``max_tokens`` tokens, reduce prompts ``reduce_max_tokens``, or else the pool's own
+    ``max_tokens_aggregation``. ``clean`` is called with each answer, and what it returns is used in its place:
+    :func:`~aurora_pool.patterns.strip_reasoning` leaves out what a model has thought aloud. A lost leaf does not stop
     the rest: it is named in the result, which is then no success. A reduce prompt that fails twice has its texts merged
     one level up. ``on_level(level, texts)`` sees each level once it is complete. ``on_progress`` and ``progress`` are
     those of :meth:`VLLMPool.send_all_batched`; the total counts the reduce prompts that are foreseen. A blank
@@ -61,14 +69,20 @@ async def tree_reduce(
     """
     require_placeholder("prompt", prompt, "item")
     items = list(items)
-    room = await reduce_room(pool, reduce_prompt)
+    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(len(items), fanin, room=room, on_level=on_level, keep_blank=keep_blank)
     leaves = (
         ((None, index), Prompt(render(prompt, item=item), max_tokens=max_tokens)) for index, item in enumerate(items)
     )
     with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
         results = await reduce_forest(
-            pool, {None: tree}, leaves, merging(pool, reduce_prompt), sampling=sampling, report=report
+            pool,
+            {None: tree},
+            leaves,
+            merging(pool, reduce_prompt, reduce_max_tokens),
+            sampling=sampling,
+            clean=clean,
+            report=report,
         )
     return results[None]
 
@@ -80,6 +94,8 @@ async def broadcast_and_reduce(
     fanin: int = DEFAULT_FANIN,
     *,
     max_tokens: int | None = None,
+    reduce_max_tokens: int | None = None,
+    clean: Clean | None = None,
     sampling: Sampling | None = None,
     on_level: OnLevel | None = None,
     keep_blank: bool = False,
@@ -92,7 +108,7 @@ async def broadcast_and_reduce(
 
     Arguments and errors are those of :func:`tree_reduce`; ``sampling`` is for the reduce prompts.
     """
-    room = await reduce_room(pool, reduce_prompt)
+    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(
         pool.size,
         fanin,
@@ -103,9 +119,9 @@ async def broadcast_and_reduce(
     )
     responses = await pool.broadcast_prompt(prompt, max_tokens)
     calls = [call for agent, response in enumerate(responses) for call in tree.leaf_done(agent, response)]
-    prompt_for: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt)
+    prompt_for: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt, reduce_max_tokens)
     first = [((None, call), prompt_for(None, call)) for call in calls]
-    return (await reduce_forest(pool, {None: tree}, first, prompt_for, sampling=sampling))[None]
+    return (await reduce_forest(pool, {None: tree}, first, prompt_for, sampling=sampling, clean=clean))[None]
 
 
 async def map_reduce(
@@ -117,6 +133,8 @@ async def map_reduce(
     *,
     fanin: int = DEFAULT_FANIN,
     max_tokens: int | None = None,
+    reduce_max_tokens: int | None = None,
+    clean: Clean | None = None,
     sampling: Sampling | None = None,
     keep_blank: bool = False,
 ) -> dict[Name, ReduceResult]:
@@ -133,7 +151,7 @@ async def map_reduce(
     which the keys first came. Raises what :func:`tree_reduce` raises.
     """
     require_placeholder("prompt", prompt, "item")
-    room = await reduce_room(pool, reduce_prompt)
+    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     groups: dict[Name, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -147,16 +165,18 @@ async def map_reduce(
         for name, members in groups.items()
         for index, item in enumerate(members)
     )
-    prompt_for = merging(pool, reduce_prompt, lambda name: {"key": name})
-    return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling)
+    prompt_for = merging(pool, reduce_prompt, reduce_max_tokens, lambda name: {"key": name})
+    return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)
 
 
-async def reduce_room(pool: VLLMPool, reduce_prompt: str) -> Room | None:
+async def reduce_room(pool: VLLMPool, reduce_prompt: str, max_tokens: int | None) -> Room | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
-    return await context_room(pool, "reduce_prompt", reduce_prompt, "responses", pool.max_tokens_aggregation)
+    return await context_room(
+        pool, "reduce_prompt", reduce_prompt, "responses", max_tokens or pool.max_tokens_aggregation
+    )
 
 
 async def context_room(
@@ -196,6 +216,7 @@ async def reduce_forest(
     prompt_for: Callable[[Name, ReduceCall], Prompt],
     *,
     sampling: Sampling | None = None,
+    clean: Clean | None = None,
     report: ProgressReport | None = None,
 ) -> dict[Name, ReduceResult]:
     """Carry out what several trees decide, all in one call to the pool.
@@ -205,6 +226,8 @@ async def reduce_forest(
 
     def follow(step: Step[Name], response: Response) -> list[Work[Step[Name]]]:
         name, place = step
+        if clean is not None and response.success:
+            response = msgspec.structs.replace(response, text=clean(response.text))
         tree = trees[name]
         calls = tree.leaf_done(place, response) if isinstance(place, int) else tree.call_done(place, response)
         return [((name, call), prompt_for(name, call)) for call in calls]
@@ -214,12 +237,15 @@ async def reduce_forest(
 
 
 def merging(
-    pool: VLLMPool, reduce_prompt: str, values_of: Callable[[Name], Mapping[str, object]] = lambda _: {}
+    pool: VLLMPool,
+    reduce_prompt: str,
+    max_tokens: int | None,
+    values_of: Callable[[Name], Mapping[str, object]] = lambda _: {},
 ) -> Callable[[Name, ReduceCall], Prompt]:
     """Make the function that writes the prompts of reduce calls; ``values_of`` gives a tree's own placeholders."""
 
     def prompt_for(name: Name, call: ReduceCall) -> Prompt:
         values = {**values_of(name), "responses": SEPARATOR.join(call.texts), "level": call.level}
-        return Prompt(render(reduce_prompt, **values), max_tokens=pool.max_tokens_aggregation)
+        return Prompt(render(reduce_prompt, **values), max_tokens=max_tokens or pool.max_tokens_aggregation)
 
     return prompt_for

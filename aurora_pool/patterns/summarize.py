@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.patterns.documents import Document
-from aurora_pool.patterns.reduce import DEFAULT_FANIN, context_room, merging, reduce_forest, reduce_room
+from aurora_pool.patterns.reduce import DEFAULT_FANIN, Clean, context_room, merging, reduce_forest, reduce_room
 from aurora_pool.patterns.templates import render
 from aurora_pool.patterns.tree import OnLevel, ReduceResult, ReduceTree
 from aurora_pool.pool import VLLMPool
@@ -43,6 +43,8 @@ async def summarize(
     overlap: int | None = None,
     fanin: int = DEFAULT_FANIN,
     max_tokens: int | None = None,
+    reduce_max_tokens: int | None = None,
+    clean: Clean | None = None,
     sampling: Sampling | None = None,
     on_level: OnLevel | None = None,
     on_progress: OnCallProgress | None = None,
@@ -58,13 +60,14 @@ async def summarize(
     of which neighbours share ``overlap`` tokens; each chunk is summarised with ``prompt``, in at most ``max_tokens``
     tokens, and the summaries are merged as in :func:`~aurora_pool.patterns.tree_reduce`. In ``prompt``, ``{item}`` is
     the chunk, ``{name}`` its document, and ``{part}`` of ``{parts}`` its place in it. The result names each chunk that
-    is lost by document and part. ``on_progress`` and ``progress`` are those of :meth:`VLLMPool.send_all_batched`.
+    is lost by document and part. ``reduce_max_tokens`` and ``clean`` are those of
+    :func:`~aurora_pool.patterns.tree_reduce`, ``on_progress`` and ``progress`` of :meth:`VLLMPool.send_all_batched`.
 
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no text in the documents, chunks that don't
     fit the context, and what :func:`~aurora_pool.patterns.tree_reduce` refuses.
     """
     prompt_room = await context_room(pool, "prompt", prompt, "item", max_tokens or pool.max_tokens_aggregation)
-    room = await reduce_room(pool, reduce_prompt)
+    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     if prompt_room is not None and chunk_tokens is not None and chunk_tokens > prompt_room.tokens:
         raise ConfigError(f"chunk_tokens is {chunk_tokens}, but the context has room for {prompt_room.tokens} only")
     size = chunk_tokens or min(DEFAULT_CHUNK_TOKENS, prompt_room.tokens if prompt_room else DEFAULT_CHUNK_TOKENS)
@@ -84,6 +87,12 @@ async def summarize(
     leaves = (((None, index), prompt) for index, prompt in enumerate(prompts))
     with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
         results = await reduce_forest(
-            pool, {None: tree}, leaves, merging(pool, reduce_prompt), sampling=sampling, report=report
+            pool,
+            {None: tree},
+            leaves,
+            merging(pool, reduce_prompt, reduce_max_tokens),
+            sampling=sampling,
+            clean=clean,
+            report=report,
         )
     return results[None]

@@ -15,6 +15,22 @@ SEPARATOR = "\n\n"
 """What stands between texts that are put into one prompt."""
 
 
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+def strip_reasoning(text: str) -> str:
+    """Leave out what a model has thought aloud, between ``<think>`` and ``</think>``.
+
+    >>> strip_reasoning("<think>Hm, 6 x 7?</think> 42")
+    '42'
+
+    Some templates open the first one in the prompt, so that only its end is in the answer; one that is not closed was
+    cut off, and nothing follows it. Where a server tells reasoning apart (``--reasoning-parser``), it never stands in
+    the text.
+    """
+    return _THOUGHT.sub("", text).rpartition("</think>")[2].strip()
+
+
 def render(template: str, **values: object) -> str:
     """Fill in a template's placeholders.
 

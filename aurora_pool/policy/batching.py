@@ -23,7 +23,7 @@ def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
         if item.limit == 1:
             lists.append([item])
         else:
-            groups.setdefault((id(item.kind), id(item.cohort), item.room), []).append(item)
+            groups.setdefault((id(item.kind), item.room, id(item.cohort)), []).append(item)
     for group in groups.values():
         limit = group[0].limit
         lists.extend(group[start : start + limit] for start in range(0, len(group), limit))

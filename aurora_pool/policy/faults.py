@@ -49,7 +49,7 @@ class Faults:
         agent = ledger.agents[request.agent]
         unreleased = ledger.remove_request(request)
         reason = describe(error)
-        left = self._end_committed([item for item in unreleased if not item.done], agent, reason, now)
+        left = self._movable(unreleased, agent, reason, now)
         outcome = classify(error, len(unreleased))
         if isinstance(error, ConnectionLost):
             self.autopsies.note_silence(agent, error.silent_for)
@@ -122,8 +122,7 @@ class Faults:
         item = ledger.release(request, slot, started=started)
         self._cool_down(agent, now)
         ledger.agent_failed(agent, Outcome.BROKEN, reason, now)
-        if not item.done:
-            self._consequences([item], agent, Outcome.BROKEN, reason, now)
+        self._consequences(self._movable([item], agent, reason, now), agent, Outcome.BROKEN, reason, now)
 
     def _cool_down(self, agent: AgentState, now: float, at_least: float = 0.0) -> None:
         agent.cooldowns += 1
@@ -149,22 +148,27 @@ class Faults:
 
     def removed(self, agent: AgentState, now: float) -> None:
         """Take an agent out for good: what it holds moves."""
-        left = [item for item in self.ledger.remove_agent(agent, now) if not item.done]
+        left = self._movable(self.ledger.remove_agent(agent, now), agent, agent.last_error, now)
         self._consequences(left, agent, Outcome.DRAINING, agent.last_error, now)
 
     def _give_up(self, agent: AgentState, error: PoolError, now: float) -> None:
         """Close all that an agent holds which answers no more. Time that passed is no prompt's guilt."""
         outcome = classify(error, 1)
         reason = describe(error)
-        lists = [
-            [item for item in self.ledger.close(request, now) if not item.done] for request in list(agent.requests)
-        ]
+        lists = [self._movable(self.ledger.close(request, now), agent, reason, now) for request in list(agent.requests)]
         self.ledger.agent_failed(agent, outcome, reason, now)
         for items in lists:
             if outcome is Outcome.DEAD:
-                self._try_again_later(self._end_committed(items, agent, reason, now), agent, reason, now)
+                self._try_again_later(items, agent, reason, now)
             else:
                 self._consequences(items, agent, outcome, reason, now)
+
+    def _movable(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> list[WorkItem]:
+        """The prompts that are not done, and may go elsewhere: those whose callers have a beginning end here."""
+        for item in items:
+            if item.committed and not item.done:
+                self._fail(item, agent, "exhausted", reason, now)
+        return [item for item in items if not item.done]
 
     # -- the prompts --------------------------------------------------------------------------------------------
 
@@ -172,7 +176,6 @@ class Faults:
         self, items: list[WorkItem], agent: AgentState, outcome: Outcome, reason: str, now: float
     ) -> None:
         """Do what the table says with prompts that nobody has answered."""
-        items = self._end_committed(items, agent, reason, now)
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
@@ -192,13 +195,6 @@ class Faults:
                 if outcome is Outcome.OVERLOADED:
                     for queue in {item.queue: None for item in items}:
                         self._give_up_refused(queue, now)
-
-    def _end_committed(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> list[WorkItem]:
-        """Fail those of which callers have bytes already; return the others."""
-        for item in items:
-            if item.committed:
-                self._fail(item, agent, "exhausted", reason, now)
-        return [item for item in items if not item.committed]
 
     def _give_up_refused(self, queue: PromptQueue, now: float) -> None:
         """End what waits in a queue once all its agents have refused whatever they got for too long."""

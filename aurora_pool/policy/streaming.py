@@ -25,11 +25,11 @@ def stream_interval(speed: float, silent_cut: float = 0.0) -> int:
 
     ``silent_cut`` is the silence, in seconds, after which connections to this agent were seen to be cut; 0 if none was.
 
-    >>> stream_interval(50.0), stream_interval(0.0), stream_interval(0.5, silent_cut=15.0)
-    (500, 100, 2)
+    >>> [stream_interval(speed) for speed in (50.0, 0.0, float("inf"))], stream_interval(0.5, silent_cut=15.0)
+    ([500, 100, 1000000], 2)
     """
     seconds = min(SHOW_EVERY, silent_cut * OF_THE_CUT) if silent_cut else SHOW_EVERY
-    return max(1, min(MOST, int((speed or (SLOW if silent_cut else UNKNOWN_SPEED)) * seconds)))
+    return max(1, int(min(MOST, (speed or (SLOW if silent_cut else UNKNOWN_SPEED)) * seconds)))
 
 
 def may_be_long(room: int, speed: float, silent_cut: float = 0.0) -> bool:

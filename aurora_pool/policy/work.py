@@ -49,9 +49,9 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     avoid: int = -1
     done: bool = False
     hedged: bool = False
+    committed: bool = False
     doubted: bool = False
     cohort: object = None
-    committed: bool = False
     first_sent: float = -1.0
     started_at: float = -1.0
     prompt_tokens: float = 0.0

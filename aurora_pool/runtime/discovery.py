@@ -106,7 +106,7 @@ class Serving:
         self._measure(driver, members)
 
     def _measure(self, driver: Driver, agents: Iterable[int]) -> None:
-        """Record what agents that have told serve; those that serve another model get no prompts."""
+        """Record what these agents have told: their names, whether they serve the model, and its context length."""
         for agent in agents:
             models = self._told.get(agent)
             if models is None:

@@ -119,3 +119,14 @@ def test_misuse(sections: list[str], roles: list[Role], match: str) -> None:
 async def test_no_rounds_are_refused() -> None:
     with pytest.raises(ConfigError, match="rounds must be at least 1: got 0"):
         await Blackboard(["a"], [Role("x", "a", "{a}")]).run(FakePool(str), 0)
+
+
+async def test_a_role_may_see_the_last_contributions_only() -> None:
+    pool = FakePool(lambda _: f"idea {len(pool.answered)}")
+    board = Blackboard({"ideas": "first"}, [Role("thinker", "ideas", "{round}:{ideas}", last=2)])
+    await board.run(pool, 4)
+    assert pool.answered == ["1:first", "2:first\n\nidea 1", "3:idea 1\n\nidea 2", "4:idea 2\n\nidea 3"]
+    assert board.text("ideas", last=1) == "idea 4"
+    assert len(board.contributions("ideas")) == 5
+    with pytest.raises(ConfigError, match="last"):
+        Blackboard(["ideas"], [Role("thinker", "ideas", "{ideas}", last=0)])

@@ -6,7 +6,7 @@ import pytest
 
 from aurora_pool.errors import ConfigError, ServerError
 from aurora_pool.messages import Response
-from aurora_pool.patterns import broadcast_and_reduce, map_reduce, tree_reduce
+from aurora_pool.patterns import broadcast_and_reduce, map_reduce, strip_reasoning, tree_reduce
 from aurora_pool.patterns.reduce import SPARE_TOKENS
 from tests.patterns.fake_pool import FakePool, failed
 
@@ -160,3 +160,31 @@ async def test_map_reduce_refuses_no_items() -> None:
 async def test_a_key_is_put_in_literally() -> None:
     results = await map_reduce(FakePool(str), "ab", "{item}", "{key} {responses}", key=lambda _: "{responses}")
     assert results["{responses}"].text == "{responses} a\n\nb"
+
+
+async def test_reduce_steps_have_a_limit_of_their_own_and_answers_are_cleaned() -> None:
+    def answer(prompt: str) -> str:
+        assert "<think>" not in prompt
+        return f"<think>about {prompt}</think>\n\n({prompt})"
+
+    pool = FakePool(answer)
+    result = await tree_reduce(
+        pool, "{item}", "{responses}", items="ab", max_tokens=5, reduce_max_tokens=7, clean=strip_reasoning
+    )
+    assert result.text == "((a)\n\n(b))"
+    assert [prompt.max_tokens for prompt in pool.sent] == [5, 5, 7]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think>Hm.</think>\n\n42", "42"),
+        ("Hm, so it is.</think>42", "42"),
+        ("<think>cut off in the mid", ""),
+        ("a <think>b</think> c <think>d</think> e", "a  c  e"),
+        ("nothing thought", "nothing thought"),
+        ("<think>\n\n</think>\n\n", ""),
+    ],
+)
+def test_reasoning_is_stripped(text: str, left: str) -> None:
+    assert strip_reasoning(text) == left
