@@ -87,7 +87,7 @@ class RemoteBlobs:
 
     def __init__(self, url: str) -> None:
         try:
-            from fsspec.core import url_to_fs  # type: ignore[import-untyped,unused-ignore] # noqa: PLC0415
+            from fsspec.core import url_to_fs  # noqa: PLC0415 - an extra
         except ModuleNotFoundError:
             raise ConfigError(f"{url}: this needs the package fsspec, and the one for its kind of store") from None
         try:
@@ -100,7 +100,7 @@ class RemoteBlobs:
     async def put(self, name: str, source: Path) -> None:
         """Upload the file."""
         await asyncio.to_thread(self._system.put_file, str(source), self._path(name))
-        source.unlink(missing_ok=True)
+        await asyncio.to_thread(source.unlink, missing_ok=True)
 
     async def fetch(self, name: str, target: Path) -> None:
         """Download the file."""

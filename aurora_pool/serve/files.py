@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import BodyPartReader, MultipartReader, web
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import RowMapping, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.access import caller_of
@@ -96,27 +96,27 @@ class FilesApi:
             rows, more = await read_page(
                 connection, files, chosen, after=request.query.get("after"), limit=limit, ascending=ascending
             )
-        return encode_reply(page([file_object(row._mapping) for row in rows], has_more=more))
+        return encode_reply(page([file_object(row) for row in rows], has_more=more))
 
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe a file."""
-        return encode_reply(file_object((await self._found(request))._mapping))
+        return encode_reply(file_object(await self._found(request)))
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         """Download a file."""
         row = await self._found(request)
         try:
-            return await send_chunks(request, self._blobs.chunks(row.id), row.bytes, self._options.write_timeout)
+            return await send_chunks(request, self._blobs.chunks(row["id"]), row["bytes"], self._options.write_timeout)
         except FileNotFoundError:
-            raise not_found("File", row.id) from None
+            raise not_found("File", row["id"]) from None
 
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a file. A batch that runs on it has its own hold of the content."""
         row = await self._found(request)
         async with self._storage.write() as connection:
-            await connection.execute(delete(files).where(files.c.id == row.id))
-        await self._blobs.delete(row.id)
-        return encode_reply({"id": row.id, "object": "file", "deleted": True})
+            await connection.execute(delete(files).where(files.c.id == row["id"]))
+        await self._blobs.delete(row["id"])
+        return encode_reply({"id": row["id"], "object": "file", "deleted": True})
 
     async def sweep(self) -> int:
         """Delete what has expired; return how many files."""
@@ -129,7 +129,7 @@ class FilesApi:
             await self._blobs.delete(name)
         return len(names)
 
-    async def _found(self, request: web.Request) -> Row[Any]:
+    async def _found(self, request: web.Request) -> RowMapping:
         async with self._storage.read() as connection:
             return await find_file(connection, request.match_info["file_id"], caller_of(request).user)
 
@@ -205,11 +205,11 @@ class FilesApi:
         return int(seconds)
 
 
-async def find_file(connection: AsyncConnection, file_id: str, user: str) -> Row[Any]:
+async def find_file(connection: AsyncConnection, file_id: str, user: str) -> RowMapping:
     """Give a user's file. Raises :class:`ApiError` (404) where there is none, or it has expired."""
     chosen = select(files).where(files.c.id == file_id, files.c.user == user)
-    row = (await connection.execute(chosen)).one_or_none()
-    if row is None or (row.expires_at is not None and row.expires_at <= time.time()):
+    row = (await connection.execute(chosen)).mappings().one_or_none()
+    if row is None or (row["expires_at"] is not None and row["expires_at"] <= time.time()):
         raise not_found("File", file_id)
     return row
 

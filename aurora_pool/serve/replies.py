@@ -9,7 +9,7 @@ from contextlib import aclosing
 from aiohttp import web
 
 
-class SlowClient(ConnectionError):  # noqa: N818 - it names the client
+class SlowClient(ConnectionError):
     """A client does not take what is sent to it."""
 
 

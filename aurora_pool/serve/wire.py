@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
-from sqlalchemy import Row, Select, Table, select
+from sqlalchemy import RowMapping, Select, Table, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.errors import ApiError, bad_request
@@ -86,7 +86,7 @@ async def read_page(
     after: str | None,
     limit: int,
     ascending: bool = False,
-) -> tuple[list[Row[Any]], bool]:
+) -> tuple[list[RowMapping], bool]:
     """Read a page of a list, newest first, and whether there is more. ``after`` is the id before it."""
     columns = table.c
     if after is not None:
@@ -95,7 +95,7 @@ async def read_page(
             raise ApiError(404, f"No such object: {after}", param="after")
         chosen = chosen.where(columns.seq > seq if ascending else columns.seq < seq)
     order = columns.seq.asc() if ascending else columns.seq.desc()
-    rows = list((await connection.execute(chosen.order_by(order).limit(limit + 1))).all())
+    rows = list((await connection.execute(chosen.order_by(order).limit(limit + 1))).mappings())
     return rows[:limit], len(rows) > limit
 
 
