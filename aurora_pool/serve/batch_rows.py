@@ -1,11 +1,11 @@
-"""The rows of batches: their states, and how the API shows them.
+r"""The rows of batches: their states, and how the API shows them.
 
 ::
 
     validating -> in_progress -> finalizing -> completed
-        |              |  \\-> (the window ends) finalizing -> expired
-        |              \\----> cancelling -> cancelled
-        \\-> failed
+        |              |  \-> (the window ends) finalizing -> expired
+        |              \----> cancelling -> cancelled
+        \-> failed
 
 Whoever holds a row's lease moves it on; ``epoch`` counts the leases, and every change names it, so that a holder that
 has lost its lease changes nothing any more.

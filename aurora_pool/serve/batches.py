@@ -13,9 +13,10 @@ from sqlalchemy import RowMapping, func, insert, select, update
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.batch_rows import ACTIVE, ENDPOINTS, batch_object, find_batch
 from aurora_pool.serve.blobs import read_file
-from aurora_pool.serve.errors import ApiError, bad_request
+from aurora_pool.serve.errors import ApiError, bad_request, not_found
 from aurora_pool.serve.files import LONGEST, SHORTEST, find_file
 from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.limits import too_many
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
@@ -69,38 +70,42 @@ class BatchesApi:
         caller = caller_of(request)
         wanted = decode(await request.read(), _Create)
         values = _checked(wanted)
+        async with self._storage.read() as connection:
+            file = await find_file(connection, wanted.input_file_id, caller.user)
+        batch_id = new_id("batch_")
+        try:
+            # The batch's own hold on the content: the file may be deleted from now on.
+            await self._folders.take_input(batch_id, file["id"])
+        except FileNotFoundError:
+            raise not_found("File", file["id"]) from None
+        try:
+            row = await self._insert(caller, {**values, "id": batch_id, "user": caller.user})
+        except BaseException:
+            await self._folders.drop(batch_id)
+            raise
+        self._wake()
+        return encode_reply(batch_object(row))
+
+    async def _insert(self, caller: Caller, values: dict[str, Any]) -> RowMapping:
         now = int(time.time())
         limit = caller.limits.batches_queued
+        new = {
+            **values,
+            "status": "validating",
+            "created_at": now,
+            "expires_at": now + parse_duration(values["completion_window"], "completion_window"),
+            "paused": False,
+            "total": 0,
+            "completed": 0,
+            "failed": 0,
+            "epoch": 0,
+        }
         async with self._storage.write() as connection:
-            file = await find_file(connection, wanted.input_file_id, caller.user)
             if limit is not None:
                 chosen = select(func.count()).where(batches.c.user == caller.user, batches.c.status.in_(ACTIVE))
                 if (await connection.execute(chosen)).scalar_one() >= limit:
                     raise too_many(f"Limit of {limit} batches queued or running reached.", 60)
-            new = {
-                **values,
-                "id": new_id("batch_"),
-                "user": caller.user,
-                "input_file_id": file["id"],
-                "status": "validating",
-                "created_at": now,
-                "expires_at": now + parse_duration(wanted.completion_window, "completion_window"),
-                "paused": False,
-                "total": 0,
-                "completed": 0,
-                "failed": 0,
-                "epoch": 0,
-            }
-            row = (await connection.execute(insert(batches).values(new).returning(batches))).mappings().one()
-        try:
-            # The batch's own hold on the content: the file may be deleted from now on.
-            await self._folders.take_input(new["id"], file["id"])
-        except FileNotFoundError:
-            async with self._storage.write() as connection:
-                await connection.execute(batches.delete().where(batches.c.id == new["id"]))
-            raise bad_request("The input file was deleted.", param="input_file_id") from None
-        self._wake()
-        return encode_reply(batch_object(row))
+            return (await connection.execute(insert(batches).values(new).returning(batches))).mappings().one()
 
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe a batch."""
@@ -153,7 +158,8 @@ class BatchesApi:
         async with self._storage.write() as connection:
             found = await find_batch(connection, request.match_info["batch_id"], caller_of(request))
             chosen = update(batches).where(batches.c.id == found["id"], batches.c.status.in_(when)).values(values)
-            row = (await connection.execute(chosen.returning(batches))).mappings().one_or_none()
+            changed = await connection.execute(chosen.returning(batches))
+            row: RowMapping | None = changed.mappings().one_or_none()
         if row is None:
             if found["status"] == values.get("status"):
                 return found
@@ -182,6 +188,7 @@ def _checked(wanted: _Create) -> dict[str, Any]:
     if wanted.priority not in PRIORITIES:
         raise bad_request("Invalid 'priority': expected a whole number from -100 to 100.", param="priority")
     return {
+        "input_file_id": wanted.input_file_id,
         "endpoint": wanted.endpoint,
         "completion_window": wanted.completion_window,
         "metadata": metadata,
