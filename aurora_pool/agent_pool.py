@@ -21,6 +21,7 @@ from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.open_files import ensure_open_files
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
@@ -308,6 +309,10 @@ class AgentPool:
         check_whole(0, total=total)
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return self._responses(self._queue, prompts, options, total)
+
+    def forwarder(self) -> Forwarder:
+        """Send HTTP requests as they are, balanced over these agents: what gateways and foreign clients need."""
+        return Forwarder(self._driver, self._queue, self.start)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()

@@ -29,7 +29,20 @@ KEPT = {
     "parse_hostfile",
 }
 HEAVY = ("openai", "typer", "rich", "prometheus_client", "numpy", "pandas", "polars", "plotly", "yaml", "aiohttp.web")
-EXTRAS = {"numpy", "pandas", "plotly", "polars", "prometheus_client", "zstandard"}
+EXTRAS = {
+    "aiosqlite",
+    "alembic",
+    "fsspec",
+    "jinja2",
+    "numpy",
+    "pandas",
+    "plotly",
+    "polars",
+    "prometheus_client",
+    "sqlalchemy",
+    "standardwebhooks",
+    "zstandard",
+}
 
 MODULES = sorted(
     module.name

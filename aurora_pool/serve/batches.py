@@ -105,7 +105,9 @@ class BatchesApi:
                 chosen = select(func.count()).where(batches.c.user == caller.user, batches.c.status.in_(ACTIVE))
                 if (await connection.execute(chosen)).scalar_one() >= limit:
                     raise too_many(f"Limit of {limit} batches queued or running reached.", 60)
-            return (await connection.execute(insert(batches).values(new).returning(batches))).mappings().one()
+            made = await connection.execute(insert(batches).values(new).returning(batches))
+            row: RowMapping = made.mappings().one()
+        return row
 
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe a batch."""
