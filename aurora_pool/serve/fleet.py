@@ -211,9 +211,8 @@ def _components(names: Mapping[AgentEndpoint, frozenset[str]]) -> list[list[Agen
     for endpoint, own in names.items():
         if not own:
             continue
-        joined, apart = [], []
-        for group in groups:
-            (joined if group[0] & own else apart).append(group)
+        joined = [group for group in groups if group[0] & own]
+        apart = [group for group in groups if not group[0] & own]
         merged = set(own).union(*(group[0] for group in joined))
         groups = [*apart, (merged, [each for group in joined for each in group[1]] + [endpoint])]
     return [members for _, members in groups]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, RowMapping, cast, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Float, RowMapping, and_, cast, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.batch_rows import ACTIVE
@@ -19,8 +19,8 @@ CANDIDATES = 512
 """How many batches are looked at to choose the next."""
 
 
-class LeaseLost(Exception):  # noqa: N818 - it says what happened
-    """Another replica has the batch now."""
+class LeaseLost(Exception):
+    """A batch is another replica's now, or was cancelled: who held it lets go."""
 
 
 class Leases:
@@ -96,12 +96,15 @@ class Leases:
         return held
 
     async def change(self, row: RowMapping, values: Mapping[str, Any], *, release: bool = False) -> None:
-        """Change a batch that is held. Raises :class:`LeaseLost`."""
+        """Change a batch that is held and whose status is still that of ``row``.
+
+        Raises :class:`LeaseLost` where another replica has it, or its user has cancelled it meanwhile.
+        """
         async with self._storage.write() as connection:
             await self._change(connection, row, values, release=release)
 
     async def end(self, row: RowMapping, values: Mapping[str, Any], made: Iterable[Mapping[str, Any]] = ()) -> None:
-        """End a batch: its row, its files and its webhooks' deliveries in one transaction. Raises :class:`LeaseLost`."""
+        """End a batch: its row, files and webhook deliveries in one transaction. Raises :class:`LeaseLost`."""
         async with self._storage.write() as connection:
             await self._change(connection, row, values, release=True)
             for file in made:
@@ -118,13 +121,15 @@ class Leases:
         self, connection: AsyncConnection, row: RowMapping, values: Mapping[str, Any], *, release: bool
     ) -> None:
         more = {"owner": None, "lease_until": None} if release else {}
-        changed = await connection.execute(update(batches).where(self._holds(row)).values({**values, **more}))
+        changed = await connection.execute(
+            update(batches).where(self._holds(row), batches.c.status == row["status"]).values({**values, **more})
+        )
         if changed.rowcount != 1:
             raise LeaseLost(row["id"])
 
     def _holds(self, row: RowMapping) -> ColumnElement[bool]:
         columns = batches.c
-        return (columns.id == row["id"]) & (columns.owner == self._owner) & (columns.epoch == row["epoch"])
+        return and_(columns.id == row["id"], columns.owner == self._owner, columns.epoch == row["epoch"])
 
     def _free(self) -> ColumnElement[bool]:
         return or_(batches.c.owner.is_(None), batches.c.lease_until < self._now())

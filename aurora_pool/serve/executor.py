@@ -1,0 +1,176 @@
+"""Runs batches: chooses, claims, and keeps the leases of what is under way.
+
+What a kill leaves behind is simply claimed and run again: the journal knows what is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from sqlalchemy import RowMapping
+from sqlalchemy.exc import SQLAlchemyError
+
+from aurora_pool.errors import PoolError
+from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, validate_batch
+from aurora_pool.serve.keys import KeyRing
+from aurora_pool.serve.leases import LeaseLost, Leases
+from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.queueing import FairQueue, Share
+
+TICK = 1.0
+"""Seconds between looks at the database."""
+AGAIN = 10.0
+"""Seconds before a batch that could not be driven (a full disk, say) is tried again."""
+VALIDATIONS = 2
+RUNNABLE = ("in_progress", "finalizing")
+
+logger = logging.getLogger("aurora_pool")
+
+
+class Executor:
+    """Drives batches in this process."""
+
+    def __init__(self, machinery: Machinery, leases: Leases, keys: KeyRing, options: ServerOptions) -> None:
+        self._machinery = machinery
+        self._leases = leases
+        self._keys = keys
+        self._options = options
+        self._queue = FairQueue()
+        self._woken = asyncio.Event()
+        self._validating: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._runs: dict[str, tuple[int, BatchRun]] = {}
+        self._resting: dict[str, float] = {}
+        self._progress: dict[str, Mapping[str, Any]] = {}
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Say that there may be something to do."""
+        self._woken.set()
+
+    @property
+    def running(self) -> int:
+        """How many batches are under way here."""
+        return len(self._running)
+
+    async def run(self) -> None:
+        """Drive batches, until :meth:`stop`."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._tick()
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("the database can't be used: %s", error)
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def stop(self, grace: float) -> None:
+        """Begin nothing new, let what is under way end within ``grace`` seconds, and let go of the rest."""
+        self._stopping = True
+        tasks = [*self._running.values(), *self._validating.values()]
+        for _, run in self._runs.values():
+            run.park("drained")
+        if tasks and grace > 0:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        if self._running or self._validating:
+            await self._renew()
+        if self._stopping:
+            return
+        now = asyncio.get_running_loop().time()
+        self._resting = {name: until for name, until in self._resting.items() if until > now}
+        await self._begin(self._validating, VALIDATIONS, ("validating",), self._validate)
+        await self._begin(self._running, self._options.batches_at_once, (*RUNNABLE, "cancelling"), self._run)
+
+    async def _renew(self) -> None:
+        progress, self._progress = self._progress, {}
+        held = await self._leases.renew(progress)
+        for name, (epoch, run) in list(self._runs.items()):
+            state = held.get(name)
+            if state is None or state[0] != epoch:
+                logger.warning("%s is another replica's now", name)
+                self._running[name].cancel()
+            elif state[1] == "cancelling" or state[2]:
+                run.park("stopped")
+
+    async def _begin(
+        self,
+        under_way: dict[str, asyncio.Task[None]],
+        slots: int,
+        states: tuple[str, ...],
+        drive: Callable[[RowMapping], Awaitable[None]],
+    ) -> None:
+        if len(under_way) >= slots:
+            return
+        waiting = [each for each in await self._leases.waiting(states) if each.id not in self._resting]
+        if not waiting:
+            return
+        shares = {
+            user: Share(weight, limits.batches_running)
+            for user, (weight, limits) in (await self._keys.weights()).items()
+        }
+        running = await self._leases.running() if "validating" not in states else {}
+        while waiting and len(under_way) < slots:
+            chosen = self._queue.choose(waiting, running, shares)
+            if chosen is None:
+                return
+            waiting.remove(chosen)
+            row = await self._leases.claim(chosen.id)
+            if row is None:
+                continue
+            running[chosen.user] = running.get(chosen.user, 0) + 1
+            task = asyncio.create_task(self._drive(row, drive))
+            under_way[chosen.id] = task
+            task.add_done_callback(lambda _, name=chosen.id: self._ended(under_way, name))
+
+    def _ended(self, under_way: dict[str, asyncio.Task[None]], name: str) -> None:
+        del under_way[name]
+        self._runs.pop(name, None)
+        self._progress.pop(name, None)
+        self._woken.set()
+
+    async def _drive(self, row: RowMapping, drive: Callable[[RowMapping], Awaitable[None]]) -> None:
+        """Drive one batch as far as it goes, and let go of it whatever happens."""
+        try:
+            await drive(row)
+        except LeaseLost:
+            logger.info("%s was taken from here", row["id"])
+        except (PoolError, OSError, SQLAlchemyError) as error:
+            logger.warning("%s can't go on, and is tried again in %.0f s: %s", row["id"], AGAIN, error)
+            self._rest(row["id"])
+        except Exception:
+            logger.exception("%s can't go on, because of a defect", row["id"])
+            self._rest(row["id"])
+            raise
+        finally:
+            try:
+                await self._leases.release(row)
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("%s: its lease runs out by itself: %s", row["id"], error)
+
+    def _rest(self, name: str) -> None:
+        self._resting[name] = asyncio.get_running_loop().time() + AGAIN
+
+    async def _validate(self, row: RowMapping) -> None:
+        await validate_batch(self._machinery, self._leases, row)
+
+    async def _run(self, row: RowMapping) -> None:
+        if row["status"] == "cancelling":
+            await finish_cancelled(self._machinery, self._leases, row)
+            return
+        run = BatchRun(self._machinery, self._leases, row, lambda values: self._note(row["id"], values))
+        self._runs[row["id"]] = row["epoch"], run
+        await run.go()
+
+    def _note(self, name: str, values: Mapping[str, Any]) -> None:
+        self._progress[name] = values
