@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from sqlalchemy import RowMapping
-
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import JobOptions
@@ -26,8 +24,11 @@ from aurora_pool.serve.validation import validate
 from aurora_pool.serve.verbatim import VerbatimRun
 
 LOOK_EVERY = 1.0
+LEFT = 20
+"""Of how many leases before the files are looked for that a kill kept from being anybody's."""
 DAY = 86_400
 
+Row: TypeAlias = Mapping[Any, Any]
 Note: TypeAlias = Callable[[Mapping[str, Any]], None]
 Parking: TypeAlias = Literal["drained", "stopped"]
 
@@ -45,7 +46,7 @@ class Machinery:
     """Is called when a webhook may be due."""
 
 
-async def validate_batch(machinery: Machinery, leases: Leases, row: RowMapping) -> None:
+async def validate_batch(machinery: Machinery, leases: Leases, row: Row) -> None:
     """Look at a batch's input; the batch is then in progress, or has failed."""
     found = await asyncio.to_thread(validate, machinery.folders.input_of(row["id"]), row["endpoint"])
     now = int(time.time())
@@ -58,7 +59,13 @@ async def validate_batch(machinery: Machinery, leases: Leases, row: RowMapping) 
         await machinery.folders.drop(row["id"])
         machinery.delivered()
         return
-    started = {"status": "in_progress", "in_progress_at": now, "total": found.total, "model": found.model}
+    started = {
+        "status": "in_progress",
+        "in_progress_at": now,
+        "total": found.total,
+        "model": found.model,
+        "plain": found.plain,
+    }
     await leases.change(row, started, release=True)
 
 
@@ -77,13 +84,13 @@ async def _model_errors(fleet: ServedFleet, name: str | None) -> list[dict[str, 
 class BatchRun:
     """Runs a batch that is in progress, until it ends, is parked, or its window closes."""
 
-    def __init__(self, machinery: Machinery, leases: Leases, row: RowMapping, note: Note) -> None:
+    def __init__(self, machinery: Machinery, leases: Leases, row: Row, note: Note) -> None:
         self._machinery = machinery
         self._leases = leases
         self._row = row
         self._note = note
         self._job: Job | None = None
-        self._parked: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._parked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._parking: Parking | None = None
 
     def park(self, how: Parking) -> None:
@@ -92,7 +99,7 @@ class BatchRun:
         if self._job is not None:
             self._job.end(how, "parked")
         if (how == "stopped" or self._job is None) and not self._parked.done():
-            self._parked.set_result(None)
+            self._parked.set_result(True)
 
     async def go(self) -> None:
         """Run it. Raises :class:`~aurora_pool.serve.leases.LeaseLost` and what the job raises."""
@@ -128,10 +135,10 @@ class BatchRun:
 
     async def _answer_with(self, model: Model, journal: Path) -> bool:
         source = self._machinery.folders.input_of(self._row["id"])
-        if not model.plain or not (await asyncio.to_thread(validate, source, self._row["endpoint"])).plain:
+        if not (model.plain and self._row["plain"]):
             return await VerbatimRun(model.forwarder, source, journal, progress=self._count).run()
         options = JobOptions(run_log=False, input_format="jsonl", interval=LOOK_EVERY)
-        self._job = job = await asyncio.to_thread(Job, source, journal, options)
+        self._job = job = await _make_job(source, journal, options)
         with job:
             try:
                 if self._parking is not None:
@@ -163,7 +170,7 @@ class BatchRun:
         if row["status"] != "finalizing":
             values = {"status": "finalizing", "finalizing_at": int(time.time())}
             await self._leases.change(row, values)
-            row = {**row, **values}  # type: ignore[assignment]
+            row = {**row, **values}
         await _finish(self._machinery, self._leases, row, journal, "expired" if expired else "completed")
 
     async def _fail(self, error: BadRecord) -> None:
@@ -174,13 +181,13 @@ class BatchRun:
         self._machinery.delivered()
 
 
-async def finish_cancelled(machinery: Machinery, leases: Leases, row: RowMapping) -> None:
+async def finish_cancelled(machinery: Machinery, leases: Leases, row: Row) -> None:
     """End a batch that its user has cancelled: what is answered becomes its output."""
     journal = await machinery.folders.take_journal(row["id"], row["epoch"])
     await _finish(machinery, leases, row, journal, "cancelled")
 
 
-async def _finish(machinery: Machinery, leases: Leases, row: RowMapping, journal: Path, status: str) -> None:
+async def _finish(machinery: Machinery, leases: Leases, row: Row, journal: Path, status: str) -> None:
     """Make the files of a batch and end it. A kill in between has it made again, by the same names."""
     folders = machinery.folders
     batch_id = row["id"]
@@ -188,13 +195,13 @@ async def _finish(machinery: Machinery, leases: Leases, row: RowMapping, journal
     source = folders.input_of(batch_id)
     expired = status == "expired"
     results = await asyncio.to_thread(finalize, journal, source, parts["output"], parts["error"], expired=expired)
-    made = []
+    made = {}
     for name, count in (("output", results.completed), ("error", results.failed)):
         if count:
-            file_id = f"file-{batch_id.removeprefix('batch_')}{name[0]}"
+            file_id = _file_id(batch_id, row["epoch"], name)
             size = parts[name].stat().st_size
             await machinery.blobs.put(file_id, parts[name])
-            made.append(_file(machinery.options, row, name, file_id, size))
+            made[name] = _file(machinery.options, row, name, file_id, size)
     values = {
         "status": status,
         f"{status}_at": int(time.time()),
@@ -203,15 +210,33 @@ async def _finish(machinery: Machinery, leases: Leases, row: RowMapping, journal
         "total": max(row["total"], results.completed + results.failed),
         "usage": results.usage(),
         "eta": None,
-        **{f"{'output' if file['id'].endswith('o') else 'error'}_file_id": file["id"] for file in made},
+        **{f"{name}_file_id": file["id"] for name, file in made.items()},
     }
-    await leases.end(row, values, made)
+    await leases.end(row, values, made.values())
     _charge(machinery, row, results)
     machinery.delivered()
+    for epoch in range(max(1, row["epoch"] - LEFT), row["epoch"]):  # what a kill may have left
+        for name in parts:
+            await machinery.blobs.delete(_file_id(batch_id, epoch, name))
     await folders.drop(batch_id)
 
 
-def _file(options: ServerOptions, row: RowMapping, name: str, file_id: str, size: int) -> dict[str, Any]:
+async def _make_job(source: Path, journal: Path, options: JobOptions) -> Job:
+    """Make a job in a thread, for it reads the whole input; one that nobody waits for any more is closed."""
+    making = asyncio.ensure_future(asyncio.to_thread(Job, source, journal, options))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(lambda made: None if made.cancelled() or made.exception() else made.result().close())
+        raise
+
+
+def _file_id(batch_id: str, epoch: int, name: str) -> str:
+    """Name a file by the lease under which it is made: who has lost the lease can't overwrite what another made."""
+    return f"file-{batch_id.removeprefix('batch_')}-{epoch}{name[0]}"
+
+
+def _file(options: ServerOptions, row: Row, name: str, file_id: str, size: int) -> dict[str, Any]:
     now = int(time.time())
     return {
         "id": file_id,
@@ -224,5 +249,5 @@ def _file(options: ServerOptions, row: RowMapping, name: str, file_id: str, size
     }
 
 
-def _charge(machinery: Machinery, row: RowMapping, results: Results) -> None:
+def _charge(machinery: Machinery, row: Row, results: Results) -> None:
     machinery.accounts.charge(row["user"], results.input_tokens + results.output_tokens)

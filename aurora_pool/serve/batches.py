@@ -94,6 +94,7 @@ class BatchesApi:
             "status": "validating",
             "created_at": now,
             "expires_at": now + parse_duration(values["completion_window"], "completion_window"),
+            "plain": False,
             "paused": False,
             "total": 0,
             "completed": 0,

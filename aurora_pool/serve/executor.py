@@ -6,9 +6,10 @@ What a kill leaves behind is simply claimed and run again: the journal knows wha
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from sqlalchemy import RowMapping
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,14 +19,17 @@ from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, v
 from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.options import ServerOptions
-from aurora_pool.serve.queueing import FairQueue, Share
+from aurora_pool.serve.queueing import FairQueue, Share, Waiting
 
 TICK = 1.0
 """Seconds between looks at the database."""
 AGAIN = 10.0
 """Seconds before a batch that could not be driven (a full disk, say) is tried again."""
 VALIDATIONS = 2
+ENDINGS = 4
 RUNNABLE = ("in_progress", "finalizing")
+
+Drive: TypeAlias = Callable[[RowMapping], Awaitable[None]]
 
 logger = logging.getLogger("aurora_pool")
 
@@ -42,6 +46,7 @@ class Executor:
         self._woken = asyncio.Event()
         self._validating: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, tuple[int, BatchRun]] = {}
         self._resting: dict[str, float] = {}
         self._progress: dict[str, Mapping[str, Any]] = {}
@@ -73,7 +78,7 @@ class Executor:
     async def stop(self, grace: float) -> None:
         """Begin nothing new, let what is under way end within ``grace`` seconds, and let go of the rest."""
         self._stopping = True
-        tasks = [*self._running.values(), *self._validating.values()]
+        tasks = [*self._running.values(), *self._validating.values(), *self._ending.values()]
         for _, run in self._runs.values():
             run.park("drained")
         if tasks and grace > 0:
@@ -83,14 +88,17 @@ class Executor:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _tick(self) -> None:
-        if self._running or self._validating:
+        if self._running or self._validating or self._ending:
             await self._renew()
         if self._stopping:
             return
         now = asyncio.get_running_loop().time()
         self._resting = {name: until for name, until in self._resting.items() if until > now}
+        for each in (await self._leases.overdue())[: ENDINGS - len(self._ending)]:
+            if each.id not in self._resting:
+                await self._claim(each, self._ending, self._run)
         await self._begin(self._validating, VALIDATIONS, ("validating",), self._validate)
-        await self._begin(self._running, self._options.batches_at_once, (*RUNNABLE, "cancelling"), self._run)
+        await self._begin(self._running, self._options.batches_at_once, RUNNABLE, self._run)
 
     async def _renew(self) -> None:
         progress, self._progress = self._progress, {}
@@ -99,7 +107,9 @@ class Executor:
             state = held.get(name)
             if state is None or state[0] != epoch:
                 logger.warning("%s is another replica's now", name)
-                self._running[name].cancel()
+                for under_way in (self._running, self._ending):
+                    if name in under_way:
+                        under_way[name].cancel()
             elif state[1] == "cancelling" or state[2]:
                 run.park("stopped")
 
@@ -108,38 +118,51 @@ class Executor:
         under_way: dict[str, asyncio.Task[None]],
         slots: int,
         states: tuple[str, ...],
-        drive: Callable[[RowMapping], Awaitable[None]],
+        drive: Drive,
     ) -> None:
         if len(under_way) >= slots:
             return
         waiting = [each for each in await self._leases.waiting(states) if each.id not in self._resting]
         if not waiting:
             return
-        shares = {
-            user: Share(weight, limits.batches_running)
-            for user, (weight, limits) in (await self._keys.weights()).items()
-        }
+        shares = await self._shares({each.user for each in waiting})
         running = await self._leases.running() if "validating" not in states else {}
         while waiting and len(under_way) < slots:
             chosen = self._queue.choose(waiting, running, shares)
             if chosen is None:
                 return
             waiting.remove(chosen)
-            row = await self._leases.claim(chosen.id)
-            if row is None:
-                continue
-            running[chosen.user] = running.get(chosen.user, 0) + 1
-            task = asyncio.create_task(self._drive(row, drive))
-            under_way[chosen.id] = task
-            task.add_done_callback(lambda _, name=chosen.id: self._ended(under_way, name))
+            if await self._claim(chosen, under_way, drive):
+                running[chosen.user] = running.get(chosen.user, 0) + 1
 
-    def _ended(self, under_way: dict[str, asyncio.Task[None]], name: str) -> None:
+    async def _shares(self, waiting: set[str]) -> dict[str, Share]:
+        shares = {}
+        for user, (weight, limits) in (await self._keys.weights()).items():
+            most = limits.batches_running
+            if user in waiting and limits.tokens_per_day is not None:
+                used = await self._machinery.accounts.used(user)
+                most = 0 if used >= limits.tokens_per_day else most
+            shares[user] = Share(weight, most)
+        return shares
+
+    async def _claim(self, chosen: Waiting, under_way: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
+        row = await self._leases.claim(chosen.id)
+        if row is None:
+            return False
+        task = asyncio.create_task(self._drive(row, drive))
+        under_way[chosen.id] = task
+        task.add_done_callback(functools.partial(self._ended, under_way, chosen.id))
+        return True
+
+    def _ended(self, under_way: dict[str, asyncio.Task[None]], name: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # it is logged; asyncio need not mention it
         del under_way[name]
         self._runs.pop(name, None)
         self._progress.pop(name, None)
         self._woken.set()
 
-    async def _drive(self, row: RowMapping, drive: Callable[[RowMapping], Awaitable[None]]) -> None:
+    async def _drive(self, row: RowMapping, drive: Drive) -> None:
         """Drive one batch as far as it goes, and let go of it whatever happens."""
         try:
             await drive(row)

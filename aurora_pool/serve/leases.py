@@ -38,18 +38,25 @@ class Leases:
 
     async def waiting(self, states: Sequence[str]) -> list[Waiting]:
         """The batches in these states that nobody drives, the most urgent first."""
+        return await self._waiting(batches.c.status.in_(states) & batches.c.paused.is_(False))
+
+    async def _waiting(self, which: ColumnElement[bool]) -> list[Waiting]:
         columns = batches.c
         chosen = (
             select(columns.id, columns.user, columns.priority, columns.expires_at, columns.total, columns.seq)
-            .where(
-                columns.status.in_(states), self._free(), or_(columns.paused.is_(False), columns.status == "cancelling")
-            )
+            .where(which, self._free())
             .order_by(columns.priority.desc(), columns.seq)
             .limit(CANDIDATES)
         )
         async with self._storage.read() as connection:
             rows = (await connection.execute(chosen)).all()
         return [Waiting(*row) for row in rows]
+
+    async def overdue(self) -> list[Waiting]:
+        """The batches that only have to be ended: cancelled ones, and those whose window has closed."""
+        columns = batches.c
+        over = and_(columns.status.in_(("in_progress", "finalizing")), columns.expires_at <= int(time.time()))
+        return await self._waiting(or_(columns.status == "cancelling", over))
 
     async def running(self) -> dict[str, int]:
         """How many batches of each user are driven now, by any replica."""
@@ -95,7 +102,7 @@ class Leases:
                     await connection.execute(update(batches).where(mine, batches.c.id == batch_id).values(values))
         return held
 
-    async def change(self, row: RowMapping, values: Mapping[str, Any], *, release: bool = False) -> None:
+    async def change(self, row: Mapping[Any, Any], values: Mapping[str, Any], *, release: bool = False) -> None:
         """Change a batch that is held and whose status is still that of ``row``.
 
         Raises :class:`LeaseLost` where another replica has it, or its user has cancelled it meanwhile.
@@ -103,7 +110,9 @@ class Leases:
         async with self._storage.write() as connection:
             await self._change(connection, row, values, release=release)
 
-    async def end(self, row: RowMapping, values: Mapping[str, Any], made: Iterable[Mapping[str, Any]] = ()) -> None:
+    async def end(
+        self, row: Mapping[Any, Any], values: Mapping[str, Any], made: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
         """End a batch: its row, files and webhook deliveries in one transaction. Raises :class:`LeaseLost`."""
         async with self._storage.write() as connection:
             await self._change(connection, row, values, release=True)
@@ -111,14 +120,14 @@ class Leases:
                 await connection.execute(insert(files).values(file))
             await queue_event(connection, row["user"], f"batch.{values['status']}", row["id"])
 
-    async def release(self, row: RowMapping) -> None:
+    async def release(self, row: Mapping[Any, Any]) -> None:
         """Let go of a batch, if it is still held."""
         async with self._storage.write() as connection:
             chosen = update(batches).where(self._holds(row)).values(owner=None, lease_until=None)
             await connection.execute(chosen)
 
     async def _change(
-        self, connection: AsyncConnection, row: RowMapping, values: Mapping[str, Any], *, release: bool
+        self, connection: AsyncConnection, row: Mapping[Any, Any], values: Mapping[str, Any], *, release: bool
     ) -> None:
         more = {"owner": None, "lease_until": None} if release else {}
         changed = await connection.execute(
@@ -127,7 +136,7 @@ class Leases:
         if changed.rowcount != 1:
             raise LeaseLost(row["id"])
 
-    def _holds(self, row: RowMapping) -> ColumnElement[bool]:
+    def _holds(self, row: Mapping[Any, Any]) -> ColumnElement[bool]:
         columns = batches.c
         return and_(columns.id == row["id"], columns.owner == self._owner, columns.epoch == row["epoch"])
 

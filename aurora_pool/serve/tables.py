@@ -78,6 +78,7 @@ batches = Table(
     Column("output_expires_after", Integer),
     Column("metadata", JSON),
     Column("model", Text),
+    Column("plain", Boolean, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("paused", Boolean, nullable=False),
     Column("status", String(16), nullable=False, index=True),

@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("output_expires_after", sa.Integer(), nullable=True),
         sa.Column("metadata", sa.JSON(), nullable=True),
         sa.Column("model", sa.Text(), nullable=True),
+        sa.Column("plain", sa.Boolean(), nullable=False),
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("paused", sa.Boolean(), nullable=False),
         sa.Column("status", sa.String(length=16), nullable=False),
