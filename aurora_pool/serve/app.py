@@ -1,0 +1,181 @@
+"""The application: everything made and tied together, started and stopped in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.serve.access import Gatekeeper, caller_of, set_caller
+from aurora_pool.serve.access import OPEN_PATHS
+from aurora_pool.serve.batch_run import Machinery
+from aurora_pool.serve.batches import BatchesApi
+from aurora_pool.serve.blobs import open_blobs
+from aurora_pool.serve.delivery import Deliverer
+from aurora_pool.serve.errors import ApiError, of_http_exception, too_large
+from aurora_pool.serve.executor import Executor
+from aurora_pool.serve.files import FilesApi
+from aurora_pool.serve.fleet import ServedFleet
+from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.gateway import Gateway
+from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.keys_api import KeysApi
+from aurora_pool.serve.leases import Leases
+from aurora_pool.serve.limits import Limiter, TokenAccounts
+from aurora_pool.serve.openapi import OpenApi
+from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.request_ids import REQUEST_ID, request_id_of
+from aurora_pool.serve.state import StateApi
+from aurora_pool.serve.status import StatusApi
+from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.webhooks import WebhooksApi
+
+FLUSH_EVERY = 2.0
+SWEEP_EVERY = 60.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+logger = logging.getLogger("aurora_pool")
+
+
+@asynccontextmanager
+async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[web.Application]:
+    """Make the application and start all that runs behind it; at the end, let go of everything.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for a folder, a database or a secret that can't be used.
+    """
+    storage = open_data(options)
+    async with AsyncExitStack() as stack:
+        if storage.is_sqlite:
+            stack.callback(_lock(options.data))
+        stack.push_async_callback(storage.close)
+        await storage.open()
+        keys = KeyRing(storage, load_secret(options.data), options.limits)
+        gatekeeper = Gatekeeper(keys, options)
+        if not options.is_loopback and not options.no_auth and not await keys.exist():
+            raise ConfigError(
+                f"--host {options.host} lets others in, and there is no key: make one with 'aurora-pool keys create', "
+                "or say --no-auth"
+            )
+        blobs = open_blobs(options.files, options.data / "files")
+        folders = BatchFolders(options.data / "batches", blobs)
+        accounts = TokenAccounts(storage)
+        deliverer = Deliverer(storage, allows_private=options.private_webhooks)
+        stack.push_async_callback(deliverer.close)
+        leases = Leases(storage, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", options.lease)
+        if storage.is_sqlite:
+            await leases.take_over_all()
+        machinery = Machinery(fleet, folders, blobs, accounts, options, deliverer.wake)
+        executor = Executor(machinery, leases, keys, options)
+        limiter = Limiter(accounts)
+        files = FilesApi(storage, blobs, options.data / "incoming", options)
+        gateway = Gateway(fleet, limiter, options)
+        apis = (
+            gateway,
+            files,
+            BatchesApi(storage, folders, options, executor.wake),
+            WebhooksApi(storage, deliverer),
+            KeysApi(keys),
+            StatusApi(fleet, gateway, executor),
+            StateApi(fleet, storage, gateway),
+        )
+        app = web.Application(client_max_size=options.body_limit, middlewares=[_errors, _admit(gatekeeper)])
+        for api in apis:
+            app.add_routes(api.routes())
+        app.add_routes(OpenApi(app).routes())
+        stack.push_async_callback(accounts.flush)
+        stack.push_async_callback(fleet.close)
+        background = (
+            fleet.run(),
+            deliverer.run(),
+            _every(FLUSH_EVERY, accounts.flush),
+            _every(SWEEP_EVERY, files.sweep),
+        )
+        for work in background:
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
+        running = asyncio.create_task(executor.run())
+        stack.push_async_callback(_cancelled, running)
+        stack.push_async_callback(executor.stop, options.grace)
+        yield app
+
+
+def open_data(options: ServerOptions) -> Storage:
+    """Make the data folder, and open the database. Raises :class:`~aurora_pool.errors.ConfigError`."""
+    try:
+        options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"{options.data}: the folder can't be made ({error.strerror})") from error
+    return Storage(options.database_url)
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Word every error as the API does, and put the request's id into every reply."""
+    began = time.monotonic()
+    try:
+        response = await handler(request)
+    except ApiError as error:
+        response = error.response()
+    except web.HTTPRequestEntityTooLarge as error:
+        response = too_large(int(error.headers.get("X-Limit", 0)) or request.app._client_max_size).response()
+    except web.HTTPException as error:
+        response = of_http_exception(error).response()
+    except TimeoutError:
+        response = ApiError(408, "The request took too long to come.").response()
+    except Exception:
+        logger.exception("%s %s failed, because of a defect", request.method, request.path)
+        response = ApiError(500, "The server had an error.", kind="server_error").response()
+    if not response.prepared:
+        response.headers.setdefault(REQUEST_ID, request_id_of(request))
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
+    return response
+
+
+def _admit(gatekeeper: Gatekeeper) -> Any:
+    @web.middleware
+    async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path not in OPEN_PATHS:
+            set_caller(request, await gatekeeper.admit(request))
+        return await handler(request)
+
+    return admit
+
+
+async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("the database can't be used: %s", error)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _lock(folder: Path) -> Callable[[], None]:
+    """Keep other servers off a folder with a SQLite database."""
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"{folder}: another server uses this folder; several share one with PostgreSQL only"
+        ) from error
+    return lambda: os.close(descriptor)
