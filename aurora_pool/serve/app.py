@@ -18,13 +18,12 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.serve.access import Gatekeeper, caller_of, set_caller
-from aurora_pool.serve.access import OPEN_PATHS
+from aurora_pool.serve.access import OPEN_PATHS, Gatekeeper, set_caller
 from aurora_pool.serve.batch_run import Machinery
 from aurora_pool.serve.batches import BatchesApi
 from aurora_pool.serve.blobs import open_blobs
 from aurora_pool.serve.delivery import Deliverer
-from aurora_pool.serve.errors import ApiError, of_http_exception, too_large
+from aurora_pool.serve.errors import ApiError, of_http_exception, too_large, unavailable
 from aurora_pool.serve.executor import Executor
 from aurora_pool.serve.files import FilesApi
 from aurora_pool.serve.fleet import ServedFleet
@@ -47,6 +46,8 @@ SWEEP_EVERY = 60.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+EXECUTOR = web.AppKey("executor", Executor)
+
 logger = logging.getLogger("aurora_pool")
 
 
@@ -59,7 +60,7 @@ async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[
     storage = open_data(options)
     async with AsyncExitStack() as stack:
         if storage.is_sqlite:
-            stack.callback(_lock(options.data))
+            stack.callback(_lock(storage.path))
         stack.push_async_callback(storage.close)
         await storage.open()
         keys = KeyRing(storage, load_secret(options.data), options.limits)
@@ -89,12 +90,16 @@ async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[
             WebhooksApi(storage, deliverer),
             KeysApi(keys),
             StatusApi(fleet, gateway, executor),
-            StateApi(fleet, storage, gateway),
+            state := StateApi(fleet, storage, gateway),
         )
-        app = web.Application(client_max_size=options.body_limit, middlewares=[_errors, _admit(gatekeeper)])
+        app = web.Application(
+            client_max_size=options.body_limit, middlewares=[_errors(options.body_limit), _admit(gatekeeper)]
+        )
         for api in apis:
             app.add_routes(api.routes())
         app.add_routes(OpenApi(app).routes())
+        app.on_shutdown.append(state.close)
+        app[EXECUTOR] = executor
         stack.push_async_callback(accounts.flush)
         stack.push_async_callback(fleet.close)
         background = (
@@ -120,28 +125,35 @@ def open_data(options: ServerOptions) -> Storage:
     return Storage(options.database_url)
 
 
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Word every error as the API does, and put the request's id into every reply."""
-    began = time.monotonic()
-    try:
-        response = await handler(request)
-    except ApiError as error:
-        response = error.response()
-    except web.HTTPRequestEntityTooLarge as error:
-        response = too_large(int(error.headers.get("X-Limit", 0)) or request.app._client_max_size).response()
-    except web.HTTPException as error:
-        response = of_http_exception(error).response()
-    except TimeoutError:
-        response = ApiError(408, "The request took too long to come.").response()
-    except Exception:
-        logger.exception("%s %s failed, because of a defect", request.method, request.path)
-        response = ApiError(500, "The server had an error.", kind="server_error").response()
-    if not response.prepared:
-        response.headers.setdefault(REQUEST_ID, request_id_of(request))
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
-    return response
+def _errors(body_limit: int) -> Any:
+    @web.middleware
+    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Word every error as the API does, and put the request's id into every reply."""
+        began = time.monotonic()
+        response: web.StreamResponse
+        try:
+            response = await handler(request)
+        except ApiError as error:
+            response = error.response()
+        except web.HTTPRequestEntityTooLarge:
+            response = too_large(body_limit).response()
+        except web.HTTPException as error:
+            response = of_http_exception(error).response()
+        except (SQLAlchemyError, OSError) as error:
+            if isinstance(error, ConnectionError):
+                raise  # the client is gone
+            logger.error("%s %s failed: %s", request.method, request.path, error)
+            response = unavailable("The server's storage can't be used now.").response()
+        except Exception:
+            logger.exception("%s %s failed, because of a defect", request.method, request.path)
+            response = ApiError(500, "The server had an error.", kind="server_error").response()
+        if not response.prepared:
+            response.headers.setdefault(REQUEST_ID, request_id_of(request))
+            response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
+        return response
+
+    return errors
 
 
 def _admit(gatekeeper: Gatekeeper) -> Any:
@@ -168,14 +180,14 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def _lock(folder: Path) -> Callable[[], None]:
-    """Keep other servers off a folder with a SQLite database."""
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _lock(database: Path) -> Callable[[], None]:
+    """Keep other servers off a SQLite database."""
+    descriptor = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
         raise ConfigError(
-            f"{folder}: another server uses this folder; several share one with PostgreSQL only"
+            f"{database}: another server uses this database; several can share a PostgreSQL database"
         ) from error
     return lambda: os.close(descriptor)

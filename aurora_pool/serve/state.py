@@ -31,6 +31,11 @@ class StateApi:
         self._fleet = fleet
         self._storage = storage
         self._gateway = gateway
+        self._closing = asyncio.Event()
+
+    async def close(self, _: web.Application) -> None:
+        """End all streams of events: the server shuts down."""
+        self._closing.set()
 
     def routes(self) -> list[web.RouteDef]:
         """Where the handlers are reached."""
@@ -50,10 +55,15 @@ class StateApi:
         )
         await response.prepare(request)
         caller = caller_of(request)
-        while True:
+        while not self._closing.is_set():
             state = msgspec.json.encode(await self._state(caller))
             await response.write(b"event: state\ndata: " + state + b"\n\n")
-            await asyncio.sleep(EVERY)
+            try:
+                async with asyncio.timeout(EVERY):
+                    await self._closing.wait()
+            except TimeoutError:
+                continue
+        return response
 
     async def _state(self, caller: Caller) -> dict[str, Any]:
         chosen = select(batches).order_by(batches.c.seq.desc()).limit(SHOWN)

@@ -50,7 +50,7 @@ class Storage:
                 raise ConfigError(f"the database {parsed.drivername!r}: expected sqlite:///PATH or postgresql://...")
             self.is_sqlite = parsed.drivername.startswith("sqlite")
             if self.is_sqlite:
-                _check_place(parsed.database)
+                self.path = _checked_place(parsed.database)
                 self._engine: AsyncEngine = create_async_engine(parsed)
                 _set_up_sqlite(self._engine)
             else:
@@ -102,10 +102,11 @@ def _set_up_sqlite(engine: AsyncEngine) -> None:
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
-def _check_place(database: str | None) -> None:
+def _checked_place(database: str | None) -> Path:
     if not database or database == ":memory:":
         raise ConfigError("the database sqlite: expected a file, as in sqlite:////var/lib/aurora-pool/serve.db")
-    folder = Path(database).absolute().parent
+    path = Path(database).absolute()
+    folder = path.parent
     if not folder.is_dir():
         raise ConfigError(f"{folder}: the folder of the database is not there")
     found = file_system_of(folder)
@@ -114,6 +115,7 @@ def _check_place(database: str | None) -> None:
             f"{database}: SQLite loses data on a network file system, and this is one ({found}); "
             "name a local folder, or a PostgreSQL database"
         )
+    return path
 
 
 def file_system_of(folder: Path) -> str:
