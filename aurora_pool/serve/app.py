@@ -142,7 +142,7 @@ def _errors(body_limit: int) -> Any:
         except (SQLAlchemyError, OSError) as error:
             if isinstance(error, ConnectionError):
                 raise  # the client is gone
-            logger.error("%s %s failed: %s", request.method, request.path, error)
+            logger.warning("%s %s failed: %s", request.method, request.path, error)
             response = unavailable("The server's storage can't be used now.").response()
         except Exception:
             logger.exception("%s %s failed, because of a defect", request.method, request.path)

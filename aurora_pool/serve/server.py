@@ -89,7 +89,7 @@ class _Gate:
         self._silent: dict[Any, asyncio.TimerHandle] = {}
         self.middleware = self._make_middleware()
 
-    def factory(self, server: web.Server[Any]) -> Callable[[], asyncio.BaseProtocol]:
+    def factory(self, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
         """How a protocol is made for a new connection."""
 
         def make() -> asyncio.BaseProtocol:
