@@ -10,7 +10,7 @@ from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.keys import Caller, KeyRing
 from aurora_pool.serve.options import LOOPBACK_NAMES, ServerOptions
 
-_CALLER = "aurora_pool.caller"
+_CALLER = web.RequestKey("caller", Caller)
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 """What load balancers and service managers ask, without a key."""
@@ -60,8 +60,7 @@ def set_caller(request: web.Request, caller: Caller) -> None:
 
 def caller_of(request: web.Request) -> Caller:
     """Tell who makes a request."""
-    caller: Caller = request[_CALLER]
-    return caller
+    return request[_CALLER]
 
 
 def admin_of(request: web.Request) -> Caller:

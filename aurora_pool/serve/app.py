@@ -150,6 +150,7 @@ def _errors(body_limit: int) -> Any:
         if not response.prepared:
             response.headers.setdefault(REQUEST_ID, request_id_of(request))
             response.headers.setdefault("X-Content-Type-Options", "nosniff")
+            response.headers.setdefault("Server", "aurora-pool")
         logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
         return response
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from aurora_pool.errors import BadRecord
+from aurora_pool.errors import BadRecord, JobError
 from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import JobOptions
 from aurora_pool.jobs.runner import Job
@@ -195,6 +195,8 @@ async def _finish(machinery: Machinery, leases: Leases, row: Row, journal: Path,
     source = folders.input_of(batch_id)
     expired = status == "expired"
     results = await asyncio.to_thread(finalize, journal, source, parts["output"], parts["error"], expired=expired)
+    if status != "cancelled" and results.completed + results.failed != row["total"]:
+        raise JobError(f"{batch_id}: {row['total']} requests have {results.completed + results.failed} results")
     made = {}
     for name, count in (("output", results.completed), ("error", results.failed)):
         if count:

@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import msgspec
 
+from aurora_pool.errors import JobError
 from aurora_pool.jobs.identity import IdTable
 from aurora_pool.serve.validation import decode_line
 
@@ -62,7 +63,7 @@ class _Record(msgspec.Struct):
     id: str
     custom_id: str
     response: _Response | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _decode = msgspec.json.Decoder(_Record).decode
@@ -78,7 +79,8 @@ EXPIRED = {
 def finalize(journal: Path, source: Path, output: Path, errors: Path, *, expired: bool) -> Results:
     """Divide a journal; ``expired`` adds an error for every request of the input that has no record.
 
-    Both files are made anew, and are on the disk when this returns.
+    Both files are made anew, and are on the disk when this returns. Raises :class:`~aurora_pool.errors.JobError` for a
+    record that can't be read: none is ever left out.
     """
     results = Results()
     with output.open("wb") as good, errors.open("wb") as bad:
@@ -101,11 +103,15 @@ def finalize(journal: Path, source: Path, output: Path, errors: Path, *, expired
 def _place(line: bytes, good: IO[bytes], bad: IO[bytes], results: Results) -> str | None:
     try:
         record = _decode(line)
-        succeeded = record.response is not None and record.response.status_code == 200 and not _is_set(record.error)
+        succeeded = (
+            record.response is not None and record.response.status_code == 200 and bytes(record.error) == b"null"
+        )
         if succeeded and record.response is not None:
             _count(_decode_body(record.response.body).usage, results)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None  # torn by a kill: the request has no record
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if not line.endswith(b"\n"):
+            return None  # torn by a kill: the request has no record
+        raise JobError(f"a record can't be read: {error}") from error
     if succeeded:
         results.completed += 1
         good.write(_encode(record) + b"\n")
@@ -113,10 +119,6 @@ def _place(line: bytes, good: IO[bytes], bad: IO[bytes], results: Results) -> st
         results.failed += 1
         bad.write(_encode(record) + b"\n")
     return record.custom_id
-
-
-def _is_set(error: msgspec.Raw | None) -> bool:
-    return error is not None and bytes(error).strip() != b"null"
 
 
 def _count(usage: _Usage | None, results: Results) -> None:

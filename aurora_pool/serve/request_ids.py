@@ -9,7 +9,7 @@ from aiohttp import web
 
 REQUEST_ID = "X-Request-Id"
 
-_KEPT = "aurora_pool.request_id"
+_KEPT = web.RequestKey("request_id", str)
 _FORM = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -19,4 +19,4 @@ def request_id_of(request: web.Request) -> str:
     if found is None:
         given = request.headers.get(REQUEST_ID, "")
         found = request[_KEPT] = given if _FORM.fullmatch(given) else secrets.token_hex(16)
-    return str(found)
+    return found
