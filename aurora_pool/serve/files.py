@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 from sqlalchemy import RowMapping, delete, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -152,7 +153,7 @@ class FilesApi:
                     size = await self._save(part, target)
                 else:
                     fields[part.name] = await self._text(part)
-        except (ValueError, AssertionError, EOFError) as error:
+        except (ValueError, AssertionError, EOFError, HttpProcessingError) as error:
             raise bad_request(f"The multipart body could not be read: {error}") from None
         return fields, filename, size
 

@@ -56,6 +56,8 @@ class ServedFleet:
         self._transport = Transport(endpoints, connect_timeout=self._timeouts.connect, connector_limit=None)
         self._changed = asyncio.Event()
         self._asking = asyncio.Event()
+        self._stale = False
+        """Whether agents joined or left since the pools were made."""
 
     @property
     def models(self) -> Mapping[str, Model]:
@@ -77,6 +79,7 @@ class ServedFleet:
         self._endpoints = list(endpoints)
         self._told = {endpoint: told for endpoint, told in self._told.items() if endpoint in set(endpoints)}
         self._transport.set_endpoints(endpoints)
+        self._stale = True
         self._asking.set()
 
     def statistics(self) -> list[AgentStatistics]:
@@ -141,7 +144,8 @@ class ServedFleet:
 
         before = dict(self._told)
         await asyncio.gather(*(ask(index, endpoint) for index, endpoint in enumerate(endpoints)))
-        if self._told != before or not self._models:
+        if self._stale or self._told != before or not self._models:
+            self._stale = False
             await self._regroup()
 
     async def _regroup(self) -> None:
