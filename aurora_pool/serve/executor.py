@@ -125,8 +125,9 @@ class Executor:
         waiting = [each for each in await self._leases.waiting(states) if each.id not in self._resting]
         if not waiting:
             return
-        shares = await self._shares({each.user for each in waiting})
-        running = await self._leases.running() if "validating" not in states else {}
+        runs = states == RUNNABLE
+        shares = await self._shares({each.user for each in waiting}) if runs else {}
+        running = await self._leases.running() if runs else {}
         while waiting and len(under_way) < slots:
             chosen = self._queue.choose(waiting, running, shares)
             if chosen is None:
