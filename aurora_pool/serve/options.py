@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 
 from aurora_pool.errors import ConfigError
@@ -31,7 +31,6 @@ class ServerOptions:
     - ``files``: where uploaded files and outputs lie: None is ``data/files``, else an fsspec URL such as ``s3://...``;
     - ``host``, ``port``, ``tls_cert``, ``tls_key``: where it listens;
     - ``no_auth``: let everybody in, whatever the address;
-    - ``trusted_proxies``: whose ``X-Forwarded-For`` is believed;
     - ``body_limit``, ``upload_limit``, ``header_limit``: of requests, of uploaded files, of one header;
     - ``read_timeout``, ``write_timeout``: how long a client may be silent, or not take what is sent to it;
     - ``connections``: how many may be open;
@@ -49,7 +48,6 @@ class ServerOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     no_auth: bool = False
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
     body_limit: int = 64 * MEBIBYTE
     upload_limit: int = 1024 * MEBIBYTE
     header_limit: int = 16 * 1024

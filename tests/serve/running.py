@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import openai
@@ -18,8 +18,6 @@ from aurora_pool import Timeouts
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.server import Server, serving
 from aurora_pool.testing import AgentProfile, SimulatedFleet
-
-T = TypeVar("T")
 
 MODEL = "simulated-model"
 ECHO = AgentProfile(slots=32, instant=True, reply=lambda prompt: f"You said: {prompt}")
@@ -62,7 +60,8 @@ async def running(
         await own.start()
     try:
         there = fleet or own
-        chosen = ServerOptions(**{"data": data, "port": 0, "grace": 0.2} | options)
+        known: dict[str, Any] = {"data": data, "port": 0, "grace": 0.2, **options}
+        chosen = ServerOptions(**known)
         async with serving(there.endpoints, chosen, timeouts=timeouts) as server, aiohttp.ClientSession() as http:
             client = openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
             run = Running(server, there, client, http, [client])
@@ -77,14 +76,14 @@ async def running(
         await own.close()
 
 
-async def until(what: Callable[[], T | Awaitable[T]], within: float = 30.0) -> T:
+async def until(what: Callable[[], Any], within: float = 30.0) -> Any:
     """Wait until something is true, and return it."""
     async with asyncio.timeout(within):
         while True:
             found = what()
             value: Any = await found if isinstance(found, Awaitable) else found
             if value:
-                return value  # type: ignore[no-any-return]
+                return value
             await asyncio.sleep(0.02)
 
 
@@ -116,8 +115,7 @@ async def ended(client: openai.AsyncOpenAI, batch: Batch, within: float = 30.0) 
         found = await client.batches.retrieve(batch.id)
         return found if found.status in ENDED else None
 
-    found = await until(look, within)
-    assert found is not None
+    found: Batch = await until(look, within)
     return found
 
 

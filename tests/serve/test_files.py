@@ -18,7 +18,7 @@ from sqlalchemy import update
 from aurora_pool.serve.blobs import Blobs, FolderBlobs, RemoteBlobs
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import files
-from tests.serve.running import running
+from tests.serve.running import running, until
 
 
 async def test_a_file_goes_in_and_comes_out(tmp_path: Path) -> None:
@@ -106,12 +106,10 @@ async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
         )
         await writer.drain()
         incoming = tmp_path / "incoming"
-        while not list(incoming.iterdir()):
-            await asyncio.sleep(0.01)
+        await until(lambda: list(incoming.iterdir()))
         writer.close()
-        while list(incoming.iterdir()):
-            await asyncio.sleep(0.01)
-        del reader
+        await until(lambda: not list(incoming.iterdir()))
+        assert reader is not None
 
 
 async def test_uploads_and_downloads_take_constant_memory(tmp_path: Path) -> None:

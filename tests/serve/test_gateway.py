@@ -21,11 +21,11 @@ HELLO: Any = [{"role": "user", "content": "Hello"}]
 async def test_chats_and_completions(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         extra = {"top_k": 3, "min_p": 0.1, "vllm_xargs": {"a": 1}}
-        reply = await run.client.chat.completions.create(
+        raw = await run.client.chat.completions.with_raw_response.create(
             model=MODEL, messages=HELLO, max_tokens=16, extra_body=extra, extra_headers={"X-Request-Id": "mine-7"}
         )
-        assert reply.choices[0].message.content == "You said: Hello"
-        assert reply._request_id == "mine-7"
+        assert raw.parse().choices[0].message.content == "You said: Hello"
+        assert raw.headers["X-Request-Id"] == "mine-7"
         request = next(r for r in run.fleet.requests if r.path == "/v1/chat/completions" and "top_k" in r.body)
         assert request.body == {"model": MODEL, "messages": HELLO, "max_tokens": 16, **extra}
         assert request.headers["x-request-id"] == "mine-7"
@@ -133,11 +133,11 @@ async def test_after_the_first_byte_the_stream_ends_with_an_error_event(tmp_path
                     run.fleet.agents[0].die()
         assert events[-1] == b"[DONE]"
         assert json.loads(events[-2])["error"]["type"] == "InternalServerError"
+        run.fleet.agents[0].revive()
+        stream = await run.client.completions.create(model=MODEL, prompt="p", max_tokens=300, stream=True)
+        run.fleet.agents[0].die()
         with pytest.raises(openai.APIError, match="broke off"):
-            run.fleet.agents[0].revive()
-            stream = await run.client.completions.create(model=MODEL, prompt="p", max_tokens=300, stream=True)
-            async for _ in stream:
-                run.fleet.agents[0].die()
+            _ = [event async for event in stream]
 
 
 @pytest.mark.parametrize("stream", [False, True])

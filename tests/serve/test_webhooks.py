@@ -15,7 +15,7 @@ from aiohttp import web
 from sqlalchemy import select, update
 
 from aurora_pool.serve import delivery
-from aurora_pool.serve.delivery import Deliverer, is_public
+from aurora_pool.serve.delivery import is_public
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import deliveries
 from tests.serve.running import Running, ended, line, running, submit, until
@@ -115,8 +115,8 @@ async def test_what_becomes_of_a_batch_is_told_and_verified(tmp_path: Path) -> N
         told = {(event.type, event.data.id) for event in events}  # type: ignore[union-attr]
         assert told == {("batch.completed", good.id), ("batch.failed", bad.id)}
         assert [headers["webhook-id"] for headers, _ in receiver.got] == [event.id for event in events]
+        headers, body = receiver.got[0]
         with pytest.raises(openai.InvalidWebhookSignatureError):
-            headers, body = receiver.got[0]
             run.client.webhooks.unwrap(body.replace(b"batch", b"botch"), headers, secret=endpoint.signing_secret)
 
 
@@ -189,16 +189,16 @@ async def test_private_addresses_are_not_reached(tmp_path: Path, url: str) -> No
             await run.client.webhooks.test(endpoint.id, event_type="batch.completed")
 
 
-@pytest.mark.parametrize(
-    "address",
-    ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1",
-     "fc00::1", "::ffff:127.0.0.1", "2002:7f00:1::", "64:ff9b::7f00:1"],
-)  # fmt: skip
-def test_no_address_of_a_private_kind_is_public(address: str) -> None:
-    assert not is_public(ip_address(address))
+PRIVATE = (
+    "127.0.0.1 10.1.2.3 192.168.0.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 "
+    "::1 fe80::1 fc00::1 ::ffff:127.0.0.1 2002:7f00:1:: 64:ff9b::7f00:1"
+)
+
+
+def test_no_address_of_a_private_kind_is_public() -> None:
+    assert [address for address in PRIVATE.split() if is_public(ip_address(address))] == []
 
 
 def test_pauses_grow_over_about_a_day() -> None:
     assert list(delivery.PAUSES) == sorted(delivery.PAUSES)
     assert 12 * 3600 < sum(delivery.PAUSES) < 48 * 3600
-    assert Deliverer is not None
