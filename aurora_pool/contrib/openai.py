@@ -17,7 +17,7 @@ import httpx2
 import openai
 
 from aurora_pool.errors import ConfigError, PoolError
-from aurora_pool.runtime.forward import ForwardedReply, Forwarder
+from aurora_pool.runtime.forward import OWN_HEADERS, ForwardedReply, Forwarder
 
 __all__ = ["PoolTransport", "make_client"]
 
@@ -41,11 +41,12 @@ class PoolTransport(httpx2.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer one request from whichever agent gets it."""
         body = await request.aread()
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in OWN_HEADERS}
         path = request.url.raw_path.decode("ascii")
         read_within = (request.extensions.get("timeout") or {}).get("read")
         try:
             async with asyncio.timeout(read_within):
-                reply = await self._forwarder.send(request.method, path, request.headers, body or None)
+                reply = await self._forwarder.send(request.method, path, headers, body or None)
         except TimeoutError as error:
             raise httpx2.ReadTimeout(f"no reply within {read_within:g} s", request=request) from error
         except ConfigError:

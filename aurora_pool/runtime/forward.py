@@ -49,14 +49,15 @@ class Forwarder:
     async def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> ForwardedReply:
         """Send a request; return the reply once its head is here. Close it in the end.
 
+        ``headers`` go out as they are: without :data:`OWN_HEADERS`.
+
         Raises what the pool's start raises, and :class:`PoolError` where the pool is closed meanwhile.
 
         >>> with await forwarder.send("GET", "/v1/models", {}, None) as reply:  # doctest: +SKIP
         ...     content = await reply.read()
         """
         await self._start()
-        sent = {name: value for name, value in headers.items() if name.lower() not in OWN_HEADERS}
-        forward = _Forward(method, path, sent, body)
+        forward = _Forward(method, path, headers, body)
         turn = next(self._turns) % max(1, len(self._queue.members))
         item = WorkItem(self._queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)

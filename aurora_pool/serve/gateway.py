@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from aurora_pool.errors import PoolError
-from aurora_pool.runtime.forward import Forwarder
+from aurora_pool.runtime.forward import OWN_HEADERS, Forwarder
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.errors import ApiError, error_body, unavailable
 from aurora_pool.serve.fleet import ServedFleet
@@ -25,7 +25,7 @@ from aurora_pool.serve.wire import encode_reply
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
-_PRIVATE = frozenset(
+_PRIVATE = OWN_HEADERS | frozenset(
     {"cookie", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "origin", "expect"}
 )
 """Headers of the request that are this server's business only."""
@@ -162,12 +162,12 @@ class Gateway:
                         if counts:
                             tokens += chunk.count(b"data: ")
                         ended = chunk.endswith(b"\n\n")
-                        await write_within(response, chunk, limit)
+                        await write_within(request, response, chunk, limit)
                 except PoolError as error:
                     logger.warning("a stream broke off: %s", error)
                     problem = error_body(f"The reply broke off: {error}", kind="InternalServerError", code=502)
                     await write_within(
-                        response, (b"" if ended else b"\n\n") + b"data: " + problem + b"\n\n" + _DONE, limit
+                        request, response, (b"" if ended else b"\n\n") + b"data: " + problem + b"\n\n" + _DONE, limit
                     )
             await response.write_eof()
         except SlowClient as error:
