@@ -15,7 +15,8 @@ from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches, files
 from aurora_pool.serve.webhooks import queue_event
 
-CANDIDATES = 512
+OF_EACH_USER = 16
+CANDIDATES = 4096
 """How many batches are looked at to choose the next."""
 
 
@@ -41,11 +42,16 @@ class Leases:
         return await self._waiting(batches.c.status.in_(states) & batches.c.paused.is_(False))
 
     async def _waiting(self, which: ColumnElement[bool]) -> list[Waiting]:
+        """The first of each user: whoever queues a thousand hides nobody else's."""
         columns = batches.c
+        order = (columns.priority.desc(), columns.seq)
+        rank = func.row_number().over(partition_by=columns.user, order_by=order).label("rank")
+        shown = (columns.id, columns.user, columns.priority, columns.expires_at, columns.total, columns.seq)
+        ranked = select(*shown, rank).where(which, self._free()).subquery()
         chosen = (
-            select(columns.id, columns.user, columns.priority, columns.expires_at, columns.total, columns.seq)
-            .where(which, self._free())
-            .order_by(columns.priority.desc(), columns.seq)
+            select(*(ranked.c[column.name] for column in shown))
+            .where(ranked.c.rank <= OF_EACH_USER)
+            .order_by(ranked.c.priority.desc(), ranked.c.seq)
             .limit(CANDIDATES)
         )
         async with self._storage.read() as connection:
