@@ -311,7 +311,7 @@ class AgentPool:
         return self._responses(self._queue, prompts, options, total)
 
     def forwarder(self) -> Forwarder:
-        """Send HTTP requests as they are, balanced over these agents: what gateways and foreign clients need."""
+        """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need."""
         return Forwarder(self._driver, self._queue, self.start)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:

@@ -58,7 +58,7 @@ def serve(
     lease: Annotated[
         float, typer.Option(min=1.0, help="Seconds without a sign of life until others take a replica's batches over.")
     ] = 30.0,
-    grace: Annotated[float, typer.Option(min=0.0, help="Seconds that SIGTERM leaves to what is under way.")] = 10.0,
+    grace: Annotated[float, typer.Option(min=0.0, help="Seconds that SIGTERM leaves to what is in flight.")] = 10.0,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.")] = False,
 ) -> None:
     """Serve a fleet as one URL: the OpenAI API, with files and batches that survive whatever is killed."""

@@ -50,7 +50,7 @@ async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, int
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-        logger.info("stopping; what is under way has %g s", options.grace)
+        logger.info("stopping; what is in flight has %g s", options.grace)
     logger.info("stopped; batches that are not done go on when the server is started again")
     return ExitCode.DONE
 

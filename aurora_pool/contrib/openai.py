@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import openai
 
-from aurora_pool.errors import ConfigError, PoolError
+from aurora_pool.errors import NoAgentsError, PoolError
 from aurora_pool.runtime.forward import OWN_HEADERS, ForwardedReply, Forwarder
 
 __all__ = ["PoolTransport", "make_client"]
@@ -40,6 +40,10 @@ class PoolTransport(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Answer one request from whichever agent gets it."""
+        try:
+            await self._forwarder.start()
+        except NoAgentsError as error:
+            raise httpx2.ConnectError(str(error), request=request) from error
         body = await request.aread()
         headers = {name: value for name, value in request.headers.items() if name.lower() not in OWN_HEADERS}
         path = request.url.raw_path.decode("ascii")
@@ -49,8 +53,6 @@ class PoolTransport(httpx2.AsyncBaseTransport):
                 reply = await self._forwarder.send(request.method, path, headers, body or None)
         except TimeoutError as error:
             raise httpx2.ReadTimeout(f"no reply within {read_within:g} s", request=request) from error
-        except ConfigError:
-            raise
         except PoolError as error:
             raise httpx2.ConnectError(str(error), request=request) from error
         return httpx2.Response(reply.status, headers=reply.headers, stream=_Body(reply, read_within), request=request)

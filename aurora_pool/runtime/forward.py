@@ -43,20 +43,21 @@ class Forwarder:
     def __init__(self, driver: Driver, queue: PromptQueue, start: Callable[[], Awaitable[None]]) -> None:
         self._driver = driver
         self._queue = queue
-        self._start = start
+        self.start = start
+        """Starts the pool, as its first request does otherwise. Raises what :meth:`AgentPool.start` does."""
         self._turns = itertools.count()
 
     async def send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> ForwardedReply:
         """Send a request; return the reply once its head is here. Close it in the end.
 
-        ``headers`` go out as they are: without :data:`OWN_HEADERS`.
+        ``headers`` go out unchanged: give none of :data:`OWN_HEADERS`.
 
         Raises what the pool's start raises, and :class:`PoolError` where the pool is closed meanwhile.
 
         >>> with await forwarder.send("GET", "/v1/models", {}, None) as reply:  # doctest: +SKIP
         ...     content = await reply.read()
         """
-        await self._start()
+        await self.start()
         forward = _Forward(method, path, headers, body)
         turn = next(self._turns) % max(1, len(self._queue.members))
         item = WorkItem(self._queue, turn, forward, None, limit=1)

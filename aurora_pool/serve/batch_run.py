@@ -94,7 +94,7 @@ class BatchRun:
         self._parking: Parking | None = None
 
     def park(self, how: Parking) -> None:
-        """Stop for now: at once, or when what is under way has ended."""
+        """Stop for now: at once, or when what is in flight has ended."""
         self._parking = how
         if self._job is not None:
             self._job.end(how, "parked")

@@ -39,7 +39,7 @@ class RefusedAddress(OSError):
 
 
 class Deliverer:
-    """Sends what is in the outbox."""
+    """Sends what waits to be delivered."""
 
     def __init__(self, storage: Storage, *, allows_private: bool) -> None:
         self.allows_private = allows_private

@@ -1,4 +1,4 @@
-"""Runs batches: chooses, claims, and keeps the leases of what is under way.
+"""Runs batches: chooses, claims, and keeps the leases of what runs.
 
 What a kill leaves behind is simply claimed and run again: the journal knows what is done.
 """
@@ -58,7 +58,7 @@ class Executor:
 
     @property
     def running(self) -> int:
-        """How many batches are under way here."""
+        """How many batches run here."""
         return len(self._running)
 
     async def run(self) -> None:
@@ -76,7 +76,7 @@ class Executor:
                 continue
 
     async def stop(self, grace: float) -> None:
-        """Begin nothing new, let what is under way end within ``grace`` seconds, and let go of the rest."""
+        """Begin nothing new, let what runs end within ``grace`` seconds, and let go of the rest."""
         self._stopping = True
         tasks = [*self._running.values(), *self._validating.values(), *self._ending.values()]
         for _, run in self._runs.values():
@@ -107,20 +107,20 @@ class Executor:
             state = held.get(name)
             if state is None or state[0] != epoch:
                 logger.warning("%s is another replica's now", name)
-                for under_way in (self._running, self._ending):
-                    if name in under_way:
-                        under_way[name].cancel()
+                for tasks in (self._running, self._ending):
+                    if name in tasks:
+                        tasks[name].cancel()
             elif state[1] == "cancelling" or state[2]:
                 run.park("stopped")
 
     async def _begin(
         self,
-        under_way: dict[str, asyncio.Task[None]],
+        tasks: dict[str, asyncio.Task[None]],
         slots: int,
         states: tuple[str, ...],
         drive: Drive,
     ) -> None:
-        if len(under_way) >= slots:
+        if len(tasks) >= slots:
             return
         waiting = [each for each in await self._leases.waiting(states) if each.id not in self._resting]
         if not waiting:
@@ -128,12 +128,12 @@ class Executor:
         runs = states == RUNNABLE
         shares = await self._shares({each.user for each in waiting}) if runs else {}
         running = await self._leases.running() if runs else {}
-        while waiting and len(under_way) < slots:
+        while waiting and len(tasks) < slots:
             chosen = self._queue.choose(waiting, running, shares)
             if chosen is None:
                 return
             waiting.remove(chosen)
-            if await self._claim(chosen, under_way, drive):
+            if await self._claim(chosen, tasks, drive):
                 running[chosen.user] = running.get(chosen.user, 0) + 1
 
     async def _shares(self, waiting: set[str]) -> dict[str, Share]:
@@ -146,19 +146,19 @@ class Executor:
             shares[user] = Share(weight, most)
         return shares
 
-    async def _claim(self, chosen: Waiting, under_way: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
+    async def _claim(self, chosen: Waiting, tasks: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
         row = await self._leases.claim(chosen.id)
         if row is None:
             return False
         task = asyncio.create_task(self._drive(row, drive))
-        under_way[chosen.id] = task
-        task.add_done_callback(functools.partial(self._ended, under_way, chosen.id))
+        tasks[chosen.id] = task
+        task.add_done_callback(functools.partial(self._ended, tasks, chosen.id))
         return True
 
-    def _ended(self, under_way: dict[str, asyncio.Task[None]], name: str, task: asyncio.Task[None]) -> None:
+    def _ended(self, tasks: dict[str, asyncio.Task[None]], name: str, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             task.exception()  # it is logged; asyncio need not mention it
-        del under_way[name]
+        del tasks[name]
         self._runs.pop(name, None)
         self._progress.pop(name, None)
         self._woken.set()

@@ -12,7 +12,7 @@ import msgspec
 
 from aurora_pool.errors import PoolError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.options import Timeouts
+from aurora_pool.options import ConnectionOptions, Timeouts
 from aurora_pool.pool import VLLMPool
 from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.health import fetch
@@ -53,7 +53,10 @@ class ServedFleet:
         self._told: dict[AgentEndpoint, list[dict[str, Any]]] = {}
         self._pools: dict[str, VLLMPool] = {}
         self._models: dict[str, Model] = {}
-        self._transport = Transport(endpoints, connect_timeout=self._timeouts.connect, connector_limit=None)
+        connection = ConnectionOptions()
+        self._transport = Transport(
+            endpoints, connect_timeout=self._timeouts.connect, connector_limit=None, connection=connection
+        )
         self._changed = asyncio.Event()
         self._asking = asyncio.Event()
         self._stale = False
@@ -104,7 +107,7 @@ class ServedFleet:
         return any(pool.statistics().agents_in_service for pool in self._pools.values())
 
     async def wait_for_change(self, within: float) -> None:
-        """Wait until the models may have changed, for so many seconds at most."""
+        """Wait until the models may have changed, for ``within`` seconds at most."""
         try:
             async with asyncio.timeout(within):
                 await self._changed.wait()
@@ -124,7 +127,7 @@ class ServedFleet:
                 continue
 
     async def close(self) -> None:
-        """Close all pools. What is under way fails."""
+        """Close all pools. What is in flight fails."""
         await asyncio.gather(*(pool.close() for pool in self._pools.values()))
         await self._transport.close()
 

@@ -1,4 +1,4 @@
-"""The online endpoints: requests go to the fleet as they are, and replies come back as they are."""
+"""The online endpoints: requests go to the fleet unchanged, and replies come back unchanged."""
 
 from __future__ import annotations
 

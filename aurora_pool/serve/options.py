@@ -36,7 +36,7 @@ class ServerOptions:
     - ``connections``: how many may be open;
     - ``batches_at_once``: how many batches run at a time; the others wait their turn;
     - ``lease``: how long a replica's batches stay its own without a sign of life;
-    - ``grace``: what SIGTERM leaves to what is under way;
+    - ``grace``: what SIGTERM leaves to what is in flight;
     - ``private_webhooks``: let webhooks go to private addresses and by plain HTTP.
     """
 

@@ -39,7 +39,7 @@ async def serving(
 ) -> AsyncIterator[Server]:
     """Serve a fleet for as long as the context lasts; port 0 takes a free one.
 
-    At the end nothing new is accepted, what is under way has ``options.grace`` seconds, and batches that are not done
+    At the end nothing new is accepted, what is in flight has ``options.grace`` seconds, and batches that are not done
     go on when the server is started again. Raises :class:`~aurora_pool.errors.ConfigError`.
 
     >>> async with serving(endpoints, ServerOptions(data=Path("data"))) as server:  # doctest: +SKIP

@@ -159,7 +159,7 @@ class ListStream:
         yield _DONE
 
     async def close(self) -> None:
-        """Stop what is under way."""
+        """Stop what is in flight."""
         self._working.cancel()
         await asyncio.gather(self._working, return_exceptions=True)
 

@@ -57,7 +57,7 @@ class StatusApi:
         yield CounterMetricFamily("aurora_pool_serve_requests", "Online requests taken.", value=self._gateway.requests)
         yield GaugeMetricFamily("aurora_pool_serve_streams", "Streams open now.", value=self._gateway.streams)
         yield GaugeMetricFamily(
-            "aurora_pool_serve_batches_running", "Batches under way here.", value=self._executor.running
+            "aurora_pool_serve_batches_running", "Batches that run here.", value=self._executor.running
         )
         agents = self._fleet.statistics()
         yield GaugeMetricFamily("aurora_pool_agents", "Agents in the hostfile.", value=len(agents))

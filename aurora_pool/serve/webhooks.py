@@ -1,4 +1,4 @@
-"""Webhooks as the OpenAI API has them: endpoints are managed here, events go into an outbox of deliveries."""
+"""Webhooks as the OpenAI API has them: endpoints are managed here, events become deliveries."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class WebhooksApi:
 
 
 async def queue_event(connection: AsyncConnection, user: str, event_type: str, batch_id: str) -> None:
-    """Put an event into the outbox, in the transaction of what it tells of."""
+    """Queue an event for delivery, in the transaction of what it tells of."""
     chosen = select(webhook_endpoints).where(webhook_endpoints.c.user == user)
     now = int(time.time())
     for row in (await connection.execute(chosen)).mappings().all():

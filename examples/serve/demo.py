@@ -13,8 +13,7 @@ from pathlib import Path
 import openai
 
 from aurora_pool import event_loop
-from aurora_pool.serve.options import ServerOptions
-from aurora_pool.serve.server import serving
+from aurora_pool.serve import ServerOptions, serving
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
 MODEL = "simulated-model"

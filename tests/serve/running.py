@@ -55,7 +55,7 @@ async def running(
 ) -> AsyncIterator[Running]:
     """Start a fleet, unless one is given, and a server over it; ``waits`` until it knows what the fleet serves."""
     own = SimulatedFleet(agents, profile=profile)
-    timeouts = Timeouts(connect=2.0, probe=2.0, silence=30.0, patience=patience)
+    timeouts = Timeouts(connect=2.0, probe=2.0, patience=patience)
     if fleet is None:
         await own.start()
     try:

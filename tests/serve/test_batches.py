@@ -140,7 +140,7 @@ BAD_REQUESTS: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_what_makes_no_sense_is_refused_in_openais_shape(tmp_path: Path) -> None:
+async def test_bad_requests_are_refused_in_openais_shape(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         file = await run.client.files.create(file=("in.jsonl", jsonl([line("a")])), purpose="batch")
         good = {"input_file_id": file.id, "endpoint": COMPLETIONS, "completion_window": "24h"}
