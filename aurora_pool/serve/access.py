@@ -12,10 +12,16 @@ from aurora_pool.serve.options import LOOPBACK_NAMES, ServerOptions
 
 _CALLER = web.RequestKey("caller", Caller)
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""What load balancers and service managers ask, without a key."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/", "/ui/login"})
+"""What load balancers and service managers ask, and where a browser begins: without a key."""
+_OPEN_FOLDER = "/ui/static/"
 
 COOKIE = "aurora_pool_key"
+
+
+def is_open(request: web.Request) -> bool:
+    """Whether a path needs no key."""
+    return request.path in OPEN_PATHS or request.path.startswith(_OPEN_FOLDER)
 
 
 class Gatekeeper:
@@ -40,8 +46,7 @@ class Gatekeeper:
     async def admit(self, request: web.Request) -> Caller:
         """Give the caller of a request. Raises :class:`ApiError` (401, 403)."""
         if not await self.required():
-            if not self._options.no_auth:
-                _check_origin(request)
+            check_origin(request, any_host=self._options.no_auth)
             return self._everybody
         text = _key_of(request)
         caller = await self._keys.caller_of(text) if text else None
@@ -77,12 +82,13 @@ def _key_of(request: web.Request) -> str:
         return text.strip()
     # Browsers hold the dashboard's key in a cookie; another site's request must not use it.
     if COOKIE in request.cookies:
-        _check_origin(request, any_host=True)
+        check_origin(request, any_host=True)
         return request.cookies[COOKIE]
     return ""
 
 
-def _check_origin(request: web.Request, *, any_host: bool = False) -> None:
+def check_origin(request: web.Request, *, any_host: bool = False) -> None:
+    """Refuse what another site's page has sent, and names that are not this machine's. Raises :class:`ApiError` (403)."""
     host = urlsplit(f"//{request.host}")
     if not any_host and host.hostname not in LOOPBACK_NAMES:
         raise ApiError(403, "This server has no keys, so it answers at localhost and 127.0.0.1 only.", code="bad_host")

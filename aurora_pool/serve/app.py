@@ -18,10 +18,12 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.serve.access import OPEN_PATHS, Gatekeeper, set_caller
+from aurora_pool.serve.access import Gatekeeper, is_open, set_caller
 from aurora_pool.serve.batch_run import Machinery
 from aurora_pool.serve.batches import BatchesApi
 from aurora_pool.serve.blobs import open_blobs
+from aurora_pool.serve.dashboard import Dashboard
+from aurora_pool.serve.dashboard_jobs import JobPages
 from aurora_pool.serve.delivery import Deliverer
 from aurora_pool.serve.errors import ApiError, of_http_exception, too_large, unavailable
 from aurora_pool.serve.executor import Executor
@@ -29,12 +31,16 @@ from aurora_pool.serve.files import FilesApi
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.folders import BatchFolders
 from aurora_pool.serve.gateway import Gateway
+from aurora_pool.serve.history import SAMPLE_EVERY, History
 from aurora_pool.serve.keys import KeyRing, load_secret
 from aurora_pool.serve.keys_api import KeysApi
 from aurora_pool.serve.leases import Leases
 from aurora_pool.serve.limits import Limiter, TokenAccounts
 from aurora_pool.serve.openapi import OpenApi
 from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.proxies import believe, parse_networks
+from aurora_pool.serve.records import BatchRecords
+from aurora_pool.serve.rendering import UI, Pages, protect
 from aurora_pool.serve.request_ids import REQUEST_ID, request_id_of
 from aurora_pool.serve.state import StateApi
 from aurora_pool.serve.status import StatusApi
@@ -83,22 +89,31 @@ async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[
         limiter = Limiter(accounts)
         files = FilesApi(storage, blobs, options.data / "incoming", options)
         gateway = Gateway(fleet, limiter, options)
+        batches = BatchesApi(storage, folders, options, executor.wake)
+        history = History(fleet, gateway)
+        pages = Pages()
         apis = (
             gateway,
             files,
-            BatchesApi(storage, folders, options, executor.wake),
+            batches,
             WebhooksApi(storage, deliverer),
             KeysApi(keys),
             StatusApi(fleet, gateway, executor),
             state := StateApi(fleet, storage, gateway),
+            pages,
+            Dashboard(pages, fleet, gateway, history, keys, gatekeeper),
+            JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches),
         )
         app = web.Application(
-            client_max_size=options.body_limit, middlewares=[_errors(options.body_limit), _admit(gatekeeper)]
+            client_max_size=options.body_limit, middlewares=[_errors(options.body_limit, pages), _admit(gatekeeper)]
         )
+        if proxies := parse_networks(options.trusted_proxies):
+            app.middlewares.insert(0, believe(proxies))
         for api in apis:
             app.add_routes(api.routes())
         app.add_routes(OpenApi(app).routes())
-        app.on_shutdown.append(state.close)
+        app.on_shutdown.extend([state.close, pages.close])
+        app.on_response_prepare.append(protect)
         app[EXECUTOR] = executor
         stack.push_async_callback(accounts.flush)
         stack.push_async_callback(fleet.close)
@@ -107,6 +122,7 @@ async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[
             deliverer.run(),
             _every(FLUSH_EVERY, accounts.flush),
             _every(SWEEP_EVERY, files.sweep),
+            _every(SAMPLE_EVERY, history.take),
         )
         for work in background:
             stack.push_async_callback(_cancelled, asyncio.create_task(work))
@@ -125,28 +141,31 @@ def open_data(options: ServerOptions) -> Storage:
     return Storage(options.database_url)
 
 
-def _errors(body_limit: int) -> Any:
+def _errors(body_limit: int, pages: Pages) -> Any:
+    def word(request: web.Request, error: ApiError) -> web.Response:
+        return pages.tell(request, error) if request.path.startswith(UI) else error.response()
+
     @web.middleware
     async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Word every error as the API does, and put the request's id into every reply."""
+        """Word every error as the API does, or as a page under ``/ui/``, and put the request's id into every reply."""
         began = time.monotonic()
         response: web.StreamResponse
         try:
             response = await handler(request)
         except ApiError as error:
-            response = error.response()
+            response = word(request, error)
         except web.HTTPRequestEntityTooLarge:
-            response = too_large(body_limit).response()
+            response = word(request, too_large(body_limit))
         except web.HTTPException as error:
-            response = of_http_exception(error).response()
+            response = word(request, of_http_exception(error))
         except (SQLAlchemyError, OSError) as error:
             if isinstance(error, ConnectionError):
                 raise  # the client is gone
             logger.warning("%s %s failed: %s", request.method, request.path, error)
-            response = unavailable("The server's storage can't be used now.").response()
+            response = word(request, unavailable("The server's storage can't be used now."))
         except Exception:
             logger.exception("%s %s failed, because of a defect", request.method, request.path)
-            response = ApiError(500, "The server had an error.", kind="server_error").response()
+            response = word(request, ApiError(500, "The server had an error.", kind="server_error"))
         if not response.prepared:
             response.headers.setdefault(REQUEST_ID, request_id_of(request))
             response.headers.setdefault("X-Content-Type-Options", "nosniff")
@@ -160,7 +179,7 @@ def _errors(body_limit: int) -> Any:
 def _admit(gatekeeper: Gatekeeper) -> Any:
     @web.middleware
     async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in OPEN_PATHS:
+        if not is_open(request):
             set_caller(request, await gatekeeper.admit(request))
         return await handler(request)
 

@@ -32,7 +32,9 @@ class _Expiry(msgspec.Struct, forbid_unknown_fields=True):
     seconds: int
 
 
-class _Create(msgspec.Struct, forbid_unknown_fields=True):
+class CreateBatch(msgspec.Struct, forbid_unknown_fields=True):
+    """What a batch is made from."""
+
     input_file_id: str
     endpoint: str
     completion_window: str
@@ -67,8 +69,11 @@ class BatchesApi:
 
     async def create(self, request: web.Request) -> web.Response:
         """Queue a batch; its file is validated soon after."""
-        caller = caller_of(request)
-        wanted = decode(await request.read(), _Create)
+        row = await self.create_for(caller_of(request), decode(await request.read(), CreateBatch))
+        return encode_reply(batch_object(row))
+
+    async def create_for(self, caller: Caller, wanted: CreateBatch) -> RowMapping:
+        """Queue a batch. Raises :class:`ApiError`."""
         values = _checked(wanted)
         async with self._storage.read() as connection:
             file = await find_file(connection, wanted.input_file_id, caller.user)
@@ -84,7 +89,7 @@ class BatchesApi:
             await self._folders.drop(batch_id)
             raise
         self._wake()
-        return encode_reply(batch_object(row))
+        return row
 
     async def _insert(self, caller: Caller, values: dict[str, Any]) -> RowMapping:
         now = int(time.time())
@@ -171,7 +176,7 @@ class BatchesApi:
         return row
 
 
-def _checked(wanted: _Create) -> dict[str, Any]:
+def _checked(wanted: CreateBatch) -> dict[str, Any]:
     if wanted.endpoint not in ENDPOINTS:
         raise bad_request(f"Invalid 'endpoint': expected one of {', '.join(ENDPOINTS)}.", param="endpoint")
     parse_duration(wanted.completion_window, "completion_window")

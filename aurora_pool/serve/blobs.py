@@ -25,8 +25,8 @@ class Blobs(Protocol):
         """Make a local file of the content, which stays if the blob is deleted."""
         ...
 
-    def chunks(self, name: str) -> AsyncIterator[bytes]:
-        """Read the content. Raises ``FileNotFoundError``."""
+    def chunks(self, name: str, start: int = 0) -> AsyncIterator[bytes]:
+        """Read the content from an offset on. Raises ``FileNotFoundError``."""
         ...
 
     async def delete(self, name: str) -> None:
@@ -72,9 +72,9 @@ class FolderBlobs:
 
         await asyncio.to_thread(link)
 
-    async def chunks(self, name: str) -> AsyncIterator[bytes]:
+    async def chunks(self, name: str, start: int = 0) -> AsyncIterator[bytes]:
         """Read the file."""
-        async for chunk in read_file(self._folder / name):
+        async for chunk in read_file(self._folder / name, start=start):
             yield chunk
 
     async def delete(self, name: str) -> None:
@@ -106,10 +106,12 @@ class RemoteBlobs:
         """Download the file."""
         await asyncio.to_thread(self._system.get_file, self._path(name), str(target))
 
-    async def chunks(self, name: str) -> AsyncIterator[bytes]:
+    async def chunks(self, name: str, start: int = 0) -> AsyncIterator[bytes]:
         """Read the file piece by piece."""
         file = await asyncio.to_thread(self._system.open, self._path(name), "rb")
         try:
+            if start:
+                await asyncio.to_thread(file.seek, start)
             while chunk := await asyncio.to_thread(file.read, CHUNK):
                 yield chunk
         finally:
@@ -130,11 +132,13 @@ class RemoteBlobs:
         return f"{self._root}/{name}"
 
 
-async def read_file(path: Path, end: int | None = None) -> AsyncIterator[bytes]:
-    """Read a file, up to ``end`` bytes of it, without holding up the event loop."""
+async def read_file(path: Path, end: int | None = None, *, start: int = 0) -> AsyncIterator[bytes]:
+    """Read a file from ``start`` to ``end``, in bytes, without holding up the event loop."""
     file = await asyncio.to_thread(path.open, "rb")
-    left = end
+    left = None if end is None else end - start
     try:
+        if start:
+            file.seek(start)
         while left is None or left > 0:
             chunk = await asyncio.to_thread(file.read, CHUNK if left is None else min(CHUNK, left))
             if not chunk:

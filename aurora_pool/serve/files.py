@@ -57,6 +57,11 @@ class FilesApi:
 
     async def create(self, request: web.Request) -> web.Response:
         """Upload a file, as multipart with ``file`` and ``purpose``, and ``expires_after[seconds]`` if need be."""
+        values, _ = await self.receive(request)
+        return encode_reply(file_object(values))
+
+    async def receive(self, request: web.Request) -> tuple[dict[str, Any], dict[str, str]]:
+        """Take an upload; return the file's row, and the form's fields."""
         caller = caller_of(request)
         file_id = new_id("file-")
         target = self._incoming / file_id
@@ -84,7 +89,7 @@ class FilesApi:
             target.unlink(missing_ok=True)
         async with self._storage.write() as connection:
             await connection.execute(insert(files).values(values))
-        return encode_reply(file_object(values))
+        return values, fields
 
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's files."""

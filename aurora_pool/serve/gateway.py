@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -30,6 +32,8 @@ _PRIVATE = OWN_HEADERS | frozenset(
 )
 """Headers of the request that are this server's business only."""
 _OWN_REPLY = frozenset({"server", "date", "x-request-id", "set-cookie"})
+_LATENCIES = 10_000
+"""How many are kept between two looks at them."""
 _DONE = b"data: [DONE]\n\n"
 
 logger = logging.getLogger("aurora_pool")
@@ -64,6 +68,13 @@ class Gateway:
         self._options = options
         self.requests = 0
         self.streams = 0
+        self._latencies: deque[float] = deque(maxlen=_LATENCIES)
+
+    def take_latencies(self) -> list[float]:
+        """Give the seconds that requests took since the last call, and forget them."""
+        taken = list(self._latencies)
+        self._latencies.clear()
+        return taken
 
     def routes(self) -> list[web.RouteDef]:
         """Where the handlers are reached."""
@@ -89,6 +100,10 @@ class Gateway:
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """Send a request to the fleet."""
+        return await self.forward_to(request, request.path)
+
+    async def forward_to(self, request: web.Request, path: str) -> web.StreamResponse:
+        """Send a request to the fleet, at this path of its servers."""
         caller = caller_of(request)
         await self._limiter.check(caller)
         body = await request.read()
@@ -98,13 +113,14 @@ class Gateway:
             asked = _Asked()  # the server says what is wrong with it, in its own words
         forwarder = self._forwarder(asked.model)
         self.requests += 1
+        began = time.monotonic()
         headers = _forwarded_headers(request)
-        if asked.prompt and request.path == "/v1/completions":
+        if asked.prompt and path == "/v1/completions":
             listed = PromptList.read(body, asked.prompt)
             if listed is not None:
                 return await self._forward_list(request, caller, forwarder, listed, headers, bool(asked.stream))
         try:
-            with await forwarder.send("POST", request.path, headers, body) as reply:
+            with await forwarder.send("POST", path, headers, body) as reply:
                 if reply.is_event_stream:
                     return await self._stream(request, caller, reply.chunks(), dict(reply.headers))
                 content = await reply.read()
@@ -113,6 +129,8 @@ class Gateway:
                 return web.Response(status=reply.status, body=content, headers=kept)
         except PoolError as error:
             raise _lost(error) from error
+        finally:
+            self._latencies.append(time.monotonic() - began)
 
     async def _forward_list(
         self,

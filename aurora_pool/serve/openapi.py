@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from aurora_pool.serve.access import OPEN_PATHS
+from aurora_pool.serve.rendering import UI
 from aurora_pool.serve.wire import encode_reply
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -54,6 +55,8 @@ def describe(app: web.Application) -> dict[str, Any]:
         if resource is None or route.method == "*":
             continue
         path = resource.canonical
+        if path == "/" or f"{path}/".startswith(UI):
+            continue  # pages for people
         summary = (inspect.getdoc(route.handler) or "").partition("\n")[0]
         paths.setdefault(path, {})[route.method.lower()] = _operation(path, route.method, summary)
     return {

@@ -37,6 +37,7 @@ class ServerOptions:
     - ``batches_at_once``: how many batches run at a time; the others wait their turn;
     - ``lease``: how long a replica's batches stay its own without a sign of life;
     - ``grace``: what SIGTERM leaves to what is in flight;
+    - ``trusted_proxies``: addresses and networks of proxies whose ``X-Forwarded-*`` is believed;
     - ``private_webhooks``: let webhooks go to private addresses and by plain HTTP.
     """
 
@@ -59,6 +60,7 @@ class ServerOptions:
     grace: float = 10.0
     file_days: float = 30.0
     private_webhooks: bool = False
+    trusted_proxies: tuple[str, ...] = ()
     limits: UserLimits = field(default_factory=UserLimits)
 
     def __post_init__(self) -> None:

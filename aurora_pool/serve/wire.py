@@ -52,7 +52,7 @@ def query_int(request: web.Request, name: str, default: int, *, least: int, most
     text = request.query.get(name)
     if text is None:
         return default
-    if not re.fullmatch(r"\d{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+    if not re.fullmatch(r"\d{1,15}", text, re.ASCII) or not least <= int(text) <= most:
         raise bad_request(f"Invalid '{name}': expected a whole number from {least} to {most}.", param=name)
     return int(text)
 
