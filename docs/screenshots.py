@@ -64,7 +64,7 @@ async def main() -> None:
                 running = await submit(client, "numbers.jsonl", questions(6000))
                 await submit(client, "translations.jsonl", questions(4000))
                 await asyncio.sleep(4)
-                await fleet.agents[2].kill()
+                fleet.agents[2].die()
                 for number in range(30):
                     await client.chat.completions.create(
                         model=MODEL, messages=[{"role": "user", "content": f"Say {number}"}], max_tokens=20

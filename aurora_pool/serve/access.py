@@ -88,7 +88,7 @@ def _key_of(request: web.Request) -> str:
 
 
 def check_origin(request: web.Request, *, any_host: bool = False) -> None:
-    """Refuse what another site's page has sent, and names that are not this machine's. Raises :class:`ApiError` (403)."""
+    """Refuse what another site's page sent, and names that are not this machine's. Raises :class:`ApiError` (403)."""
     host = urlsplit(f"//{request.host}")
     if not any_host and host.hostname not in LOOPBACK_NAMES:
         raise ApiError(403, "This server has no keys, so it answers at localhost and 127.0.0.1 only.", code="bad_host")
