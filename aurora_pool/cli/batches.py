@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, JobError, PoolError
 
 if TYPE_CHECKING:
@@ -23,7 +24,13 @@ KEY_VARIABLE = "AURORA_POOL_KEY"
 
 Server = Annotated[
     str,
-    typer.Option("--server", envvar="AURORA_POOL_SERVER", help="The server's URL; the key is in AURORA_POOL_KEY."),
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="AURORA_POOL_SERVER",
+        help="The server's URL; the key is in AURORA_POOL_KEY.",
+        rich_help_panel=SERVER,
+    ),
 ]
 BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
 
@@ -31,13 +38,29 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")
 def submit(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="OpenAI Batch JSONL.")],
     server: Server = "http://127.0.0.1:8080",
-    watch: Annotated[bool, typer.Option("--watch", help="Show progress until the batch has ended.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show progress until the batch has ended.", rich_help_panel=DISPLAY)
+    ] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="With --watch, where the records go at the end.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="With --watch, where the records go at the end.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
-    window: Annotated[str, typer.Option(help="How long the batch may take, as 24h or 7d.")] = "24h",
-    priority: Annotated[int, typer.Option(min=-100, max=100, help="Higher ones begin first.")] = 0,
-    wait_file: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for FILE to appear.")] = 0.0,
+    window: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the batch may take, as 24h or 7d.", rich_help_panel=QUEUE)
+    ] = "24h",
+    priority: Annotated[
+        int, typer.Option(metavar="N", min=-100, max=100, help="Higher ones begin first.", rich_help_panel=QUEUE)
+    ] = 0,
+    wait_file: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait for FILE to appear.", rich_help_panel=INPUT),
+    ] = 0.0,
 ) -> None:
     """Upload a file and queue it as a batch; prints the batch's id."""
     endpoint = _endpoint_of(_wait_for(source, wait_file))
@@ -57,7 +80,9 @@ def submit(
 
 def jobs(
     server: Server = "http://127.0.0.1:8080",
-    limit: Annotated[int, typer.Option(min=1, max=100, help="How many, the newest first.")] = 20,
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100, help="How many, the newest first.", rich_help_panel=DISPLAY)
+    ] = 20,
 ) -> None:
     """List batches, a line each."""
     with _client(server) as client:
@@ -71,7 +96,12 @@ def jobs(
 
 def fetch(
     batch_id: BatchId,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the records go, failed ones included.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where the records go, failed ones included.", rich_help_panel=OUTPUT
+        ),
+    ],
     server: Server = "http://127.0.0.1:8080",
 ) -> None:
     """Download what a batch has answered, also while it runs."""

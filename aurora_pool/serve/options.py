@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from aurora_pool.errors import ConfigError
+from aurora_pool.serve.proxies import parse_networks
 
 MEBIBYTE = 1 << 20
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -69,6 +70,7 @@ class ServerOptions:
         for name in ("read_timeout", "write_timeout", "lease", "file_days"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
+        parse_networks(self.trusted_proxies)
         if self.batches_at_once < 1:
             raise ConfigError(f"batches_at_once: expected at least 1, got {self.batches_at_once!r}")
 
