@@ -43,6 +43,15 @@ async def submit(client: openai.AsyncOpenAI, name: str, content: bytes) -> str:
     return batch.id
 
 
+async def ask_online(client: openai.AsyncOpenAI) -> None:
+    """Ask something now and then, for ever."""
+    while True:
+        await client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "Say something."}], max_tokens=20
+        )
+        await asyncio.sleep(1)
+
+
 async def take(page: Page, name: str) -> None:
     """Save what the page shows, as a small file."""
     await page.wait_for_timeout(1500)
@@ -55,22 +64,23 @@ async def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     fleet = SimulatedFleet(6, profile=AgentProfile(slots=16, median_length=80.0))
     with tempfile.TemporaryDirectory() as folder:
-        async with fleet, serving(fleet.endpoints, ServerOptions(data=Path(folder), port=0)) as server:
-            async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none") as client:
-                while not server.fleet.models:
-                    await asyncio.sleep(0.1)
-                done = await submit(client, "spelling.jsonl", questions(60, faulty=12))
-                bad = await submit(client, "typos.jsonl", questions(3) + b'{"custom_id": "x"}\n{"custom_id": \n')
-                running = await submit(client, "numbers.jsonl", questions(6000))
-                await submit(client, "translations.jsonl", questions(4000))
-                await asyncio.sleep(4)
-                fleet.agents[2].die()
-                for number in range(30):
-                    await client.chat.completions.create(
-                        model=MODEL, messages=[{"role": "user", "content": f"Say {number}"}], max_tokens=20
-                    )
-                    await asyncio.sleep(1)
+        async with (
+            fleet,
+            serving(fleet.endpoints, ServerOptions(data=Path(folder), port=0)) as server,
+            openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none") as client,
+        ):
+            while not server.fleet.models:
+                await server.fleet.wait_for_change(1.0)
+            done = await submit(client, "spelling.jsonl", questions(60, faulty=12))
+            bad = await submit(client, "typos.jsonl", questions(3) + b'{"custom_id": "x"}\n{"custom_id": \n')
+            running = await submit(client, "numbers.jsonl", questions(12_000))
+            await submit(client, "translations.jsonl", questions(8000))
+            await asyncio.sleep(4)
+            fleet.agents[2].die()
+            asking = asyncio.create_task(ask_online(client))
+            await asyncio.sleep(60)
             await shoot(server.address, {"done": done, "bad": bad, "running": running})
+            asking.cancel()
 
 
 async def shoot(address: str, jobs: dict[str, str]) -> None:
@@ -94,6 +104,7 @@ async def shoot(address: str, jobs: dict[str, str]) -> None:
         await page.goto(f"{address}/ui/playground")
         await page.get_by_label("Message", exact=True).fill("What is a mill?")
         await page.get_by_role("button", name="Send").click()
+        await page.get_by_text("Done in").wait_for()
         await take(page, "serve-playground")
         dark = await browser.new_page(viewport={"width": 390, "height": 760}, color_scheme="dark")
         for name in ("fleet", "jobs", "charts"):

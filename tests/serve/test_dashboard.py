@@ -174,7 +174,9 @@ async def test_pages_need_a_key_and_come_under_a_strict_policy(tmp_path: Path) -
         batch = await ended(run.client_of(ann), await submit(run.client_of(ann), [line("a")]))
         for path in ("", "jobs", f"jobs/{batch.id}", "charts", "playground", "upload", "keys", "nowhere"):
             async with run.http.get(f"{run.server.address}/ui/{path}", allow_redirects=False) as reply:
-                assert (reply.status, reply.headers["Location"]) == (303, "../login" if "/" in path else "./login"), path
+                assert (reply.status, reply.headers["Location"]) == (303, "../login" if "/" in path else "./login"), (
+                    path
+                )
         cookie = {"Cookie": f"aurora_pool_key={bob}"}
         for path in (f"jobs/{batch.id}", f"jobs/{batch.id}/records", f"files/{batch.output_file_id}/content"):
             async with run.http.get(f"{run.server.address}/ui/{path}", headers=cookie) as reply:
@@ -199,15 +201,14 @@ async def test_only_named_proxies_are_believed(tmp_path: Path) -> None:
 
 
 async def test_live_pages_send_what_has_changed(tmp_path: Path) -> None:
-    async with running(tmp_path) as run:
-        async with run.http.get(f"{run.server.address}/ui/?live=1") as reply:
-            assert reply.headers["Content-Type"] == "text/event-stream"
-            assert b"retry" in await reply.content.readuntil(b"\n\n")
-            assert b"2 of 2 agents" in await reply.content.readuntil(b"\n\n")
-            run.fleet.agents[0].die()
-            work = [run.client.completions.create(model=MODEL, prompt=f"p{i}", max_tokens=4) for i in range(8)]
-            await asyncio.gather(*work)
-            await until(lambda: _said(reply, b"1 of 2 agents"))
+    async with running(tmp_path) as run, run.http.get(f"{run.server.address}/ui/?live=1") as reply:
+        assert reply.headers["Content-Type"] == "text/event-stream"
+        assert b"retry" in await reply.content.readuntil(b"\n\n")
+        assert b"2 of 2 agents" in await reply.content.readuntil(b"\n\n")
+        run.fleet.agents[0].die()
+        work = [run.client.completions.create(model=MODEL, prompt=f"p{i}", max_tokens=4) for i in range(8)]
+        await asyncio.gather(*work)
+        await until(lambda: _said(reply, b"1 of 2 agents"))
 
 
 async def _said(reply: Any, text: bytes) -> bool:

@@ -36,8 +36,9 @@ function draw() {
     height: 240,
     cursor: { sync: { key: "charts" } },
     scales: { y: { range: (_, least, most) => [0, most > 0 ? most * 1.1 : 1] } },
-    axes: [axis, { ...axis, size: 64 }],
-    series: [{}, ...chart.lines.map(([label], index) => ({
+    tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1000), "Etc/UTC"),
+    axes: [{ ...axis, space: 90, values: "{HH}:{mm}:{ss}" }, { ...axis, size: 64 }],
+    series: [{ label: "UTC", value: "{HH}:{mm}:{ss}" }, ...chart.lines.map(([label], index) => ({
       label, stroke: colours[index], width: 2, spanGaps: false,
       value: (_, value) => (value === null || value === undefined ? "–" : value.toLocaleString("en")),
     }))],
