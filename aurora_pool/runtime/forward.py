@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Self
 
@@ -17,13 +18,14 @@ import msgspec
 from aurora_pool.errors import ConnectionLost, PoolError, ServerError, TransportError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
-from aurora_pool.wire.errors import parse_error
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 if TYPE_CHECKING:
+    from aurora_pool.policy.agent import AgentState
     from aurora_pool.runtime.driver import Driver
     from aurora_pool.runtime.exchange import Exchanges
-    from aurora_pool.runtime.transport import Reply
+    from aurora_pool.runtime.reply import Reply
 
 OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "keep-alive", "transfer-encoding"}
@@ -59,7 +61,7 @@ class Forwarder:
         """
         await self.start()
         forward = _Forward(method, path, headers, body)
-        turn = next(self._turns) % max(1, len(self._queue.members))
+        turn = next(self._turns) % max(1, len(self._queue.view.members))
         item = WorkItem(self._queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)
         self._driver.admit([item])
@@ -122,7 +124,7 @@ class _Forward:
     __slots__ = ("_body", "_taken_by", "chunks", "head", "headers", "method", "path")
 
     limit = 1
-    streams = False
+    model = ""
 
     def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> None:
         self.method = method
@@ -137,20 +139,24 @@ class _Forward:
     def sink(self) -> _Forward:
         return self
 
-    def encode(self, items: Sequence[WorkItem], *, stream: bool) -> bytes | None:
+    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+        """0: how it is streamed is the client's."""
+        return 0
+
+    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
         return self._body
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
-        if reply.status >= 400:
-            content = await reply.read()
-            error = parse_error(reply.status, content)
+        if not 200 <= reply.status < 300:
+            content = await reply.start() if reply.status >= 400 else b""
+            error = await reply.error(content)
             if not _is_the_clients(error):
                 raise error
             if self._begin(reply, request):
                 await self.chunks.put(content)
         elif self._begin(reply, request):
             try:
-                async for chunk in reply.chunks():
+                async for chunk in reply.chunks(sys.maxsize):
                     exchanges.progress(request)
                     await self._hand_on(chunk, request, exchanges)
             except TransportError as error:
