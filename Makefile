@@ -10,13 +10,16 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py rejected_batches.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format test-ray bench bench-all cost soak fuzz docs graph clean
+.PHONY: help demo demo-serve test integration check format test-ray bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, about a minute with the installation
 	$(BIN)/aurora-pool demo --input examples/prompts.jsonl --output out/demo/answers.jsonl
+
+demo-serve: $(VENV)/.server ## Serve a simulated fleet, and run a batch by the openai client; Ctrl-C ends it
+	$(BIN)/python examples/serve/demo.py
 
 test: $(VENV)/.test ## Run every test that needs no vLLM
 	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --numprocesses auto --dist worksteal
@@ -86,6 +89,10 @@ $(BIN)/python:
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
+
+$(VENV)/.server: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[server]'
+	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[test]'

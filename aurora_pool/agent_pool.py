@@ -21,6 +21,7 @@ from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
 from aurora_pool.runtime.open_files import ensure_open_files, files_for
@@ -309,6 +310,10 @@ class AgentPool:
         check_whole(0, total=total)
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return self._responses(prompts, options, total)
+
+    def forwarder(self) -> Forwarder:
+        """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need."""
+        return Forwarder(self._driver, lambda: self._agents.queue, self.start)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()

@@ -21,6 +21,7 @@ LAYERS = (
     ("prompts",),
     ("pool_options", "agent_pool", "blocking", "pool", "embeddings"),
     ("aggregators", "patterns", "jobs", "testing"),
+    ("serve",),
     ("contrib", "cli", "__main__", "__init__"),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
@@ -72,7 +73,7 @@ IMPURE_MODULES = frozenset(
     }
 )
 UPWARD = {("pool", "contrib.openai")}  # pool.openai_client() makes it when it is called, from public names only
-CLIENT_OWNERS = ("runtime.transport", "runtime.reply", "testing", "contrib")
+CLIENT_OWNERS = ("runtime.transport", "runtime.reply", "testing", "contrib", "serve")
 LONGEST = 350
 NAMEDTUPLE_API = frozenset({"_asdict", "_fields", "_make", "_replace"})  # public in spite of the underscore
 

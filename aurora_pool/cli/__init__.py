@@ -1,4 +1,4 @@
-"""The command line: ``aurora-pool run``, ``ask``, ``summarize``, ``demo``, ``report`` and ``sim``.
+"""The command line: ``aurora-pool run``, ``serve``, ``submit`` and others.
 
 How commands end is told by :mod:`aurora_pool.cli.exit_codes`.
 """

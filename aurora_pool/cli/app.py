@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from aurora_pool.cli import ask, demo, merge, report, run, sim, summarize
+from aurora_pool.cli import ask, batches, demo, merge, report, run, serve, sim, summarize
 from aurora_pool.cli.exit_codes import TABLE
 
 _EXIT_CODES = f"Exit codes (what was answered is saved, whatever the code):\n{TABLE}"
@@ -25,3 +25,9 @@ app.command("summarize")(summarize.summarize)
 app.command("demo")(demo.demo)
 app.command("report")(report.report)
 app.command("sim")(sim.sim)
+app.command("serve", epilog=_EXIT_CODES)(serve.serve)
+app.command("keys")(serve.keys)
+app.command("submit", epilog=_EXIT_CODES)(batches.submit)
+app.command("jobs")(batches.jobs)
+app.command("fetch")(batches.fetch)
+app.command("cancel")(batches.cancel)

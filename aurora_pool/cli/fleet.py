@@ -76,13 +76,21 @@ async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
         await asyncio.sleep(AGAIN)
 
 
-async def watch_hostfile(path: Path, update: Callable[[list[AgentEndpoint]], None], *, every: float = 2.0) -> None:
+async def watch_hostfile(
+    path: Path,
+    update: Callable[[list[AgentEndpoint]], None],
+    *,
+    every: float = 2.0,
+    known_endpoints: list[AgentEndpoint] | None = None,
+) -> None:
     """Look at a hostfile for ever, and hand over its agents whenever they change.
+
+    With ``known_endpoints``, the ones that were read before, no change between that and the first look is missed.
 
     A file that is gone or broken changes nothing: it is most likely being written.
     """
-    known = _look(path)
-    endpoints: list[AgentEndpoint] | None = None
+    known = _look(path) if known_endpoints is None else None
+    endpoints = known_endpoints
     while True:
         await asyncio.sleep(every)
         seen = _look(path)
