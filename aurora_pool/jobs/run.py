@@ -23,7 +23,7 @@ from aurora_pool.messages import Prompt, Response
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+    from aurora_pool.agent_pool import AgentPool
 
 RESERVE = 5.0
 """Seconds before the end of an allocation when nothing is waited for any more: the process has to end as well."""
@@ -46,7 +46,7 @@ class Run:
 
     def __init__(
         self,
-        pool: VLLMPool,
+        pool: AgentPool,
         model: str,
         survey: Survey,
         journal: Journal,
