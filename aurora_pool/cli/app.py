@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from aurora_pool.cli import ask, demo, merge, report, run, sim, summarize
+from aurora_pool.cli import agent, ask, check, demo, merge, report, run, sim, status, summarize, top, up
 from aurora_pool.cli.exit_codes import TABLE
 
 _EXIT_CODES = f"Exit codes (what was answered is saved, whatever the code):\n{TABLE}"
@@ -25,3 +25,11 @@ app.command("summarize")(summarize.summarize)
 app.command("demo")(demo.demo)
 app.command("report")(report.report)
 app.command("sim")(sim.sim)
+app.command("up")(up.up)
+app.command("status")(status.status)
+app.command("top")(top.top)
+app.command("logs")(status.logs)
+app.command("down")(up.down)
+app.command("check")(check.check)
+app.command("wait")(check.wait)
+app.command("agent", hidden=True)(agent.agent)
