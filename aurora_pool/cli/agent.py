@@ -9,6 +9,8 @@ import typer
 
 from aurora_pool.cli.panels import LIMITS
 
+TIDYING = 5.0
+"""Seconds that the leashes of a supervisor that was killed have to end their engines and to say so."""
 SWEEP_PATIENCE = 60.0
 """Seconds that supervisors have to end their engines by themselves."""
 
@@ -41,4 +43,5 @@ def agent(
 
     folder = RunFolder(run)
     restarts = folder.fleet().group(group).restarts
-    raise typer.Exit(keep(lambda: told(lambda: supervise(folder, group, element)), restarts=restarts))
+    code = keep(lambda: told(lambda: supervise(folder, group, element)), restarts=restarts, tidying=TIDYING)
+    raise typer.Exit(code)

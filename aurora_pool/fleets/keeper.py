@@ -11,21 +11,19 @@ from contextlib import suppress
 
 from aurora_pool.fleets.processes import adopt_orphans, descendants, end_with_parent, kill_all, reap
 
-TIDYING = 5.0
-"""Seconds that the leashes of a supervisor that was killed have to end their engines by themselves."""
-
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _BY_KERNEL = 0x80
 """``si_code`` of a signal that the terminal sends, to all processes of the group."""
 
 
-def keep(work: Callable[[], int], *, restarts: int = 0) -> int:
+def keep(work: Callable[[], int], *, restarts: int = 0, tidying: float = 0.0) -> int:
     """Run ``work`` in a child until it ends by itself, and give its exit code; up to ``restarts`` kills don't count.
 
+    What it has started is killed after it, once it has had ``tidying`` seconds to end by itself.
     Signals that are meant to end this process are passed on. If it is killed, its child gets SIGTERM.
     """
     adopt_orphans()
-    keeper = _Keeper()
+    keeper = _Keeper(tidying)
     code = keeper.run(work)
     while code == 128 + signal.SIGKILL and restarts and not keeper.stopping:
         restarts -= 1
@@ -34,8 +32,9 @@ def keep(work: Callable[[], int], *, restarts: int = 0) -> int:
 
 
 class _Keeper:
-    def __init__(self) -> None:
+    def __init__(self, tidying: float) -> None:
         self.stopping = False
+        self._tidying = tidying
 
     def run(self, work: Callable[[], int]) -> int:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {*_PASSED_ON, signal.SIGCHLD})
@@ -53,7 +52,7 @@ class _Keeper:
             finally:
                 os._exit(code)
         code = self._wait_for(child)
-        deadline = time.monotonic() + TIDYING
+        deadline = time.monotonic() + self._tidying
         while descendants(parent) and time.monotonic() < deadline:
             reap()
             time.sleep(0.05)
