@@ -140,12 +140,16 @@ class SlurmCluster:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
+    def cancel_all(self) -> None:
+        """End all jobs."""
+        subprocess.run(["scancel", "--user=root"], env=self.environment, capture_output=True, check=False)
+        self.wait_for(lambda: not self.jobs(), "jobs stay in the queue")
+
     def close(self) -> None:
         """End all jobs and daemons."""
         if "slurmctld" in self._daemons:
-            subprocess.run(["scancel", "--user=root"], env=self.environment, capture_output=True, check=False)
             with suppress(AssertionError):
-                self.wait_for(lambda: not self.jobs(), "jobs stay in the queue")
+                self.cancel_all()
         for daemon in self._daemons.values():
             daemon.terminate()
         for daemon in self._daemons.values():

@@ -25,6 +25,13 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
         yield cluster
 
 
+@pytest.fixture(autouse=True)
+def _no_jobs_left(cluster: SlurmCluster) -> Iterator[None]:
+    """Free the nodes after a test that failed, for the next one."""
+    yield
+    cluster.cancel_all()
+
+
 def lines_of(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "agents.d").iterdir() if not path.name.startswith("."))
 
