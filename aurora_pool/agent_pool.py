@@ -106,11 +106,6 @@ class AgentPool:
         return self._timeout
 
     @property
-    def model(self) -> str | None:
-        """The name of the model that answers; None while it is not known."""
-        return None
-
-    @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
         """Its agents, in the order of the hostfile; ``Response.agent_index`` counts in it."""
         return self._agents.endpoints

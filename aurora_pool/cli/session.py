@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aurora_pool import event_loop
-from aurora_pool.agent_pool import AgentPool
 from aurora_pool.cli.display import Display, make_display
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, start, wait_for_agents, wait_for_hostfile, watch_hostfile
@@ -32,7 +31,7 @@ from aurora_pool.sharing import AgentShare, Part, Roster
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
-    from aurora_pool.engines import Engine
+    from aurora_pool.engines import Engine, EnginePool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +135,7 @@ class _Command:
             self._listeners.append(lambda progress, _: self._display.update(progress))
             return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
 
-    async def _open_fleet(self, stack: AsyncExitStack) -> AgentPool:
+    async def _open_fleet(self, stack: AsyncExitStack) -> VLLMPool | EnginePool:
         session = self._session
         within = PATIENCE if session.patience is None else session.patience
         endpoints = await wait_for_hostfile(session.hostfile, within=session.patience or 0.0)
@@ -166,7 +165,7 @@ class _Command:
             self._lend(pool, share, stack)
         return pool
 
-    async def _open_engine(self, stack: AsyncExitStack) -> AgentPool:
+    async def _open_engine(self, stack: AsyncExitStack) -> VLLMPool | EnginePool:
         from aurora_pool.engines import EnginePool
 
         session = self._session

@@ -155,7 +155,7 @@ class _Examination:
     async def _complete(self, model: str, prompts: list[str], max_tokens: int) -> bytes:
         # One prompt goes as a text: not every engine takes lists.
         prompt: Any = prompts if len(prompts) > 1 else prompts[0]
-        body = completions.encode_request(model, prompt, {"temperature": 0}, max_tokens, stream=False)
+        body = completions.encode_request(model, prompt, {"temperature": 0}, max_tokens)
         return await self._get(completions.PATH, body)
 
     async def _get(self, path: str, body: bytes | None = None, *, keep_clock: bool = False) -> bytes:

@@ -23,7 +23,8 @@ from aurora_pool.messages import Prompt, Response
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
-    from aurora_pool.agent_pool import AgentPool
+    from aurora_pool.engines import EnginePool
+    from aurora_pool.pool import VLLMPool
 
 RESERVE = 5.0
 """Seconds before the end of an allocation when nothing is waited for any more: the process has to end as well."""
@@ -46,7 +47,7 @@ class Run:
 
     def __init__(
         self,
-        pool: AgentPool,
+        pool: VLLMPool | EnginePool,
         model: str,
         survey: Survey,
         journal: Journal,
