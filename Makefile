@@ -10,7 +10,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py rejected_batches.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test integration check format test-ray bench bench-all cost soak fuzz docs graph clean
+.PHONY: help demo demo-serve test schedulers integration check format test-ray bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,12 +21,16 @@ demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, a
 demo-serve: $(VENV)/.server ## Serve a simulated fleet, and run a batch by the openai client; Ctrl-C ends it
 	$(BIN)/python examples/serve/demo.py
 
-test: $(VENV)/.test ## Run every test that needs no vLLM
-	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --numprocesses auto --dist worksteal
+test: $(VENV)/.test ## Run every test that needs no vLLM, no scheduler and no Ray
+	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/schedulers --ignore=tests/ray \
+		--numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
 
 test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask and Hugging Face datasets, which are installed apart
 	$(VENV)-ray/bin/python -m pytest tests/ray
+
+schedulers: $(VENV)/.test ## Run the tests that need a Slurm and an sshd, which they start, about 5 minutes
+	$(BIN)/python -m pytest tests/schedulers
 
 integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two that are started here
 	$(BIN)/python tests/integration/local_fleet.py run --agents 2 -- \

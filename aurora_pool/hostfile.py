@@ -31,6 +31,7 @@ from typing import Any, TypeAlias
 
 from aurora_pool.arguments import shown
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
+from aurora_pool.hostfile_source import read_source
 
 __all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "parse_hostfile", "parse_hostfile_text"]
 
@@ -137,20 +138,18 @@ def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
 
 
 def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
-    """Read a hostfile.
+    """Read a hostfile: a file, a folder of announcements, ``dns://name:port`` or ``k8s://service.namespace:port``.
 
     Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
-    missing or empty file, a bad host, port or tag, and an agent that is listed twice.
+    missing or empty file, a bad host, port or tag, and an agent that is listed twice. How folders and names are read
+    is told by :mod:`aurora_pool.hostfile_source`.
 
     >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
     [AgentEndpoint(host='localhost', port=8000, ...)]
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise HostfileError(f"can't be read ({reason}); expected a text file, one agent a line", path=path) from error
-    return parse_hostfile_text(text, path=path)
+    found = [each for source in read_source(path) for each in parse_hostfile_text(source.text, path=source.path)]
+    # Twice only in a folder: a server's successor listens where it did, and its own line is not stale yet.
+    return list({_identity(endpoint): endpoint for endpoint in found}.values())
 
 
 def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[AgentEndpoint]:

@@ -54,7 +54,10 @@ MODULES = sorted(
 
 PUBLIC = (
     "aurora_pool",
-    *(f"aurora_pool.{room}" for room in ("patterns", "aggregators", "embeddings", "jobs", "serve", "testing")),
+    *(
+        f"aurora_pool.{room}"
+        for room in ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
+    ),
 )
 """What users import from; the reference in the docs has the names of these."""
 INTERNAL = ("policy", "prompts", "runtime", "wire")

@@ -149,10 +149,6 @@ def _missing(folder: Path) -> Path:
     return folder / "fleet.hostfile"
 
 
-def _folder(folder: Path) -> Path:
-    return folder
-
-
 def _binary(folder: Path) -> Path:
     path = folder / "fleet.hostfile"
     path.write_bytes(b"\xff\xfe\x00")
@@ -163,7 +159,7 @@ def _nul(folder: Path) -> Path:
     return Path(f"{folder}/a\0b")
 
 
-@pytest.mark.parametrize("make", [_missing, _folder, _binary, _nul])
+@pytest.mark.parametrize("make", [_missing, _binary, _nul])
 def test_names_a_file_that_cannot_be_read(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
     with pytest.raises(HostfileError, match=r"can't be read .*expected a text file, one agent a line") as caught:

@@ -1,4 +1,4 @@
-"""The command line: ``aurora-pool run``, ``serve``, ``submit`` and others.
+"""The command line: ``aurora-pool run``, ``ask``, ``up``, ``serve``, ``submit`` and the others.
 
 How commands end is told by :mod:`aurora_pool.cli.exit_codes`.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from aurora_pool.cli.exit_codes import code_of
-from aurora_pool.errors import PoolError
+from aurora_pool.cli.exit_codes import told
 
 __all__ = ["main"]
 
@@ -17,8 +16,4 @@ def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""
     from aurora_pool.cli.app import app
 
-    try:
-        app()
-    except PoolError as error:
-        print(f"aurora-pool: {error}", file=sys.stderr)
-        sys.exit(code_of(error))
+    sys.exit(told(app))

@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import typer
 
-from aurora_pool.cli import ask, batches, demo, merge, report, run, serve, sim, summarize
+from aurora_pool.cli import (
+    agent,
+    ask,
+    batches,
+    check,
+    demo,
+    merge,
+    report,
+    run,
+    serve,
+    sim,
+    status,
+    summarize,
+    top,
+    up,
+)
 from aurora_pool.cli.exit_codes import TABLE
 
 _EXIT_CODES = f"Exit codes (what was answered is saved, whatever the code):\n{TABLE}"
@@ -31,3 +46,11 @@ app.command("submit", epilog=_EXIT_CODES)(batches.submit)
 app.command("jobs")(batches.jobs)
 app.command("fetch")(batches.fetch)
 app.command("cancel")(batches.cancel)
+app.command("up")(up.up)
+app.command("status")(status.status)
+app.command("top")(top.top)
+app.command("logs")(status.logs)
+app.command("down")(up.down)
+app.command("check")(check.check)
+app.command("wait")(check.wait)
+app.command("agent", hidden=True)(agent.agent)

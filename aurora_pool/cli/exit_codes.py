@@ -21,6 +21,8 @@ Anything that is not in the list, and a traceback, is a fault of this program.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from enum import IntEnum
 
 from aurora_pool.errors import BadRecord, ConfigError, HostfileError, JobError, PoolError
@@ -61,3 +63,12 @@ def code_of(error: PoolError) -> ExitCode:
     <ExitCode.BAD_HOSTFILE: 4>
     """
     return next(code for kind, code in _BY_KIND if isinstance(error, kind))
+
+
+def told(work: Callable[[], int]) -> int:
+    """Do something that gives an exit code; an error of this package is one line on standard error, and its code."""
+    try:
+        return work()
+    except PoolError as error:
+        print(f"aurora-pool: {error}", file=sys.stderr)
+        return code_of(error)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from aurora_pool.cli.config import apply_config
-from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, LIMITS, OUTPUT, PROMPTS, SAMPLING, Hostfile
+from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, LIMITS, OUTPUT, PROMPTS, SAMPLING
 from aurora_pool.errors import ConfigError
 
 
@@ -151,7 +152,33 @@ def run(
         int | None,
         typer.Option(metavar="N", help="The seed of sampling, for answers that repeat.", rich_help_panel=SAMPLING),
     ] = None,
-    hostfile: Hostfile,
+    hostfile: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="AURORA_POOL_HOSTFILE",
+            metavar="FILE",
+            help="The hostfile: one agent a line; or the folder of a fleet's agents.",
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    up: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLEET",
+            help="Bring this fleet up for the job, a YAML file or a model, and take it down afterwards.",
+            rich_help_panel=FLEET,
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["vllm", "transformers"] | None,
+        typer.Option(help="Answer in this process by this engine, without any server.", rich_help_panel=FLEET),
+    ] = None,
+    engine_args: Annotated[
+        str,
+        typer.Option(
+            metavar="ARGS", help="Arguments for --engine vllm, as vllm serve takes them.", rich_help_panel=FLEET
+        ),
+    ] = "",
     model: Annotated[
         str | None,
         typer.Option(
@@ -318,6 +345,10 @@ def run(
         shard=None if shard is None else parse_part(shard),
         run_log=run_log,
     )
+    if sum(each is not None for each in (hostfile, up, engine)) != 1:
+        raise typer.BadParameter("expected one of --hostfile, --up and --engine: who is to answer?")
+    if engine is not None and model is None:
+        raise typer.BadParameter("--engine needs --model: the name or the folder of a model")
     session = Session(
         source=source,
         output=output or "",
@@ -325,7 +356,9 @@ def run(
         piece_lines=piece_lines,
         takeover_after=takeover_after,
         share=None if share is None else parse_part(share),
-        hostfile=hostfile,
+        hostfile=hostfile or Path(),
+        engine=engine,
+        engine_args=engine_args,
         job=options,
         balance=balance,
         on_too_long=on_too_long,
@@ -339,4 +372,16 @@ def run(
         json=json,
         metrics_port=metrics_port,
     )
-    raise typer.Exit(run_session(session))
+    if engine is not None:
+        from aurora_pool.cli.exit_codes import told
+        from aurora_pool.fleets.keeper import keep
+
+        # In a child: should that be killed, the processes of the engine are not left alone.
+        raise typer.Exit(keep(lambda: told(lambda: run_session(session))))
+    if up is None:
+        raise typer.Exit(run_session(session))
+    from aurora_pool.cli.up import RUN, fleet_for_a_job
+
+    folder = RUN if output in {None, "-"} else Path(f"{output}.fleet")
+    with fleet_for_a_job(up, folder, least=min_agents, wait=patience, quiet=quiet) as agents:
+        raise typer.Exit(run_session(dataclasses.replace(session, hostfile=agents)))

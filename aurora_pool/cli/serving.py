@@ -40,9 +40,7 @@ async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, int
     stopped = asyncio.Event()
     interruptions.hand_to(lambda _: stopped.set())
     async with serving(endpoints, options, timeouts=timeouts) as server:
-        watching = asyncio.create_task(
-            watch_hostfile(hostfile, server.fleet.update_endpoints, known_endpoints=endpoints)
-        )
+        watching = asyncio.create_task(watch_hostfile(hostfile, server.fleet.update_endpoints, known=endpoints))
         who = "everybody who can reach it" if options.no_auth else "this machine" if options.is_loopback else "keys"
         logger.info("%s serves %d agents, for %s; data in %s", server.address, len(endpoints), who, options.data)
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aurora_pool import event_loop
 from aurora_pool.cli.display import Display, make_display
@@ -29,6 +30,9 @@ from aurora_pool.pool import VLLMPool
 from aurora_pool.sharing import AgentShare, Part, Roster
 from aurora_pool.statistics import PoolStatistics
 
+if TYPE_CHECKING:
+    from aurora_pool.engines import Engine, EnginePool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:
@@ -41,6 +45,8 @@ class Session:
     takeover_after: float = 30.0
     share: Part | None = None
     hostfile: Path
+    engine: str | None = None
+    engine_args: str = ""
     job: JobOptions
     balance: Balance = "adaptive"
     on_too_long: OnTooLong = "error"
@@ -61,7 +67,7 @@ def run_session(session: Session) -> ExitCode:
     Raises :class:`~aurora_pool.errors.PoolError`, whose kind tells the exit code.
     """
     interruptions = Interruptions()
-    if session.patience is None:
+    if session.patience is None and session.engine is None:
         parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
     display = make_display(quiet=session.quiet)
     with _open(session) as job:
@@ -120,6 +126,17 @@ class _Command:
 
     async def _run_job(self) -> JobSummary:
         session = self._session
+        async with AsyncExitStack() as stack:
+            pool = await (self._open_fleet(stack) if session.engine is None else self._open_engine(stack))
+            if session.metrics_port is not None:
+                self._serve_metrics(session.metrics_port)
+            self._display.start()
+            stack.callback(self._display.stop)
+            self._listeners.append(lambda progress, _: self._display.update(progress))
+            return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
+
+    async def _open_fleet(self, stack: AsyncExitStack) -> VLLMPool | EnginePool:
+        session = self._session
         within = PATIENCE if session.patience is None else session.patience
         endpoints = await wait_for_hostfile(session.hostfile, within=session.patience or 0.0)
         share = None
@@ -137,22 +154,26 @@ class _Command:
             prompting=PromptOptions(on_too_long=session.on_too_long),
             timeouts=Timeouts(stall=session.stall, patience=within),
         )
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(pool.close)
-            if share is not None:
-                stack.callback(share.leave)
-            await start(pool)
-            if session.min_agents > 1:
-                await wait_for_agents(pool, session.min_agents, within=within)
-            stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool, share)))
-            if share is not None:
-                self._lend(pool, share, stack)
-            if session.metrics_port is not None:
-                self._serve_metrics(session.metrics_port)
-            self._display.start()
-            stack.callback(self._display.stop)
-            self._listeners.append(lambda progress, _: self._display.update(progress))
-            return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
+        stack.push_async_callback(pool.close)
+        if share is not None:
+            stack.callback(share.leave)
+        await start(pool)
+        if session.min_agents > 1:
+            await wait_for_agents(pool, session.min_agents, within=within)
+        stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool, share)))
+        if share is not None:
+            self._lend(pool, share, stack)
+        return pool
+
+    async def _open_engine(self, stack: AsyncExitStack) -> VLLMPool | EnginePool:
+        from aurora_pool.engines import EnginePool
+
+        session = self._session
+        pool = EnginePool(make_engine(session.engine or "", self._job.model or "", session.engine_args))
+        stack.push_async_callback(pool.close)
+        self._display.say(f"loading {pool.model}")
+        await pool.start()
+        return pool
 
     def _tell_resumed(self, resumed: Resumed) -> None:
         # Before anything is sent: whoever has changed a whole input by mistake can still stop.
@@ -191,7 +212,7 @@ class _Command:
             except NoAgentsError as error:
                 self._display.say(f"going on with the agents of before: {error}")
 
-        await watch_hostfile(self._session.hostfile, update)
+        await watch_hostfile(self._session.hostfile, update, known=pool.endpoints)
 
     # -- signals ------------------------------------------------------------------------------------------------
 
@@ -216,6 +237,17 @@ class _Command:
         self._job.end(ending, reason)
         if reason == "interrupted":
             self._display.say("waiting for what is in flight; press Ctrl-C again to stop at once")
+
+
+def make_engine(kind: str, model: str, arguments: str) -> Engine:
+    """Make an engine that computes in this process; nothing is loaded yet."""
+    if kind == "transformers":
+        from aurora_pool.engines.transformers import TransformersEngine
+
+        return TransformersEngine(model, arguments)
+    from aurora_pool.engines.vllm import VllmEngine
+
+    return VllmEngine(model, arguments)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -23,6 +23,7 @@ from aurora_pool.messages import Prompt, Response
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
+    from aurora_pool.engines import EnginePool
     from aurora_pool.pool import VLLMPool
 
 RESERVE = 5.0
@@ -46,7 +47,7 @@ class Run:
 
     def __init__(
         self,
-        pool: VLLMPool,
+        pool: VLLMPool | EnginePool,
         model: str,
         survey: Survey,
         journal: Journal,

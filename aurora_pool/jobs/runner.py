@@ -24,13 +24,14 @@ from aurora_pool.jobs.survey import Survey
 from aurora_pool.messages import AnyPrompt
 
 if TYPE_CHECKING:
+    from aurora_pool.engines import EnginePool
     from aurora_pool.pool import VLLMPool
 
 Requests = str | Path | InputFile | Iterable[AnyPrompt | Mapping[str, Any]]
 
 
 async def run_job(
-    pool: VLLMPool,
+    pool: VLLMPool | EnginePool,
     requests: Requests,
     output: str | Path,
     options: JobOptions | None = None,
@@ -113,7 +114,7 @@ class Job:
 
     async def run(
         self,
-        pool: VLLMPool,
+        pool: VLLMPool | EnginePool,
         *,
         on_progress: OnProgress | None = None,
         on_resumed: Callable[[Resumed], None] | None = None,

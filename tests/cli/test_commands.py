@@ -78,7 +78,9 @@ def test_help_names_every_command_and_exit_code(call: Call) -> None:
         assert f"\n{int(code)} " in f"\n{TABLE}"
 
 
-@pytest.mark.parametrize("name", [None, "run", "ask", "summarize", "demo", "report", "sim"])
+@pytest.mark.parametrize(
+    "name", [None, "run", "ask", "summarize", "demo", "report", "sim", "up", "status", "top", "logs", "check", "wait"]
+)
 def test_help_fits_a_terminal_of_80_columns(name: str | None, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ended = call(*([name] if name else []), "--help")
