@@ -10,6 +10,7 @@ import typer
 
 from aurora_pool.cli.config import apply_config
 from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, LIMITS, OUTPUT, PROMPTS, SAMPLING
+from aurora_pool.cli.run_options import EngineArgs, EngineName, Grace, RunPatience, RunTimeout, Stall, Up, Walltime
 from aurora_pool.errors import ConfigError
 
 
@@ -161,24 +162,9 @@ def run(
             rich_help_panel=FLEET,
         ),
     ] = None,
-    up: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FLEET",
-            help="Bring this fleet up for the job, a YAML file or a model, and take it down afterwards.",
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    engine: Annotated[
-        Literal["vllm", "transformers"] | None,
-        typer.Option(help="Answer in this process by this engine, without any server.", rich_help_panel=FLEET),
-    ] = None,
-    engine_args: Annotated[
-        str,
-        typer.Option(
-            metavar="ARGS", help="Arguments for --engine vllm, as vllm serve takes them.", rich_help_panel=FLEET
-        ),
-    ] = "",
+    up: Up = None,
+    engine: EngineName = None,
+    engine_args: EngineArgs = "",
     model: Annotated[
         str | None,
         typer.Option(
@@ -227,50 +213,11 @@ def run(
             metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
         ),
     ] = None,
-    walltime: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Time left, as 11:30:00, 90m or seconds; by default, what PBS or Slurm allow.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    patience: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds to wait for the hostfile to appear, and for an agent while none is in service.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds a prompt may take from its first sending; by default no limit.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    stall: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds an agent with prompts may show no activity before they move to others.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 30.0,
-    grace: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.0,
-            help="Seconds to finish what is in flight after SIGTERM.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 8.0,
+    walltime: Walltime = None,
+    patience: RunPatience = None,
+    timeout: RunTimeout = None,
+    stall: Stall = 30.0,
+    grace: Grace = 8.0,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show errors and warnings only.", rich_help_panel=DISPLAY)
     ] = False,

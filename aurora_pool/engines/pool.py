@@ -16,6 +16,7 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Content, Prompt, Response, Sampling
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
+from aurora_pool.runtime.discovery import Serving
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
 
 _RATE_OVER = 10.0
@@ -90,6 +91,7 @@ class EnginePool(AgentPool):
         # Of what all pools share it uses the views; nothing is ever sent.
         super().__init__(
             [self._place],
+            serving=Serving(engine.model, None),
             timeout=None,
             balance="adaptive",
             concurrency=None,
@@ -143,10 +145,7 @@ class EnginePool(AgentPool):
             return
         if self._closed:
             raise PoolClosedError("this pool is closed")
-        async with self._start_lock:
-            if not self._started:
-                await self._engine.start()
-                self._started = True
+        await self._starting.run(self._engine.start)
 
     async def close(self) -> None:
         """End the engine. Closing a view does nothing."""

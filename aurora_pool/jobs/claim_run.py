@@ -24,6 +24,7 @@ from aurora_pool.sharing.roster import Roster
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
+    from aurora_pool.engines import EnginePool
     from aurora_pool.pool import VLLMPool
 
 LOOK_EVERY = 15.0
@@ -48,7 +49,7 @@ class ClaimRun:
 
     def __init__(
         self,
-        pool: VLLMPool,
+        pool: VLLMPool | EnginePool,
         plan: Plan,
         claims: Claims,
         roster: Roster,

@@ -17,6 +17,7 @@ from aurora_pool.jobs.run import OnProgress
 from aurora_pool.sharing.roster import Roster
 
 if TYPE_CHECKING:
+    from aurora_pool.engines import EnginePool
     from aurora_pool.pool import VLLMPool
 
 PIECE_LINES = 10_000
@@ -62,7 +63,7 @@ class ClaimedJob:
 
     async def run(
         self,
-        pool: VLLMPool,
+        pool: VLLMPool | EnginePool,
         *,
         on_progress: OnProgress | None = None,
         on_resumed: Callable[[Resumed], None] | None = None,
