@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from aurora_pool import ConfigError
@@ -218,8 +219,12 @@ async def test_a_proxy_can_not_be_made_to_name_another_client() -> None:
         "X-Forwarded-Proto": "ftp",
         "X-Forwarded-Host": "a.example, b.example",
     }
-    async with TestServer(app) as server, TestClient(server) as client:
-        await client.get("/", headers=headers)
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession() as http,
+        http.get(server.make_url("/"), headers=headers),
+    ):
+        pass
     assert seen == [("192.0.2.7", "http", "b.example")]
     with pytest.raises(ConfigError, match="--trusted-proxy nonsense"):
         parse_networks(["nonsense"])
