@@ -9,9 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+from aurora_pool import ConfigError
+from aurora_pool.serve.proxies import believe, parse_networks
 from aurora_pool.testing import AgentProfile
 from tests.serve.running import MODEL, Running, ended, jsonl, line, running, submit, until
 from tests.serve.test_access import make_keys
@@ -198,6 +203,31 @@ async def test_only_named_proxies_are_believed(tmp_path: Path) -> None:
                 assert reply.status == status
                 if status == 303:
                     assert "Secure" in reply.headers["Set-Cookie"]
+
+
+async def test_a_proxy_can_not_be_made_to_name_another_client() -> None:
+    seen: list[tuple[str | None, str, str]] = []
+
+    async def look(request: web.Request) -> web.Response:
+        seen.append((request.remote, request.scheme, request.host))
+        return web.Response()
+
+    app = web.Application(middlewares=[believe(parse_networks(["127.0.0.1", "10.0.0.0/8"]))])
+    app.add_routes([web.get("/", look)])
+    headers = {
+        "X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.1.2.3",
+        "X-Forwarded-Proto": "ftp",
+        "X-Forwarded-Host": "a.example, b.example",
+    }
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession() as http,
+        http.get(server.make_url("/"), headers=headers),
+    ):
+        pass
+    assert seen == [("192.0.2.7", "http", "b.example")]
+    with pytest.raises(ConfigError, match="--trusted-proxy nonsense"):
+        parse_networks(["nonsense"])
 
 
 async def test_live_pages_send_what_has_changed(tmp_path: Path) -> None:
