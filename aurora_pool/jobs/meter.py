@@ -13,7 +13,7 @@ _LATENCIES = 512
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Nothing has finished for ``seconds``; ``agents`` hold the oldest prompts, the oldest first."""
+    """Nothing has finished for ``seconds``; ``agents`` says what some do, those with the oldest prompts first."""
 
     seconds: float
     agents: tuple[str, ...]
@@ -79,6 +79,11 @@ class Meter:
             self._samples.append((now, self.done, self.tokens))
             while len(self._samples) > 2 and self._samples[1][0] < now - _WINDOW:
                 self._samples.popleft()
+
+    def wasted(self, *, tokens: int, prompt_tokens: int) -> None:
+        """Count the tokens of an answer that is asked for again."""
+        self.tokens += tokens
+        self.prompt_tokens += prompt_tokens
 
     def rates(self, *, now: float) -> tuple[float, float]:
         """Prompts and tokens per second, measured lately."""
