@@ -49,12 +49,18 @@ OnChanged: TypeAlias = Callable[[Resumed], Awaitable[None]]
 
 
 async def resume(
-    journal: Journal, survey: Survey, *, model: str, retry_failed: bool = False, before: OnChanged | None = None
+    journal: Journal,
+    survey: Survey,
+    *,
+    model: str,
+    retry_failed: bool = False,
+    before: OnChanged | None = None,
+    repair: bool = True,
 ) -> Resumed:
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
 
-    ``before`` is told what was found before anything is repaired, and may raise. Other tasks get their turns: a call
-    that is cancelled stops reading, or ends a repair, and nothing has changed.
+    ``before`` is told what was found before anything is repaired, and may raise; without ``repair``, nothing is. Other
+    tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
     Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired, or is something else.
     """
     found = Resumed()
@@ -73,7 +79,8 @@ async def resume(
         raise JobError(f"{journal.name}: there is no record in it, so it is not the output of a job; name another")
     if before is not None:
         await before(found)
-    await journal.repair(lines, reading.drop, aside=reading.aside, renamed=reading.renamed)
+    if repair:
+        await journal.repair(lines, reading.drop, aside=reading.aside, renamed=reading.renamed)
     return found
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -17,20 +17,24 @@ from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.deadline import Deadline
 from aurora_pool.jobs.guardrails import Guard
 from aurora_pool.jobs.journal import Journal
-from aurora_pool.jobs.meter import Meter, Progress, Stall
-from aurora_pool.jobs.options import AgentShare, Ending, JobOptions, JobSummary
+from aurora_pool.jobs.meter import Meter, Progress
+from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.prompt_maker import PromptMaker
 from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runlog import RunLog
-from aurora_pool.jobs.stalls import stall_of
+from aurora_pool.jobs.shares import Shares
+from aurora_pool.jobs.standing import progress_of, stall_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.messages import Prompt, Response
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
-    from aurora_pool.agent_pool import AgentPool
+    from aurora_pool.embeddings import EmbeddingPool
+    from aurora_pool.pool import VLLMPool
+
+    JobPool: TypeAlias = VLLMPool | EmbeddingPool
 
 OnProgress = Callable[[Progress, PoolStatistics], None]
 
@@ -55,7 +59,7 @@ class Run:
 
     def __init__(
         self,
-        pool: AgentPool,
+        pool: JobPool,
         model: str,
         survey: Survey,
         journal: Journal,
@@ -86,8 +90,7 @@ class Run:
         self._cached = 0
         self._guard = Guard(options.guardrails)
         self._keeps = bool(options.columns.keep)
-        self._agents: list[str] = []
-        self._shares: dict[int, list[int]] = {}
+        self._shares = Shares(pool)
         self._first_failure: str | None = None
         self._ending: Ending = "finished"
         self._reason = ""
@@ -205,7 +208,7 @@ class Run:
             # Nobody was there to answer: that says nothing about the prompt, so it gets no record.
             self.end("no agents", response.error or "no agent is in service")
             return
-        self._guard.spend(response, self._tags_of(response.agent_index))
+        self._guard.spend(response, self._shares.tags_of(response.agent_index))
         checked = self._checked(taken, response)
         if checked is None:
             self._meter.wasted(tokens=response.completion_tokens or 0, prompt_tokens=response.prompt_tokens or 0)
@@ -241,7 +244,7 @@ class Run:
 
     def _write(self, request: Request, response: Response, *, tokens: int, prompt_tokens: int) -> None:
         """Put a record into the output, and count it."""
-        agent = None if response.agent_index is None else self._name_of(response.agent_index)
+        agent = None if response.agent_index is None else self._shares.name_of(response.agent_index)
         record = encode_record(
             request,
             response,
@@ -259,18 +262,8 @@ class Run:
         if not response.success:
             self._first_failure = self._first_failure or f"{request.id}: {response.error}"
         elif response.agent_index is not None:
-            share = self._shares.setdefault(response.agent_index, [0, 0])
-            share[0] += 1
-            share[1] += tokens
+            self._shares.count(response.agent_index, tokens)
         self._log.prompt(now - self._meter.started, response)
-
-    def _tags_of(self, agent_index: int | None) -> Mapping[str, str]:
-        return {} if agent_index is None else self._pool.endpoints[agent_index].tags
-
-    def _name_of(self, agent_index: int) -> str:
-        if agent_index >= len(self._agents):
-            self._agents = [str(endpoint) for endpoint in self._pool.endpoints]
-        return self._agents[agent_index]
 
     # -- the clock ----------------------------------------------------------------------------------------------
 
@@ -302,34 +295,18 @@ class Run:
             self.end("out of time", f"{left:.0f} s are left, which what is under way may need")
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
-        meter = self._meter
-        prompts_rate, tokens_rate = meter.rates(now=now)
-        remaining = self._due - meter.done
-        return Progress(
-            total=self._survey.requests,
-            earlier=self._survey.requests - self._due,
-            done=meter.done,
-            failed=meter.failed,
-            in_flight=len(self._taken),
-            seconds=now - meter.started,
-            tokens=meter.tokens,
-            prompts_per_second=prompts_rate,
-            tokens_per_second=tokens_rate,
-            eta=meter.eta(remaining, now=now),
-            agents=sum(agent.state != "removed" for agent in statistics.agents),
-            agents_up=statistics.agents_in_service,
-            moved=statistics.moved,
-            hedged=statistics.hedged,
-            stall=self._stall(now, statistics),
-            ending=None if self._ending == "finished" else self._reason,
-        )
-
-    def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:
         options = self._options
         silence = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
-        if silence is None:
-            return None
-        return stall_of(silence, statistics)
+        return progress_of(
+            self._meter,
+            total=self._survey.requests,
+            due=self._due,
+            in_flight=len(self._taken),
+            now=now,
+            statistics=statistics,
+            stall=None if silence is None else stall_of(silence, statistics),
+            ending=None if self._ending == "finished" else self._reason,
+        )
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -344,7 +321,6 @@ class Run:
         remaining = self._due - meter.done
         if remaining and self._ending == "finished":
             self._ending, self._reason = "incomplete", "the input gave fewer requests than before"
-        shares = sorted((index, *counts) for index, counts in self._shares.items())
         return JobSummary(
             ending=self._ending if remaining else "finished",
             reason=self._reason if remaining else "",
@@ -367,6 +343,6 @@ class Run:
             cached=self._cached,
             moved=statistics.moved,
             hedged=statistics.hedged,
-            agents=tuple(AgentShare(self._name_of(index), prompts, tokens) for index, prompts, tokens in shares),
+            agents=self._shares.all(),
             resumed=self._resumed,
         )

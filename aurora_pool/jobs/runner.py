@@ -29,13 +29,13 @@ from aurora_pool.jobs.tables import Source, open_source
 from aurora_pool.messages import AnyPrompt
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+    from aurora_pool.jobs.run import JobPool
 
 Requests = str | Path | Iterable[AnyPrompt | Mapping[str, Any]]
 
 
 async def run_job(
-    pool: VLLMPool,
+    pool: JobPool,
     requests: Requests,
     output: str | Path,
     options: JobOptions | None = None,
@@ -105,9 +105,16 @@ class Job:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
+    async def look(self, pool: JobPool) -> Resumed:
+        """Read what an earlier run has left, change nothing, and run nothing. Such a job can't be run."""
+        if not self._journal.resumable:
+            return Resumed()
+        retry = self.options.retry_failed
+        return await resume(self._journal, self.survey, model=pool.model or "", retry_failed=retry, repair=False)
+
     async def run(
         self,
-        pool: VLLMPool,
+        pool: JobPool,
         *,
         on_progress: OnProgress | None = None,
         on_resumed: Callable[[Resumed], None] | None = None,
@@ -119,6 +126,10 @@ class Job:
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
+        from aurora_pool.pool import VLLMPool  # noqa: PLC0415 - a command that fails early needs none
+
+        if isinstance(pool, VLLMPool) is bool(self.survey.embedding):
+            raise ConfigError("a job that asks for embeddings needs an EmbeddingPool, and any other a VLLMPool")
         await pool.start()
         model = pool.model or ""
         if self.model is not None and self.model != model:

@@ -96,6 +96,11 @@ class Survey:
         """The input's name."""
         return self._source.name
 
+    @property
+    def kind(self) -> str:
+        """What the input was read as."""
+        return self._source.kind
+
     def line_of(self, name: str) -> int | None:
         """The number of the line with this id."""
         return self._ids.get(name)

@@ -16,7 +16,7 @@ import msgspec
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.columns import REQUEST_FIELDS
 from aurora_pool.jobs.files import LONGEST_LINE, InputFile
-from aurora_pool.jobs.formats import InputFormat
+from aurora_pool.jobs.formats import InputFormat, Kind
 from aurora_pool.jobs.spool import unreadable
 
 _ROWS = 1024
@@ -29,6 +29,7 @@ class Source(Protocol):
     """Where a job's requests come from: lines with their numbers, as often as needed."""
 
     name: str
+    kind: Kind
 
     @property
     def is_text(self) -> bool:
@@ -64,8 +65,9 @@ class _Rows:
 
     is_text = False
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kind: Kind) -> None:
         self.name = name
+        self.kind = kind
 
     def lines(self, first: int = 1) -> Iterator[tuple[int, bytes]]:
         """Read the rows from ``first`` on, as JSON, each with its number."""
@@ -84,7 +86,7 @@ class ParquetSource(_Rows):
     """A parquet file, read a row group at a time."""
 
     def __init__(self, file: InputFile) -> None:
-        super().__init__(file.name)
+        super().__init__(file.name, "parquet")
         self._input = file
         self._pyarrow = import_pyarrow()
         try:
@@ -125,7 +127,7 @@ class DatasetSource(_Rows):
     """A data set of the ``datasets`` package: one that was saved to a folder, or one of the hub."""
 
     def __init__(self, path: str | Path) -> None:
-        super().__init__(str(path))
+        super().__init__(str(path), "dataset")
         self._split: str | None = None
         self._dataset = self._load(str(path))
 
@@ -180,6 +182,7 @@ class CsvSource:
 
     def __init__(self, file: InputFile, delimiter: str) -> None:
         self.name = file.name
+        self.kind = file.kind
         self._input = file
         self._delimiter = delimiter
         csv.field_size_limit(LONGEST_LINE)
