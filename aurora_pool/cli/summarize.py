@@ -26,6 +26,7 @@ class DocumentFormat(StrEnum):
 
     TEXT = "text"
     CHATGPT_EXPORT = "chatgpt-export"
+    CLAUDE_EXPORT = "claude-export"
 
 
 def summarize(

@@ -102,11 +102,11 @@ def parse_failures(text: str) -> dict[str, float]:
 
     Raises :class:`~aurora_pool.errors.ConfigError`.
     """
-    number = text.strip().removesuffix("%")
+    number, percent, _ = text.strip().partition("%")
     try:
-        if text.strip().endswith("%") and 0 <= float(number) <= 100:
+        if percent and 0 <= float(number) <= 100:
             return {"failure_share": float(number) / 100}
-        if int(number) > 0:
+        if not percent and int(number) > 0:
             return {"failures": int(number)}
     except ValueError:
         pass

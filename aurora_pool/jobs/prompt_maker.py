@@ -31,6 +31,8 @@ class PromptMaker:
         ('Hi', 4, {'min_p': 0.1})
         """
         fields = dict(request.body)
+        for name in UNSENT & fields.keys():
+            del fields[name]
         content: Content
         if request.embedding:
             return Prompt(_only(fields["input"]))
@@ -58,8 +60,6 @@ def _only(prompt: Any) -> Content:
 
 def _sampling(fields: dict[str, Any], *, chat: bool) -> Sampling:
     """Make the sampling of a body without its prompt. Values of a wrong type are the server's to refuse."""
-    for name in UNSENT & fields.keys():
-        del fields[name]
     known = {name: fields.pop(name) for name in _SAMPLING_FIELDS if name in fields}
     if chat:
         wanted, top = fields.pop("logprobs", None), fields.pop("top_logprobs", None)

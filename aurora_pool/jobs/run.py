@@ -27,7 +27,7 @@ from aurora_pool.jobs.runlog import RunLog
 from aurora_pool.jobs.shares import Shares
 from aurora_pool.jobs.standing import progress_of, stall_of
 from aurora_pool.jobs.survey import Survey
-from aurora_pool.messages import Prompt, Response
+from aurora_pool.messages import AnyPrompt, Prompt, Response
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
@@ -173,13 +173,13 @@ class Run:
             # What is under way is saved first.
             self._input_error = error
 
-    def _prompts(self) -> Iterator[Prompt]:
+    def _prompts(self) -> Iterator[AnyPrompt]:
         for pulled, request in enumerate(self._requests()):
             prompt = self._maker.prompt(request)
             self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
-            yield prompt
+            yield _asked(request, prompt)
 
-    async def _uncached(self) -> AsyncIterator[Prompt]:
+    async def _uncached(self) -> AsyncIterator[AnyPrompt]:
         assert self._cache is not None
         pulled = 0
         for number, request in enumerate(self._requests()):
@@ -188,7 +188,7 @@ class Run:
                 prompt = self._maker.prompt(request)
                 self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
                 pulled += 1
-                yield prompt
+                yield _asked(request, prompt)
                 continue
             self._cached += 1
             self._write(request, response, tokens=0, prompt_tokens=0)
@@ -346,3 +346,8 @@ class Run:
             agents=self._shares.all(),
             resumed=self._resumed,
         )
+
+
+def _asked(request: Request, prompt: Prompt) -> AnyPrompt:
+    """Give what the pool is asked: an embedding has no sampling, so its text alone."""
+    return prompt.content if request.embedding else prompt

@@ -136,6 +136,14 @@ class _Reading(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: os.fstat(self._fd).st_size}[whence]
+        self._place = base + offset
+        return self._place
+
     def readinto(self, buffer: Any) -> int:
         data = os.pread(self._fd, len(buffer), self._place)
         buffer[: len(data)] = data
