@@ -16,6 +16,9 @@ import time
 from itertools import islice
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
+
 from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.messages import Response
@@ -24,6 +27,10 @@ from benchmarks.printing import machine
 COMMAND = [sys.executable, "-m", "aurora_pool"]
 MEMORY_LIMIT = 300.0
 """MB in all that a job of a million lines may take."""
+TABLE_LIMIT = 1.2
+"""How much longer than the same job from lines one from a table may take."""
+TABLE_MEMORY_LIMIT = 400.0
+"""MB in all that a job of a million rows of a table may take."""
 RESUME_LIMIT = 60.0
 """Seconds that resuming five million ids may take."""
 
@@ -80,6 +87,7 @@ def main() -> None:
             while not hostfile.exists():
                 time.sleep(0.05)
             measure_run(folder, hostfile, arguments.lines)
+            measure_tables(folder, hostfile, arguments.lines)
             measure_resume(folder, hostfile, arguments.resumed)
         finally:
             fleet.terminate()
@@ -97,6 +105,41 @@ def measure_run(folder: Path, hostfile: Path, lines: int) -> None:
     assert lines != 1_000_000 or memory < MEMORY_LIMIT
     for path in (source, folder / "out.jsonl", folder / "out.jsonl.runlog"):
         path.unlink()
+
+
+def measure_tables(folder: Path, hostfile: Path, lines: int) -> None:
+    """Run the same job from lines and from a table: what a table costs."""
+    source, table = folder / "in.jsonl", folder / "in.parquet"
+    write_input(source, lines)
+    write_table(source, table)
+    took = {}
+    for path in (source, table):
+        output = folder / f"{path.name}.out.jsonl"
+        seconds, cpu, memory, summary = run(path, output, hostfile)
+        assert summary["answered"] == lines
+        took[path] = seconds
+        print(f"{lines:,} requests from {path.suffix}: {seconds:.1f} s (CPU {cpu:.1f}), peak memory {memory:.0f} MB")
+        assert lines != 1_000_000 or path != table or memory < TABLE_MEMORY_LIMIT
+        output.unlink()
+        output.with_name(f"{output.name}.runlog").unlink()
+    ratio = took[table] / took[source]
+    print(f"a table takes {ratio:.2f} times as long as lines")
+    assert lines != 1_000_000 or ratio < TABLE_LIMIT
+    for path in (source, table):
+        path.unlink()
+
+
+def write_table(source: Path, path: Path) -> None:
+    """Write the requests of an input as a table."""
+    with source.open("rb") as file:
+        requests = map(json.loads, file)
+        writer = None
+        while rows := [{"id": line["custom_id"], **line["body"]} for line in islice(requests, 20_000)]:
+            batch = pyarrow.Table.from_pylist(rows)
+            writer = writer or pyarrow.parquet.ParquetWriter(path, batch.schema)
+            writer.write_table(batch)
+        if writer is not None:
+            writer.close()
 
 
 def measure_resume(folder: Path, hostfile: Path, lines: int) -> None:

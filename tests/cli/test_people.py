@@ -145,7 +145,7 @@ def test_the_count_is_shown_at_any_width() -> None:
 
     from rich.console import Console
 
-    from aurora_pool.cli.display import _Bar  # noqa: PLC2701 - the seam is a console
+    from aurora_pool.cli.display import _Bar
     from tests.cli.test_commands import progress
 
     for width in (30, 40, 80, 200):
