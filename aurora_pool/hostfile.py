@@ -144,8 +144,8 @@ def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
     """Read a hostfile.
 
     Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
-    missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that is merely
-    listed again counts once, with a warning.
+    missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that
+    is merely listed again counts once, with a warning.
 
     >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
     [AgentEndpoint(host='localhost', port=8000, ...)]

@@ -16,8 +16,8 @@ import time
 from itertools import islice
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import RequestReader
@@ -135,8 +135,8 @@ def write_table(source: Path, path: Path) -> None:
         requests = map(json.loads, file)
         writer = None
         while rows := [{"id": line["custom_id"], **line["body"]} for line in islice(requests, 20_000)]:
-            batch = pyarrow.Table.from_pylist(rows)
-            writer = writer or pyarrow.parquet.ParquetWriter(path, batch.schema)
+            batch = pa.Table.from_pylist(rows)
+            writer = writer or pq.ParquetWriter(path, batch.schema)
             writer.write_table(batch)
         if writer is not None:
             writer.close()

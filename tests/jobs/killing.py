@@ -20,8 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-import pyarrow
-import pyarrow.parquet
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from aurora_pool.cli import main as run_command
 from tests.jobs.shared import read_records, texts_of, write_jsonl
@@ -183,9 +183,7 @@ def check_exactly_once(
         with failing_fleet(folder, agents, rng, faults=True) as hostfile:
             cut = cut_until_done(source, folder / "out.jsonl", hostfile, rng, endings, *table)
         if tables:
-            assert pyarrow.parquet.read_table(folder / "out.parquet").equals(
-                pyarrow.parquet.read_table(folder / "whole.parquet")
-            )
+            assert pq.read_table(folder / "out.parquet").equals(pq.read_table(folder / "whole.parquet"))
         texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that stand there twice
         assert texts.keys() == {line["id"] for line in lines}
         assert texts == texts_of(folder / "whole.jsonl")
@@ -198,7 +196,7 @@ def check_exactly_once(
 def write_parquet(path: Path, lines: list[dict[str, object]]) -> Path:
     """Write rows, with a column of data beside them."""
     rows = [{**line, "gold": str(number)} for number, line in enumerate(lines)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=500)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=500)
     return path
 
 

@@ -67,7 +67,7 @@ async def test_an_answer_that_will_not_do_is_asked_again_and_then_failed_with_it
 
 async def test_what_failed_a_check_is_run_again_if_asked(tmp_path: Path, write_lines: WriteLines) -> None:
     source, output = write_lines("in.jsonl", PROMPTS[:5]), tmp_path / "out.jsonl"
-    never = JobOptions(expect=Expectation(check=lambda text: "no", retries=1))
+    never = JobOptions(expect=Expectation(check=lambda _: "no", retries=1))
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
         first = await run_job(pool, source, output, never)
         assert len(received(fleet)) == 10

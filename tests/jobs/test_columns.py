@@ -38,7 +38,7 @@ def test_columns_that_are_named_are_kept_and_name_the_request() -> None:
     assert (request.id, request.kept, request.named) == ("t1", {"pmid": 7}, True)
     assert read({"question": "a"}, prompt_field="question").body == {"prompt": "a"}
     for columns in ({"keep": ("pmdi",)}, {"id_field": "x"}, {"prompt_field": "x"}, {"template": "{x}"}):
-        with pytest.raises(RequestError, match="pmdi|x"):
+        with pytest.raises(RequestError, match=r"pmdi|x"):
             read(ROW, **columns)
 
 

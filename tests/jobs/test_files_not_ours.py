@@ -37,6 +37,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+def modes_in(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+
 # -- outputs that are something else ----------------------------------------------------------------------------------
 
 
@@ -315,17 +319,25 @@ async def test_what_stands_beside_an_output_is_as_private_as_it(tmp_path: Path, 
         await run_job(pool, source, output, JobOptions(ordered=True))
         output.write_bytes(output.read_bytes() + b"noise\n")
         await run_job(pool, source, output, JobOptions(ordered=True))
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir() if path != source}
+    modes = modes_in(tmp_path)
+    del modes["in.jsonl"]
     assert modes.keys() == {"out.jsonl", "out.jsonl.runlog", "out.jsonl.superseded", "out.ordered.jsonl"}
     assert set(modes.values()) == {0o600}
 
 
 def test_a_temporary_file_has_a_name_that_nobody_can_have_taken(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    with pytest.raises(RuntimeError), replacement(path) as file:
-        file.write(b"half")
-        (name,) = (each.name for each in tmp_path.iterdir())
-        raise RuntimeError
+    names = []
+
+    def fail() -> None:
+        with replacement(path) as file:
+            file.write(b"half")
+            names.extend(each.name for each in tmp_path.iterdir())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    (name,) = names
     assert name.startswith(".out.jsonl.")
     assert not list(tmp_path.iterdir())
     assert Path("out.jsonl.runlog") in written_by_job("out.jsonl")
@@ -393,5 +405,5 @@ def test_whatever_stands_in_for_standard_input(monkeypatch: pytest.MonkeyPatch, 
 
 def test_no_room_for_a_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with file_size_limit(5000), pytest.raises(BadRecord, match="no copy of it can be made in .*TMPDIR"):
+    with file_size_limit(5000), pytest.raises(BadRecord, match=r"no copy of it can be made in .*TMPDIR"):
         Spool(io.BytesIO(b"x" * 10_000), "<stdin>")

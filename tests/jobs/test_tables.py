@@ -10,9 +10,9 @@ from typing import Any
 
 import datasets
 import fsspec
-import pyarrow
-import pyarrow.csv
-import pyarrow.parquet
+import pyarrow as pa
+import pyarrow.csv as pv
+import pyarrow.parquet as pq
 import pytest
 
 from aurora_pool.errors import BadRecord, ConfigError
@@ -27,7 +27,7 @@ COLUMNS = Columns(prompt_field="question", id_field="pmid")
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], *, group: int = 700) -> Path:
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=group)
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
     return path
 
 
@@ -47,11 +47,11 @@ def test_parquet_is_read_from_any_row_on(tmp_path: Path, first: int) -> None:
 
 def test_parquet_is_read_a_row_group_at_a_time(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "in.parquet", [{"prompt": "x" * 1000 + str(n)} for n in range(20_000)], group=500)
-    whole = pyarrow.parquet.read_table(path).nbytes
+    whole = pq.read_table(path).nbytes
     lines = open_source(path).lines()
-    before = pyarrow.total_allocated_bytes()
+    before = pa.total_allocated_bytes()
     next(lines)
-    assert pyarrow.total_allocated_bytes() - before < whole / 4
+    assert pa.total_allocated_bytes() - before < whole / 4
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("in.csv", ","), ("in.tsv", "\t"), ("in.csv.gz", ",")])
@@ -126,12 +126,12 @@ async def test_a_table_has_the_rows_in_their_order_after_a_resume_as_well(
         assert len(received(fleet)) == count
     assert summary.table == again.table == str(tmp_path / table)
     if table.endswith("parquet"):
-        found = pyarrow.parquet.read_table(tmp_path / table)
-        assert found.schema.field("score").type == pyarrow.float64()
+        found = pq.read_table(tmp_path / table)
+        assert found.schema.field("score").type == pa.float64()
         assert found.column("tags").to_pylist()[0] == ["a", "b"]
     else:
-        parse = pyarrow.csv.ParseOptions(delimiter="\t" if table.endswith("tsv") else ",")
-        found = pyarrow.csv.read_csv(tmp_path / table, parse_options=parse)
+        parse = pv.ParseOptions(delimiter="\t" if table.endswith("tsv") else ",")
+        found = pv.read_csv(tmp_path / table, parse_options=parse)
     rows = found.to_pylist()
     assert [row["question"] for row in rows] == [row["question"] for row in ROWS[:300]]
     assert [str(row["id"]) for row in rows] == [str(n) for n in range(300)]
@@ -146,7 +146,7 @@ async def test_columns_of_several_kinds_and_names_that_are_taken(tmp_path: Path,
     options = JobOptions(table=tmp_path / "out.parquet")
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
         await run_job(pool, write_lines("in.jsonl", rows), tmp_path / "out.jsonl", options)
-    found = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+    found = pq.read_table(tmp_path / "out.parquet")
     assert found.column("answer").to_pylist() == ["1", "x", "[1]"]
     assert all(found.column("model_answer").to_pylist())
     assert "row" not in (tmp_path / "out.jsonl").read_text()
@@ -173,7 +173,7 @@ async def test_files_elsewhere_are_read_and_tables_are_written_there(tmp_path: P
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
         await run_job(pool, "memory://in.parquet", tmp_path / "out.jsonl", options)
     with memory.open("/out.parquet", "rb") as file:
-        assert len(pyarrow.parquet.read_table(file)) == 20
+        assert len(pq.read_table(file)) == 20
     with pytest.raises(BadRecord, match="can't be read"):
         open_source("memory://nowhere.jsonl")
     with pytest.raises(BadRecord, match="nosuch"):
@@ -212,4 +212,4 @@ async def test_s3(bucket: str, tmp_path: Path) -> None:
     async with fleet_of(1, instant=True) as fleet, pool_of(fleet) as pool:
         await run_job(pool, f"{bucket}/in.csv", tmp_path / "out.jsonl", JobOptions(table=f"{bucket}/out.csv"))
     with fsspec.open(f"{bucket}/out.csv", "rb") as file:
-        assert pyarrow.csv.read_csv(file).column("id").to_pylist() == ["a", "b"]
+        assert pv.read_csv(file).column("id").to_pylist() == ["a", "b"]
