@@ -7,7 +7,7 @@ CODE    := $(wildcard aurora_pool tests benchmarks examples)
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format bench bench-all cost soak docs clean
+.PHONY: help demo test integration check format bench bench-all cost soak docs graph clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,7 +49,10 @@ cost: $(VENV)/.dev ## Fail if a prompt costs more than twice what it costs a cli
 soak: $(VENV)/.test ## Kill jobs on a failing fleet until they are done, and fill their disks, for ten minutes
 	$(BIN)/python -m tests.jobs.soak
 
-docs: $(VENV)/.docs ## Build the documentation into site/
+graph: $(BIN)/python ## Draw the imports of the package into docs/architecture.svg
+	@$(BIN)/python docs/graph.py
+
+docs: $(VENV)/.docs graph ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was made here, the environment included

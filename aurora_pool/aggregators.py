@@ -17,6 +17,23 @@ from typing import TypeAlias
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response
 
+__all__ = [
+    "FailureReport",
+    "Json",
+    "Merge",
+    "Statistics",
+    "Vote",
+    "best_of",
+    "concat",
+    "failure_report",
+    "majority_vote",
+    "normalised",
+    "number_in",
+    "statistics",
+    "structured_merge",
+    "top_k",
+]
+
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_,]*(\.\d+)?|\.\d+)([eE][-+]?\d+)?")

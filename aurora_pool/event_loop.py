@@ -7,6 +7,8 @@ import gc
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+__all__ = ["run"]
+
 T = TypeVar("T")
 
 COLLECT_EVERY = (50_000, 20, 100)

@@ -1,7 +1,7 @@
 """What goes in and what comes out: prompts with their sampling, and responses.
 
 These are frozen :class:`msgspec.Struct` types: as immutable and slotted as a frozen dataclass, several times cheaper to
-make, and JSON-encodable as they are. ``msgspec.structs.replace`` and ``msgspec.structs.asdict`` copy and unpack them.
+make, and JSON-encodable. ``msgspec.structs.replace`` and ``msgspec.structs.asdict`` copy and unpack them.
 """
 
 from __future__ import annotations

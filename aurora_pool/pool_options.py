@@ -13,6 +13,8 @@ from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.scheduler import Balance
 
+__all__ = ["AgentPoolOptions", "CallOptions", "EmbeddingPoolOptions", "VLLMPoolOptions", "check_prompts"]
+
 
 class AgentPoolOptions(TypedDict, total=False):
     """The options that all kinds of pools have. A test holds these classes to the constructors."""

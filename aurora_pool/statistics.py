@@ -9,6 +9,8 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
 
+__all__ = ["AgentStatistics", "PoolStatistics", "snapshot"]
+
 
 @dataclass(frozen=True, slots=True)
 class AgentStatistics:

@@ -45,7 +45,7 @@ PROMPTS = 8000
 SEEDS = 5
 """Runs of a case in which several agents fail, each with other draws of the pool."""
 NEVER = 8.0
-"""A job that takes so many times its bound is taken for one that never ends."""
+"""A job that takes this many times its bound is taken for one that never ends."""
 
 
 @dataclass
@@ -183,7 +183,7 @@ def virtually(case: Case, lengths: Sequence[int], healthy: float, seed: int = SE
     if case.poison:
         prompts[len(prompts) // 4].poison = True
     makespan = VirtualPool(fleet, seed=seed).run(prompts).makespan
-    return makespan, fleet.bound(sum(lengths))
+    return makespan, fleet.bound(prompts)
 
 
 HEADER = (

@@ -111,7 +111,7 @@ class Watch:
 
 @asynccontextmanager
 async def serving(case: Case, healthy: float) -> AsyncIterator[tuple[SimulatedFleet, Watch]]:
-    """Serve a case's fleet, its faults under way."""
+    """Serve a case's fleet, its faults scheduled."""
     faults: dict[int, list[Fault]] = {}
     for event in case.events:
         fault = Fault(action=event.action, at=event.at * healthy, arguments=dict(event.arguments))

@@ -5,7 +5,7 @@
     python benchmarks/overhead.py --check 2.0   the same, and fail if aurora-pool costs more than that times the floor
 
 Prompts have about 300 characters, answers about 1,100. One server process, pinned to a core of its own, has every
-answer ready; each client is a process on another core and is told, in turns, to send so many prompts. Its process CPU
+answer ready; each client is a process on another core and is told, in turns, to send prompts. Its process CPU
 time is what counts, not the wall clock, so other work on the machine disturbs little, and ratios are taken within
 rounds, so that what does disturb disturbs both sides. The server counts the requests by shape, and a round in which a
 client has sent other ones than asked does not count. The answers' texts, order and finish reasons are checked, outside
@@ -325,7 +325,7 @@ def run(*, quick: bool, rounds: int) -> Bench:
 
 
 def too_dear(bench: Bench, allowed: float) -> list[str]:
-    """Name the cases in which the pool costs more than so many times the floor, or half of the rounds do not count."""
+    """Name the cases in which the pool costs more than ``allowed`` times the floor, or half the rounds do not count."""
     by_name = {one.peer.name: one for one in bench.measured}
     pool, floor = by_name[POOL], by_name[FLOOR]
     found = []

@@ -29,7 +29,7 @@ FINGERPRINT = "vllm-0.32.0-9f2f614b"
 
 
 def usage(prompts: int = 1) -> dict[str, int]:
-    """The token counts of so many prompts together."""
+    """The token counts of these prompts together."""
     prompt_tokens, completion_tokens = prompts * PROMPT_TOKENS, prompts * COMPLETION_TOKENS
     return {
         "prompt_tokens": prompt_tokens,

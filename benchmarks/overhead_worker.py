@@ -16,7 +16,7 @@ from benchmarks.peers.shared import CASES, Case, Client, expected, prompt
 
 
 async def measure(client: Client, case: Case, count: int) -> dict[str, float]:
-    """Run so many prompts of a case, check the answers, and return the CPU seconds and seconds that it took."""
+    """Run a number of prompts of a case, check the answers, and return the CPU seconds and seconds that it took."""
     prompts = [prompt(number) for number in range(count)]
     helper = client.helper_cpu()
     started, cpu = time.perf_counter(), time.process_time()

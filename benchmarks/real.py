@@ -145,7 +145,7 @@ class Bench:
         return clock.stop(sum(tokens), len(self._for(count)) * MAX_TOKENS)
 
     def pool(self, servers: int, *, lists: bool = True) -> Run:
-        """Send the prompts to so many servers with the pool, as list requests or one by one."""
+        """Send the prompts to one or two servers with the pool, as list requests or one by one."""
         return asyncio.run(self._pool(servers, lists))
 
     async def _pool(self, servers: int, lists: bool) -> Run:

@@ -35,7 +35,7 @@ from benchmarks.printing import machine, table
 ROOT = Path(__file__).resolve().parent.parent
 FLEETS = (100, 1000, 4000)
 AT_LEAST = 100_000
-"""A fleet gets at least so many prompts, in calls of an equal share for each agent."""
+"""A fleet gets at least this many prompts, in calls of an equal share for each agent."""
 ANSWER = 100
 """Characters of an answer: short ones, for the answers to a million prompts are on their way at a time."""
 HELD = 8.0
@@ -63,7 +63,7 @@ class Figures:
 
 
 class Watcher(Observer):
-    """Waits until so many prompts are sent; notes when each agent first went out."""
+    """Waits until a number of prompts are sent; notes when each agent first went out."""
 
     def __init__(self, prompts: int) -> None:
         self.unsent = prompts
@@ -83,7 +83,7 @@ class Watcher(Observer):
 
 
 class Servers:
-    """Server processes with so many ports each."""
+    """Server processes with a number of ports each."""
 
     def __init__(self, ports: Sequence[int], delay: float) -> None:
         options = ["--answer", str(ANSWER), "--delay", str(delay)]
@@ -115,7 +115,7 @@ class Servers:
 
 
 def prompts(count: int) -> Iterator[str]:
-    """Yield so many prompts, one by one."""
+    """Yield prompts, one by one."""
     return (prompt(number) for number in range(count))
 
 

@@ -8,6 +8,8 @@ from aurora_pool.errors import PoolError
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
+LIST_LIMIT = 1024
+"""How many prompts vLLM takes in one request."""
 LAST = 100_000.0
 """Virtual seconds after which what has not ended never will."""
 
@@ -52,7 +54,7 @@ class Baseline:
     def emitted(self, agent: int, emissions: list[Emission], now: float) -> None:
         """Count answers that came whole: a list is one reply, of use when its last prompt has ended."""
         for request in {emission.sequence.key[0]: None for emission in emissions if emission.finished}:
-            if not request.unfinished:
+            if not request.unread:
                 self._answered += len(request.prompts)
                 self.delivered_tokens += sum(prompt.length for prompt in request.prompts)
                 self._over(now)
@@ -75,13 +77,15 @@ class Baseline:
 
 
 class StaticLists(Baseline):
-    """Round-robin, one list request per agent, wait for all."""
+    """Round-robin, one list per agent, sent at once in requests of as many prompts as vLLM takes, wait for all."""
 
     def begin(self, prompts: list[VirtualPrompt]) -> None:
         """Send one list to each agent."""
         size = len(self.fleet.agents)
         for agent in range(size):
-            self.send(agent, prompts[agent::size])
+            share = prompts[agent::size]
+            for first in range(0, len(share), LIST_LIMIT):
+                self.send(agent, share[first : first + LIST_LIMIT])
 
 
 class OneByOne(Baseline):

@@ -6,8 +6,10 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -34,6 +36,19 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(aurora_pool.__path__, "aurora_pool.")
     if not module.name.endswith("__main__")
 )
+
+PUBLIC = (
+    "aurora_pool",
+    *(f"aurora_pool.{room}" for room in ("patterns", "aggregators", "embeddings", "jobs", "testing")),
+)
+"""What users import from; the reference in the docs has the names of these."""
+INTERNAL = ("policy", "prompts", "runtime", "wire")
+"""Folders that nobody imports from as such."""
+WITH_A_LIST = [
+    name
+    for name in ("aurora_pool", *MODULES)
+    if name.count(".") < 2 and name.removeprefix("aurora_pool.") not in INTERNAL
+]
 
 
 def load(name: str) -> ModuleType:
@@ -73,3 +88,22 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_the_examples_in_docstrings_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     failed, _ = doctest.testmod(load(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
     assert not failed, capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", WITH_A_LIST)
+def test_what_is_offered_is_listed_in_order(name: str) -> None:
+    module = load(name)
+    listed = list(module.__all__)
+    assert listed == sorted(listed, key=lambda public: (not public.isupper(), public[0] != public[0].upper(), public))
+
+
+def test_the_reference_has_every_public_module() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)) == set(PUBLIC)
+
+
+def test_embedding_pools_are_at_the_root() -> None:
+    assert aurora_pool.EmbeddingPool is importlib.import_module("aurora_pool.embeddings").EmbeddingPool
+    assert "EmbeddingPool" in dir(aurora_pool)
+    with pytest.raises(AttributeError, match="EmbeddingsPool"):
+        _ = aurora_pool.EmbeddingsPool

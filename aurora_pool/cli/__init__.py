@@ -11,6 +11,8 @@ from aurora_pool.cli.console import prepare, say, settle
 from aurora_pool.cli.exit_codes import code_of
 from aurora_pool.errors import PoolError
 
+__all__ = ["main"]
+
 
 def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""

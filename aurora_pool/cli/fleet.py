@@ -58,7 +58,7 @@ async def start(pool: JobPool) -> None:
 
 
 async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
-    """Wait until at least so many agents have answered a one-token prompt.
+    """Wait until at least ``least`` agents have answered a one-token prompt.
 
     Raises :class:`~aurora_pool.errors.NoAgentsError` if fewer have after ``within`` seconds.
     """

@@ -211,7 +211,7 @@ class _Command:
             self._end("drained", "interrupted")
 
     def _end(self, ending: Ending, reason: str) -> None:
-        if not self._job.under_way:
+        if not self._job.answering:
             # The input is being read, the fleet is being waited for, or the sorted copy is being made.
             assert self._task is not None
             self._task.cancel()

@@ -45,7 +45,7 @@ def describe_resumed(found: Resumed, output: str, *, repaired: bool = True) -> l
     if found.moved:
         lines.append(f"moved to another line of the input, kept: {found.moved}")
     if found.unchecked:
-        lines.append(f"written by another program, taken as they are: {found.unchecked}")
+        lines.append(f"written by another program, taken unchanged: {found.unchecked}")
     if found.foreign:
         lines.append(f"not in the input, left alone: {found.foreign}")
     if found.damaged:

@@ -28,6 +28,8 @@ from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.transport import Reply
 from aurora_pool.wire.errors import parse_error
 
+__all__ = ["PoolTransport", "make_client"]
+
 _OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "transfer-encoding"}
 )

@@ -31,7 +31,7 @@ class Again(AsyncIterator[Item]):
         self._end_if_empty()
 
     def close(self) -> None:
-        """Expect nothing that is not under way already."""
+        """Expect nothing that is not in flight already."""
         self._closing = True
         self._end_if_empty()
 

@@ -1,4 +1,4 @@
-"""When a run has to take nothing new, so that what is under way ends before the allocation does. Pure."""
+"""When a run has to take nothing new, so that what is in flight ends before the allocation does. Pure."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class Deadline:
         return self._end is not None and self._end - now <= RESERVE
 
     def is_near(self, now: float, *, oldest: float, backlog: float) -> float | None:
-        """Give the seconds that are left if what is under way may need them; else None.
+        """Give the seconds that are left if what is in flight may need them; else None.
 
-        ``oldest`` is the age of the oldest prompt under way, ``backlog`` how long they all take at the measured rate.
+        ``oldest`` is the age of the oldest prompt in flight, ``backlog`` how long they all take at the measured rate.
         """
         if self._end is None:
             return None

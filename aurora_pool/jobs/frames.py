@@ -29,7 +29,7 @@ async def map_rows(
 ) -> Frame:
     """Ask one prompt for each row of a pandas or polars frame; return the frame with the answers as a new column.
 
-    ``{name}`` in the template stands for a row's value in the column ``name``; other braces are left as they are.
+    ``{name}`` in the template stands for a row's value in the column ``name``; other braces are left unchanged.
     Rows keep their order and index. The answer is in ``column``; where it failed, it is null there and the reason is in
     ``<column>_error``, which is null elsewhere. ``max_tokens`` is the most tokens to generate per row.
 

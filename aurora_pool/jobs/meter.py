@@ -110,5 +110,5 @@ class Meter:
     def stalled_for(self, *, now: float, factor: float, at_least: float) -> float | None:
         """Seconds without an answer, if they are more than ``factor`` times the usual latency and ``at_least``."""
         usual = sorted(self._latencies)[len(self._latencies) // 2] if self._latencies else 0.0
-        silence = now - self._last
-        return silence if silence > max(at_least, factor * usual) else None
+        quiet = now - self._last
+        return quiet if quiet > max(at_least, factor * usual) else None

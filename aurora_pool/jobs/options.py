@@ -20,8 +20,8 @@ _COLUMNS, _EXPECT, _GUARDRAILS = Columns(), Expectation(), Guardrails()
 
 Ending: TypeAlias = Literal[
     "finished",  # every request has its record
-    "drained",  # was told to end: took nothing new, and waited for what was under way
-    "stopped",  # was told to stop at once; what was under way is lost and will be run again
+    "drained",  # was told to end: took nothing new, and waited for what was in flight
+    "stopped",  # was told to stop at once; what was in flight is lost and will be run again
     "out of time",  # the allocation ends; drained in time
     "too many failures",  # the guardrails say that it is hopeless; drained
     "budget spent",  # the guardrails say that it has cost enough; drained

@@ -24,7 +24,7 @@ class Resumed:
     - ``changed``: ids whose request is no longer the one that was answered; they are run again, and the old records are
       in ``<output>.superseded``; ``examples`` names some;
     - ``moved``: records of lines without ids that stand elsewhere in the input now; they have the new line's id;
-    - ``unchecked``: records without a request's key, which another program wrote; they are taken as they are;
+    - ``unchecked``: records without a request's key, which another program wrote; they are taken unchanged;
     - ``foreign``: records whose id is not in the input; they are left alone;
     - ``damaged``: lines that are no records, and second records of one id; they are in ``<output>.superseded``;
     - ``torn``: whether the last run was killed in the middle of writing, or a compressed output is damaged; what there

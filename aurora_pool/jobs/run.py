@@ -46,7 +46,7 @@ _TURN = 256
 
 
 class _Taken(NamedTuple):
-    """A request that is under way, since when, and how often it had been asked before."""
+    """A request that is in flight, since when, and how often it had been asked before."""
 
     request: Request
     since: float
@@ -170,7 +170,7 @@ class Run:
                     return
                 yield request
         except BadRecord as error:
-            # What is under way is saved first.
+            # What is in flight is saved first.
             self._input_error = error
 
     def _prompts(self) -> Iterator[AnyPrompt]:
@@ -292,11 +292,11 @@ class Run:
         backlog = self._meter.eta(len(self._taken), now=now) or 0.0
         left = self._deadline.is_near(now, oldest=now - oldest, backlog=backlog)
         if left is not None:
-            self.end("out of time", f"{left:.0f} s are left, which what is under way may need")
+            self.end("out of time", f"{left:.0f} s are left, which what is in flight may need")
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
         options = self._options
-        silence = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
+        quiet = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
         return progress_of(
             self._meter,
             total=self._survey.requests,
@@ -304,7 +304,7 @@ class Run:
             in_flight=len(self._taken),
             now=now,
             statistics=statistics,
-            stall=None if silence is None else stall_of(silence, statistics),
+            stall=None if quiet is None else stall_of(quiet, statistics),
             ending=None if self._ending == "finished" else self._reason,
         )
 

@@ -101,7 +101,7 @@ class Job:
         return self.survey.model
 
     @property
-    def under_way(self) -> bool:
+    def answering(self) -> bool:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
@@ -176,7 +176,7 @@ class Job:
         return summary.with_copies(ordered=ordered, table=table)
 
     def end(self, ending: Ending, reason: str) -> None:
-        """End early: ``"stopped"`` at once, anything else by taking nothing new and waiting for what is under way."""
+        """End early: ``"stopped"`` at once, anything else by taking nothing new and waiting for what is in flight."""
         self._ending = (ending, reason)
         if self._run is not None:
             self._run.end(ending, reason)

@@ -191,7 +191,7 @@ class Survey:
         for first, number in pairs:
             self.todo[number] = 0
             name = names.get(number, "")
-            reason = f"the id {name!r} stands in line {first} already"
+            reason = f"the id {name!r} is in line {first} already"
             self._leave_out(BadRecord(reason, path=self._source.name, line=number))
 
     def _check_model(self, model: str, number: int) -> None:

@@ -100,7 +100,7 @@ class Blackboard:
         converged: Callable[[Blackboard], bool] | None = None,
         sampling: Sampling | None = None,
     ) -> BlackboardResult:
-        """Work on the board for at most so many more rounds.
+        """Work on the board for at most ``rounds`` more rounds.
 
         In a round, all roles see the board as the round found it, and write at the same time. Their contributions go up
         in the order of the roles; empty ones and repetitions of what the section already says are left out. The board

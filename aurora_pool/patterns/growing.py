@@ -1,6 +1,6 @@
 """Work that grows from its own answers: trees, pipelines and fan-ins share one call to the pool.
 
-Everything goes through a single ``iter_responses``, so follow-up prompts join the list requests that are under way,
+Everything goes through a single ``iter_responses``, so follow-up prompts join the list requests that are in flight,
 and closing one iterator cancels all of it.
 """
 

@@ -93,7 +93,7 @@ class Room:
 
 @dataclass(slots=True)
 class _Group:
-    """A group at work: what its children handed up and, once they are in, the parts of the round under way."""
+    """A group at work: what its children handed up and, once they are in, the parts of the current round."""
 
     children: list[list[str]]
     missing: int

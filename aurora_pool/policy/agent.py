@@ -77,7 +77,7 @@ class AgentState:
         self.quarantine_for: PromptQueue | None = None
         """The queue for whose quarantined it is kept."""
         self.accepting = False
-        """Whether, as a ward, it has been emptied, and holds no suspect that must be alone."""
+        """Whether, as a quarantine agent, it has been emptied, and holds no prompt that must be isolated."""
         self.cooling_down = False
         self.cooldown_until = 0.0
         self.cooldowns = 0
@@ -157,7 +157,7 @@ class AgentState:
             self.refresh()
 
     def started(self, prompts: int, now: float) -> None:
-        """Record that so many more prompts run; its window may grow by that."""
+        """Record that more prompts run; its window may grow by that."""
         running = self.running = self.running + prompts
         window = self.window
         size = window.size
@@ -200,12 +200,12 @@ class AgentState:
             self.breaker.answered(sent_at)
 
     def discard_duplicate(self, tokens: int) -> None:
-        """Record that an answer of so many tokens came after another agent's: it is nobody's result."""
+        """Record that an answer of some tokens came after another agent's: it is nobody's result."""
         self.prompts_done -= 1
         self.tokens_done -= tokens
 
     def answered(self, tokens: int, sent_at: float | None, now: float, answers: int = 1) -> None:
-        """Record answers of so many tokens together to a request sent at that time."""
+        """Record answers of some tokens together to a request sent at that time."""
         self.answers_since_send += answers
         self.prompts_done += answers
         self.tokens_done += tokens

@@ -29,7 +29,7 @@ FIRST_COOLDOWN = 1.0
 LONGEST_COOLDOWN = 30.0
 WRONG_MODEL_COOLDOWN = 60.0
 SETTLED = 10.0
-"""An agent that was in service for so many of its cool-downs starts again with the first."""
+"""An agent that was in service for this many of its cool-downs starts again with the first."""
 
 _FATAL = frozenset({Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL})
 _WORKS = frozenset({Outcome.ANSWERED, Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED, Outcome.OVERLOADED})

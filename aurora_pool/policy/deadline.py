@@ -12,7 +12,7 @@ from aurora_pool.policy.work import Failure, WorkItem
 class Deadlines:
     """Fails prompts that are not answered in time; one entry for each request, none for a prompt.
 
-    What is watched is a request's own list of prompts, in which those that are settled have become None; so the memory
+    What is watched is a request's own list of prompts, in which those that are released have become None; so the memory
     that this holds is bounded by what is in flight.
     """
 

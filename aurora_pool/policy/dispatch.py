@@ -104,7 +104,7 @@ class Dispatcher:
                 self._deadlines.watch(request.items)
 
     def progress(self, request: InFlightRequest, now: float, started: int = 0) -> None:
-        """Record that bytes of a reply came, and that so many more of its prompts have shown a first token."""
+        """Record that bytes of a reply came, and that ``started`` more of its prompts have shown a first token."""
         agent = self.ledger.agents[request.agent]
         agent.last_byte = now
         if agent.checking:
@@ -204,7 +204,7 @@ class Dispatcher:
                 request.live -= 1
 
     def ended(self, request: InFlightRequest) -> None:
-        """Record that a reply came to its end. It should have settled all its prompts; if not, it was a bad one."""
+        """Record that a reply came to its end. It should have answered all its prompts; if not, it was a bad one."""
         if request.live:
             now = self.ledger.agents[request.agent].last_byte
             self._faults.failed(request, BadReply("the reply ended before every prompt had its answer"), now)

@@ -36,7 +36,7 @@ class Hedger:
         self._due = False
 
     def watch(self, now: float) -> None:
-        """See to it that the prompts under way are looked at."""
+        """See to it that the prompts in flight are looked at."""
         if not self._due and self.idle and self.ledger.in_flight:
             self._due = True
             self.ledger.timers.add(now + LOOK_EVERY, self._prepare, None)

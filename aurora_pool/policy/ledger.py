@@ -3,7 +3,7 @@
 Every other part of the dispatcher (deal, faults, hedge, isolate) writes here and only here, so that these hold:
 
 - a item ends exactly once: :meth:`Ledger.finish` is the one place;
-- ``agent.held`` is the number of its prompts in the staged and in open requests: every slot that is settled gives one
+- ``agent.held`` is the number of its prompts in the staged and in open requests: every slot that is released gives one
   credit back, once;
 - ``item.holders`` is the number of outboxes and open requests that a item is in, and a item that is not done and
   has no holder waits in its queue (or for the end of a pause).
@@ -25,7 +25,7 @@ from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PolicyEvents
 
 
 class Ledger:
-    """All agents, the queues in which prompts wait, the requests under way, and the plan that is being made."""
+    """All agents, the queues in which prompts wait, the requests in flight, and the plan that is being made."""
 
     def __init__(self, names: Sequence[str], rng: random.Random, requests_limit: int, events: PolicyEvents) -> None:
         self.names = list(names)
@@ -77,7 +77,7 @@ class Ledger:
                     queue.items.appendleft(item)
                 self.wake(queue)
 
-    # -- prompts under way --------------------------------------------------------------------------------------
+    # -- prompts in flight --------------------------------------------------------------------------------------
 
     def assign(self, item: WorkItem, agent: AgentState) -> None:
         """Give a prompt, and one of its credits, to an agent: it goes with the next request there."""
@@ -157,7 +157,7 @@ class Ledger:
     def release(self, request: InFlightRequest, slot: int, *, started: bool) -> WorkItem:
         """Take a prompt off a request: its part of the reply has come, or never will. The credit goes back."""
         item = request.items[slot]
-        assert item is not None, "a slot is settled once"
+        assert item is not None, "a slot is released once"
         request.items[slot] = None
         request.open -= 1
         if not item.done:
@@ -179,7 +179,7 @@ class Ledger:
         return item
 
     def release_done(self, request: InFlightRequest, prompts: int, started: int) -> None:
-        """Count so many prompts, ended now and off their slots, out of a request, as :meth:`settle` does for one."""
+        """Count prompts, ended now and off their slots, out of a request, as :meth:`release` does for one."""
         request.open -= prompts
         request.live -= prompts
         agent = self.agents[request.agent]

@@ -43,7 +43,7 @@ class Outcome(enum.Enum):
 
 
 def classify(error: PoolError, prompts: int) -> Outcome:
-    """Tell what a failed request that carried so many unfinished prompts means.
+    """Tell what a failed request that carried this many unfinished prompts means.
 
     vLLM says some things only in words: a draining server answers 500 with ``cannot schedule new futures after
     shutdown``, and a dead engine 500 with ``EngineCore encountered an issue`` (an empty body before 0.18).

@@ -25,7 +25,7 @@ from aurora_pool.policy.work import PromptQueue, WorkItem
 T = TypeVar("T")
 
 MAX_DEATHS = 6
-"""A prompt that was alone when its agent died has failed if so many agents, whatever their state, died under it."""
+"""A prompt that was alone when its agent died has failed if this many agents, whatever their state, died under it."""
 TOGETHER = 8
 """At least this many quarantined prompts share an agent, more if many wait: what a death leaves to be run alone is then
 about as much work as what runs together."""
@@ -82,7 +82,7 @@ def refill_quarantine_agents(ledger: Ledger, now: float) -> None:
 
 
 def refill_quarantine(ledger: Ledger, agent: AgentState, now: float) -> None:
-    """Give a ward quarantined, if it may take some; let it serve others again once it holds none."""
+    """Give a quarantine agent its prompts, if it may take some; let it serve others again once it holds none."""
     queue = agent.quarantine_for
     assert queue is not None
     if not agent.held:

@@ -42,7 +42,7 @@ class RetryBudget:
         self.at = 0.0
 
     def deposit(self, successes: int) -> None:
-        """Record so many successes."""
+        """Record successes."""
         self.balance = min(self.balance + self.ratio * successes, 10 * self.reserve)
 
     def withdraw(self, now: float, retries: int = 1) -> float:

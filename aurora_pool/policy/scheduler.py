@@ -18,7 +18,7 @@ Balance = Literal["adaptive", "strict"]
 WORTH_SHARING = 4
 """Prompts for each agent from which on they are dealt as shares."""
 DRAWN = 4
-"""A short call's prompt goes to its home unless one of so many drawn agents holds fewer prompts."""
+"""A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
 

@@ -20,7 +20,7 @@ from aurora_pool.policy.ledger import Ledger
 LOOK_AFTER = 5.0
 """Seconds without a byte after which an agent that holds prompts is looked at."""
 NO_METRICS_FACTOR = 10.0
-"""An agent that shows no counters may be merely busy: its silence may last so many times the limit."""
+"""An agent that shows no counters may be merely busy: it may show no activity for this many times the limit."""
 REFUSED_GRACE = 1.0
 """Seconds without a byte after which an agent that refused a connection is looked at."""
 SAMPLE_EVERY = 15.0
@@ -38,7 +38,7 @@ class Finding(enum.Enum):
 
 
 class StallDetector:
-    """Has one alarm for each agent that was sent prompts, and says which to look at."""
+    """Has one timer for each agent that was sent prompts, and says which to look at."""
 
     def __init__(self, ledger: Ledger, limit: float, give_up: Callable[[AgentState, PoolError, float], None]) -> None:
         self.ledger = ledger
@@ -104,7 +104,7 @@ class StallDetector:
         return max(agent.last_byte, self.ledger.timers.kept_up_since)
 
     def _sample(self, agent: AgentState, now: float) -> None:
-        """Ask for an agent's counters: rarely, if its replies show what runs, else at every pulse."""
+        """Ask for an agent's counters: rarely, if its replies show what runs, else at every tick."""
         if now >= agent.sampled_at + (SAMPLE_EVERY if agent.running else 0.0):
             agent.sampled_at = now
             self.ledger.pending.sample.append(agent.index)

@@ -22,7 +22,7 @@ LONG = 0.9
 LONGEST = 0.99
 """The quantile that the hedge reckons with, of the lengths that are still possible."""
 OVERDUE = 1.5
-"""A prompt whose answer should be so many times as long as any other by now is stuck."""
+"""A prompt whose answer should be this many times as long as any other by now is stuck."""
 
 
 class Lengths:

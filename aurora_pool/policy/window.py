@@ -62,7 +62,7 @@ class Window:
             self.size = min(self.size, max(1, running + max(1, running // SLACK)))
 
     def refused(self, accepted: int, refused: int, now: float) -> None:
-        """Record a 503 for a request of so many prompts, while the agent held so many others."""
+        """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""
         self.met_limit = True
         self.steady_until = now + STEADY
         self.size = max(1, min(self.size, max(accepted, (accepted + refused) // 2)))

@@ -1,4 +1,4 @@
-"""What the dispatcher moves about: items (prompts under way), queues (where they queue), requests (requests)."""
+"""What the dispatcher moves about: items (prompts on their way), queues (where they wait), requests (in flight)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aurora_pool.policy.timers import FOREVER
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
 SUSPICIOUS_DEATHS = 2
-"""A prompt that was in flight on so many agents when they died is a suspect."""
+"""A prompt that was in flight on this many agents when they died is quarantined."""
 
 
 class PromptQueue:
@@ -23,7 +23,7 @@ class PromptQueue:
 
     ``expected`` is how many prompts are still to come from callers' inputs of known length, ``unbounded`` how many open
     inputs there are of which nobody knows. ``patience`` is how many seconds prompts wait while no member is in service.
-    A ``pinned`` queue belongs to a request for one very agent: nothing is hedged, and a failure of that agent is a
+    A ``pinned`` queue belongs to a request for one agent by name: nothing is hedged, and a failure of that agent is a
     failure of the prompt.
     """
 
@@ -53,7 +53,7 @@ class PromptQueue:
         self.by_agent: dict[int, deque[WorkItem]] = {}
         self.quarantined: deque[WorkItem] = deque()
         self.quarantine_after: float | None = None
-        """Until when quarantined wait for others, where there are few agents."""
+        """Until when quarantined prompts wait for others, where there are few agents."""
         self.expected = 0
         self.unbounded = 0
         self.unserved_since: float | None = None
@@ -107,7 +107,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
 
     @property
     def suspected(self) -> bool:
-        """Whether it may be what kills agents, and shares them with other quarantined only."""
+        """Whether it may be what kills agents, and shares them with other quarantined prompts only."""
         return self.deaths >= SUSPICIOUS_DEATHS
 
     @property
@@ -122,7 +122,7 @@ class InFlightRequest:
     It is assigned when it is made, and sent when it begins to be written: ``sent_at`` is None until then, for a request
     that waits on this side for its turn or a connection is no work of the agent's, and none of its clocks runs.
 
-    A slot of ``items`` becomes None when its prompt is settled; ``open`` counts those that are not. ``live`` counts
+    A slot of ``items`` becomes None when its prompt is released; ``open`` counts those that are not. ``live`` counts
     the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
     slots that have shown a first token.
     """

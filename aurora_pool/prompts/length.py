@@ -49,7 +49,7 @@ class TokenEstimate:
 
 
 def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: int | None) -> int | None:
-    """How many tokens may be generated for a prompt of about so many; None where that has to be counted exactly.
+    """How many tokens may be generated for a prompt of about this length; None where that has to be counted exactly.
 
     Counting is due where ``max_tokens`` and the buffer may not fit, or, without ``max_tokens``, for a prompt that takes
     more than half of the context.
@@ -64,7 +64,7 @@ def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: 
 
 
 def exact_room(max_context: int, prompt_tokens: int, max_tokens: int | None) -> int:
-    """How many tokens may be generated for a prompt of exactly so many; at least 1: a server says what is too long.
+    """How many tokens may be generated for a prompt of exactly this length; at least 1: a server says what is too long.
 
     >>> exact_room(2048, 2000, None), exact_room(2048, 2000, 16)
     (48, 16)

@@ -130,7 +130,7 @@ class Planner:
         return "rendered" if separable else "chat"
 
     def _written(self, texts: Sequence[Any], form: Form) -> Sequence[str]:
-        """Texts as they are sent."""
+        """Return the texts that are sent."""
         template = self._settings.text_template
         if form != "rendered" or template is None:
             return texts

@@ -1,4 +1,4 @@
-"""How a pool puts prompts: through the model's chat template or as they are, and what becomes of those too long."""
+"""How a pool sends prompts: in the model's chat template or raw, and what becomes of those too long."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class PromptHandling:
                     raise NoAgentsError(f"no agent tells the model's chat template: {error}") from error
             await asyncio.sleep(AGAIN)
         if self._template is None and self.format == "auto":
-            log.info("the model has no chat template: prompts are sent as they are")
+            log.info("the model has no chat template: prompts are sent raw")
 
     def settings(self, model: str, *, batched: bool) -> PromptSettings:
         """What holds for the prompts of one call."""

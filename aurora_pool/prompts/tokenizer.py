@@ -60,7 +60,7 @@ class Tokenizer:
         return await self._tokens(tokens.tokenize_text(model, text, add_special_tokens=add_special_tokens))
 
     async def last_tokens(self, model: str, text: str, budget: int) -> str:
-        """The end of a text that has so many tokens. Raises :class:`TransportError` and :class:`ServerError`."""
+        """Return the end of a text, of this many tokens. Raises :class:`TransportError` and :class:`ServerError`."""
         ids = await self.encode(model, text, add_special_tokens=False)
         if len(ids) <= budget:
             return text

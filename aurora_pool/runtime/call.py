@@ -1,4 +1,4 @@
-"""One caller's prompts: pulled from the input as fast as answers leave, handed back in order of completion."""
+"""One caller's prompts: pulled from the input as fast as answers leave, returned in order of completion."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DEFERRED = 16
 """For how many prompts of a call something may be asked at a time before they can be sent."""
 FORGET_FROM = 1024
-"""WorkItem that a call keeps at least before it looks which are done."""
+"""How many work items a call keeps at least before it looks which are done."""
 SLICE = 16_384
 SLICE_PER_AGENT = 128
 """How many prompts are admitted before requests are sent: enough that one list request per agent carries what a call of
@@ -82,7 +82,7 @@ class Call:
     # -- the caller's side --------------------------------------------------------------------------------------
 
     async def responses(self) -> AsyncGenerator[tuple[int, Response]]:
-        """Yield (index, response) as prompts end. Closing it early cancels what is under way."""
+        """Yield (index, response) as prompts end. Closing it early cancels what is in flight."""
         ready = self._ready
         try:
             self._pull()
@@ -168,14 +168,14 @@ class Call:
 
     def _pull_slice(self) -> bool:
         """Admit a slice of prompts; return whether there is room for more."""
-        under_way = self._pulled - self._taken
-        if self._exhausted or under_way > self._room or len(self._deferred) >= DEFERRED:
+        unanswered = self._pulled - self._taken
+        if self._exhausted or unanswered > self._room or len(self._deferred) >= DEFERRED:
             return False
         self._room_made.set()
         if self._input is None:
             return False
         self._set_limit()
-        room = self._limit - under_way
+        room = self._limit - unanswered
         if room <= 0:  # the windows have shrunk since
             return False
         made: list[WorkItem] | Iterator[PlanResult] | None = self._left

@@ -6,7 +6,7 @@ from aurora_pool.errors import ConfigError
 
 
 def ensure_open_files(needed: int) -> None:
-    """Raise the soft limit on open files as far as it goes: so many are needed at least, and more are used.
+    """Raise the soft limit on open files as far as it goes: ``needed`` are needed at least, and more are used.
 
     Raises :class:`ConfigError` with the number needed if the hard limit is below it.
     """

@@ -1,7 +1,7 @@
 """An event loop whose clock is simulated, for tests over real sockets that wait for nothing.
 
 Client and simulated fleet live in one loop and talk real HTTP over the loopback. Whenever nothing is ready to run and
-no byte is on its way, the clock jumps to the next timer: a silence of 60 s costs microseconds, and the same test takes
+no byte is on its way, the clock jumps to the next timer: waiting 60 s costs microseconds, and the same test takes
 the same course every time. ``loop.time()`` starts at 0.
 
 >>> import asyncio

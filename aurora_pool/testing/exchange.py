@@ -113,7 +113,7 @@ class EventStream:
         self.add(b"data: %b\n\n" % _ENCODE(body))
 
     def add(self, data: bytes) -> None:
-        """Add bytes as they are."""
+        """Add bytes unchanged."""
         self._pending.append(data)
 
     def flush(self) -> None:

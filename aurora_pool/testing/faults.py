@@ -43,7 +43,7 @@ class Fault:
     5.0
 
     ``action`` is the name of a method of :class:`~aurora_pool.testing.agent.SimulatedAgent` and ``arguments`` its
-    keywords. It happens ``at`` so many simulated seconds after the fleet's start, or once the agent has received
+    keywords. It happens ``at`` this many simulated seconds after the fleet's start, or once the agent has received
     ``after_prompts`` prompts, or when a prompt matches the regular expression ``on_prompt``; ``lasting`` seconds later
     the agent is revived.
     """

@@ -29,7 +29,7 @@ class SimulatedFleet:
     - ``seed``: decides everything that happens by chance.
     - ``record``: whether agents keep the requests that they receive.
 
-    Raises ``ValueError`` for arguments that make no sense, and ``OSError`` for a port that is taken.
+    Raises ``ValueError`` for invalid arguments, and ``OSError`` for a port that is taken.
     """
 
     def __init__(

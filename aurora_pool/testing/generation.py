@@ -8,6 +8,7 @@ from typing import Protocol
 
 from aurora_pool.testing import engine, tokenizer
 from aurora_pool.testing.answers import Answer
+from aurora_pool.testing.kv_cache import Key, block_keys
 from aurora_pool.testing.prompts import PromptTokens
 from aurora_pool.testing.refusal import Refusal
 
@@ -112,7 +113,7 @@ class Generation:
         if self.listener is not None:
             self.listener.progressed(choice, tokens)
 
-    def settle(self, refusal: Refusal | None = None) -> None:
+    def release(self, refusal: Refusal | None = None) -> None:
         """Pass on what has come, and end if everything has come or ``refusal`` ends it."""
         if self.done.done():
             return
@@ -158,7 +159,13 @@ class EngineDriver:
         now = self.now()
         for choice in generation.choices:
             length = 1 if choice.kills else len(choice.answer.token_ids)
-            choice.sequence = engine.Sequence(length, interval=interval, key=choice)
+            choice.sequence = engine.Sequence(
+                length,
+                prompt_tokens=len(choice.prompt.ids),
+                keys=self._keys_of(choice.prompt),
+                interval=interval,
+                key=choice,
+            )
             self.engine.submit(now, choice.sequence)
         self._arm()
 
@@ -214,6 +221,12 @@ class EngineDriver:
             self._timer.cancel()
             self._timer = None
 
+    def _keys_of(self, prompt: PromptTokens) -> list[Key]:
+        cache = self.engine.cache
+        if not cache.prefix_caching or len(prompt.ids) < cache.block_size:
+            return []
+        return block_keys(prompt.ids, block_size=cache.block_size, salt=prompt.cache_salt)
+
     def _take_out(self, generation: Generation) -> list[tuple[Choice, int]]:
         now = self.now()
         return [
@@ -225,7 +238,7 @@ class EngineDriver:
     def _settle(self, generation: Generation, refusal: Refusal | None = None) -> None:
         if refusal is not None or not generation.left:
             self.active.pop(generation, None)
-        generation.settle(refusal)
+        generation.release(refusal)
 
     def _arm(self) -> None:
         due = self.engine.next_event_time()

@@ -63,11 +63,11 @@ def metrics_page(profile: AgentProfile, engine: Engine, counters: Counters, *, a
     labels = f'engine="0",model_name="{model}"'
     # A sleeping engine counts nothing, though requests hang in it.
     running, waiting = (0, 0) if engine.paused else (engine.running, engine.waiting)
-    usage = min(1.0, running / engine.slots)
+    usage = engine.cache.usage
     lines = [
         *_gauge("vllm:num_requests_running", labels, running),
         *_gauge("vllm:num_requests_waiting", labels, waiting),
-        *_counter("vllm:num_preemptions", labels, 0),
+        *_counter("vllm:num_preemptions", labels, engine.preemptions),
         *_counter("vllm:prompt_tokens", labels, counters.prompt_tokens),
         *_counter("vllm:generation_tokens", labels, engine.tokens + counters.instant_tokens),
         "# TYPE vllm:request_success counter",
@@ -78,8 +78,8 @@ def metrics_page(profile: AgentProfile, engine: Engine, counters: Counters, *, a
     ]
     if profile.at_least(0, 9, 2):
         lines += _gauge("vllm:kv_cache_usage_perc", labels, usage)
-        lines += _counter("vllm:prefix_cache_queries", labels, counters.prompt_tokens)
-        lines += _counter("vllm:prefix_cache_hits", labels, 0)
+        lines += _counter("vllm:prefix_cache_queries", labels, engine.prefix_queries)
+        lines += _counter("vllm:prefix_cache_hits", labels, engine.prefix_hits)
     if not profile.at_least(0, 12):
         lines += _gauge("vllm:gpu_cache_usage_perc", labels, usage)
     if profile.at_least(0, 24):

@@ -43,6 +43,7 @@ class Options(msgspec.Struct, kw_only=True):
     truncate: int | None = None
     truncate_right: bool = False
     add_special_tokens: bool = True
+    cache_salt: str = ""
 
     @property
     def sample_seed(self) -> int | None:
@@ -77,6 +78,7 @@ def read_options(body: Body, profile: AgentProfile, *, chat: bool = False) -> Op
         truncate=field(body, "truncate_prompt_tokens", int, None),
         truncate_right=body.get("truncation_side") == "right" and profile.at_least(0, 18),
         add_special_tokens=field(body, "add_special_tokens", bool, not chat),
+        cache_salt=field(body, "cache_salt", str, ""),
     )
     if options.echo and not chat and options.prompt_logprobs is None:
         options.prompt_logprobs = options.logprobs

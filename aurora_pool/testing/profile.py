@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from aurora_pool.testing.engine import Engine
+
 Reply: TypeAlias = str | Callable[[str], str]
 Template: TypeAlias = Literal["chatml", "trims", "counts", "none"]
 
@@ -29,16 +31,19 @@ class AgentProfile:
       and the sample number where the temperature is above 0), so they are the same on every agent and in every list.
       Lengths are lognormal (``median_length``, ``length_sigma``), clipped to ``shortest`` and ``longest``.
 
-    Its speed: ``slots`` (``--max-num-seqs``), ``step_base``, ``step_per_sequence`` and ``speed`` as in
-    :class:`~aurora_pool.testing.engine.Engine`. ``instant`` answers every prompt at once and skips most of the
-    work: for measuring clients.
+    Its speed: ``slots`` (``--max-num-seqs``), ``max_num_batched_tokens``, ``step_base``, ``step_per_sequence``,
+    ``prefill_rate`` and ``speed`` as in :class:`~aurora_pool.testing.engine.Engine`; the defaults are about those of a
+    GPU that serves a model of 8 billion parameters, and :data:`CPU_SERVER` is a small server without one. Its cache:
+    ``kv_blocks`` of ``block_size`` tokens (by default enough for 256 prompts of 8,192 tokens, so that nothing is
+    preempted; None for no limit and no prefix cache), ``prefix_caching`` (False: ``--no-enable-prefix-caching``).
+    ``instant`` answers every prompt at once and skips most of the work: for measuring clients.
 
     Its flags: ``version``; ``api_keys``; ``max_queued`` (``--max-num-queued-reqs``); ``max_prompts``
     (``VLLM_MAX_COMPLETION_PROMPTS``; None for the version's own); ``keep_alive``; ``stream_interval``;
     ``sse_keep_alive`` (``--sse-keep-alive-interval``); ``tracks_load`` (``--enable-server-load-tracking``);
-    ``dev_mode`` (``VLLM_SERVER_DEV_MODE``); ``root_path`` (``--root-path``: it answers with and without it);
-    ``max_logprobs``; ``streams``: False refuses ``stream: true`` with a 400, as some proxies do; ``embedding_size``:
-    dimensions of ``/v1/embeddings``.
+    ``prompt_tokens_details`` (``--enable-prompt-tokens-details``); ``dev_mode`` (``VLLM_SERVER_DEV_MODE``);
+    ``root_path`` (``--root-path``: it answers with and without it); ``max_logprobs``; ``streams``: False refuses
+    ``stream: true`` with a 400, as some proxies do; ``embedding_size``: dimensions of ``/v1/embeddings``.
     """
 
     model: str = "simulated-model"
@@ -56,6 +61,11 @@ class AgentProfile:
     slots: int = 256
     step_base: float = 0.008
     step_per_sequence: float = 0.00003
+    prefill_rate: float = 40_000.0
+    max_num_batched_tokens: int = 8192
+    kv_blocks: int | None = 131_072
+    block_size: int = 16
+    prefix_caching: bool = True
     speed: float = 1.0
     instant: bool = False
 
@@ -67,6 +77,7 @@ class AgentProfile:
     stream_interval: int = 1
     sse_keep_alive: float = 0.0
     tracks_load: bool = False
+    prompt_tokens_details: bool = False
     dev_mode: bool = False
     root_path: str = ""
     max_logprobs: int = 20
@@ -78,11 +89,28 @@ class AgentProfile:
             raise ValueError("expected max_model_len >= 2, slots >= 1 and 1 <= shortest <= longest")
         if self.step_base <= 0 or self.step_per_sequence < 0 or self.speed <= 0 or self.median_length <= 0:
             raise ValueError("expected step_base, speed and median_length above 0, and step_per_sequence of at least 0")
+        if self.kv_blocks is not None and self.kv_blocks * self.block_size < self.max_model_len:
+            raise ValueError(f"expected a cache of at least {self.max_model_len} tokens, the max_model_len")
+        self.new_engine()
         parse_version(self.version)
 
     def at_least(self, *version: int) -> bool:
         """Whether this agent's vLLM is as new as ``version``, such as ``at_least(0, 27)``."""
         return parse_version(self.version) >= version
+
+    def new_engine(self) -> Engine:
+        """Make an engine of this profile's slots, speed and cache."""
+        return Engine(
+            slots=self.slots,
+            step_base=self.step_base,
+            step_per_sequence=self.step_per_sequence,
+            prefill_rate=self.prefill_rate,
+            max_num_batched_tokens=self.max_num_batched_tokens,
+            kv_blocks=self.kv_blocks,
+            block_size=self.block_size,
+            prefix_caching=self.prefix_caching,
+            speed=self.speed,
+        )
 
     @property
     def prompt_limit(self) -> int | None:
@@ -107,3 +135,23 @@ def parse_version(version: str) -> tuple[int, ...]:
         return tuple(int(part) for part in version.split("."))
     except ValueError:
         raise ValueError(f"expected a version such as '0.32.0', got {version!r}") from None
+
+
+CPU_SERVER = AgentProfile(
+    max_model_len=2048,
+    slots=64,
+    step_base=0.03,
+    step_per_sequence=0.0017,
+    prefill_rate=1150.0,
+    max_num_batched_tokens=2048,
+    kv_blocks=364,
+    block_size=128,
+)
+"""A vLLM 0.32 server of a model of 135 million parameters on one thread of a CPU, ``--max-num-seqs 64``.
+
+Slots, budget and cache are the server's own figures (46,592 tokens in blocks of 128, with 1 GB for the cache). A step
+reads 269 MB of weights, at about 9 GB/s: ``step_base``. The other two numbers follow from two measurements. 128 prompts
+of about 10 tokens with answers of 48 took 14.2 s: ``1,280 / prefill_rate + 94 x (step_base + 64 x step_per_sequence)``.
+And lists of 200 prompts a server took 1.245 times as long with 80 tokens in and 2 out (16,000 tokens of prefill) as
+with 27 in and 16 out (5,400 of prefill, and 60 steps): measured beside other load, so only the ratio is used.
+"""

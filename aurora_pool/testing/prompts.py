@@ -14,11 +14,15 @@ from aurora_pool.testing.refusal import Refusal, invalid
 
 
 class PromptTokens(msgspec.Struct):
-    """One prompt: its token ids, its text if it came as text, and how many tokens its answer may have."""
+    """One prompt: its token ids, its text if it came as text, and how many tokens its answer may have.
+
+    Prompts with different ``cache_salt`` share no cache blocks.
+    """
 
     ids: Sequence[int]
     text: str | None
     room: int
+    cache_salt: str = ""
 
     def shown(self) -> str:
         """Tell the prompt as text."""
@@ -69,7 +73,7 @@ def prompt_tokens(prompt: str | Sequence[int], options: Options, profile: AgentP
             "input prompt."
         )
         raise Refusal(400, message, param="input_tokens", value=count)
-    return PromptTokens(ids, text, _room(ids, options, profile))
+    return PromptTokens(ids, text, _room(ids, options, profile), options.cache_salt)
 
 
 def encode_prompt(text: str, profile: AgentProfile, *, add_special_tokens: bool) -> list[int]:

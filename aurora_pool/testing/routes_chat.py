@@ -42,6 +42,8 @@ async def chat_completions(server: AgentServer, exchange: Exchange) -> web.Strea
         if not options.stream:
             await server.generate(Generation(choices), interval=None)
             reply = _whole(server, exchange, options, choices)
+            if server.profile.prompt_tokens_details:
+                reply["usage"] = total_usage(choices, choices[0])
             prompt = choices[0].prompt
             reply["prompt_logprobs"] = (
                 None if options.prompt_logprobs is None else make_prompt_logprobs(prompt.ids, options.prompt_logprobs)

@@ -69,7 +69,7 @@ def _whole(server: AgentServer, exchange: Exchange, options: Options, choices: S
         "choices": [_whole_choice(choice, options) for choice in choices],
         "service_tier": None,
         "system_fingerprint": server.fingerprint,
-        "usage": total_usage(choices),
+        "usage": total_usage(choices, choices[-1] if server.profile.prompt_tokens_details else None),
         "kv_transfer_params": None,
         "ec_transfer_params": None,
         "metrics": None,
@@ -110,6 +110,8 @@ class CompletionEvents:
         self._options = options
         self._choices = choices
         self._fingerprint = server.fingerprint
+        self._tells_cached = server.profile.prompt_tokens_details
+        self._first: Choice | None = None
         self._texts = [ShownText(choice, options.stop) for choice in choices]
         self._head: dict[str, Any] = {
             "id": server.new_id("cmpl", exchange),
@@ -129,6 +131,8 @@ class CompletionEvents:
         text = choice.answer.text[start:end]
         first = choice.seen == 0
         choice.seen = tokens
+        if self._tells_cached and self._first is None:
+            self._first = choice
         shown_ids: Sequence[int] = ids
         if first and options.echo:
             prompt = "" if options.return_token_ids else choice.prompt.shown()
@@ -158,7 +162,9 @@ class CompletionEvents:
     def finish(self) -> None:
         """Add what stands at the end of a stream that went well."""
         if self._options.include_usage:
-            usage = {name: count for name, count in total_usage(self._choices).items() if count is not None}
+            usage = {
+                name: count for name, count in total_usage(self._choices, self._first).items() if count is not None
+            }
             self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
         self.events.add(DONE)
 

@@ -13,7 +13,6 @@ import msgspec
 from aiohttp import web
 
 from aurora_pool.testing.clock import wall_time
-from aurora_pool.testing.engine import Engine
 from aurora_pool.testing.exchange import DONE, EventStream, Exchange, ReceivedRequest, json_reply, reply
 from aurora_pool.testing.faults import Conditions
 from aurora_pool.testing.generation import Choice, EngineDriver, Generation
@@ -62,13 +61,9 @@ class AgentServer:
         self.time_scale = time_scale
         self.conditions = Conditions()
         self.counters = Counters(started_at=wall_time())
-        engine = Engine(
-            slots=profile.slots,
-            step_base=profile.step_base,
-            step_per_sequence=profile.step_per_sequence,
-            speed=profile.speed,
+        self.driver = EngineDriver(
+            profile.new_engine(), time_scale=time_scale, finished=self._choice_finished, killed=on_poison
         )
-        self.driver = EngineDriver(engine, time_scale=time_scale, finished=self._choice_finished, killed=on_poison)
         self.fingerprint = f"vllm-{profile.version}-51b1f1ee"
         self._on_request = on_request
         self.requests_in_flight = 0
@@ -213,7 +208,7 @@ class AgentServer:
         if wanted not in ("TEXT", "JSON") or not self.profile.at_least(0, 11, 2):
             return {}
         engine = self.driver.engine
-        waiting, usage = float(engine.waiting), min(1.0, engine.running / engine.slots)
+        waiting, usage = float(engine.waiting), engine.cache.usage
         if wanted == "TEXT":
             value = f"named_metrics.num_requests_waiting={waiting}, named_metrics.kv_cache_usage_perc={usage}"
         else:
@@ -252,7 +247,7 @@ class AgentServer:
             self.counters.instant_tokens += tokens
             generation.progressed(choice, tokens, choice.answer.finish_reason)
             self._choice_finished(choice)
-        generation.settle()
+        generation.release()
 
     def _choice_finished(self, choice: Choice) -> None:
         counters = self.counters
@@ -262,9 +257,9 @@ class AgentServer:
             counters.prompts_answered += 1
         sequence = choice.sequence
         if sequence is not None and not math.isnan(sequence.started_at):
-            waited = sequence.started_at - sequence.submitted_at
-            counters.queue_time.observe(waited)
-            counters.first_token.observe(waited + self.profile.step_base / self.driver.engine.speed)
+            counters.queue_time.observe(sequence.started_at - sequence.submitted_at)
+            if not math.isnan(sequence.first_token_at):
+                counters.first_token.observe(sequence.first_token_at - sequence.submitted_at)
             counters.whole_time.observe(self.driver.now() - sequence.submitted_at)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

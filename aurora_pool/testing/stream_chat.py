@@ -27,6 +27,7 @@ class ChatEvents:
         self._choices = choices
         self._profile = server.profile
         self._fingerprint = server.fingerprint
+        self._cached = choices[0] if server.profile.prompt_tokens_details else None
         self._wants_prompt_text = bool(exchange.body.get("return_prompt_text"))
         self._texts = [ShownText(choice, options.stop) for choice in choices]
         self._began = False
@@ -68,7 +69,9 @@ class ChatEvents:
     def finish(self) -> None:
         """Add what stands at the end of a stream that went well."""
         if self._options.include_usage:
-            usage = {name: count for name, count in total_usage(self._choices).items() if count is not None}
+            usage = {
+                name: count for name, count in total_usage(self._choices, self._cached).items() if count is not None
+            }
             self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
         self.events.add(DONE)
 

@@ -2,62 +2,44 @@
 
 ::
 
-    fleet = VirtualFleet([1.0, 1.0, 0.5])
+    fleet = VirtualFleet([1.0, 1.0, 0.5], round_trip=0.02)
     fleet.at(10.0, fleet.agents[0].die)
     report = VirtualPool(fleet, seed=1).run([VirtualPrompt(200)] * 1000)
     assert report.answered == 1000
 
 One heap of events drives everything, so a job of hours takes seconds and the same seed gives the same run. Times are
-virtual seconds, lengths are tokens.
+virtual seconds, lengths are tokens. The servers' engines are those of the simulated servers over HTTP.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from heapq import heappop, heappush
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
-from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerError
+from aurora_pool.errors import PoolError
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.testing import engine as engines
-from aurora_pool.testing.refusal import ENGINE_DEAD
+from aurora_pool.testing.profile import AgentProfile
+from aurora_pool.testing.virtual_agent import Request, VirtualAgent, VirtualPrompt
+from aurora_pool.testing.virtual_load import Pauses
+
+__all__ = ["Client", "Request", "VirtualAgent", "VirtualFleet", "VirtualPrompt"]
 
 ROUND_TRIP = 0.002
-"""Seconds on the network, charged on the way there."""
+"""Seconds on the network, half of them each way, where nothing else is said."""
 ERRAND_LIMIT = 5.0
 """Seconds after which a probe or a look at a mute agent ends."""
-
-DRAINING = "cannot schedule new futures after shutdown"
-BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
-
-
-@dataclass(slots=True, eq=False)
-class VirtualPrompt:
-    """One prompt: how long its answer is; whether servers refuse it; whether it kills the server that begins it."""
-
-    length: int
-    bad: bool = False
-    poison: bool = False
-
-
-class Request:
-    """What a client sends: prompts for one agent, and the client's own ``key``."""
-
-    __slots__ = ("agent", "key", "prompts", "sequences", "unfinished")
-
-    def __init__(self, agent: int, prompts: Sequence[VirtualPrompt], key: Any) -> None:
-        self.agent = agent
-        self.prompts = prompts
-        self.key = key
-        self.sequences: list[engines.Sequence] = []
-        self.unfinished = len(prompts)
+LOOK_TIME = 0.01
+"""Seconds that a server takes to write its counters."""
 
 
 class Client(Protocol):
-    """Who sends requests, and is told what came of them."""
+    """Who sends requests, and is told what came of them; nothing is told of a request that it has closed."""
 
     def emitted(self, agent: int, emissions: list[engines.Emission], now: float) -> None:
         """Record first tokens and answers of one agent; an emission's ``sequence.key`` is (request, slot)."""
@@ -69,199 +51,40 @@ class Client(Protocol):
         """Record that a request failed."""
 
 
-class VirtualAgent:
-    """One simulated server. The methods named like those of ``SimulatedAgent`` let the same happen to it."""
-
-    def __init__(self, fleet: VirtualFleet, index: int, speed: float, slots: int) -> None:
-        self.fleet = fleet
-        self.index = index
-        self.speed = speed
-        self.slots = slots
-        self.max_queued: int | None = None
-        self.restarts_after = math.inf
-        """Seconds after which something starts the server again that a poison prompt has killed."""
-        self.condition: Literal["up", "hung", "asleep", "draining", "terminated", "dead"] = "up"
-        self.requests: dict[Request, None] = {}
-        self.most_held = 0
-        self.prompts_received = 0
-        self.deaths = 0
-        self.engine = engines.Engine(slots=slots, speed=speed)
-        self._tokens_before = 0
-        self._wake = math.inf
-        fleet.note_capacity(speed)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens generated, whoever got them."""
-        return self._tokens_before + self.engine.tokens
-
-    # -- what a client does -------------------------------------------------------------------------------------
-
-    def receive(self, request: Request) -> None:
-        """Record a request that has travelled here, unless it was closed on the way."""
-        now = self.fleet.now
-        if request.unfinished <= 0:
-            return
-        error = self._refusal(request)
-        if error is not None:
-            self.fleet.client.failed(request, error, now)
-            return
-        self.prompts_received += len(request.prompts)
-        self.requests[request] = None
-        for slot, prompt in enumerate(request.prompts):
-            sequence = engines.Sequence(prompt.length, interval=self.fleet.interval, key=(request, slot))
-            request.sequences.append(sequence)
-            self.engine.submit(now, sequence)
-        self.most_held = max(self.most_held, self.engine.running + self.engine.waiting)
-        self._reschedule()
-
-    def close(self, request: Request) -> None:
-        """Drop a request that nobody reads any more."""
-        request.unfinished = 0
-        if request in self.requests:
-            del self.requests[request]
-            for sequence in request.sequences:
-                self.engine.cancel(self.fleet.now, sequence)
-            self._reschedule()
-
-    def _refusal(self, request: Request) -> PoolError | None:
-        if self.condition in ("dead", "terminated"):
-            return ConnectFailed("connection refused")
-        if self.condition == "draining":
-            return ServerError(500, DRAINING)
-        if self.condition == "up" and any(prompt.bad for prompt in request.prompts):
-            return ServerError(400, "The decoder prompt cannot be empty")
-        held = self.engine.running + self.engine.waiting
-        if self.max_queued is not None and held + len(request.prompts) > self.max_queued:
-            return ServerError(503, BUSY)
-        return None
-
-    # -- what happens to it -------------------------------------------------------------------------------------
-
-    def hang(self) -> None:
-        """Accept everything and do nothing."""
-        self._set("hung", paused=True)
-
-    def terminate(self) -> None:
-        """Refuse connections, and leave what is under way silent for ever."""
-        self._set("terminated", paused=True)
-
-    def drain(self, seconds: float = 5.0) -> None:
-        """Go on with what runs, refuse new requests with a 500; after so many seconds, terminate."""
-        self._set("draining", paused=False)
-        self.fleet.at(self.fleet.now + seconds, self.terminate)
-
-    def die(self) -> None:
-        """Cut all connections and refuse new ones."""
-        self._stop(lambda: ConnectionLost("the connection broke", received=True))
-
-    def fail_engine(self) -> None:
-        """Answer everything under way with the 500 of a dead engine, then be gone."""
-        self._stop(lambda: ServerError(500, ENGINE_DEAD))
-
-    def sleep(self) -> None:
-        """Abort what runs, and keep new requests waiting without a word."""
-        self._set("asleep", paused=True)
-        for request in list(self.requests):
-            del self.requests[request]
-            slots = [slot for slot, s in enumerate(request.sequences) if s.generated < s.length]
-            for sequence in request.sequences:
-                self.engine.cancel(self.fleet.now, sequence)
-            self.fleet.client.aborted(request, slots, self.fleet.now)
-
-    def slow(self, factor: float) -> None:
-        """Take ``factor`` times as long for every step."""
-        self.fleet.note_capacity(self.speed / factor - self.engine.speed)
-        self.engine.set_speed(self.fleet.now, self.speed / factor)
-        self._reschedule()
-
-    def flap(self, *, up: float, down: float) -> None:
-        """Die now, come back after ``down`` seconds, die after ``up`` more, and so on."""
-        self.die()
-        self.fleet.at(self.fleet.now + down, self.revive)
-        self.fleet.at(self.fleet.now + down + up, lambda: self.flap(up=up, down=down))
-
-    def revive(self) -> None:
-        """Be healthy again: go on where it stopped, or as a new process if it was gone."""
-        if self.condition in ("draining", "terminated"):
-            self.die()
-        self._set("up", paused=False)
-
-    def _set(self, condition: Literal["up", "hung", "asleep", "draining", "terminated"], *, paused: bool) -> None:
-        if self.condition == "dead" and condition != "up":
-            return
-        self.fleet.note_capacity(self._capacity(condition) - self._capacity(self.condition))
-        self.condition = condition
-        if paused:
-            self.engine.pause(self.fleet.now)
-        else:
-            self.engine.resume(self.fleet.now)
-        self._reschedule()
-
-    def _stop(self, error: Callable[[], PoolError]) -> None:
-        if self.condition == "dead":
-            return
-        self.fleet.note_capacity(-self._capacity(self.condition))
-        self.condition = "dead"
-        self.deaths += 1
-        self.engine.advance(self.fleet.now)
-        self._tokens_before += self.engine.tokens
-        self.engine = engines.Engine(slots=self.slots, speed=self.speed)
-        self._wake = math.inf
-        requests, self.requests = self.requests, {}
-        for request in requests:
-            self.fleet.client.failed(request, error(), self.fleet.now)
-
-    def _capacity(self, condition: str) -> float:
-        return self.engine.speed if condition == "up" else 0.0
-
-    # -- its own time -------------------------------------------------------------------------------------------
-
-    def _reschedule(self) -> None:
-        due = self.engine.next_event_time()
-        if due is not None and due < self._wake:
-            self._wake = due
-            self.fleet.at(due, self._advance)
-
-    def _advance(self) -> None:
-        now = self.fleet.now
-        if now < self._wake:
-            return
-        self._wake = math.inf
-        # Rounding can leave the token clock a hair short of an emission that is due now.
-        emissions = self.engine.advance(now) or self.engine.advance(math.nextafter(now, math.inf))
-        if emissions:
-            killer = False
-            for emission in emissions:
-                request, slot = emission.sequence.key
-                if emission.finished:
-                    request.unfinished -= 1
-                    if not request.unfinished:
-                        self.requests.pop(request, None)
-                killer = killer or request.prompts[slot].poison
-            self.fleet.client.emitted(self.index, emissions, now)
-            if killer:
-                self.die()
-                self.fleet.at(now + self.restarts_after, self.revive)
-                return
-        self._reschedule()
-
-
 class VirtualFleet:
-    """Servers of given speeds, and the heap of what happens when.
+    """Servers of given speeds, the network between them and their client, and the heap of what happens when.
 
-    ``streamed`` servers show first tokens; others only whole answers, one by one all the same.
+    All are of one ``profile`` but for their speeds, with so many ``slots`` if that is given. What is sent takes half a
+    ``round_trip`` each way. The client reads nothing and does nothing during its ``pauses``. ``streamed`` servers show
+    first tokens; others only whole answers, one by one all the same.
     """
 
-    def __init__(self, speeds: Sequence[float], *, slots: int = 256, streamed: bool = True) -> None:
+    def __init__(
+        self,
+        speeds: Sequence[float],
+        *,
+        slots: int | None = None,
+        profile: AgentProfile | None = None,
+        streamed: bool = True,
+        round_trip: float = ROUND_TRIP,
+        pauses: Pauses | None = None,
+    ) -> None:
+        profile = profile or AgentProfile()
         self.now = 0.0
-        self.slots = slots
-        self._capacity: list[tuple[float, float]] = []
+        self.profile = profile if slots is None else replace(profile, slots=slots)
+        self.round_trip = round_trip
         self.interval = 1_000_000 if streamed else None
-        self.agents = [VirtualAgent(self, index, speed, slots) for index, speed in enumerate(speeds)]
         self.client: Client
+        self._capacity: list[tuple[float, float]] = []
+        self._one_way = round_trip / 2
+        self._pauses = pauses
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._count = 0
+        self.agents = [
+            VirtualAgent(self, index, replace(self.profile, speed=speed)) for index, speed in enumerate(speeds)
+        ]
+
+    # -- time ---------------------------------------------------------------------------------------------------
 
     def at(self, when: float, action: Callable[[], None]) -> None:
         """Have something happen at a time; at infinity, never."""
@@ -269,10 +92,9 @@ class VirtualFleet:
             self._count += 1
             heappush(self._events, (when, self._count, action))
 
-    def send(self, request: Request) -> None:
-        """Have a request travel to its agent."""
-        agent = self.agents[request.agent]
-        self.at(self.now + ROUND_TRIP, lambda: agent.receive(request))
+    def client_at(self, when: float, action: Callable[[], None]) -> None:
+        """Have the client do something at a time, or as soon after it as it looks."""
+        self.at(when, action if self._pauses is None else partial(self._when_looking, self._pauses, action))
 
     def step(self) -> bool:
         """Let the next thing happen; return False if there is none."""
@@ -282,44 +104,148 @@ class VirtualFleet:
         action()
         return True
 
+    @property
+    def next_at(self) -> float:
+        """When the next thing happens."""
+        return self._events[0][0] if self._events else math.inf
+
+    def _when_looking(self, pauses: Pauses, action: Callable[[], None]) -> None:
+        until = pauses.over(self.now)
+        if until > self.now:
+            self.client_at(until, action)
+        else:
+            action()
+
+    # -- the network --------------------------------------------------------------------------------------------
+
+    def send(self, request: Request) -> None:
+        """Have a request travel to its agent."""
+        self.at(self.now + self._one_way, partial(self.agents[request.agent].receive, request))
+
+    def close(self, request: Request) -> None:
+        """Read no more of a request; its agent hears of that later."""
+        request.closed = True
+        self.at(self.now + self._one_way, partial(self.agents[request.agent].close, request))
+
+    def tell_emitted(self, agent: int, emissions: list[engines.Emission]) -> None:
+        """Have tokens travel to the client."""
+        self.client_at(self.now + self._one_way, partial(self._emitted, agent, emissions))
+
+    def tell_aborted(self, request: Request, slots: list[int]) -> None:
+        """Have the news of an abort travel to the client."""
+        self.client_at(self.now + self._one_way, partial(self._tell, self.client.aborted, request, slots))
+
+    def tell_failed(self, request: Request, error: PoolError) -> None:
+        """Have an error travel to the client."""
+        self.client_at(self.now + self._one_way, partial(self._tell, self.client.failed, request, error))
+
+    def _emitted(self, agent: int, emissions: list[engines.Emission]) -> None:
+        read = []
+        for emission in emissions:
+            request: Request = emission.sequence.key[0]
+            if not request.closed:
+                request.unread -= emission.finished
+                read.append(emission)
+        if read:
+            self.client.emitted(agent, read, self.now)
+
+    def _tell(self, told: Callable[..., None], request: Request, what: object) -> None:
+        if not request.closed:
+            told(request, what, self.now)
+
+    def probe(self, index: int, told: Callable[[Outcome], None]) -> None:
+        """Ask an agent for one token, as any client would; ``told`` hears what that came to.
+
+        The probe takes its turn in the engine, and nobody waits longer for it than :data:`ERRAND_LIMIT` seconds.
+        """
+        agent = self.agents[index]
+        sequence = engines.Sequence(1)
+        waits = True
+
+        def tell(outcome: Outcome) -> None:
+            nonlocal waits
+            if waits:
+                waits = False
+                told(outcome)
+
+        def answered(whole: bool) -> None:
+            outcome = Outcome.ANSWERED if whole else Outcome.DRAINING
+            self.client_at(self.now + self._one_way, partial(tell, outcome))
+
+        def give_up() -> None:
+            self.at(self.now + self._one_way, partial(agent.stop_for_others, sequence))
+            tell(Outcome.DEAD)
+
+        def arrive() -> None:
+            if not agent.work_for_others(sequence, answered):
+                answered(False)
+
+        self.at(self.now + self._one_way, arrive)
+        self.client_at(self.now + ERRAND_LIMIT, give_up)
+
+    def look(self, index: int, tokens_before: int, told: Callable[[Finding, int], None]) -> None:
+        """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count."""
+        agent = self.agents[index]
+
+        def arrive() -> None:
+            tokens = agent.engine.tokens
+            match agent.condition:
+                case "dead" | "terminated":
+                    finding, seconds = Finding.REFUSED, 0.0
+                case "hung":
+                    finding, seconds = Finding.UNRESPONSIVE, ERRAND_LIMIT - self.round_trip
+                case _:
+                    finding = Finding.PROGRESSING if tokens != tokens_before else Finding.IDLE
+                    seconds = LOOK_TIME
+            self.client_at(self.now + seconds + self._one_way, partial(told, finding, tokens))
+
+        self.at(self.now + self._one_way, arrive)
+
+    # -- what it comes to ---------------------------------------------------------------------------------------
+
     def note_capacity(self, change: float) -> None:
         """Record that the speeds of the servers that are up have changed by so much in sum."""
         self._capacity.append((self.now, change))
 
-    def bound(self, tokens: int) -> float:
-        """The least seconds in which the servers that were up could have generated so many tokens, all slots full."""
-        engine = engines.Engine(slots=self.slots)
-        rate = self.slots / (engine.step_base + engine.step_per_sequence * self.slots)
-        left, speed, since = tokens / rate, 0.0, 0.0
+    def bound(self, prompts: Iterable[VirtualPrompt]) -> float:
+        """The least seconds in which the servers that were up could have answered these prompts.
+
+        However the work is divided, an engine of speed 1 needs ``prefill tokens / prefill_rate`` for the prompts,
+        ``step_per_sequence`` for each token that it decodes (all of an answer but the first, which comes with the
+        prefill), and ``step_base`` for each step. Of steps there are at least ``tokens of answers / slots``, since a
+        sequence gains one token in a step and ``slots`` of them run, and at least ``(prefill + decoded tokens) /
+        max_num_batched_tokens``, the budget of a step. All that in sum, over the speeds of the servers that were up, is
+        the time of perfectly divided work with every slot and every budget full. No time is less than that of the
+        longest prompt alone on the fastest server; and one round trip comes on top. What prompts share is computed
+        once.
+        """
+        profile = self.profile
+        written = read = count = 0
+        longest = 0.0
+        shared: set[object] = set()
+        for prompt in prompts:
+            count += 1
+            written += prompt.length
+            read += prompt.prompt_tokens - len(prompt.keys) * profile.block_size
+            shared.update(prompt.keys)
+            alone = prompt.length * (profile.step_base + profile.step_per_sequence) - profile.step_per_sequence
+            longest = max(longest, alone)
+        read += len(shared) * profile.block_size
+        decoded = written - count
+        steps = max(written / profile.slots, (read + decoded) / profile.max_num_batched_tokens)
+        left = steps * profile.step_base + decoded * profile.step_per_sequence + read / profile.prefill_rate
+        speed = since = 0.0
         for at, change in self._capacity:
             if speed > 0 and left <= speed * (at - since):
                 break
             left -= speed * (at - since)
             speed, since = speed + change, at
-        return since + left / speed if speed > 1e-9 else math.inf
+        if speed <= 1e-9:
+            return math.inf
+        fastest = max(agent.speed for agent in self.agents)
+        return max(since + left / speed, longest / fastest) + self.round_trip
 
     @property
     def tokens(self) -> int:
-        """Tokens generated by all servers."""
+        """Tokens generated by all servers for the client."""
         return sum(agent.tokens for agent in self.agents)
-
-    def probe(self, index: int) -> tuple[float, Outcome]:
-        """Tell how many seconds a probe of an agent takes, and what it comes to."""
-        match self.agents[index].condition:
-            case "up":
-                return ROUND_TRIP + 0.01, Outcome.ANSWERED
-            case "hung" | "asleep":
-                return ERRAND_LIMIT, Outcome.DEAD
-            case _:
-                return ROUND_TRIP, Outcome.DRAINING
-
-    def look(self, index: int, tokens_before: int) -> tuple[float, Finding]:
-        """Tell how many seconds a look at an agent's counters takes, and what it shows."""
-        match self.agents[index].condition:
-            case "dead" | "terminated":
-                return ROUND_TRIP, Finding.REFUSED
-            case "hung":
-                return ERRAND_LIMIT, Finding.UNRESPONSIVE
-            case _:
-                moving = self.agents[index].engine.tokens != tokens_before
-                return ROUND_TRIP + 0.01, Finding.PROGRESSING if moving else Finding.IDLE

@@ -17,13 +17,15 @@ import msgspec
 
 from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.faults import Finding
+from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import InFlightRequest, Plan, PromptQueue, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
 AHEAD = 2
-"""The caller keeps so many times the sum of the agents' windows admitted and unanswered."""
+"""The caller keeps this many times the sum of the agents' windows admitted and unanswered."""
 
 
 @dataclass(slots=True)
@@ -31,8 +33,9 @@ class VirtualReport:
     """What a run came to.
 
     ``lost`` prompts have no result at all, ``duplicated`` ones more than one; ``failed`` counts results that are no
-    answer, by kind. ``wasted`` tokens were generated and ended in no delivered answer. ``most_open`` is the largest
-    number of prompts admitted and unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
+    answer, by kind. ``hedged`` counts second copies, ``hedged_twice`` prompts of which there were more. ``wasted``
+    tokens were generated and ended in no delivered answer. ``most_open`` is the largest number of prompts admitted and
+    unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
     """
 
     prompts: int = 0
@@ -45,6 +48,7 @@ class VirtualReport:
     tokens: int = 0
     wasted: int = 0
     hedged: int = 0
+    hedged_twice: int = 0
     moved: int = 0
     quarantined: int = 0
     most_open: int = 0
@@ -131,7 +135,8 @@ class VirtualPool:
         self._prompts = iter(prompts)
         self._round()
         while (self._open or not self._exhausted) and self.fleet.now <= until and self.fleet.step():
-            if self._news:
+            # What comes at the same moment, or while the client was busy, is read before anything is decided.
+            if self._news and self.fleet.next_at > self.fleet.now:
                 self._round()
         return self._summary()
 
@@ -176,6 +181,8 @@ class VirtualPool:
     def _end(self, item: WorkItem) -> None:
         self._results[item.index] = min(255, self._results[item.index] + 1)
         self._open -= 1
+        if item.hedged and item.sends > 2 + item.attempts:
+            self.report.hedged_twice += 1
 
     # -- what agents report -------------------------------------------------------------------------------------
 
@@ -199,7 +206,7 @@ class VirtualPool:
             dispatcher.progress(in_flight, now, started)
             if answers:
                 results += dispatcher.answered_together(in_flight, answers, now)
-            if not request.unfinished and not in_flight.closed:
+            if not request.unread and not in_flight.closed:
                 dispatcher.ended(in_flight)
         self._meter.stop()
         for item, answer in results:
@@ -207,7 +214,7 @@ class VirtualPool:
             self._delivered += answer.tokens
         self.report.answered += len(results)
         for request in chunks:
-            if not request.unfinished:
+            if not request.unread:
                 self._requests.pop(request.key, None)
         self._news = True
 
@@ -241,7 +248,7 @@ class VirtualPool:
         due = self.dispatcher.wake_at
         if due < self._alarm:
             self._alarm = due
-            self.fleet.at(due, self._on_timer)
+            self.fleet.client_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
         if self.fleet.now >= self._alarm:
@@ -257,26 +264,22 @@ class VirtualPool:
         for in_flight in plan.close:
             request = self._requests.pop(in_flight, None)
             if request is not None:
-                fleet.agents[request.agent].close(request)
+                fleet.close(request)
         for in_flight in plan.send:
             request = Request(in_flight.agent, [item.work for item in in_flight.unreleased()], in_flight)
             self._requests[in_flight] = request
             self.dispatcher.sent(in_flight, fleet.now)
             fleet.send(request)
         for agent in plan.probe:
-            seconds, _ = fleet.probe(agent)
-            fleet.at(fleet.now + seconds, partial(self._probed, agent))
+            fleet.probe(agent, partial(self._probed, agent))
         for agent in plan.check:
-            seconds, _ = fleet.look(agent, 0)
-            fleet.at(fleet.now + seconds, partial(self._looked, agent))
+            fleet.look(agent, self._looks.get(agent, -1), partial(self._looked, agent))
 
-    def _probed(self, agent: int) -> None:
-        _, outcome = self.fleet.probe(agent)
+    def _probed(self, agent: int, outcome: Outcome) -> None:
         self.dispatcher.probed(agent, outcome, outcome.value, self.fleet.now)
         self._news = True
 
-    def _looked(self, agent: int) -> None:
-        _, finding = self.fleet.look(agent, self._looks.get(agent, -1))
-        self._looks[agent] = self.fleet.agents[agent].engine.tokens
+    def _looked(self, agent: int, finding: Finding, tokens: int) -> None:
+        self._looks[agent] = tokens
         self.dispatcher.load_checked(agent, finding, self.fleet.now)
         self._news = True

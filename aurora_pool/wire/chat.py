@@ -93,7 +93,7 @@ def as_messages(content: Any) -> Sequence[Mapping[str, Any]]:
 
 
 class ChatReader:
-    """Reads the reply to a chat request: of ``n`` samples, or of so many conversations."""
+    """Reads the reply to a chat request: of ``n`` samples, or of a number of conversations."""
 
     __slots__ = ("_conversations", "_n")
 

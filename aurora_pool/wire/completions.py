@@ -65,7 +65,7 @@ def encode_request(
 
 
 class CompletionsReader:
-    """Reads the reply to a list request of so many prompts with ``n`` samples each."""
+    """Reads the reply to a list request of a number of prompts with ``n`` samples each."""
 
     __slots__ = ("_choices", "_finished", "_n", "_parts", "_samples", "_started")
 

@@ -40,7 +40,7 @@ def encode_request(model: str, contents: Sequence[Any], fields: dict[str, Any]) 
 
 
 class EmbeddingsReader:
-    """Reads the reply to a request of so many texts."""
+    """Reads the reply to a request of a number of texts."""
 
     __slots__ = ("_texts",)
 

@@ -16,7 +16,7 @@ MAX_TOKENS = 512
 AGENTS = 8
 """How many agents there are: ports of one server process."""
 IN_FLIGHT = 128
-"""How many single requests are under way at a time."""
+"""How many single requests are in flight at a time."""
 
 ANSWER = 1100
 """Characters of an answer."""
@@ -100,12 +100,12 @@ def answer(slot: int, characters: int = ANSWER) -> str:
 
 
 def expected(case: Case, count: int) -> Iterator[str]:
-    """The answers to so many prompts, where prompt ``i`` of each round of lists goes to agent ``i % AGENTS``."""
+    """The answers to these prompts, where prompt ``i`` of each round of lists goes to agent ``i % AGENTS``."""
     return (answer(0 if case.chat else i % (AGENTS * case.size) // AGENTS) for i in range(count))
 
 
 def rounds(case: Case, prompts: list[str]) -> Iterator[list[str]]:
-    """Cut the prompts into what is under way at a time: one list per agent, or so many single requests."""
+    """Cut the prompts into what is in flight at a time: one list per agent, or some single requests."""
     step = IN_FLIGHT if case.chat else AGENTS * case.size
     return (prompts[start : start + step] for start in range(0, len(prompts), step))
 

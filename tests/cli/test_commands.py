@@ -64,7 +64,7 @@ def test_the_demo_runs_and_leaves_nothing_running(call: Call, tmp_path: Path, mo
     ("fault", "reason"),
     [("die", "AGENT:ACTION"), ("0:explode@1", "AGENT:ACTION"), ("7:die@1", "there is no agent 7")],
 )
-def test_sim_refuses_faults_that_make_no_sense(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
+def test_sim_refuses_invalid_faults(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
     ended = call("sim", "--hostfile", tmp_path / "h", "--fault", fault)
     assert (ended.code, reason in ended.err) == (2, True)
 
@@ -76,6 +76,19 @@ def test_help_names_every_command_and_exit_code(call: Call) -> None:
     for code in ExitCode:
         assert re.search(rf"^ *{int(code)} ", ended.out, re.MULTILINE)
         assert f"\n{int(code)} " in f"\n{TABLE}"
+
+
+@pytest.mark.parametrize("name", [None, "run", "ask", "summarize", "demo", "report", "sim"])
+def test_help_fits_a_terminal_of_80_columns(name: str | None, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = call(*([name] if name else []), "--help")
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "\u2026" not in ended.out, "an option's name is cut"
+    if name is not None:
+        before, _, options = ended.out.partition("--help ")
+        assert "Example:" in before
+        assert re.search(rf"^ +aurora-pool {name}\b.*$", before, re.MULTILINE)
+        assert options.count("\u256d\u2500 Options") == 0, "every option has its group"
 
 
 def test_the_command_imports_nothing_heavy_for_its_help() -> None:

@@ -60,6 +60,24 @@ def test_the_hostfile_may_come_from_the_environment(
     assert call("run", source, "-o", output).code == 0
 
 
+def test_options_of_sampling_and_balance_reach_the_agents(
+    call: Call, source: Path, output: Path, hostfile: Path
+) -> None:
+    options = ("--balance", "strict", "--stall", "10", "--n", "2", "--top-k", "5", "--stop", "e", "--stop", "o")
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, *options, "--max-tokens", "40")
+    assert ended.code == 0, ended.err
+    choices = [choice for record in read_records(output) for choice in record["response"]["body"]["choices"]]
+    assert len(choices) == 2 * len(PROMPTS)
+    assert not any(letter in choice["text"] for choice in choices for letter in "eo")
+
+
+def test_a_prompt_that_is_too_long_is_cut_if_so_asked(call: Call, tmp_path: Path, output: Path, hostfile: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"id": "long", "prompt": "word " * 50_000}])
+    command = ("run", source, "-o", output, "--hostfile", hostfile, "--prompt-format", "raw", "--max-tokens", "4")
+    assert call(*command).code == 1
+    assert call(*command, "--retry-failed", "--on-too-long", "truncate").code == 0
+
+
 def test_quiet_is_quiet(call: Call, source: Path, output: Path, hostfile: Path) -> None:
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--quiet")
     assert (ended.code, ended.out, ended.err) == (0, "", "")

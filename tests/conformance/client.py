@@ -85,7 +85,7 @@ class Server:
         return await self.post("/v1/chat/completions" + path, body)
 
     async def tokens(self, count: int) -> list[int]:
-        """Make a prompt of exactly so many tokens."""
+        """Make a prompt of exactly ``count`` tokens."""
         found = (await self.post("/tokenize", {"prompt": " a" * 64})).json["tokens"]
         return [found[-1]] * count
 

@@ -83,7 +83,7 @@ async def test_in_the_same_batch_shape_the_answers_are_the_same(endpoints: list[
             assert listed.token_ids == single.token_ids
 
 
-async def test_raw_prompts_are_sent_as_they_are(endpoints: list[AgentEndpoint]) -> None:
+async def test_raw_prompts_are_sent_unchanged(endpoints: list[AgentEndpoint]) -> None:
     async with VLLMPool(endpoints[:1], max_tokens=8, prompting=PromptOptions(prompt_format="raw")) as pool:
         (response,) = await pool.send_all_batched(["The capital of France is"], sampling=EXACT)
         expected = await pool.tokenize("The capital of France is")

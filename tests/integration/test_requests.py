@@ -37,7 +37,7 @@ async def test_the_model_is_found(pool: VLLMPool, model: Model) -> None:
     assert pool.model == model.name
 
 
-async def test_post_asks_the_very_agent(pool: VLLMPool, endpoints: list[AgentEndpoint]) -> None:
+async def test_post_asks_that_agent(pool: VLLMPool, endpoints: list[AgentEndpoint]) -> None:
     before = await read_settled(endpoints)
 
     for agent_index in (1, 0, 1):
@@ -49,7 +49,7 @@ async def test_post_asks_the_very_agent(pool: VLLMPool, endpoints: list[AgentEnd
     assert [new.chats - old.chats for new, old in zip(after, before, strict=True)][:2] == [1, 2]
 
 
-async def test_post_batch_is_one_list_request_to_the_very_agent(pool: VLLMPool, endpoints: list[AgentEndpoint]) -> None:
+async def test_post_batch_is_one_list_request_to_that_agent(pool: VLLMPool, endpoints: list[AgentEndpoint]) -> None:
     before = await read_settled(endpoints)
 
     responses = await pool.post_batch(1, [f"{QUESTION} Answer {n}:" for n in range(8)], 8)

@@ -19,7 +19,7 @@ def fleet_of(count: int, **profile: Any) -> SimulatedFleet:
 
 @asynccontextmanager
 async def pool_of(fleet: SimulatedFleet, **options: Any) -> AsyncIterator[VLLMPool]:
-    """A pool that sends prompts as they are."""
+    """A pool that sends prompts raw."""
     async with VLLMPool(fleet.endpoints, **({"prompting": PromptOptions(prompt_format="raw")} | options)) as pool:
         yield pool
 

@@ -29,7 +29,7 @@ COMMANDS = (
 def fill_up(folder: Path, disk: Path, make_room: Callable[[int], dict[str, Any]], reason: str) -> None:
     """Run a job whose output is on ``disk``, with more room each time, and check that nothing is ever lost.
 
-    ``make_room`` gives what :class:`Run` must be told for so many bytes.
+    ``make_room`` gives what :class:`Run` must be told for a number of bytes.
     """
     lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 20} for n in range(300)]
     source, output = write_jsonl(folder / "in.jsonl", lines), disk / "out.jsonl"

@@ -116,7 +116,7 @@ Ending: TypeAlias = tuple[signal.Signals, ...]
 """How a run is cut short: by these signals, one soon after the other."""
 
 KILLS: list[Ending] = [(signal.SIGKILL,)] * 20
-# One Ctrl-C drains, which gets a run far with all that is under way; a second one stops it, as does SIGTERM's grace.
+# One Ctrl-C drains, which gets a run far with all that is in flight; a second one stops it, as does SIGTERM's grace.
 STOPS: list[Ending] = [
     (signal.SIGINT,),
     (signal.SIGTERM,),

@@ -11,7 +11,7 @@ WriteLines = Callable[[str, Iterable[Any]], Path]
 
 
 def write_jsonl(path: Path, lines: Iterable[Any]) -> Path:
-    """Write a JSONL file: objects as JSON, strings as they are."""
+    """Write a JSONL file: objects as JSON, strings unchanged."""
     texts = (line if isinstance(line, str) else json.dumps(line) for line in lines)
     path.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
     return path
@@ -25,7 +25,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 
 
 def texts_of(path: Path) -> dict[str, str]:
-    """Read an output's answers by id; fails on an id that stands there twice and on a failed request."""
+    """Read an output's answers by id; fails on an id that is listed twice and on a failed request."""
     records = read_records(path)
     texts = {}
     for record in records:

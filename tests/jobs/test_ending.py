@@ -45,7 +45,7 @@ async def test_what_is_finished_when_a_job_ends_early_is_saved(
         if ending == "drained":
             assert received_first == summary.done  # nothing that was sent is lost
         else:
-            assert received_first > summary.done  # what was under way is given up
+            assert received_first > summary.done  # what was in flight is given up
         summary = await run_job(pool, source, output)
     assert (summary.ending, len(texts_of(output))) == ("finished", 1500)
 
@@ -125,7 +125,7 @@ async def test_an_output_that_vanishes_stops_the_job(tmp_path: Path, write_lines
     assert 0 < len(texts_of(tmp_path / "out.jsonl.rescued")) < 200
 
 
-async def test_an_input_that_changes_ends_the_job_with_what_is_under_way_saved(
+async def test_an_input_that_changes_ends_the_job_with_what_is_in_flight_saved(
     tmp_path: Path, write_lines: WriteLines
 ) -> None:
     output = tmp_path / "out.jsonl"

@@ -40,7 +40,7 @@ async def test_each_row_has_its_answer_beside_it(library: str) -> None:
     assert list(frame.columns) == list(ROWS)  # the frame that was given stays as it was
 
 
-async def test_what_makes_no_sense_is_told_before_anything_is_sent() -> None:
+async def test_what_is_invalid_is_told_before_anything_is_sent() -> None:
     import pandas as pd
 
     frame = pd.DataFrame(ROWS)

@@ -172,7 +172,7 @@ def test_the_digest_stays_the_same_from_version_to_version() -> None:
         ({"custom_id": "a", "url": "/v1/completions", "body": "x"}, "'body'"),
     ],
 )
-def test_refuses_lines_that_make_no_sense(line: object, reason: str) -> None:
+def test_refuses_invalid_lines(line: object, reason: str) -> None:
     with pytest.raises(RequestError, match=reason):
         read(line)
 

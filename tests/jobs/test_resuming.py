@@ -176,7 +176,7 @@ async def test_reading_old_records_can_be_cancelled_and_has_changed_nothing_then
                 task = asyncio.create_task(job.run(pool))
                 for _ in range(turns):
                     await asyncio.sleep(0)
-                assert not job.under_way
+                assert not job.answering
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task

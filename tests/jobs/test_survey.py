@@ -54,7 +54,7 @@ def test_bad_lines_are_left_out_if_asked(write_lines: WriteLines) -> None:
 
 def test_an_id_that_stands_there_twice_is_an_error_that_names_both_lines(write_lines: WriteLines) -> None:
     lines = [{"id": "x", "prompt": "a"}, {"id": "y", "prompt": "a"}, {"id": "x", "prompt": "b"}]
-    with pytest.raises(BadRecord, match=r":3: the id 'x' stands in line 1 already"):
+    with pytest.raises(BadRecord, match=r":3: the id 'x' is in line 1 already"):
         survey(write_lines("in.jsonl", lines))
     found = survey(write_lines("in.jsonl", lines), on_bad_line="skip")
     assert (pending(found), found.line_of("x"), [bad.line for bad in found.skipped]) == (["x", "y"], 1, [3])
@@ -86,7 +86,7 @@ def test_an_input_that_is_cut_under_way_is_noticed(write_lines: WriteLines, line
 
 
 def test_a_made_up_id_may_not_be_taken_either(write_lines: WriteLines) -> None:
-    with pytest.raises(BadRecord, match=r":2: the id 'line-2' stands in line 1"):
+    with pytest.raises(BadRecord, match=r":2: the id 'line-2' is in line 1"):
         survey(write_lines("in.jsonl", [{"id": "line-2", "prompt": "a"}, {"prompt": "b"}]))
 
 

@@ -131,7 +131,7 @@ async def test_a_choice_that_does_not_fit_the_context_fails_its_prompt() -> None
 
 
 @pytest.mark.parametrize("choices", [[], [" yes"], [" yes", ""], [" yes", " yes"]])
-async def test_choices_that_make_no_sense_are_refused(choices: list[str]) -> None:
+async def test_invalid_choices_are_refused(choices: list[str]) -> None:
     pool = FakePool(str)
     with pytest.raises(ConfigError, match="two or more different choices"):
         await choose(pool, ["a"], choices)

@@ -47,7 +47,7 @@ def test_a_bad_prompt_in_a_list_is_found_on_the_same_agent_and_the_others_succee
     assert rig.agents[1].in_service
 
 
-def test_a_withdrawn_culprit_does_not_convict_its_neighbour() -> None:
+def test_a_withdrawn_culprit_does_not_blame_its_neighbour() -> None:
     rig = Rig(1)
     good, bad = rig.admit(2, work=["good", "bad"])
     rig.plan()

@@ -74,7 +74,7 @@ def test_an_input_that_stays_open_may_wait_for_what_is_slow() -> None:
     assert rig.ledger.hedged > 0
 
 
-def test_nothing_is_hedged_while_others_of_its_lane_wait() -> None:
+def test_nothing_is_hedged_while_others_of_its_queue_wait() -> None:
     rig = slow_and_fast(prompts=20)
     for agent in rig.agents:
         agent.window.size = agent.held

@@ -38,7 +38,7 @@ def bring_back(rig: Rig) -> None:
 
 
 def two_deaths(rig: Rig) -> list[WorkItem]:
-    """Have two agents die one after the other; return the prompts that were under way on both."""
+    """Have two agents die one after the other; return the prompts that were in flight on both."""
     rig.die(0)
     rig.plan()
     for request in [request for request in rig.open if request.agent == 1]:
@@ -50,7 +50,7 @@ def two_deaths(rig: Rig) -> list[WorkItem]:
 
 
 def answer_until_sent(rig: Rig, item: WorkItem) -> None:
-    """Have everything answered until this prompt is under way."""
+    """Have everything answered until this prompt is in flight."""
     while item.request is None:
         for request in list(rig.open):
             rig.answer_all(request)
@@ -85,7 +85,7 @@ def test_poison_costs_four_agents() -> None:
     assert rig.results.total() == 12
 
 
-def test_suspects_run_together_first() -> None:
+def test_quarantined_prompts_run_together_first() -> None:
     rig = Rig(8)
     rig.admit(3000)
     rig.plan()
@@ -133,7 +133,7 @@ def test_what_is_answered_is_cleared() -> None:
     assert not rig.failures
 
 
-def test_a_death_soon_after_coming_back_convicts_nobody() -> None:
+def test_a_death_soon_after_coming_back_blames_nobody() -> None:
     rig = Rig(2)
     (item,) = rig.admit()
     rig.plan()
@@ -170,7 +170,7 @@ def test_poison_on_an_agent_of_its_own_comes_to_an_end() -> None:
     assert failure.item.deaths <= MAX_DEATHS
 
 
-def test_an_agent_that_fell_silent_convicts_nobody() -> None:
+def test_an_agent_that_fell_silent_blames_nobody() -> None:
     rig = Rig(8)
     rig.admit(8)
     rig.plan()
@@ -189,7 +189,7 @@ def test_an_agent_that_fell_silent_convicts_nobody() -> None:
     assert not rig.failures
 
 
-def test_a_suspect_that_fails_otherwise_stays_among_suspects() -> None:
+def test_a_quarantined_prompt_that_fails_otherwise_stays_among_quarantined_prompts() -> None:
     rig = Rig(3)
     rig.admit(3)
     rig.plan()
@@ -202,7 +202,7 @@ def test_a_suspect_that_fails_otherwise_stays_among_suspects() -> None:
     assert not rig.failures
 
 
-def test_few_agents_are_kept_for_suspects_while_others_wait() -> None:
+def test_few_agents_are_kept_for_quarantined_prompts_while_others_wait() -> None:
     rig = Rig(24)
     rig.admit(24 * 400)
     rig.plan()
@@ -237,7 +237,7 @@ def test_the_only_agent_serves_the_others_first() -> None:
     assert not rig.failures
 
 
-def test_suspects_are_not_put_off_for_ever() -> None:
+def test_quarantined_prompts_are_not_put_off_for_ever() -> None:
     rig = Rig(3)
     rig.admit(900)
     rig.plan()
@@ -252,7 +252,7 @@ def test_suspects_are_not_put_off_for_ever() -> None:
     rig.finish()
 
 
-def test_a_view_without_proven_agents_serves_its_suspects() -> None:
+def test_a_view_without_proven_agents_serves_its_quarantined_prompts() -> None:
     rig = Rig(2)
     queue = PromptQueue([1])
     items = rig.admit(3, queue=queue)
@@ -266,7 +266,7 @@ def test_a_view_without_proven_agents_serves_its_suspects() -> None:
     assert not rig.failures
 
 
-def test_an_agent_kept_for_a_withdrawn_suspect_serves_others_again() -> None:
+def test_an_agent_kept_for_a_withdrawn_prompt_serves_others_again() -> None:
     rig = Rig(4)
     rig.admit(12)
     rig.plan()

@@ -117,7 +117,7 @@ def test_counters_are_asked_for_rarely() -> None:
     assert 2 <= len(rig.samples) <= 4
 
 
-def test_time_in_which_this_process_did_not_keep_up_is_no_silence() -> None:
+def test_time_in_which_this_process_did_not_keep_up_is_no_stall() -> None:
     rig = Rig(1)
     rig.queue.unbounded = 1
     rig.admit(4)

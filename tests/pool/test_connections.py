@@ -51,7 +51,7 @@ async def test_no_connection_is_left_when_the_pool_is_closed() -> None:
         assert len(asyncio.all_tasks()) <= 1 + 2 * len(fleet.agents)
 
 
-async def test_closing_while_calls_are_under_way_ends_them_with_an_error() -> None:
+async def test_closing_while_calls_are_in_flight_ends_them_with_an_error() -> None:
     async with SimulatedFleet(2, profile=SMALL) as fleet:
         pool = VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw"))
         calls = [
@@ -133,7 +133,7 @@ async def test_a_time_limit_of_the_caller_is_a_cancellation() -> None:
         assert running_sequences(fleet) == 0
 
 
-async def test_concurrency_bounds_the_requests_under_way() -> None:
+async def test_concurrency_bounds_the_requests_in_flight() -> None:
     most = 0
 
     async def watch(fleet: SimulatedFleet) -> None:
@@ -258,7 +258,7 @@ async def test_cookies_and_redirects_are_not_followed() -> None:
     assert set(asked) <= {"/v1/models", "/v1/completions"}
 
 
-async def test_nothing_is_left_in_memory_of_a_pool_that_was_closed_while_prompts_were_under_way() -> None:
+async def test_nothing_is_left_in_memory_of_a_pool_that_was_closed_while_prompts_were_in_flight() -> None:
     async with SimulatedFleet(3, profile=SMALL) as fleet:
         observer = Observer()
         kept = weakref.ref(observer)  # the pool holds it, and everything in the pool holds the pool

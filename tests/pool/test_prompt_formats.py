@@ -37,7 +37,7 @@ async def test_a_system_prompt_stands_before_every_text() -> None:
         assert (listed.text, listed.prompt_tokens) == (chatted.text, chatted.prompt_tokens)
 
 
-async def test_raw_text_and_token_ids_are_sent_as_they_are() -> None:
+async def test_raw_text_and_token_ids_are_sent_unchanged() -> None:
     async with running(1, profile=PLAIN, prompt_format="raw") as (fleet, pool):
         await pool.send_all_batched(["Hello"], max_tokens=4)
         assert prompts_at(fleet.agents[0]) == ["Hello"]
@@ -93,7 +93,7 @@ async def test_a_prompt_that_is_too_long(what: str) -> None:
             assert len(long.samples) == (0 if what == "truncate" else len(lists_at(fleet.agents[0])[-1].body["prompt"]))
 
 
-async def test_a_system_prompt_makes_no_sense_for_raw_prompts() -> None:
+async def test_a_system_prompt_is_invalid_for_raw_prompts() -> None:
     async with SimulatedFleet(1) as fleet:
         with pytest.raises(ConfigError, match="system_prompt"):
             VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw"), system_prompt="Be brief.")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.simulated_clock
 ECHO = AgentProfile(slots=32, reply=lambda prompt: f"You said: {prompt}")
 
 
-async def test_post_asks_that_very_agent_by_chat() -> None:
+async def test_post_asks_that_agent_by_chat() -> None:
     async with running(3, profile=ECHO) as (fleet, pool):
         response = await pool.post(1, "Hello", max_tokens=50)
         assert (response.success, response.text, response.agent_index) == (True, "You said: Hello", 1)

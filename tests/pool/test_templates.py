@@ -34,7 +34,7 @@ async def test_a_template_that_trims_is_learnt() -> None:
         assert [(r.text, r.prompt_tokens) for r in listed] == [(r.text, r.prompt_tokens) for r in chatted]
 
 
-async def test_a_begin_token_stands_there_once() -> None:
+async def test_a_begin_token_is_sent_once() -> None:
     async with running(1, profile=profile(begins_with_token=True), prompt_format="auto") as (fleet, pool):
         ids = Sampling(return_token_ids=True)
         (listed,) = await pool.send_all_batched(["Hello"], max_tokens=4, sampling=ids)

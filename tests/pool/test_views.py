@@ -95,7 +95,7 @@ async def test_an_empty_view_may_be_taken_and_not_used() -> None:
 
 
 @pytest.mark.parametrize("indices", [[4], [-5], [0, 0], [1, -3]])
-async def test_agents_that_do_not_exist_or_stand_there_twice_are_an_error(indices: list[int]) -> None:
+async def test_agents_that_do_not_exist_or_are_listed_twice_are_an_error(indices: list[int]) -> None:
     async with running(4) as (_, pool):
         with pytest.raises(ConfigError, match="select"):
             pool.select(indices)

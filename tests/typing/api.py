@@ -7,7 +7,16 @@ from typing import assert_type
 
 import openai
 
-from aurora_pool import AgentEndpoint, Prompt, Response, Sampling, VLLMPool, format_hostfile, parse_hostfile
+from aurora_pool import (
+    AgentEndpoint,
+    EmbeddingPool,
+    Prompt,
+    Response,
+    Sampling,
+    VLLMPool,
+    format_hostfile,
+    parse_hostfile,
+)
 from aurora_pool.patterns import ReduceResult, map_gather, scatter_gather, tree_reduce
 
 
@@ -26,6 +35,8 @@ async def prompts_of_every_kind(pool: VLLMPool) -> None:
     assert_type(await pool.post(0, text), Response)
     assert_type(await pool.post_batch(0, [text, ids]), list[Response])
     assert_type(await pool.broadcast_prompt(chat), list[Response])
+    assert_type(await pool.ask(chat), Response)
+    assert_type((await pool.ask(text)).raise_for_status(), Response)
     assert_type(pool.iter_responses(text for _ in range(3)), AsyncGenerator[tuple[int, Response], None])
 
 
@@ -35,6 +46,10 @@ async def views_are_pools_of_the_same_kind(pool: VLLMPool) -> None:
     assert_type(pool.select([0, 1]), VLLMPool)
     assert_type(pool.slice(0, 2), VLLMPool)
     assert_type(VLLMPool.from_hostfile("fleet.hostfile", max_tokens=8), VLLMPool)
+    assert_type(EmbeddingPool.from_hostfile("fleet.hostfile", dimensions=8), EmbeddingPool)
+    VLLMPool.from_hostfile("fleet.hostfile", max_token=8)  # type: ignore[call-arg]
+    VLLMPool.from_hostfile("fleet.hostfile", max_tokens="8")  # type: ignore[arg-type]
+    assert_type(VLLMPool(["gpu01", ("gpu02", 8001), AgentEndpoint("gpu03")]), VLLMPool)
     assert_type(pool.openai_client(), openai.AsyncOpenAI)
 
 

@@ -1,0 +1,1 @@
+"""The async half: carries out what the policy decides, over HTTP."""
