@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from aurora_pool.errors import HostfileError
 
+__all__ = ["MOST", "expand_hosts"]
+
 MOST = 100_000
 """Hosts that one word may stand for."""
 
@@ -19,7 +21,7 @@ def expand_hosts(word: str) -> list[str]:
     >>> expand_hosts("gpu[08-10,12]:8001"), expand_hosts("gpu01"), expand_hosts("[fe80::1]:8000")
     (['gpu08:8001', 'gpu09:8001', 'gpu10:8001', 'gpu12:8001'], ['gpu01'], ['[fe80::1]:8000'])
 
-    Raises :class:`~aurora_pool.errors.HostfileError` for ranges that make no sense.
+    Raises :class:`~aurora_pool.errors.HostfileError` for ranges that are invalid.
     """
     match = _RANGES.fullmatch(word)
     if match is None:

@@ -197,6 +197,6 @@ def _meant_by(name: str, fields: Collection[str]) -> str | None:
     """Give the field that a column's name is most likely a mistyping of.
 
     >>> _meant_by("max_token", SAMPLING_FIELDS), _meant_by("topP", {"top_p"}), _meant_by("answer", SAMPLING_FIELDS)
-    ('max_tokens', None, None)
+    ('max_tokens', 'top_p', None)
     """
     return next(iter(get_close_matches(name.lower().replace("-", "_"), sorted(fields), n=1, cutoff=_ALIKE)), None)

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aurora_pool.errors import BadRecord, ConfigError
+from aurora_pool.jobs.copies import copied, unreadable
 from aurora_pool.jobs.formats import InputFormat, kind_of
-from aurora_pool.jobs.spool import spool, unreadable
 
 if TYPE_CHECKING:
     import zstandard
@@ -61,10 +61,10 @@ class InputFile:
     def __init__(self, path: str | Path, *, stdin: IO[bytes] | None = None, input_format: InputFormat = "auto") -> None:
         self.name = "<stdin>" if str(path) == "-" else str(path)
         self.path = Path(path)
-        self._spool = spool(path, stdin)
+        self._copy = copied(path, stdin)
         self._compression = compression_of(path)
-        if self._spool is not None:
-            head = self._spool.head
+        if self._copy is not None:
+            head = self._copy.head
             self._compression = next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), "none")
         try:
             self.kind = kind_of(self._stem(), self._head(), input_format)
@@ -80,7 +80,7 @@ class InputFile:
     @property
     def size(self) -> int:
         """How many bytes there are to be read in this process; 0 for those of another."""
-        return 0 if self._spool is not None else self.path.stat().st_size
+        return 0 if self._copy is not None else self.path.stat().st_size
 
     def lines(self, first: int = 1) -> Iterator[tuple[int, bytes]]:
         """Read the lines that are not blank, without their ends, each with its number; ``first`` is where to begin."""
@@ -104,9 +104,9 @@ class InputFile:
 
         Raises :class:`OSError`, as reading does, :class:`EOFError` and :class:`zlib.error`.
         """
-        if self._spool is None and self._compression == "none":
+        if self._copy is None and self._compression == "none":
             return self.path.open("rb", buffering=_BUFFER)
-        file = self.path.open("rb") if self._spool is None else self._spool.open()
+        file = self.path.open("rb") if self._copy is None else self._copy.open()
         if self._compression == "gzip":
             return io.BufferedReader(_Gzip(file))
         if self._compression == "zstd":
@@ -116,8 +116,8 @@ class InputFile:
 
     def close(self) -> None:
         """Give up the temporary copy of what could be read only once."""
-        if self._spool is not None:
-            self._spool.close()
+        if self._copy is not None:
+            self._copy.close()
 
     def _stem(self) -> str:
         """Its name without what tells the compression."""

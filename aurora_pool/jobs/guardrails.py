@@ -30,7 +30,7 @@ class Price:
 class Guardrails:
     """Limits of one run.
 
-    - ``failures``: so many failed requests end it, or, with ``failure_share``, such a share of those that finished;
+    - ``failures``: this number of failed requests ends it; ``failure_share``: such a share of those that finished;
     - ``tokens``: read and generated, those of answers that were asked for again included;
     - ``cost``: of these at ``prices`` per million.
     """

@@ -190,9 +190,9 @@ class RequestReader:
 
     def _batch_line(self, fields: dict[str, Any]) -> _Parts:
         name, url, body = _batch(fields)
-        misplaced = fields.keys() & REQUEST_FIELDS
-        if misplaced:
-            raise RequestError(f"unknown key {min(misplaced)!r} beside 'body'; sampling fields belong into 'body'")
+        outside = fields.keys() & REQUEST_FIELDS
+        if outside:
+            raise RequestError(f"unknown key {min(outside)!r} beside 'body'; sampling fields belong into 'body'")
         try:
             return name, url, body, None, self._rows.kept(fields)
         except ColumnError as error:

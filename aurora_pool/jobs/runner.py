@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.input_writer import write_requests
 from aurora_pool.jobs.journal import Journal
@@ -22,7 +23,6 @@ from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.jobs.resume import Resumed, resume
 from aurora_pool.jobs.run import OnProgress, Run
 from aurora_pool.jobs.runlog import RunLog, run_log_of
-from aurora_pool.jobs.spool import is_remote
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.table_writer import check_table, write_table
 from aurora_pool.jobs.tables import Source, open_source
@@ -218,8 +218,8 @@ class Job:
     def _source(self, requests: Requests) -> Source:
         if isinstance(requests, str | Path):
             return open_source(requests, input_format=self.options.input_format)
-        spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
-        self._files.append(spool)
-        write_requests(requests, spool)
-        spool.seek(0)
-        return InputFile("-", stdin=spool, input_format="jsonl")
+        written = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
+        self._files.append(written)
+        write_requests(requests, written)
+        written.seek(0)
+        return InputFile("-", stdin=written, input_format="jsonl")

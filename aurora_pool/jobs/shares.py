@@ -20,7 +20,7 @@ class Shares:
         self._counts: dict[int, list[int]] = {}
 
     def count(self, agent_index: int, tokens: int) -> None:
-        """Count an answer of so many tokens."""
+        """Count an answer and its tokens."""
         counts = self._counts.setdefault(agent_index, [0, 0])
         counts[0] += 1
         counts[1] += tokens

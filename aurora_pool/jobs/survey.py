@@ -26,7 +26,7 @@ class Survey:
     - ``requests``: how many; ``model``: the one that they name, None if they name none;
     - ``skipped``: the first bad lines that are left out; ``left_out``: how many there are;
     - ``todo``: by line number, 1 for a line that is to be run; a resumed job clears what is done;
-    - ``embedding``: whether they ask for embeddings, of so many ``dimensions`` if they say.
+    - ``embedding``: whether they ask for embeddings, of how many ``dimensions`` if they say.
     """
 
     def __init__(

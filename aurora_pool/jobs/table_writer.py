@@ -15,15 +15,15 @@ import msgspec
 from aurora_pool.errors import ConfigError, JobError
 from aurora_pool.jobs.answers import Answer, decode_answer
 from aurora_pool.jobs.codec import Lines
+from aurora_pool.jobs.copies import is_remote, open_remote
 from aurora_pool.jobs.files import compression_of
 from aurora_pool.jobs.ordered import places_of
 from aurora_pool.jobs.paths import replacement
-from aurora_pool.jobs.spool import is_remote, open_remote
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.tables import import_pyarrow
 
 _ROWS = 8192
-"""Rows of a row group; so many are in memory at a time."""
+"""Rows of a row group; what is in memory at a time."""
 
 OWN = ("answer", "finish_reason", "prompt_tokens", "completion_tokens", "error")
 """Columns that the table has beside the kept ones. Where a kept one has such a name, these begin with ``model_``."""

@@ -15,9 +15,9 @@ import msgspec
 
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.columns import REQUEST_FIELDS
+from aurora_pool.jobs.copies import unreadable
 from aurora_pool.jobs.files import LONGEST_LINE, InputFile
 from aurora_pool.jobs.formats import InputFormat, Kind
-from aurora_pool.jobs.spool import unreadable
 
 _ROWS = 1024
 """Rows that are in memory at a time."""

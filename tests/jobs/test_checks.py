@@ -132,7 +132,7 @@ def test_prices_go_by_tag() -> None:
 
 
 @pytest.mark.parametrize("text", ["x", "0", "101%", "-3", "5.5"])
-def test_limits_that_make_no_sense_are_refused(text: str) -> None:
+def test_invalid_limits_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected a number of failures"):
         parse_failures(text)
     with pytest.raises(ConfigError, match="expected a price"):

@@ -19,12 +19,12 @@ import pytest
 from aurora_pool.errors import BadRecord, ConfigError, JobError
 from aurora_pool.jobs import Job, JobOptions, read_answers, run_job
 from aurora_pool.jobs.codec import Lines, encoder
+from aurora_pool.jobs.copies import TemporaryCopy
 from aurora_pool.jobs.files import InputFile, compression_of
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.paths import check_apart, replacement, written_by_job
 from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import RequestReader
-from aurora_pool.jobs.spool import Spool
 from aurora_pool.messages import Response
 from tests.jobs.fleets import PROMPTS, fleet_of, pool_of, received
 from tests.jobs.shared import WriteLines, read_records, texts_of
@@ -406,4 +406,4 @@ def test_whatever_stands_in_for_standard_input(monkeypatch: pytest.MonkeyPatch, 
 def test_no_room_for_a_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with file_size_limit(5000), pytest.raises(BadRecord, match=r"no copy of it can be made in .*TMPDIR"):
-        Spool(io.BytesIO(b"x" * 10_000), "<stdin>")
+        TemporaryCopy(io.BytesIO(b"x" * 10_000), "<stdin>")

@@ -77,7 +77,7 @@ def test_an_input_without_requests_is_a_mistake_unless_allowed(write_lines: Writ
 
 
 @pytest.mark.parametrize("lines", [[], [{"prompt": "a"}], [{"prompt": "a"}, "", {"prompt": "c"}]])
-def test_an_input_that_is_cut_under_way_is_noticed(write_lines: WriteLines, lines: list[object]) -> None:
+def test_an_input_that_is_cut_during_a_run_is_noticed(write_lines: WriteLines, lines: list[object]) -> None:
     path = write_lines("in.jsonl", [{"prompt": text} for text in "abc"])
     found = survey(path)
     write_lines("in.jsonl", lines)

@@ -14,7 +14,7 @@ from aurora_pool.errors import BadRecord
 _CHUNK = 1 << 20
 
 
-class Spool:
+class TemporaryCopy:
     """A temporary copy of a stream, which nobody else sees; every :meth:`open` reads it from its beginning.
 
     Raises :class:`~aurora_pool.errors.BadRecord` if the stream can't be read, or there is no room for the copy.
@@ -54,21 +54,21 @@ def is_remote(path: str | Path) -> bool:
     return isinstance(path, str) and "://" in path
 
 
-def spool(path: str | Path, stdin: IO[bytes] | None) -> Spool | None:
+def copied(path: str | Path, stdin: IO[bytes] | None) -> TemporaryCopy | None:
     """Copy an input that is no regular file; None for one that is. ``-`` is standard input.
 
     Raises :class:`~aurora_pool.errors.BadRecord`.
     """
     if str(path) == "-":
-        return Spool(stdin or standard_input(), "<stdin>")
+        return TemporaryCopy(stdin or standard_input(), "<stdin>")
     try:
         if is_remote(path):
             with open_remote(str(path), "rb") as stream:
-                return Spool(stream, str(path))
+                return TemporaryCopy(stream, str(path))
         if Path(path).is_file() or Path(path).is_dir():
             return None
         with Path(path).open("rb", buffering=0) as stream:
-            return Spool(stream, str(path))
+            return TemporaryCopy(stream, str(path))
     except OSError as error:
         raise unreadable(path, error) from error
 
