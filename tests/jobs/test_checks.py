@@ -103,7 +103,7 @@ async def test_a_hopeless_job_ends_early_and_says_why(tmp_path: Path, write_line
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
         fleet.agents[0].reject(r"Say \d*[05]\.", "no")
         for limit in ({"failures": 3}, {"failure_share": 0.05}):
-            summary = await run_job(pool, source, output, JobOptions(guardrails=Guardrails(**limit)))  # type: ignore[arg-type]
+            summary = await run_job(pool, source, output, JobOptions(guardrails=Guardrails(**limit)))
             assert summary.ending == "too many failures"
             assert "failed: rejected" in summary.reason
             assert 0 < summary.remaining < len(MANY)

@@ -218,7 +218,7 @@ def test_what_is_written_is_never_what_is_read(tmp_path: Path, write_lines: Writ
     (tmp_path / "sym.jsonl").symlink_to(source)
     log = write_lines("in.jsonl.runlog", PROMPTS)
     before = snapshot(tmp_path)
-    for requests, output, options in [
+    cases: list[tuple[Path, str | Path, JobOptions]] = [
         (source, tmp_path / "q.jsonl", JobOptions(ordered=True)),
         (source, link, JobOptions()),
         (source, tmp_path / "sym.jsonl", JobOptions()),
@@ -226,7 +226,8 @@ def test_what_is_written_is_never_what_is_read(tmp_path: Path, write_lines: Writ
         (log, tmp_path / "in.jsonl", JobOptions()),
         (tmp_path / "out.csv", tmp_path / "o.jsonl", JobOptions(table=tmp_path / "out.csv")),
         (source, tmp_path / "out.csv", JobOptions(table=tmp_path / "out.csv")),
-    ]:
+    ]
+    for requests, output, options in cases:
         with pytest.raises(ConfigError, match="would be written"):
             Job(requests, output, options)
     assert snapshot(tmp_path) == before
@@ -327,7 +328,7 @@ async def test_what_stands_beside_an_output_is_as_private_as_it(tmp_path: Path, 
 
 def test_a_temporary_file_has_a_name_that_nobody_can_have_taken(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
-    names = []
+    names: list[str] = []
 
     def fail() -> None:
         with replacement(path) as file:

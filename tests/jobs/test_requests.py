@@ -18,7 +18,7 @@ def read(fields: object, number: int = 1, **options: Any) -> Request:
     return RequestReader(**options).read(line, number)
 
 
-def batch(body: dict[str, Any], url: str = "/v1/completions", **changes: Any) -> dict[str, Any]:
+def batch(body: dict[str, Any], url: str | None = "/v1/completions", **changes: Any) -> dict[str, Any]:
     return {"custom_id": "a", "method": "POST", "url": url, "body": body} | changes
 
 

@@ -52,7 +52,7 @@ def test_bad_lines_are_left_out_if_asked(write_lines: WriteLines) -> None:
     assert pending(found) == ["line-2"]
 
 
-def test_an_id_that_stands_there_twice_is_an_error_that_names_both_lines(write_lines: WriteLines) -> None:
+def test_an_id_that_is_listed_twice_is_an_error_that_names_both_lines(write_lines: WriteLines) -> None:
     lines = [{"id": "x", "prompt": "a"}, {"id": "y", "prompt": "a"}, {"id": "x", "prompt": "b"}]
     with pytest.raises(BadRecord, match=r":3: the id 'x' is in line 1 already"):
         survey(write_lines("in.jsonl", lines))
@@ -99,7 +99,7 @@ def test_a_job_has_one_model(write_lines: WriteLines) -> None:
         survey(write_lines("other.jsonl", lines), model="z")
 
 
-def test_an_input_that_changes_under_way_is_noticed(write_lines: WriteLines) -> None:
+def test_an_input_that_changes_during_a_run_is_noticed(write_lines: WriteLines) -> None:
     path = write_lines("in.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     found = survey(path)
     requests = found.pending()
@@ -110,7 +110,7 @@ def test_an_input_that_changes_under_way_is_noticed(write_lines: WriteLines) -> 
         list(found.pending())
 
 
-def test_lines_appended_under_way_are_the_next_runs(write_lines: WriteLines) -> None:
+def test_lines_appended_during_a_run_are_the_next_runs(write_lines: WriteLines) -> None:
     found = survey(write_lines("in.jsonl", [{"prompt": "a"}]))
     write_lines("in.jsonl", [{"prompt": "a"}, {"prompt": "b"}])
     assert pending(found) == ["line-1"]
