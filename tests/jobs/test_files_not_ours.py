@@ -408,3 +408,11 @@ def test_no_room_for_a_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with file_size_limit(5000), pytest.raises(BadRecord, match=r"no copy of it can be made in .*TMPDIR"):
         TemporaryCopy(io.BytesIO(b"x" * 10_000), "<stdin>")
+
+
+def test_a_line_without_an_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aurora_pool.jobs.files.LONGEST_LINE", 1000)
+    path = tmp_path / "in.txt.gz"
+    path.write_bytes(gzip.compress(b"short\n" + b"x" * 5000))
+    with pytest.raises(BadRecord, match=r"in\.txt\.gz:2: a line of more than 1000 bytes"):
+        list(InputFile(path).lines())
