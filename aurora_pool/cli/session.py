@@ -135,7 +135,6 @@ class _Command:
             stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool)))
             if session.metrics_port is not None:
                 self._serve_metrics(session.metrics_port, session.metrics_host)
-            self._display.start()
             stack.callback(self._display.stop)
             self._listeners.append(lambda progress, _: self._display.update(progress))
             return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
@@ -172,6 +171,7 @@ class _Command:
         if resumed.changed or not self._session.quiet:
             for line in describe_resumed(resumed, self._session.output):
                 self._display.say(line)
+        self._display.start()  # not earlier: a bar would get into the way of a question
 
     def _tell(self, progress: Progress, statistics: PoolStatistics) -> None:
         if self._waits:

@@ -71,6 +71,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
         return self.url == EMBEDDINGS
 
 
+Line: TypeAlias = bytes | dict[str, Any]
+"""A line of a file, or a row of a table, which may be changed."""
+
 _Parts: TypeAlias = tuple[str | None, str | None, dict[str, Any], str | None, dict[str, Any] | None]
 """A line's id, its url, its body, its system prompt, and what is kept of it."""
 
@@ -129,12 +132,12 @@ class RequestReader:
         keep = self._columns.keep
         return column not in REQUEST_FIELDS if keep == "all" else column in keep
 
-    def read(self, line: bytes, number: int) -> Request:
-        """Read one line, without its end. ``number`` names a request that has no id of its own: ``line-7``.
+    def read(self, line: Line, number: int) -> Request:
+        """Read one line, without its end, or a row of a table. ``number`` names a request without an id: ``line-7``.
 
         Raises :class:`RequestError`.
         """
-        name, url, body, system, kept = self._text_line(line) if self._text else self._json_line(line)
+        name, url, body, system, kept = self._parts(line)
         raw = url == COMPLETIONS
         if url is None:
             before = self._system if system is None else _system(system)
@@ -161,6 +164,11 @@ class RequestReader:
             kept,
         )
 
+    def _parts(self, line: Line) -> _Parts:
+        if isinstance(line, dict):
+            return self._object(line)
+        return self._text_line(line) if self._text else self._json_line(line)
+
     def _text_line(self, line: bytes) -> _Parts:
         try:
             return None, None, {"prompt": line.decode()}, None, None
@@ -182,6 +190,9 @@ class RequestReader:
             raise RequestError(f"expected a JSON object: {error}") from None
         if not isinstance(fields, dict):
             raise RequestError("expected a JSON object")
+        return self._object(fields)
+
+    def _object(self, fields: dict[str, Any]) -> _Parts:
         url = fields.get("url")
         # Either may be the name of a column of data, whose values then look otherwise.
         if isinstance(fields.get("body"), dict) or (isinstance(url, str) and url.startswith("/")):

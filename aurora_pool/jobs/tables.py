@@ -18,6 +18,7 @@ from aurora_pool.jobs.columns import REQUEST_FIELDS
 from aurora_pool.jobs.copies import unreadable
 from aurora_pool.jobs.files import LONGEST_LINE, InputFile
 from aurora_pool.jobs.formats import InputFormat, Kind
+from aurora_pool.jobs.requests import Line
 
 _ROWS = 1024
 """Rows that are in memory at a time."""
@@ -36,8 +37,8 @@ class Source(Protocol):
         """Whether each line is a prompt, and no object."""
         ...
 
-    def lines(self, first: int = 1) -> Iterator[tuple[int, bytes]]:
-        """Read the lines from ``first`` on, each with its number."""
+    def lines(self, first: int = 1) -> Iterator[tuple[int, Line]]:
+        """Read the lines from ``first`` on, each with its number: their text, or the object that is in it."""
         ...
 
     def close(self) -> None:
@@ -69,11 +70,9 @@ class _Rows:
         self.name = name
         self.kind = kind
 
-    def lines(self, first: int = 1) -> Iterator[tuple[int, bytes]]:
-        """Read the rows from ``first`` on, as JSON, each with its number."""
-        encode = msgspec.json.Encoder(enc_hook=str).encode
-        for number, row in enumerate(self._rows(first), start=first):
-            yield number, encode(row)
+    def lines(self, first: int = 1) -> Iterator[tuple[int, Line]]:
+        """Read the rows from ``first`` on, each with its number."""
+        return enumerate(self._rows(first), start=first)
 
     def close(self) -> None:
         """Give up what it holds."""
@@ -191,12 +190,9 @@ class CsvSource:
         """Give up the temporary copy of what could be read only once."""
         self._input.close()
 
-    def lines(self, first: int = 1) -> Iterator[tuple[int, bytes]]:
-        """Read the rows from the line ``first`` on, as JSON, each with the number of its line."""
-        encode = msgspec.json.encode
-        for number, row in self._rows():
-            if number >= first:
-                yield number, encode(row)
+    def lines(self, first: int = 1) -> Iterator[tuple[int, Line]]:
+        """Read the rows from the line ``first`` on, each with the number of its line."""
+        return ((number, row) for number, row in self._rows() if number >= first)
 
     def _rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         number = 1

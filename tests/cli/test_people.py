@@ -92,8 +92,13 @@ def test_a_name_that_is_not_utf8(tmp_path: Path, source: Path, hostfile: Path) -
     assert page.exists()
 
 
-def on_terminal(command: list[str], *, columns: int = 100, **environment: str) -> tuple[int, str]:
-    """Run a command on a terminal of its own; gives its exit code and what the terminal got."""
+def on_terminal(
+    command: list[str], *, columns: int = 100, question: str = "", answer: str = "", **environment: str
+) -> tuple[int, str]:
+    """Run a command on a terminal of its own; gives its exit code and what the terminal got.
+
+    When it asks the ``question``, the ``answer`` is typed.
+    """
     import fcntl
     import struct
     import termios
@@ -113,6 +118,9 @@ def on_terminal(command: list[str], *, columns: int = 100, **environment: str) -
             except OSError:  # the other side is closed
                 break
             said += data
+            if question and question.encode() in said:
+                os.write(main, answer.encode())
+                question = ""
         elif process.poll() is not None:
             break
     os.close(main)
@@ -329,3 +337,23 @@ def test_the_version_is_told(call: Call) -> None:
 def test_commands_work_without_docstrings() -> None:
     ended = subprocess.run([sys.executable, "-OO", *COMMAND[1:], "--help"], capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("y\n", (0, 3)), ("n\n", (2, 16)), ("\x03", (130, 16))])
+def test_much_that_would_run_again_is_asked_about_on_a_terminal(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path, answer: str, expected: tuple[int, int]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--max-tokens"]
+    call(*command[3:], "16")
+    code, said = on_terminal([*command, "3"], question="go on? [y/N]", answer=answer)
+    most = max(record["response"]["body"]["usage"]["completion_tokens"] for record in read_records(output))
+    assert (code, most, "300 of 300 answered requests have changed" in said) == (*expected, True)
+
+
+def test_embeddings_are_a_job_as_well(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    lines = [{"custom_id": f"e{n}", "url": "/v1/embeddings", "body": {"input": f"text {n}"}} for n in range(9)]
+    output = tmp_path / "out.jsonl"
+    ended = call("run", write_jsonl(tmp_path / "in.jsonl", lines), "-o", output, "--hostfile", hostfile)
+    assert ended.code == 0
+    assert all(record["response"]["body"]["data"][0]["embedding"] for record in read_records(output))

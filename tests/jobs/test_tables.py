@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +33,7 @@ def write_parquet(path: Path, rows: list[dict[str, Any]], *, group: int = 700) -
 def objects(path: str | Path, first: int = 1, **options: Any) -> list[tuple[int, dict[str, Any]]]:
     source = open_source(path, **options)
     try:
-        return [(number, json.loads(line)) for number, line in source.lines(first)]
+        return [(number, line) for number, line in source.lines(first) if isinstance(line, dict)]
     finally:
         source.close()
 
