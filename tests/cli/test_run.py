@@ -230,7 +230,7 @@ def test_a_fleet_that_is_dead(call: Call, source: Path, output: Path, tmp_path: 
 def test_a_bad_line_before_anything_is_sent(call: Call, tmp_path: Path, output: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [*PROMPTS, "{oops"])
     hostfile = tmp_path / "h"
-    hostfile.write_text("127.0.0.1 1\n")
+    hostfile.write_text("127.0.0.1 2000\n")
     ended = call("run", source, "-o", output, "--hostfile", hostfile)
     assert (ended.code, f"{source}:31: expected a JSON object" in one_line(ended)) == (3, True)
     assert not output.exists()
