@@ -237,4 +237,4 @@ def test_markup_in_a_name_is_a_name(call: Call, tmp_path: Path) -> None:
     ended = call("report", output)
     assert ended.code == 0
     for name in ("a[bold]b.jsonl", "[fd00::1]:8000", "http://x/[/v1]", "[red]m", "failed: [x\\x1b]"):
-        assert name in ended.out
+        assert name in ended.out.replace("\n", "")  # a long one is folded
