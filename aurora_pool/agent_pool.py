@@ -15,8 +15,8 @@ from aurora_pool.errors import ConfigError, NoAgentsError, PoolClosedError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
@@ -134,7 +134,7 @@ class AgentPool:
             raise ConfigError("update_endpoints: ask the pool itself, not a view of it")
         present = self._driver.update(as_endpoints(endpoints))
         self._members = range(len(self._driver.endpoints))
-        self._queue.set_members(self._members if len(present) == len(self._members) else present)
+        self._queue.view.set_members(self._members if len(present) == len(self._members) else present)
 
     # -- views --------------------------------------------------------------------------------------------------
 
@@ -265,6 +265,8 @@ class AgentPool:
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         on_progress: OnCallProgress | None = None,
         progress: bool = False,
     ) -> list[Response]:
@@ -273,11 +275,12 @@ class AgentPool:
         >>> responses = await pool.send_all_batched(prompts, max_tokens=16, progress=True)  # doctest: +SKIP
 
         Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
+        Calls share the fleet by ``weight``, in expected tokens; one with a lower ``priority`` is served before others.
         ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
         where there is a terminal or a notebook. Raises :class:`ConfigError` for arguments that are invalid,
         :class:`NoAgentsError` and :class:`PoolClosedError`; one prompt's failure is told by its response.
         """
-        options = CallOptions(max_tokens, sampling, self.supports_batch)
+        options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return await self._reported(prompts, options, on_progress, progress)
 
     def iter_responses(
@@ -286,12 +289,15 @@ class AgentPool:
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         total: int | None = None,
     ) -> AsyncGenerator[tuple[int, Response]]:
         """Answer prompts from any iterable, one (index, response) at a time, in the order in which they end.
 
         The input is pulled as fast as responses are taken, so that a million prompts from a generator are never in
-        memory at once. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. To stop
+        memory at once. ``total`` is how many will come, if you know: it lets the fleet prepare for the end. ``weight``
+        and ``priority`` are as in :meth:`send_all_batched`. To stop
         early, close the iterator: what is in flight is cancelled, at the servers too.
 
         >>> async with contextlib.aclosing(pool.iter_responses(prompts)) as responses:  # doctest: +SKIP
@@ -300,7 +306,8 @@ class AgentPool:
         """
         check_prompts(prompts)
         check_whole(0, total=total)
-        return self._responses(self._queue, prompts, CallOptions(max_tokens, sampling, self.supports_batch), total)
+        options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
+        return self._responses(self._queue, prompts, options, total)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()
@@ -335,6 +342,7 @@ class AgentPool:
     ) -> Call:
         check_prompts(prompts)
         await self.start()
+        queue = queue.for_call(weight=options.weight, priority=options.priority)
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:

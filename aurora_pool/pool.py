@@ -15,8 +15,8 @@ from aurora_pool.errors import NoAgentsError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import PromptQueue
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
@@ -238,8 +238,8 @@ class VLLMPool(AgentPool):
         sampling = options.sampling or self._sampling
         max_tokens = options.max_tokens or self.max_tokens
         contexts = [
-            (context, queue if len(members) == len(queue.members) else PromptQueue(members, patience=queue.patience))
-            for context, members in self._serving.contexts(queue.members)
+            (context, queue if len(members) == len(queue.view.members) else queue.over(members))
+            for context, members in self._serving.contexts(queue.view.members)
         ]
 
         async def send_parts(parts: Sequence[Prompt]) -> list[Response]:

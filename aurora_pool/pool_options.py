@@ -56,9 +56,14 @@ class CallOptions:
     max_tokens: int | None
     sampling: Sampling | None
     batched: bool
+    weight: float = 1.0
+    priority: int = 0
 
     def __post_init__(self) -> None:
         check_whole(1, max_tokens=self.max_tokens)
+        if not self.weight > 0:
+            raise ConfigError(f"weight: expected a number above 0, got {self.weight!r}")
+        check_instance("priority", self.priority, int)
         check_instance("sampling", self.sampling, Sampling)
 
 

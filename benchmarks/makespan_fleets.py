@@ -55,7 +55,7 @@ class Case:
         return prompts
 
     def fleet(self) -> VirtualFleet:
-        """Make the fleet, its faults under way."""
+        """Make the fleet, its faults scheduled."""
         fleet = VirtualFleet(self.speeds)
         for agent in fleet.agents:
             agent.restarts_after = 15.0

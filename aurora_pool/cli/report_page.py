@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from aurora_pool.cli.report import AGENT_HEADINGS, causes, findings, shortened, slowest
+from aurora_pool.cli.report_figures import AGENT_HEADINGS, causes, findings, shortened, slowest
 from aurora_pool.errors import ConfigError, JobError
 from aurora_pool.jobs.history import History
 

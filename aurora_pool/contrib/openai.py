@@ -22,7 +22,8 @@ import openai
 from aurora_pool.errors import NoAgentsError, PoolError, ServerError, TransportError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.transport import Reply
@@ -66,7 +67,7 @@ class PoolTransport(httpx2.AsyncBaseTransport):
         body = await request.aread()
         path = request.url.raw_path.decode("ascii")
         forward = _Forward(request.method, path, headers, body or None)
-        turn = next(self._turns) % max(1, len(self._queue.members))
+        turn = next(self._turns) % max(1, len(self._queue.view.members))
         item = WorkItem(self._queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)
         self._driver.admit([item])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from aurora_pool.policy.breaker import Breaker, State
+from aurora_pool.policy.flow import Flow
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 _FRESH = 1 / 32
 """How much one answer weighs in the running means of tokens and seconds."""
@@ -16,6 +19,9 @@ REQUESTS_PER_SLACK = 3
 1/k holds about 3 k requests open."""
 
 
+PROMPT_REPLY = 1.5
+"""Seconds in which a server that works answers a look at its counters: one has been seen to block for 0.9 s."""
+
 TRIAL_SHARE = 16
 """An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
 answers for a while: what it holds when it flaps is generated in vain."""
@@ -24,11 +30,11 @@ answers for a while: what it holds when it flaps is generated in vain."""
 class AgentState:
     """One agent: what it holds, how fast it is, whether it may have more.
 
-    ``held`` counts its prompts in the staged (handed to it, not sent) and in open requests, ``running`` those of them
-    that have shown a first token, ``sent`` the requests that it has been sent and that are open.
+    ``held`` counts its prompts in ``staged`` (assigned to it, not yet in a request) and in open requests, ``running``
+    those of them that have shown a first token, ``sent`` the requests that it has been sent and that are open.
 
-    ``limit`` is how many it may hold now: its window while it is available, else 0;
-    ``least`` how many free credits are worth a request of their own. What these two follow from is changed by methods
+    ``limit`` is how many it may hold now: its window while it is available, else 0; ``min_refill`` how many free
+    credits are worth a request of their own. What these two follow from is changed by methods
     only, so that they are always right.
     """
 
@@ -42,11 +48,13 @@ class AgentState:
         "cooldowns",
         "cooling_down",
         "failures",
+        "flow",
         "held",
         "index",
         "last_byte",
         "last_error",
         "limit",
+        "load_check_at",
         "load_check_sent",
         "mean_seconds",
         "mean_tokens",
@@ -55,11 +63,13 @@ class AgentState:
         "preemptions",
         "prompts_done",
         "quarantine_for",
+        "queued_at_server",
         "requests",
         "running",
         "sampled_at",
         "sent",
         "staged",
+        "stalled",
         "tick_due",
         "tokens_done",
         "window",
@@ -68,6 +78,7 @@ class AgentState:
     def __init__(self, index: int, requests_limit: int) -> None:
         self.index = index
         self.window = Window()
+        self.flow = Flow()
         self.breaker = Breaker()
         self.held = 0
         self.running = 0
@@ -82,13 +93,18 @@ class AgentState:
         self.cooldown_until = 0.0
         self.cooldowns = 0
         self.checking = False
+        self.stalled = False
+        """Whether a look at it has shown no sign of work, since it sent its last byte."""
         self.tick_due = False
         self.load_check_sent = False
+        self.load_check_at = 0.0
         self.last_byte = 0.0
         self.sampled_at = 0.0
         self.preemptions: int | None = None
         self.last_error = ""
         self.answers_since_send = 0
+        self.queued_at_server = False
+        """Whether the last look at the engine's own counters showed that prompts wait there."""
         self.prompts_done = 0
         self.tokens_done = 0
         self.mean_tokens = 0.0
@@ -121,16 +137,28 @@ class AgentState:
         return max(0, self.limit - self.held)
 
     @property
+    def unoccupied(self) -> bool:
+        """Whether what it is given would begin at once: nothing waits there, as far as the replies show."""
+        flow = self.flow
+        return self.held - self.running <= flow.rate * flow.latency
+
+    @property
+    def pace(self) -> Pace:
+        """How fast it is, to be compared with others."""
+        flow = self.flow
+        return Pace(flow.latency, flow.decode_speed_now, flow.rate, self.mean_seconds, flow.decode_speed_best)
+
+    @property
     def speed(self) -> float:
         """Tokens per second that one prompt gets here, from sending to answer; 0 while unknown."""
         return self.mean_tokens / self.mean_seconds if self.mean_seconds > 0 else 0.0
 
     def refresh(self) -> None:
-        """Work out ``limit`` and ``least`` again, after a change of the window or the breaker."""
+        """Work out ``limit`` and ``min_refill`` again, after a change of the window or the breaker."""
         size = self.window.size
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
-        self.min_refill = min(size, max(1, int(size * self.min_refill_share)))
+        self.min_refill = self.window.min_refill(size, self.flow.rate, self.min_refill_share)
         self.limit = size if self.available and self.quarantine_for is None else 0
 
     def keep(self, queue: PromptQueue | None) -> None:
@@ -139,9 +167,14 @@ class AgentState:
         self.accepting = False
         self.refresh()
 
+    def seems_stalled(self, now: float) -> bool:
+        """Whether a look at it has shown no sign of work, or has had no reply for longer than a busy one takes."""
+        return self.stalled or (self.load_check_sent and self.checking and now > self.load_check_at + PROMPT_REPLY)
+
     def check(self, checking: bool) -> None:
         """Give it nothing while it is looked at for its silence."""
         self.checking = checking
+        self.stalled = self.stalled and checking
         self.refresh()
 
     def cool_down(self, until: float) -> None:
@@ -157,38 +190,31 @@ class AgentState:
             self.refresh()
 
     def started(self, prompts: int, now: float) -> None:
-        """Record that more prompts run; its window may grow by that."""
-        running = self.running = self.running + prompts
-        window = self.window
-        size = window.size
-        if running >= self.held and self.held + self.answers_since_send >= size:
-            # Few answers since the last sending: it is not they that made room for all to run.
-            if 2 * self.answers_since_send <= self.min_refill:
-                window.all_run(now)
-                self.refresh()
-        elif running + running // SLACK > size:
-            window.run(running, now)
-            self.refresh()
+        """Record that this many more prompts have shown a first token."""
+        self.running += prompts
+        self.flow.running(self.running)
+        if self.running >= self.held and not self.staged:
+            self.look_dry(now)
 
-    def count_queue(self) -> None:
-        """Let the window shrink if too many of its prompts wait at the server; only streams show that."""
-        if self.running and not self.staged and self.held - self.running > 2 * self.window.slack:
-            self.window.queued(self.running, self.held - self.running)
+    def look_dry(self, now: float) -> None:
+        """Let the window grow if it is what leaves the server with too little: see :mod:`aurora_pool.policy.window`."""
+        if self.held + self.answers_since_send < self.window.size or 2 * self.answers_since_send > self.window.size:
+            return  # it is not the window that limits, or it was full too long ago to tell
+        flow = self.flow
+        if self.held - self.running <= flow.rate * flow.latency and not self.queued_at_server:
+            self.window.ran_dry(flow.rate, self.running, now)
             self.refresh()
 
     def sampled(self, running: int, waiting: int, preemptions: int | None, now: float) -> None:
         """Record an engine's own counters: prompts that run and that wait, and preemptions since its start."""
-        window = self.window
         if preemptions is not None:
             if self.preemptions is not None and preemptions > self.preemptions:
-                window.preempted(now)
+                self.window.preempted(now)
+                self.refresh()
             self.preemptions = preemptions
-        if self.held and not self.running:
-            if waiting:
-                window.queued(running, waiting)
-            elif self.held + 2 * self.min_refill >= window.size:
-                window.all_run(now)
-        self.refresh()
+        self.queued_at_server = waiting > 0
+        if self.held and not self.running:  # replies that are not streamed show nothing themselves
+            self.flow.running(running)
 
     def served(self, sent_at: float | None) -> None:
         """Record that a whole request, sent at that time, came to its proper end: past failures are forgotten.
@@ -205,7 +231,7 @@ class AgentState:
         self.tokens_done -= tokens
 
     def answered(self, tokens: int, sent_at: float | None, now: float, answers: int = 1) -> None:
-        """Record answers of some tokens together to a request sent at that time."""
+        """Record answers of this many tokens together to a request sent at that time."""
         self.answers_since_send += answers
         self.prompts_done += answers
         self.tokens_done += tokens
@@ -217,3 +243,6 @@ class AgentState:
             self.mean_seconds += (seconds - self.mean_seconds) * weight
         else:
             self.mean_tokens, self.mean_seconds = tokens / answers, max(seconds, 1e-9)
+        if self.flow.answered(answers, now, self.held):
+            self.window.fit(self.flow)
+            self.refresh()

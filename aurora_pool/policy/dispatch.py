@@ -27,7 +27,7 @@ from aurora_pool.policy.hedge import Hedger
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.quarantine import refill_quarantine_agents
-from aurora_pool.policy.scheduler import Balance, Scheduler
+from aurora_pool.policy.scheduler import TURN, Balance, Scheduler
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import NOTHING, InFlightRequest, Plan, PolicyEvents, WorkItem
 
@@ -54,7 +54,7 @@ class Dispatcher:
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
     open at most.
 
-    >>> from aurora_pool.policy.work import PromptQueue
+    >>> from aurora_pool.policy.queues import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
     >>> queue = PromptQueue(range(2))
     >>> dispatcher.admit([WorkItem(queue, i, "kind", work=None) for i in range(5)], now=0.0)
@@ -74,16 +74,16 @@ class Dispatcher:
         events: PolicyEvents | None = None,
     ) -> None:
         self.ledger = Ledger(names, rng, requests_limit, events or PolicyEvents())
-        self._dealer = Scheduler(self.ledger, balance)
+        self._scheduler = Scheduler(self.ledger, balance)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
         self._faults = Faults(self.ledger, silence, self._deadlines)
-        self._hedger = Hedger(self.ledger, self._dealer.idle) if balance == "adaptive" else None
+        self._hedger = Hedger(self.ledger, self._scheduler.idle) if balance == "adaptive" else None
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem], now: float) -> None:
         """Record prompts, in the order of their indices."""
-        self._dealer.admit(items)
+        self._scheduler.admit(items)
 
     def withdraw(self, items: Iterable[WorkItem], now: float) -> None:
         """Record that the caller no longer wants these prompts."""
@@ -103,15 +103,20 @@ class Dispatcher:
             if self._deadlines is not None:
                 self._deadlines.watch(request.items)
 
-    def progress(self, request: InFlightRequest, now: float, started: int = 0) -> None:
-        """Record that bytes of a reply came, and that ``started`` more of its prompts have shown a first token."""
+    def progress(self, request: InFlightRequest, now: float, started: Sequence[int] = ()) -> None:
+        """Record that bytes of a reply came, and which of its slots have shown a first token in them."""
         agent = self.ledger.agents[request.agent]
         agent.last_byte = now
         if agent.checking:
             self._faults.stall.saw_activity(agent)
         if started and not request.closed:
-            request.started += started
-            agent.started(started, now)
+            self._first_sign(request, agent, now)
+            for slot in started:
+                item = request.items[slot]
+                if item is not None:
+                    item.started_at = now
+            request.started += len(started)
+            agent.started(len(started), now)
             if agent.limit - agent.held >= agent.min_refill:
                 self.ledger.touched[agent] = None
 
@@ -125,6 +130,7 @@ class Dispatcher:
             return False
         ledger = self.ledger
         agent = ledger.agents[request.agent]
+        self._first_sign(request, agent, now)
         agent.answered(tokens, request.sent_at, now)
         if agent.checking:
             self._faults.stall.saw_activity(agent)
@@ -132,6 +138,7 @@ class Dispatcher:
             ledger.lengths.add(tokens)
         ledger.answered += 1
         item = ledger.release(request, slot, started=started)
+        item.queue.caller.answered(tokens, 1)
         first = not item.done
         if first:
             ledger.complete(item, now)
@@ -156,6 +163,7 @@ class Dispatcher:
         entangled: list[tuple[WorkItem, AnyAnswer]] = []
         lengths: list[int] = []
         started = 0
+        shown = decoded = 0.0
         for answer in answers:
             slot = answer.slot
             item = items[slot]
@@ -172,6 +180,8 @@ class Dispatcher:
                 lengths.append(tokens)
             if answer.started:
                 started += 1
+                shown += item.started_at
+                decoded += tokens - 1
             results.append((item, answer))
         settled = len(results)
         results += [
@@ -181,13 +191,28 @@ class Dispatcher:
         ]
         if settled:
             ledger.lengths.add(*lengths)
-            ledger.release_done(request, settled, started)
+            queue = results[0][0].queue
+            caller = queue.caller
+            before = caller.service
+            ledger.release_done(request, caller, settled, started)
+            caller.answered(sum(lengths), settled)
+            if caller.service < before - TURN and queue.items:
+                ledger.turns.moved_up(queue)
+            self._first_sign(request, agent, now)
+            if started:
+                agent.flow.decoded(decoded, started * now - shown, started, agent.running, now)
             agent.answered(sum(lengths), request.sent_at, now, settled)
             if agent.checking:
                 self._faults.stall.saw_activity(agent)
             if not request.live and request.open:
                 ledger.close(request, now)
         return results
+
+    def _first_sign(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
+        if not request.answers:
+            request.answers = True
+            if request.sent_at is not None:
+                agent.flow.first_byte(now - request.sent_at, now)
 
     def aborted(self, request: InFlightRequest, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Record that one prompt ended as no answer (``abort``), while the rest of its request goes on."""
@@ -259,6 +284,7 @@ class Dispatcher:
     def plan(self, now: float) -> Plan:
         """Decide what is to be done now. A plan is handed out once: carry it out whole."""
         ledger = self.ledger
+        ledger.now = now
         if ledger.timers.next_at <= now:
             ledger.timers.run(now)
         if ledger.touched:
@@ -266,7 +292,7 @@ class Dispatcher:
             if ledger.quarantine_agents:
                 refill_quarantine_agents(ledger, now)
         if ledger.queues:
-            self._dealer.serve(now)
+            self._scheduler.serve(now)
         if ledger.touched:
             self._close_round(now)
         if self._hedger is not None:
@@ -279,7 +305,7 @@ class Dispatcher:
 
     def _close_round(self, now: float) -> None:
         """Send what agents were handed, and note which of those touched could still take more."""
-        touched, idle = self.ledger.touched, self._dealer.idle
+        touched, idle = self.ledger.touched, self._scheduler.idle
         for agent in touched:
             if agent.staged:
                 self._send(agent, now)

@@ -37,7 +37,7 @@ class Faults:
         unreleased = ledger.remove_request(request)
         outcome = classify(error, len(unreleased))
         if outcome is Outcome.OVERLOADED:
-            agent.window.refused(agent.held, len(unreleased), now)
+            agent.window.overloaded(agent.held, len(unreleased), now)
         if outcome in (Outcome.OVERLOADED, Outcome.BROKEN):
             self._cool_down(agent, now)
         reason = describe(error)

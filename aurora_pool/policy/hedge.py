@@ -1,15 +1,19 @@
-"""Hedge the tail: give what slow or silent agents still hold to agents that have nothing left to do.
+"""Hedge the tail: give what slow or stalled agents still hold to agents that have nothing left to do.
 
-The first answer wins, and a request in which nobody waits for an answer any more is closed.
+The first answer wins, and a request in which nobody waits for an answer any more is closed. An agent is judged by its
+own progress: how fast it decodes, how many prompts a second it answers, how long it takes to begin. That a prompt has
+shown no token yet is no sign of slowness: it may wait for its turn or be in prefill.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.stragglers import seconds_saved
+from aurora_pool.policy.queues import AgentView
+from aurora_pool.policy.stragglers import Pace, seconds_saved
 from aurora_pool.policy.work import WorkItem
 
 LOOK_EVERY = 0.5
@@ -18,21 +22,27 @@ READING = 0.02
 """Seconds left between finding out that a look is due and looking: time to read what has come in."""
 LATE = 0.05
 """Seconds by which that may take longer, and the look still say something about the agents."""
-SIMILAR = 1.2
-"""Agents whose speeds differ by less than this factor count as equally fast."""
-WASTE_SHARE = 0.02
-"""Hedges may waste so much of all tokens generated."""
+WASTE_SHARE = 0.012
+"""Hedges may waste this share of all tokens generated."""
 WASTE_FREE = 4
 """A few hedges, in mean answers, that even a job of few tokens may have."""
+KNOWN = 4
+"""Answers per prompt in flight from which on one in flight can be told to be the longest: short ones come first."""
+SIMILAR = 1.3
+"""Agents that take this many times as long as the fastest are no use as second agents."""
+PROMPTS_SHARE = 0.03
+"""This share of the prompts may be hedged while their agents are at work; those of stalled agents have no limit."""
 
 
 class Hedger:
-    """Looks, while agents have room and nothing to fill it, for prompts that a second agent would answer sooner."""
+    """Looks, while agents have capacity and nothing to fill it, for prompts that a second agent would answer sooner."""
 
     def __init__(self, ledger: Ledger, idle: dict[AgentState, None]) -> None:
         self.ledger = ledger
         self.idle = idle
         self.spent = 0.0
+        self.hedged = 0
+        """Prompts hedged of agents that were at work."""
         self._due = False
 
     def watch(self, now: float) -> None:
@@ -48,30 +58,60 @@ class Hedger:
         self._due = False
         if now > due + LATE:
             return  # it is this process that is slow: answers lie unread, and their agents only seem so
-        targets = [agent for agent in self.idle if agent.free]
-        fastest = max((agent.speed for agent in targets), default=0.0)
-        targets = [agent for agent in targets if agent.speed * SIMILAR >= fastest]
-        if not targets or not self.ledger.lengths.count:
+        targets = [agent for agent in self.idle if agent.free and agent.unoccupied]
+        if not targets:
             return
-        worthwhile = [
-            pair for agent in self.ledger.agents if agent.held for pair in self._candidates(agent, fastest, now)
+        mean = self.ledger.lengths.mean
+        usual = [pace.seconds_for(mean) for agent in self.ledger.agents if agent.in_service and (pace := agent.pace)]
+        limit = SIMILAR * min([seconds for seconds in usual if seconds], default=math.inf)
+        targets = [agent for agent in targets if agent.pace.seconds_for(mean) <= limit]
+        if not targets:
+            return
+        fastest = min((agent.pace for agent in targets), key=lambda pace: pace.seconds_for(mean) or math.inf)
+        targets.sort(key=lambda agent: agent.held)
+        found = [
+            candidate
+            for agent in self.ledger.agents
+            if agent.requests
+            for candidate in self._candidates(agent, fastest, now)
         ]
-        worthwhile.sort(key=lambda pair: -pair[0])
-        rotation = deque(sorted(targets, key=lambda agent: agent.held))
-        for _saved, item in worthwhile:
+        found.sort(key=lambda candidate: -candidate[0])
+        rotations: dict[AgentView, deque[AgentState]] = {}
+        for _saved, item in found:
+            view = item.queue.view
+            rotation = rotations.get(view)
+            if rotation is None:
+                rotation = rotations[view] = deque(agent for agent in targets if agent.index in view.serves)
             self._hedge(item, rotation, now)
 
-    def _candidates(self, agent: AgentState, fastest: float, now: float) -> list[tuple[float, WorkItem]]:
-        speed = 0.0 if agent.checking else agent.speed or fastest
+    def _candidates(self, agent: AgentState, fastest: Pace, now: float) -> list[tuple[float, WorkItem]]:
+        pace = agent.pace
+        lengths = self.ledger.lengths
+        typical = lengths.count >= KNOWN * self.ledger.in_flight
+        quiet = now - max(agent.last_byte, self.ledger.timers.kept_up_since)
+        unstarted = agent.held - agent.running
         found = []
         for request in agent.requests:
             if request.sent_at is None:
                 continue
-            saved = seconds_saved(now - request.sent_at, speed, fastest, self.ledger.lengths)
-            if saved > 0:
-                found += [(saved, item) for item in request.unreleased() if self._may_hedge(item)]
-            elif speed * SIMILAR >= fastest:
-                break  # the oldest requests come first: what follows is not overdue either
+            if agent.seems_stalled(now):
+                found += [(math.inf, item) for item in request.unreleased() if self._may_hedge(item)]
+                continue
+            age = now - request.sent_at
+            saved = 0.0
+            if request.live > request.started:
+                saved = seconds_saved(None, age, quiet, unstarted, pace, fastest, lengths, typical)
+            if saved <= 0 and not request.started:
+                continue
+            for item in request.unreleased():
+                if self._may_hedge(item):
+                    mine = saved
+                    if item.started_at >= 0:
+                        mine = seconds_saved(
+                            now - item.started_at, age, quiet, unstarted, pace, fastest, lengths, typical
+                        )
+                    if mine > 0:
+                        found.append((mine, item))
         return found
 
     def _may_hedge(self, item: WorkItem) -> bool:
@@ -79,27 +119,41 @@ class Hedger:
 
         More may still come: an input that leaves agents idle often waits for the very prompts that a slow one holds.
         """
-        queue = item.queue
-        if item.done or item.holders > 1 or item.suspected:
+        if item.done or item.hedged or item.holders > 1 or item.suspected:
             return False
-        return not queue.pinned and not queue.items
+        return not item.queue.pinned and not item.queue.items
 
     def _hedge(self, item: WorkItem, rotation: deque[AgentState], now: float) -> None:
-        first = item.request
+        ledger, first = self.ledger, item.request
         assert first is not None
-        assert first.sent_at is not None, "what is not sent is no candidate"
-        lengths = self.ledger.lengths
-        slow = self.ledger.agents[first.agent]
-        cost = 0.0 if slow.checking else min(lengths.mean, (now - first.sent_at) * slow.speed)
-        if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
+        slow = ledger.agents[first.agent]
+        while rotation and not rotation[0].free:
+            rotation.popleft()
+        if not rotation or (rotation[0] is slow and len(rotation) == 1):
             return
-        for _ in range(len(rotation)):
-            agent = rotation[0]
+        if not slow.seems_stalled(now) and not self._affordable(item, slow, now):
+            return
+        if rotation[0] is slow:
             rotation.rotate(-1)
-            if agent.free and agent is not slow and agent.index in item.queue.serves:
-                self.spent += cost
-                self.ledger.hedged += 1
-                item.hedged = True
-                self.ledger.events.prompt_hedged(slow.index, agent.index)
-                self.ledger.assign(item, agent)
+            if not rotation[0].free:
                 return
+        agent = rotation[0]
+        rotation.rotate(-1)
+        ledger.hedged += 1
+        item.hedged = True
+        ledger.events.prompt_hedged(slow.index, agent.index)
+        ledger.assign(item, agent)
+
+    def _affordable(self, item: WorkItem, slow: AgentState, now: float) -> bool:
+        """Whether one more hedge stays within the limits; if so, it is counted."""
+        ledger = self.ledger
+        lengths = ledger.lengths
+        done = 0.0 if item.started_at < 0 else (now - item.started_at) * slow.flow.decode_speed_now
+        cost = lengths.quantile(0.5, done)  # the loser's list goes on for its other prompts: it is generated whole
+        if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
+            return False
+        if self.hedged >= PROMPTS_SHARE * (ledger.answered + ledger.in_flight):
+            return False
+        self.spent += cost
+        self.hedged += 1
+        return True

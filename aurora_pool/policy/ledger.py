@@ -12,16 +12,16 @@ Every other part of the dispatcher (deal, faults, hedge, isolate) writes here an
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import Caller, PromptQueue, Turns
 from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.timers import Timers
-from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PolicyEvents, PromptQueue, WorkItem
+from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PolicyEvents, WorkItem
 
 
 class Ledger:
@@ -36,6 +36,8 @@ class Ledger:
         self.in_service = len(self.agents)
         self.queues: dict[PromptQueue, None] = {}
         """The queues in which something waits."""
+        self.turns = Turns()
+        """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
         """The agents whose credits may have changed since the last plan, all that have an staged among them."""
         self.quarantine_agents: dict[AgentState, None] = {}
@@ -44,8 +46,11 @@ class Ledger:
         self.pending = Plan()
         self.lengths = Lengths()
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
-        self.scan = False
-        """Whether the next plan is to look at all agents for some queue."""
+        self.quarantining: dict[PromptQueue, None] = {}
+        """The queues in which quarantined prompts wait."""
+        self.now = 0.0
+        """The time of the plan that is being made."""
+        self._scans: dict[PromptQueue, None] = {}
         self.in_flight = 0
         self.answered = 0
         self.requests = 0
@@ -64,7 +69,25 @@ class Ledger:
     def wake(self, queue: PromptQueue) -> None:
         """Note that something has begun to wait in a queue: all agents will be looked at for it."""
         self.queues[queue] = None
-        queue.scan = self.scan = True
+        if queue.items:
+            self.turns.enter(queue)
+        self._scans[queue] = None
+
+    def scan(self, queue: PromptQueue) -> None:
+        """Have the next plan look at all agents for a queue, not only at those whose credits have changed."""
+        self._scans[queue] = None
+
+    def take_scans(self) -> dict[PromptQueue, None]:
+        """The queues for which all agents are to be looked at now."""
+        scans, self._scans = self._scans, {}
+        return scans
+
+    def forget_if_empty(self, queue: PromptQueue) -> None:
+        """Drop a queue in which nothing waits any more."""
+        if not queue.quarantined:
+            self.quarantining.pop(queue, None)
+            if not queue.items and not queue.by_agent:
+                self.queues.pop(queue, None)
 
     def requeue(self, items: Iterable[WorkItem], now: float) -> None:
         """Put prompts that failed back at the head of their queues; those that another agent holds stay there."""
@@ -73,6 +96,7 @@ class Ledger:
                 queue = item.queue
                 if item.suspected:
                     queue.quarantined.append(item)
+                    self.quarantining[queue] = None
                 else:
                     queue.items.appendleft(item)
                 self.wake(queue)
@@ -82,6 +106,7 @@ class Ledger:
     def assign(self, item: WorkItem, agent: AgentState) -> None:
         """Give a prompt, and one of its credits, to an agent: it goes with the next request there."""
         item.holders += 1
+        item.queue.caller.in_flight += 1
         agent.held += 1
         if not agent.staged:
             self.touched[agent] = None
@@ -94,6 +119,7 @@ class Ledger:
         agent.held -= len(items)
         for item in items:
             item.holders -= 1
+            item.queue.caller.returned(1)
 
     def complete(self, item: WorkItem, now: float) -> None:
         """End a prompt. Requests that now serve no one are closed."""
@@ -135,6 +161,9 @@ class Ledger:
                 item.request = request
             else:
                 item.second_request = request
+            item.started_at = -1.0
+        if agent.held == len(items):
+            agent.flow.began(now)
         agent.requests[request] = None
         agent.answers_since_send = 0
         self.in_flight += len(items)
@@ -170,6 +199,7 @@ class Ledger:
             request.started -= 1
             agent.running -= 1
         item.holders -= 1
+        item.queue.caller.returned(1)
         if item.request is request:
             item.request = None
             if item.holders:
@@ -178,7 +208,7 @@ class Ledger:
             item.second_request = None
         return item
 
-    def release_done(self, request: InFlightRequest, prompts: int, started: int) -> None:
+    def release_done(self, request: InFlightRequest, caller: Caller, prompts: int, started: int) -> None:
         """Count prompts, ended now and off their slots, out of a request, as :meth:`release` does for one."""
         request.open -= prompts
         request.live -= prompts
@@ -186,6 +216,7 @@ class Ledger:
         agent.held -= prompts
         self.in_flight -= prompts
         self.answered += prompts
+        caller.returned(prompts)
         self.touched[agent] = None
         started = min(started, request.started)
         request.started -= started
@@ -229,6 +260,7 @@ class Ledger:
         for queue in self.queues:
             for waiting in (queue.items, queue.quarantined, *queue.by_agent.values()):
                 waiting.clear()
+        self.turns.clear()
         self.timers.clear()
         self.pending = Plan()
 
@@ -292,13 +324,14 @@ class Ledger:
         self.unassign(agent, unsent)
         self.requeue(reversed(unsent), now)
         for queue in self.queues:
-            queue.items.extend(queue.by_agent.pop(agent.index, deque()))
+            if agent.index in queue.by_agent:
+                queue.items.extend(queue.by_agent.pop(agent.index))
+                self.turns.enter(queue)
         self._rescan()
 
     def _rescan(self) -> None:
-        self.scan = True
         for queue in self.queues:
-            queue.scan = True
+            self._scans[queue] = None
             queue.rescan_due = 0.0
 
     def _probe(self, agent: AgentState, now: float) -> None:

@@ -20,7 +20,8 @@ from typing import TypeVar
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import WorkItem
 
 T = TypeVar("T")
 
@@ -52,7 +53,7 @@ def place_quarantined(ledger: Ledger, queue: PromptQueue, ready: Iterable[AgentS
     flap are chosen only if there are no others, busy ones included: their deaths prove nothing.
     """
     if scan:
-        members = [ledger.agents[index] for index in queue.members]
+        members = [ledger.agents[index] for index in queue.view.members]
         ready = [agent for agent in members if agent.available and agent.proven] or members
         _set_delay(ledger, queue, now)
         for agent in list(ledger.quarantine_agents):
@@ -61,7 +62,7 @@ def place_quarantined(ledger: Ledger, queue: PromptQueue, ready: Iterable[AgentS
     candidates = sorted(
         (agent.held, agent.breaker.back_at, agent.index)
         for agent in ready
-        if agent.limit and agent.index in queue.serves and (scan or (not agent.held and agent.proven))
+        if agent.limit and agent.index in queue.view.serves and (scan or (not agent.held and agent.proven))
     )
     for held, _, index in candidates:
         if not queue.quarantined or (

@@ -1,4 +1,4 @@
-"""Deal and steal: which agent takes which waiting prompt."""
+"""Which agent takes which waiting prompt: round-robin, and callers in turns."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Literal
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.quarantine import place_quarantined
-from aurora_pool.policy.stragglers import slowest_worthwhile
-from aurora_pool.policy.work import Failure, PromptQueue, WorkItem
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.tail import foresee_end
+from aurora_pool.policy.work import Failure, WorkItem
 
 Balance = Literal["adaptive", "strict"]
 
@@ -21,14 +22,16 @@ DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
+TURN = 2048.0
+"""Expected tokens that a caller is given in one turn, where others wait as well."""
 
 
 class Scheduler:
-    """Hands prompts to agents: round-robin when they come, and from the queue's queue as credits come back.
+    """Assigns prompts to agents: round-robin when they come, in turns of the callers as credits come back.
 
-    Only agents whose credits have changed are looked at for a queue, except that all are when the queue begins to hold
-    something, when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what
-    waits does so in the same plan in which it becomes able to.
+    Only agents whose credits have changed are looked at, except that all are when a queue begins to hold something,
+    when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what waits does so
+    in the same plan in which it becomes able to.
     """
 
     def __init__(self, ledger: Ledger, balance: Balance) -> None:
@@ -36,36 +39,45 @@ class Scheduler:
         self.strict = balance == "strict"
         self.idle: dict[AgentState, None] = dict.fromkeys(ledger.agents)
         """The agents that the last plan left with credits enough for a request of their own."""
+        self._count: int | None = None
+        self._counted_at = -RESCAN_EVERY
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Deal prompts to their home agents; what finds no credit there waits in the queue."""
+        """Deal prompts to their home agents; what finds no credit there waits in its queue."""
         if not items or self._deal_shares(items):
             return
+        start = 0
+        for end in range(1, len(items) + 1):
+            if end == len(items) or items[end].queue is not items[start].queue:
+                self._admit(items[start:end], items[start].queue)
+                start = end
+
+    def _admit(self, items: Sequence[WorkItem], queue: PromptQueue) -> None:
         ledger = self.ledger
-        agents = ledger.agents
-        queue: PromptQueue | None = None
+        agents, members, waiting = ledger.agents, queue.view.members, queue.items
+        size = len(members)
+        others_wait = len(ledger.queues) > (queue in ledger.queues)
+        given = []
         for item in items:
-            if item.queue is not queue:
-                queue = item.queue
-                members, waiting = queue.members, queue.items
-                size = len(members)
             index = item.index
             home = agents[members[index % size]]
             if self.strict and home.in_service:
                 self._keep(item, home)
                 continue
-            if not waiting:
+            if not waiting and not others_wait:
                 if index < size and home.held and size > 1:
                     home = self._draw(queue, home)
                 if home.held < home.limit:
                     ledger.assign(item, home)
+                    given.append(item)
                     continue
-                ledger.wake(queue)
-            elif self.idle:
-                ledger.wake(queue)  # what waits already may be what the idle must avoid
             waiting.append(item)
+        if given:
+            queue.caller.charge(given)
+        if waiting:
+            ledger.wake(queue)
 
     def _deal_shares(self, items: Sequence[WorkItem]) -> bool:
         """Deal many prompts in a row, agent by agent instead of prompt by prompt, if all have credits for their share.
@@ -73,9 +85,9 @@ class Scheduler:
         It comes to the same, at a third of the cost.
         """
         queue, start = items[0].queue, items[0].index
-        members, size = queue.members, len(queue.members)
+        members, size = queue.view.members, len(queue.view.members)
         share = -(-len(items) // size)
-        if self.strict or queue.items or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
+        if self.strict or self.ledger.queues or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
             return False
         agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
         if any(agent.limit - agent.held < share for agent in agents):
@@ -90,6 +102,8 @@ class Scheduler:
             agent.staged += staged
             agent.held += len(staged)
             self.ledger.touched[agent] = None
+        queue.caller.in_flight += len(items)
+        queue.caller.charge(items)
         return True
 
     def _keep(self, item: WorkItem, home: AgentState) -> None:
@@ -104,7 +118,7 @@ class Scheduler:
 
     def _draw(self, queue: PromptQueue, home: AgentState) -> AgentState:
         """Find an agent that holds less than the home of a call's first prompts, so that short calls spread."""
-        agents, members, rng = self.ledger.agents, queue.members, self.ledger.rng
+        agents, members, rng = self.ledger.agents, queue.view.members, self.ledger.rng
         drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
         other = min((agents[i] for i in drawn if agents[i].limit), key=lambda agent: agent.held, default=home)
         return other if other.held < home.held else home
@@ -112,109 +126,128 @@ class Scheduler:
     # -- what waits ---------------------------------------------------------------------------------------------
 
     def serve(self, now: float) -> None:
-        """Let the agents that have credits take what waits in the queues."""
+        """Let the agents that have credits take what waits, each caller in its turn."""
         ledger = self.ledger
-        ready = [agent for agent in ledger.touched if agent.limit - agent.held >= agent.min_refill]
-        if ready or ledger.scan or self.strict:
-            ledger.scan = False
-            for queue in list(ledger.queues):
-                self._serve(queue, ready, now)
+        scanned = ledger.take_scans()
+        for queue in scanned:
+            self._rescan(queue, now)
+        ready: Iterable[AgentState] = ledger.touched
+        if scanned:
+            ready = ledger.touched | self.idle
+        for queue in list(ledger.quarantining):
+            place_quarantined(ledger, queue, ready, queue in scanned, now)
+        if self.strict:
+            self._serve_homes()
+        self._share([agent for agent in ready if agent.limit > agent.held])
 
-    def _serve(self, queue: PromptQueue, ready: Iterable[AgentState], now: float) -> None:
-        if queue.by_agent:
-            self._serve_homes(queue)
-        if queue.items or queue.quarantined:
-            scan, queue.scan = queue.scan, False
-            if scan:
-                _drop_done(queue.items)
-                _drop_done(queue.quarantined)
-                self._rescan(queue, now)
-                ready = self._all_with_capacity(queue)
-            if queue.quarantined:
-                place_quarantined(self.ledger, queue, ready, scan, now)
-            if queue.items:
-                self._share(queue, self._candidates(queue, ready))
-        if queue.items or queue.quarantined:
-            if not queue.rescan_set:
-                queue.rescan_set = True
-                self.ledger.timers.add(queue.rescan_due, self._on_timer, queue)
-        elif not queue.by_agent:
-            del self.ledger.queues[queue]
-
-    def _serve_homes(self, queue: PromptQueue) -> None:
-        for agent in list(self.ledger.touched):
-            waiting = queue.by_agent.get(agent.index)
-            if waiting is not None and agent.free >= min(agent.min_refill, len(waiting)):
-                self._refill(agent, waiting, agent.free, queue)
-                if not waiting:
-                    del queue.by_agent[agent.index]
-
-    def _all_with_capacity(self, queue: PromptQueue) -> Iterable[AgentState]:
-        """All agents that might take something from a queue, from the smaller of two sets."""
-        if len(queue.members) < len(self.idle):
-            return (self.ledger.agents[index] for index in queue.members)
-        return self.ledger.touched | self.idle
-
-    def _candidates(self, queue: PromptQueue, ready: Iterable[AgentState]) -> list[AgentState]:
-        """The members among these with enough free credits for a request, and fast enough."""
-        candidates = []
+    def _share(self, ready: list[AgentState]) -> None:
+        turns = self.ledger.turns
+        if not turns or not ready:
+            return
+        shares = turns.shares(agent.index for agent in ready)
         for agent in ready:
-            if agent.limit - agent.held >= agent.min_refill and agent.index in queue.serves:
-                if queue.least_speed and 0 < agent.speed < queue.least_speed:
-                    continue
-                candidates.append(agent)
-                if len(candidates) > len(queue.items):  # one more than prompts: one may be whom all of them avoid
-                    break
-        return candidates
+            free = agent.limit - agent.held
+            share = shares.take(agent.index, max(free, 2 * agent.min_refill))
+            if share and free >= min(agent.min_refill, -(-share // 2)):  # smaller refills when little is left
+                if agent.answers_since_send:
+                    agent.look_dry(self.ledger.now)
+                self._refill(agent, min(agent.limit - agent.held, share))
 
-    def _share(self, queue: PromptQueue, candidates: list[AgentState]) -> None:
-        for agent in candidates:
-            if agent.answers_since_send >= agent.min_refill:
-                agent.count_queue()
-        left = len(candidates)
-        for agent in candidates:
-            self._refill(agent, queue.items, min(agent.free, math.ceil(len(queue.items) / left)), queue)
-            left -= 1
+    def _refill(self, agent: AgentState, prompts: int) -> None:
+        """Give an agent prompts of the queues whose turn it is."""
+        turns = self.ledger.turns
+        passed: list[PromptQueue] = []
+        while prompts > 0 and (queue := turns.next_for(agent.index)) is not None:
+            taken: list[WorkItem] = []
+            useful = prompts if queue.end is None else queue.end.useful(agent, self.ledger.now)
+            if useful:
+                turn = prompts if len(turns) == 1 else max(1, int(TURN / queue.caller.prompt_cost))
+                taken = self._take(agent, queue, queue.items, min(prompts, turn, useful))
+            if taken:
+                queue.caller.charge(taken)
+                prompts -= len(taken)
+            elif queue.items:
+                turns.set_aside(queue)
+                passed.append(queue)
+            self.ledger.forget_if_empty(queue)
+        turns.put_back(passed)
 
-    def _refill(self, agent: AgentState, items: deque[WorkItem], prompts: int, queue: PromptQueue) -> None:
+    def _take(self, agent: AgentState, queue: PromptQueue, waiting: deque[WorkItem], prompts: int) -> list[WorkItem]:
+        """Assign the first prompts that wait, but not those that have just failed on this agent."""
+        taken: list[WorkItem] = []
         aside: list[WorkItem] = []
         assign = self.ledger.assign
-        while prompts > 0 and items:
-            item = items.popleft()
+        while prompts > 0 and waiting:
+            item = waiting.popleft()
             if item.done:
                 continue
             if item.avoid == agent.index and self._anyone_in_service(queue, but=agent):
                 aside.append(item)
                 continue
             assign(item, agent)
+            taken.append(item)
             prompts -= 1
-        items.extendleft(reversed(aside))
+        waiting.extendleft(reversed(aside))
+        return taken
+
+    def _serve_homes(self) -> None:
+        """Give agents the prompts that wait for just them."""
+        ledger = self.ledger
+        queues = sorted((queue for queue in ledger.queues if queue.by_agent), key=lambda queue: queue.caller.service)
+        for agent in list(ledger.touched):
+            for queue in queues:
+                waiting = queue.by_agent.get(agent.index)
+                if waiting is not None and agent.free >= min(agent.min_refill, len(waiting)):
+                    if taken := self._take(agent, queue, waiting, agent.free):
+                        queue.caller.charge(taken)
+                    if not waiting:
+                        del queue.by_agent[agent.index]
+                        ledger.forget_if_empty(queue)
 
     # -- all members together -----------------------------------------------------------------------------------
 
     def _rescan(self, queue: PromptQueue, now: float) -> None:
         """See whether any member is in service, and, now and then, which are too slow for what is left."""
+        _drop_done(queue.items)
+        _drop_done(queue.quarantined)
+        ledger = self.ledger
+        if not (queue.items or queue.quarantined):
+            ledger.forget_if_empty(queue)
+            return
         if not self._anyone_in_service(queue):
             self._no_healthy_endpoint(queue, now)
-            return
-        queue.unserved_since = None
-        if now < queue.rescan_due:
-            return
-        queue.rescan_due = now + RESCAN_EVERY
-        queue.least_speed = 0.0
-        if not self.strict and not queue.unbounded:
-            members = [agent for agent in (self.ledger.agents[i] for i in queue.members) if agent.limit]
-            loads = [(agent.speed, agent.held) for agent in members]
-            queue.least_speed = slowest_worthwhile(loads, len(queue.items) + queue.expected, self.ledger.lengths)
+        else:
+            queue.unserved_since = None
+            if now >= queue.rescan_due:
+                queue.rescan_due = now + RESCAN_EVERY
+                queue.end = None
+                remaining = self._remaining(now)
+                if not self.strict and remaining is not None:
+                    members = [agent for agent in (ledger.agents[i] for i in queue.view.members) if agent.limit]
+                    queue.end = foresee_end(members, remaining, ledger.lengths, now)
+        if queue in ledger.queues and not queue.rescan_set:
+            queue.rescan_set = True
+            ledger.timers.add(queue.rescan_due, self._on_timer, queue)
+
+    def _remaining(self, now: float) -> int | None:
+        """How many prompts wait and are still to come, of all callers; None where one's input has no known end."""
+        if now >= self._counted_at + RESCAN_EVERY or now < self._counted_at:
+            self._counted_at = now
+            queues = self.ledger.queues
+            bounded = not any(queue.unbounded for queue in queues)
+            self._count = sum(len(queue.items) + queue.expected for queue in queues) if bounded else None
+        return self._count
 
     def _on_timer(self, queue: PromptQueue, now: float) -> None:
         queue.rescan_set = False
-        queue.scan = self.ledger.scan = True
+        if queue in self.ledger.queues:
+            self.ledger.scan(queue)
 
     def _anyone_in_service(self, queue: PromptQueue, but: AgentState | None = None) -> bool:
-        if len(queue.members) == len(self.ledger.agents):
+        members = queue.view.members
+        if len(members) == len(self.ledger.agents):
             return self.ledger.in_service > (1 if but is not None and but.in_service else 0)
-        return any(agent.in_service and agent is not but for agent in (self.ledger.agents[i] for i in queue.members))
+        return any(agent.in_service and agent is not but for agent in (self.ledger.agents[i] for i in members))
 
     def _no_healthy_endpoint(self, queue: PromptQueue, now: float) -> None:
         """Wait for an agent to come back, as long as the queue's patience lasts and one may be expected at all."""
@@ -222,7 +255,7 @@ class Scheduler:
             queue.unserved_since = now
             if queue.patience < math.inf:
                 self.ledger.timers.add(now + queue.patience, self._on_timer, queue)
-        members = [self.ledger.agents[index] for index in queue.members]
+        members = [self.ledger.agents[index] for index in queue.view.members]
         gives_up_at = queue.unserved_since + queue.patience
         if now < gives_up_at and not all(agent.breaker.wrong_model for agent in members):
             queue.rescan_due = now + RESCAN_EVERY
@@ -237,6 +270,7 @@ class Scheduler:
                 self.ledger.fail(item, Failure(item, "no_agents", error, None), now)
         queue.items.clear()
         queue.quarantined.clear()
+        self.ledger.forget_if_empty(queue)
 
 
 def _drop_done(queue: deque[WorkItem]) -> None:

@@ -76,7 +76,9 @@ class StallDetector:
         elif finding is Finding.REFUSED:
             self.saw_activity(agent)
             self.give_up(agent, ConnectFailed("it refuses connections, and what it held fell silent"), now)
-        elif quiet >= limit:
+        elif quiet < limit:
+            agent.stalled = finding is not Finding.NO_METRICS
+        else:
             self.saw_activity(agent)
             self.give_up(agent, TimedOut(f"no byte for {quiet:.0f} s, and {finding.value}"), now)
 
@@ -96,6 +98,7 @@ class StallDetector:
     def _look(self, agent: AgentState, now: float) -> None:
         if agent.sent and not agent.load_check_sent and now >= self._active_at(agent) + REFUSED_GRACE:
             agent.load_check_sent = True
+            agent.load_check_at = now
             agent.check(True)
             self.ledger.pending.check.append(agent.index)
 

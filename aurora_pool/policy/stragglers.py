@@ -7,7 +7,7 @@ not known beforehand, but their distribution so far is; and each agent's speed (
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from typing import NamedTuple
 
 _STEPS = 4
 """Histogram buckets per doubling of the length."""
@@ -15,10 +15,12 @@ _STEPS = 4
 _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(4096))
 """The buckets of most lengths, worked out beforehand."""
 
-GUARD_MARGIN = 1.15
 HEDGE_MARGIN = 1.0
-LONG = 0.9
-"""The quantile of lengths that the guard reckons with: it is the long answers that end last."""
+LEAST_SAVED = 1.0
+"""Seconds that a second copy must save."""
+QUIET = 1.0
+QUIET_ANSWERS = 4
+"""An agent is quiet if it has sent nothing for a second more than it takes for this many answers."""
 LONGEST = 0.99
 """The quantile that the hedge reckons with, of the lengths that are still possible."""
 OVERDUE = 1.5
@@ -78,46 +80,69 @@ class Lengths:
         return 1.0
 
 
-def slowest_worthwhile(speeds_and_loads: Iterable[tuple[float, int]], remaining: float, lengths: Lengths) -> float:
-    """Return the least speed with which an agent should still be given prompts.
+class Pace(NamedTuple):
+    """How fast an agent is, by its own answers. What is not known is 0.
 
-    A long answer begun now on an agent of speed v ends after ``long / v`` seconds. The rest of the fleet needs
-    ``remaining x mean / throughput`` seconds to have taken all that waits, and then ``long / fastest``. An agent that
-    would end later than that gets nothing more. ``speeds_and_loads`` holds (tokens per second and prompt, prompts
-    held) for each agent in service; ``remaining`` is counted in prompts.
-
-    >>> lengths = Lengths(); lengths.add(1000)
-    >>> 80 < slowest_worthwhile([(100.0, 10), (25.0, 10)], remaining=0, lengths=lengths) < 100
-    True
+    ``latency`` is the least time until it begins, in seconds; ``decode`` tokens per second and prompt after the first,
+    ``best`` the same with little to do;
+    ``rate`` prompts a second, over all that it works on; ``seconds`` the mean from sending to answer.
     """
-    fastest = throughput = 0.0
-    for speed, held in speeds_and_loads:
-        fastest = max(fastest, speed)
-        throughput += speed * held
-    if not throughput or not lengths.count or math.isinf(remaining):
-        return 0.0
-    long = lengths.quantile(LONG)
-    return long / (remaining * lengths.mean / throughput + GUARD_MARGIN * long / fastest)
+
+    latency: float = 0.0
+    decode: float = 0.0
+    rate: float = 0.0
+    seconds: float = 0.0
+    best: float = 0.0
+
+    def seconds_for(self, tokens: float) -> float:
+        """How long it takes for an answer of this many tokens, if it has nothing else to do."""
+        return self.latency + (tokens / self.best if self.best else self.seconds)
 
 
-def seconds_saved(age: float, slow: float, fast: float, lengths: Lengths) -> float:
+def seconds_saved(
+    shown: float | None,
+    age: float,
+    quiet: float,
+    unstarted: int,
+    slow: Pace,
+    fast: Pace,
+    lengths: Lengths,
+    typical: bool = True,
+) -> float:
     """Return how much sooner a long answer would end if a second agent began it afresh; 0 if it is not worth it.
 
-    ``age`` is how many seconds the first agent has had it; ``slow`` and ``fast`` are tokens per second for one prompt
-    at the first and the second agent; ``slow`` is 0 for an agent that has fallen silent.
+    ``shown`` is how many seconds ago the prompt showed its first token (None: it has not), ``age`` how many ago it was
+    sent. ``unstarted`` is how many prompts the first agent holds that have shown none, ``quiet`` for how many seconds
+    it has sent nothing. ``typical`` says that the lengths seen are those to expect of what is in flight.
+
+    A server that has been quiet for longer than its rate explains will probably stay so for as
+    long again.
 
     >>> lengths = Lengths(); lengths.add(200)
-    >>> seconds_saved(1.0, slow=10.0, fast=100.0, lengths=lengths) > 15
+    >>> slow, fast = Pace(0.1, 10.0, 1.0, 20.0, 10.0), Pace(0.1, 100.0, 10.0, 2.0, 100.0)
+    >>> seconds_saved(1.0, 1.5, 0.1, 0, slow, fast, lengths) > 15
     True
-    >>> seconds_saved(1.0, slow=90.0, fast=100.0, lengths=lengths)
+    >>> seconds_saved(1.0, 1.5, 0.1, 0, Pace(0.1, 90.0, 9.0, 2.2, 90.0), fast, lengths)
     0.0
     """
-    done = age * slow
-    if slow <= 0 or done > OVERDUE * lengths.quantile(1.0):
-        return math.inf
-    if fast <= 0:
+    if not slow.seconds or not fast.seconds:
         return 0.0
-    long = lengths.quantile(LONGEST, done)
-    stay = (long - done) / slow
-    again = long / fast
-    return stay - again if again * HEDGE_MARGIN < stay else 0.0
+    waits = unstarted / slow.rate if slow.rate else 0.0
+    if shown is not None and slow.decode:
+        done = shown * slow.decode
+        if typical and done > OVERDUE * lengths.quantile(1.0):
+            return math.inf
+        long = lengths.quantile(LONGEST, done)
+        stay = (long - done) / slow.decode
+    elif slow.decode:
+        long = lengths.quantile(LONGEST)
+        stay = waits + long / slow.decode
+    else:
+        long = lengths.quantile(LONGEST)
+        stay = max(waits, slow.seconds - age)
+        if age > OVERDUE * slow.seconds + slow.latency:
+            stay = max(stay, age)
+    if slow.rate and quiet > QUIET + QUIET_ANSWERS / slow.rate:
+        stay = max(stay, quiet)
+    again = fast.seconds_for(long)
+    return stay - again if stay > again * HEDGE_MARGIN + LEAST_SAVED else 0.0

@@ -1,74 +1,90 @@
 """How many prompts an agent may hold, found by itself.
 
 A vLLM server works on ``max_num_seqs`` sequences at a time and queues the rest; it tells nobody the number (256 is
-usual on a GPU, 1,024 on the largest). Too small a window leaves slots empty, too large a one keeps prompts in a
-server's queue that another agent could take. So the window aims at the slots plus a slack of 1/16: of the prompts held,
-some have shown a first token (*running*), the others wait. Streams tell this without asking; for agents that do not
-stream, ``/metrics`` does (sampled rarely: a scrape costs the server 7 to 17 ms).
+usual on a GPU, 1,024 on the largest). Too small a window starves the server, too large a one keeps prompts in its queue
+that another agent could take. Starving is dear and waiting is cheap, so the window begins generous and errs on that
+side:
 
-- All that the window allows run at once: there may be room, so it doubles, or, once it has met a limit, grows by 1/16.
-- More run than the window was made for: it follows.
-- More than two slacks wait: it becomes what runs, plus the slack.
+- It **grows** when the server ran dry: when, as credits come back, fewer prompts wait there than the server begins
+  during a round trip. It doubles, as long as doubling brings more throughput.
+- It **shrinks** to what the measured flow needs and a quarter more: what runs, and what the server begins while a
+  refill is on its way and during its longest step (Little's law; the bandwidth-delay product of BBR, Cardwell et al.
+  2016). Both are peaks of late, so a bad moment, or a window that was too small, does not lead to a smaller one.
 - A 503: it becomes what the agent had accepted before, or half of it if that was nothing. Preemptions (too little
   cache) take off an eighth. After either it does not grow for :data:`STEADY` seconds.
 """
 
 from __future__ import annotations
 
+from aurora_pool.policy.flow import Flow
+
 START = 272
-"""The first window: 256 slots and their slack."""
+"""The first window: 256 slots and a sixteenth more."""
+CEILING = 8192
 SLACK = 16
-"""The slack is 1/16 of what runs."""
+"""A refill is worth a request from 1/16 of the window."""
+LEAST_REFILL = 16
+"""Prompts that a window holds beyond what the flow needs, so that refills need not be smaller than this."""
+REFILL_SECONDS = 0.02
+"""Seconds of the agent's throughput that a refill brings at least, so that instant servers do not cost requests."""
+STEP = 0.25
+"""Seconds that the longest step of a server takes: a GPU's 8,192 tokens of prefill take about 0.2."""
+MARGIN = 1.25
+"""The window is this many times what the flow needs."""
 STEADY = 10.0
-"""Seconds without growth after the agent said that it had too much."""
+"""Seconds without growth after the agent said that it had too much, or after growth that brought nothing."""
+GAIN = 1.05
+"""Growth that brings less than this factor in throughput brings nothing."""
+SETTLED = 4
+"""Averages of the throughput that are needed before the window shrinks."""
 
 
 class Window:
     """The number of prompts that one agent may hold: ``size``.
 
     >>> window = Window()
-    >>> window.queued(running=64, waiting=208)
+    >>> window.ran_dry(rate=100.0, running=272, now=1.0)
     >>> window.size
-    68
+    544
     """
 
-    __slots__ = ("ceiling", "met_limit", "size", "steady_until")
+    __slots__ = ("_grown_from", "ceiling", "size", "steady_until")
 
-    def __init__(self, start: int = START, ceiling: int = 8192) -> None:
+    def __init__(self, start: int = START, ceiling: int = CEILING) -> None:
         self.size = start
         self.ceiling = ceiling
-        self.met_limit = False
+        self._grown_from = (0.0, 0)
+        """The throughput and the prompts that ran at the last growth."""
         self.steady_until = 0.0
 
-    @property
-    def slack(self) -> int:
-        """How many prompts should wait at the server, so that no slot stands empty while a request travels."""
-        return max(1, self.size // SLACK)
+    def ran_dry(self, rate: float, running: int, now: float) -> None:
+        """Record that the server had too little, at this throughput (prompts a second) and with this many running."""
+        if now < self.steady_until:
+            return
+        rate_before, running_before = self._grown_from
+        if rate > rate_before * GAIN or running > running_before * GAIN:
+            self.size = min(self.ceiling, 2 * self.size)
+        else:  # the last growth brought nothing: look again later, a little further
+            self.size = min(self.ceiling, self.size + max(1, self.size // 8))
+            self.steady_until = now + STEADY
+        self._grown_from = rate, running
 
-    def all_run(self, now: float) -> None:
-        """Record that all the prompts that the window allows run at once."""
-        if now >= self.steady_until:
-            self.size = min(self.ceiling, self.size + self.slack if self.met_limit else self.size * 2)
+    def fit(self, flow: Flow) -> None:
+        """Shrink to what the flow needs, if the window is larger than that."""
+        if flow.measured >= SETTLED:
+            needed = flow.most_running + flow.peak * (flow.latency + STEP)
+            self.size = min(self.size, int(needed * MARGIN) + LEAST_REFILL)
 
-    def run(self, running: int, now: float) -> None:
-        """Record how many prompts run: the window holds them and their slack."""
-        if now >= self.steady_until:
-            self.size = max(self.size, min(self.ceiling, running + max(1, running // SLACK)))
-
-    def queued(self, running: int, waiting: int) -> None:
-        """Record how many prompts run and wait at an agent that could be given more."""
-        if waiting > 2 * self.slack:
-            self.met_limit = True
-            self.size = min(self.size, max(1, running + max(1, running // SLACK)))
-
-    def refused(self, accepted: int, refused: int, now: float) -> None:
+    def overloaded(self, accepted: int, refused: int, now: float) -> None:
         """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""
-        self.met_limit = True
         self.steady_until = now + STEADY
         self.size = max(1, min(self.size, max(accepted, (accepted + refused) // 2)))
 
     def preempted(self, now: float) -> None:
         """Record that the agent had to preempt sequences: its cache is too small for what it holds."""
-        self.met_limit = True
         self.steady_until = now + STEADY
         self.size = max(1, self.size - max(1, self.size // 8))
+
+    def min_refill(self, size: int, rate: float, share: float) -> int:
+        """How many free credits of ``size`` are worth a request: a share of them, more at a high throughput."""
+        return max(1, min(size // 2, max(int(size * share), LEAST_REFILL, int(rate * REFILL_SECONDS))))

@@ -1,78 +1,22 @@
-"""What the dispatcher moves about: items (prompts on their way), queues (where they wait), requests (in flight)."""
+"""What the dispatcher moves about: work items (prompts on their way), requests in flight, and plans."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from aurora_pool.errors import PoolError
 from aurora_pool.messages import ErrorKind
-from aurora_pool.policy.timers import FOREVER
+
+if TYPE_CHECKING:
+    from aurora_pool.policy.queues import PromptQueue
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
 SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on this many agents when they died is quarantined."""
-
-
-class PromptQueue:
-    """The queue of one view of the fleet: which agents may serve it, and what waits for them.
-
-    ``expected`` is how many prompts are still to come from callers' inputs of known length, ``unbounded`` how many open
-    inputs there are of which nobody knows. ``patience`` is how many seconds prompts wait while no member is in service.
-    A ``pinned`` queue belongs to a request for one agent by name: nothing is hedged, and a failure of that agent is a
-    failure of the prompt.
-    """
-
-    __slots__ = (
-        "by_agent",
-        "expected",
-        "items",
-        "least_speed",
-        "members",
-        "patience",
-        "pinned",
-        "quarantine_after",
-        "quarantined",
-        "rescan_due",
-        "rescan_set",
-        "scan",
-        "serves",
-        "unbounded",
-        "unserved_since",
-    )  # fmt: skip
-
-    def __init__(self, members: Sequence[int], *, patience: float = FOREVER, pinned: bool = False) -> None:
-        self.set_members(members)
-        self.patience = patience
-        self.pinned = pinned
-        self.items: deque[WorkItem] = deque()
-        self.by_agent: dict[int, deque[WorkItem]] = {}
-        self.quarantined: deque[WorkItem] = deque()
-        self.quarantine_after: float | None = None
-        """Until when quarantined prompts wait for others, where there are few agents."""
-        self.expected = 0
-        self.unbounded = 0
-        self.unserved_since: float | None = None
-        self.least_speed = 0.0
-        self.scan = True
-        """Whether the next plan is to look at all agents for what waits here, not only at those that have changed."""
-        self.rescan_due = 0.0
-        self.rescan_set = False
-
-    def set_members(self, members: Sequence[int]) -> None:
-        """Say which agents may serve it, in the order in which prompts are dealt."""
-        self.members = members
-        self.serves: Container[int] = members if isinstance(members, range) else frozenset(members)
-        self.scan = True
-
-    @property
-    def waiting(self) -> int:
-        """How many prompts wait here."""
-        return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
 
 
 class WorkItem(msgspec.Struct, eq=False, gc=False):
@@ -82,7 +26,8 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
     own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
     waits. ``sends`` counts requests, ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents
-    that died while they held it.
+    that died while they held it. ``started_at`` is when it showed its first token; -1 while it has not.
+    ``prompt_tokens`` is about how many tokens the prompt has; 0 where nobody knows.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -102,6 +47,8 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     done: bool = False
     hedged: bool = False
     first_sent: float = -1.0
+    started_at: float = -1.0
+    prompt_tokens: float = 0.0
     request: InFlightRequest | None = None
     second_request: InFlightRequest | None = None
 
@@ -127,7 +74,7 @@ class InFlightRequest:
     slots that have shown a first token.
     """
 
-    __slots__ = ("agent", "closed", "items", "live", "open", "sent_at", "started")
+    __slots__ = ("agent", "answers", "closed", "items", "live", "open", "sent_at", "started")
 
     def __init__(self, agent: int, items: Sequence[WorkItem]) -> None:
         self.agent = agent
@@ -135,6 +82,8 @@ class InFlightRequest:
         self.live = self.open = len(items)
         self.started = 0
         self.sent_at: float | None = None
+        self.answers = False
+        """Whether any of its prompts has shown a sign."""
         self.closed = False
 
     def unreleased(self) -> Iterator[WorkItem]:

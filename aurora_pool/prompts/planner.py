@@ -11,7 +11,8 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, ServerError, TransportError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.length import exact_room, room_or_none

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from typing import TYPE_CHECKING
 
 from aurora_pool.messages import AnyPrompt, Response
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import WorkItem
 from aurora_pool.runtime.request_kinds import PlanPrompts, PlanResult
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Call:
         self._taken = 0
         self._limit = 0
         self._room = 0
-        self._slice = max(SLICE, SLICE_PER_AGENT * len(queue.members))
+        self._slice = max(SLICE, SLICE_PER_AGENT * len(queue.view.members))
         self._left: Iterator[PlanResult] | None = None
         """What is left of a slice of which as many are deferred as may be."""
         self._dry = False
@@ -70,7 +71,7 @@ class Call:
         driver.calls.add(self)
         self._expected = length if length >= 0 else None
         if self._expected is None:
-            queue.unbounded += 1
+            queue.unbounded = True
         else:
             queue.expected += self._expected
         if isinstance(prompts, AsyncIterable):
@@ -272,7 +273,7 @@ class Call:
             return
         self._exhausted = True
         if self._expected is None:
-            self.queue.unbounded -= 1
+            self.queue.unbounded = False
         else:
             self.queue.expected -= self._expected
             self._expected = 0

@@ -19,9 +19,10 @@ from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import Failure, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import Failure, InFlightRequest, WorkItem
 from aurora_pool.runtime.events import EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.health import look, read_load, try_agent
@@ -87,6 +88,7 @@ class Driver:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._round: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = FOREVER
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -151,7 +153,7 @@ class Driver:
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
         agents = self.dispatcher.ledger.agents
-        return max(1, sum(agents[index].window.size for index in queue.members if agents[index].in_service))
+        return max(1, sum(agents[index].window.size for index in queue.view.members if agents[index].in_service))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 
@@ -187,9 +189,10 @@ class Driver:
         assert self._loop is not None
         due = self.dispatcher.wake_at
         if self._timer is not None:
-            if self._timer.when() <= due and not self._timer.cancelled():
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
+        self._timer_due = due  # what uvloop returns for what is due at once does not tell
         self._timer = self._loop.call_at(due, self._on_timer) if due < FOREVER else None
 
     def _on_timer(self) -> None:

@@ -38,7 +38,7 @@ class BatchScheduler:
         self.decoding = 0
         """How many of them decode; the others prefill."""
         self.completing: list[Sequence] = []
-        """Those whose prefill ends with the step under way."""
+        """Those whose prefill ends with the running step."""
         self.waiting = 0
         self.preemptions = 0
         self.prefix_queries = 0
@@ -83,7 +83,7 @@ class BatchScheduler:
         sequence.state = State.ENDED
 
     def pass_steps(self, steps: int) -> None:
-        """Let so many steps end: every decoding sequence has so many tokens more."""
+        """Let ``steps`` steps end: every decoding sequence has as many tokens more."""
         if self.decoding and self.cache.blocks is not None:
             self.cache.take(self._blocks_for(steps))
         self.clock += steps
@@ -119,7 +119,7 @@ class BatchScheduler:
         return (sequence.begun + 1 - sequence.prompt_tokens) % len(self._offsets)
 
     def _blocks_for(self, steps: int) -> int:
-        """How many blocks the decoding sequences need for so many steps more."""
+        """How many blocks the decoding sequences need for some steps more."""
         cycles, rest = divmod(steps, len(self._offsets))
         offset = self.clock % len(self._offsets)
         offsets = self._offsets[offset : offset + rest]
@@ -208,7 +208,7 @@ class BatchScheduler:
         return budget
 
     def _find_room(self, sequence: Sequence, total: int) -> bool:
-        """See whether so many tokens find room in the cache; if so, hold what of them is there already."""
+        """See whether ``total`` tokens find room in the cache; if so, hold what of them is there already."""
         cache, keys = self.cache, sequence.keys
         found = 0
         if cache.blocks is not None:
@@ -222,7 +222,7 @@ class BatchScheduler:
         return True
 
     def _compute(self, sequence: Sequence, tokens: int) -> None:
-        """Let the step compute so many tokens of a prompt: it holds the blocks for them from now on."""
+        """Let the step compute ``tokens`` tokens of a prompt: it holds the blocks for them from now on."""
         cache = self.cache
         computed = sequence.computed = sequence.computed + tokens
         if cache.blocks is not None:

@@ -69,7 +69,7 @@ class Engine:
         self._scheduler = BatchScheduler(slots=slots, token_budget=max_num_batched_tokens, cache=self.cache)
         self._now = 0.0
         self._paused: float | None = None
-        # The step under way, and those like it that follow: they end together at _end.
+        # The running step, and those like it that follow: they end together at _end.
         self._busy = False
         self._begin = self._end = self._step = 0.0
         self._steps = 0
@@ -204,7 +204,7 @@ class Engine:
         self._now = now
 
     def _cut(self) -> None:
-        """Let the step under way be the last of its like: something has changed."""
+        """Let the running step be the last of its like: something has changed."""
         if self._steps > 1:
             self._steps = 1
             self._end = self._begin + self._step

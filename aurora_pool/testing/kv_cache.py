@@ -112,7 +112,7 @@ class KVCache:
             self._holders[key] = 1
 
     def take(self, count: int) -> None:
-        """Take so many blocks without a key."""
+        """Take blocks without a key."""
         if self.blocks is None or not count:
             return
         self.free -= count

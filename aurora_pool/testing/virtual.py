@@ -54,7 +54,7 @@ class Client(Protocol):
 class VirtualFleet:
     """Servers of given speeds, the network between them and their client, and the heap of what happens when.
 
-    All are of one ``profile`` but for their speeds, with so many ``slots`` if that is given. What is sent takes half a
+    All are of one ``profile`` but for their speeds, with ``slots`` slots if that is given. What is sent takes half a
     ``round_trip`` each way. The client reads nothing and does nothing during its ``pauses``. ``streamed`` servers show
     first tokens; others only whole answers, one by one all the same.
     """

@@ -152,11 +152,11 @@ class VirtualAgent:
         self._set("hung", paused=True)
 
     def terminate(self) -> None:
-        """Refuse connections, and leave what is under way silent for ever."""
+        """Refuse connections, and leave what is in flight unanswered for ever."""
         self._set("terminated", paused=True)
 
     def drain(self, seconds: float = 5.0) -> None:
-        """Go on with what runs, refuse new requests with a 500; after so many seconds, terminate."""
+        """Go on with what runs, refuse new requests with a 500; after some seconds, terminate."""
         self._set("draining", paused=False)
         self.fleet.at(self.fleet.now + seconds, self.terminate)
 
@@ -165,7 +165,7 @@ class VirtualAgent:
         self._stop(lambda: ConnectionLost("the connection broke", received=True))
 
     def fail_engine(self) -> None:
-        """Answer everything under way with the 500 of a dead engine, then be gone."""
+        """Answer everything in flight with the 500 of a dead engine, then be gone."""
         self._stop(lambda: ServerError(500, ENGINE_DEAD))
 
     def sleep(self) -> None:

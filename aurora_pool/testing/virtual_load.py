@@ -39,7 +39,7 @@ class Pauses:
 
 
 class ForeignLoad:
-    """Another client's work on one server: it keeps so many sequences there while it is there, and comes and goes.
+    """Another client's work on one server: it keeps some sequences there while it is there, and comes and goes.
 
     From ``start`` on it is there for about ``lasting`` seconds and away for about ``away``, in turn (exponential
     times); at the end of a stay, what has begun is finished. Prompts have ``prompt_tokens`` tokens; lengths of answers

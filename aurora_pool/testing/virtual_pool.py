@@ -19,8 +19,9 @@ from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import InFlightRequest, Plan, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Plan, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
@@ -131,7 +132,7 @@ class VirtualPool:
         if total is None:
             total = len(prompts) if isinstance(prompts, list) else None
         self.queue.expected = total or 0
-        self.queue.unbounded = int(total is None)
+        self.queue.unbounded = total is None
         self._prompts = iter(prompts)
         self._round()
         while (self._open or not self._exhausted) and self.fleet.now <= until and self.fleet.step():
@@ -165,7 +166,7 @@ class VirtualPool:
         pulled = list(islice(self._prompts, wanted))
         if len(pulled) < wanted:
             self._exhausted = True
-            self.queue.unbounded = 0
+            self.queue.unbounded = False
         first = len(self._results)
         self._results.extend(bytes(len(pulled)))
         self._open += len(pulled)
@@ -174,7 +175,10 @@ class VirtualPool:
         if self.queue.expected:
             self.queue.expected -= len(pulled)
         queue = self.queue
-        items = [WorkItem(queue, index, self, prompt) for index, prompt in enumerate(pulled, first)]
+        items = [
+            WorkItem(queue, index, self, prompt, prompt_tokens=prompt.prompt_tokens)
+            for index, prompt in enumerate(pulled, first)
+        ]
         self.dispatcher.admit(items, self.fleet.now)
         self._meter.stop()
 
@@ -190,14 +194,14 @@ class VirtualPool:
         """Report first tokens and answers, those of one request together, as they come in one chunk of its reply."""
         dispatcher = self.dispatcher
         streamed = self.fleet.interval is not None
-        chunks: dict[Request, tuple[int, list[VirtualAnswer]]] = {}
+        chunks: dict[Request, tuple[list[int], list[VirtualAnswer]]] = {}
         for emission in emissions:
             request, slot = emission.sequence.key
-            started, answers = chunks.get(request) or (0, [])
+            started, answers = chunks.get(request) or ([], [])
             if emission.finished:
                 answers.append(VirtualAnswer(slot, streamed and emission.tokens > 1, emission.tokens))
             else:
-                started += 1
+                started.append(slot)
             chunks[request] = started, answers
         results: list[tuple[WorkItem, VirtualAnswer]] = []
         self._meter.start()

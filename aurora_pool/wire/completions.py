@@ -74,7 +74,7 @@ class CompletionsReader:
         self._choices = prompts * n
         self._parts: dict[int, Answer] = {}
         self._samples: dict[int, list[Answer]] = {}
-        self._started = 0
+        self._started: list[int] = []
         self._finished: list[Answer] = []
 
     def events(self, events: Iterable[bytes]) -> None:
@@ -97,7 +97,7 @@ class CompletionsReader:
                 if part is None:
                     part = parts[index] = choice
                     if choice.finish_reason is None and index % n == 0:
-                        self._started += 1
+                        self._started.append(index // n)
                 else:
                     _add(part, choice)
                 if len(choices) == 1 and reply.usage is not None:
@@ -108,10 +108,10 @@ class CompletionsReader:
                     else:
                         self._finished += self._sample(part)
 
-    def take(self) -> tuple[int, list[Answer]]:
-        """Return how many prompts have shown their first token since the last call, and what has finished."""
+    def take(self) -> tuple[list[int], list[Answer]]:
+        """Return which prompts have shown their first token since the last call, and what has finished."""
         started, finished = self._started, self._finished
-        self._started, self._finished = 0, []
+        self._started, self._finished = [], []
         return started, finished
 
     def whole(self, body: bytes) -> Sequence[Answer]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool.cli.report import findings
+from aurora_pool.cli.report_figures import findings
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.history import read_history
 from tests.cli.conftest import Call

@@ -71,6 +71,8 @@ class FakePool(VLLMPool):
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         total: int | None = None,
     ) -> AsyncGenerator[tuple[int, Response]]:
         source = prompts if isinstance(prompts, AsyncIterable) else _as_async(prompts)
@@ -115,6 +117,8 @@ class FakePool(VLLMPool):
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         on_progress: OnCallProgress | None = None,
         progress: bool = False,
     ) -> list[Response]:

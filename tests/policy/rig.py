@@ -10,9 +10,10 @@ from aurora_pool.errors import ConnectionLost, PoolError, ServerError
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PromptQueue, WorkItem
+from aurora_pool.policy.work import Failure, InFlightRequest, Plan, WorkItem
 
 
 class Rig:
@@ -92,7 +93,7 @@ class Rig:
         shown = self.open[request]
         slots = [i for i, item in enumerate(request.items) if item is not None and i not in shown][:count]
         self.open[request].update(slots)
-        self.dispatcher.progress(request, self.now, started=len(slots))
+        self.dispatcher.progress(request, self.now, started=slots)
 
     def answer(self, request: InFlightRequest, slot: int, tokens: int = 100) -> None:
         item = request.items[slot]
@@ -190,7 +191,8 @@ class Rig:
     def describe(self) -> str:
         """Say where everything is, for a failed test."""
         queues = [
-            (queue.members, len(queue.items), len(queue.quarantined), queue.waiting) for queue in self.ledger.queues
+            (queue.view.members, len(queue.items), len(queue.quarantined), queue.waiting)
+            for queue in self.ledger.queues
         ]
         agents = [
             (a.index, a.breaker.state, a.limit, a.held, a.quarantine_for is not None, a.checking, a.cooling_down)
@@ -231,8 +233,8 @@ class Rig:
     def _check_nobody_idles(self) -> None:
         for queue in self.ledger.queues:
             for agent in self.agents:
-                if agent.index in queue.serves and agent.limit and not agent.held:
-                    too_slow = 0 < agent.speed < queue.least_speed
+                if agent.index in queue.view.serves and agent.limit and not agent.held:
+                    too_slow = queue.end is not None and not queue.end.useful(agent, self.now)
                     waiting = [t for t in queue.items if not t.done and t.avoid != agent.index]
                     assert too_slow or not waiting, f"agent {agent.index} idles while prompts wait"
 
@@ -240,7 +242,7 @@ class Rig:
         agent = self.agents[request.agent]
         items = list(request.unreleased())
         for item in items:
-            assert request.agent in item.queue.serves
+            assert request.agent in item.queue.view.serves
             assert item not in self.rejected, "a prompt's fault reached an agent again"
         halves = all(self.refused_here.get(item) == agent.index for item in items)
         if not halves and not request.closed:

@@ -8,7 +8,7 @@ from tests.policy.rig import Rig
 
 def test_a_prompt_that_takes_too_long_fails_and_its_request_is_closed() -> None:
     rig = Rig(1, timeout=20.0)
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     first, second = rig.admit(2)
     rig.plan()
     rig.wait(19.0)
@@ -21,7 +21,7 @@ def test_a_prompt_that_takes_too_long_fails_and_its_request_is_closed() -> None:
 
 def test_moving_does_not_buy_time() -> None:
     rig = Rig(2, timeout=20.0)
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     (item,) = rig.admit(1)
     rig.plan()
     rig.wait(10.0)
@@ -56,7 +56,7 @@ def test_a_queue_is_no_timeout() -> None:
 
 def test_nothing_is_kept_of_what_has_ended() -> None:
     rig = Rig(1, timeout=1000.0)
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     for _ in range(50):
         rig.admit(10)
         rig.plan()

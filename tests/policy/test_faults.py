@@ -7,8 +7,9 @@ import pytest
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.retry import MAX_ATTEMPTS
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.stall import Finding
 from tests.policy.rig import Rig
 
 BUSY = ServerError(503, "The engine is currently busy")
@@ -112,7 +113,10 @@ def test_broken_replies_are_tried_again_later_and_counted() -> None:
         assert item.attempts == attempt
         rig.plan()
         assert not rig.open
-        rig.wait(20.0)
+        for _ in range(20):
+            rig.wait(1.0)
+            for agent in list(rig.looks):
+                rig.load_checked(agent, Finding.PROGRESSING)
     (request,) = rig.open
     rig.fail(request, INTERNAL)
     rig.plan()

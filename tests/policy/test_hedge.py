@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
@@ -69,7 +69,7 @@ def test_a_hedged_prompt_survives_either_agent() -> None:
 
 def test_an_input_that_stays_open_may_wait_for_what_is_slow() -> None:
     rig = slow_and_fast()
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     rig.wait(1.0)
     assert rig.ledger.hedged > 0
 
@@ -80,7 +80,7 @@ def test_nothing_is_hedged_while_others_of_its_queue_wait() -> None:
         agent.window.size = agent.held
         agent.refresh()
     rig.agents[0].window.size += 5
-    rig.queue.members = rig.queue.serves = range(1)
+    rig.queue.view.set_members(range(1))
     rig.agents[0].cool_down(100.0)
     rig.admit(20)
     rig.wait(3.0)

@@ -8,9 +8,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import InFlightRequest, PromptQueue
+from aurora_pool.policy.work import InFlightRequest
 from tests.policy.rig import Rig
 
 ERRORS: list[PoolError] = [
@@ -52,7 +53,7 @@ class Interleavings(RuleBasedStateMachine):
         for agent in self.rig.agents:
             agent.window.size = window
             agent.refresh()
-        self.rig.queue.unbounded = int(not ends)
+        self.rig.queue.unbounded = not ends
         view = list(range(0, agents, 2))
         self.queues = [
             self.rig.queue,

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed, ServerError
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.window import START
-from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
@@ -97,7 +97,7 @@ def test_views_get_their_own_prompts_only() -> None:
     rig.plan()
     for request in rig.sent:
         for item in request.unreleased():
-            assert request.agent in item.queue.serves
+            assert request.agent in item.queue.view.serves
     rig.finish()
 
 

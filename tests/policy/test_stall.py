@@ -6,14 +6,14 @@ import pytest
 
 from aurora_pool.errors import ConnectFailed
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stall import LOOK_AFTER, Finding
-from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
 def silent(agents: int = 1) -> Rig:
     rig = Rig(agents)
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     rig.admit(4, queue=PromptQueue([0]) if agents == 1 else None)
     rig.plan()
     rig.wait(LOOK_AFTER + 0.1)
@@ -82,7 +82,7 @@ def test_one_that_refuses_connections_loses_what_it_holds_at_once() -> None:
 
 def test_a_refused_connection_brings_the_look_forward() -> None:
     rig = Rig(1)
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     rig.admit(4)
     rig.plan()
     rig.now = 1.0
@@ -107,7 +107,7 @@ def test_an_agent_that_owes_nothing_is_not_suspected() -> None:
 
 def test_counters_are_asked_for_rarely() -> None:
     rig = Rig(1)
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     rig.admit(50)
     rig.plan()
     rig.start(rig.sent[0])
@@ -119,7 +119,7 @@ def test_counters_are_asked_for_rarely() -> None:
 
 def test_time_in_which_this_process_did_not_keep_up_is_no_stall() -> None:
     rig = Rig(1)
-    rig.queue.unbounded = 1
+    rig.queue.unbounded = True
     rig.admit(4)
     rig.plan()
     rig.now += 100.0  # nothing was run: neither replies read nor alarms rung

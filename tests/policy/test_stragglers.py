@@ -1,4 +1,4 @@
-"""What guard and hedge reckon with."""
+"""What hedging reckons with."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aurora_pool.policy.stragglers import Lengths, seconds_saved, slowest_worthwhile
+from aurora_pool.policy.stragglers import Lengths, Pace, seconds_saved
 
 
 @given(tokens=st.lists(st.integers(1, 100_000), min_size=1))
@@ -29,31 +29,49 @@ def test_new_lengths_count_at_once() -> None:
     assert lengths.quantile(1.0) == 5000
 
 
-def test_the_fastest_agent_is_never_guarded_against() -> None:
+FAST = Pace(latency=0.1, decode=50.0, rate=10.0, seconds=6.0, best=50.0)
+SLOW = Pace(latency=0.1, decode=5.0, rate=1.0, seconds=60.0, best=5.0)
+
+
+@pytest.fixture
+def lengths() -> Lengths:
     lengths = Lengths()
     lengths.add(300)
-    for remaining in (0, 10, 10_000, math.inf):
-        assert slowest_worthwhile([(50.0, 10), (10.0, 10), (0.0, 10)], remaining, lengths) < 50.0
+    return lengths
 
 
-def test_slow_agents_are_welcome_while_much_remains() -> None:
-    lengths = Lengths()
-    lengths.add(300)
-    assert slowest_worthwhile([(50.0, 10), (10.0, 10)], 10_000, lengths) < 10.0
-    assert slowest_worthwhile([(50.0, 10), (10.0, 10)], 0, lengths) > 10.0
+def test_what_is_overdue_is_worth_any_second_agent(lengths: Lengths) -> None:
+    assert seconds_saved(1000.0, 1000.0, 0.0, 0, FAST, FAST, lengths) == math.inf
 
 
-def test_nothing_is_guarded_while_nothing_is_known() -> None:
-    lengths = Lengths()
-    assert slowest_worthwhile([(50.0, 10)], 0, lengths) == 0.0
-    lengths.add(300)
-    assert slowest_worthwhile([(50.0, 0), (10.0, 0)], 0, lengths) == 0.0
+def test_what_an_equal_agent_works_on_stays_there(lengths: Lengths) -> None:
+    assert seconds_saved(1.0, 1.1, 0.0, 0, FAST, FAST, lengths) == 0.0
+    assert seconds_saved(None, 5.0, 0.0, 3, FAST, FAST, lengths) == 0.0
 
 
-def test_what_is_overdue_or_on_a_silent_agent_is_worth_any_second_agent() -> None:
-    lengths = Lengths()
-    lengths.add(300)
-    assert seconds_saved(10.0, slow=0.0, fast=0.0, lengths=lengths) == math.inf
-    assert seconds_saved(1000.0, slow=50.0, fast=50.0, lengths=lengths) == math.inf
-    assert seconds_saved(1.0, slow=50.0, fast=50.0, lengths=lengths) == 0.0
-    assert seconds_saved(1.0, slow=50.0, fast=0.0, lengths=lengths) == 0.0
+def test_what_a_slow_agent_works_on_is_worth_a_fast_one(lengths: Lengths) -> None:
+    assert seconds_saved(1.0, 1.1, 0.0, 0, SLOW, FAST, lengths) > 40.0
+    assert seconds_saved(None, 1.1, 0.0, 10, SLOW, FAST, lengths) > 50.0
+
+
+def test_no_token_yet_is_no_slowness(lengths: Lengths) -> None:
+    short = Lengths()
+    short.add(2)
+    prefill = Pace(latency=0.3, decode=20.0, rate=40.0, seconds=3.0, best=20.0)
+    assert seconds_saved(None, 3.0, 0.1, 10, prefill, prefill, short) == 0.0
+
+
+def test_of_agents_that_are_not_known_nothing_is_thought(lengths: Lengths) -> None:
+    assert seconds_saved(None, 100.0, 0.0, 10, Pace(), FAST, lengths) == 0.0
+    assert seconds_saved(1.0, 1.1, 0.0, 0, SLOW, Pace(), lengths) == 0.0
+
+
+def test_a_server_that_has_been_quiet_for_long_will_stay_so(lengths: Lengths) -> None:
+    assert seconds_saved(1.0, 1.1, 2.0, 0, FAST, FAST, lengths) == 0.0
+    assert seconds_saved(1.0, 20.0, 20.0, 0, FAST, FAST, lengths) > 10.0
+
+
+def test_a_list_that_is_not_streamed_is_judged_by_its_whole_time(lengths: Lengths) -> None:
+    unstreamed = Pace(latency=10.0, decode=0.0, rate=10.0, seconds=10.0)
+    assert seconds_saved(None, 9.0, 0.5, 100, unstreamed, unstreamed, lengths) == 0.0
+    assert seconds_saved(None, 60.0, 60.0, 100, unstreamed, unstreamed, lengths) > 30.0

@@ -80,7 +80,7 @@ class TestBudget:
         # a's step lasts 0.1; the next has one token of a and ten of b.
         assert run_out(engine) == {"a": [0.1, 0.121, 0.132], "b": [0.121]}
 
-    def test_what_comes_in_the_middle_of_many_steps_alike_waits_for_the_one_under_way_only(self) -> None:
+    def test_what_comes_in_the_middle_of_many_steps_alike_waits_for_the_running_one_only(self) -> None:
         engine = make_engine()
         engine.submit(0.0, Sequence(1000, prompt_tokens=1, key="a"))
         engine.advance(1.0)  # steps end at 0.011 x n; the one under way ends at 1.001

@@ -120,7 +120,7 @@ def test_a_late_look_sees_every_emission_at_its_own_time() -> None:
         {"block_size": 0},
     ],
 )
-def test_refuses_what_makes_no_sense(wrong: dict[str, float]) -> None:
+def test_refuses_what_is_invalid(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected"):
         Engine(**wrong)  # type: ignore[arg-type]
 

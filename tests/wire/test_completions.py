@@ -16,7 +16,7 @@ from aurora_pool.wire.completions import CompletionsReader, encode_request, samp
 from tests.wire.bodies import choice, completion, error, usage
 
 
-def read(reader: CompletionsReader, *events: bytes) -> tuple[int, list[Answer]]:
+def read(reader: CompletionsReader, *events: bytes) -> tuple[list[int], list[Answer]]:
     """Read events; return how many prompts have started and what has finished."""
     reader.events(events)
     return reader.take()
@@ -65,14 +65,14 @@ class TestStreams:
             completion(choice(1, " Pari"), usage=usage(5, 1)),
             completion(choice(1, "s.", "stop", stop_reason=None), usage=usage(5, 3)),
         )
-        assert first == (2, [Answer(1, " Paris.", "stop", Usage(5, 3), started=True)])
+        assert first == ([0, 1], [Answer(1, " Paris.", "stop", Usage(5, 3), started=True)])
         second = read(
             reader,
             completion(choice(0, " end", "length"), usage=usage(3, 16)),
             completion(usage=usage(8, 19)),
             b"[DONE]",
         )
-        assert second == (0, [Answer(0, " The end", "length", Usage(3, 16), started=True)])
+        assert second == ([], [Answer(0, " The end", "length", Usage(3, 16), started=True)])
 
     def test_an_event_per_token_as_older_servers_send_them(self) -> None:
         reader = CompletionsReader(2)
@@ -80,19 +80,19 @@ class TestStreams:
         ends = [completion(choice(slot, "", "stop"), usage=usage(2, 21)) for slot in (1, 0)]
         started, answers = read(reader, *events, *ends)
         text = "".join(f"{n} " for n in range(20))
-        assert started == 2
+        assert sorted(started) == [0, 1]
         assert [(a.slot, a.text, a.tokens) for a in answers] == [(1, text, 21), (0, text, 21)]
 
     def test_a_choice_whose_first_event_is_its_last(self) -> None:
         started, answers = read(CompletionsReader(1), completion(choice(0, "x", "length"), usage=usage(1, 1)))
-        assert started == 0
+        assert started == []
         assert answers == [Answer(0, "x", "length", Usage(1, 1))]
 
     def test_the_first_event_may_have_no_text(self) -> None:
         started, answers = read(
             CompletionsReader(1), completion(choice(0, "")), completion(choice(0, "all", "stop"), usage=usage(1, 4))
         )
-        assert started == 1
+        assert started == [0]
         assert [(a.text, a.tokens) for a in answers] == [("all", 4)]
 
     def test_a_choice_without_usage_counts_its_token_ids_or_reckons_from_its_text(self) -> None:
@@ -131,7 +131,7 @@ class TestStreams:
             completion(choice(0, "a1"), usage=usage(4, 1)),
             completion(choice(2, "c2", "length"), usage=usage(7, 8)),
         )
-        assert started == 2
+        assert sorted(started) == [0, 1]
         (answer,) = answers
         assert (answer.slot, answer.text, answer.finish_reason) == (1, "c1c2", "length")
         assert [(sample.text, sample.finish_reason) for sample in answer.samples] == [

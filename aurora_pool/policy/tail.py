@@ -1,0 +1,76 @@
+"""The end of a job: how many of the last prompts each agent should still take, so that all agents end together.
+
+On a mixed fleet the tail decides the makespan: a prompt that a slow agent takes last ends last, and so do prompts that
+wait at one server while another has nothing to do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.stragglers import Lengths
+from aurora_pool.policy.window import STEP
+
+LONG = 0.9
+"""The quantile of lengths to reckon with: it is the long answers that end last."""
+MARGIN = 1.15
+"""An agent may take this many times as long as the fastest for a long answer, after all prompts have been taken."""
+
+
+class End(NamedTuple):
+    """How the end of a queue was foreseen, at some time."""
+
+    at: float
+    """When all agents would end what they hold and what waits, if all ended together."""
+    taken_at: float
+    """When nothing would wait any more."""
+    long: float
+    """How many tokens a long answer has."""
+    fastest: float
+    """The seconds that the fastest agent takes for a long answer."""
+    soonest: float
+    """The seconds that it takes for an answer of mean length: less than that ahead, it is no use to reckon with."""
+
+    def useful(self, agent: AgentState, now: float) -> int:
+        """How many more prompts an agent could answer in time."""
+        flow = agent.flow
+        rate = flow.sustained
+        if not rate:
+            return agent.limit
+        seconds = service(agent, self.long)
+        wait = max(0.0, agent.held - agent.running - rate * (flow.latency + STEP)) / rate
+        if wait + seconds > max(0.0, self.taken_at - now) + MARGIN * self.fastest + flow.latency:
+            return 0
+        return max(0, math.ceil(rate * max(self.at - now, self.soonest)) - agent.held)
+
+
+def foresee_end(agents: Iterable[AgentState], remaining: int, lengths: Lengths, now: float) -> End | None:
+    """Foresee when these agents will have answered what they hold and ``remaining`` more prompts.
+
+    None while one of them that has work has not shown how fast it is.
+    """
+    rate = 0.0
+    held = 0
+    fastest = soonest = math.inf
+    long = lengths.quantile(LONG)
+    for agent in agents:
+        own = agent.flow.sustained
+        if own:
+            fastest = min(fastest, service(agent, long))
+            soonest = min(soonest, service(agent, lengths.mean))
+        elif agent.held:
+            return None
+        rate += own
+        held += agent.held
+    if not rate:
+        return None
+    return End(now + (remaining + held) / rate, now + remaining / rate, long, fastest, soonest)
+
+
+def service(agent: AgentState, tokens: float) -> float:
+    """The seconds that an agent takes for an answer of this many tokens once it has begun, at its usual load."""
+    speed = agent.flow.decode_speed
+    return tokens / speed if speed else agent.mean_seconds
