@@ -8,7 +8,7 @@ import msgspec
 
 from aurora_pool.jobs.columns import UNSENT
 from aurora_pool.jobs.requests import Request
-from aurora_pool.messages import Content, Prompt, Sampling
+from aurora_pool.messages import AnyPrompt, Content, Prompt, Sampling
 
 _SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
 _MOST_SAMPLINGS = 4096
@@ -50,6 +50,11 @@ class PromptMaker:
                 self._samplings.clear()
             sampling = self._samplings[key] = _sampling(fields, chat=request.chat)
         return Prompt(content, sampling, max_tokens, "raw" if request.raw else None)
+
+
+def asked(request: Request, prompt: Prompt) -> AnyPrompt:
+    """Give what the pool is asked: an embedding has no sampling, so its text alone."""
+    return prompt.content if request.embedding else prompt
 
 
 def _only(prompt: Any) -> Content:

@@ -19,7 +19,7 @@ from aurora_pool.jobs.guardrails import Guard
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.meter import Meter, Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
-from aurora_pool.jobs.prompt_maker import PromptMaker
+from aurora_pool.jobs.prompt_maker import PromptMaker, asked
 from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
@@ -177,7 +177,7 @@ class Run:
         for pulled, request in enumerate(self._requests()):
             prompt = self._maker.prompt(request)
             self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
-            yield _asked(request, prompt)
+            yield asked(request, prompt)
 
     async def _uncached(self) -> AsyncIterator[AnyPrompt]:
         assert self._cache is not None
@@ -188,7 +188,7 @@ class Run:
                 prompt = self._maker.prompt(request)
                 self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
                 pulled += 1
-                yield _asked(request, prompt)
+                yield asked(request, prompt)
                 continue
             self._cached += 1
             self._write(request, response, tokens=0, prompt_tokens=0)
@@ -346,8 +346,3 @@ class Run:
             agents=self._shares.all(),
             resumed=self._resumed,
         )
-
-
-def _asked(request: Request, prompt: Prompt) -> AnyPrompt:
-    """Give what the pool is asked: an embedding has no sampling, so its text alone."""
-    return prompt.content if request.embedding else prompt
