@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from aurora_pool.cli.console import prepare, say, settle
 from aurora_pool.cli.exit_codes import code_of
 from aurora_pool.errors import PoolError
 
@@ -15,10 +16,13 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""
-    from aurora_pool.cli.app import app
-
+    prepare()
     try:
+        from aurora_pool.cli.app import app
+
         app()
     except PoolError as error:
-        print(f"aurora-pool: {error}", file=sys.stderr)
+        say(f"aurora-pool: {error}")
         sys.exit(code_of(error))
+    finally:
+        settle()

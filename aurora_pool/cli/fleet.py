@@ -14,6 +14,7 @@ from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import Prompt
 
 if TYPE_CHECKING:
+    from aurora_pool.jobs.run import JobPool
     from aurora_pool.pool import VLLMPool
 
 AGAIN = 1.0
@@ -45,7 +46,7 @@ async def wait_for_hostfile(path: Path, *, within: float) -> list[AgentEndpoint]
         await asyncio.sleep(AGAIN)
 
 
-async def start(pool: VLLMPool) -> None:
+async def start(pool: JobPool) -> None:
     """Start a pool, and take it that what the fleet does not serve is the fleet's fault.
 
     Raises :class:`~aurora_pool.errors.NoAgentsError`.
