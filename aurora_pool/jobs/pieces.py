@@ -103,8 +103,8 @@ class PieceFile(InputFile):
 
 def settings_of(options: JobOptions) -> dict[str, Any]:
     """Give what all drivers have to be told alike, as JSON has it."""
-    settings: dict[str, Any] = msgspec.to_builtins({name: getattr(options, name) for name in _SETTINGS})
-    return settings
+    settings = msgspec.json.encode({name: getattr(options, name) for name in _SETTINGS})
+    return msgspec.json.decode(settings, type=dict[str, Any])  # a tuple comes back as a list
 
 
 def agree_on_plan(
