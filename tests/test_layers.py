@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 # The layers, from the bottom: a module imports from its own layer and from those above it in this list, never below.
 # A name is a module at the root or a folder; what is new must be given its place here.
 LAYERS = (
-    ("errors", "arguments", "messages", "hostfile_source", "hostfile", "options", "progress", "event_loop"),
+    ("errors", "arguments", "messages", "hostfile_source", "hostfile", "nodelist", "options", "progress", "event_loop"),
     ("wire", "policy"),
     ("statistics", "runtime", "sharing"),
     ("prompts",),
@@ -30,6 +30,7 @@ PURE = (
     "arguments",
     "messages",
     "hostfile",
+    "nodelist",
     "options",
     "wire",
     "policy",
@@ -42,7 +43,18 @@ PURE = (
     "aggregators",
     "patterns.templates",
     "patterns.tree",
+    "jobs.columns",
+    "jobs.deadline",
+    "jobs.formats",
+    "jobs.guardrails",
+    "jobs.identity",
+    "jobs.meter",
+    "jobs.prompt_maker",
     "jobs.records",
+    "jobs.requests",
+    "jobs.standing",
+    "jobs.templates",
+    "jobs.validation",
 )
 IMPURE_MODULES = frozenset(
     {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 
+from aurora_pool.cli.console import prepare, settle
 from aurora_pool.cli.exit_codes import told
 
 __all__ = ["main"]
@@ -14,6 +15,10 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""
-    from aurora_pool.cli.app import app
+    prepare()
+    try:
+        from aurora_pool.cli.app import app
 
-    sys.exit(told(app))
+        sys.exit(told(app))
+    finally:
+        settle()

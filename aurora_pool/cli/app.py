@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from aurora_pool.cli import (
@@ -20,7 +22,17 @@ from aurora_pool.cli import (
     top,
     up,
 )
+from aurora_pool.cli.console import give
 from aurora_pool.cli.exit_codes import TABLE
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        give(f"aurora-pool {version('aurora-pool')}")
+        raise typer.Exit
+
 
 _EXIT_CODES = f"Exit codes (what was answered is saved, whatever the code):\n{TABLE}"
 
@@ -29,10 +41,20 @@ app = typer.Typer(
     help="Answer prompts on many vLLM servers: every prompt exactly once, as fast as the fleet allows.",
     epilog=_EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version.")
+    ] = False,
+) -> None:
+    """Answer prompts on many vLLM servers: every prompt exactly once, as fast as the fleet allows."""
+
+
 app.command("run", epilog=_EXIT_CODES)(run.run)
 app.command("merge")(merge.merge)
 app.command("ask")(ask.ask)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import SAMPLING, Hostfile, Model, Patience, Temperature
 
@@ -44,6 +45,8 @@ def ask(
 
     response = asyncio.run(answer())
     if not response.success:
-        typer.echo(f"aurora-pool: {response.error}", err=True)
+        say(f"aurora-pool: {response.error}")
         raise typer.Exit(ExitCode.FLEET if response.error_kind == "no_agents" else ExitCode.SOME_FAILED)
-    typer.echo(response.text)
+    if not give(response.text):
+        say("aurora-pool: the answer can't be written: standard output is closed, or full")
+        raise typer.Exit(ExitCode.OUTPUT)

@@ -15,6 +15,7 @@ from aurora_pool.hostfile_source import is_followed_by_reading
 from aurora_pool.messages import Prompt
 
 if TYPE_CHECKING:
+    from aurora_pool.jobs.run import JobPool
     from aurora_pool.pool import VLLMPool
 
 AGAIN = 1.0
@@ -46,7 +47,7 @@ async def wait_for_hostfile(path: str | Path, *, within: float) -> list[AgentEnd
         await asyncio.sleep(AGAIN)
 
 
-async def start(pool: VLLMPool) -> None:
+async def start(pool: JobPool) -> None:
     """Start a pool, and take it that what the fleet does not serve is the fleet's fault.
 
     Raises :class:`~aurora_pool.errors.NoAgentsError`.

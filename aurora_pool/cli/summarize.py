@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, SAMPLING, Hostfile, Model, Patience, Temperature
 
@@ -25,6 +26,7 @@ class DocumentFormat(StrEnum):
 
     TEXT = "text"
     CHATGPT_EXPORT = "chatgpt-export"
+    CLAUDE_EXPORT = "claude-export"
 
 
 def summarize(
@@ -69,7 +71,7 @@ def summarize(
 
     def tell(level: int, texts: Sequence[str]) -> None:
         if verbose:
-            typer.echo(f"level {level}: {len(texts)} summaries", err=True)
+            say(f"level {level}: {len(texts)} summaries")
 
     async def work() -> ReduceResult:
         documents = read_documents(files, input_format=input_format.value)
@@ -95,13 +97,14 @@ def summarize(
             await pool.close()
 
     result = asyncio.run(work())
-    if result.text:
-        typer.echo(result.text)
+    if result.text and not give(result.text):
+        say("aurora-pool: the summary can't be written: standard output is closed, or full")
+        raise typer.Exit(ExitCode.OUTPUT)
     if not result.success:
         for leaf in result.lost[:SHOWN]:
-            typer.echo(f"aurora-pool: lost {leaf.name}: {leaf.error}", err=True)
+            say(f"aurora-pool: lost {leaf.name}: {leaf.error}")
         if len(result.lost) > SHOWN:
-            typer.echo(f"aurora-pool: lost {len(result.lost) - SHOWN} more of {result.leaves} parts", err=True)
+            say(f"aurora-pool: lost {len(result.lost) - SHOWN} more of {result.leaves} parts")
         if result.error:
-            typer.echo(f"aurora-pool: {result.error}", err=True)
+            say(f"aurora-pool: {result.error}")
         raise typer.Exit(ExitCode.SOME_FAILED)

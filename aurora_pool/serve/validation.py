@@ -74,8 +74,8 @@ def validate(path: Path, endpoint: str) -> Validation:
                 found.plain = False
     if not last:
         _note(found, "empty_file", "The input file is empty.", None, None)
-    elif not found.errors and (pair := ids.index()) is not None:
-        first, number = pair
+    elif not found.errors and (pairs := ids.index()):
+        first, number = pairs[0]
         message = f"The custom_id of this line is that of line {first} already."
         _note(found, "duplicate_custom_id", message, number, "custom_id")
     return found
