@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from aurora_pool.agent_pool import AgentPool
-from aurora_pool.arguments import check_instance, check_whole
+from aurora_pool.arguments import check_instance, check_one_of, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Response
@@ -19,7 +19,7 @@ from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import WorkItem
-from aurora_pool.pool_options import CallOptions, EmbeddingPoolOptions
+from aurora_pool.pool_options import CallOptions, EmbeddingOnTooLong, EmbeddingPoolOptions
 from aurora_pool.prompts.content import as_content, why_unsendable
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, PlanResult, Sink
@@ -38,8 +38,9 @@ class EmbeddingPool(AgentPool):
     ...     vectors = await scatter_gather_embeddings(pool, ["a text", "another"])
 
     ``model`` is the name to ask for; None takes the one model that the fleet serves. ``dimensions`` asks for shorter
-    vectors, where the model can give them. ``endpoints`` and the other options are those of
-    :class:`~aurora_pool.VLLMPool`. Raises :class:`ConfigError` for invalid arguments and :class:`NoAgentsError` if
+    vectors, where the model can give them. A text that is longer than the model's context is a failed response or, with
+    ``on_too_long="truncate"``, cut by the server as its tokenizer does. ``endpoints`` and the other options are those
+    of :class:`~aurora_pool.VLLMPool`. Raises :class:`ConfigError` for invalid arguments and :class:`NoAgentsError` if
     there is no endpoint.
     """
 
@@ -49,6 +50,7 @@ class EmbeddingPool(AgentPool):
         *,
         model: str | None = None,
         dimensions: int | None = None,
+        on_too_long: EmbeddingOnTooLong = "error",
         timeout: float | None = None,
         balance: Balance = "adaptive",
         concurrency: int | None = None,
@@ -60,6 +62,7 @@ class EmbeddingPool(AgentPool):
     ) -> None:
         check_instance("model", model, str)
         check_whole(1, dimensions=dimensions)
+        check_one_of("on_too_long", on_too_long, get_args(EmbeddingOnTooLong))
         super().__init__(
             endpoints,
             serving=Serving(model, None),
@@ -73,6 +76,8 @@ class EmbeddingPool(AgentPool):
             rng=rng,
         )
         self._fields: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
+        if on_too_long == "truncate":
+            self._fields["truncate_prompt_tokens"] = -1  # to what the model's context holds
 
     @classmethod
     def from_hostfile(cls, path: str | Path, **options: Unpack[EmbeddingPoolOptions]) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Literal, TypeAlias, TypedDict
 
 from aurora_pool.arguments import check_instance, check_whole, shown
 from aurora_pool.errors import ConfigError
@@ -15,6 +15,10 @@ from aurora_pool.policy.scheduler import Balance
 from aurora_pool.prompts.content import check_each, check_sampling
 
 __all__ = ["AgentPoolOptions", "CallOptions", "EmbeddingPoolOptions", "VLLMPoolOptions", "check_prompts"]
+
+
+EmbeddingOnTooLong: TypeAlias = Literal["error", "truncate"]
+"""What becomes of a text that is longer than an embedding model's context."""
 
 
 class AgentPoolOptions(TypedDict, total=False):
@@ -48,6 +52,7 @@ class EmbeddingPoolOptions(AgentPoolOptions, total=False):
     """The options of :class:`~aurora_pool.EmbeddingPool`."""
 
     dimensions: int | None
+    on_too_long: EmbeddingOnTooLong
 
 
 @dataclass(frozen=True, slots=True)

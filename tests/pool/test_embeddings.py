@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import math
+import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp import web
 
-from aurora_pool import ConfigError, PromptRejected
+from aurora_pool import ConfigError, PromptRejected, Timeouts
 from aurora_pool.embeddings import EmbeddingPool, scatter_gather_embeddings, vector_of
 from aurora_pool.testing import AgentProfile, SimulatedFleet
+from tests.pool.gateway import gateway
 
 pytestmark = pytest.mark.simulated_clock
 
@@ -61,3 +67,40 @@ async def test_nothing_to_embed() -> None:
             await pool.send_all_batched(bad)
         with pytest.raises(ConfigError, match="dimensions"):
             EmbeddingPool(fleet.endpoints, dimensions=0)
+
+
+async def test_a_text_that_is_too_long_is_told_or_truncated() -> None:
+    texts = ["short", "many words " * 200, "short too"]
+    profile = AgentProfile(max_model_len=64, embedding_size=8)
+    async with SimulatedFleet(2, profile=profile) as fleet:
+        async with EmbeddingPool(fleet.endpoints) as pool:
+            responses = await pool.send_all_batched(texts)
+            assert [response.success for response in responses] == [True, False, True]
+            assert responses[1].error_kind == "rejected"
+            vectors = await scatter_gather_embeddings(pool, texts)
+            assert np.isnan(vectors).any(axis=1).tolist() == [False, True, False]
+        async with EmbeddingPool(fleet.endpoints, on_too_long="truncate") as pool:
+            assert all(response.success for response in await pool.send_all_batched(texts))
+            assert not np.isnan(await scatter_gather_embeddings(pool, texts)).any()
+        with pytest.raises(ConfigError, match="on_too_long"):
+            EmbeddingPool(fleet.endpoints, on_too_long="split")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+async def test_a_vector_with_nan_in_it_is_a_failed_response(packed: bool) -> None:
+    numbers = [1.0, math.nan, 0.0]
+    vector = base64.b64encode(struct.pack("<3f", *numbers)).decode() if packed else "[1.0, NaN, 0.0]"
+    written = json.dumps(vector) if packed else vector
+    body = f'{{"data": [{{"index": 0, "embedding": {written}}}], "model": "simulated-model"}}'
+
+    def answer() -> web.Response:
+        return web.Response(text=body, content_type="application/json")
+
+    async with (
+        SimulatedFleet(1) as fleet,
+        gateway(fleet.endpoints[0], {"/v1/embeddings": answer}) as proxy,
+        EmbeddingPool([proxy], timeouts=Timeouts(patience=3.0)) as pool,
+    ):
+        (response,) = await pool.send_all_batched(["a"])
+        assert not response.success
+        assert response.embedding is None
