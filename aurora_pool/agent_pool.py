@@ -101,6 +101,9 @@ class AgentPool:
         """Whether prompts go as list requests; where not, :meth:`send_all_batched` sends them one by one."""
         return False
 
+    gives_vectors = False
+    """Whether its responses hold embeddings instead of texts."""
+
     @property
     def timeout(self) -> float | None:
         """Seconds that one prompt may take from its first sending; None sets no limit."""
@@ -279,8 +282,8 @@ class AgentPool:
         Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
         Calls share the fleet by ``weight``, in expected tokens; one with a lower ``priority`` is served before others.
         ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
-        where there is a terminal or a notebook. Raises :class:`ConfigError` for arguments that are invalid,
-        :class:`NoAgentsError` and :class:`PoolClosedError`; one prompt's failure is told by its response.
+        where a terminal or a notebook is. Raises :class:`ConfigError` for invalid arguments, :class:`NoAgentsError` and
+        :class:`PoolClosedError`; one prompt's failure is told by its response.
         """
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return await self._reported(prompts, options, on_progress, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -297,6 +298,8 @@ def run(
         shard=None if shard is None else parse_part(shard),
         run_log=run_log,
     )
+    if (up or engine) and hostfile is not None and str(hostfile) == os.environ.get("AURORA_POOL_HOSTFILE"):
+        hostfile = None  # what is said here comes before what the environment says
     if sum(each is not None for each in (hostfile, up, engine)) != 1:
         raise typer.BadParameter("expected one of --hostfile, --up and --engine: who is to answer?")
     if engine is not None and model is None:

@@ -145,9 +145,7 @@ class Job:
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
-        from aurora_pool.pool import VLLMPool  # noqa: PLC0415 - a command that fails early needs none
-
-        if isinstance(pool, VLLMPool) is bool(self.survey.embedding):
+        if pool.gives_vectors is not bool(self.survey.embedding):
             raise ConfigError("a job that asks for embeddings needs an EmbeddingPool, and any other a VLLMPool")
         await pool.start()
         model = pool.model or ""
