@@ -10,7 +10,8 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py rejected_batches.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration check format test-ray test-lowest bench bench-all cost soak fuzz docs graph clean
+.PHONY: help demo demo-serve test schedulers integration check format test-ray test-lowest
+.PHONY: bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,15 +19,23 @@ help: ## List what there is to make
 demo: $(VENV)/.runtime ## Answer 600 prompts on a simulated fleet of 4 agents, about a minute with the installation
 	$(BIN)/aurora-pool demo --input examples/prompts.jsonl --output out/demo/answers.jsonl
 
-test: $(VENV)/.test ## Run every test that needs no vLLM
-	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --numprocesses auto --dist worksteal
+demo-serve: $(VENV)/.server ## Serve a simulated fleet, and run a batch by the openai client; Ctrl-C ends it
+	$(BIN)/python examples/serve/demo.py
+
+test: $(VENV)/.test ## Run every test that needs no vLLM, no scheduler and no Ray
+	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/schedulers --ignore=tests/ray \
+		--numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
 
 test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask and Hugging Face datasets, which are installed apart
 	$(VENV)-ray/bin/python -m pytest tests/ray
 
 test-lowest: $(VENV)-lowest/.test ## Run the tests with the lowest versions that pyproject.toml allows, installed apart
-	$(VENV)-lowest/bin/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --numprocesses auto --dist worksteal
+	$(VENV)-lowest/bin/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --ignore=tests/schedulers \
+		--numprocesses auto --dist worksteal
+
+schedulers: $(VENV)/.test ## Run the tests that need a Slurm and an sshd, which they start, about 5 minutes
+	$(BIN)/python -m pytest tests/schedulers
 
 integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two that are started here
 	$(BIN)/python tests/integration/local_fleet.py run --agents 2 -- \
@@ -89,6 +98,10 @@ $(BIN)/python:
 $(VENV)/.runtime: pyproject.toml | $(BIN)/python
 	$(PIP) --editable .
 	@touch $@
+
+$(VENV)/.server: pyproject.toml | $(BIN)/python
+	$(PIP) --editable '.[server]'
+	@touch $@ $(VENV)/.runtime
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(PIP) --editable '.[test]'

@@ -15,6 +15,7 @@ from aurora_pool.agent_pool import AgentPool
 from aurora_pool.errors import (
     AttemptsExhausted,
     BadRecord,
+    BadRecords,
     BadReply,
     ConfigError,
     ConnectFailed,
@@ -54,6 +55,7 @@ __all__ = [
     "AnyPrompt",
     "AttemptsExhausted",
     "BadRecord",
+    "BadRecords",
     "BadReply",
     "CallProgress",
     "ConfigError",

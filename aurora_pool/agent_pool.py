@@ -21,6 +21,7 @@ from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
 from aurora_pool.runtime.open_files import ensure_open_files, files_for
@@ -100,6 +101,9 @@ class AgentPool:
         """Whether prompts go as list requests; where not, :meth:`send_all_batched` sends them one by one."""
         return False
 
+    gives_vectors = False
+    """Whether its responses hold embeddings instead of texts."""
+
     @property
     def timeout(self) -> float | None:
         """Seconds that one prompt may take from its first sending; None sets no limit."""
@@ -143,9 +147,6 @@ class AgentPool:
     def by_tag(self, key: str | None = None, value: str | None = None, **tags: str) -> Self:
         """Return a view of the agents whose tag ``key`` has this value, and all of these ``tags``; it may have none.
 
-        >>> pool.by_tag("tier", "large").size, pool.by_tag(tier="large", role="chat").size  # doctest: +SKIP
-        (2, 1)
-
         Raises :class:`ConfigError` where no tag is given, or a key without a value.
         """
         if (key is None) != (value is None) or (key is None and not tags):
@@ -155,18 +156,12 @@ class AgentPool:
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
         """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
 
-        >>> pool.sample(2, rng=random.Random(1)).size  # doctest: +SKIP
-        2
-
         Raises :class:`ConfigError` if there are fewer.
         """
         return self._view(self._agents.drawn(n, rng or random.Random()))
 
     def select(self, indices: Iterable[int]) -> Self:
         """Return a view of the agents with these indices, in the order given; negative ones count from the end.
-
-        >>> pool.select([0, -1]).size  # doctest: +SKIP
-        2
 
         Raises :class:`ConfigError` for one that does not exist or is listed twice.
         """
@@ -287,8 +282,8 @@ class AgentPool:
         Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
         Calls share the fleet by ``weight``, in expected tokens; one with a lower ``priority`` is served before others.
         ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
-        where there is a terminal or a notebook. Raises :class:`ConfigError` for arguments that are invalid,
-        :class:`NoAgentsError` and :class:`PoolClosedError`; one prompt's failure is told by its response.
+        where a terminal or a notebook is. Raises :class:`ConfigError` for invalid arguments, :class:`NoAgentsError` and
+        :class:`PoolClosedError`; one prompt's failure is told by its response.
         """
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return await self._reported(prompts, options, on_progress, progress)
@@ -318,6 +313,10 @@ class AgentPool:
         check_whole(0, total=total)
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return self._responses(prompts, options, total)
+
+    def forwarder(self) -> Forwarder:
+        """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need."""
+        return Forwarder(self._driver, lambda: self._agents.queue, self.start)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()

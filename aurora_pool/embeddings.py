@@ -89,6 +89,8 @@ class EmbeddingPool(AgentPool):
         """
         return cls(parse_hostfile(path), **options)
 
+    gives_vectors = True
+
     @property
     def supports_batch(self) -> bool:
         """Whether texts go as list requests: they do."""

@@ -21,6 +21,7 @@
     |   `-- AttemptsExhausted  every attempt that the retry policy allows has failed
     `-- JobError               a job can't be started or go on
         `-- BadRecord          one line of a job's input: file, line and why
+            `-- BadRecords     several of them
 
 Methods that answer many prompts raise only for misuse (bad arguments, an empty pool). What happens to one prompt
 is told by its :class:`~aurora_pool.messages.Response`, whose ``raise_for_status()`` makes an error of a failure.
@@ -28,6 +29,7 @@ is told by its :class:`~aurora_pool.messages.Response`, whose ``raise_for_status
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -179,6 +181,25 @@ class BadRecord(JobError):
         self.path = str(path)
         self.line = line
         super().__init__(f"{located(path, line)}: {reason}")
+
+
+class BadRecords(BadRecord):
+    """Several lines of a job's input can't be used: the first of them, and how many there are.
+
+    >>> first = BadRecord("expected a JSON object", path="in.jsonl", line=7)
+    >>> print(BadRecords([first], count=25, path="in.jsonl"))
+    in.jsonl: 25 bad lines
+      in.jsonl:7: expected a JSON object
+      and 24 more
+    """
+
+    def __init__(self, records: Sequence[BadRecord], *, count: int, path: str | Path) -> None:
+        self.records = tuple(records)
+        self.count = count
+        lines = [f"{count} bad lines", *map(str, records)]
+        if count > len(records):
+            lines.append(f"and {count - len(records)} more")
+        super().__init__("\n  ".join(lines), path=path)
 
 
 def located(path: str | Path, line: int | None) -> str:

@@ -7,6 +7,7 @@ One agent a line, with an optional port (8000 by default) and optional ``key=val
     gpu02        8001   tier=large  rack=3
     10.0.0.7:8000
     [fe80::1]:8000
+    gpu[03-16]   8001
     https://llm.example.org/team-a   api_key_env=TEAM_A_KEY
 
 Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. Some tags say how
@@ -31,12 +32,16 @@ from typing import Any, TypeAlias
 
 from aurora_pool.arguments import shown
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
+from aurora_pool.hostfile_source import read_source
+from aurora_pool.nodelist import expand_hosts
 
 __all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "parse_hostfile", "parse_hostfile_text"]
 
 log = logging.getLogger("aurora_pool")
 
 DEFAULT_PORT = 8000
+LOW_PORT = 1024
+"""Ports below this are seldom an agent's; in a file that was made for MPI, they are numbers of slots."""
 API_KEY_TAG = "api_key_env"
 HEADER_TAG = "header:"
 HEADER_ENV_TAG = "header_env:"
@@ -137,20 +142,19 @@ def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
 
 
 def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
-    """Read a hostfile.
+    """Read a hostfile: a file, a folder of announcements, ``dns://name:port`` or ``k8s://service.namespace:port``.
 
     Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
-    missing or empty file, a bad host, port or tag, and an agent that is listed twice.
+    missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that
+    is merely listed again counts once, with a warning. How folders and names are read is told by
+    :mod:`aurora_pool.hostfile_source`.
 
     >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
     [AgentEndpoint(host='localhost', port=8000, ...)]
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise HostfileError(f"can't be read ({reason}); expected a text file, one agent a line", path=path) from error
-    return parse_hostfile_text(text, path=path)
+    found = [each for source in read_source(path) for each in parse_hostfile_text(source.text, path=source.path)]
+    # Twice only in a folder: a server's successor listens where it did, and its own line is not stale yet.
+    return list({_identity(endpoint): endpoint for endpoint in found}.values())
 
 
 def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[AgentEndpoint]:
@@ -160,21 +164,31 @@ def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[A
     ['gpu01:8000', 'gpu02:8001']
     """
     endpoints: list[AgentEndpoint] = []
-    seen: dict[str, int] = {}
+    seen: dict[str, tuple[AgentEndpoint, int]] = {}
+    repeated = 0
     # Not splitlines(): it also ends lines at form feeds and the like, and the numbers would not be the editor's.
     for number, line in enumerate(text.split("\n"), start=1):
         words = line.split("#", 1)[0].split()
         if not words:
             continue
         try:
-            endpoint = _parse_line(words)
+            found = [_parse_line([host, *words[1:]]) for host in expand_hosts(words[0])]
         except HostfileError as error:
             raise HostfileError(error.reason, path=path, line=number) from None
-        first = seen.setdefault(_identity(endpoint), number)
-        if first != number:
-            reason = f"{endpoint} is listed in line {first} already; expected each agent once"
-            raise HostfileError(reason, path=path, line=number)
-        endpoints.append(endpoint)
+        for endpoint in found:
+            first, line_then = seen.setdefault(_identity(endpoint), (endpoint, number))
+            if first is endpoint:
+                endpoints.append(endpoint)
+            elif (first.scheme, first.tags) == (endpoint.scheme, endpoint.tags):
+                repeated += 1  # as a node file has a host once for each of its cores
+            else:
+                reason = f"{endpoint} is listed in line {line_then} already, otherwise; expected each agent once"
+                raise HostfileError(reason, path=path, line=number)
+    low = next((one for one in endpoints if one.port < LOW_PORT and one.port not in _DEFAULT_PORTS.values()), None)
+    if repeated:
+        log.warning("%s: agents that are listed again count once: %d lines", path, repeated)
+    if low is not None:
+        log.warning("%s: %s has a port below %d; if that is a number of slots, leave it out", path, low, LOW_PORT)
     if not endpoints:
         raise HostfileError("no agent in it; expected at least one line such as 'gpu01 8000'", path=path)
     return endpoints

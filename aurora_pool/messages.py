@@ -43,6 +43,8 @@ ErrorKind: TypeAlias = Literal[
     "rejected",  # the server rejected this prompt (its 400 is in ``error``); no other agent was asked
     "poison",  # the agents that served this prompt died of it
     "exhausted",  # every attempt that the retry policy allows has failed
+    "invalid",  # an answer came, and again and again it was not what the job expects of one
+    "length",  # an answer came, cut at ``max_tokens``, where the job takes that for a failure
     "timeout",  # the time the caller allows for one prompt ran out
     "no_agents",  # no agent that may serve it was in service for as long as the pool waits
 ]

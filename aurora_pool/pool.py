@@ -229,7 +229,7 @@ class VLLMPool(AgentPool):
         """
         from aurora_pool.contrib.openai import make_client  # noqa: PLC0415 (importing openai takes most of a second)
 
-        return make_client(self._driver, lambda: self._agents.queue, self.start)
+        return make_client(self.forwarder())
 
     # -- how prompts become requests ----------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -24,6 +25,10 @@ from benchmarks.printing import machine
 COMMAND = [sys.executable, "-m", "aurora_pool"]
 MEMORY_LIMIT = 300.0
 """MB in all that a job of a million lines may take."""
+TABLE_LIMIT = 1.2
+"""How much longer than the same job from lines one from a table may take."""
+TABLE_MEMORY_LIMIT = 400.0
+"""MB in all that a job of a million rows of a table may take."""
 RESUME_LIMIT = 60.0
 """Seconds that resuming five million ids may take."""
 
@@ -81,6 +86,7 @@ def main() -> None:
             while not hostfile.exists():
                 time.sleep(0.05)
             measure_run(folder, hostfile, arguments.lines)
+            measure_tables(folder, hostfile, arguments.lines)
             measure_resume(folder, hostfile, arguments.resumed)
         finally:
             fleet.terminate()
@@ -98,6 +104,47 @@ def measure_run(folder: Path, hostfile: Path, lines: int) -> None:
     assert lines != 1_000_000 or memory < MEMORY_LIMIT
     for path in (source, folder / "out.jsonl", folder / "out.jsonl.runlog"):
         path.unlink()
+
+
+def measure_tables(folder: Path, hostfile: Path, lines: int) -> None:
+    """Run the same job from lines and from a table: what a table costs."""
+    source, table = folder / "in.jsonl", folder / "in.parquet"
+    write_input(source, lines)
+    # In a process of its own: what it takes would be counted as the job's, which is forked from this one.
+    writer = multiprocessing.get_context("spawn").Process(target=write_table, args=(source, table))
+    writer.start()
+    writer.join()
+    took = {}
+    for path in (source, table):
+        output = folder / f"{path.name}.out.jsonl"
+        seconds, cpu, memory, summary = run(path, output, hostfile)
+        assert summary["answered"] == lines
+        took[path] = seconds
+        print(f"{lines:,} requests from {path.suffix}: {seconds:.1f} s (CPU {cpu:.1f}), peak memory {memory:.0f} MB")
+        assert lines != 1_000_000 or path != table or memory < TABLE_MEMORY_LIMIT
+        output.unlink()
+        output.with_name(f"{output.name}.runlog").unlink()
+    ratio = took[table] / took[source]
+    print(f"a table takes {ratio:.2f} times as long as lines")
+    assert lines != 1_000_000 or ratio < TABLE_LIMIT
+    for path in (source, table):
+        path.unlink()
+
+
+def write_table(source: Path, path: Path) -> None:
+    """Write the requests of an input as a table."""
+    import pyarrow as pa  # noqa: PLC0415 - only here, see measure_tables
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    with source.open("rb") as file:
+        requests = map(json.loads, file)
+        writer = None
+        while rows := [{"id": line["custom_id"], **line["body"]} for line in islice(requests, 20_000)]:
+            batch = pa.Table.from_pylist(rows)
+            writer = writer or pq.ParquetWriter(path, batch.schema)
+            writer.write_table(batch)
+        if writer is not None:
+            writer.close()
 
 
 def measure_resume(folder: Path, hostfile: Path, lines: int) -> None:

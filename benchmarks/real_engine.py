@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from vllm import LLM, SamplingParams  # type: ignore[import-not-found]
+from vllm import LLM, SamplingParams
 
 MAX_MODEL_LEN = 2048
 MAX_NUM_SEQS = 64

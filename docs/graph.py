@@ -29,7 +29,7 @@ SWEEPS = 8
 
 
 def rooms() -> Graph:
-    """Give each room with the rooms it imports from; imports for type checkers count where they close no circle."""
+    """Give each room with the rooms it imports from; those for types and in functions, if they close no circle."""
     found: Graph = {}
     for_types: Graph = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -50,6 +50,7 @@ def _imported(node: ast.AST, *, typing: bool = False) -> Iterator[tuple[str, boo
     if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aurora_pool":
         inner = (node.module or "").split(".")[1:2]
         yield from ((name, typing) for name in inner or [alias.name for alias in node.names])
+    typing = typing or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     typing = typing or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
     for child in ast.iter_child_nodes(node):
         yield from _imported(child, typing=typing)

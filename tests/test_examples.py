@@ -29,6 +29,10 @@ async def test_runs_without_a_fleet(script: Path) -> None:
     assert await run(script)
 
 
+async def test_the_server_and_a_batch() -> None:
+    assert "completed, 500 of 500" in await run(EXAMPLES / "serve" / "demo.py", "--port", "0", "--once")
+
+
 @pytest.mark.simulated_fleet(2, time_scale=20)
 @pytest.mark.parametrize("name", ["scatter_gather_folder.py", "tree_reduce_summary.py"])
 async def test_runs_on_the_fleet_of_a_hostfile(name: str, simulated_fleet: SimulatedFleet, tmp_path: Path) -> None:

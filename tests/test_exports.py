@@ -29,7 +29,20 @@ KEPT = {
     "parse_hostfile",
 }
 HEAVY = ("openai", "typer", "rich", "prometheus_client", "numpy", "pandas", "polars", "plotly", "yaml", "aiohttp.web")
-EXTRAS = {"numpy", "pandas", "plotly", "polars", "prometheus_client", "zstandard"}
+EXTRAS = {
+    "aiosqlite",
+    "alembic",
+    "fsspec",
+    "jinja2",
+    "numpy",
+    "pandas",
+    "plotly",
+    "polars",
+    "prometheus_client",
+    "sqlalchemy",
+    "standardwebhooks",
+    "zstandard",
+}
 
 MODULES = sorted(
     module.name
@@ -41,7 +54,10 @@ MODULES = sorted(
 
 PUBLIC = (
     "aurora_pool",
-    *(f"aurora_pool.{room}" for room in ("patterns", "aggregators", "embeddings", "jobs", "testing")),
+    *(
+        f"aurora_pool.{room}"
+        for room in ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
+    ),
 )
 """What users import from; the reference in the docs has the names of these."""
 INTERNAL = ("policy", "prompts", "runtime", "wire")

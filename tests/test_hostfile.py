@@ -128,15 +128,12 @@ def test_counts_lines_as_an_editor_does() -> None:
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        ("gpu01", "gpu01"),
         ("gpu01", "gpu01:8000 rack=3"),
-        ("gpu01", "http://GPU01.:8000/v1"),
-        ("::1", "[0:0:0:0:0:0:0:1]:8000"),
         ("https://gpu01", "http://gpu01:443"),
     ],
 )
-def test_refuses_an_agent_that_is_listed_twice(first: str, second: str) -> None:
-    with pytest.raises(HostfileError, match="is listed in line 2 already; expected each agent once") as caught:
+def test_refuses_an_agent_that_is_listed_twice_and_otherwise(first: str, second: str) -> None:
+    with pytest.raises(HostfileError, match="is listed in line 2 already, otherwise; expected each agent") as caught:
         parse_hostfile_text(f"gpu09\n{first}\n{second}\n", path="fleet.hostfile")
     assert (caught.value.path, caught.value.line) == ("fleet.hostfile", 3)
 
@@ -149,10 +146,6 @@ def _missing(folder: Path) -> Path:
     return folder / "fleet.hostfile"
 
 
-def _folder(folder: Path) -> Path:
-    return folder
-
-
 def _binary(folder: Path) -> Path:
     path = folder / "fleet.hostfile"
     path.write_bytes(b"\xff\xfe\x00")
@@ -163,7 +156,7 @@ def _nul(folder: Path) -> Path:
     return Path(f"{folder}/a\0b")
 
 
-@pytest.mark.parametrize("make", [_missing, _folder, _binary, _nul])
+@pytest.mark.parametrize("make", [_missing, _binary, _nul])
 def test_names_a_file_that_cannot_be_read(make: Callable[[Path], Path], tmp_path: Path) -> None:
     path = make(tmp_path)
     with pytest.raises(HostfileError, match=r"can't be read .*expected a text file, one agent a line") as caught:
@@ -313,3 +306,36 @@ def test_any_text_is_read_or_refused_with_its_place(text: str) -> None:
         place = "fleet.hostfile:"
         assert endpoints
     assert place.startswith("fleet.hostfile:")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("gpu01", "gpu01"),
+        ("gpu01 a=1", "gpu01:8000 a=1"),
+        ("gpu01", "http://GPU01.:8000/v1"),
+        ("::1", "[0:0:0:0:0:0:0:1]:8000"),
+    ],
+)
+def test_an_agent_that_is_listed_again_counts_once(first: str, second: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As in a node file of PBS, which has a host once for each of its cores."""
+    found = parse_hostfile_text(f"{first}\n{second}\n{first}\ngpu09\n", path="nodes")
+    assert [one.host for one in found][1:] == ["gpu09"]
+    assert caplog.messages == ["nodes: agents that are listed again count once: 2 lines"]
+
+
+def test_a_number_of_slots_is_taken_for_a_port_with_a_hint(caplog: pytest.LogCaptureFixture) -> None:
+    parse_hostfile_text("gpu01:4\ngpu02 4\nhttps://gpu03\n", path="nodes")
+    assert caplog.messages == ["nodes: gpu01:4 has a port below 1024; if that is a number of slots, leave it out"]
+
+
+def test_lists_of_nodes_are_written_out() -> None:
+    found = parse_hostfile_text("gpu[08-10,12] 8001 tier=large\nx[1-2]c[0-1]\n[::1]:8000\n")
+    assert [str(one) for one in found] == [
+        *(f"gpu{n:02}:8001" for n in (8, 9, 10, 12)),
+        *(f"x{a}c{b}:8000" for a in (1, 2) for b in (0, 1)),
+        "[::1]:8000",
+    ]
+    for bad in ("gpu[3-1]", "gpu[1-]", "gpu[1-2-3]", "gpu[0-999999999]"):
+        with pytest.raises(HostfileError, match=r"gpu\[|expected at most"):
+            parse_hostfile_text(bad)

@@ -102,6 +102,8 @@ ERRORS: dict[str, type[PoolError]] = {
     "timeout": PromptTimedOut,
     "exhausted": AttemptsExhausted,
     "no_agents": NoAgentsError,
+    "invalid": PromptFailed,
+    "length": PromptFailed,
 }
 
 

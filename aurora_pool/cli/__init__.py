@@ -1,4 +1,4 @@
-"""The command line: ``aurora-pool run``, ``ask``, ``summarize``, ``demo``, ``report`` and ``sim``.
+"""The command line: ``aurora-pool run``, ``ask``, ``up``, ``serve``, ``submit`` and the others.
 
 How commands end is told by :mod:`aurora_pool.cli.exit_codes`.
 """
@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import sys
 
-from aurora_pool.cli.exit_codes import code_of
-from aurora_pool.errors import PoolError
-from aurora_pool.terminal import one_line
+from aurora_pool.cli.console import prepare, settle
+from aurora_pool.cli.exit_codes import told
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""
-    from aurora_pool.cli.app import app
-
+    prepare()
     try:
-        app()
-    except PoolError as error:
-        print(f"aurora-pool: {one_line(error)}", file=sys.stderr)
-        sys.exit(code_of(error))
+        from aurora_pool.cli.app import app
+
+        sys.exit(told(app))
+    finally:
+        settle()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from typing import Annotated
 
 import typer
 
+from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import SAMPLING, Hostfile, Model, Patience, Temperature
-from aurora_pool.terminal import as_shown, one_line
+from aurora_pool.terminal import one_line
 
 
 def ask(
@@ -46,6 +46,8 @@ def ask(
 
     response = asyncio.run(answer())
     if not response.success:
-        typer.echo(f"aurora-pool: {one_line(response.error)}", err=True)
+        say(one_line(f"aurora-pool: {response.error}"))
         raise typer.Exit(ExitCode.FLEET if response.error_kind == "no_agents" else ExitCode.SOME_FAILED)
-    print(as_shown(response.text, sys.stdout))
+    if not give(response.text):
+        say("aurora-pool: the answer can't be written: standard output is closed, or full")
+        raise typer.Exit(ExitCode.OUTPUT)

@@ -13,12 +13,17 @@ from typing import Annotated
 
 import typer
 
+from aurora_pool.cli.console import say
 from aurora_pool.cli.panels import FLEET, INPUT, OUTPUT
+from aurora_pool.errors import ConfigError
 
 STARTING = 30.0
 """Seconds that the simulated fleet has to listen."""
 
 PROMPTS = 600
+
+_MARK = b'{"event":"demo"}'
+"""The first line of a demonstration's run log."""
 
 
 def demo(
@@ -42,19 +47,44 @@ def demo(
     """
     from aurora_pool.cli.session import Session, run_session
     from aurora_pool.jobs.options import JobOptions
+    from aurora_pool.jobs.paths import check_apart, written_by_job
+    from aurora_pool.jobs.runlog import run_log_of
 
+    log = run_log_of(output)
+    check_apart(written_by_job(output), [source])
     output.parent.mkdir(parents=True, exist_ok=True)
-    for old in (output, output.with_name(output.name + ".runlog")):
-        old.unlink(missing_ok=True)
+    _clear(output, log)
     with tempfile.TemporaryDirectory() as folder, _fleet(Path(folder) / "fleet.hostfile", agents) as hostfile:
         if source is None:
             source = Path(folder) / "prompts.txt"
             source.write_text("".join(f"What is special about the number {n}?\n" for n in range(PROMPTS)))
-        typer.echo(f"{agents} simulated agents listen; answering {source}", err=True)
+        say(f"{agents} simulated agents listen; answering {source}")
         session = Session(source=str(source), output=str(output), hostfile=hostfile, job=JobOptions())
         code = run_session(session)
-    typer.echo(f"look at them: head -n 2 {output}\nwhere the time went: aurora-pool report {output}", err=True)
+    say(f"look at them: head -n 2 {output}\nwhere the time went: aurora-pool report {output}")
     raise typer.Exit(code)
+
+
+def _clear(output: Path, log: Path) -> None:
+    """Remove what an earlier demonstration has left, and refuse to touch anything else.
+
+    The log says whose it is: a demonstration begins it, and each run adds one line about its start.
+    """
+    if output.exists() or log.exists():
+        try:
+            events = [line.partition(b",")[0] for line in log.read_bytes().splitlines()]
+        except OSError:
+            events = []
+        if (
+            events[:1] != [_MARK]
+            or events.count(b'{"event":"start"') > 1
+            or not (log.is_file() and not log.is_symlink())
+        ):
+            raise ConfigError(f"{output}: it is there, and not of a demonstration; name another output with -o")
+        output.unlink(missing_ok=True)
+        log.unlink()
+    with log.open("xb") as file:
+        file.write(_MARK + b"\n")
 
 
 @contextmanager
@@ -68,7 +98,7 @@ def _fleet(hostfile: Path, agents: int) -> Iterator[Path]:
         deadline = time.monotonic() + STARTING
         while not hostfile.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                typer.echo("aurora-pool: the simulated fleet does not start; try: aurora-pool sim", err=True)
+                say("aurora-pool: the simulated fleet does not start; try: aurora-pool sim")
                 raise typer.Exit(5)
             time.sleep(0.05)
         yield hostfile

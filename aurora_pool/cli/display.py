@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
+from aurora_pool.cli.console import UNSAID, say
 from aurora_pool.jobs.meter import Progress, Stall
-from aurora_pool.terminal import one_line
+from aurora_pool.terminal import one_line, printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 FIRST_LINE = 10.0
 """Seconds to the first line of a log; each gap is longer than the one before, up to the longest."""
 LONGEST_GAP = 300.0
+ROOM_FOR_A_BAR = 110
+"""Columns of a terminal that has room for a bar beside what is said."""
 
 
 class Display(Protocol):
@@ -32,18 +39,25 @@ class Display(Protocol):
 
 def make_display(*, quiet: bool) -> Display:
     """Make what suits standard error. Warnings of the package are shown by it too."""
-    display: Display
-    if quiet:
-        display = _Quiet()
-    elif sys.stderr.isatty():
-        display = _Bar()
-    else:
-        display = LogDisplay()
-    handler = _ToDisplay(display)
+    safe = _Safe(_Quiet() if quiet else _bar() or LogDisplay())
+    handler = _ToDisplay(safe)
     logger = logging.getLogger("aurora_pool")
     logger.handlers[:] = [handler]
     logger.propagate = False
-    return display
+    return safe
+
+
+def _bar() -> Display | None:
+    """Make a progress bar, if standard error is a terminal that can show one."""
+    try:
+        if sys.stderr is None or not sys.stderr.isatty():
+            return None
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        return None if console.is_dumb_terminal else _Bar(console)
+    except UNSAID:
+        return None
 
 
 class _Quiet:
@@ -54,10 +68,35 @@ class _Quiet:
         pass
 
     def say(self, line: str) -> None:
-        print(one_line(line), file=sys.stderr, flush=True)
+        say(one_line(line))
 
     def stop(self) -> None:
         pass
+
+
+class _Safe:
+    """Another display, until it can't show anything any more: then there is nothing to see, and the job goes on."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+
+    def start(self) -> None:
+        self._try(self._display.start)
+
+    def update(self, progress: Progress) -> None:
+        self._try(lambda: self._display.update(progress))
+
+    def say(self, line: str) -> None:
+        self._try(lambda: self._display.say(line))
+
+    def stop(self) -> None:
+        self._try(self._display.stop)
+
+    def _try(self, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except UNSAID:
+            self._display = _Quiet()
 
 
 class LogDisplay(_Quiet):
@@ -75,7 +114,7 @@ class LogDisplay(_Quiet):
             self.say(line)
         if progress.ending != self._ending:
             self._ending = progress.ending
-            self.say(f"ending: {progress.ending}; {progress.in_flight} in flight")
+            self.say(f"ending: {progress.ending}; {waiting(progress)}")
         if progress.seconds >= self._next:
             self._gap = min(LONGEST_GAP, 1.5 * self._gap)
             self._next = progress.seconds + self._gap
@@ -84,15 +123,20 @@ class LogDisplay(_Quiet):
 
 
 class _Bar:
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, ProgressColumn, TextColumn
         from rich.progress import Progress as RichProgress
+        from rich.table import Column
 
-        self._console = Console(stderr=True)
-        columns = (BarColumn(bar_width=None), MofNCompleteColumn(), TextColumn("{task.fields[detail]}"))
-        self._bar = RichProgress(*columns, console=self._console, expand=True)
-        self._task = self._bar.add_task("", total=None, detail="")
+        self._console = console
+        # Cut, not wrapped or ended by an ellipsis: a line of another width than rich takes it for floods the terminal.
+        line = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True, overflow="crop"))
+        columns: list[ProgressColumn] = [line]
+        if console.width >= ROOM_FOR_A_BAR:
+            columns.insert(0, BarColumn(bar_width=None))
+        # No thread that refreshes: what it would raise nobody could catch.
+        self._bar = RichProgress(*columns, console=console, expand=True, auto_refresh=False)
+        self._task = self._bar.add_task("", total=None, line="")
         self._stalled = _StallWatch()
 
     def start(self) -> None:
@@ -101,13 +145,16 @@ class _Bar:
     def update(self, progress: Progress) -> None:
         for line in self._stalled.news(progress):
             self.say(line)
-        detail = describe(progress)
-        if progress.ending is not None:
-            detail = f"ending, {progress.in_flight} in flight"
-        elif progress.stall is not None:
-            detail = f"[bold red]stalled {progress.stall.seconds:.0f} s[/] {detail}"
         finished = progress.earlier + progress.done
-        self._bar.update(self._task, total=progress.total, completed=finished, detail=detail)
+        parts = [f"{finished:,}/{progress.total:,}"]
+        if progress.ending is not None:
+            parts.append(f"ending: {waiting(progress)}")
+        if progress.stall is not None:
+            parts.append(f"stalled {progress.stall.seconds:.0f} s")
+        line = printable(" | ".join([*parts, describe(progress)]))
+        width = self._console.width
+        self._bar.update(self._task, total=progress.total, completed=finished, line=line[: width - 1])
+        self._bar.refresh()
 
     def say(self, line: str) -> None:
         self._console.print(one_line(line), highlight=False, markup=False, soft_wrap=True)
@@ -125,8 +172,8 @@ class _StallWatch:
     def news(self, progress: Progress) -> list[str]:
         before, self._stall = self._stall, progress.stall
         if progress.stall is not None and before is None:
-            agents = ", ".join(progress.stall.agents) or "no agent"
-            return [f"stalled: nothing has finished for {progress.stall.seconds:.0f} s; oldest prompts at {agents}"]
+            agents = ", ".join(progress.stall.agents) or "there is no agent"
+            return [f"stalled: nothing has finished for {progress.stall.seconds:.0f} s; {agents}"]
         if progress.stall is None and before is not None:
             return ["going on after the stall"]
         return []
@@ -150,7 +197,13 @@ def describe(progress: Progress) -> str:
     if progress.moved:
         parts.append(f"{progress.moved} retried")
     parts.append(f"{progress.agents_up}/{progress.agents} agents")
-    return " · ".join(parts)
+    return ", ".join(parts)
+
+
+def waiting(progress: Progress) -> str:
+    """Say what an ending job waits for, and how long that will take."""
+    about = "" if progress.drain is None else f", about {duration(progress.drain)}"
+    return f"{progress.in_flight:,} in flight{about}"
 
 
 def duration(seconds: float) -> str:

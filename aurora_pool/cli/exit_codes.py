@@ -1,29 +1,17 @@
-"""How commands end.
+"""How commands end. What was answered is saved, whatever the code.
 
-====  ========================================================================
-code  meaning
-====  ========================================================================
-0     every request has an answer
-1     some requests failed; ``--retry-failed`` runs them again
-2     an option or the configuration file is invalid
-3     the input can't be used: a bad line, a duplicate id, an unreadable file
-4     the hostfile can't be used
-5     no agent answers, or none serves the model
-6     the output can't be written, or another run is writing to it
-75    out of time: submit the same command again
-130   interrupted (Ctrl-C): the same command continues
-143   terminated (SIGTERM): the same command continues
-====  ========================================================================
-
-What was answered is saved, whatever the code. 75 is ``EX_TEMPFAIL`` of sysexits.h: the same thing will work later.
-Anything that is not in the list, and a traceback, is a fault of this program.
+75 is ``EX_TEMPFAIL`` of sysexits.h: the same thing will work later. Anything that is not in the table, and a traceback,
+is a fault of this program.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum
 
+from aurora_pool.cli.console import say
 from aurora_pool.errors import BadRecord, ConfigError, HostfileError, JobError, PoolError
+from aurora_pool.terminal import one_line
 
 
 class ExitCode(IntEnum):
@@ -36,14 +24,28 @@ class ExitCode(IntEnum):
     BAD_HOSTFILE = 4
     FLEET = 5
     OUTPUT = 6
+    TOO_MANY_FAILURES = 7
+    BUDGET_SPENT = 8
     OUT_OF_TIME = 75
     INTERRUPTED = 130
     TERMINATED = 143
 
 
-TABLE = "\n".join(line for line in (__doc__ or "").split("\n\n")[1].splitlines() if "====" not in line).replace(
-    "``", ""
-)
+# Not in a docstring: there are none where Python runs with -OO.
+TABLE = """\
+code  meaning
+0     every request has an answer
+1     some requests failed; --retry-failed runs them again
+2     an option or the configuration file is invalid
+3     the input can't be used: a bad line, a duplicate id, an unreadable file
+4     the hostfile can't be used
+5     no agent answers, or none serves the model
+6     the output can't be written, or another run is writing to it
+7     stopped early: too many requests failed (--stop-after-failures)
+8     stopped early: the tokens or the cost allowed are spent
+75    out of time: submit the same command again
+130   interrupted (Ctrl-C): the same command continues
+143   terminated (SIGTERM, SIGHUP): the same command continues"""
 
 _BY_KIND: tuple[tuple[type[PoolError], ExitCode], ...] = (
     (BadRecord, ExitCode.BAD_INPUT),
@@ -61,3 +63,12 @@ def code_of(error: PoolError) -> ExitCode:
     <ExitCode.BAD_HOSTFILE: 4>
     """
     return next(code for kind, code in _BY_KIND if isinstance(error, kind))
+
+
+def told(work: Callable[[], int]) -> int:
+    """Do something that gives an exit code; an error of this package is one line on standard error, and its code."""
+    try:
+        return work()
+    except PoolError as error:
+        say(one_line(f"aurora-pool: {error}"))
+        return code_of(error)

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile_source import is_followed_by_reading
 from aurora_pool.messages import Prompt
 
 if TYPE_CHECKING:
+    from aurora_pool.jobs.run import JobPool
     from aurora_pool.pool import VLLMPool
 
 AGAIN = 1.0
@@ -52,7 +54,7 @@ def having(endpoints: Sequence[AgentEndpoint], tags: Mapping[str, str]) -> list[
     return found
 
 
-async def wait_for_hostfile(path: Path, *, within: float) -> list[AgentEndpoint]:
+async def wait_for_hostfile(path: str | Path, *, within: float) -> list[AgentEndpoint]:
     """Read a hostfile, waiting up to ``within`` seconds for one that is not there yet or is being written.
 
     Raises :class:`~aurora_pool.errors.HostfileError` for what is still wrong then.
@@ -62,7 +64,7 @@ async def wait_for_hostfile(path: Path, *, within: float) -> list[AgentEndpoint]
     told = False
     while True:
         try:
-            return parse_hostfile(path)
+            return await _read(path)
         except HostfileError as error:
             if loop.time() + AGAIN > deadline:
                 raise
@@ -72,7 +74,7 @@ async def wait_for_hostfile(path: Path, *, within: float) -> list[AgentEndpoint]
         await asyncio.sleep(AGAIN)
 
 
-async def start(pool: VLLMPool) -> None:
+async def start(pool: JobPool) -> None:
     """Start a pool, and take it that what the fleet does not serve is the fleet's fault.
 
     Raises :class:`~aurora_pool.errors.NoAgentsError`.
@@ -103,30 +105,46 @@ async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
         await asyncio.sleep(AGAIN)
 
 
-async def watch_hostfile(path: Path, update: Callable[[list[AgentEndpoint]], None], *, every: float = 2.0) -> None:
-    """Look at a hostfile for ever, and hand over its agents whenever they change.
+async def watch_hostfile(
+    path: str | Path,
+    update: Callable[[list[AgentEndpoint]], None],
+    *,
+    known: Sequence[AgentEndpoint] | None = None,
+    every: float = 2.0,
+) -> None:
+    """Look at a hostfile for ever, and hand over its agents whenever they are not the ``known`` ones any more.
 
-    A file that is gone or broken changes nothing: it is most likely being written.
+    One that is gone or broken changes nothing: it is most likely being written.
     """
-    known = _look(path)
-    endpoints: list[AgentEndpoint] | None = None
+    endpoints = None if known is None else list(known)
+    seen = None if known is not None else _look(path)
+    told = ""
     while True:
         await asyncio.sleep(every)
-        seen = _look(path)
-        if seen == known or seen is None:
+        before, seen = seen, _look(path)
+        if seen is None or (seen == before and not is_followed_by_reading(path)):
             continue
-        known = seen
         try:
-            found = parse_hostfile(path)
+            found = await _read(path)
         except HostfileError as error:
-            logger.warning("%s; going on with the agents of before", error)
+            if str(error) != told:
+                logger.warning("%s; going on with the agents of before", error)
+            told = str(error)
             continue
+        told = ""
         if found != endpoints:
             endpoints = found
             update(found)
 
 
-def _look(path: Path) -> tuple[int, int, int] | None:
+async def _read(path: str | Path) -> list[AgentEndpoint]:
+    # Thousands of files on a shared disk, or a slow name server, must not hold up the event loop.
+    return await asyncio.to_thread(parse_hostfile, path) if is_followed_by_reading(path) else parse_hostfile(path)
+
+
+def _look(path: str | Path) -> tuple[int, int, int] | None:
+    if is_followed_by_reading(path):
+        return 0, 0, 0
     try:
         status = os.stat(path)  # noqa: PTH116 - one look at what may be gone the next moment
     except OSError:

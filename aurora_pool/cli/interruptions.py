@@ -7,11 +7,16 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from aurora_pool.cli.exit_codes import ExitCode
 
-_CODES = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+_CODES = {
+    signal.SIGINT: ExitCode.INTERRUPTED,
+    signal.SIGTERM: ExitCode.TERMINATED,
+    signal.SIGHUP: ExitCode.TERMINATED,  # the terminal was closed
+}
 
 GOES_ON = "the same command goes on from here"
 
@@ -26,7 +31,8 @@ class Interruptions:
     def __init__(self) -> None:
         self._hear: Callable[[ExitCode], None] = _exit
         for number in _CODES:
-            signal.signal(number, self._caught)
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores it
+                signal.signal(number, self._caught)
 
     def hand_to(self, listener: Callable[[ExitCode], None]) -> None:
         """Call ``listener`` in the running event loop from now on."""
@@ -43,7 +49,8 @@ class Interruptions:
 
 def _exit(code: ExitCode) -> None:
     # Not by print, which may be what is being interrupted.
-    os.write(2, f"{code.name.lower()} before anything was sent; {GOES_ON}\n".encode())
+    with suppress(OSError):
+        os.write(2, f"{code.name.lower()} before anything was sent; {GOES_ON}\n".encode())
     sys.exit(code)
 
 

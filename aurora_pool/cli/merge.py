@@ -21,6 +21,7 @@ def merge(
     from rich.console import Console
     from rich.progress import Progress
 
+    from aurora_pool.cli.console import say
     from aurora_pool.cli.exit_codes import ExitCode
     from aurora_pool.jobs.merge import merge as join
 
@@ -35,8 +36,5 @@ def merge(
         )
     if not quiet:
         left_out = f", {merged.skipped} bad lines left out" if merged.skipped else ""
-        print(
-            f"{merged.requests} requests, each exactly once: {merged.failed} failed{left_out}; answers: {output}",
-            file=sys.stderr,
-        )
+        say(f"{merged.requests} requests, each exactly once: {merged.failed} failed{left_out}; answers: {output}")
     raise typer.Exit(ExitCode.SOME_FAILED if merged.failed else ExitCode.DONE)

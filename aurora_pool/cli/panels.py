@@ -14,6 +14,11 @@ SAMPLING = "Sampling"
 FLEET = "Fleet"
 LIMITS = "Limits"
 DISPLAY = "Display"
+SERVER = "Server"
+ACCESS = "Access"
+STORAGE = "Storage"
+QUEUE = "Queue"
+USER = "User"
 
 Hostfile: TypeAlias = Annotated[
     Path,

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import UNSAID, give
 from aurora_pool.cli.panels import OUTPUT
 from aurora_pool.cli.report_figures import AGENT_HEADINGS, causes, compare, findings, shortened, slowest
-from aurora_pool.terminal import one_line
+from aurora_pool.terminal import printable
 
 if TYPE_CHECKING:
     from aurora_pool.jobs.history import History
@@ -37,50 +38,51 @@ def report(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from aurora_pool.jobs.history import read_history
+    from aurora_pool.jobs.paths import check_apart
+    from aurora_pool.jobs.runlog import run_log_of
 
+    if html is not None:
+        check_apart([html], [*outputs, *map(run_log_of, outputs)])
     histories = [read_history(output) for output in outputs]
     rows = compare(histories, price, gpus_per_agent)
     console = Console()
     table = Table(show_header=len(histories) > 1, box=None)
     table.add_column("", no_wrap=True)
     for history in histories:
-        table.add_column(_plain(history.name), justify="right", overflow="fold")
+        table.add_column(Text(printable(history.name)), justify="right", overflow="fold")
     for label, values in rows:
-        table.add_row(label, *map(_plain, values))
-    console.print(table)
-    for history in histories:
-        _print_one(console, history)
+        table.add_row(label, *(Text(printable(value)) for value in values))
+    try:
+        console.print(table)
+        for history in histories:
+            _print_one(console, history)
+    except UNSAID:
+        pass  # who has closed standard output wants the page only
     if html is not None:
         from aurora_pool.cli.report_page import write_page
 
         write_page(html, histories, rows)
-        console.print(f"charts: {one_line(html)}", markup=False, soft_wrap=True)
-
-
-def _plain(text: str) -> str:
-    """Write text for a table of rich's: brackets in it are no markup."""
-    from rich.markup import escape
-
-    return escape(one_line(text))
+        give(f"charts: {html}")
 
 
 def _print_one(console: object, history: History) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     assert isinstance(console, Console)
-    console.print()
-    console.print(one_line(history.name), style="bold", markup=False, highlight=False, soft_wrap=True)
+    console.print(Text(f"\n{printable(history.name)}", "bold"))
     for text in findings(history):
-        console.print(f"- {one_line(text)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"- {printable(text)}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)
     for number, heading in enumerate(AGENT_HEADINGS):
         table.add_column(heading, justify="right" if number else "left", overflow="fold")
     short = shortened(history.agents)
     for name, *figures in slowest(history):
-        table.add_row(_plain(short[name]), *map(_plain, figures))
+        table.add_row(Text(printable(short[name])), *figures)
     console.print(table)
     for cause, count in causes(history):
-        console.print(f"{one_line(cause)} {count:,}", markup=False, highlight=False)
+        console.print(printable(f"{cause} {count:,}"), markup=False, highlight=False)

@@ -75,7 +75,20 @@ def findings(history: History) -> list[str]:
         share = history.failed / history.done
         causes = ", ".join(f"{cause} {count}" for cause, count in history.failures.most_common(3))
         found.append((share, f"{share:.0%} of the requests failed: {causes}"))
-    return [text for _, text in sorted(found, reverse=True)] or ["nothing stands out: the fleet was busy to the end"]
+    texts = [text for _, text in sorted(found, reverse=True)] or ["nothing stands out: the fleet was busy to the end"]
+    return texts + lacks(history)
+
+
+def lacks(history: History) -> list[str]:
+    """Say what the run log does not have, so that nobody takes the figures for more than they are."""
+    texts = []
+    if history.missing:
+        texts.append(
+            f"the run log lacks {history.missing:,} of the output's records: of a run that was killed or kept no log"
+        )
+    if history.unreadable:
+        texts.append(f"the run log has {history.unreadable:,} lines that can't be read, and are left out")
+    return texts
 
 
 def causes(history: History) -> list[tuple[str, int]]:

@@ -55,7 +55,7 @@ def write_page(path: Path, histories: Sequence[History], rows: Sequence[tuple[st
             parts.append(_table("causes", ["failures by cause", ""], [[name, f"{count:,}"] for name, count in found]))
     parts.append("</body></html>\n")
     try:
-        path.write_text("".join(parts), encoding="utf-8")
+        path.write_text("".join(parts), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise JobError(f"{path}: the page can't be written ({error.strerror})") from error
 
@@ -69,8 +69,8 @@ def _charts(go: Any, histories: Sequence[History]) -> list[tuple[str, Any]]:
         if history.tokens:
             seconds, rates = history.throughput()
             times = [each / size for each in seconds]
-            throughput.add_scatter(x=times, y=rates, name=history.name, mode="lines", line_color=colour)
-        style = {"name": history.name, "histnorm": "percent", "opacity": 0.7, "marker_color": colour}
+            throughput.add_scatter(x=times, y=rates, name=_label(history), mode="lines", line_color=colour)
+        style = {"name": _label(history), "histnorm": "percent", "opacity": 0.7, "marker_color": colour}
         if history.latencies:
             # One group of bins: jobs that are compared have bars of the same width.
             latency.add_histogram(x=_thinned(history.latencies), bingroup="latency", **style)
@@ -97,7 +97,12 @@ def _agent_charts(go: Any, histories: Sequence[History]) -> list[tuple[str, Any]
         agents = sorted(history.agents.values(), key=lambda agent: agent.tokens_per_second)
         names = [short[agent.name] for agent in agents]
         places = names if named else list(range(1, len(agents) + 1))
-        style = {"x": places, "name": history.name, "hovertext": names, "marker_color": _colour(number)}
+        style = {
+            "x": places,
+            "name": _label(history),
+            "hovertext": list(map(escape, names)),
+            "marker_color": _colour(number),
+        }
         if history.tokens:
             speed.add_bar(y=[agent.tokens_per_second for agent in agents], **style)
         if history.seconds:
@@ -115,9 +120,14 @@ def _causes_chart(go: Any, histories: Sequence[History]) -> Any:
     counted = [{"sent again": history.moved, **dict(causes(history))} for history in histories]
     if any(any(counts.values()) for counts in counted):
         for number, (history, counts) in enumerate(zip(histories, counted, strict=True)):
-            figure.add_bar(x=list(counts), y=list(counts.values()), name=history.name, marker_color=_colour(number))
+            figure.add_bar(x=list(counts), y=list(counts.values()), name=_label(history), marker_color=_colour(number))
     figure.update_layout(yaxis_title="count")
     return figure
+
+
+def _label(history: History) -> str:
+    """A job's name as plotly shows it, which takes text for HTML."""
+    return escape(history.name.encode("utf-8", "backslashreplace").decode())
 
 
 def _colour(number: int) -> str:

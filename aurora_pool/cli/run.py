@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from aurora_pool.cli import options_checks, options_data, options_sharing
 from aurora_pool.cli.config import apply_config
-from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, LIMITS, OUTPUT, PROMPTS, SAMPLING, Hostfile
-from aurora_pool.errors import ConfigError
+from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, OUTPUT, PROMPTS, SAMPLING
+from aurora_pool.cli.run_options import EngineArgs, EngineName, Grace, RunPatience, RunTimeout, Stall, Tag, Up, Walltime
+from aurora_pool.jobs.formats import InputFormat
 
 
 def run(
@@ -17,12 +21,13 @@ def run(
         str,
         typer.Argument(
             metavar="INPUT",
-            help="Requests: OpenAI Batch JSONL, JSONL with 'prompt' or 'messages', or text with a prompt a line. "
-            "Names ending in .gz and .zst are unpacked. - is standard input, which is copied to a temporary file.",
+            help="Requests: OpenAI Batch JSONL, JSONL with 'prompt' or 'messages', a table (.csv, .tsv, .parquet), a "
+            "data set (a saved folder, hf://NAME) or text with a prompt a line. Names ending in .gz and .zst are "
+            "unpacked. - is standard input, which is copied to a temporary file, as remote files (s3://...) are.",
         ),
     ],
     *,
-    config: Annotated[  # noqa: ARG001 - its callback does it all
+    config: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
@@ -33,8 +38,8 @@ def run(
         ),
     ] = None,
     input_format: Annotated[
-        Literal["auto", "jsonl", "text"],
-        typer.Option(help="The format of INPUT; auto goes by its name, then its first line.", rich_help_panel=INPUT),
+        InputFormat,
+        typer.Option(help="The format of INPUT; auto goes by its name.", rich_help_panel=INPUT),
     ] = "auto",
     on_bad_line: Annotated[
         Literal["stop", "skip"],
@@ -44,6 +49,13 @@ def run(
         bool,
         typer.Option("--retry-failed", help="Retry requests that failed in an earlier run.", rich_help_panel=INPUT),
     ] = False,
+    allow_empty: options_data.AllowEmpty = False,
+    id_field: options_data.IdField = None,
+    prompt_field: options_data.PromptField = None,
+    template: options_data.TemplateOption = None,
+    system_template: options_data.SystemTemplate = None,
+    keep: options_data.Keep = None,
+    table: options_data.Table = None,
     output: Annotated[
         str | None,
         typer.Option(
@@ -54,28 +66,9 @@ def run(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
-    claim: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Instead of -o: share the input with all drivers that name this folder; merge joins their answers.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K/N",
-            help="Answer part K (from 0 on) of N of the ids, into the folder -o; auto is the rank of this process.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    piece_lines: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="Lines that a driver takes at a time, with --claim.", rich_help_panel=OUTPUT
-        ),
-    ] = 10000,
+    claim: options_sharing.Claim = None,
+    shard: options_sharing.Shard = None,
+    piece_lines: options_sharing.PieceLines = 10000,
     ordered: Annotated[
         bool,
         typer.Option(
@@ -151,13 +144,19 @@ def run(
         int | None,
         typer.Option(metavar="N", help="The seed of sampling, for answers that repeat.", rich_help_panel=SAMPLING),
     ] = None,
-    hostfile: Hostfile,
-    tag: Annotated[
-        list[str] | None,
+    hostfile: Annotated[
+        Path | None,
         typer.Option(
-            metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET
+            envvar="AURORA_POOL_HOSTFILE",
+            metavar="FILE",
+            help="The hostfile: one agent a line; or the folder of a fleet's agents.",
+            rich_help_panel=FLEET,
         ),
     ] = None,
+    tag: Tag = None,
+    up: Up = None,
+    engine: EngineName = None,
+    engine_args: EngineArgs = "",
     model: Annotated[
         str | None,
         typer.Option(
@@ -177,23 +176,8 @@ def run(
     min_agents: Annotated[
         int, typer.Option(metavar="N", min=1, help="Start when this many agents answer.", rich_help_panel=FLEET)
     ] = 1,
-    share: Annotated[
-        str | None,
-        typer.Option(
-            metavar="K/N",
-            help="Use part K (from 0 on) of N of the agents, and idle ones of other drivers; auto is the rank.",
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    takeover_after: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=1.0,
-            help="Seconds of silence after which another driver is taken for dead.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 30.0,
+    share: options_sharing.Share = None,
+    takeover_after: options_sharing.TakeoverAfter = 30.0,
     balance: Annotated[
         Literal["adaptive", "strict"],
         typer.Option(
@@ -206,50 +190,33 @@ def run(
             metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
         ),
     ] = None,
-    walltime: Annotated[
-        str | None,
+    walltime: Walltime = None,
+    patience: RunPatience = None,
+    timeout: RunTimeout = None,
+    stall: Stall = 30.0,
+    grace: Grace = 8.0,
+    expect: options_checks.Expect = None,
+    expect_retries: options_checks.ExpectRetries = 2,
+    expect_remedy: options_checks.ExpectRemedy = "temperature",
+    length_is_failure: options_checks.LengthIsFailure = False,
+    stop_after_failures: options_checks.StopAfterFailures = None,
+    max_total_tokens: options_checks.MaxTotalTokens = None,
+    max_cost: options_checks.MaxCost = None,
+    price: options_checks.Prices = None,
+    cache: options_checks.CacheFolder = None,
+    cache_sampled: options_checks.CacheSampled = False,
+    dry_run: Annotated[
+        bool,
         typer.Option(
-            metavar="TIME",
-            help="Time left, as 11:30:00, 90m or seconds; by default, what PBS or Slurm allow.",
-            rich_help_panel=LIMITS,
+            "--dry-run", help="Ask a sample, and say what the job would do and take.", rich_help_panel=DISPLAY
         ),
-    ] = None,
-    patience: Annotated[
-        float | None,
+    ] = False,
+    yes: Annotated[
+        bool,
         typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds to wait for the hostfile to appear, and for an agent while none is in service.",
-            rich_help_panel=LIMITS,
+            "--yes", help="Run requests again that have changed, however many they are.", rich_help_panel=INPUT
         ),
-    ] = None,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds a prompt may take from its first sending; by default no limit.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = None,
-    stall: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds an agent with prompts may show no activity before they move to others.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 30.0,
-    grace: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.0,
-            help="Seconds to finish what is in flight after SIGTERM.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 8.0,
+    ] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Show errors and warnings only.", rich_help_panel=DISPLAY)
     ] = False,
@@ -277,6 +244,9 @@ def run(
             metavar="PORT", min=0, max=65535, help="Serve Prometheus metrics on this port.", rich_help_panel=DISPLAY
         ),
     ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(metavar="HOST", help="The address to serve them on.", rich_help_panel=DISPLAY)
+    ] = "127.0.0.1",
 ) -> None:
     """Answer every request of a file, each exactly once.
 
@@ -286,6 +256,7 @@ def run(
     Kill it any time: the same command continues where it ended.
     Options of sampling are for lines of the input that don't have them.
     """
+    from aurora_pool.cli.confirm import confirm_changes
     from aurora_pool.cli.fleet import parse_tags
     from aurora_pool.cli.session import Session, run_session
     from aurora_pool.jobs.options import JobOptions
@@ -293,11 +264,7 @@ def run(
     from aurora_pool.jobs.walltime import find_deadline
     from aurora_pool.sharing import parse_part
 
-    if (output is None) == (claim is None):
-        raise ConfigError("expected -o FILE, or --claim DIR for a job that drivers share")
-    if claim is not None and shard is not None:
-        raise ConfigError("--shard: with --claim, pieces of the input are handed out already")
-
+    options_sharing.check(output=output, claim=claim, shard=shard, dry_run=dry_run)
     given = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -315,6 +282,14 @@ def run(
         prompt_format="chat" if chat else prompt_format,
         system_prompt=system_prompt,
         input_format=input_format,
+        columns=options_data.columns_of(id_field, prompt_field, template, system_template, keep),
+        table=table,
+        allow_empty=allow_empty,
+        expect=options_checks.expectation_of(expect, expect_retries, expect_remedy, length=length_is_failure),
+        guardrails=options_checks.guardrails_of(stop_after_failures, max_total_tokens, max_cost, price),
+        cache=cache,
+        cache_sampled=cache_sampled,
+        before_changes=None if yes or dry_run else confirm_changes,
         on_bad_line=on_bad_line,
         retry_failed=retry_failed,
         ordered=ordered,
@@ -325,6 +300,12 @@ def run(
         shard=None if shard is None else parse_part(shard),
         run_log=run_log,
     )
+    if (up or engine) and hostfile is not None and str(hostfile) == os.environ.get("AURORA_POOL_HOSTFILE"):
+        hostfile = None  # what is said here comes before what the environment says
+    if sum(each is not None for each in (hostfile, up, engine)) != 1:
+        raise typer.BadParameter("expected one of --hostfile, --up and --engine: who is to answer?")
+    if engine is not None and model is None:
+        raise typer.BadParameter("--engine needs --model: the name or the folder of a model")
     session = Session(
         source=source,
         output=output or "",
@@ -332,8 +313,10 @@ def run(
         piece_lines=piece_lines,
         takeover_after=takeover_after,
         share=None if share is None else parse_part(share),
-        hostfile=hostfile,
+        hostfile=hostfile or Path(),
         tags=parse_tags(tag or []),
+        engine=engine,
+        engine_args=engine_args,
         job=options,
         balance=balance,
         on_too_long=on_too_long,
@@ -346,5 +329,20 @@ def run(
         quiet=quiet,
         json=json,
         metrics_port=metrics_port,
+        metrics_host=metrics_host,
+        dry_run=dry_run,
+        reads=[path for path in (config, template, system_template, expect) if path is not None],
     )
-    raise typer.Exit(run_session(session))
+    if engine is not None:
+        from aurora_pool.cli.exit_codes import told
+        from aurora_pool.fleets import keeper
+
+        # In a child: should that be killed, the processes of the engine are not left alone.
+        raise typer.Exit(keeper.keep(lambda: told(lambda: run_session(session))))
+    if up is None:
+        raise typer.Exit(run_session(session))
+    from aurora_pool.cli.up import RUN, fleet_for_a_job
+
+    folder = RUN if output in {None, "-"} else Path(f"{output}.fleet")
+    with fleet_for_a_job(up, folder, least=min_agents, wait=patience, quiet=quiet) as agents:
+        raise typer.Exit(run_session(dataclasses.replace(session, hostfile=agents)))

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from aurora_pool import event_loop
-from aurora_pool.cli.display import Display, make_display
+from aurora_pool.cli.console import give, say
+from aurora_pool.cli.display import Display, make_display, waiting
+from aurora_pool.cli.dry_run import dry_run
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, having, start, wait_for_agents, wait_for_hostfile, watch_hostfile
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
-from aurora_pool.errors import NoAgentsError
+from aurora_pool.errors import ConfigError, NoAgentsError, PoolError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.jobs.claimed import PIECE_LINES, ClaimedJob
+from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
+from aurora_pool.jobs.paths import check_apart, written_by_job
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runner import Job
 from aurora_pool.jobs.shard import open_shard
@@ -28,6 +32,13 @@ from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool import VLLMPool
 from aurora_pool.sharing import AgentShare, Part, Roster
 from aurora_pool.statistics import PoolStatistics
+
+PROBED = 5.0
+"""Seconds to find out which model is served, where it is not the one that is asked for."""
+
+if TYPE_CHECKING:
+    from aurora_pool.engines import Engine, EnginePool
+    from aurora_pool.jobs.run import JobPool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +53,8 @@ class Session:
     share: Part | None = None
     hostfile: Path
     tags: Mapping[str, str] = field(default_factory=dict)
+    engine: str | None = None
+    engine_args: str = ""
     job: JobOptions
     balance: Balance = "adaptive"
     on_too_long: OnTooLong = "error"
@@ -54,6 +67,9 @@ class Session:
     quiet: bool = False
     json: bool = False
     metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    dry_run: bool = False
+    reads: Sequence[str | Path] = ()
 
 
 def run_session(session: Session) -> ExitCode:
@@ -62,14 +78,20 @@ def run_session(session: Session) -> ExitCode:
     Raises :class:`~aurora_pool.errors.PoolError`, whose kind tells the exit code.
     """
     interruptions = Interruptions()
-    if session.patience is None:
+    if session.patience is None and session.engine is None:
         parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
     display = make_display(quiet=session.quiet)
+    if session.claim is None:
+        table = session.job.table
+        check_apart(
+            written_by_job(session.output, None if table is None or is_remote(table) else table),
+            [session.hostfile, *session.reads],
+        )
     with _open(session) as job:
         if job.skipped:
             for bad in job.skipped[:3]:
                 display.say(f"left out: {bad}")
-            display.say(f"left out: {len(job.skipped)} bad lines in all")
+            display.say(f"left out: {job.left_out} bad lines in all")
         command = _Command(session, job, display, interruptions)
         return event_loop.run(command.run())
 
@@ -98,6 +120,7 @@ class _Command:
         self._display = display
         self._listeners: list[Callable[[Progress, PoolStatistics], None]] = []
         self._signal_code: ExitCode | None = None
+        self._waits = False
         self._task: asyncio.Task[object] | None = None
 
     async def run(self) -> ExitCode:
@@ -105,6 +128,8 @@ class _Command:
         self._interruptions.hand_to(self._signalled)
         try:
             summary = await self._run_job()
+            if summary is None:
+                return ExitCode.DONE
         except asyncio.CancelledError:
             if self._signal_code is None:
                 raise
@@ -116,10 +141,25 @@ class _Command:
             self._display.say(line)
         if self._session.json:
             # Standard output may be taken by the answers.
-            print(as_json(summary), file=sys.stderr if self._session.output == "-" else sys.stdout)
+            (say if self._session.output == "-" else give)(as_json(summary))
         return exit_code_of(summary, self._signal_code)
 
-    async def _run_job(self) -> JobSummary:
+    async def _run_job(self) -> JobSummary | None:
+        session = self._session
+        async with AsyncExitStack() as stack:
+            pool: JobPool = await (self._open_fleet(stack) if session.engine is None else self._open_engine(stack))
+            if session.dry_run:
+                assert isinstance(self._job, Job)  # the options are refused together with --claim
+                for line in await dry_run(self._job, pool):
+                    give(line)
+                return None
+            if session.metrics_port is not None:
+                self._serve_metrics(session.metrics_port, session.metrics_host)
+            stack.callback(self._display.stop)
+            self._listeners.append(lambda progress, _: self._display.update(progress))
+            return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
+
+    async def _open_fleet(self, stack: AsyncExitStack) -> JobPool:
         session = self._session
         within = PATIENCE if session.patience is None else session.patience
         endpoints = having(await wait_for_hostfile(session.hostfile, within=session.patience or 0.0), session.tags)
@@ -129,48 +169,78 @@ class _Command:
             roster = Roster(folder, silent_after=session.takeover_after)
             share = AgentShare(roster, session.share, silent_after=session.takeover_after)
             endpoints = share.select(endpoints)
-        pool = VLLMPool(
-            endpoints,
-            model=self._job.model,
-            timeout=session.timeout,
-            concurrency=session.concurrency,
-            balance=session.balance,
-            prompting=PromptOptions(on_too_long=session.on_too_long),
-            timeouts=Timeouts(stall=session.stall, patience=within),
-        )
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(pool.close)
-            if share is not None:
-                stack.callback(share.leave)
+        pool = self._pool(endpoints, Timeouts(stall=session.stall, patience=within))
+        stack.push_async_callback(pool.close)
+        if share is not None:
+            stack.callback(share.leave)
+        await self._start(pool, endpoints)
+        if session.dry_run:
+            return pool
+        if session.min_agents > 1 and isinstance(pool, VLLMPool):
+            await wait_for_agents(pool, session.min_agents, within=within)
+        stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool, share)))
+        if share is not None:
+            self._lend(pool, share, stack)
+        return pool
+
+    async def _open_engine(self, stack: AsyncExitStack) -> EnginePool:
+        from aurora_pool.engines import EnginePool
+
+        session = self._session
+        pool = EnginePool(make_engine(session.engine or "", self._job.model or "", session.engine_args))
+        stack.push_async_callback(pool.close)
+        self._display.say(f"loading {pool.model}")
+        await pool.start()
+        return pool
+
+    def _pool(self, endpoints: list[AgentEndpoint], timeouts: Timeouts) -> JobPool:
+        session = self._session
+        options: dict[str, Any] = {
+            "model": self._job.model,
+            "timeout": session.timeout,
+            "concurrency": session.concurrency,
+            "balance": session.balance,
+            "timeouts": timeouts,
+        }
+        survey = self._job.survey if isinstance(self._job, Job) else None
+        if survey is None or not survey.embedding:
+            return VLLMPool(endpoints, prompting=PromptOptions(on_too_long=session.on_too_long), **options)
+        try:
+            from aurora_pool.embeddings import EmbeddingPool
+        except ModuleNotFoundError:
+            raise ConfigError("embeddings need the package numpy: pip install 'aurora-pool[embeddings]'") from None
+        return EmbeddingPool(endpoints, dimensions=survey.dimensions, **options)
+
+    async def _start(self, pool: JobPool, endpoints: list[AgentEndpoint]) -> None:
+        try:
             await start(pool)
-            if session.min_agents > 1:
-                await wait_for_agents(pool, session.min_agents, within=within)
-            stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool, share)))
-            if share is not None:
-                self._lend(pool, share, stack)
-            if session.metrics_port is not None:
-                self._serve_metrics(session.metrics_port)
-            self._display.start()
-            stack.callback(self._display.stop)
-            self._listeners.append(lambda progress, _: self._display.update(progress))
-            return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
+        except NoAgentsError as error:
+            wanted = self._job.model
+            served = None if wanted is None or wanted == self._session.job.model else await _served_by(endpoints)
+            if served is None:
+                raise
+            raise NoAgentsError(f"{error}; if that is meant: --model-map '{wanted}={served}'") from error
 
     def _tell_resumed(self, resumed: Resumed) -> None:
         # Before anything is sent: whoever has changed a whole input by mistake can still stop.
         if resumed.changed or not self._session.quiet:
             for line in describe_resumed(resumed, self._session.output):
                 self._display.say(line)
+        self._display.start()  # not earlier: a bar would get into the way of a question
 
     def _tell(self, progress: Progress, statistics: PoolStatistics) -> None:
+        if self._waits:
+            self._waits = False
+            self._display.say(f"waiting for {waiting(progress)}; press Ctrl-C again to stop at once")
         for listener in self._listeners:
             listener(progress, statistics)
 
-    def _serve_metrics(self, port: int) -> None:
+    def _serve_metrics(self, port: int, host: str) -> None:
         from aurora_pool.jobs.metrics import JobMetrics
 
-        self._listeners.append(JobMetrics.serving(port).update)
+        self._listeners.append(JobMetrics.serving(port, host).update)
 
-    def _lend(self, pool: VLLMPool, share: AgentShare, stack: AsyncExitStack) -> None:
+    def _lend(self, pool: JobPool, share: AgentShare, stack: AsyncExitStack) -> None:
         """Say which agents are idle at the end, and take those of other drivers."""
 
         def update(endpoints: list[AgentEndpoint]) -> None:
@@ -180,7 +250,7 @@ class _Command:
         self._listeners.append(lambda progress, statistics: share.tell(statistics, exhausted=progress.exhausted))
         stack.push_async_callback(_cancelled, asyncio.create_task(share.follow(update)))
 
-    async def _follow_hostfile(self, pool: VLLMPool, share: AgentShare | None) -> None:
+    async def _follow_hostfile(self, pool: JobPool, share: AgentShare | None) -> None:
         known = {str(endpoint) for endpoint in pool.endpoints}
 
         def update(endpoints: list[AgentEndpoint]) -> None:
@@ -193,7 +263,7 @@ class _Command:
             except NoAgentsError as error:
                 self._display.say(f"going on with the agents of before: {error}")
 
-        await watch_hostfile(self._session.hostfile, update)
+        await watch_hostfile(self._session.hostfile, update, known=pool.endpoints)
 
     # -- signals ------------------------------------------------------------------------------------------------
 
@@ -217,7 +287,28 @@ class _Command:
             return
         self._job.end(ending, reason)
         if reason == "interrupted":
-            self._display.say("waiting for what is in flight; press Ctrl-C again to stop at once")
+            self._waits = True
+
+
+async def _served_by(endpoints: list[AgentEndpoint]) -> str | None:
+    """Find out which model a fleet serves, if it is one."""
+    async with VLLMPool(endpoints, timeouts=Timeouts(patience=PROBED)) as pool:
+        try:
+            await pool.start()
+        except PoolError:
+            return None
+        return pool.model
+
+
+def make_engine(kind: str, model: str, arguments: str) -> Engine:
+    """Make an engine that computes in this process; nothing is loaded yet."""
+    if kind == "transformers":
+        from aurora_pool.engines.transformers import TransformersEngine
+
+        return TransformersEngine(model, arguments)
+    from aurora_pool.engines.vllm import VllmEngine
+
+    return VllmEngine(model, arguments)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -20,17 +20,20 @@ _FAULT = re.compile(r"(?P<agent>\d+):(?P<action>[a-z_]+)@(?P<at>[\d.]+)(\+(?P<la
 
 def sim(
     hostfile: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             metavar="FILE",
             help="The hostfile to write when all agents listen; removed at the end.",
             rich_help_panel=OUTPUT,
         ),
-    ],
+    ] = None,
     agents: Annotated[int, typer.Option(metavar="N", min=1, help="How many agents.", rich_help_panel=FLEET)] = 4,
     model: Annotated[
         str, typer.Option(metavar="NAME", help="The model's name.", rich_help_panel=FLEET)
     ] = "simulated-model",
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="The address to listen on.", rich_help_panel=FLEET)
+    ] = "127.0.0.1",
     base_port: Annotated[
         int | None,
         typer.Option(metavar="N", help="The first agent's port; by default, any free ports.", rich_help_panel=FLEET),
@@ -74,6 +77,7 @@ def sim(
         if agent >= agents:
             raise typer.BadParameter(f"there is no agent {agent}: they count from 0 to {agents - 1}")
         faults.setdefault(agent, []).append(parsed)
+    written = "" if hostfile is None else f"; hostfile: {hostfile}"
     try:
         profile = AgentProfile(model=model, speed=speed, slots=slots, median_length=median_length, instant=instant)
         serve(
@@ -81,10 +85,11 @@ def sim(
             hostfile,
             profile=profile,
             faults=faults,
+            host=host,
             base_port=base_port,
             time_scale=time_scale,
             seed=seed,
-            ready=lambda fleet: typer.echo(f"{len(fleet.endpoints)} agents listen; hostfile: {hostfile}", err=True),
+            ready=lambda fleet: typer.echo(f"{len(fleet.endpoints)} agents listen{written}", err=True),
         )
     except OSError as error:
         typer.echo(f"aurora-pool: the fleet can't be started: {error}", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, SAMPLING, Hostfile, Model, Patience, Temperature
-from aurora_pool.terminal import as_shown, one_line
+from aurora_pool.terminal import one_line
 
 if TYPE_CHECKING:
     from aurora_pool.patterns import ReduceResult
@@ -27,6 +27,7 @@ class DocumentFormat(StrEnum):
 
     TEXT = "text"
     CHATGPT_EXPORT = "chatgpt-export"
+    CLAUDE_EXPORT = "claude-export"
 
 
 def summarize(
@@ -71,7 +72,7 @@ def summarize(
 
     def tell(level: int, texts: Sequence[str]) -> None:
         if verbose:
-            typer.echo(f"level {level}: {len(texts)} summaries", err=True)
+            say(f"level {level}: {len(texts)} summaries")
 
     async def work() -> ReduceResult:
         documents = read_documents(files, input_format=input_format.value)
@@ -97,13 +98,14 @@ def summarize(
             await pool.close()
 
     result = asyncio.run(work())
-    if result.text:
-        print(as_shown(result.text, sys.stdout))
+    if result.text and not give(result.text):
+        say("aurora-pool: the summary can't be written: standard output is closed, or full")
+        raise typer.Exit(ExitCode.OUTPUT)
     if not result.success:
         for leaf in result.lost[:SHOWN]:
-            typer.echo(f"aurora-pool: lost {one_line(leaf.name)}: {one_line(leaf.error)}", err=True)
+            say(one_line(f"aurora-pool: lost {leaf.name}: {leaf.error}"))
         if len(result.lost) > SHOWN:
-            typer.echo(f"aurora-pool: lost {len(result.lost) - SHOWN} more of {result.leaves} parts", err=True)
+            say(f"aurora-pool: lost {len(result.lost) - SHOWN} more of {result.leaves} parts")
         if result.error:
-            typer.echo(f"aurora-pool: {one_line(result.error)}", err=True)
+            say(one_line(f"aurora-pool: {result.error}"))
         raise typer.Exit(ExitCode.SOME_FAILED)

@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from aurora_pool.cli.display import duration
 from aurora_pool.cli.exit_codes import ExitCode
-from aurora_pool.jobs.options import JobSummary
+from aurora_pool.jobs.options import Ending, JobSummary
 from aurora_pool.jobs.resume import Resumed
 
 SHOWN_AGENTS = 16
 LONGEST_MESSAGE = 200
 
+_BY_ENDING: dict[Ending, ExitCode] = {
+    "finished": ExitCode.DONE,
+    "incomplete": ExitCode.BAD_INPUT,
+    "out of time": ExitCode.OUT_OF_TIME,
+    "no agents": ExitCode.FLEET,
+    "too many failures": ExitCode.TOO_MANY_FAILURES,
+    "budget spent": ExitCode.BUDGET_SPENT,
+}
+
 
 def exit_code_of(summary: JobSummary, signal_code: ExitCode | None = None) -> ExitCode:
     """Give the exit code for how a run ended; ``signal_code`` if it was a signal that ended it."""
-    if summary.ending == "finished":
-        return ExitCode.SOME_FAILED if summary.failed else ExitCode.DONE
-    if summary.ending == "out of time":
-        return ExitCode.OUT_OF_TIME
-    if summary.ending == "no agents":
-        return ExitCode.FLEET
-    return signal_code or ExitCode.INTERRUPTED
+    if summary.remaining and summary.ending == "finished":
+        return ExitCode.BAD_INPUT  # there is no such ending; whatever was wrong, it is not done
+    if summary.ending == "finished" and summary.failed:
+        return ExitCode.SOME_FAILED
+    code = _BY_ENDING.get(summary.ending)
+    return code if code is not None else signal_code or ExitCode.INTERRUPTED
 
 
-def describe_resumed(found: Resumed, output: str) -> list[str]:
-    """Say what earlier runs had left, if anything is worth saying."""
+def describe_resumed(found: Resumed, output: str, *, repaired: bool = True) -> list[str]:
+    """Say what earlier runs had left, if anything is worth saying, and where the rest is, or would be."""
     lines = []
+    now = "now in" if repaired else "to go to"
     if found.answered or found.failed:
         lines.append(f"earlier runs: {found.answered} answered, {found.failed} failed")
     if found.retried:
@@ -32,13 +41,19 @@ def describe_resumed(found: Resumed, output: str) -> list[str]:
     if found.changed:
         shown = ", ".join(found.examples)
         lines.append(f"changed since they were answered, run again: {found.changed} (such as {shown}); ")
-        lines[-1] += f"the old answers are in {output}.superseded"
+        lines[-1] += f"the old answers are {now} {output}.superseded"
+    if found.moved:
+        lines.append(f"moved to another line of the input, kept: {found.moved}")
     if found.unchecked:
         lines.append(f"written by another program, taken unchanged: {found.unchecked}")
     if found.foreign:
         lines.append(f"not in the input, left alone: {found.foreign}")
     if found.damaged:
-        lines.append(f"lines that are no records, or second ones: {found.damaged}; now in {output}.superseded")
+        lines.append(f"lines that are no records, or second ones: {found.damaged}; {now} {output}.superseded")
+    if found.torn:
+        lines.append("the end of the output was cut off, or damaged; what there was of a record is set aside")
+    if found.unreadable:
+        lines.append(f"bytes that could not be unpacked: {found.unreadable}; {now} {output}.damaged")
     return lines
 
 
@@ -53,6 +68,8 @@ def describe(summary: JobSummary) -> list[str]:
     if summary.first_failure is not None:
         causes = ", ".join(f"{cause} {count}" for cause, count in summary.failures.items())
         lines.append(f"failed: {causes}; the first was {_shortened(summary.first_failure)}")
+    if summary.cached:
+        lines.append(f"answered from the cache: {summary.cached}")
     if summary.skipped:
         lines.append(f"bad lines left out: {summary.skipped}")
     if summary.agents:
@@ -71,6 +88,8 @@ def describe(summary: JobSummary) -> list[str]:
     lines.append(f"answers: {summary.output}")
     if summary.ordered is not None:
         lines.append(f"in the order of the input: {summary.ordered}")
+    if summary.table is not None:
+        lines.append(f"as a table: {summary.table}")
     return lines
 
 
@@ -84,4 +103,11 @@ def as_json(summary: JobSummary) -> str:
     """Write the summary as one line of JSON."""
     import msgspec
 
-    return msgspec.json.encode(summary).decode()
+    # A name that is not UTF-8 comes with surrogates, which JSON has no place for.
+    plain = msgspec.to_builtins(summary, enc_hook=str)
+    plain |= {name: _encodable(value) for name, value in plain.items() if isinstance(value, str)}
+    return msgspec.json.encode(plain).decode()
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, TypeVar
 
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
+from aurora_pool.jobs.deadline import RESERVE
 from aurora_pool.jobs.meter import Progress, Stall
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, Plan
-from aurora_pool.jobs.run import RESERVE, OnProgress
+from aurora_pool.jobs.run import OnProgress
 from aurora_pool.jobs.runner import Job
+from aurora_pool.jobs.standing import stall_of
 from aurora_pool.jobs.totals import Totals
 from aurora_pool.sharing.roster import Roster
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
+    from aurora_pool.engines import EnginePool
     from aurora_pool.pool import VLLMPool
 
 LOOK_EVERY = 15.0
@@ -48,7 +51,7 @@ class ClaimRun:
 
     def __init__(
         self,
-        pool: VLLMPool,
+        pool: VLLMPool | EnginePool,
         plan: Plan,
         claims: Claims,
         roster: Roster,
@@ -63,7 +66,7 @@ class ClaimRun:
         self._on_progress = on_progress
         self._output = output
         self._options = options
-        self._piece_options = replace(options, run_log=False)
+        self._piece_options = replace(options, run_log=False, allow_empty=True, before_changes=None)
         self._now = asyncio.get_running_loop().time
         self._files = ThreadPoolExecutor(1, "claims")  # one thread: the claims are used by one at a time
         self._ending: Ending = "finished"
@@ -247,6 +250,7 @@ class ClaimRun:
             hedged=statistics.hedged,
             stall=self._stall(now, statistics),
             ending=ending,
+            drain=(statistics.in_flight + statistics.queued) / rate if rate > 0 else None,
             exhausted=self._more.is_set() and self._in_hand <= statistics.in_flight + statistics.queued,
         )
 
@@ -254,8 +258,7 @@ class ClaimRun:
         silence = self._pace.silence(now=now, at_least=self._options.warn_after)
         if silence is None or not self._pieces:
             return None
-        oldest = sorted((agent.oldest_age or 0.0, str(agent.endpoint)) for agent in statistics.agents)
-        return Stall(silence, tuple(name for age, name in oldest[:-4:-1] if age))
+        return stall_of(silence, statistics)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Self
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.claim_run import ClaimRun
 from aurora_pool.jobs.claims import Claims
+from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
-from aurora_pool.jobs.pieces import agree_on_plan, first_model
+from aurora_pool.jobs.pieces import agree_on_plan, first_request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.run import OnProgress
 from aurora_pool.sharing.roster import Roster
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+    from aurora_pool.jobs.run import JobPool
 
 PIECE_LINES = 10_000
 
@@ -45,13 +46,23 @@ class ClaimedJob:
         self.options = options or JobOptions()
         if self.options.retry_failed or self.options.ordered:
             raise ConfigError("with --claim, --ordered and --retry-failed come later: merge, and run it again with -o")
+        if self.options.table is not None:
+            raise ConfigError("with --claim, --table comes later: merge, and run it again with -o")
+        if self.options.guardrails != Guardrails():
+            raise ConfigError("with --claim, there are no limits of failures, tokens or cost: no driver sees all")
         self.output = Path(folder)
         self._roster = Roster(self.output / "drivers", silent_after=silent_after)
         self.plan = agree_on_plan(self.output, source, self.options, name=self._roster.name, piece_lines=piece_lines)
         skips = self.options.on_bad_line == "skip"
         self._claims = Claims(self.output, len(self.plan.offsets), self._roster, retry_unusable=skips)
-        self.model = first_model(self.plan)
+        first = first_request(self.plan)
+        if first is not None and first.embedding:
+            raise ConfigError("with --claim, a job can't ask for embeddings: use --shard")
+        if first is None and not self.plan.lines and not self.options.allow_empty:
+            raise BadRecord("there is no request in it", path=source)
+        self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)
         self.skipped: Sequence[BadRecord] = []
+        self.left_out = 0
         self._run: ClaimRun | None = None
         self._ending: tuple[Ending, str] | None = None
 
@@ -62,7 +73,7 @@ class ClaimedJob:
 
     async def run(
         self,
-        pool: VLLMPool,
+        pool: JobPool,
         *,
         on_progress: OnProgress | None = None,
         on_resumed: Callable[[Resumed], None] | None = None,
@@ -72,7 +83,13 @@ class ClaimedJob:
         Raises :class:`~aurora_pool.errors.BadRecord` if everything else is done and some pieces can't be,
         :class:`~aurora_pool.errors.JobError` if the folder fails, and what :meth:`VLLMPool.start` raises.
         """
+        from aurora_pool.pool import VLLMPool  # noqa: PLC0415 - a command that fails early needs none
+
+        if not isinstance(pool, VLLMPool):
+            raise ConfigError("a job that drivers claim needs a VLLMPool")
         await pool.start()
+        if on_resumed is not None:
+            on_resumed(Resumed())
         self._run = ClaimRun(pool, self.plan, self._claims, self._roster, self.output, self.options, on_progress)
         if self._ending is not None:
             self._run.end(*self._ending)

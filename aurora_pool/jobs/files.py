@@ -1,20 +1,21 @@
-"""A job's input: read by lines as often as needed, compressed or not; and how a name tells the compression."""
+"""A job's input as a file: read by lines as often as needed, compressed or not, whatever it comes from."""
 
 from __future__ import annotations
 
 import codecs
 import gzip
 import io
-import shutil
-import tempfile
+import os
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from aurora_pool.errors import BadRecord, ConfigError
-from aurora_pool.jobs.requests import InputFormat
+from aurora_pool.jobs.copies import copied, unreadable
+from aurora_pool.jobs.formats import InputFormat, kind_of
 
 if TYPE_CHECKING:
     import zstandard
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 Compression: TypeAlias = Literal["none", "gzip", "zstd"]
 
 _SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}
+_MAGICS: dict[bytes, Compression] = {b"\x1f\x8b\x08": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 _BUFFER = 1 << 18
-_TEXT = frozenset({".txt", ".text"})
-_JSONL = frozenset({".jsonl", ".ndjson", ".json", ".jsonlines"})
+_HEAD = 1 << 16
+LONGEST_LINE = 1 << 28
+"""Bytes that a line may have: what unpacks to more is no line of prompts."""
 
 
 def compression_of(path: str | Path) -> Compression:
@@ -49,9 +52,10 @@ def import_zstandard() -> Any:
 
 
 class InputFile:
-    """A file of requests. ``-`` is standard input, which is copied to a temporary file first: it is read twice.
+    """A file of requests. ``-`` is standard input; that, pipes and remote files are copied first: they are read twice.
 
-    Raises :class:`~aurora_pool.errors.BadRecord` for a file that can't be read.
+    ``kind`` says what is in it. Raises :class:`~aurora_pool.errors.BadRecord` for a file that can't be read, and for
+    one of which can't be told what it is.
     """
 
     before = 0
@@ -59,58 +63,87 @@ class InputFile:
 
     def __init__(self, path: str | Path, *, stdin: IO[bytes] | None = None, input_format: InputFormat = "auto") -> None:
         self.name = "<stdin>" if str(path) == "-" else str(path)
-        self._path = Path(path)
-        self._spool: IO[bytes] | None = None
-        self._compression: Compression = "none"
-        if str(path) == "-":
-            assert stdin is not None
-            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - kept until close()
-            shutil.copyfileobj(stdin, self._spool)
-        else:
-            self._compression = compression_of(path)
-        self.is_text = self._is_text() if input_format == "auto" else input_format == "text"
+        self.path = Path(path)
+        self._copy = copied(path, stdin)
+        self._compression = compression_of(path)
+        if self._copy is not None:
+            head = self._copy.head
+            self._compression = next((kind for magic, kind in _MAGICS.items() if head.startswith(magic)), "none")
+        try:
+            self.kind = kind_of(self._stem(), self._head(), input_format)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_text(self) -> bool:
+        """Whether each line is a prompt."""
+        return self.kind == "text"
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are to be read in this process; 0 for those of another."""
+        return 0 if self._copy is not None else self.path.stat().st_size
 
     def lines(self, first: int = 1) -> Iterator[tuple[int, bytes]]:
         """Read the lines that are not blank, without their ends, each with its number; ``first`` is where to begin."""
         try:
-            with self._open() as file:
-                for number, line in enumerate(islice(file, first - 1, None), start=first):
+            with self.open() as file:
+                for number, line in enumerate(
+                    islice(iter(partial(file.readline, LONGEST_LINE + 1), b""), first - 1, None), start=first
+                ):
+                    if len(line) > LONGEST_LINE:
+                        raise BadRecord(f"a line of more than {LONGEST_LINE} bytes", path=self.name, line=number)
                     text = line.rstrip(b"\r\n")
                     if number == 1:
                         text = text.removeprefix(codecs.BOM_UTF8)
                     if text and not text.isspace():
                         yield number, text
         except (OSError, EOFError, zlib.error) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise BadRecord(f"the input can't be read ({reason})", path=self.name) from error
+            raise unreadable(self.name, error) from error
 
-    def close(self) -> None:
-        """Give up the temporary copy of standard input."""
-        if self._spool is not None:
-            self._spool.close()
+    def open(self) -> IO[bytes]:
+        """Open it, unpacked.
 
-    def _open(self) -> IO[bytes]:
-        if self._spool is not None:
-            self._spool.seek(0)
-            # The file is needed again after this pass, so closing what is returned must leave it open.
-            return io.BufferedReader(io.FileIO(self._spool.fileno(), closefd=False))
+        Raises :class:`OSError`, as reading does, :class:`EOFError` and :class:`zlib.error`.
+        """
+        if self._copy is None and self._compression == "none":
+            return self.path.open("rb", buffering=_BUFFER)
+        file = self.path.open("rb") if self._copy is None else self._copy.open()
         if self._compression == "gzip":
-            return io.BufferedReader(gzip.open(self._path, "rb"))
+            return io.BufferedReader(_Gzip(file))
         if self._compression == "zstd":
             zstandard = import_zstandard()
-            try:
-                return _Zstd(zstandard.ZstdDecompressor(), self._path.open("rb"), zstandard.ZstdError)
-            except zstandard.ZstdError as error:
-                raise OSError(str(error)) from error
-        return self._path.open("rb", buffering=_BUFFER)
+            return _Zstd(zstandard.ZstdDecompressor(), file, zstandard.ZstdError)
+        return file
 
-    def _is_text(self) -> bool:
-        stem = self._path.with_suffix("") if self._compression != "none" else self._path
-        suffix = stem.suffix.lower() if self._spool is None else ""
-        if suffix in _TEXT or suffix in _JSONL:
-            return suffix in _TEXT
-        _, first = next(self.lines(), (0, b"{"))
-        return not first.lstrip().startswith(b"{")
+    def close(self) -> None:
+        """Give up the temporary copy of what could be read only once."""
+        if self._copy is not None:
+            self._copy.close()
+
+    def _stem(self) -> str:
+        """Its name without what tells the compression."""
+        return os.path.splitext(self.name)[0] if compression_of(self.name) != "none" else self.name  # noqa: PTH122
+
+    def _head(self) -> bytes:
+        try:
+            with self.open() as file:
+                return file.read(_HEAD)
+        except (OSError, EOFError, zlib.error) as error:
+            raise unreadable(self.name, error) from error
+
+
+class _Gzip(gzip.GzipFile):
+    """Reads gzip members, and closes the file below."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(fileobj=file, mode="rb")
+        self._below = file
+
+    def close(self) -> None:
+        super().close()
+        self._below.close()
 
 
 class _Zstd(io.BufferedReader):

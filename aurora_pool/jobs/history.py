@@ -5,13 +5,14 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 import msgspec
 
-from aurora_pool.errors import BadRecord
+from aurora_pool.errors import BadRecord, ConfigError
+from aurora_pool.jobs.codec import Lines
+from aurora_pool.jobs.files import compression_of
 from aurora_pool.jobs.runlog import run_log_of
 
 Values: TypeAlias = "array[float] | array[int]"
@@ -59,8 +60,9 @@ class AgentFigures:
 class History:
     """All runs of one output, one after the other; the time between them does not count. Times are seconds.
 
-    ``begins`` and ``ends`` hold when each prompt was sent and finished, ``latencies`` and ``lengths`` (tokens) what the
-    answered ones took. ``failures`` counts failed prompts by cause, ``troubles`` failed requests by outcome.
+    ``ends`` holds when each prompt finished, ``latencies`` and ``lengths`` (tokens) what the answered ones took.
+    ``failures`` counts failed prompts by cause, ``troubles`` failed requests by outcome.
+    ``unreadable`` counts lines of the log that say nothing, ``missing`` records of the output that it does not have.
     """
 
     name: str
@@ -79,11 +81,12 @@ class History:
     failures: Counter[str] = field(default_factory=Counter)
     troubles: Counter[str] = field(default_factory=Counter)
     ends: array[float] = field(default_factory=lambda: array("d"))
-    begins: array[float] = field(default_factory=lambda: array("d"))
     end_tokens: array[int] = field(default_factory=lambda: array("l"))
     latencies: array[float] = field(default_factory=lambda: array("d"))
     lengths: array[int] = field(default_factory=lambda: array("l"))
     agent_seconds: float = 0.0
+    unreadable: int = 0
+    missing: int = 0
 
     @property
     def done(self) -> int:
@@ -127,17 +130,14 @@ class History:
     def throughput(self) -> tuple[list[float], list[float]]:
         """Tokens per second over time: the middles of spans, in seconds, and the rate in each.
 
-        A prompt's tokens are taken to have come evenly from its sending to its end.
+        A prompt's tokens count when it ends: how much of the time before it only waited in a server's queue is not
+        known, and to spread them over that would show a job that is quick at first and slow at the end.
         """
         width = max(self.seconds / BINS, 0.001)
-        changes = [0.0] * (BINS + 1)
-        for begin, end, tokens in zip(self.begins, self.ends, self.end_tokens, strict=True):
-            first, last = int(begin / width), min(BINS - 1, int(end / width))
-            share = tokens / (last - first + 1)
-            changes[first] += share
-            changes[last + 1] -= share
-        middles = [width * (number + 0.5) for number in range(BINS)]
-        return middles, [max(0.0, tokens) / width for tokens in accumulate(changes[:-1])]
+        tokens = [0] * BINS
+        for end, count in zip(self.ends, self.end_tokens, strict=True):
+            tokens[min(BINS - 1, int(end / width))] += count
+        return [width * (number + 0.5) for number in range(BINS)], [count / width for count in tokens]
 
 
 def percentile(values: Values, share: float) -> float:
@@ -165,27 +165,69 @@ def covered(spans: list[tuple[float, float]]) -> float:
 
 
 def read_history(output: str | Path) -> History:
-    """Read the run log of an output.
+    """Read the run log of an output. What is damaged in it is left out, and counted.
 
     Raises :class:`~aurora_pool.errors.BadRecord` if there is none, or nothing in it.
     """
     path = run_log_of(output)
-    reader = _Reader(History(str(output)))
-    decode = msgspec.json.Decoder().decode
+    history = History(str(output))
+    reader = _Reader(history)
     try:
         with path.open("rb") as file:
             for line in file:
                 try:
-                    value = decode(line)
-                except (msgspec.DecodeError, UnicodeDecodeError):
-                    continue  # torn by a kill
-                reader.take(value)
+                    reader.take(_decode(line))
+                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    history.unreadable += bool(line.strip()) and not line.startswith(b'{"event":"demo"}')
     except OSError as error:
         raise BadRecord(f"the run log can't be read ({error.strerror})", path=str(path)) from error
     reader.end_run()
-    if not reader.history.runs:
+    if not history.runs:
         raise BadRecord("there is no run in it", path=str(path))
-    return reader.history
+    history.missing = max(0, _records_in(Path(output)) - history.done)
+    return history
+
+
+def _records_in(output: Path) -> int:
+    """How many lines an output has; 0 for one that can't be read."""
+    try:
+        return sum(map(len, Lines(output, compression_of(output)).batches()))
+    except (OSError, ConfigError):
+        return 0
+
+
+# What a line may say. Anything else has been damaged: every number is within what a job can take.
+
+_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
+_Prompt: TypeAlias = tuple[_Seconds, _Count | None, _Seconds, _Count | None, _Count | None, _Count, str]
+
+
+class _Event(msgspec.Struct, tag_field="event"):
+    pass
+
+
+class _Start(_Event, tag="start"):
+    names: list[str]
+    model: str = ""
+    total: _Count = 0
+
+
+class _Agents(_Event, tag="agents"):
+    t: _Seconds
+    names: list[str]
+    failures: dict[str, _Count] = {}
+    moved: _Count = 0
+    hedged: _Count = 0
+    wasted_tokens: _Count = 0
+
+
+class _End(_Event, tag="end"):
+    t: _Seconds
+    ending: str = ""
+
+
+_decode = msgspec.json.Decoder(_Start | _Agents | _End | _Prompt).decode
 
 
 class _Reader:
@@ -196,24 +238,27 @@ class _Reader:
         self._names: list[str] = []
         self._offset = 0.0
         self._seconds = 0.0
-        self._latest: dict[str, Any] = {}
+        self._latest: _Agents | None = None
 
-    def take(self, value: Any) -> None:
-        if isinstance(value, list):
+    def take(self, value: _Start | _Agents | _End | _Prompt) -> None:
+        if isinstance(value, tuple):
             self._prompt(*value)
-        elif isinstance(value, dict):
-            event = value.get("event")
-            if event == "start":
-                self.end_run()
-                self._start(value)
-            elif event == "agents":
-                self._agents(value)
-            elif event == "end":
-                self._seconds = max(self._seconds, value["t"])
-                self.history.ending = value["ending"]
+        elif isinstance(value, _Start):
+            self.end_run()
+            self._names = value.names
+            self.history.model, self.history.total = value.model, value.total
+            self.history.runs += 1
+            self.history.ending = "killed"
+        elif isinstance(value, _Agents):
+            self._names = value.names
+            self._seconds = max(self._seconds, value.t)
+            self._latest = value
+        else:
+            self._seconds = max(self._seconds, value.t)
+            self.history.ending = value.ending
 
     def end_run(self) -> None:
-        """Close the books of one run; the time of one that was killed is that of its last line."""
+        """End one run; the time of one that was killed is that of its last line."""
         history = self.history
         present = set(self._names)
         for name in present:
@@ -223,23 +268,13 @@ class _Reader:
             agent.spans.clear()
         history.seconds += self._seconds
         history.agent_seconds += self._seconds * len(present)
-        for name in ("moved", "hedged", "wasted_tokens"):
-            setattr(history, name, getattr(history, name) + self._latest.get(name, 0))
-        history.troubles.update(self._latest.get("failures", {}))
+        if self._latest is not None:
+            history.moved += self._latest.moved
+            history.hedged += self._latest.hedged
+            history.wasted_tokens += self._latest.wasted_tokens
+            history.troubles.update(self._latest.failures)
         self._offset = history.seconds
-        self._names, self._seconds, self._latest = [], 0.0, {}
-
-    def _start(self, event: dict[str, Any]) -> None:
-        self._names = event["names"]
-        self.history.model = event["model"]
-        self.history.total = event["total"]
-        self.history.runs += 1
-        self.history.ending = "killed"
-
-    def _agents(self, event: dict[str, Any]) -> None:
-        self._names = event["names"]
-        self._seconds = max(self._seconds, event["t"])
-        self._latest = event
+        self._names, self._seconds, self._latest = [], 0.0, None
 
     def _prompt(
         self,
@@ -254,7 +289,6 @@ class _Reader:
         history = self.history
         self._seconds = max(self._seconds, seconds)
         history.ends.append(self._offset + seconds)
-        history.begins.append(self._offset + max(0.0, seconds - latency))
         history.end_tokens.append(tokens or 0)
         history.tokens += tokens or 0
         history.prompt_tokens += prompt_tokens or 0

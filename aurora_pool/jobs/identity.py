@@ -16,9 +16,8 @@ class IdTable:
     >>> table = IdTable()
     >>> for name in ("a", None, "b"):
     ...     table.append(name)
-    >>> table.index()
-    >>> table.get("b"), table.get("c")
-    (3, None)
+    >>> table.index(), table.get("b"), table.get("c")
+    ([], 3, None)
     """
 
     def __init__(self) -> None:
@@ -30,23 +29,29 @@ class IdTable:
         """Note the id of the next line, the first of which is line 1; None for a line without one."""
         self._keys.append(_NO_ID if name is None else hash(name))
 
-    def index(self) -> tuple[int, int] | None:
-        """Make :meth:`get` answer; returns the numbers of two lines that have one id, None if there are no such."""
+    def index(self) -> list[tuple[int, int]]:
+        """Make :meth:`get` answer, with the first line of an id.
+
+        Returns the pairs of lines that have one id: that first one, and another.
+        """
         # Only now is it known how many there are: a table that grows on the way would be filled several times over.
         keys = self._keys
         size = 1 << (8 * len(keys) // 5).bit_length()
         slots, mask = array("I", [0]) * size, size - 1
         self._slots, self._mask = slots, mask
+        pairs = []
         for number, key in enumerate(keys):
             if key == _NO_ID:
                 continue
             slot = key & mask
             while other := slots[slot]:
                 if keys[other] == key:
-                    return other, number
+                    pairs.append((other, number))
+                    break
                 slot = (slot + 1) & mask
-            slots[slot] = number
-        return None
+            else:
+                slots[slot] = number
+        return pairs
 
     def get(self, name: str) -> int | None:
         """Return the number of the line with this id, None if there is none."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.codec import Lines, encoder
 from aurora_pool.jobs.files import compression_of
-from aurora_pool.jobs.lock import Lock, OutputLock
+from aurora_pool.jobs.lock import Lock, OutputLock, lock_file
+from aurora_pool.jobs.paths import beside, mode_of, open_beside, replacement
+from aurora_pool.jobs.records import renamed_record
 
 _CHUNK = 1 << 20
 
@@ -51,25 +54,50 @@ class Journal:
         except OSError as error:
             self._release()
             raise self._failure(error) from error
+        except JobError:
+            self._release()
+            raise
 
     def lines(self) -> Lines:
         """Read what is there: the whole lines, and whether something torn is behind them."""
         return Lines(self._path if self.resumable else Path(os.devnull), self._compression)
 
-    async def repair(self, lines: Lines, drop: Sequence[int], *, aside: Sequence[int] = ()) -> None:
-        """Cut off what is torn and take out the lines whose numbers (from 0 on, ascending) are in ``drop``.
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is not a byte in it."""
+        return not self._size
 
-        Of these, the ones in ``aside`` go to ``<output>.superseded``. The file is changed as a whole or not at all;
-        other tasks get their turns, and cancelling the call leaves everything as it was.
+    async def repair(
+        self,
+        lines: Lines,
+        drop: Sequence[int],
+        *,
+        aside: Sequence[int] = (),
+        renamed: Iterable[tuple[int, str]] = (),
+    ) -> None:
+        """Make the output ready to be appended to, after ``lines`` have been read to their end.
+
+        What is torn is cut off, and the lines whose numbers (from 0 on, ascending) are in ``drop`` are taken out. Of
+        these, the ones in ``aside`` go to ``<output>.superseded``, and so does what is torn; what could not be
+        unpacked goes to ``<output>.damaged``. ``renamed`` gives records, by their lines' numbers, other ids.
+
+        The file is changed as a whole or not at all; other tasks get their turns, and cancelling the call leaves
+        everything as it was.
         """
-        if not drop and not lines.torn:
-            return
+        renames = iter(renamed)
+        rename = next(renames, None)
         try:
-            if not drop and self._compression == "none":
+            if not drop and rename is None and not lines.torn:
+                if lines.unended:
+                    self._write(self._encoder.encode(b"\n"))
+                return
+            if not drop and rename is None and self._compression == "none":
+                with self._appended(".superseded") as old:
+                    old.write(lines.rest + b"\n")
                 os.ftruncate(self._fd, lines.end)
                 self._size = lines.end
                 return
-            await self._rewrite(drop, aside)
+            await self._rewrite(lines, drop, aside, chain(() if rename is None else (rename,), renames))
             os.close(self._fd)
             self._fd = -1
             self._open()
@@ -122,10 +150,13 @@ class Journal:
 
     def _open(self) -> None:
         if str(self._path) == "-":
-            self._fd = os.dup(sys.stdout.fileno())
+            self._fd = _standard_output()
         elif self.resumable:
             # Readable too: a file that vanishes is rescued through the descriptor.
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            # By whatever name it is known: a second link to this file has a lock of its own name.
+            if not lock_file(self._fd):
+                raise JobError(f"{self.name}: another run is writing to this file, by another name")
             self._size = os.fstat(self._fd).st_size
         else:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
@@ -145,39 +176,64 @@ class Journal:
             except OSError:
                 return  # the next run drops a torn line anyway
 
-    async def _rewrite(self, drop: Sequence[int], aside: Sequence[int]) -> None:
-        fresh = self._path.with_name(self._path.name + ".repaired")
-        superseded = self._path.with_name(self._path.name + ".superseded")
-        try:
-            with fresh.open("wb") as file, superseded.open("ab") as old:
-                before = old.tell()
-                try:
-                    await self._divide(drop, aside, file, old)
-                except BaseException:
-                    old.truncate(before)
-                    raise
-                for each in (old, file):
+    async def _rewrite(
+        self, lines: Lines, drop: Sequence[int], aside: Sequence[int], renamed: Iterator[tuple[int, str]]
+    ) -> None:
+        with self._appended(".damaged") as damaged, self._appended(".superseded") as old:
+            self._copy(lines.damage, damaged)
+            with replacement(self._path) as file:
+                await self._divide(drop, aside, renamed, file, old)
+                if lines.rest:
+                    old.write(lines.rest + b"\n")
+                for each in (damaged, old):  # before the new file takes the old one's place
                     each.flush()
                     os.fsync(each.fileno())
-            shutil.copymode(self._path, fresh)
-            fresh.replace(self._path)
+
+    @contextmanager
+    def _appended(self, ending: str) -> Iterator[IO[bytes]]:
+        """Append to a file beside the output. If the block fails, the file is as it was; an empty one is removed."""
+        path = beside(self._path, ending)
+        fd = open_beside(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=mode_of(self._path))
+        before = os.fstat(fd).st_size
+        try:
+            with os.fdopen(fd, "wb") as file:
+                yield file
         except BaseException:
-            fresh.unlink(missing_ok=True)
+            # Only now: closing the file wrote what it had still held.
+            with suppress(OSError):
+                os.truncate(path, before)
             raise
         finally:
-            if superseded.exists() and not superseded.stat().st_size:
-                superseded.unlink()
+            if not path.stat().st_size:
+                path.unlink()
 
-    async def _divide(self, drop: Sequence[int], aside: Sequence[int], kept: IO[bytes], old: IO[bytes]) -> None:
+    def _copy(self, ranges: Sequence[tuple[int, int]], file: IO[bytes]) -> None:
+        for begin, end in ranges:
+            for place in range(begin, end, _CHUNK):
+                file.write(os.pread(self._fd, min(_CHUNK, end - place), place))
+
+    async def _divide(
+        self,
+        drop: Sequence[int],
+        aside: Sequence[int],
+        renamed: Iterator[tuple[int, str]],
+        kept: IO[bytes],
+        old: IO[bytes],
+    ) -> None:
         coder = encoder(self._compression)
         drops, asides = iter(drop), iter(aside)
         next_drop, next_aside = next(drops, -1), next(asides, -1)
+        next_renamed, name = next(renamed, (-1, ""))
         number = -1
         for batch in self.lines().batches():
             for line in batch:
                 number += 1
                 if number != next_drop:
-                    kept.write(coder.encode(line))
+                    if number == next_renamed:
+                        kept.write(coder.encode(renamed_record(line, name)))
+                        next_renamed, name = next(renamed, (-1, ""))
+                    else:
+                        kept.write(coder.encode(line))
                     continue
                 next_drop = next(drops, -1)
                 if number == next_aside:
@@ -190,9 +246,10 @@ class Journal:
         """Save the records of a file that has been deleted, which live on as long as it is open."""
         if os.fstat(self._fd).st_nlink:
             return " (it was moved or replaced; its records are where it is now)"
-        rescued = self._path.with_name(self._path.name + ".rescued")
+        rescued = beside(self._path, ".rescued")
         try:
-            with rescued.open("xb") as file:
+            mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
+            with os.fdopen(open_beside(rescued, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=mode), "wb") as file:
                 offset = 0
                 while chunk := os.pread(self._fd, _CHUNK, offset):
                     offset += file.write(chunk)
@@ -216,3 +273,10 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
         return True  # not there yet, or not to be looked at: opening it will tell
+
+
+def _standard_output() -> int:
+    try:
+        return os.dup(sys.stdout.fileno())
+    except (AttributeError, ValueError) as error:  # closed, or replaced by something that is no file
+        raise OSError(0, "standard output is closed, or no file") from error

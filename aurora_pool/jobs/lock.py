@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Protocol
 
 from aurora_pool.errors import JobError
+from aurora_pool.jobs.paths import beside, open_beside
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
+
+_NO_FILE = frozenset({0, errno.ELOOP, errno.ENXIO, errno.EISDIR})  # a link, a pipe, a folder
+_OURS = b"process "
 
 logger = logging.getLogger(__name__)
 
@@ -27,14 +31,30 @@ class Lock(Protocol):
         """Let the next run in."""
 
 
+def lock_file(fd: int) -> bool:
+    """Lock an open file, whatever name it was opened by; returns False if another process has it locked.
+
+    Where the file system has no locks, a warning is all there is. Raises :class:`OSError`.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        logger.warning("this file system has no locks: don't start a second run on one output")
+    return True
+
+
 class OutputLock:
     """Holds ``<output>.lock`` for as long as the process lives, or until :meth:`release`.
 
-    Raises :class:`~aurora_pool.errors.JobError` if another run holds it, naming that run.
+    Raises :class:`~aurora_pool.errors.JobError` if another run holds it, naming that run, and if it is something else.
     """
 
     def __init__(self, output: Path) -> None:
-        self._path = output.with_name(output.name + ".lock")
+        self._path = beside(output, ".lock")
         self._fd = self._acquire(output)
 
     def check(self) -> None:
@@ -49,24 +69,26 @@ class OutputLock:
 
     def _acquire(self, output: Path) -> int:
         while True:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = os.read(fd, 200).decode(errors="replace").strip() or "another process"
-                os.close(fd)
-                raise JobError(f"{output}: another run is writing to it ({holder})") from None
+                fd = open_beside(self._path, os.O_RDWR | os.O_CREAT)
             except OSError as error:
-                if error.errno not in _UNSUPPORTED:
-                    os.close(fd)
+                if error.errno not in _NO_FILE:
                     raise
-                logger.warning("%s: this file system has no locks; don't start a second run on it", output)
+                raise JobError(f"{self._path}: the lock can't be taken ({error.strerror})") from error
+            holder = os.pread(fd, 200, 0)
+            if not lock_file(fd):
+                os.close(fd)
+                who = holder.decode(errors="replace").strip() or "another process"
+                raise JobError(f"{output}: another run is writing to it ({who})")
+            if holder and not holder.startswith(_OURS):
+                os.close(fd)
+                raise JobError(f"{self._path}: it is no lock of a run; move it away, or name another output")
             # The run before may have removed the file between our opening and locking it; then the lock is on nothing.
             if self._is_ours(fd):
                 break
             os.close(fd)
         os.ftruncate(fd, 0)
-        os.write(fd, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+        os.write(fd, _OURS + f"{os.getpid()} on {socket.gethostname()}\n".encode())
         return fd
 
     def _is_ours(self, fd: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import tempfile
 from array import array
 from collections.abc import Callable, Collection, Iterator
@@ -13,13 +12,15 @@ from typing import IO
 
 from aurora_pool.errors import BadRecord, JobError
 from aurora_pool.jobs.codec import Lines
-from aurora_pool.jobs.files import InputFile, compression_of
-from aurora_pool.jobs.ordered import create_compressed
+from aurora_pool.jobs.files import compression_of
+from aurora_pool.jobs.ordered import packed
+from aurora_pool.jobs.paths import replacement
 from aurora_pool.jobs.pieces import PieceFile, Plan, read_plan
 from aurora_pool.jobs.records import decode_record
 from aurora_pool.jobs.requests import RequestError, RequestReader
 from aurora_pool.jobs.shard import shard_output
 from aurora_pool.jobs.survey import Survey
+from aurora_pool.jobs.tables import open_source
 from aurora_pool.sharing.ranks import Part
 
 SHOWN = 5
@@ -64,21 +65,13 @@ def merge(
         raise BadRecord(f"the input can't be read ({error.strerror})", path=path) from error
     if size != plan.size:
         raise BadRecord(f"the input has {size} bytes, and had {plan.size} when {folder} was begun", path=path)
-    fresh = output.with_name(f"{output.name}.merging-{os.getpid()}")
     try:
-        with create_compressed(fresh, compression_of(output)) as target:
+        with replacement(output) as file, packed(file, compression_of(output)) as target:
             if plan.shards:
-                merged = _merge_shards(folder, plan, path, target, on_piece)
-            else:
-                merged = _merge_pieces(folder, plan, path, target, on_piece)
-        with fresh.open("rb") as written:
-            os.fsync(written.fileno())
-        fresh.replace(output)
+                return _merge_shards(folder, plan, path, target, on_piece)
+            return _merge_pieces(folder, plan, path, target, on_piece)
     except OSError as error:
         raise JobError(f"{output}: can't be merged ({error.strerror or error})") from error
-    finally:
-        fresh.unlink(missing_ok=True)
-    return merged
 
 
 class _Faults:
@@ -154,7 +147,10 @@ def _digests(reader: RequestReader, piece: PieceFile) -> tuple[dict[str, int], i
         except RequestError:
             bad += 1
         else:
-            digests[request.id] = request.digest
+            if request.id in digests:
+                bad += 1  # as a job that skips bad lines does, of which this is one
+            else:
+                digests[request.id] = request.digest
     return digests, bad
 
 
@@ -242,7 +238,8 @@ def _key(name: str) -> int:
 
 
 def _merge_shards(folder: Path, plan: Plan, source: Path, target: IO[bytes], on_piece: OnPiece | None) -> Merged:
-    survey = Survey(InputFile(source, input_format="text" if plan.text else "jsonl"), plan.reader(), on_bad_line="skip")
+    file = open_source(source, input_format=plan.kind)
+    survey = Survey(file, plan.reader(), on_bad_line="skip", allow_empty=True)
     faults = _Faults(folder)
     failed = 0
     for index in range(plan.shards):
@@ -271,4 +268,4 @@ def _merge_shards(folder: Path, plan: Plan, source: Path, target: IO[bytes], on_
     for request in survey.pending():
         faults.note("missing", request.id)
     faults.check()
-    return Merged(survey.requests, failed, len(survey.skipped))
+    return Merged(survey.requests, failed, survey.left_out)

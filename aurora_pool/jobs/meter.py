@@ -13,7 +13,7 @@ _LATENCIES = 512
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Nothing has finished for ``seconds``; ``agents`` hold the oldest prompts, the oldest first."""
+    """Nothing has finished for ``seconds``; ``agents`` says what some do, those with the oldest prompts first."""
 
     seconds: float
     agents: tuple[str, ...]
@@ -24,7 +24,8 @@ class Progress:
     """A job at one moment. Rates are per second, over the last half minute; times are seconds.
 
     ``total`` counts the input's requests, ``earlier`` those that an earlier run finished, ``done`` (``failed`` among
-    them) what this run finished, ``in_flight`` what it has handed to the pool. ``eta`` is None while unknown.
+    them) what this run finished, ``in_flight`` what it has handed to the pool. ``eta`` is None while unknown,
+    and so is ``drain``, the time until what is in flight is done.
     ``exhausted`` is whether nothing more is there to be taken from the input.
     """
 
@@ -44,6 +45,7 @@ class Progress:
     hedged: int
     stall: Stall | None = None
     ending: str | None = None
+    drain: float | None = None
     exhausted: bool = False
 
 
@@ -81,6 +83,11 @@ class Meter:
             self._samples.append((now, self.done, self.tokens))
             while len(self._samples) > 2 and self._samples[1][0] < now - _WINDOW:
                 self._samples.popleft()
+
+    def wasted(self, *, tokens: int, prompt_tokens: int) -> None:
+        """Count the tokens of an answer that is asked for again."""
+        self.tokens += tokens
+        self.prompt_tokens += prompt_tokens
 
     def rates(self, *, now: float) -> tuple[float, float]:
         """Prompts and tokens per second, measured lately."""

@@ -112,8 +112,8 @@ class JobMetrics:
         self._latest: tuple[Progress, PoolStatistics] | None = None
 
     @classmethod
-    def serving(cls, port: int) -> Self:
-        """Make metrics that are served on a port, at ``/metrics``.
+    def serving(cls, port: int, host: str = "127.0.0.1") -> Self:
+        """Make metrics that are served on a port, at ``/metrics``, to this machine only unless ``host`` says otherwise.
 
         Raises :class:`~aurora_pool.errors.ConfigError` if the port is taken or ``prometheus-client`` is not installed.
         """
@@ -128,9 +128,9 @@ class JobMetrics:
         registry = CollectorRegistry()
         registry.register(metrics)
         try:
-            start_http_server(port, registry=registry)
+            start_http_server(port, addr=host, registry=registry)
         except OSError as error:
-            raise ConfigError(f"--metrics-port {port}: {error.strerror}") from error
+            raise ConfigError(f"--metrics-port {port} on {host}: {error.strerror}") from error
         return metrics
 
     def update(self, progress: Progress, statistics: PoolStatistics) -> None:

@@ -8,17 +8,25 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.jobs.requests import InputFormat
-from aurora_pool.jobs.resume import Resumed
+from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.formats import InputFormat
+from aurora_pool.jobs.guardrails import Guardrails
+from aurora_pool.jobs.resume import OnChanged, Resumed
 from aurora_pool.jobs.survey import OnBadLine
+from aurora_pool.jobs.validation import Expectation
 from aurora_pool.options import PromptFormat
 from aurora_pool.sharing.ranks import Part
+
+_COLUMNS, _EXPECT, _GUARDRAILS = Columns(), Expectation(), Guardrails()
 
 Ending: TypeAlias = Literal[
     "finished",  # every request has its record
     "drained",  # was told to end: took nothing new, and waited for what was in flight
     "stopped",  # was told to stop at once; what was in flight is lost and will be run again
     "out of time",  # the allocation ends; drained in time
+    "too many failures",  # the guardrails say that it is hopeless; drained
+    "budget spent",  # the guardrails say that it has cost enough; drained
+    "incomplete",  # the input gave fewer requests than it did when it was looked through
     "no agents",  # no agent has been in service for as long as the pool waits
 ]
 
@@ -31,7 +39,12 @@ class JobOptions:
       fleet; ``defaults``: body fields for requests that lack them;
     - ``prompt_format``: how short lines and lines of text are put; with a ``system_prompt``, as chats that begin so;
     - ``input_format``: ``"auto"`` goes by the file's name, then by its first character;
-    - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``;
+    - ``columns``: what the columns of rows are for; ``table``: where to write a table when everything is finished,
+      with the columns that are kept (all, if none is named) and the answers;
+    - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``; ``allow_empty``: no request is no error;
+    - ``expect``: what answers must be; ``guardrails``: what ends the job early;
+    - ``cache``: a folder of answers that jobs share; ``cache_sampled``: of what is sampled without a seed as well;
+    - ``before_changes``: is told what an earlier run has left, before any record is replaced, and may raise;
     - ``retry_failed``: run again what an earlier run recorded as failed;
     - ``ordered``: write a copy in the order of the input when everything is finished;
     - ``fsync_interval``, ``fsync_every_record``: how often the disk is waited for. A kill of the process loses nothing
@@ -49,7 +62,15 @@ class JobOptions:
     prompt_format: PromptFormat = "auto"
     system_prompt: str | None = None
     input_format: InputFormat = "auto"
+    columns: Columns = _COLUMNS
+    table: str | Path | None = None
     on_bad_line: OnBadLine = "stop"
+    allow_empty: bool = False
+    expect: Expectation = _EXPECT
+    guardrails: Guardrails = _GUARDRAILS
+    cache: str | Path | None = None
+    cache_sampled: bool = False
+    before_changes: OnChanged | None = None
     retry_failed: bool = False
     ordered: bool = False
     fsync_interval: float = 5.0
@@ -84,7 +105,8 @@ class JobSummary:
 
     ``total`` requests are ``answered + failed + remaining``, earlier runs' records included; ``done`` (``failed_now``
     among them) were finished by this run, in ``seconds``. ``tokens`` are generated, ``prompt_tokens`` read, by this
-    run. ``failures`` counts what failed in it by cause, and ``first_failure`` is the id and message of the first.
+    run; ``cached`` requests were answered without asking. ``failures`` counts what failed in it by cause, and
+    ``first_failure`` is the id and message of the first.
     ``skipped`` bad lines were left out.
     """
 
@@ -92,6 +114,7 @@ class JobSummary:
     reason: str
     output: str
     ordered: Path | None
+    table: str | None
     model: str
     total: int
     answered: int
@@ -105,14 +128,15 @@ class JobSummary:
     seconds: float
     prompt_tokens: int
     tokens: int
+    cached: int
     moved: int
     hedged: int
     agents: tuple[AgentShare, ...]
     resumed: Resumed
 
-    def with_ordered(self, path: Path) -> Self:
-        """Say where the sorted copy is."""
-        return replace(self, ordered=path)
+    def with_copies(self, *, ordered: Path | None, table: str | Path | None) -> Self:
+        """Say where the sorted copy and the table are."""
+        return replace(self, ordered=ordered, table=None if table is None else str(table))
 
     @property
     def prompts_per_second(self) -> float:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import io
 import tempfile
 from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.codec import Lines
 from aurora_pool.jobs.files import Compression, compression_of, import_zstandard
+from aurora_pool.jobs.paths import replacement
 from aurora_pool.jobs.records import decode_record
 from aurora_pool.jobs.survey import Survey
 
@@ -38,26 +40,22 @@ async def write_ordered(output: Path, survey: Survey) -> Path:
     """
     target = ordered_path(output)
     compression = compression_of(output)
-    fresh = target.with_name(target.name + ".tmp")
     try:
         with tempfile.TemporaryFile() if compression != "none" else output.open("rb") as text:
-            places = await _places(Lines(output, compression), survey, text if compression != "none" else None)
-            with create_compressed(fresh, compression) as copy:
+            places = await places_of(Lines(output, compression), survey, text if compression != "none" else None)
+            with replacement(target, like=output) as file, packed(file, compression) as copy:
                 for number, place in enumerate(places):
                     if place:
                         text.seek(place - 1)
                         copy.write(text.readline())
                     if number % _TURN == 0:
                         await asyncio.sleep(0)
-            fresh.replace(target)
     except OSError as error:
         raise JobError(f"{target}: the sorted copy can't be written ({error.strerror})") from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return target
 
 
-async def _places(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array[int]:
+async def places_of(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array[int]:
     """Where each input line's record begins, plus 1; 0 for none. On the way, write the lines to ``text``."""
     places = array("Q", bytes(8 * len(survey.todo)))
     offset = 0
@@ -74,11 +72,15 @@ async def _places(lines: Lines, survey: Survey, text: IO[bytes] | None) -> array
     return places
 
 
-def create_compressed(path: Path, compression: Compression) -> IO[bytes]:
-    """Create a file that is compressed as told, which is ended well when it is closed."""
+@contextmanager
+def packed(file: IO[bytes], compression: Compression) -> Iterator[IO[bytes]]:
+    """Compress what is written into ``file`` as told; it is ended well when the block ends."""
     if compression == "gzip":
-        return io.BufferedWriter(gzip.open(path, "wb"))
-    if compression == "zstd":
-        file: IO[bytes] = import_zstandard().open(path, "wb")
-        return file
-    return path.open("wb", buffering=1 << 20)
+        with gzip.GzipFile(fileobj=file, mode="wb", mtime=0) as packed:
+            yield cast("IO[bytes]", packed)
+    elif compression == "zstd":
+        zstandard = import_zstandard()
+        with zstandard.ZstdCompressor(write_checksum=True).stream_writer(file, closefd=False) as packed:
+            yield packed
+    else:
+        yield file

@@ -13,14 +13,18 @@ from typing import Any
 import msgspec
 
 from aurora_pool.errors import BadRecord, ConfigError, JobError
+from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.files import InputFile, compression_of
+from aurora_pool.jobs.formats import Kind
 from aurora_pool.jobs.options import JobOptions
-from aurora_pool.jobs.requests import RequestError, RequestReader
+from aurora_pool.jobs.requests import Request, RequestError, RequestReader
+from aurora_pool.jobs.tables import HUB
 from aurora_pool.sharing.roster import claim_name
 
 PLAN = "plan.json"
 _BLOCK = 1 << 22
-_SETTINGS = ("model", "model_map", "defaults", "prompt_format", "system_prompt", "input_format")
+_SETTINGS = ("model", "model_map", "defaults", "prompt_format", "system_prompt", "input_format", "columns")
 """What all drivers of one plan have to be told alike: it decides what is asked."""
 
 
@@ -42,7 +46,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str
     size: int
-    text: bool
+    kind: Kind
     settings: dict[str, Any]
     lines: int = 0
     piece_lines: int = 0
@@ -64,11 +68,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         settings = self.settings
         system_prompt = settings["system_prompt"]
         return RequestReader(
-            text=self.text,
+            text=self.kind == "text",
             prompt_format="chat" if system_prompt is not None else settings["prompt_format"],
             system_prompt=system_prompt,
             defaults=settings["defaults"],
             model_map=settings["model_map"],
+            columns=msgspec.convert(settings["columns"], Columns),
         )
 
 
@@ -76,7 +81,7 @@ class PieceFile(InputFile):
     """One piece as an input of its own, whose lines are numbered from 1; ``before`` says how many stand before it."""
 
     def __init__(self, plan: Plan, piece: Piece, *, path: str | Path | None = None) -> None:
-        super().__init__(path or plan.source, input_format="text" if plan.text else "jsonl")
+        super().__init__(path or plan.source, input_format=plan.kind)
         self._piece = piece
         self._where = Path(path or plan.source)
         self.before = piece.before
@@ -98,8 +103,8 @@ class PieceFile(InputFile):
 
 def settings_of(options: JobOptions) -> dict[str, Any]:
     """Give what all drivers have to be told alike, as JSON has it."""
-    settings: dict[str, Any] = msgspec.to_builtins({name: getattr(options, name) for name in _SETTINGS})
-    return settings
+    settings = msgspec.json.encode({name: getattr(options, name) for name in _SETTINGS})
+    return msgspec.json.decode(settings, type=dict[str, Any])  # a tuple comes back as a list
 
 
 def agree_on_plan(
@@ -149,22 +154,25 @@ def read_plan(folder: Path) -> Plan | None:
         raise JobError(f"{folder / PLAN}: this is no plan of drivers ({error})") from error
 
 
-def first_model(plan: Plan) -> str | None:
-    """The model that the input's first good line names, or the options; None if neither does."""
-    if plan.settings["model"] is not None or not plan.lines:
-        model: str | None = plan.settings["model"]
-        return model
+def first_request(plan: Plan) -> Request | None:
+    """The input's first good request, where it is cut into pieces; None if the first piece has none."""
+    if not plan.lines:
+        return None
     reader = plan.reader()
     for number, line in PieceFile(plan, plan.piece(0)).lines():
         try:
-            return reader.read(line, number).model
+            return reader.read(line, number)
         except RequestError:
             continue
     return None
 
 
 def _make_plan(source: str, options: JobOptions, *, piece_lines: int, shards: int) -> Plan:
-    text = InputFile(source, input_format=options.input_format).is_text
+    if is_remote(source) or source.startswith(HUB) or Path(source).is_dir():
+        raise ConfigError(f"{source}: drivers that share an input need it as a file that each of them can read")
+    kind = InputFile(source, input_format=options.input_format).kind
+    if piece_lines and kind not in {"jsonl", "text"}:
+        raise ConfigError(f"{source}: --claim needs lines of JSON or text, got {kind}; --shard takes tables, too")
     path = Path(source).resolve()
     try:
         offsets, lines, size = _cut(path, piece_lines) if piece_lines else ([], 0, path.stat().st_size)
@@ -173,7 +181,7 @@ def _make_plan(source: str, options: JobOptions, *, piece_lines: int, shards: in
     return Plan(
         source=str(path),
         size=size,
-        text=text,
+        kind=kind,
         settings=settings_of(options),
         lines=lines,
         piece_lines=piece_lines,

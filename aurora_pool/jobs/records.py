@@ -6,22 +6,31 @@ An answered request::
      "response": {"status_code": 200, "request_id": "<digest>", "body": {a completion or chat.completion}}}
 
 A failed one has ``"response": null`` and ``"error": {"code": "rejected", "message": "400: ..."}``; the code is one of
-:data:`~aurora_pool.messages.ErrorKind`. ``vllm run-batch`` writes the same shape; ``aurora_pool`` is this
-package's own key in it, which tells a later run what had been asked, and of whom.
+:data:`~aurora_pool.messages.ErrorKind`. An answer that would not do (``invalid``,
+``length``) has both. ``vllm run-batch`` writes the same shape; ``aurora_pool`` is this
+package's own key in it, which tells a later run what had been asked, and of whom; its last key is a checksum.
 """
 
 from __future__ import annotations
 
+import struct
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
 from aurora_pool.jobs.requests import Request
 from aurora_pool.messages import Logprobs, Response, Sample
 
-_ENCODE = msgspec.json.Encoder().encode
+_ENCODE = msgspec.json.Encoder(enc_hook=str).encode
+_WITH_TEXT = frozenset({"invalid", "length"})
+BEGINNING = b'{"id":"batch_req_'
+"""What every record of this package begins with."""
+
+_SEAL = b',"crc32":"'
+_SEALED = len(_SEAL) + 8 + len(b'"}}')
 
 
 def request_key(digest: int, model: str) -> int:
@@ -35,28 +44,72 @@ def _digest_of(model: str) -> int:
     return int.from_bytes(blake2b(model.encode(), digest_size=8).digest(), "big")
 
 
-def encode_record(request: Request, response: Response, *, model: str, created: int, agent: str | None) -> bytes:
+def encode_record(
+    request: Request,
+    response: Response,
+    *,
+    model: str,
+    created: int,
+    agent: str | None,
+    row: dict[str, Any] | None = None,
+) -> bytes:
     """Write the record of one request, as a line with its end.
 
-    ``created`` is the time in seconds since 1970, ``agent`` the address of the agent that answered.
+    ``created`` is the time in seconds since 1970, ``agent`` the address of the agent that answered, ``row`` what is
+    kept of the input's row.
     """
     key = f"{request_key(request.digest, model):016x}"
     reply = None
     error = None
-    if response.success:
-        body = _chat(response, key) if request.chat else _completion(response, key)
-        body["created"], body["model"], body["usage"] = created, model, _usage(response)
+    if response.success or response.error_kind in _WITH_TEXT:
+        if request.embedding:
+            body = _embedding(response)
+        else:
+            body = _chat(response, key) if request.chat else _completion(response, key)
+            body["created"] = created
+        body["model"], body["usage"] = model, _usage(response)
         reply = {"status_code": 200, "request_id": key, "body": body}
-    else:
+    if not response.success:
         error = {"code": response.error_kind, "message": response.error}
+    own: dict[str, Any] = {"request": key, "agent": agent}
+    if row is not None:
+        own["row"] = row
     record = {
         "id": f"batch_req_{key}",
         "custom_id": request.id,
         "response": reply,
         "error": error,
-        "aurora_pool": {"request": key, "agent": agent},
+        "aurora_pool": own,
     }
-    return _ENCODE(record) + b"\n"
+    return _sealed(record)
+
+
+def renamed_record(line: bytes, name: str) -> bytes:
+    """Give a record of this package another id."""
+    record = msgspec.json.decode(line)
+    record["custom_id"] = name
+    record["aurora_pool"].pop("crc32", None)
+    return _sealed(record)
+
+
+def _sealed(record: dict[str, Any]) -> bytes:
+    """Write a record, whose last key is ``aurora_pool``, with a checksum of everything before the checksum."""
+    text = _ENCODE(record)[:-2]
+    return b'%b%b%08x"}}\n' % (text, _SEAL, crc32(text))
+
+
+def is_intact(line: bytes) -> bool:
+    r"""Tell whether a record is as it was written, as far as it says: others' records carry no checksum.
+
+    >>> line = b'{"custom_id":"a","aurora_pool":{"request":"0"'
+    >>> is_intact(b'%b,"crc32":"%08x"}}\n' % (line, crc32(line))), is_intact(line + b',"crc32":"00000000"}}')
+    (True, False)
+    """
+    text = line.rstrip()
+    seal = text[-_SEALED:]
+    if not seal.startswith(_SEAL):
+        return True
+    return seal[len(_SEAL) :] == b'%08x"}}' % crc32(text[:-_SEALED])
 
 
 class _Status(msgspec.Struct, gc=False):
@@ -95,7 +148,7 @@ _DECODE = msgspec.json.Decoder(Seen).decode
 
 
 def decode_record(line: bytes) -> Seen | None:
-    r"""Read a record back; None for what is no record, as it has neither a response nor an error.
+    r"""Read a record back; None for what is damaged, and for what has neither a response nor an error.
 
     >>> seen = decode_record(b'{"custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": null}')
     >>> seen.custom_id, seen.key, seen.answered
@@ -106,7 +159,9 @@ def decode_record(line: bytes) -> Seen | None:
         seen = _DECODE(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    return None if seen.response is None and seen.error is None else seen
+    if (seen.response is None and seen.error is None) or not is_intact(line):
+        return None
+    return seen
 
 
 def _samples(response: Response) -> tuple[Sample, ...]:
@@ -158,8 +213,19 @@ def _chat(response: Response, key: str) -> dict[str, Any]:
     return body
 
 
+def _embedding(response: Response) -> dict[str, Any]:
+    vector = response.embedding or []
+    if isinstance(vector, bytes):
+        vector = list(struct.unpack(f"<{len(vector) // 4}f", vector))
+    return {"object": "list", "data": [{"object": "embedding", "index": 0, "embedding": vector}]}
+
+
 def _usage(response: Response) -> dict[str, int] | None:
-    if response.prompt_tokens is None or response.completion_tokens is None:
+    if response.prompt_tokens is None:
+        return None
+    if response.embedding is not None:
+        return {"prompt_tokens": response.prompt_tokens, "total_tokens": response.prompt_tokens}
+    if response.completion_tokens is None:
         return None
     return {
         "prompt_tokens": response.prompt_tokens,

@@ -3,7 +3,7 @@
 Three kinds of line are known:
 
 - OpenAI Batch: ``{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Hi"}}``;
-- short: ``{"prompt": "Hi"}`` or ``{"messages": [...]}``, with any sampling fields and an ``id`` beside it;
+- short: ``{"prompt": "Hi"}`` or ``{"messages": [...]}``, with sampling fields, an ``id`` and columns of data beside it;
 - text: the line is the prompt.
 """
 
@@ -16,22 +16,24 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.messages import Content, Prompt, Sampling
+from aurora_pool.jobs.columns import REQUEST_FIELDS, UNSENT, ColumnError, Columns, RowReader
 from aurora_pool.options import PromptFormat
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
+EMBEDDINGS = "/v1/embeddings"
+_URLS = {url: url for url in (COMPLETIONS, CHAT, EMBEDDINGS)}
+_URLS |= {url.removeprefix("/v1"): url for url in _URLS}  # as Azure has them
+_PARTS = {"messages": CHAT, "prompt": COMPLETIONS, "input": EMBEDDINGS}
+"""What a body has, and the url that it is for."""
 
-InputFormat: TypeAlias = Literal["auto", "jsonl", "text"]
-
-_SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "prompt_logprobs", "response_format")
 _SELDOM = frozenset({"stream", "tools", "n", "max_completion_tokens"})
 """Fields that are looked at, and that hardly any line has."""
-_MOST_SAMPLINGS = 4096
 _HASHES = {
     (COMPLETIONS, True): blake2b(digest_size=8, person=b"completions"),
     (COMPLETIONS, False): blake2b(digest_size=8, person=b"auto"),
     (CHAT, False): blake2b(digest_size=8, person=b"chat"),
+    (EMBEDDINGS, False): blake2b(digest_size=8, person=b"embeddings"),
 }
 """What digests begin with; copying one is quicker than making one."""
 
@@ -45,7 +47,8 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
     ``body`` is what the line asks for with the job's defaults filled in, without the model. ``model`` is the model that
     the line names, after mapping. ``raw`` says that text is sent as it is, whatever the pool does with text. ``digest``
-    (64 bits) stands for all of these but the model, however the line spells them.
+    (64 bits) stands for all of these but the model, however the line spells them. ``named`` says that the line has an
+    id of its own, and ``kept`` holds the columns that go along into the record.
     """
 
     id: str
@@ -54,15 +57,25 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     model: str | None
     raw: bool
     digest: int
+    named: bool = False
+    kept: dict[str, Any] | None = None
 
     @property
     def chat(self) -> bool:
         """Whether the request goes to ``/v1/chat/completions``."""
         return self.url == CHAT
 
+    @property
+    def embedding(self) -> bool:
+        """Whether the request goes to ``/v1/embeddings``."""
+        return self.url == EMBEDDINGS
 
-_Parts: TypeAlias = tuple[str | None, str | None, dict[str, Any]]
-"""A line's id, its url, and its body."""
+
+Line: TypeAlias = bytes | dict[str, Any]
+"""A line of a file, or a row of a table, which may be changed."""
+
+_Parts: TypeAlias = tuple[str | None, str | None, dict[str, Any], str | None, dict[str, Any] | None]
+"""A line's id, its url, its body, its system prompt, and what is kept of it."""
 
 
 class _Batch(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -80,6 +93,8 @@ class RequestReader:
     ``defaults`` are body fields for lines that do not have them, ``model_map`` maps model names in the input to those
     of the fleet. ``prompt_format`` is how short lines and lines of text are put: see :class:`PromptOptions`; lines that
     name a url are put as it puts them. ``system_prompt`` goes before what ``prompt_format="chat"`` makes a chat of.
+    ``columns`` says what the columns of short lines are for; ``odd`` are those that look like mistyped fields, with
+    what was meant.
 
     >>> reader = RequestReader(defaults={"temperature": 0})
     >>> reader.read(b'{"prompt": "Name a colour."}', 7)
@@ -94,26 +109,40 @@ class RequestReader:
         system_prompt: str | None = None,
         defaults: Mapping[str, Any] | None = None,
         model_map: Mapping[str, str] | None = None,
+        columns: Columns | None = None,
     ) -> None:
         self._text = text
         self._prompt_format = prompt_format
-        self._system = [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+        self._system = _system(system_prompt)
+        self._columns = columns or Columns()
+        self._rows = RowReader(self._columns)
         self._defaults = dict(defaults or {})
         self._model_map = dict(model_map or {})
         self._decode = msgspec.json.Decoder().decode
         self._decode_batch = msgspec.json.Decoder(_Batch).decode
         self._encode = msgspec.json.Encoder(order="sorted").encode
 
-    def read(self, line: bytes, number: int) -> Request:
-        """Read one line, without its end. ``number`` names a request that has no id of its own: ``line-7``.
+    @property
+    def odd(self) -> Mapping[str, str]:
+        """Columns that are not sent and look like mistyped fields, with the fields that were most likely meant."""
+        return self._rows.odd
+
+    def keeps(self, column: str) -> bool:
+        """Whether a column goes along into the record."""
+        keep = self._columns.keep
+        return column not in REQUEST_FIELDS if keep == "all" else column in keep
+
+    def read(self, line: Line, number: int) -> Request:
+        """Read one line, without its end, or a row of a table. ``number`` names a request without an id: ``line-7``.
 
         Raises :class:`RequestError`.
         """
-        name, url, body = self._text_line(line) if self._text else self._json_line(line)
+        name, url, body, system, kept = self._parts(line)
         raw = url == COMPLETIONS
         if url is None:
-            if self._prompt_format == "chat" and isinstance(body.get("prompt"), str):
-                body["messages"] = [*self._system, {"role": "user", "content": body.pop("prompt")}]
+            before = self._system if system is None else _system(system)
+            if (before or self._prompt_format == "chat") and isinstance(body.get("prompt"), str):
+                body["messages"] = [*before, {"role": "user", "content": body.pop("prompt")}]
             url = CHAT if "messages" in body else COMPLETIONS
             raw = url == COMPLETIONS and self._prompt_format == "raw"
         model = body.pop("model", None)
@@ -125,17 +154,24 @@ class RequestReader:
         digest = _HASHES[url, raw].copy()
         digest.update(self._encode(body))
         return Request(
-            name if name is not None else f"line-{number}",
+            name if name is not None else made_up(number),
             url,
             body,
             model if model is None else self._model_map.get(model, model),
             raw,
             int.from_bytes(digest.digest(), "big"),
+            name is not None,
+            kept,
         )
+
+    def _parts(self, line: Line) -> _Parts:
+        if isinstance(line, dict):
+            return self._object(line)
+        return self._text_line(line) if self._text else self._json_line(line)
 
     def _text_line(self, line: bytes) -> _Parts:
         try:
-            return None, None, {"prompt": line.decode()}
+            return None, None, {"prompt": line.decode()}, None, None
         except UnicodeDecodeError as error:
             raise RequestError(f"expected UTF-8 text: {error.reason} at byte {error.start + 1}") from None
 
@@ -147,47 +183,54 @@ class RequestReader:
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 pass  # it is read again below, to tell what is wrong
             else:
-                return batch.custom_id, batch.url, batch.body
+                return batch.custom_id, batch.url, batch.body, None, None
         try:
             fields = self._decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise RequestError(f"expected a JSON object: {error}") from None
         if not isinstance(fields, dict):
             raise RequestError("expected a JSON object")
-        return _batch_line(fields) if "body" in fields or "url" in fields else _short_line(fields)
+        return self._object(fields)
+
+    def _object(self, fields: dict[str, Any]) -> _Parts:
+        url = fields.get("url")
+        # Either may be the name of a column of data, whose values then look otherwise.
+        if isinstance(fields.get("body"), dict) or (isinstance(url, str) and url.startswith("/")):
+            return self._batch_line(fields)
+        return self._short_line(fields)
+
+    def _batch_line(self, fields: dict[str, Any]) -> _Parts:
+        name, url, body = _batch(fields)
+        outside = fields.keys() & REQUEST_FIELDS
+        if outside:
+            raise RequestError(f"unknown key {min(outside)!r} beside 'body'; sampling fields belong into 'body'")
+        try:
+            return name, url, body, None, self._rows.kept(fields)
+        except ColumnError as error:
+            raise RequestError(str(error)) from None
+
+    def _short_line(self, fields: dict[str, Any]) -> _Parts:
+        try:
+            name, body, system, kept = self._rows.read(fields)
+        except ColumnError as error:
+            raise RequestError(str(error)) from None
+        if "prompt" in body and "messages" in body:
+            raise RequestError("expected 'prompt' or 'messages', got both")
+        if "prompt" not in body and "messages" not in body:
+            raise RequestError("expected an object with 'prompt', 'messages' or 'body'")
+        if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
+            raise RequestError("expected the id to be a string or a whole number")
+        return None if name is None else str(name), None, body, system, kept
 
 
-class PromptMaker:
-    """Makes prompts of requests; requests that are sampled alike share one :class:`~aurora_pool.messages.Sampling`."""
+def made_up(number: int) -> str:
+    """The id of a line that has none of its own."""
+    return f"line-{number}"
 
-    def __init__(self) -> None:
-        self._encode = msgspec.json.Encoder(order="sorted").encode
-        self._samplings: dict[bytes, Sampling] = {}
 
-    def prompt(self, request: Request) -> Prompt:
-        """Make the prompt of one request.
-
-        >>> request = RequestReader().read(b'{"prompt": "Hi", "max_tokens": 4, "min_p": 0.1}', 1)
-        >>> prompt = PromptMaker().prompt(request)
-        >>> prompt.content, prompt.max_tokens, prompt.sampling.extra
-        ('Hi', 4, {'min_p': 0.1})
-        """
-        fields = dict(request.body)
-        content: Content
-        if request.chat:
-            content = fields.pop("messages")
-            max_tokens = fields.pop("max_tokens", None)
-            max_tokens = fields.pop("max_completion_tokens", None) or max_tokens
-        else:
-            content = _only(fields.pop("prompt"))
-            max_tokens = fields.pop("max_tokens", None)
-        key = self._encode((request.chat, fields))
-        sampling = self._samplings.get(key)
-        if sampling is None:
-            if len(self._samplings) >= _MOST_SAMPLINGS:
-                self._samplings.clear()
-            sampling = self._samplings[key] = _sampling(fields, chat=request.chat)
-        return Prompt(content, sampling, max_tokens, "raw" if request.raw else None)
+def is_made_up(name: str) -> bool:
+    """Whether an id may be one of a line that had none."""
+    return name.startswith("line-") and name[5:].isdigit()
 
 
 def parse_model_map(pairs: list[str]) -> dict[str, str]:
@@ -208,38 +251,42 @@ def parse_model_map(pairs: list[str]) -> dict[str, str]:
     return mapped
 
 
-def _batch_line(fields: dict[str, Any]) -> _Parts:
+def _system(text: str | None) -> list[dict[str, str]]:
+    return [] if text is None else [{"role": "system", "content": text}]
+
+
+def _batch(fields: dict[str, Any]) -> tuple[str | None, str, dict[str, Any]]:
+    """Take what makes a line of OpenAI Batch out of an object; what is left are columns."""
     name = fields.pop("custom_id", None)
     method = fields.pop("method", "POST")
     url = fields.pop("url", None)
     body = fields.pop("body", None)
-    if fields:
-        raise RequestError(f"unknown key {min(fields)!r} beside 'body'; sampling fields belong into 'body'")
     if name is not None and not isinstance(name, str):
         raise RequestError("expected 'custom_id' to be a string")
     if method != "POST":
         raise RequestError(f"expected the method POST, got {method!r}")
-    if url not in (COMPLETIONS, CHAT):  # a tuple: the url may be anything, a list too
-        raise RequestError(f"expected the url {COMPLETIONS} or {CHAT}, got {url!r}")
     if not isinstance(body, dict):
         raise RequestError("expected 'body' to be an object")
-    return name, url, body
+    return name, _url_of(url, body), body
 
 
-def _short_line(fields: dict[str, Any]) -> _Parts:
-    if "prompt" in fields and "messages" in fields:
-        raise RequestError("expected 'prompt' or 'messages', got both")
-    if "prompt" not in fields and "messages" not in fields:
-        raise RequestError("expected an object with 'prompt', 'messages' or 'body'")
-    name = fields.pop("custom_id", None)
-    other = fields.pop("id", None)
-    name = other if name is None else name
-    if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
-        raise RequestError("expected the id to be a string or a whole number")
-    return None if name is None else str(name), None, fields
+def _url_of(url: object, body: dict[str, Any]) -> str:
+    if url is None:
+        url = next((known for part, known in _PARTS.items() if part in body), None)
+        if url is None:
+            raise RequestError("expected a 'url', or a 'body' with 'messages', 'prompt' or 'input'")
+    if url in ("/v1/responses", "/responses"):
+        raise RequestError(f"the url {url} is not for jobs: write 'messages' instead of 'input', for the url {CHAT}")
+    known = _URLS.get(url) if isinstance(url, str) else None
+    if known is None:
+        raise RequestError(f"expected the url {', '.join(_URLS)}, got {url!r}")
+    return known
 
 
 def _check_body(url: str, body: dict[str, Any]) -> None:
+    if url == EMBEDDINGS:
+        _check_embedding(body)
+        return
     if url == CHAT:
         messages = body.get("messages")
         if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
@@ -259,8 +306,19 @@ def _check_body(url: str, body: dict[str, Any]) -> None:
 
 def _check_count(body: dict[str, Any], name: str) -> None:
     value = body.get(name)
+    if type(value) is float and value.is_integer():
+        value = body[name] = int(value)  # as tables and data frames have whole numbers
     if value is not None and (type(value) is not int or value < 1):  # type: a bool is no count
         raise RequestError(f"expected {name!r} to be a whole number of at least 1, got {value!r}")
+
+
+def _check_embedding(body: dict[str, Any]) -> None:
+    if not _is_one_prompt(body.get("input")):
+        raise RequestError("expected 'input' to be one text or one list of token ids; give each text its own line")
+    _check_count(body, "dimensions")
+    unknown = body.keys() - {"input", "dimensions", "encoding_format"} - UNSENT
+    if unknown:
+        raise RequestError(f"expected a body of 'input', 'model' and 'dimensions', got {min(unknown)!r}")
 
 
 def _is_one_prompt(value: object) -> bool:
@@ -269,26 +327,3 @@ def _is_one_prompt(value: object) -> bool:
     if isinstance(value, list):
         return bool(value) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
     return isinstance(value, str)
-
-
-def _only(prompt: Any) -> Content:
-    """Take the one prompt out of a list that holds no other."""
-    content: Content = prompt[0] if isinstance(prompt, list) and not isinstance(prompt[0], int) else prompt
-    return content
-
-
-def _sampling(fields: dict[str, Any], *, chat: bool) -> Sampling:
-    """Make the sampling of a body without its prompt. Values of a wrong type are the server's to refuse."""
-    fields.pop("stream", None)
-    fields.pop("stream_options", None)
-    known = {name: fields.pop(name) for name in _SAMPLING_FIELDS if name in fields}
-    if chat:
-        wanted, top = fields.pop("logprobs", None), fields.pop("top_logprobs", None)
-        known["logprobs"] = (top or 0) if wanted else None
-    else:
-        known["logprobs"] = fields.pop("logprobs", None)
-    stop = fields.pop("stop", None)
-    known["stop"] = tuple(stop) if isinstance(stop, list) else stop
-    known["n"] = fields.pop("n", None) or 1
-    known["return_token_ids"] = bool(fields.pop("return_token_ids", False))
-    return Sampling(**known, extra=fields)

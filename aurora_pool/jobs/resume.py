@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from array import array
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.journal import Journal
-from aurora_pool.jobs.records import decode_record, request_key
+from aurora_pool.jobs.records import BEGINNING, decode_record, request_key
+from aurora_pool.jobs.requests import is_made_up, made_up
 from aurora_pool.jobs.survey import Survey
 
 
@@ -20,78 +23,160 @@ class Resumed:
     - ``retried``: failed ones that are run again;
     - ``changed``: ids whose request is no longer the one that was answered; they are run again, and the old records are
       in ``<output>.superseded``; ``examples`` names some;
+    - ``moved``: records of lines without ids that stand elsewhere in the input now; they have the new line's id;
     - ``unchecked``: records without a request's key, which another program wrote; they are taken unchanged;
     - ``foreign``: records whose id is not in the input; they are left alone;
     - ``damaged``: lines that are no records, and second records of one id; they are in ``<output>.superseded``;
-    - ``torn``: whether the last run was killed in the middle of writing.
+    - ``torn``: whether the last run was killed in the middle of writing, or a compressed output is damaged; what there
+      was of a record is in ``<output>.superseded``;
+    - ``unreadable``: bytes of a compressed output that could not be unpacked; they are in ``<output>.damaged``.
     """
 
     answered: int = 0
     failed: int = 0
     retried: int = 0
     changed: int = 0
+    moved: int = 0
     unchecked: int = 0
     foreign: int = 0
     damaged: int = 0
     torn: bool = False
+    unreadable: int = 0
     examples: list[str] = field(default_factory=list)
 
 
-async def resume(journal: Journal, survey: Survey, *, model: str, retry_failed: bool = False) -> Resumed:
+OnChanged: TypeAlias = Callable[[Resumed], Awaitable[None]]
+
+
+async def resume(
+    journal: Journal,
+    survey: Survey,
+    *,
+    model: str,
+    retry_failed: bool = False,
+    before: OnChanged | None = None,
+    repair: bool = True,
+) -> Resumed:
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
 
-    Other tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
+    ``before`` is told what was found before anything is repaired, and may raise; without ``repair``, nothing is. Other
+    tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
     Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired, or is something else.
     """
     found = Resumed()
     lines = journal.lines()
-    drop, aside = array("Q"), array("Q")  # it may be all of them: a set would take ten times the memory
-    todo = survey.todo
-    model_key = request_key(0, model)
-    line_of, digest_of = survey.line_of, survey.digest_of
-    place = -1
+    reading = _Reading(survey, found, request_key(0, model), retry_failed=retry_failed)
     for batch in lines.batches():
         for line in batch:
-            place += 1
-            record = decode_record(line)
-            if record is None:
-                found.damaged += 1
-                drop.append(place)
-                aside.append(place)
-                continue
-            number = line_of(record.custom_id)
-            if number is None:
-                found.foreign += 1
-                continue
-            if not todo[number]:
-                found.damaged += 1
-                drop.append(place)
-                aside.append(place)
-                continue
-            key = record.key
-            if key is not None and key != digest_of(number) ^ model_key:
-                found.changed += 1
-                drop.append(place)
-                aside.append(place)
-                if len(found.examples) < 3:
-                    found.examples.append(record.custom_id)
-                continue
-            if record.answered:
-                found.answered += 1
-            elif retry_failed:
-                found.retried += 1
-                drop.append(place)
-                continue
-            else:
-                found.failed += 1
-            if key is None:
-                found.unchecked += 1
-            todo[number] = 0
+            reading.take(line)
         await asyncio.sleep(0)
+    reading.settle()
     found.torn = lines.torn
-    # A wrong name on the command line must not cost a file that is something else.
-    whole = place + 1
-    if found.damaged == whole > 0 or (whole == 0 and lines.rest and not lines.rest.startswith(b"{")):
+    found.unreadable = sum(end - begin for begin, end in lines.damage)
+    # A wrong name on the command line must not cost a file that is something else. Only the beginning of a first
+    # record, as a kill leaves it, is known for what it is.
+    if found.damaged == reading.lines and not journal.is_empty and not lines.rest.startswith(BEGINNING):
         raise JobError(f"{journal.name}: there is no record in it, so it is not the output of a job; name another")
-    await journal.repair(lines, drop, aside=aside)
+    if before is not None:
+        await before(found)
+    if repair:
+        await journal.repair(lines, reading.drop, aside=reading.aside, renamed=reading.renamed)
     return found
+
+
+class _Reading:
+    """Takes an output line by line; ``drop`` and ``aside`` are the numbers of lines, ``renamed`` records' new ids."""
+
+    def __init__(self, survey: Survey, found: Resumed, model_key: int, *, retry_failed: bool) -> None:
+        self._survey = survey
+        self._found = found
+        self._model_key = model_key
+        self._retry_failed = retry_failed
+        self.lines = 0
+        # It may be all of them: a set would take ten times the memory.
+        self.drop, self.aside = array("Q"), array("Q")
+        self._renamed, self._new_lines = array("Q"), array("Q")
+        # Records of lines without ids whose line is another now: number in the output, digest, line then, answered.
+        self._strays, self._digests, self._old_lines = array("Q"), array("Q"), array("Q")
+        self._answered = bytearray()
+
+    def take(self, line: bytes) -> None:
+        found, place = self._found, self.lines
+        self.lines += 1
+        record = decode_record(line)
+        if record is None:
+            found.damaged += 1
+            self._set_aside(place)
+            return
+        number = self._survey.line_of(record.custom_id)
+        key = record.key
+        if key is not None and (number is None or key != self._survey.digest_of(number) ^ self._model_key):
+            if is_made_up(record.custom_id):
+                self._strays.append(place)
+                self._digests.append(key ^ self._model_key)
+                self._old_lines.append(int(record.custom_id[5:]))
+                self._answered.append(record.answered)
+                return
+            self._misses(place, number, record.custom_id)
+        elif number is None:
+            found.foreign += 1
+        elif not self._survey.todo[number]:
+            found.damaged += 1
+            self._set_aside(place)
+        else:
+            found.unchecked += key is None
+            self._fits(place, number, answered=record.answered)
+
+    @property
+    def renamed(self) -> Iterator[tuple[int, str]]:
+        """The numbers of records whose line has moved, ascending, and their new ids."""
+        before = self._survey.before
+        return zip(self._renamed, (made_up(before + number) for number in self._new_lines), strict=True)
+
+    def settle(self) -> None:
+        """Find the lines of records whose line has moved: those without ids that ask for the same."""
+        if not self._strays:
+            return
+        lines = self._survey.unnamed_with(set(self._digests))
+        for place, digest, old, answered in zip(
+            self._strays, self._digests, self._old_lines, self._answered, strict=True
+        ):
+            fitting = lines.get(digest)
+            if not fitting:
+                name = made_up(old)
+                self._misses(place, self._survey.line_of(name), name)
+                continue
+            number = fitting.pop()
+            if answered or not self._retry_failed:
+                self._renamed.append(place)
+                self._new_lines.append(number)
+                self._found.moved += 1
+            self._fits(place, number, answered=bool(answered))
+        self.drop, self.aside = array("Q", sorted(self.drop)), array("Q", sorted(self.aside))
+
+    def _fits(self, place: int, number: int, *, answered: bool) -> None:
+        """Count a record that is a line's."""
+        if answered:
+            self._found.answered += 1
+        elif self._retry_failed:
+            self._found.retried += 1
+            self.drop.append(place)
+            return
+        else:
+            self._found.failed += 1
+        self._survey.todo[number] = 0
+
+    def _misses(self, place: int, number: int | None, name: str) -> None:
+        """Count a record of this package that is of no line as it is now."""
+        found = self._found
+        if number is None:
+            found.foreign += 1
+            return
+        found.changed += 1
+        self._set_aside(place)
+        if len(found.examples) < 3:
+            found.examples.append(name)
+
+    def _set_aside(self, place: int) -> None:
+        self.drop.append(place)
+        self.aside.append(place)

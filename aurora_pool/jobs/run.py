@@ -5,40 +5,53 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import msgspec
 
 from aurora_pool.errors import BadRecord
+from aurora_pool.jobs.again import Again
+from aurora_pool.jobs.cache import ResponseCache
+from aurora_pool.jobs.deadline import Deadline
+from aurora_pool.jobs.guardrails import Guard
 from aurora_pool.jobs.journal import Journal
-from aurora_pool.jobs.meter import Meter, Progress, Stall
-from aurora_pool.jobs.options import AgentShare, Ending, JobOptions, JobSummary
+from aurora_pool.jobs.meter import Meter, Progress
+from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
+from aurora_pool.jobs.prompt_maker import PromptMaker, asked
 from aurora_pool.jobs.records import encode_record
-from aurora_pool.jobs.requests import PromptMaker, Request
+from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runlog import RunLog
+from aurora_pool.jobs.shares import Shares
+from aurora_pool.jobs.standing import progress_of, stall_of
 from aurora_pool.jobs.survey import Survey
-from aurora_pool.messages import Prompt, Response
+from aurora_pool.messages import AnyPrompt, Prompt, Response
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
+    from aurora_pool.embeddings import EmbeddingPool
+    from aurora_pool.engines import EnginePool
     from aurora_pool.pool import VLLMPool
 
-RESERVE = 5.0
-"""Seconds before the end of an allocation when nothing is waited for any more: the process has to end as well."""
-
-TURNAROUNDS = 512
-"""How many of the latest prompts tell how long one takes, from being taken from the input to its record."""
-
-MARGIN = 1.5
-"""How much longer than the prompts before them the last ones may take."""
-
-SHOWN_AGENTS = 3
+    JobPool: TypeAlias = VLLMPool | EmbeddingPool | EnginePool
 
 OnProgress = Callable[[Progress, PoolStatistics], None]
 
 logger = logging.getLogger(__name__)
+
+_TURN = 256
+"""Cached answers after which other tasks get their turn."""
+
+
+class _Taken(NamedTuple):
+    """A request that is in flight, since when, and how often it had been asked before."""
+
+    request: Request
+    since: float
+    prompt: Prompt
+    tries: int
 
 
 class Run:
@@ -46,7 +59,7 @@ class Run:
 
     def __init__(
         self,
-        pool: VLLMPool,
+        pool: JobPool,
         model: str,
         survey: Survey,
         journal: Journal,
@@ -54,6 +67,7 @@ class Run:
         options: JobOptions,
         resumed: Resumed,
         on_progress: OnProgress | None,
+        cache: ResponseCache | None = None,
     ) -> None:
         self._pool = pool
         self._model = model
@@ -67,12 +81,16 @@ class Run:
         self._now = asyncio.get_running_loop().time
         self._meter = Meter(now=self._now())
         deadline = options.deadline
-        self._deadline = None if deadline is None else self._now() + deadline - time.time()
-        self._taken: dict[int, tuple[Request, float]] = {}
-        self._turnarounds: deque[float] = deque(maxlen=TURNAROUNDS)
-        self._agents: list[str] = []
-        self._shares: dict[int, list[int]] = {}
-        self._failures: Counter[str] = Counter()
+        self._deadline = Deadline(None if deadline is None else self._now() + deadline - time.time())
+        self._maker = PromptMaker()
+        # By their place among the input's prompts; those that are asked again count down from -1.
+        self._taken: dict[int, _Taken] = {}
+        self._again: Again[_Taken] = Again()
+        self._cache = cache
+        self._cached = 0
+        self._guard = Guard(options.guardrails)
+        self._keeps = bool(options.columns.keep)
+        self._shares = Shares(pool)
         self._first_failure: str | None = None
         self._ending: Ending = "finished"
         self._reason = ""
@@ -121,57 +139,131 @@ class Run:
     # -- prompts ------------------------------------------------------------------------------------------------
 
     async def _answer(self) -> None:
-        responses = self._pool.iter_responses(self._prompts(), total=self._due)
-        async with aclosing(responses):
+        if self._options.expect.check is None:
+            await self._answer_input()
+            return
+        again = asyncio.create_task(self._answer_again())
+        try:
+            await self._answer_input()
+            self._again.close()
+            await again
+        finally:
+            again.cancel()
+            await asyncio.wait({again})
+
+    async def _answer_input(self) -> None:
+        prompts = self._prompts() if self._cache is None else self._uncached()
+        async with aclosing(self._pool.iter_responses(prompts, total=self._due)) as responses:
             async for index, response in responses:
                 self._record(index, response)
 
-    def _prompts(self) -> Iterator[Prompt]:
-        maker = PromptMaker()
-        pulled = 0
+    async def _answer_again(self) -> None:
+        async with aclosing(self._pool.iter_responses(self._prompts_again())) as responses:
+            async for index, response in responses:
+                self._record(-1 - index, response)
+                self._again.done()
+
+    def _requests(self) -> Iterator[Request]:
         try:
             for request in self._survey.pending():
                 if self._ending != "finished":
                     return
-                self._taken[pulled] = request, self._now()
-                pulled += 1
-                yield maker.prompt(request)
+                yield request
         except BadRecord as error:
             # What is in flight is saved first.
             self._input_error = error
 
+    def _prompts(self) -> Iterator[AnyPrompt]:
+        for pulled, request in enumerate(self._requests()):
+            prompt = self._maker.prompt(request)
+            self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
+            yield asked(request, prompt)
+
+    async def _uncached(self) -> AsyncIterator[AnyPrompt]:
+        assert self._cache is not None
+        pulled = 0
+        for number, request in enumerate(self._requests()):
+            response = self._cache.get(request, self._model)
+            if response is None:
+                prompt = self._maker.prompt(request)
+                self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
+                pulled += 1
+                yield asked(request, prompt)
+                continue
+            self._cached += 1
+            self._write(request, response, tokens=0, prompt_tokens=0)
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+
+    async def _prompts_again(self) -> AsyncIterator[Prompt]:
+        pulled = 0
+        async for taken in self._again:
+            pulled += 1
+            self._taken[-pulled] = taken
+            yield taken.prompt
+
     def _record(self, index: int, response: Response) -> None:
-        request, since = self._taken.pop(index)
+        taken = self._taken.pop(index)
         if response.error_kind == "no_agents":
             # Nobody was there to answer: that says nothing about the prompt, so it gets no record.
             self.end("no agents", response.error or "no agent is in service")
             return
-        agent = None if response.agent_index is None else self._name_of(response.agent_index)
-        record = encode_record(request, response, model=self._model, created=int(time.time()), agent=agent)
+        self._guard.spend(response, self._shares.tags_of(response.agent_index))
+        checked = self._checked(taken, response)
+        if checked is None:
+            self._meter.wasted(tokens=response.completion_tokens or 0, prompt_tokens=response.prompt_tokens or 0)
+        else:
+            self._write(
+                taken.request,
+                checked,
+                tokens=response.completion_tokens or 0,
+                prompt_tokens=response.prompt_tokens or 0,
+            )
+            self._deadline.note(self._now() - taken.since)
+            if checked.success and self._cache is not None:
+                self._cache.put(taken.request, self._model, checked)
+        stop = self._guard.verdict()
+        if stop is not None:
+            self.end(*stop)
+
+    def _checked(self, taken: _Taken, response: Response) -> Response | None:
+        """Give what is to be recorded of a response: a failure if it will not do, None if it is asked for again."""
+        expect = self._options.expect
+        problem = expect.why_not(response) if response.success else None
+        if problem is None:
+            return response
+        kind, reason = problem
+        if kind == "invalid" and taken.tries < expect.retries:
+            if self._ending == "finished":  # else it has no record, and the next run asks for it
+                tries = taken.tries + 1
+                original = self._maker.prompt(taken.request)
+                prompt = expect.again(taken.request, original, response.text, reason, tries)
+                self._again.put(_Taken(taken.request, taken.since, prompt, tries))
+            return None
+        return msgspec.structs.replace(response, success=False, error=reason, error_kind=kind)
+
+    def _write(self, request: Request, response: Response, *, tokens: int, prompt_tokens: int) -> None:
+        """Put a record into the output, and count it."""
+        agent = None if response.agent_index is None else self._shares.name_of(response.agent_index)
+        record = encode_record(
+            request,
+            response,
+            model=self._model,
+            created=int(time.time()),
+            agent=agent,
+            row=request.kept if self._keeps else None,
+        )
         self._journal.append(record)
         now = self._now()
-        tokens = response.completion_tokens or 0
         self._meter.finished(
-            success=response.success,
-            tokens=tokens,
-            latency=response.latency,
-            now=now,
-            prompt_tokens=response.prompt_tokens or 0,
+            success=response.success, tokens=tokens, latency=response.latency, now=now, prompt_tokens=prompt_tokens
         )
-        self._turnarounds.append(now - since)
+        self._guard.finish(response)
         if not response.success:
-            self._failures[str(response.error_kind)] += 1
             self._first_failure = self._first_failure or f"{request.id}: {response.error}"
-        if response.success and response.agent_index is not None:
-            share = self._shares.setdefault(response.agent_index, [0, 0])
-            share[0] += 1
-            share[1] += tokens
+        elif response.agent_index is not None:
+            self._shares.count(response.agent_index, tokens)
         self._log.prompt(now - self._meter.started, response)
-
-    def _name_of(self, agent_index: int) -> str:
-        if agent_index >= len(self._agents):
-            self._agents = [str(endpoint) for endpoint in self._pool.endpoints]
-        return self._agents[agent_index]
 
     # -- the clock ----------------------------------------------------------------------------------------------
 
@@ -193,53 +285,30 @@ class Run:
                 self._on_progress(self._progress(now, statistics), statistics)
 
     def _look_at_deadline(self, now: float) -> None:
-        if self._deadline is None:
-            return
-        left = self._deadline - now
-        if left <= RESERVE:
+        if self._deadline.is_over(now):
             self.end("out of time", "the allocation ends")
             if self._work is not None:
                 self._work.cancel()
             return
-        oldest = next(iter(self._taken.values()), None)
-        age = 0.0 if oldest is None else now - oldest[1]
+        oldest = min((taken.since for taken in self._taken.values()), default=now)
         backlog = self._meter.eta(len(self._taken), now=now) or 0.0
-        if left <= RESERVE + MARGIN * max(age, backlog, *self._turnarounds):
+        left = self._deadline.is_near(now, oldest=now - oldest, backlog=backlog)
+        if left is not None:
             self.end("out of time", f"{left:.0f} s are left, which what is in flight may need")
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
-        meter = self._meter
-        prompts_rate, tokens_rate = meter.rates(now=now)
-        remaining = self._due - meter.done
-        return Progress(
-            total=self._survey.requests,
-            earlier=self._survey.requests - self._due,
-            done=meter.done,
-            failed=meter.failed,
-            in_flight=len(self._taken),
-            seconds=now - meter.started,
-            tokens=meter.tokens,
-            prompts_per_second=prompts_rate,
-            tokens_per_second=tokens_rate,
-            eta=meter.eta(remaining, now=now),
-            agents=sum(agent.state != "removed" for agent in statistics.agents),
-            agents_up=statistics.agents_in_service,
-            moved=statistics.moved,
-            hedged=statistics.hedged,
-            stall=self._stall(now, statistics),
-            ending=None if self._ending == "finished" else self._reason,
-            exhausted=remaining <= len(self._taken),
-        )
-
-    def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:
         options = self._options
         quiet = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
-        if quiet is None:
-            return None
-        holding = sorted(
-            (agent for agent in statistics.agents if agent.in_flight), key=lambda agent: -(agent.oldest_age or 0.0)
+        return progress_of(
+            self._meter,
+            total=self._survey.requests,
+            due=self._due,
+            in_flight=len(self._taken),
+            now=now,
+            statistics=statistics,
+            stall=None if quiet is None else stall_of(quiet, statistics),
+            ending=None if self._ending == "finished" else self._reason,
         )
-        return Stall(quiet, tuple(str(agent.endpoint) for agent in holding[:SHOWN_AGENTS]))
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -252,12 +321,14 @@ class Run:
         meter = self._meter
         statistics = self._pool.statistics()
         remaining = self._due - meter.done
-        shares = sorted((index, *counts) for index, counts in self._shares.items())
+        if remaining and self._ending == "finished":
+            self._ending, self._reason = "incomplete", "the input gave fewer requests than before"
         return JobSummary(
             ending=self._ending if remaining else "finished",
             reason=self._reason if remaining else "",
             output=self._journal.name,
             ordered=None,
+            table=None,
             model=self._model,
             total=self._survey.requests,
             answered=self._resumed.answered + meter.done - meter.failed,
@@ -265,14 +336,15 @@ class Run:
             remaining=remaining,
             done=meter.done,
             failed_now=meter.failed,
-            failures=dict(self._failures),
+            failures=dict(self._guard.failures),
             first_failure=self._first_failure,
-            skipped=len(self._survey.skipped),
+            skipped=self._survey.left_out,
             seconds=self._now() - meter.started,
             prompt_tokens=meter.prompt_tokens,
             tokens=meter.tokens,
+            cached=self._cached,
             moved=statistics.moved,
             hedged=statistics.hedged,
-            agents=tuple(AgentShare(self._name_of(index), prompts, tokens) for index, prompts, tokens in shares),
+            agents=self._shares.all(),
             resumed=self._resumed,
         )

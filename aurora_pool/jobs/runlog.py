@@ -8,16 +8,23 @@ Everything else is an object with an ``event``. A run appends to the log of the 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
+from aurora_pool.jobs.paths import beside, open_beside
 from aurora_pool.messages import Response
 from aurora_pool.statistics import PoolStatistics
 
 EVERY = 30.0
 """Seconds between notes of what the pool has counted."""
+
+FLUSHED = 3.0
+"""Seconds of the log that a kill may cost."""
+
+_BEGINNING = b'{"event":'
 
 logger = logging.getLogger(__name__)
 
@@ -30,22 +37,35 @@ def run_log_of(output: str | Path) -> Path:
     >>> run_log_of("answers.jsonl").name
     'answers.jsonl.runlog'
     """
-    output = Path(output)
-    return output.with_name(output.name + ".runlog")
+    return beside(Path(output), ".runlog")
 
 
 class RunLog:
     """Writes one run's part. It is no record of anything: a disk that refuses it ends the log, not the job."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, mode: int = 0o644) -> None:
         self._file: IO[bytes] | None = None
         self._path = path
+        self._mode = mode
         self._noted = 0.0
+        self._flushed = 0.0
         if path is not None:
             try:
-                self._file = path.open("ab")
+                self._file = self._open(path)
             except OSError as error:
                 self._give_up(error)
+
+    def _open(self, path: Path) -> IO[bytes]:
+        # Readable as well: what stands there is looked at before anything is put behind it.
+        fd = open_beside(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode=self._mode)
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, len(_BEGINNING), 0) != _BEGINNING:
+            os.close(fd)
+            raise OSError(0, "it is something else")
+        file = os.fdopen(fd, "ab")
+        if size and os.pread(fd, 1, size - 1) != b"\n":
+            file.write(b"\n")  # a kill has cut the last line: the next one must not become part of it
+        return file
 
     def event(self, name: str, **fields: Any) -> None:
         """Note something that happened once."""
@@ -69,6 +89,9 @@ class RunLog:
         """Note now and then what the pool has counted, and put everything into the file."""
         if seconds - self._noted >= EVERY:
             self.note_agents(seconds, statistics)
+        if seconds - self._flushed >= FLUSHED:
+            self._flushed = seconds
+            self.flush()
 
     def note_agents(self, seconds: float, statistics: PoolStatistics) -> None:
         """Note what the pool has counted: agents, failed requests by outcome, prompts that went elsewhere."""

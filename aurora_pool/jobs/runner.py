@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from aurora_pool.errors import BadRecord, ConfigError
+from aurora_pool.jobs.cache import ResponseCache
+from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.input_writer import write_requests
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.lock import Lock
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
-from aurora_pool.jobs.ordered import write_ordered
+from aurora_pool.jobs.ordered import ordered_path, write_ordered
+from aurora_pool.jobs.paths import check_apart, mode_of, written_by_job
 from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.jobs.resume import Resumed, resume
 from aurora_pool.jobs.run import OnProgress, Run
 from aurora_pool.jobs.runlog import RunLog, run_log_of
 from aurora_pool.jobs.survey import Survey
+from aurora_pool.jobs.table_writer import check_table, write_table
+from aurora_pool.jobs.tables import Source, open_source
 from aurora_pool.messages import AnyPrompt
 
 if TYPE_CHECKING:
-    from aurora_pool.pool import VLLMPool
+    from aurora_pool.jobs.run import JobPool
 
 Requests = str | Path | InputFile | Iterable[AnyPrompt | Mapping[str, Any]]
 
 
 async def run_job(
-    pool: VLLMPool,
+    pool: JobPool,
     requests: Requests,
     output: str | Path,
     options: JobOptions | None = None,
@@ -69,10 +75,10 @@ class Job:
     ) -> None:
         self.options = options or JobOptions()
         self.output = output
-        self._files: list[InputFile | IO[bytes]] = []
+        self._files: list[Source | IO[bytes]] = []
         self._run: Run | None = None
         self._ending: tuple[Ending, str] | None = None
-        _check_apart(requests, output)
+        self._check_files(requests)
         # The output first: a second run is told so before it reads a million lines.
         self._journal = Journal(output, fsync_every_record=self.options.fsync_every_record, lock=lock)
         try:
@@ -84,12 +90,14 @@ class Job:
                 system_prompt=self.options.system_prompt,
                 defaults=self.options.defaults,
                 model_map=self.options.model_map,
+                columns=self._columns(),
             )
             self.survey = Survey(
                 source,
                 reader,
                 model=self.options.model,
                 on_bad_line=self.options.on_bad_line,
+                allow_empty=self.options.allow_empty,
                 shard=self.options.shard,
             )
         except BaseException:
@@ -103,17 +111,29 @@ class Job:
 
     @property
     def skipped(self) -> Sequence[BadRecord]:
-        """Bad lines that are left out."""
+        """The first bad lines that are left out."""
         return self.survey.skipped
+
+    @property
+    def left_out(self) -> int:
+        """How many bad lines are left out."""
+        return self.survey.left_out
 
     @property
     def answering(self) -> bool:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
+    async def look(self, pool: JobPool) -> Resumed:
+        """Read what an earlier run has left, change nothing, and run nothing. Such a job can't be run."""
+        if not self._journal.resumable:
+            return Resumed()
+        retry = self.options.retry_failed
+        return await resume(self._journal, self.survey, model=pool.model or "", retry_failed=retry, repair=False)
+
     async def run(
         self,
-        pool: VLLMPool,
+        pool: JobPool,
         *,
         on_progress: OnProgress | None = None,
         on_resumed: Callable[[Resumed], None] | None = None,
@@ -125,30 +145,52 @@ class Job:
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
+        if pool.gives_vectors is not bool(self.survey.embedding):
+            raise ConfigError("a job that asks for embeddings needs an EmbeddingPool, and any other a VLLMPool")
         await pool.start()
         model = pool.model or ""
         if self.model is not None and self.model != model:
             raise ConfigError(f"the job asks for the model {self.model!r}, the pool for {model!r}")
         resumed = Resumed()
         if self._journal.resumable:
-            resumed = await resume(self._journal, self.survey, model=model, retry_failed=self.options.retry_failed)
+            resumed = await resume(
+                self._journal,
+                self.survey,
+                model=model,
+                retry_failed=self.options.retry_failed,
+                before=self.options.before_changes,
+            )
         if on_resumed is not None:
             on_resumed(resumed)
         keeps_log = self.options.run_log and self._journal.resumable
-        log = RunLog(run_log_of(self.output) if keeps_log else None)
+        log = RunLog(run_log_of(self.output), mode=mode_of(Path(self.output))) if keeps_log else RunLog(None)
+        cache = None
         try:
-            self._run = Run(pool, model, self.survey, self._journal, log, self.options, resumed, on_progress)
+            if self.options.cache is not None:
+                cache = ResponseCache(self.options.cache, sampled=self.options.cache_sampled)
+            self._run = Run(pool, model, self.survey, self._journal, log, self.options, resumed, on_progress, cache)
             if self._ending is not None:
                 self._run.end(*self._ending)
             summary = await self._run.go()
         finally:
             self._run = None
             log.close()
+            if cache is not None:
+                cache.close()
         self._journal.keeps_empty = not summary.remaining
+        self._journal.close()
+        if not summary.remaining and self._journal.resumable:
+            summary = await self._with_copies(summary)
         self.close()
-        if self.options.ordered and self._journal.resumable and not summary.remaining:
-            return summary.with_ordered(await write_ordered(Path(self.output), self.survey))
         return summary
+
+    async def _with_copies(self, summary: JobSummary) -> JobSummary:
+        ordered, table, output = None, self.options.table, Path(self.output)
+        if self.options.ordered:
+            ordered = await write_ordered(output, self.survey)
+        if table is not None:
+            await write_table(table, output, self.survey)
+        return summary.with_copies(ordered=ordered, table=table)
 
     def end(self, ending: Ending, reason: str) -> None:
         """End early: ``"stopped"`` at once, anything else by taking nothing new and waiting for what is in flight."""
@@ -171,20 +213,32 @@ class Job:
     ) -> None:
         self.close()
 
-    def _source(self, requests: Requests) -> InputFile:
+    def _check_files(self, requests: Requests) -> None:
+        """Refuse what would write over something, before anything is opened."""
+        options, output = self.options, self.output
+        if is_remote(output):
+            raise ConfigError(f"{output}: an output is appended to as answers come, so it is a file of this machine")
+        if options.table is not None:
+            if str(output) == "-":
+                raise ConfigError("a table is made of the output, which is to be a file then")
+            check_table(options.table)
+        table = None if options.table is None or is_remote(options.table) else options.table
+        ordered = ordered_path(Path(output)) if options.ordered and str(output) != "-" else None
+        source = requests if isinstance(requests, str | Path) and not is_remote(requests) else None
+        check_apart(written_by_job(output, table, ordered), [source])
+
+    def _columns(self) -> Columns:
+        """What is kept of rows: for a table, all where nothing is named."""
+        columns = self.options.columns
+        return replace(columns, keep="all") if self.options.table is not None and not columns.keep else columns
+
+    def _source(self, requests: Requests) -> Source:
         if isinstance(requests, InputFile):
             return requests
         if isinstance(requests, str | Path):
-            return InputFile(requests, stdin=sys.stdin.buffer, input_format=self.options.input_format)
+            return open_source(requests, input_format=self.options.input_format)
         written = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
         self._files.append(written)
         write_requests(requests, written)
         written.seek(0)
         return InputFile("-", stdin=written, input_format="jsonl")
-
-
-def _check_apart(requests: Requests, output: str | Path) -> None:
-    if isinstance(requests, str | Path):
-        both = (Path(requests), Path(output))
-        if "-" not in map(str, both) and all(each.exists() for each in both) and both[0].samefile(both[1]):
-            raise ConfigError(f"{output}: the output is the input")

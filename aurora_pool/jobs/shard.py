@@ -30,5 +30,7 @@ def open_shard(source: str, folder: str | Path, options: JobOptions, shard: Part
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: expected a folder, in which each shard has its output")
+    if options.table is not None:
+        raise ConfigError("with --shard, --table comes later: merge, and run it again with -o")
     agree_on_plan(folder, source, options, name=process_name(), shards=shard.count)
     return Job(source, shard_output(folder, shard), replace(options, shard=shard))

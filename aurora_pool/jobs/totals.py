@@ -22,6 +22,7 @@ class Totals:
         self._skipped = 0
         self._prompt_tokens = 0
         self._tokens = 0
+        self._cached = 0
         self._shares: dict[str, list[int]] = {}
 
     def add(self, summary: JobSummary) -> None:
@@ -36,6 +37,7 @@ class Totals:
         self._skipped += summary.skipped
         self._prompt_tokens += summary.prompt_tokens
         self._tokens += summary.tokens
+        self._cached += summary.cached
         for share in summary.agents:
             counts = self._shares.setdefault(share.agent, [0, 0])
             counts[0] += share.prompts
@@ -61,6 +63,7 @@ class Totals:
             reason=reason if remaining else "",
             output=output,
             ordered=None,
+            table=None,
             model=model,
             total=answered + self.failed + remaining,
             answered=answered,
@@ -74,6 +77,7 @@ class Totals:
             seconds=seconds,
             prompt_tokens=self._prompt_tokens,
             tokens=self._tokens,
+            cached=self._cached,
             moved=moved,
             hedged=hedged,
             agents=tuple(AgentShare(agent, *counts) for agent, counts in sorted(self._shares.items())),

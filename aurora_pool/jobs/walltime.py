@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import subprocess
@@ -51,15 +52,28 @@ def find_deadline(
     if walltime is not None:
         return now() + parse_walltime(walltime)
     try:
-        if "SLURM_JOB_END_TIME" in environment:
-            return float(environment["SLURM_JOB_END_TIME"])
-        if "SLURM_JOB_ID" in environment:
-            return _ask_slurm(environment["SLURM_JOB_ID"])
-        if "PBS_JOBID" in environment:
-            return _ask_pbs(environment["PBS_JOBID"])
+        source, end = _find(environment)
     except (OSError, subprocess.SubprocessError, ValueError, ConfigError) as error:
         logger.warning("the batch system does not tell when the job ends (%s); give --walltime", error)
-    return None
+        return None
+    if end is not None and not now() < end < math.inf:
+        # Such as in a terminal that was opened within an allocation and has outlived it.
+        logger.warning("%s says that the allocation has ended already; that is ignored: give --walltime", source)
+        return None
+    if end is not None:
+        logger.info("the allocation ends in %.0f s, says %s", end - now(), source)
+    return end
+
+
+def _find(environment: Mapping[str, str]) -> tuple[str, float | None]:
+    """Say who tells when the allocation ends, and when that is."""
+    if "SLURM_JOB_END_TIME" in environment:
+        return "SLURM_JOB_END_TIME", float(environment["SLURM_JOB_END_TIME"])
+    if "SLURM_JOB_ID" in environment:
+        return "squeue", _ask_slurm(environment["SLURM_JOB_ID"])
+    if "PBS_JOBID" in environment:
+        return "qstat", _ask_pbs(environment["PBS_JOBID"])
+    return "", None
 
 
 def _ask_slurm(job: str) -> float:

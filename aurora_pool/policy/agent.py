@@ -269,13 +269,13 @@ class AgentState:
         self.prompts_done += answers
         self.tokens_done += tokens
         self.answered_at = self.last_byte = now
-        seconds = now - (now if sent_at is None else sent_at)
+        seconds = max(1e-9, now - (now if sent_at is None else sent_at))
         if self.mean_seconds:
             weight = 1 - (1 - _FRESH) ** answers
             self.mean_tokens += (tokens / answers - self.mean_tokens) * weight
             self.mean_seconds += (seconds - self.mean_seconds) * weight
         else:
-            self.mean_tokens, self.mean_seconds = tokens / answers, max(seconds, 1e-9)
+            self.mean_tokens, self.mean_seconds = tokens / answers, seconds
         if self.flow.answered(answers, now, self.held):
             self.window.fit(self.flow)
             self.refresh()

@@ -269,6 +269,10 @@ class Dispatcher:
         """Record that the fleet has a new agent; return its index. Queues learn by :meth:`PromptQueue.set_members`."""
         return self.ledger.add_agent(name)
 
+    def members_changed(self) -> None:
+        """Record that views have other agents now, by :meth:`AgentView.set_members`."""
+        self.ledger.rescan()
+
     def remove_agent(self, agent: int, now: float) -> None:
         """Record that an agent is no longer part of the fleet: it keeps its index, and what it holds moves."""
         self._faults.removed(self.ledger.agents[agent], now)

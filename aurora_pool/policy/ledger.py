@@ -296,7 +296,7 @@ class Ledger:
         else:
             agent.last_error = reason
             self.timers.add(agent.breaker.probe_at, self._probe, agent)
-        self._rescan()
+        self.rescan()
 
     def add_agent(self, name: str) -> int:
         """Record a new agent, in service; return its index."""
@@ -305,7 +305,7 @@ class Ledger:
         self.agents.append(agent)
         self.in_service += 1
         self.touched[agent] = None
-        self._rescan()
+        self.rescan()
         return agent.index
 
     def remove_agent(self, agent: AgentState, now: float) -> list[WorkItem]:
@@ -335,9 +335,10 @@ class Ledger:
             if agent.index in queue.by_agent:
                 queue.items.extend(queue.by_agent.pop(agent.index))
                 self.turns.enter(queue)
-        self._rescan()
+        self.rescan()
 
-    def _rescan(self) -> None:
+    def rescan(self) -> None:
+        """Have the next plan look at all agents for all queues."""
         for queue in self.queues:
             self._scans[queue] = None
             queue.rescan_due = 0.0

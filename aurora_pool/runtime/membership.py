@@ -96,6 +96,7 @@ class Membership:
     def _set_queue(self) -> None:
         members = [index for index in self.present if index not in self._joining] or self.present
         self.queue.view.set_members(self.members if len(members) == len(self.members) else members)
+        self._driver.dispatcher.members_changed()
         self._driver.schedule()
 
     def _new_queue(self, members: Sequence[int]) -> PromptQueue:

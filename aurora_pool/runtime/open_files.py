@@ -9,7 +9,7 @@ SPARE_FILES = 100
 
 
 def files_for(agents: int) -> int:
-    """How many files a fleet of this size needs at least."""
+    """How many files a fleet of this many agents needs at least."""
     return FILES_PER_AGENT * agents + SPARE_FILES
 
 

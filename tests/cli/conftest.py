@@ -59,7 +59,7 @@ def hostfile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
     """Call the command line in this process, which has its signals back afterwards."""
     monkeypatch.delenv("AURORA_POOL_HOSTFILE", raising=False)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["aurora-pool", *map(str, arguments)])

@@ -78,7 +78,9 @@ def test_help_names_every_command_and_exit_code(call: Call) -> None:
         assert f"\n{int(code)} " in f"\n{TABLE}"
 
 
-@pytest.mark.parametrize("name", [None, "run", "ask", "summarize", "demo", "report", "sim"])
+@pytest.mark.parametrize(
+    "name", [None, "run", "ask", "summarize", "demo", "report", "sim", "up", "status", "top", "logs", "check", "wait"]
+)
 def test_help_fits_a_terminal_of_80_columns(name: str | None, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ended = call(*([name] if name else []), "--help")
@@ -122,14 +124,20 @@ def progress(seconds: float, **changes: object) -> Progress:
 
 
 def test_progress_tells_all_that_matters() -> None:
-    assert describe(progress(1)) == "4.0/s · 90 tok/s · ETA 0:13 · 2 failed · 5 retried · 3/4 agents"
+    assert describe(progress(1)) == "4.0/s, 90 tok/s, ETA 0:13, 2 failed, 5 retried, 3/4 agents"
 
 
 def test_a_log_has_a_line_now_and_then_and_tells_of_stalls_once(capsys: pytest.CaptureFixture[str]) -> None:
     lines = LogDisplay()
     for second in range(60):
-        stall = Stall(float(second), ("gpu01:8000", "gpu02:8000")) if 30 <= second < 40 else None
+        stall = (
+            Stall(float(second), ("gpu01:8000 (silent, 8 prompts for 31 s)", "gpu02:8000 (out: 429)"))
+            if 30 <= second < 40
+            else None
+        )
         lines.update(progress(float(second), stall=stall))
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" ")[0] for line in said] == ["50/100", "50/100", "stalled:", "going", "50/100"]
-    assert said[2] == "stalled: nothing has finished for 30 s; oldest prompts at gpu01:8000, gpu02:8000"
+    assert said[2] == (
+        "stalled: nothing has finished for 30 s; gpu01:8000 (silent, 8 prompts for 31 s), gpu02:8000 (out: 429)"
+    )

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from aurora_pool.cli.report_figures import findings
+from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.history import read_history
 from tests.cli.conftest import Call
 
@@ -151,3 +152,89 @@ def test_a_browser_shows_the_figures_and_draws_the_charts(call: Call, slow: Path
     ]
     assert 'class="gtitle"' not in page.read_text(encoding="utf-8").partition("</script>")[2]
     assert "gpu02:8000" in shown
+
+
+def test_the_chart_is_steady_where_the_rate_is(tmp_path: Path) -> None:
+    """A job that is sent whole at its beginning, and waits in the server's queue: tokens come when they are made."""
+    prompts = [[n / 10, 0, n / 10, 10, 190, 1, "ok"] for n in range(1, 2001)]
+    history = read_history(write_log(tmp_path, "o.jsonl", [start(["a:1"]), *prompts, note(200.0, ["a:1"])]))
+    _, rates = history.throughput()
+    assert sum(rates) / len(rates) == pytest.approx(1900)
+    assert all(1500 < rate < 2300 for rate in rates)
+
+
+def test_it_says_what_the_log_lacks(call: Call, quick: Path) -> None:
+    quick.write_text("{}\n" * 30)
+    ended = call("report", quick)
+    assert "the run log lacks 10 of the output's records" in ended.out
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_damaged_log_costs_what_is_damaged(slow: Path, seed: int) -> None:
+    import random
+
+    rng = random.Random(seed)
+    log = slow.with_name("slow.jsonl.runlog")
+    whole = log.read_bytes()
+    pieces = [
+        b"[1,0,0,0,0,1,",
+        b"null",
+        b"-1",
+        b"1e999",
+        b"[[[[",
+        b'"x"',
+        b"\xff",
+        b"{",
+        b"0",
+        b"true",
+        b"10000000000000",
+    ]
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for _ in range(rng.randrange(1, 5)):
+            place = rng.randrange(len(damaged))
+            damaged[place : place + rng.randrange(4)] = rng.choice(pieces)
+        log.write_bytes(bytes(damaged))
+        try:
+            history = read_history(slow)
+        except BadRecord:
+            continue
+        assert findings(history)
+        assert len(history.throughput()[0]) == len(history.throughput()[1])
+
+
+def test_a_torn_line_swallows_no_run(tmp_path: Path) -> None:
+    from aurora_pool.jobs.runlog import RunLog
+
+    path = tmp_path / "o.jsonl.runlog"
+    for _ in range(2):
+        log = RunLog(path)
+        log.event("start", names=["a:1"], total=3)
+        log.close()
+        path.write_bytes(path.read_bytes() + b"[1.0, 0, ")
+    history = read_history(tmp_path / "o.jsonl")
+    assert (history.runs, history.unreadable) == (2, 2)
+
+
+def test_a_log_is_flushed_every_few_seconds(tmp_path: Path) -> None:
+    from aurora_pool.jobs.runlog import FLUSHED, RunLog
+    from aurora_pool.messages import Response
+    from aurora_pool.statistics import PoolStatistics
+
+    nothing = PoolStatistics((), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    log = RunLog(tmp_path / "o.runlog")
+    log.prompt(1.0, Response(True, "x"))
+    log.look(FLUSHED, nothing)
+    assert (tmp_path / "o.runlog").read_bytes().count(b"\n") == 1
+    log.close()
+
+
+def test_markup_in_a_name_is_a_name(call: Call, tmp_path: Path) -> None:
+    agents = ["[fd00::1]:8000", "http://x/[/v1]"]
+    output = write_log(
+        tmp_path, "a[bold]b.jsonl", [start(agents, model="[red]m"), [1.0, 0, 1.0, 1, 1, 1, "[x\x1b]"], note(1, agents)]
+    )
+    ended = call("report", output)
+    assert ended.code == 0
+    for name in ("a[bold]b.jsonl", "[fd00::1]:8000", "http://x/[/v1]", "[red]m", "failed: [x\\x1b]"):
+        assert name in ended.out.replace("\n", "")  # a long one is folded

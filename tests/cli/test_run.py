@@ -110,9 +110,13 @@ def test_defaults_reach_the_server_and_are_part_of_the_request(
     call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "2")
     usage = [record["response"]["body"]["usage"]["completion_tokens"] for record in read_records(output)]
     assert max(usage) == 2
-    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "3")
+    refused = call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "3")
+    assert (refused.code, "30 of 30 answered requests have changed" in one_line(refused)) == (2, True)
+    assert "--yes" in refused.err
+    assert len(texts_of(output)) == 30
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "3", "--yes")
     assert "changed since they were answered, run again: 30" in ended.err.splitlines()[0]
-    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "4", "--quiet")
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens", "4", "--quiet", "--yes")
     assert "changed since they were answered, run again: 30" in one_line(ended)
     assert len(texts_of(output)) == 30
 
@@ -226,7 +230,7 @@ def test_a_fleet_that_is_dead(call: Call, source: Path, output: Path, tmp_path: 
 def test_a_bad_line_before_anything_is_sent(call: Call, tmp_path: Path, output: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [*PROMPTS, "{oops"])
     hostfile = tmp_path / "h"
-    hostfile.write_text("127.0.0.1 1\n")
+    hostfile.write_text("127.0.0.1 2000\n")
     ended = call("run", source, "-o", output, "--hostfile", hostfile)
     assert (ended.code, f"{source}:31: expected a JSON object" in one_line(ended)) == (3, True)
     assert not output.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool import Timeouts
-from aurora_pool.terminal import as_shown, one_line, safe_text
+from aurora_pool.terminal import one_line, printable
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.cli.conftest import COMMAND, Call, simulated
 from tests.pool.gateway import gateway
@@ -39,8 +38,9 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_no_control_character_is_left(attack: str) -> None:
-    made = safe_text(f"before {attack}after\n")
+    made = printable(f"before {attack}after\n")
     assert made.startswith("before ")
+    assert made.endswith("after\n")
     assert not any(ord(c) < 32 and c not in "\n\t" for c in made)
     assert not any(0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066" for c in made)
     assert "\n" not in one_line(f"a\n{attack}\nb")
@@ -48,19 +48,15 @@ def test_no_control_character_is_left(attack: str) -> None:
 
 @given(st.text())
 def test_no_text_at_all_can_do_anything(text: str) -> None:
-    made = safe_text(text)
+    made = printable(text)
     assert not any((ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 for c in made)
-    assert safe_text(made) == made
+    assert printable(made) == made
     made.encode()
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cf", "Cs"])))
 def test_what_is_plain_stays_unchanged(text: str) -> None:
-    assert safe_text(f"{text}\n\t{text}") == f"{text}\n\t{text}"
-
-
-def test_answers_are_unchanged_in_a_pipe() -> None:
-    assert as_shown("\x1b[31mred", io.StringIO()) == "\x1b[31mred"
+    assert printable(f"{text}\n\t{text}") == f"{text}\n\t{text}"
 
 
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x1b[2Jbad\nWARNING aurora_pool: forged"

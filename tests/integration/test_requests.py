@@ -65,9 +65,10 @@ async def test_each_agent_gets_one_list_and_answers_come_back_in_order(
     pool: VLLMPool, endpoints: list[AgentEndpoint]
 ) -> None:
     prompts = [f"The number {n} is followed by the number" for n in range(10 * len(endpoints))]
+    raw = [Prompt(prompt, format="raw") for prompt in prompts]  # echo means something else for a conversation
     before = await read_settled(endpoints)
 
-    responses = await pool.send_all_batched(prompts, 16, sampling=Sampling(temperature=0.0, extra={"echo": True}))
+    responses = await pool.send_all_batched(raw, 16, sampling=Sampling(temperature=0.0, extra={"echo": True}))
 
     for index, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         assert_answered(response)

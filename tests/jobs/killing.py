@@ -1,7 +1,11 @@
-"""Kill a job at random moments, again and again, until it is done."""
+"""Kill a job at random moments, again and again, until it is done; as ``python -m tests.jobs.killing`` for real.
+
+That does it over JSONL, and over parquet with a table to be written at the end.
+"""
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import os
 import random
@@ -16,7 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from aurora_pool.cli import main
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aurora_pool.cli import main as run_command
 from tests.jobs.shared import read_records, texts_of, write_jsonl
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
@@ -102,7 +109,7 @@ def _command(arguments: list[str], said: str, file_size: int | None) -> None:
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     sys.argv = ["aurora-pool", *arguments]
-    main()
+    run_command()
 
 
 Ending: TypeAlias = tuple[signal.Signals, ...]
@@ -117,13 +124,15 @@ STOPS: list[Ending] = [
 ]
 
 
-def cut_until_done(source: Path, output: Path, hostfile: Path, rng: random.Random, endings: Sequence[Ending]) -> int:
+def cut_until_done(
+    source: Path, output: Path, hostfile: Path, rng: random.Random, endings: Sequence[Ending], *options: object
+) -> int:
     """Start a job, send it signals once it has written a few records more, and again; then let it end.
 
     Returns how many runs ended before they were done. Every whole line that was there before a run must be there after.
     """
     cut = 0
-    command = ("run", source, "-o", output, "--hostfile", hostfile, "--grace", 0.1)
+    command = ("run", source, "-o", output, "--hostfile", hostfile, "--grace", 0.1, *options)
     while True:
         before = output.read_bytes() if output.exists() else b""
         whole = before[: before.rfind(b"\n") + 1]
@@ -154,25 +163,41 @@ def cut_until_done(source: Path, output: Path, hostfile: Path, rng: random.Rando
         cut += 1
 
 
-def check_exactly_once(seed: int, *, requests: int, endings: Sequence[Ending], agents: int = 2) -> int:
-    """Run one job cut short and one undisturbed, and compare them. Returns how many runs were cut short."""
+def check_exactly_once(
+    seed: int, *, requests: int, endings: Sequence[Ending], agents: int = 2, tables: bool = False
+) -> int:
+    """Run one job cut short and one undisturbed, and compare them. Returns how many runs were cut short.
+
+    With ``tables``, the requests come from a parquet file, and the answers go into one as well.
+    """
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 40} for n in range(requests)]
-        source = write_jsonl(folder / "in.jsonl", lines)
+        source = write_parquet(folder / "in.parquet", lines) if tables else write_jsonl(folder / "in.jsonl", lines)
+        whole = ("--table", folder / "whole.parquet") if tables else ()
+        table = ("--table", folder / "out.parquet") if tables else ()
         with failing_fleet(folder, agents, rng, faults=False) as hostfile:
-            code, said = Run(folder, "run", source, "-o", folder / "whole.jsonl", "--hostfile", hostfile).end()
+            code, said = Run(folder, "run", source, "-o", folder / "whole.jsonl", "--hostfile", hostfile, *whole).end()
             assert code == 0, said
         with failing_fleet(folder, agents, rng, faults=True) as hostfile:
-            cut = cut_until_done(source, folder / "out.jsonl", hostfile, rng, endings)
-        texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that are listed twice
+            cut = cut_until_done(source, folder / "out.jsonl", hostfile, rng, endings, *table)
+        if tables:
+            assert pq.read_table(folder / "out.parquet").equals(pq.read_table(folder / "whole.parquet"))
+        texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that stand there twice
         assert texts.keys() == {line["id"] for line in lines}
         assert texts == texts_of(folder / "whole.jsonl")
         undisturbed = {record["custom_id"]: same_everywhere(record) for record in read_records(folder / "whole.jsonl")}
         for record in read_records(folder / "out.jsonl"):
             assert same_everywhere(record) == undisturbed[record["custom_id"]]
     return cut
+
+
+def write_parquet(path: Path, lines: list[dict[str, object]]) -> Path:
+    """Write rows, with a column of data beside them."""
+    rows = [{**line, "gold": str(number)} for number, line in enumerate(lines)]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=500)
+    return path
 
 
 def same_everywhere(record: dict[str, object]) -> str:
@@ -186,3 +211,22 @@ def same_everywhere(record: dict[str, object]) -> str:
     assert isinstance(own, dict)
     stripped["aurora_pool"] = own["request"]
     return repr(stripped)
+
+
+def main() -> None:
+    """Kill jobs over lines and over tables, as often as told."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=2000)
+    arguments = parser.parse_args()
+    for seed in range(arguments.rounds):
+        for tables in (False, True):
+            for endings in (KILLS, STOPS):
+                cut = check_exactly_once(seed, requests=arguments.requests, endings=endings, tables=tables)
+                kind = "tables" if tables else "lines"
+                sys.stdout.write(f"seed {seed}, {kind}: {cut} runs of {arguments.requests} requests cut short\n")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

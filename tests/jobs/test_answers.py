@@ -31,7 +31,7 @@ def test_gives_answers_and_reasons(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(gzip.compress(data) if suffix else data)
     assert list(read_answers(path)) == [
         Answer("a", "one", None),
-        Answer("b", "Hello", None),
+        Answer("b", "Hello", None, "stop"),
         Answer("a", None, "400: no"),
         Answer("c", None, "no streams"),
     ]

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.jobs.requests import PromptMaker, Request, RequestError, RequestReader, parse_model_map
+from aurora_pool.jobs.prompt_maker import PromptMaker
+from aurora_pool.jobs.requests import Request, RequestError, RequestReader, parse_model_map
 from aurora_pool.messages import Prompt, Sampling
 
 
@@ -17,7 +18,7 @@ def read(fields: object, number: int = 1, **options: Any) -> Request:
     return RequestReader(**options).read(line, number)
 
 
-def batch(body: dict[str, Any], url: str = "/v1/completions", **changes: Any) -> dict[str, Any]:
+def batch(body: dict[str, Any], url: str | None = "/v1/completions", **changes: Any) -> dict[str, Any]:
     return {"custom_id": "a", "method": "POST", "url": url, "body": body} | changes
 
 
@@ -161,7 +162,11 @@ def test_the_digest_stays_the_same_from_version_to_version() -> None:
         ({"messages": [{}], "tools": [{}]}, "'tools'"),
         (batch({"prompt": "a"}, custom_id=3), "'custom_id'"),
         (batch({"prompt": "a"}, method="GET"), "POST"),
-        (batch({"prompt": "a"}, url="/v1/embeddings"), "/v1/embeddings"),
+        (batch({"prompt": "a"}, url="/v1/embeddings"), "'input' to be one text"),
+        (batch({"input": "a", "n": 2}, url="/v1/embeddings"), "got 'n'"),
+        (batch({"input": "a"}, url="/v1/responses"), "write 'messages' instead of 'input'"),
+        (batch({"prompt": "a"}, url="/v2/x"), "expected the url"),
+        (batch({"x": "a"}, url=None), "expected a 'url', or a 'body' with"),
         (batch({"messages": [{}]}), "one text or one list"),
         (batch({"prompt": "a"}, temperature=1), "'temperature'"),
         ({"custom_id": "a", "url": "/v1/completions", "body": "x"}, "'body'"),

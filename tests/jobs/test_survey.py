@@ -52,13 +52,37 @@ def test_bad_lines_are_left_out_if_asked(write_lines: WriteLines) -> None:
     assert pending(found) == ["line-2"]
 
 
-@pytest.mark.parametrize("on_bad_line", ["stop", "skip"])
-def test_an_id_that_is_listed_twice_is_an_error_that_names_both_lines(
-    write_lines: WriteLines, on_bad_line: str
-) -> None:
+def test_an_id_that_is_listed_twice_is_an_error_that_names_both_lines(write_lines: WriteLines) -> None:
     lines = [{"id": "x", "prompt": "a"}, {"id": "y", "prompt": "a"}, {"id": "x", "prompt": "b"}]
     with pytest.raises(BadRecord, match=r":3: the id 'x' is in line 1 already"):
-        survey(write_lines("in.jsonl", lines), on_bad_line=on_bad_line)
+        survey(write_lines("in.jsonl", lines))
+    found = survey(write_lines("in.jsonl", lines), on_bad_line="skip")
+    assert (pending(found), found.line_of("x"), [bad.line for bad in found.skipped]) == (["x", "y"], 1, [3])
+
+
+def test_all_bad_lines_are_told_at_once(write_lines: WriteLines) -> None:
+    lines = [{"id": 0, "prompt": "a"}, *["{oops"] * 30, {"id": 0, "prompt": "a"}]
+    with pytest.raises(BadRecord) as raised:
+        survey(write_lines("in.jsonl", lines))
+    told = str(raised.value).splitlines()
+    assert (told[0].endswith("in.jsonl: 31 bad lines"), len(told), told[-1]) == (True, 22, "  and 11 more")
+    assert [line.split(".jsonl:")[1][:2].rstrip(":") for line in told[1:-1]] == [str(n) for n in range(2, 22)]
+
+
+def test_an_input_without_requests_is_a_mistake_unless_allowed(write_lines: WriteLines) -> None:
+    path = write_lines("in.jsonl", ["", " "])
+    with pytest.raises(BadRecord, match="no request in it"):
+        survey(path)
+    assert survey(path, allow_empty=True).requests == 0
+
+
+@pytest.mark.parametrize("lines", [[], [{"prompt": "a"}], [{"prompt": "a"}, "", {"prompt": "c"}]])
+def test_an_input_that_is_cut_during_a_run_is_noticed(write_lines: WriteLines, lines: list[object]) -> None:
+    path = write_lines("in.jsonl", [{"prompt": text} for text in "abc"])
+    found = survey(path)
+    write_lines("in.jsonl", lines)
+    with pytest.raises(BadRecord, match="the input changed while the job ran"):
+        list(found.pending())
 
 
 def test_a_made_up_id_may_not_be_taken_either(write_lines: WriteLines) -> None:
@@ -99,7 +123,7 @@ def test_lines_appended_during_a_run_are_the_next_runs(write_lines: WriteLines) 
         ("a.jsonl", b"hello", False),
         ("a.jsonl.gz", b"hello", False),
         ("a", b' {"prompt": "x"}', False),
-        ("a", b"hello", True),
+        ("a.text", b"hello", True),
         ("a.txt.gz", b"{", True),
     ],
 )

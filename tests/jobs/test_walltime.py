@@ -30,7 +30,7 @@ def test_refuses_what_is_no_time_span(text: str) -> None:
 def test_the_command_line_wins() -> None:
     environment = {"SLURM_JOB_END_TIME": "5000"}
     assert find_deadline("1h", environment=environment, now=lambda: 1000.0) == 4600.0
-    assert find_deadline(None, environment=environment) == 5000.0
+    assert find_deadline(None, environment=environment, now=lambda: 1000.0) == 5000.0
     assert find_deadline(None, environment={}) is None
 
 
@@ -71,13 +71,16 @@ QSTAT = """Job Id: 77.server
 def test_pbs_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None, started: str) -> None:
     answer = QSTAT.replace("stime", started)
     fake(tmp_path, monkeypatch, "qstat", f'test "$*" = "-f 77.server" && cat << "END"\n{answer}END')
-    assert find_deadline(None, environment={"PBS_JOBID": "77.server"}) == 1_793_999_645 + 12 * 3600
+    assert (
+        find_deadline(None, environment={"PBS_JOBID": "77.server"}, now=lambda: 1_793_999_000.0)
+        == 1_793_999_645 + 12 * 3600
+    )
 
 
 def test_an_old_slurm_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utc: None) -> None:
     asked = "--noheader --jobs 77 --format %e"
     fake(tmp_path, monkeypatch, "squeue", f'test "$*" = "{asked}" && echo 2026-11-06T21:14:05')
-    assert find_deadline(None, environment={"SLURM_JOB_ID": "77"}) == 1_793_999_645
+    assert find_deadline(None, environment={"SLURM_JOB_ID": "77"}, now=lambda: 1_793_999_000.0) == 1_793_999_645
 
 
 @pytest.mark.parametrize("script", ["exit 1", "echo nonsense", "echo '    stime = N/A'", "echo N/A"])
@@ -90,3 +93,9 @@ def test_a_batch_system_that_does_not_tell_costs_no_job(
     assert find_deadline(None, environment={"PBS_JOBID": "77"}) is None
     assert find_deadline(None, environment={"SLURM_JOB_ID": "77"}) is None
     assert find_deadline(None, environment={"SLURM_JOB_END_TIME": "soon"}) is None
+
+
+def test_an_end_that_has_passed_is_ignored_and_its_source_named(caplog: pytest.LogCaptureFixture) -> None:
+    """As in a terminal that was opened within an allocation, and has outlived it."""
+    assert find_deadline(None, environment={"SLURM_JOB_END_TIME": "5000"}, now=lambda: 5001.0) is None
+    assert "SLURM_JOB_END_TIME says that the allocation has ended already" in caplog.text

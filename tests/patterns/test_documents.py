@@ -96,5 +96,50 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, content: bytes | No
 
 
 def test_an_unknown_format_is_refused() -> None:
-    with pytest.raises(ConfigError, match="input_format: expected 'text' or 'chatgpt-export', got 'pdf'"):
+    with pytest.raises(
+        ConfigError, match="input_format: expected 'text', 'chatgpt-export' or 'claude-export', got 'pdf'"
+    ):
         read_documents([], "pdf")  # type: ignore[arg-type]  # misuse is the point
+
+
+def test_what_was_spoken_is_said(tmp_path: Path) -> None:
+    spoken = {"content_type": "audio_transcription", "text": "How hot?"}
+    nodes = (node("q", None, "user", spoken, {"content_type": "audio"}, content_type="multimodal_text"),)
+    assert conversations([conversation(*nodes, current="q")]) == [Document("Tea", "user: How hot?")]
+
+
+def test_one_bad_conversation_costs_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    good = conversation(*TREE, current="q", title="cut \ud83d")
+    export = [None, good, {"mapping": None}, {"mapping": {"a": 3}, "current_node": "a"}, "x"]
+    assert conversations(export) == [Document("cut \ufffd", "user: How hot?")]
+    assert caplog.messages == ["3 damaged conversations are left out, the first being number 1"]
+
+
+CLAUDE = {
+    "name": "Tea",
+    "chat_messages": [
+        {"sender": "human", "text": "How hot?", "content": [{"type": "text", "text": "How hot?"}]},
+        {"sender": "assistant", "text": "", "content": [{"type": "tool_use"}, {"type": "text", "text": "80."}]},
+        {"sender": "assistant", "text": "Indeed."},
+    ],
+}
+
+
+@pytest.mark.parametrize("names", [["conversations.json"], ["a/conversations-000.json", "a/conversations-001.json"]])
+def test_archives_are_read(tmp_path: Path, names: list[str]) -> None:
+    import zipfile
+
+    for kind, one, text in [
+        ("chatgpt-export", conversation(*TREE, current="q"), "user: How hot?"),
+        ("claude-export", CLAUDE, "user: How hot?\n\nassistant: 80.\n\nassistant: Indeed."),
+    ]:
+        path = tmp_path / f"{kind}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("user.json", "{}")
+            for name in names:
+                archive.writestr(name, "\ufeff" + json.dumps([one]))
+        assert read_documents([path], kind) == [Document("Tea", text)] * len(names)  # type: ignore[arg-type]
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
+        archive.writestr("user.json", "{}")
+    with pytest.raises(BadRecord, match=r"no conversations\.json in it"):
+        read_documents([tmp_path / "other.zip"], "claude-export")

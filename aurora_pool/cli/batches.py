@@ -1,0 +1,221 @@
+"""``aurora-pool submit``, ``jobs``, ``fetch`` and ``cancel``: batches on a server, by its URL."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
+from aurora_pool.errors import BadRecord, ConfigError, JobError, PoolError
+
+if TYPE_CHECKING:
+    import openai
+    from openai.types import Batch
+
+LOOK_EVERY = 1.0
+KEY_VARIABLE = "AURORA_POOL_KEY"
+
+Server = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        metavar="URL",
+        envvar="AURORA_POOL_SERVER",
+        help="The server's URL; the key is in AURORA_POOL_KEY.",
+        rich_help_panel=SERVER,
+    ),
+]
+BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")]
+
+
+def submit(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="OpenAI Batch JSONL.")],
+    server: Server = "http://127.0.0.1:8080",
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show progress until the batch has ended.", rich_help_panel=DISPLAY)
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="With --watch, where the records go at the end.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    window: Annotated[
+        str, typer.Option(metavar="TIME", help="How long the batch may take, as 24h or 7d.", rich_help_panel=QUEUE)
+    ] = "24h",
+    priority: Annotated[
+        int, typer.Option(metavar="N", min=-100, max=100, help="Higher ones begin first.", rich_help_panel=QUEUE)
+    ] = 0,
+    wait_file: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait for FILE to appear.", rich_help_panel=INPUT),
+    ] = 0.0,
+) -> None:
+    """Upload a file and queue it as a batch; prints the batch's id."""
+    endpoint = _endpoint_of(_wait_for(source, wait_file))
+    with _client(server) as client, source.open("rb") as content:
+        file = client.files.create(file=content, purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id,
+            endpoint=endpoint,  # type: ignore[arg-type]
+            completion_window=window,  # type: ignore[arg-type]
+            metadata={"filename": source.name[:512]},
+            extra_body={"priority": priority} if priority else None,
+        )
+        typer.echo(batch.id)
+        if watch:
+            raise typer.Exit(_watch(client, batch, output))
+
+
+def jobs(
+    server: Server = "http://127.0.0.1:8080",
+    limit: Annotated[
+        int, typer.Option(metavar="N", min=1, max=100, help="How many, the newest first.", rich_help_panel=DISPLAY)
+    ] = 20,
+) -> None:
+    """List batches, a line each."""
+    with _client(server) as client:
+        for batch in client.batches.list(limit=limit).data:
+            counts = batch.request_counts
+            done = f"{counts.completed + counts.failed}/{counts.total}" if counts else ""
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.created_at))
+            failed = f"{counts.failed} failed" if counts and counts.failed else ""
+            typer.echo(f"{batch.id}  {made}  {batch.status:<11} {done:>15}  {failed}".rstrip())
+
+
+def fetch(
+    batch_id: BatchId,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where the records go, failed ones included.", rich_help_panel=OUTPUT
+        ),
+    ],
+    server: Server = "http://127.0.0.1:8080",
+) -> None:
+    """Download what a batch has answered, also while it runs."""
+    with _client(server) as client:
+        raise typer.Exit(_fetch(client, client.batches.retrieve(batch_id), output))
+
+
+def cancel(batch_id: BatchId, server: Server = "http://127.0.0.1:8080") -> None:
+    """Cancel a batch; what is answered is kept."""
+    with _client(server) as client:
+        typer.echo(client.batches.cancel(batch_id).status)
+
+
+@contextmanager
+def _client(server: str) -> Iterator[openai.OpenAI]:
+    """Open a client, and word its errors as this package's."""
+    import openai
+
+    key = os.environ.get(KEY_VARIABLE) or "none"
+    with openai.OpenAI(base_url=f"{server.rstrip('/').removesuffix('/v1')}/v1", api_key=key) as client:
+        try:
+            yield client
+        except openai.APIConnectionError as error:
+            raise PoolError(f"{server}: can't be reached ({error.__cause__ or error})") from error
+        except openai.APIStatusError as error:
+            body = error.body
+            message = body.get("message") if isinstance(body, dict) else None
+            kind = PoolError if error.status_code >= 500 else ConfigError
+            raise kind(f"{server}: {message or error}") from error
+
+
+def _wait_for(source: Path, within: float) -> Path:
+    deadline = time.monotonic() + within
+    while not source.exists():
+        if time.monotonic() >= deadline:
+            raise BadRecord("the input can't be read (no such file)", path=source)
+        time.sleep(min(LOOK_EVERY, within))
+    return source
+
+
+def _endpoint_of(source: Path) -> str:
+    """Read from the first line which endpoint the batch is for; the server checks all of them."""
+    import msgspec
+
+    try:
+        with source.open("rb") as file:
+            line = next((line for line in file if line.strip()), b"")
+    except OSError as error:
+        raise BadRecord(f"the input can't be read ({error.strerror})", path=source) from error
+    try:
+        url = msgspec.json.decode(line).get("url")
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
+        url = None
+    if not isinstance(url, str):
+        raise BadRecord(
+            "expected OpenAI Batch JSONL: an object with 'custom_id', 'url' and 'body'", path=source, line=1
+        )
+    return url
+
+
+def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        shown = progress.add_task(batch.status, total=None)
+        while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
+            time.sleep(LOOK_EVERY)
+            batch = client.batches.retrieve(batch.id)
+            counts = batch.request_counts
+            if counts is not None:
+                total = counts.total or None
+                progress.update(
+                    shown, description=batch.status, completed=counts.completed + counts.failed, total=total
+                )
+    for problem in (batch.errors.data or [] if batch.errors else [])[:5]:
+        typer.echo(f"line {problem.line}: {problem.message}" if problem.line else str(problem.message), err=True)
+    typer.echo(f"{batch.id}: {batch.status}", err=True)
+    if batch.status == "failed":
+        return ExitCode.BAD_INPUT
+    if output is not None:
+        return _fetch(client, batch, output)
+    return _code_of(batch)
+
+
+def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
+    """Write a batch's records to a file, which is there as a whole or not at all."""
+    import httpx2
+
+    fresh = output.with_name(output.name + ".part")
+    names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
+    running = batch.status in {"validating", "in_progress", "finalizing", "cancelling"}
+    paths = [f"batches/{batch.id}/output"] if running else [f"files/{name}/content" for name in names]
+    try:
+        with fresh.open("wb") as file:
+            for path in paths:
+                # By hand: the package's client has no call for the first, and this one is never whole in memory.
+                with httpx2.stream("GET", client.base_url.join(path), headers=client.auth_headers) as reply:
+                    if reply.status_code != 200:
+                        raise PoolError(f"{client.base_url}{path}: status {reply.status_code}")
+                    for chunk in reply.iter_bytes(1 << 20):
+                        file.write(chunk)
+        fresh.replace(output)
+    except httpx2.HTTPError as error:
+        raise PoolError(f"{client.base_url}: the download broke off ({error})") from error
+    except OSError as error:
+        raise JobError(f"{output}: the output can't be written ({error.strerror})") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return _code_of(batch)
+
+
+def _code_of(batch: Batch) -> ExitCode:
+    counts = batch.request_counts
+    return ExitCode.DONE if counts is None or not counts.failed else ExitCode.SOME_FAILED

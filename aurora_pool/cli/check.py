@@ -1,0 +1,206 @@
+"""``aurora-pool check`` and ``wait``: is a fleet fit for a job, and when is it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json as json_module
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.panels import DISPLAY, FLEET, LIMITS, OUTPUT, Hostfile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from aurora_pool.fleets.check import AgentCheck
+    from aurora_pool.hostfile import AgentEndpoint
+
+AGAIN = 1.0
+"""Seconds between rounds of asking agents that did not answer."""
+ANSWERING = 30.0
+"""Seconds that an agent has to answer one token, where it is waited for."""
+
+
+def check(
+    hostfile: Hostfile,
+    model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The model that each agent must serve.", rich_help_panel=FLEET)
+    ] = None,
+    burst: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Short prompts that each agent gets at once; 0 sends none.", rich_help_panel=LIMITS
+        ),
+    ] = 64,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.1, help="Seconds that each answer may take.", rich_help_panel=LIMITS),
+    ] = 60.0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one line of JSON for each agent.", rich_help_panel=DISPLAY)
+    ] = False,
+) -> None:
+    """Ask every agent what a job needs of it, and say what is wrong.
+
+    Example:
+      aurora-pool check --hostfile fleet.hostfile
+
+    The exit code is 0 if nothing serious is wrong.
+    """
+    from rich.console import Console
+
+    from aurora_pool.fleets.check import check_agents
+    from aurora_pool.fleets.findings import find
+    from aurora_pool.hostfile import parse_hostfile
+
+    endpoints = parse_hostfile(hostfile)
+    checks = asyncio.run(check_agents(endpoints, model=model, burst=burst, within=timeout))
+    findings = find(checks)
+    if json:
+        for each in checks:
+            typer.echo(json_module.dumps(dataclasses.asdict(each)))
+    else:
+        Console().print(_table(checks))
+    for finding in findings:
+        typer.echo(f"{'problem' if finding.serious else 'note'}: {finding.text}", err=json)
+    usable = sum(each.usable for each in checks)
+    if not json:
+        typer.echo(f"{usable} of {len(checks)} agents answer" + ("" if findings else "; nothing stands out"))
+    if not usable:
+        raise typer.Exit(ExitCode.FLEET)
+    raise typer.Exit(ExitCode.SOME_FAILED if any(finding.serious for finding in findings) else ExitCode.DONE)
+
+
+_COLUMNS: tuple[tuple[str, Callable[[AgentCheck], object]], ...] = (
+    ("model", lambda each: each.model),
+    ("version", lambda each: each.version),
+    ("context", lambda each: each.max_model_len),
+    ("template", lambda each: each.template),
+    ("prefix cache", lambda each: {True: "on", False: "off", None: None}[each.prefix_caching]),
+    ("fingerprint", lambda each: each.fingerprint),
+    ("clock (s)", lambda each: None if each.clock is None else format(each.clock, "+.0f")),
+)
+
+
+def _table(checks: list[AgentCheck]) -> Table:
+    from rich.table import Table
+
+    usable = [each for each in checks if each.usable]
+    values = {heading: {value(each) for each in usable} for heading, value in _COLUMNS}
+    common = {heading: found.pop() for heading, found in values.items() if len(found) == 1}
+    differing = [(heading, value) for heading, value in _COLUMNS if heading not in common]
+    told = ", ".join(f"{heading} {value}" for heading, value in common.items() if value is not None)
+    table = Table(box=None, title=f"the same everywhere: {told}" if told else None, title_justify="left")
+    table.add_column("agent", no_wrap=True)
+    for heading, _ in differing:
+        table.add_column(heading, overflow="fold")
+    for heading in ("one token (s)", "prompts/s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for each in checks:
+        cells = [str("" if (found := value(each)) is None else found) for _, value in differing]
+        latency = "[red]no answer[/]" if each.latency is None else f"{each.latency:.3f}"
+        speed = "" if each.prompts_per_second is None else f"{each.prompts_per_second:,.1f}"
+        table.add_row(each.agent, *cells, latency, speed)
+    return table
+
+
+def wait(
+    hostfile: Hostfile,
+    min_agents: Annotated[
+        str,
+        typer.Option(
+            metavar="N",
+            help="How many must answer, or which share of the fleet: 12 or 80%.",
+            rich_help_panel=FLEET,
+        ),
+    ] = "1",
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds to wait.", rich_help_panel=LIMITS)
+    ] = 600.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The hostfile to write, of the agents that answer; by default, print it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+) -> None:
+    """Wait until enough agents answer a prompt, and write the hostfile of those that do.
+
+    Example:
+      aurora-pool wait --hostfile fleet.run/agents.d --min-agents 80% -o ready.hostfile
+    """
+    from aurora_pool.errors import NoAgentsError
+    from aurora_pool.hostfile import format_hostfile
+
+    answering, needed = asyncio.run(_wait(hostfile, min_agents, timeout))
+    if len(answering) < needed:
+        raise NoAgentsError(f"{len(answering)} agents answer, and {needed} are needed")
+    text = format_hostfile(answering)
+    if output is None:
+        typer.echo(text, nl=False)
+    else:
+        output.write_text(text, encoding="utf-8")
+    typer.echo(f"{len(answering)} agents answer", err=True)
+
+
+async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentEndpoint], int]:
+    from aurora_pool.errors import HostfileError
+    from aurora_pool.fleets.check import check_agents
+    from aurora_pool.hostfile import parse_hostfile
+
+    share = _share(least)
+    deadline = time.monotonic() + timeout
+    answering: list[AgentEndpoint] = []
+    while True:
+        endpoints: list[AgentEndpoint] = []
+        problem: HostfileError | None = None
+        try:
+            endpoints = parse_hostfile(hostfile)
+        except HostfileError as error:
+            problem = error
+        needed = max(1, math.ceil(share * _size(hostfile, len(endpoints)))) if least.endswith("%") else int(share)
+        known = [endpoint for endpoint in endpoints if endpoint in answering]
+        new = [endpoint for endpoint in endpoints if endpoint not in answering]
+        within = min(ANSWERING, max(0.1, deadline - time.monotonic()))
+        checks = await check_agents(new, burst=0, within=within)
+        answered = {each.agent for each in checks if each.usable} | {str(endpoint) for endpoint in known}
+        answering = [endpoint for endpoint in endpoints if str(endpoint) in answered]
+        if len(answering) >= needed and answering:
+            return answering, needed
+        if time.monotonic() + AGAIN > deadline:
+            if problem is not None:
+                raise problem
+            return answering, needed
+        await asyncio.sleep(AGAIN)
+
+
+def _share(least: str) -> float:
+    try:
+        value = float(least.removesuffix("%"))
+    except ValueError:
+        value = -1.0
+    if not (0 < value <= 100 if least.endswith("%") else value >= 1 and value.is_integer()):
+        raise typer.BadParameter(f"--min-agents: expected a number such as 12, or a share such as 80%, got {least!r}")
+    return value / 100 if least.endswith("%") else value
+
+
+def _size(hostfile: Path, listed: int) -> int:
+    """How many agents there will be: all of a fleet whose folder this is, else those that are listed."""
+    from aurora_pool.errors import ConfigError
+    from aurora_pool.fleets.run_folder import RunFolder
+
+    try:
+        return len(RunFolder(hostfile.absolute().parent).fleet().agent_names) if hostfile.is_dir() else listed
+    except ConfigError:
+        return listed

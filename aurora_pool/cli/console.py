@@ -1,0 +1,73 @@
+"""What is said to people: on standard error and standard output, printable, and never a reason to end anything."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from aurora_pool.terminal import printable
+
+UNSAID = (OSError, ValueError)
+"""What a stream raises that is closed, broken or full, or has another encoding."""
+
+
+def say(text: str) -> None:
+    """Tell people something, on standard error, if there is anybody to hear it."""
+    _write(sys.stderr, printable(text))
+
+
+def give(text: str) -> bool:
+    """Put a result on standard output: as it is into a pipe or a file, printable on a terminal.
+
+    Returns False if it could not be written.
+    """
+    try:
+        shown = sys.stdout is not None and sys.stdout.isatty()
+    except UNSAID:
+        shown = False
+    return _write(sys.stdout, printable(text) if shown else text)
+
+
+def prepare() -> None:
+    """Make the standard streams safe to use.
+
+    A closed one gets ``/dev/null`` below it: the next file that is opened would otherwise get its number, and whatever
+    is said would go there. What an encoding lacks is written as an escape.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            while (opened := os.open(os.devnull, os.O_RDWR)) < number:
+                pass
+            if opened > number:
+                os.close(opened)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def settle() -> None:
+    """Write what the standard streams still hold, and let nothing be made of it if they can't."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except UNSAID:
+            # The interpreter tries again at its end, complains, and changes the exit code.
+            try:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            except UNSAID:
+                continue
+
+
+def _write(stream: TextIO | None, text: str) -> bool:
+    if stream is None:
+        return False
+    try:
+        stream.write(f"{text}\n")
+        stream.flush()
+    except UNSAID:
+        return False
+    return True

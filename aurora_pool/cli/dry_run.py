@@ -1,0 +1,66 @@
+"""``aurora-pool run --dry-run``: what a job would do, and about what it would take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from aurora_pool.cli.display import duration
+from aurora_pool.cli.summary import describe_resumed
+from aurora_pool.jobs.prompt_maker import PromptMaker
+from aurora_pool.messages import Prompt
+
+if TYPE_CHECKING:
+    from aurora_pool.jobs.run import JobPool
+    from aurora_pool.jobs.runner import Job
+
+SAMPLE = 32
+"""Requests that are asked to tell what all will take."""
+
+
+async def dry_run(job: Job, pool: JobPool) -> list[str]:
+    """Say in lines of text what the job would do. A sample of its requests is asked, and nothing is written."""
+    survey = job.survey
+    lines = [f"input: {survey.name}, read as {survey.kind}: {survey.requests} requests"]
+    if survey.left_out:
+        lines.append(f"bad lines: {survey.left_out}; the first: {survey.skipped[0]}")
+    lines.append(f"model: {pool.model}, on {pool.size} agents")
+    found = await job.look(pool)
+    lines += describe_resumed(found, str(job.output), repaired=False) or ["earlier runs: none"]
+    remaining = survey.remaining
+    lines.append(f"to run: {remaining} requests")
+    if remaining:
+        lines += await _estimate(job, pool, remaining)
+    return lines
+
+
+async def _estimate(job: Job, pool: JobPool, remaining: int) -> list[str]:
+    count = min(remaining, SAMPLE)
+    prompts = list(_sample(job, remaining, count))
+    begun = time.perf_counter()
+    responses = await pool.send_all(prompts)
+    seconds = time.perf_counter() - begun
+    good = [response for response in responses if response.success]
+    lines = [f"sample: {len(responses)} requests in {duration(seconds)}, {len(responses) - len(good)} failed"]
+    if len(good) < len(responses):
+        lines.append(f"the first failure: {next(r.error for r in responses if not r.success)}")
+    if good:
+        read = sum(response.prompt_tokens or 0 for response in good) * remaining // len(good)
+        generated = sum(response.completion_tokens or 0 for response in good) * remaining // len(good)
+        slowest = seconds * remaining / len(responses)
+        lines.append(f"tokens: about {read} to read and {generated} to generate")
+        lines.append(f"time: less than {duration(slowest)}, at the rate of the sample, which leaves agents idle")
+    return lines
+
+
+def _sample(job: Job, remaining: int, count: int) -> Iterator[Prompt]:
+    maker = PromptMaker()
+    pending = job.survey.pending()
+    taken = 0
+    for number in range(count):
+        place = number * remaining // count
+        for request in islice(pending, place - taken, place - taken + 1):
+            yield maker.prompt(request)
+        taken = place + 1

@@ -1,0 +1,110 @@
+"""What ``aurora-pool serve`` and ``aurora-pool keys`` do."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from aurora_pool import event_loop
+from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.fleet import watch_hostfile
+from aurora_pool.cli.interruptions import Interruptions
+from aurora_pool.errors import ConfigError
+from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.options import Timeouts
+from aurora_pool.serve.app import open_data
+from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.server import serving
+
+T = TypeVar("T")
+
+logger = logging.getLogger("aurora_pool")
+
+
+def run_server(hostfile: Path, options: ServerOptions, timeouts: Timeouts, *, log_json: bool) -> ExitCode:
+    """Serve until SIGTERM or Ctrl-C. Raises :class:`~aurora_pool.errors.PoolError`."""
+    _log_to_stderr(json_lines=log_json)
+    interruptions = Interruptions()
+    return event_loop.run(_serve(hostfile, options, timeouts, interruptions))
+
+
+async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, interruptions: Interruptions) -> ExitCode:
+    endpoints = parse_hostfile(hostfile)
+    stopped = asyncio.Event()
+    interruptions.hand_to(lambda _: stopped.set())
+    async with serving(endpoints, options, timeouts=timeouts) as server:
+        watching = asyncio.create_task(watch_hostfile(hostfile, server.fleet.update_endpoints, known=endpoints))
+        who = "everybody who can reach it" if options.no_auth else "this machine" if options.is_loopback else "keys"
+        logger.info("%s serves %d agents, for %s; data in %s", server.address, len(endpoints), who, options.data)
+        try:
+            await stopped.wait()
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+        logger.info("stopping; what is in flight has %g s", options.grace)
+    logger.info("stopped; batches that are not done go on when the server is started again")
+    return ExitCode.DONE
+
+
+def create_key(
+    data: Path, database: str | None, user: str, name: str, *, admin: bool, weight: float, limits: dict[str, int]
+) -> None:
+    """Make a key and print it."""
+
+    async def create(keys: KeyRing) -> str:
+        _, text = await keys.create(user, name, role="admin" if admin else "user", weight=weight, limits=limits)
+        return text
+
+    print(_with_keys(data, database, create))
+    print("this key is not shown again", file=sys.stderr)
+
+
+def list_keys(data: Path, database: str | None) -> None:
+    """Print all keys, a line each."""
+    for key in _with_keys(data, database, KeyRing.list):
+        made = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
+        state = "revoked" if key.revoked_at else "good"
+        print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {made}  {state:<8} {key.name}")
+
+
+def revoke_key(data: Path, database: str | None, key: str) -> None:
+    """Make a key worthless. Raises :class:`~aurora_pool.errors.ConfigError` if there is no such key."""
+    if not _with_keys(data, database, lambda keys: keys.revoke(key)):
+        raise ConfigError(f"keys revoke: there is no good key {key!r}")
+
+
+def _with_keys(data: Path, database: str | None, work: Callable[[KeyRing], Awaitable[T]]) -> T:
+    options = ServerOptions(data=data, database=database)
+
+    async def run() -> T:
+        storage = open_data(options)
+        try:
+            await storage.open()
+            return await work(KeyRing(storage, load_secret(data), options.limits))
+        finally:
+            await storage.close()
+
+    return asyncio.run(run())
+
+
+def _log_to_stderr(*, json_lines: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line = {"time": record.created, "level": record.levelname.lower(), "message": record.getMessage()}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)

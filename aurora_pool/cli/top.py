@@ -1,0 +1,89 @@
+"""``aurora-pool top``: what the engines of a fleet are busy with, as it happens."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from aurora_pool.cli.panels import DISPLAY, Hostfile
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from aurora_pool.fleets.load import AgentLoad
+
+SHOWN = 40
+"""How many agents are shown, the slowest first; the rest counts in the sums."""
+
+
+def top(
+    hostfile: Hostfile,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.2, help="Seconds between looks.", rich_help_panel=DISPLAY)
+    ] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Measure once, even on a terminal.", rich_help_panel=DISPLAY)
+    ] = False,
+) -> None:
+    """Show what every engine is busy with: on a terminal, until Ctrl-C.
+
+    Example:
+      aurora-pool top --hostfile fleet.run/agents.d
+    """
+    try:
+        asyncio.run(_show(hostfile, every, once=once or not sys.stdout.isatty()))
+    except KeyboardInterrupt:
+        return
+
+
+async def _show(hostfile: Path, every: float, *, once: bool) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from aurora_pool.fleets.load import LoadWatch
+    from aurora_pool.hostfile import parse_hostfile
+
+    watch = LoadWatch()
+    await watch.look(parse_hostfile(hostfile))
+    if once:
+        await asyncio.sleep(every)
+        Console().print(_table(await watch.look(parse_hostfile(hostfile))))
+        return
+    with Live(auto_refresh=False) as live:
+        while True:
+            await asyncio.sleep(every)
+            live.update(_table(await watch.look(parse_hostfile(hostfile))), refresh=True)
+
+
+def _table(loads: Sequence[AgentLoad]) -> Table:
+    from rich.table import Table
+
+    generated = sum(load.tokens_per_second or 0.0 for load in loads)
+    read = sum(load.prompt_tokens_per_second or 0.0 for load in loads)
+    running = sum(load.now.running for load in loads if load.now is not None)
+    waiting = sum(load.now.waiting for load in loads if load.now is not None)
+    caption = f"{len(loads)} agents: {generated:,.0f} tokens/s, {read:,.0f} prompt tokens/s, {running:.0f} running, "
+    table = Table(box=None, caption=f"{caption}{waiting:.0f} waiting", caption_justify="left")
+    table.add_column("agent", no_wrap=True)
+    for heading in ("running", "waiting", "tokens/s", "prompt tokens/s", "cache"):
+        table.add_column(heading, justify="right")
+    for load in sorted(loads, key=lambda each: (each.now is not None, each.tokens_per_second or 0.0))[:SHOWN]:
+        if load.now is None:
+            table.add_row(str(load.endpoint), "[red]no metrics[/]")
+            continue
+        table.add_row(
+            str(load.endpoint),
+            f"{load.now.running:.0f}",
+            f"{load.now.waiting:.0f}",
+            "" if load.tokens_per_second is None else f"{load.tokens_per_second:,.0f}",
+            "" if load.prompt_tokens_per_second is None else f"{load.prompt_tokens_per_second:,.0f}",
+            f"{load.now.cache_usage:.0%}",
+        )
+    if len(loads) > SHOWN:
+        table.add_row(f"and {len(loads) - SHOWN} more")
+    return table

@@ -1,0 +1,188 @@
+"""Hugging Face's transformers in this process: for machines without vLLM. Needs transformers and torch."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from aurora_pool.engines.pool import Question, QuestionRefused
+from aurora_pool.engines.sampling import given_fields, tokens_of
+from aurora_pool.errors import ConfigError
+from aurora_pool.messages import Response
+
+BATCH = 16
+"""How many prompts are computed together; they end together, when the longest does."""
+
+_NAMES = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "stop": "stop_strings"}
+_NAMES |= {"repetition_penalty": "repetition_penalty", "seed": "seed"}
+_IGNORED = ("chat_template_kwargs", "stream", "stream_options", "model", "user")
+
+
+@dataclass(slots=True)
+class _Waiting:
+    ids: list[int]
+    options: dict[str, Any]
+    max_tokens: int
+    answer: asyncio.Future[tuple[str, str, int]]
+    key: str
+
+
+class TransformersEngine:
+    """A model that ``AutoModelForCausalLM`` loads; on a GPU if torch finds one."""
+
+    def __init__(self, model: str, arguments: str = "") -> None:
+        if arguments:
+            raise ConfigError("--engine-args: there are none for transformers")
+        self.model = model
+        self.capacity = 2 * BATCH
+        self._waiting: deque[_Waiting] = deque()
+        self._come = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._worker: asyncio.Task[None] | None = None
+        self._tokenizer: Any = None
+        self._model: Any = None
+        self.context = 0
+
+    async def start(self) -> None:
+        """Load the model. Raises :class:`ConfigError` if it can't be."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+        self._worker = asyncio.create_task(self._work())
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        """Give the token ids of a text."""
+        return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
+
+    async def close(self) -> None:
+        """End after the batch that is being computed."""
+        if self._worker is not None:
+            self._worker.cancel()
+            await asyncio.gather(self._worker, return_exceptions=True)
+        await asyncio.to_thread(self._thread.shutdown, cancel_futures=True)
+
+    async def answer(self, question: Question) -> Response:
+        """Answer one prompt."""
+        began = time.monotonic()
+        ids = tokens_of(self._tokenizer, question)
+        left = self.context - len(ids)
+        if left < 1 or not ids:
+            raise QuestionRefused(f"the prompt has {len(ids)} tokens, and the context {self.context}")
+        options = self._options(question)
+        waiting = _Waiting(
+            ids,
+            options,
+            min(question.max_tokens or left, left),
+            asyncio.get_running_loop().create_future(),
+            json.dumps(options, sort_keys=True),
+        )
+        self._waiting.append(waiting)
+        self._come.set()
+        text, reason, count = await waiting.answer
+        return Response(
+            True,
+            text,
+            agent_index=0,
+            finish_reason=reason,
+            prompt_tokens=len(ids),
+            completion_tokens=count,
+            attempts=1,
+            latency=time.monotonic() - began,
+        )
+
+    def _load(self) -> None:
+        try:
+            import torch  # noqa: PLC0415 - takes many seconds
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+        except ImportError as error:
+            raise ConfigError(f"--engine transformers needs transformers and torch here ({error})") from error
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(self.model, padding_side="left")
+            model = AutoModelForCausalLM.from_pretrained(self.model, dtype="auto")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"transformers can't load {self.model!r}: {error}") from error
+        if torch.cuda.is_available():
+            model = model.to("cuda")
+        elif getattr(torch, "xpu", None) is not None and torch.xpu.is_available():
+            model = model.to("xpu")
+        self._model = model.eval()
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self.context = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
+
+    async def _work(self) -> None:
+        while True:
+            await self._come.wait()
+            batch = self._next_batch()
+            if not batch:
+                self._come.clear()
+                continue
+            try:
+                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, batch)
+            except (RuntimeError, ValueError) as error:
+                for each in batch:
+                    if not each.answer.done():
+                        each.answer.set_exception(QuestionRefused(str(error)))
+                continue
+            for each, result in zip(batch, results, strict=True):
+                if not each.answer.done():
+                    each.answer.set_result(result)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Take what waits and is sampled alike, the shortest answers together."""
+        alive = [each for each in self._waiting if not each.answer.done()]
+        if not alive:
+            self._waiting.clear()
+            return []
+        alike = sorted((each for each in alive if each.key == alive[0].key), key=lambda each: each.max_tokens)
+        batch = alike[:BATCH]
+        self._waiting = deque(each for each in alive if each not in batch)
+        return batch
+
+    def _generate(self, batch: list[_Waiting]) -> list[tuple[str, str, int]]:
+        import torch  # noqa: PLC0415
+
+        options = dict(batch[0].options)
+        seed = options.pop("seed", None)
+        if seed is not None:
+            torch.manual_seed(seed)
+        if "stop_strings" in options:
+            options["tokenizer"] = self._tokenizer
+        inputs = self._tokenizer.pad({"input_ids": [each.ids for each in batch]}, return_tensors="pt")
+        inputs = inputs.to(self._model.device)
+        limit = max(each.max_tokens for each in batch)
+        with torch.inference_mode():
+            output = self._model.generate(
+                **inputs, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **options
+            )
+        new = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return [self._result(each, ids) for each, ids in zip(batch, new, strict=True)]
+
+    def _result(self, each: _Waiting, ids: list[int]) -> tuple[str, str, int]:
+        ends = self._model.generation_config.eos_token_id
+        stops = {ends} if isinstance(ends, int) else set(ends or ())
+        kept = ids[: each.max_tokens]
+        end = next((number for number, token in enumerate(kept) if token in stops), None)
+        reason = "length" if end is None and len(kept) == each.max_tokens else "stop"
+        kept = kept if end is None else kept[:end]
+        text = self._tokenizer.decode(kept, skip_special_tokens=True)
+        for stop in each.options.get("stop_strings", ()):
+            text, found, _ = text.partition(stop)
+            reason = "stop" if found else reason
+        return text, reason, len(kept) + (end is not None)
+
+    def _options(self, question: Question) -> dict[str, Any]:
+        fields = {key: value for key, value in given_fields(question.sampling).items() if key not in _IGNORED}
+        unknown = sorted(fields.keys() - _NAMES.keys())
+        if unknown:
+            raise QuestionRefused(f"not understood by transformers in process: {', '.join(unknown)}")
+        options = {_NAMES[key]: value for key, value in fields.items()}
+        if options.get("temperature") == 0:
+            options = {key: value for key, value in options.items() if key in {"stop_strings", "seed"}}
+            options["do_sample"] = False
+        elif "temperature" in options:
+            options["do_sample"] = True
+        return options

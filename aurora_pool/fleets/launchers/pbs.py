@@ -1,0 +1,71 @@
+"""Agents under PBS: one job of as many nodes as it takes."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from aurora_pool.errors import NoAgentsError
+from aurora_pool.fleets.launchers import agent_command, call, mark, opening
+from aurora_pool.fleets.run_folder import RunFolder
+from aurora_pool.fleets.spec import Fleet, Group
+
+# The shell on each node puts in the node's number, which each of these starters names in its own way.
+_ON_EACH_NODE = """\
+if command -v mpiexec >/dev/null; then
+    mpiexec -n COUNT --ppn 1 bash -c "$agent \\${PALS_RANKID:-\\${PMI_RANK:-\\$OMPI_COMM_WORLD_RANK}}" &
+elif command -v pbsdsh >/dev/null; then
+    pbsdsh -- bash -c "$agent \\$PBS_NODENUM" &
+else
+    number=0
+    for node in $(awk '!seen[$0]++' "$PBS_NODEFILE" | head -n COUNT); do
+        ssh -tt -o BatchMode=yes "$node" "$agent $number" </dev/null &
+        number=$((number + 1))
+    done
+fi
+trap 'kill $(jobs -p)' TERM INT
+wait # until all have ended, or until SIGTERM, which is passed on; then for them
+wait
+"""
+
+
+class Pbs:
+    """Submits one job; on each of its nodes runs one supervisor."""
+
+    def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
+        """Write the job's script; the group's options come last."""
+        name = f"{run.path.name}-{group.name}".replace(".", "-")[:15]
+        options = [f"-N {name}", "-j oe", f"-o {run.path / 'logs' / f'{group.name}.out'}"]
+        if not any("select=" in option for option in group.options):
+            options += [f"-l select={group.elements}", "-l place=scatter"]
+        head = "#!/bin/bash\n" + "".join(f"#PBS {option}\n" for option in [*options, *group.options])
+        agent = f"env {mark(run)} {agent_command(run, group, '')}".strip()
+        return (
+            head
+            + opening(run, group, "one supervisor on each node")
+            + f"agent={shlex.quote(agent)}\n"
+            + _ON_EACH_NODE.replace("COUNT", str(group.elements))
+        )
+
+    def start(self, run: RunFolder, fleet: Fleet, group: Group) -> list[str]:
+        """Submit the script; the handle is the job's id."""
+        return [call("qsub", str(run.script(fleet, group))).strip()]
+
+    def waiting(self, handle: list[str]) -> str:
+        """Say what the queue says of the job."""
+        try:
+            jobs = json.loads(call("qstat", "-f", "-F", "json", handle[0])).get("Jobs", {})
+        except (NoAgentsError, ValueError):
+            return ""  # a job that has ended is not known any more
+        state = next((job.get("job_state", "") for job in jobs.values()), "")
+        waiting = {"Q": "in the queue", "H": "held in the queue", "W": "in the queue", "T": "in the queue"}
+        return waiting.get(state, "starting" if state in {"R", "E"} else "")
+
+    def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
+        """Delete the job."""
+        try:
+            call("qdel", handle[0])
+        except NoAgentsError as error:
+            over = ("Unknown Job", "has finished", "Job has finished")
+            return [] if any(words in str(error) for words in over) else [f"job {handle[0]}: {error}"]
+        return []

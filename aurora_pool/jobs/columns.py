@@ -1,0 +1,202 @@
+"""Rows with columns of their own: which are a request's fields, which are data, and what becomes of those. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.jobs.templates import Template
+
+SAMPLING_FIELDS = frozenset(
+    {
+        "add_generation_prompt",
+        "allowed_token_ids",
+        "bad_words",
+        "best_of",
+        "cache_salt",
+        "chat_template",
+        "chat_template_kwargs",
+        "continue_final_message",
+        "documents",
+        "echo",
+        "extra_body",
+        "frequency_penalty",
+        "guided_choice",
+        "guided_grammar",
+        "guided_json",
+        "guided_regex",
+        "ignore_eos",
+        "include_reasoning",
+        "include_stop_str_in_output",
+        "kv_transfer_params",
+        "length_penalty",
+        "logit_bias",
+        "logits_processors",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "metadata",
+        "min_p",
+        "min_tokens",
+        "mm_processor_kwargs",
+        "n",
+        "parallel_tool_calls",
+        "presence_penalty",
+        "priority",
+        "prompt_logprobs",
+        "reasoning_effort",
+        "repetition_penalty",
+        "response_format",
+        "return_token_ids",
+        "return_tokens_as_token_ids",
+        "seed",
+        "skip_special_tokens",
+        "spaces_between_special_tokens",
+        "stop",
+        "stop_token_ids",
+        "store",
+        "stream",
+        "stream_options",
+        "structured_outputs",
+        "suffix",
+        "temperature",
+        "thinking_token_budget",
+        "tool_choice",
+        "tools",
+        "top_k",
+        "top_logprobs",
+        "top_p",
+        "truncate_prompt_tokens",
+        "use_beam_search",
+        "user",
+        "vllm_xargs",
+    }
+)
+"""Fields of a request's body that may stand beside a short line's prompt. Any other goes into ``extra_body``."""
+
+UNSENT = frozenset({"user", "metadata", "store", "stream", "stream_options"})
+"""Fields that change no answer here, and would keep prompts that differ in them from sharing one request."""
+
+REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "model", "id", "custom_id"}
+
+_ALIKE = 0.85
+"""How alike two names are for one to be taken as the other mistyped, from 0 to 1."""
+
+
+class ColumnError(ValueError):
+    """A row without what is needed of it; the text says what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Columns:
+    """What a row's columns are for.
+
+    - ``id_field``, ``prompt_field``: the columns with the id and the prompt, where they have names of their own;
+    - ``template``, ``system_template``: texts with ``{column}`` in them, which make the prompt and the system prompt;
+    - ``keep``: columns that go along into the record, or ``"all"`` that are no fields of a request.
+    """
+
+    id_field: str | None = None
+    prompt_field: str | None = None
+    template: str | None = None
+    system_template: str | None = None
+    keep: Literal["all"] | tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.template is not None and self.prompt_field is not None:
+            raise ConfigError("expected a template or a prompt field, got both")
+
+
+class RowReader:
+    """Reads the object of a short line. ``odd`` are columns that look like mistyped fields, with what was meant."""
+
+    def __init__(self, columns: Columns) -> None:
+        self._columns = columns
+        self._template = None if columns.template is None else Template(columns.template)
+        self._system = None if columns.system_template is None else Template(columns.system_template)
+        # What the template or the caller asks for by name is meant, and no mistake.
+        self._meant = {columns.id_field, columns.prompt_field, *(() if columns.keep == "all" else columns.keep)}
+        for template in (self._template, self._system):
+            self._meant |= set() if template is None else template.names
+        self._plain = columns == Columns()
+        self._known: set[str] = set()
+        self.odd: dict[str, str] = {}
+
+    def read(self, row: dict[str, Any]) -> tuple[object, dict[str, Any], str | None, dict[str, Any] | None]:
+        """Take a row apart: its id, its body, its system prompt, and what is kept of it.
+
+        Raises :class:`ColumnError`.
+        """
+        if self._plain and row.keys() <= REQUEST_FIELDS:
+            body = row
+            kept = None
+        else:
+            body = self._body(row)
+            kept = self.kept(row)
+        other, name = body.pop("id", None), body.pop("custom_id", None)
+        name = other if name is None else name
+        if self._columns.id_field is not None:
+            name = _column(row, self._columns.id_field)
+        extra = body.pop("extra_body", None)
+        if extra is not None:
+            if not isinstance(extra, dict):
+                raise ColumnError("expected 'extra_body' to be an object")
+            body |= extra
+        system = None if self._system is None else self._fill(self._system, row)
+        return name, body, system, kept
+
+    def _body(self, row: dict[str, Any]) -> dict[str, Any]:
+        body = {name: value for name, value in row.items() if name in REQUEST_FIELDS}
+        for name in row.keys() - REQUEST_FIELDS - self._known:
+            self._look_at(name)
+        if self._template is not None:
+            body.pop("messages", None)
+            body["prompt"] = self._fill(self._template, row)
+        elif self._columns.prompt_field is not None:
+            body.pop("messages", None)
+            body["prompt"] = _column(row, self._columns.prompt_field)
+        return body
+
+    def kept(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Give what goes along into the record.
+
+        Raises :class:`ColumnError` for a column that is not there.
+        """
+        keep = self._columns.keep
+        if keep == "all":
+            return {name: value for name, value in row.items() if name not in REQUEST_FIELDS}
+        return {name: _column(row, name) for name in keep} if keep else None
+
+    def _fill(self, template: Template, row: Mapping[str, Any]) -> str:
+        try:
+            return template.fill(row)
+        except KeyError as error:
+            raise ColumnError(f"the template has {{{error.args[0]}}}, and {_there_are(row)}") from None
+
+    def _look_at(self, name: str) -> None:
+        self._known.add(name)
+        if name not in self._meant and (field := _meant_by(name, SAMPLING_FIELDS)) is not None:
+            self.odd[name] = field
+
+
+def _column(row: Mapping[str, Any], name: str) -> Any:
+    try:
+        return row[name]
+    except KeyError:
+        raise ColumnError(f"there is no column {name!r}: {_there_are(row)}") from None
+
+
+def _there_are(row: Mapping[str, Any]) -> str:
+    return f"there are {', '.join(row)}" if row else "there are none"
+
+
+def _meant_by(name: str, fields: Collection[str]) -> str | None:
+    """Give the field that a column's name is most likely a mistyping of.
+
+    >>> _meant_by("max_token", SAMPLING_FIELDS), _meant_by("topP", {"top_p"}), _meant_by("answer", SAMPLING_FIELDS)
+    ('max_tokens', 'top_p', None)
+    """
+    return next(iter(get_close_matches(name.lower().replace("-", "_"), sorted(fields), n=1, cutoff=_ALIKE)), None)

@@ -1,0 +1,147 @@
+"""What an answer must be, whether it is that, and how it is asked for again. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.jobs.requests import Request
+from aurora_pool.messages import Prompt, Response, Sampling
+
+Check: TypeAlias = Callable[[str], str | None]
+"""Says why an answer will not do, in words that a model could be told; None for one that will."""
+
+Remedy: TypeAlias = Literal["temperature", "append"]
+"""How an answer is asked for again: with a raised temperature, or with the answer and what is wrong with it added."""
+
+WARMER = 0.3
+"""By how much each further try is warmer."""
+WARMEST = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What answers must be.
+
+    - ``check``: such as :func:`is_json`, or any function of the text that gives a reason, or None;
+    - ``retries``: how often one that fails is asked for again, and ``remedy`` how;
+    - ``length_is_failure``: whether an answer that was cut at ``max_tokens`` is one that failed; it is not asked again.
+
+    >>> Expectation(check=lambda text: None if text.strip() in {"yes", "no"} else "it is neither yes nor no")
+    Expectation(check=<function <lambda> at ...>, retries=2, remedy='temperature', length_is_failure=False)
+    """
+
+    check: Check | None = None
+    retries: int = 2
+    remedy: Remedy = "temperature"
+    length_is_failure: bool = False
+
+    def __post_init__(self) -> None:
+        if self.retries < 0:
+            raise ConfigError(f"retries: expected at least 0, got {self.retries}")
+
+    def why_not(self, response: Response) -> tuple[Literal["length", "invalid"], str] | None:
+        """Say what is wrong with an answer, as a kind of error and in words; None if nothing is."""
+        if self.length_is_failure and response.finish_reason == "length":
+            return "length", "the answer was cut at max_tokens"
+        if self.check is not None:
+            for text in response.texts:
+                reason = self.check(text)
+                if reason is not None:
+                    return "invalid", reason
+        return None
+
+    def again(self, request: Request, prompt: Prompt, answer: str, reason: str, attempt: int) -> Prompt:
+        """Make the prompt of a further try, the first of which is 1."""
+        if self.remedy == "append":
+            return msgspec.structs.replace(prompt, content=_told(request, prompt, answer, reason))
+        sampling = prompt.sampling or Sampling()
+        warmer = min(max(WARMEST, sampling.temperature or 0.0), (sampling.temperature or 0.0) + WARMER * attempt)
+        seed = None if sampling.seed is None else sampling.seed + attempt
+        return msgspec.structs.replace(
+            prompt, sampling=msgspec.structs.replace(sampling, temperature=warmer, seed=seed)
+        )
+
+
+def _told(request: Request, prompt: Prompt, answer: str, reason: str) -> Any:
+    complaint = f"This answer can't be used: {reason}. Answer again."
+    if request.raw or not isinstance(prompt.content, str | list) or _is_tokens(prompt.content):
+        return f"{prompt.content}{answer}\n\n{complaint}\n\n" if isinstance(prompt.content, str) else prompt.content
+    before = prompt.content
+    messages = [{"role": "user", "content": before}] if isinstance(before, str) else list(before)
+    return [*messages, {"role": "assistant", "content": answer}, {"role": "user", "content": complaint}]
+
+
+def _is_tokens(content: Any) -> bool:
+    return isinstance(content, list) and bool(content) and isinstance(content[0], int)
+
+
+def is_json(text: str) -> str | None:
+    """Check that an answer is JSON. A fence of Markdown around it is not looked at.
+
+    >>> is_json('{"a": 1}'), is_json("Sure! Here it is:")
+    (None, 'it is not JSON: Expecting value at character 0')
+    """
+    try:
+        json.loads(unfenced(text))
+    except (ValueError, RecursionError) as error:
+        where = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else str(error)
+        return f"it is not JSON: {where}"
+    return None
+
+
+def matches(pattern: str) -> Check:
+    r"""Make a check that the whole answer, without space around it, matches a regular expression.
+
+    >>> matches("yes|no")(" yes\n"), matches("yes|no")("maybe")
+    (None, "it does not match 'yes|no'")
+
+    Raises :class:`~aurora_pool.errors.ConfigError`.
+    """
+    try:
+        compiled = re.compile(pattern, re.DOTALL)
+    except re.error as error:
+        raise ConfigError(f"the regular expression {pattern!r} is none: {error}") from error
+    return lambda text: None if compiled.fullmatch(text.strip()) else f"it does not match {pattern!r}"
+
+
+def fits_schema(schema: Mapping[str, Any]) -> Check:
+    """Make a check that an answer is JSON that a JSON Schema allows. Needs jsonschema, of the extra ``tables``.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for what is no schema.
+    """
+    try:
+        import jsonschema  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigError("JSON Schemas need the package jsonschema: pip install 'aurora-pool[tables]'") from None
+    kind = jsonschema.validators.validator_for(schema)
+    try:
+        kind.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ConfigError(f"it is no JSON Schema: {error.message}") from error
+    validator = kind(schema)
+
+    def check(text: str) -> str | None:
+        reason = is_json(text)
+        if reason is not None:
+            return reason
+        error = jsonschema.exceptions.best_match(validator.iter_errors(json.loads(unfenced(text))))
+        return None if error is None else f"it does not fit the schema at {error.json_path}: {error.message}"
+
+    return check
+
+
+def unfenced(text: str) -> str:
+    r"""Take an answer out of the fence of Markdown that models like to put around JSON.
+
+    >>> unfenced('```json\n{"a": 1}\n```')
+    '{"a": 1}'
+    """
+    fence = re.fullmatch(r"\s*```\w*\n(.*?)\n?```\s*", text, re.DOTALL)
+    return fence[1] if fence else text

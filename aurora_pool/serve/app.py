@@ -1,0 +1,213 @@
+"""The application: everything made and tied together, started and stopped in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+from sqlalchemy.exc import SQLAlchemyError
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.serve.access import Gatekeeper, is_open, set_caller
+from aurora_pool.serve.batch_run import Machinery
+from aurora_pool.serve.batches import BatchesApi
+from aurora_pool.serve.blobs import open_blobs
+from aurora_pool.serve.dashboard import Dashboard
+from aurora_pool.serve.dashboard_jobs import JobPages
+from aurora_pool.serve.delivery import Deliverer
+from aurora_pool.serve.errors import ApiError, of_http_exception, too_large, unavailable
+from aurora_pool.serve.executor import Executor
+from aurora_pool.serve.files import FilesApi
+from aurora_pool.serve.fleet import ServedFleet
+from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.gateway import Gateway
+from aurora_pool.serve.history import SAMPLE_EVERY, History
+from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.keys_api import KeysApi
+from aurora_pool.serve.leases import Leases
+from aurora_pool.serve.limits import Limiter, TokenAccounts
+from aurora_pool.serve.openapi import OpenApi
+from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.proxies import believe, parse_networks
+from aurora_pool.serve.records import BatchRecords
+from aurora_pool.serve.rendering import UI, Pages, protect
+from aurora_pool.serve.request_ids import REQUEST_ID, request_id_of
+from aurora_pool.serve.state import StateApi
+from aurora_pool.serve.status import StatusApi
+from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.webhooks import WebhooksApi
+
+FLUSH_EVERY = 2.0
+SWEEP_EVERY = 60.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+EXECUTOR = web.AppKey("executor", Executor)
+
+logger = logging.getLogger("aurora_pool")
+
+
+@asynccontextmanager
+async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[web.Application]:
+    """Make the application and start all that runs behind it; at the end, let go of everything.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for a folder, a database or a secret that can't be used.
+    """
+    storage = open_data(options)
+    async with AsyncExitStack() as stack:
+        if storage.is_sqlite:
+            stack.callback(_lock(storage.path))
+        stack.push_async_callback(storage.close)
+        await storage.open()
+        keys = KeyRing(storage, load_secret(options.data), options.limits)
+        gatekeeper = Gatekeeper(keys, options)
+        if not options.is_loopback and not options.no_auth and not await keys.exist():
+            raise ConfigError(
+                f"--host {options.host} lets others in, and there is no key: make one with 'aurora-pool keys create', "
+                "or say --no-auth"
+            )
+        blobs = open_blobs(options.files, options.data / "files")
+        folders = BatchFolders(options.data / "batches", blobs)
+        accounts = TokenAccounts(storage)
+        deliverer = Deliverer(storage, allows_private=options.private_webhooks)
+        stack.push_async_callback(deliverer.close)
+        leases = Leases(storage, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", options.lease)
+        if storage.is_sqlite:
+            await leases.take_over_all()
+        machinery = Machinery(fleet, folders, blobs, accounts, options, deliverer.wake)
+        executor = Executor(machinery, leases, keys, options)
+        limiter = Limiter(accounts)
+        files = FilesApi(storage, blobs, options.data / "incoming", options)
+        gateway = Gateway(fleet, limiter, options)
+        batches = BatchesApi(storage, folders, options, executor.wake)
+        history = History(fleet, gateway)
+        pages = Pages()
+        apis = (
+            gateway,
+            files,
+            batches,
+            WebhooksApi(storage, deliverer),
+            KeysApi(keys),
+            StatusApi(fleet, gateway, executor),
+            state := StateApi(fleet, storage, gateway),
+            pages,
+            Dashboard(pages, fleet, gateway, history, keys, gatekeeper),
+            JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches),
+        )
+        app = web.Application(
+            client_max_size=options.body_limit, middlewares=[_errors(options.body_limit, pages), _admit(gatekeeper)]
+        )
+        if proxies := parse_networks(options.trusted_proxies):
+            app.middlewares.insert(0, believe(proxies))
+        for api in apis:
+            app.add_routes(api.routes())
+        app.add_routes(OpenApi(app).routes())
+        app.on_shutdown.extend([state.close, pages.close])
+        app.on_response_prepare.append(protect)
+        app[EXECUTOR] = executor
+        stack.push_async_callback(accounts.flush)
+        stack.push_async_callback(fleet.close)
+        background = (
+            fleet.run(),
+            deliverer.run(),
+            _every(FLUSH_EVERY, accounts.flush),
+            _every(SWEEP_EVERY, files.sweep),
+            _every(SAMPLE_EVERY, history.take),
+        )
+        for work in background:
+            stack.push_async_callback(_cancelled, asyncio.create_task(work))
+        running = asyncio.create_task(executor.run())
+        stack.push_async_callback(_cancelled, running)
+        stack.push_async_callback(executor.stop, options.grace)
+        yield app
+
+
+def open_data(options: ServerOptions) -> Storage:
+    """Make the data folder, and open the database. Raises :class:`~aurora_pool.errors.ConfigError`."""
+    try:
+        options.data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"{options.data}: the folder can't be made ({error.strerror})") from error
+    return Storage(options.database_url)
+
+
+def _errors(body_limit: int, pages: Pages) -> Any:
+    def word(request: web.Request, error: ApiError) -> web.Response:
+        return pages.tell(request, error) if request.path.startswith(UI) else error.response()
+
+    @web.middleware
+    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Word every error as the API does, or as a page under ``/ui/``, and put the request's id into every reply."""
+        began = time.monotonic()
+        response: web.StreamResponse
+        try:
+            response = await handler(request)
+        except ApiError as error:
+            response = word(request, error)
+        except web.HTTPRequestEntityTooLarge:
+            response = word(request, too_large(body_limit))
+        except web.HTTPException as error:
+            response = word(request, of_http_exception(error))
+        except (SQLAlchemyError, OSError) as error:
+            if isinstance(error, ConnectionError):
+                raise  # the client is gone
+            logger.warning("%s %s failed: %s", request.method, request.path, error)
+            response = word(request, unavailable("The server's storage can't be used now."))
+        except Exception:
+            logger.exception("%s %s failed, because of a defect", request.method, request.path)
+            response = word(request, ApiError(500, "The server had an error.", kind="server_error"))
+        if not response.prepared:
+            response.headers.setdefault(REQUEST_ID, request_id_of(request))
+            response.headers.setdefault("X-Content-Type-Options", "nosniff")
+            response.headers.setdefault("Server", "aurora-pool")
+        logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
+        return response
+
+    return errors
+
+
+def _admit(gatekeeper: Gatekeeper) -> Any:
+    @web.middleware
+    async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not is_open(request):
+            set_caller(request, await gatekeeper.admit(request))
+        return await handler(request)
+
+    return admit
+
+
+async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await work()
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("the database can't be used: %s", error)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _lock(database: Path) -> Callable[[], None]:
+    """Keep other servers off a SQLite database."""
+    descriptor = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"{database}: another server uses this database; several can share a PostgreSQL database"
+        ) from error
+    return lambda: os.close(descriptor)

@@ -1,0 +1,255 @@
+"""One batch from its file to its results: validated, run by :mod:`aurora_pool.jobs`, finalized."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from aurora_pool.errors import BadRecord, JobError
+from aurora_pool.jobs.meter import Progress
+from aurora_pool.jobs.options import JobOptions
+from aurora_pool.jobs.runner import Job
+from aurora_pool.serve.blobs import Blobs
+from aurora_pool.serve.finalize import Results, finalize
+from aurora_pool.serve.fleet import Model, ServedFleet
+from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.leases import Leases
+from aurora_pool.serve.limits import TokenAccounts
+from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.validation import validate
+from aurora_pool.serve.verbatim import VerbatimRun
+
+LOOK_EVERY = 1.0
+LEFT = 20
+"""Of how many leases before the files are looked for that a kill kept from being anybody's."""
+DAY = 86_400
+
+Row: TypeAlias = Mapping[Any, Any]
+Note: TypeAlias = Callable[[Mapping[str, Any]], None]
+Parking: TypeAlias = Literal["drained", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Machinery:
+    """What running batches takes."""
+
+    fleet: ServedFleet
+    folders: BatchFolders
+    blobs: Blobs
+    accounts: TokenAccounts
+    options: ServerOptions
+    delivered: Callable[[], None]
+    """Is called when a webhook may be due."""
+
+
+async def validate_batch(machinery: Machinery, leases: Leases, row: Row) -> None:
+    """Look at a batch's input; the batch is then in progress, or has failed."""
+    found = await asyncio.to_thread(validate, machinery.folders.input_of(row["id"]), row["endpoint"])
+    now = int(time.time())
+    errors = found.errors
+    if not errors:
+        errors = await _model_errors(machinery.fleet, found.model)
+    if errors:
+        values = {"status": "failed", "failed_at": now, "errors": errors, "model": found.model}
+        await leases.end(row, values)
+        await machinery.folders.drop(row["id"])
+        machinery.delivered()
+        return
+    started = {
+        "status": "in_progress",
+        "in_progress_at": now,
+        "total": found.total,
+        "model": found.model,
+        "plain": found.plain,
+    }
+    await leases.change(row, started, release=True)
+
+
+async def _model_errors(fleet: ServedFleet, name: str | None) -> list[dict[str, Any]]:
+    """What is wrong with the model, as far as the fleet has told; while some agent is silent it may be that one's."""
+    await fleet.wait_for_change(0 if fleet.models else LOOK_EVERY)
+    if name is None and len(fleet.models) > 1:
+        message = f"The requests name no model, and there are several: {', '.join(sorted(fleet.models)[:5])}."
+    elif name is not None and fleet.models and not fleet.silent and name not in fleet.models:
+        message = f"The model `{name}` does not exist."
+    else:
+        return []
+    return [{"code": "model_not_found", "line": None, "message": message, "param": "body.model"}]
+
+
+class BatchRun:
+    """Runs a batch that is in progress, until it ends, is parked, or its window closes."""
+
+    def __init__(self, machinery: Machinery, leases: Leases, row: Row, note: Note) -> None:
+        self._machinery = machinery
+        self._leases = leases
+        self._row = row
+        self._note = note
+        self._job: Job | None = None
+        self._parked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._parking: Parking | None = None
+
+    def park(self, how: Parking) -> None:
+        """Stop for now: at once, or when what is in flight has ended."""
+        self._parking = how
+        if self._job is not None:
+            self._job.end(how, "parked")
+        if (how == "stopped" or self._job is None) and not self._parked.done():
+            self._parked.set_result(True)
+
+    async def go(self) -> None:
+        """Run it. Raises :class:`~aurora_pool.serve.leases.LeaseLost` and what the job raises."""
+        row = self._row
+        journal = await self._machinery.folders.take_journal(row["id"], row["epoch"])
+        answering = asyncio.create_task(self._answer(journal))
+        try:
+            left = max(0.0, row["expires_at"] - time.time())
+            await asyncio.wait({answering, self._parked}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            expired = not answering.done() and not self._parked.done()
+        finally:
+            if not answering.done():
+                answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+        if not answering.cancelled() and answering.exception() is None and answering.result():
+            await self._finish(journal, expired=False)
+        elif expired:
+            await self._finish(journal, expired=True)
+        elif not answering.cancelled() and (error := answering.exception()) is not None:
+            if not isinstance(error, BadRecord):
+                raise error
+            await self._fail(error)
+
+    async def _answer(self, journal: Path) -> bool:
+        """Answer everything; return whether everything has its record now."""
+        while self._parking is None:
+            model = self._model()
+            if model is None:
+                await self._machinery.fleet.wait_for_change(LOOK_EVERY)
+            elif await self._answer_with(model, journal):
+                return True
+        return False
+
+    async def _answer_with(self, model: Model, journal: Path) -> bool:
+        source = self._machinery.folders.input_of(self._row["id"])
+        if not (model.plain and self._row["plain"]):
+            return await VerbatimRun(model.forwarder, source, journal, progress=self._count).run()
+        options = JobOptions(run_log=False, input_format="jsonl", interval=LOOK_EVERY)
+        self._job = job = await _make_job(source, journal, options)
+        with job:
+            try:
+                if self._parking is not None:
+                    return False
+                summary = await job.run(model.pool, on_progress=lambda progress, _: self._tell(progress))
+            finally:
+                self._job = None
+        self._note({"completed": summary.answered, "failed": summary.failed, "eta": 0.0})
+        return summary.remaining == 0
+
+    def _model(self) -> Model | None:
+        models = self._machinery.fleet.models
+        name = self._row["model"]
+        if name is None:
+            return next(iter(models.values())) if len(models) == 1 else None
+        return models.get(name)
+
+    def _tell(self, progress: Progress) -> None:
+        done = progress.earlier + progress.done
+        # Records of earlier runs count as completed until the end tells them apart.
+        counts = {"completed": done - progress.failed, "failed": progress.failed}
+        self._note({**counts, "eta": progress.eta, "rate": progress.prompts_per_second})
+
+    def _count(self, done: int, failed: int) -> None:
+        self._note({"completed": done - failed, "failed": failed})
+
+    async def _finish(self, journal: Path, *, expired: bool) -> None:
+        row = self._row
+        if row["status"] != "finalizing":
+            values = {"status": "finalizing", "finalizing_at": int(time.time())}
+            await self._leases.change(row, values)
+            row = {**row, **values}
+        await _finish(self._machinery, self._leases, row, journal, "expired" if expired else "completed")
+
+    async def _fail(self, error: BadRecord) -> None:
+        row = self._row
+        told = [{"code": "invalid_request", "line": error.line, "message": error.reason, "param": None}]
+        await self._leases.end(row, {"status": "failed", "failed_at": int(time.time()), "errors": told})
+        await self._machinery.folders.drop(row["id"])
+        self._machinery.delivered()
+
+
+async def finish_cancelled(machinery: Machinery, leases: Leases, row: Row) -> None:
+    """End a batch that its user has cancelled: what is answered becomes its output."""
+    journal = await machinery.folders.take_journal(row["id"], row["epoch"])
+    await _finish(machinery, leases, row, journal, "cancelled")
+
+
+async def _finish(machinery: Machinery, leases: Leases, row: Row, journal: Path, status: str) -> None:
+    """Make the files of a batch and end it. A kill in between has it made again, by the same names."""
+    folders = machinery.folders
+    batch_id = row["id"]
+    parts = {name: folders.work_file(batch_id, f"{name}-{row['epoch']}.jsonl") for name in ("output", "error")}
+    source = folders.input_of(batch_id)
+    expired = status == "expired"
+    results = await asyncio.to_thread(finalize, journal, source, parts["output"], parts["error"], expired=expired)
+    if status != "cancelled" and results.completed + results.failed != row["total"]:
+        raise JobError(f"{batch_id}: {row['total']} requests have {results.completed + results.failed} results")
+    made = {}
+    for name, count in (("output", results.completed), ("error", results.failed)):
+        if count:
+            file_id = _file_id(batch_id, row["epoch"], name)
+            size = parts[name].stat().st_size
+            await machinery.blobs.put(file_id, parts[name])
+            made[name] = _file(machinery.options, row, name, file_id, size)
+    values = {
+        "status": status,
+        f"{status}_at": int(time.time()),
+        "completed": results.completed,
+        "failed": results.failed,
+        "total": max(row["total"], results.completed + results.failed),
+        "usage": results.usage(),
+        "eta": None,
+        **{f"{name}_file_id": file["id"] for name, file in made.items()},
+    }
+    await leases.end(row, values, made.values())
+    _charge(machinery, row, results)
+    machinery.delivered()
+    for epoch in range(max(1, row["epoch"] - LEFT), row["epoch"]):  # what a kill may have left
+        for name in parts:
+            await machinery.blobs.delete(_file_id(batch_id, epoch, name))
+    await folders.drop(batch_id)
+
+
+async def _make_job(source: Path, journal: Path, options: JobOptions) -> Job:
+    """Make a job in a thread, for it reads the whole input; one that nobody waits for any more is closed."""
+    making = asyncio.ensure_future(asyncio.to_thread(Job, source, journal, options))
+    try:
+        return await asyncio.shield(making)
+    except asyncio.CancelledError:
+        making.add_done_callback(lambda made: None if made.cancelled() or made.exception() else made.result().close())
+        raise
+
+
+def _file_id(batch_id: str, epoch: int, name: str) -> str:
+    """Name a file by the lease under which it is made: who has lost the lease can't overwrite what another made."""
+    return f"file-{batch_id.removeprefix('batch_')}-{epoch}{name[0]}"
+
+
+def _file(options: ServerOptions, row: Row, name: str, file_id: str, size: int) -> dict[str, Any]:
+    now = int(time.time())
+    return {
+        "id": file_id,
+        "user": row["user"],
+        "filename": f"{row['id']}_{name}.jsonl",
+        "purpose": "batch_output",
+        "bytes": size,
+        "created_at": now,
+        "expires_at": now + (row["output_expires_after"] or int(options.file_days * DAY)),
+    }
+
+
+def _charge(machinery: Machinery, row: Row, results: Results) -> None:
+    machinery.accounts.charge(row["user"], results.input_tokens + results.output_tokens)

@@ -1,0 +1,200 @@
+"""Runs batches: chooses, claims, and keeps the leases of what runs.
+
+What a kill leaves behind is simply claimed and run again: the journal knows what is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
+
+from sqlalchemy import RowMapping
+from sqlalchemy.exc import SQLAlchemyError
+
+from aurora_pool.errors import PoolError
+from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, validate_batch
+from aurora_pool.serve.keys import KeyRing
+from aurora_pool.serve.leases import LeaseLost, Leases
+from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.queueing import FairQueue, Share, Waiting
+
+TICK = 1.0
+"""Seconds between looks at the database."""
+AGAIN = 10.0
+"""Seconds before a batch that could not be driven (a full disk, say) is tried again."""
+VALIDATIONS = 2
+ENDINGS = 4
+RUNNABLE = ("in_progress", "finalizing")
+
+Drive: TypeAlias = Callable[[RowMapping], Awaitable[None]]
+
+logger = logging.getLogger("aurora_pool")
+
+
+class Executor:
+    """Drives batches in this process."""
+
+    def __init__(self, machinery: Machinery, leases: Leases, keys: KeyRing, options: ServerOptions) -> None:
+        self._machinery = machinery
+        self._leases = leases
+        self._keys = keys
+        self._options = options
+        self._queue = FairQueue()
+        self._woken = asyncio.Event()
+        self._validating: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._ending: dict[str, asyncio.Task[None]] = {}
+        self._runs: dict[str, tuple[int, BatchRun]] = {}
+        self._resting: dict[str, float] = {}
+        self._progress: dict[str, Mapping[str, Any]] = {}
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Say that there may be something to do."""
+        self._woken.set()
+
+    @property
+    def running(self) -> int:
+        """How many batches run here."""
+        return len(self._running)
+
+    async def run(self) -> None:
+        """Drive batches, until :meth:`stop`."""
+        while True:
+            self._woken.clear()
+            try:
+                await self._tick()
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("the database can't be used: %s", error)
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    async def stop(self, grace: float) -> None:
+        """Begin nothing new, let what runs end within ``grace`` seconds, and let go of the rest."""
+        self._stopping = True
+        tasks = [*self._running.values(), *self._validating.values(), *self._ending.values()]
+        for _, run in self._runs.values():
+            run.park("drained")
+        if tasks and grace > 0:
+            await asyncio.wait(tasks, timeout=grace)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _tick(self) -> None:
+        if self._running or self._validating or self._ending:
+            await self._renew()
+        if self._stopping:
+            return
+        now = asyncio.get_running_loop().time()
+        self._resting = {name: until for name, until in self._resting.items() if until > now}
+        for each in (await self._leases.overdue())[: ENDINGS - len(self._ending)]:
+            if each.id not in self._resting:
+                await self._claim(each, self._ending, self._run)
+        await self._begin(self._validating, VALIDATIONS, ("validating",), self._validate)
+        await self._begin(self._running, self._options.batches_at_once, RUNNABLE, self._run)
+
+    async def _renew(self) -> None:
+        progress, self._progress = self._progress, {}
+        held = await self._leases.renew(progress)
+        for name, (epoch, run) in list(self._runs.items()):
+            state = held.get(name)
+            if state is None or state[0] != epoch:
+                logger.warning("%s is another replica's now", name)
+                for tasks in (self._running, self._ending):
+                    if name in tasks:
+                        tasks[name].cancel()
+            elif state[1] == "cancelling" or state[2]:
+                run.park("stopped")
+
+    async def _begin(
+        self,
+        tasks: dict[str, asyncio.Task[None]],
+        slots: int,
+        states: tuple[str, ...],
+        drive: Drive,
+    ) -> None:
+        if len(tasks) >= slots:
+            return
+        waiting = [each for each in await self._leases.waiting(states) if each.id not in self._resting]
+        if not waiting:
+            return
+        runs = states == RUNNABLE
+        shares = await self._shares({each.user for each in waiting}) if runs else {}
+        running = await self._leases.running() if runs else {}
+        while waiting and len(tasks) < slots:
+            chosen = self._queue.choose(waiting, running, shares)
+            if chosen is None:
+                return
+            waiting.remove(chosen)
+            if await self._claim(chosen, tasks, drive):
+                running[chosen.user] = running.get(chosen.user, 0) + 1
+
+    async def _shares(self, waiting: set[str]) -> dict[str, Share]:
+        shares = {}
+        for user, (weight, limits) in (await self._keys.weights()).items():
+            most = limits.batches_running
+            if user in waiting and limits.tokens_per_day is not None:
+                used = await self._machinery.accounts.used(user)
+                most = 0 if used >= limits.tokens_per_day else most
+            shares[user] = Share(weight, most)
+        return shares
+
+    async def _claim(self, chosen: Waiting, tasks: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
+        row = await self._leases.claim(chosen.id)
+        if row is None:
+            return False
+        task = asyncio.create_task(self._drive(row, drive))
+        tasks[chosen.id] = task
+        task.add_done_callback(functools.partial(self._ended, tasks, chosen.id))
+        return True
+
+    def _ended(self, tasks: dict[str, asyncio.Task[None]], name: str, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            task.exception()  # it is logged; asyncio need not mention it
+        del tasks[name]
+        self._runs.pop(name, None)
+        self._progress.pop(name, None)
+        self._woken.set()
+
+    async def _drive(self, row: RowMapping, drive: Drive) -> None:
+        """Drive one batch as far as it goes, and let go of it whatever happens."""
+        try:
+            await drive(row)
+        except LeaseLost:
+            logger.info("%s was taken from here", row["id"])
+        except (PoolError, OSError, SQLAlchemyError) as error:
+            logger.warning("%s can't go on, and is tried again in %.0f s: %s", row["id"], AGAIN, error)
+            self._rest(row["id"])
+        except Exception:
+            logger.exception("%s can't go on, because of a defect", row["id"])
+            self._rest(row["id"])
+            raise
+        finally:
+            try:
+                await self._leases.release(row)
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("%s: its lease runs out by itself: %s", row["id"], error)
+
+    def _rest(self, name: str) -> None:
+        self._resting[name] = asyncio.get_running_loop().time() + AGAIN
+
+    async def _validate(self, row: RowMapping) -> None:
+        await validate_batch(self._machinery, self._leases, row)
+
+    async def _run(self, row: RowMapping) -> None:
+        if row["status"] == "cancelling":
+            await finish_cancelled(self._machinery, self._leases, row)
+            return
+        run = BatchRun(self._machinery, self._leases, row, lambda values: self._note(row["id"], values))
+        self._runs[row["id"]] = row["epoch"], run
+        await run.go()
+
+    def _note(self, name: str, values: Mapping[str, Any]) -> None:
+        self._progress[name] = values

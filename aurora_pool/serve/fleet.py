@@ -1,0 +1,225 @@
+"""Which models the fleet serves, and how each is reached. Agents that share a model make one pool."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from aurora_pool.errors import PoolError
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.options import ConnectionOptions, Timeouts
+from aurora_pool.pool import VLLMPool
+from aurora_pool.runtime.forward import Forwarder
+from aurora_pool.runtime.health import fetch
+from aurora_pool.runtime.transport import Transport
+from aurora_pool.statistics import AgentStatistics
+from aurora_pool.wire.status import MODELS_PATH
+
+ASK_EVERY = 15.0
+"""Seconds between questions to agents that have told what they serve."""
+ASK_AGAIN = 1.0
+"""Seconds between questions to those that have not."""
+AT_ONCE = 128
+
+logger = logging.getLogger("aurora_pool")
+
+
+class Model(msgspec.Struct, frozen=True):
+    """A name that agents answer to. ``described`` is what an agent's ``/v1/models`` says of it."""
+
+    name: str
+    pool: VLLMPool
+    forwarder: Forwarder
+    plain: bool
+    """Whether it is its pool's own model, of all its agents: then the pool may put prompts in its own form."""
+    described: Mapping[str, Any]
+
+
+class _Models(msgspec.Struct):
+    data: list[dict[str, Any]]
+
+
+class ServedFleet:
+    """Asks all agents, again and again, and keeps a pool for each group of agents that share a model."""
+
+    def __init__(self, endpoints: Sequence[AgentEndpoint], timeouts: Timeouts | None = None) -> None:
+        self._timeouts = timeouts or Timeouts()
+        self._endpoints = list(endpoints)
+        self._told: dict[AgentEndpoint, list[dict[str, Any]]] = {}
+        self._pools: dict[str, VLLMPool] = {}
+        self._models: dict[str, Model] = {}
+        connection = ConnectionOptions()
+        self._transport = Transport(
+            endpoints, connect_timeout=self._timeouts.connect, connector_limit=None, connection=connection
+        )
+        self._changed = asyncio.Event()
+        self._asking = asyncio.Event()
+        self._stale = False
+        """Whether agents joined or left since the pools were made."""
+
+    @property
+    def models(self) -> Mapping[str, Model]:
+        """All models, by name."""
+        return self._models
+
+    @property
+    def endpoints(self) -> Sequence[AgentEndpoint]:
+        """All agents."""
+        return self._endpoints
+
+    @property
+    def silent(self) -> bool:
+        """Whether there are agents that have not told what they serve."""
+        return any(endpoint not in self._told for endpoint in self._endpoints)
+
+    def update_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
+        """Say anew which agents there are."""
+        self._endpoints = list(endpoints)
+        self._told = {endpoint: told for endpoint, told in self._told.items() if endpoint in set(endpoints)}
+        self._transport.set_endpoints(endpoints)
+        self._stale = True
+        self._asking.set()
+
+    def statistics(self) -> list[AgentStatistics]:
+        """Every agent, those that belong to no pool yet as ``silent``."""
+        known = {
+            agent.endpoint: agent
+            for pool in self._pools.values()
+            for agent in pool.statistics().agents
+            if agent.state != "removed"
+        }
+        return [
+            known.get(endpoint) or AgentStatistics(endpoint, "silent", 0, 0, 0, 0, 0.0) for endpoint in self._endpoints
+        ]
+
+    def pools(self) -> Sequence[VLLMPool]:
+        """The pools, one for each group of agents."""
+        return list(self._pools.values())
+
+    @property
+    def ready(self) -> bool:
+        """Whether any agent is in service."""
+        return any(pool.statistics().agents_in_service for pool in self._pools.values())
+
+    async def wait_for_change(self, within: float) -> None:
+        """Wait until the models may have changed, for ``within`` seconds at most."""
+        try:
+            async with asyncio.timeout(within):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+
+    async def run(self) -> None:
+        """Ask, for ever."""
+        self._transport.open()
+        while True:
+            await self._ask()
+            self._asking.clear()
+            try:
+                async with asyncio.timeout(ASK_AGAIN if self.silent else ASK_EVERY):
+                    await self._asking.wait()
+            except TimeoutError:
+                continue
+
+    async def close(self) -> None:
+        """Close all pools. What is in flight fails."""
+        await asyncio.gather(*(pool.close() for pool in self._pools.values()))
+        await self._transport.close()
+
+    async def _ask(self) -> None:
+        limit = asyncio.Semaphore(AT_ONCE)
+        endpoints = list(self._endpoints)
+
+        async def ask(index: int, endpoint: AgentEndpoint) -> None:
+            async with limit:
+                try:
+                    content = await fetch(self._transport, index, MODELS_PATH, within=self._timeouts.probe)
+                    told = msgspec.json.decode(content, type=_Models).data
+                except (PoolError, msgspec.DecodeError, UnicodeDecodeError):
+                    return  # what it told before stands: its pool knows best how it is
+            if endpoint in self._endpoints:
+                self._told[endpoint] = [model for model in told if isinstance(model.get("id"), str)]
+
+        before = dict(self._told)
+        await asyncio.gather(*(ask(index, endpoint) for index, endpoint in enumerate(endpoints)))
+        if self._stale or self._told != before or not self._models:
+            self._stale = False
+            await self._regroup()
+
+    async def _regroup(self) -> None:
+        """Make the pools and the models anew from what the agents told; pools whose model stays are kept."""
+        groups: dict[str, list[AgentEndpoint]] = {}
+        for members in _components({endpoint: _names(told) for endpoint, told in self._told.items()}):
+            counted = Counter(name for endpoint in members for name in _base_names(self._told[endpoint]))
+            if counted:
+                groups[counted.most_common(1)[0][0]] = members
+        for name, pool in list(self._pools.items()):
+            if name not in groups:
+                del self._pools[name]
+                logger.warning("no agent serves %s any more", name)
+                await pool.close()
+        for name, members in groups.items():
+            known = self._pools.get(name)
+            if known is not None:
+                known.update_endpoints(members)
+                continue
+            pool = VLLMPool(members, model=name, timeouts=self._timeouts)
+            try:
+                await pool.start()
+            except PoolError as error:
+                logger.warning("%s: %s", name, error)
+                await pool.close()
+                continue
+            self._pools[name] = pool
+            logger.info("%s is served by %d agents", name, len(members))
+        self._models = self._named()
+        self._changed.set()
+        self._changed.clear()
+
+    def _named(self) -> dict[str, Model]:
+        models: dict[str, Model] = {}
+        for canonical, pool in self._pools.items():
+            present = [(index, endpoint) for index, endpoint in enumerate(pool.endpoints) if endpoint in self._told]
+            members: dict[str, list[int]] = {}
+            described: dict[str, Mapping[str, Any]] = {}
+            for index, endpoint in present:
+                for model in self._told[endpoint]:
+                    members.setdefault(model["id"], []).append(index)
+                    described.setdefault(model["id"], model)
+            forwarder = pool.forwarder()
+            for name, indices in members.items():
+                everywhere = len(indices) == len(present)
+                old = self._models.get(name)
+                if old is not None and old.pool is pool and everywhere and old.described == described[name]:
+                    models[name] = old
+                    continue
+                own = forwarder if everywhere else pool.select(indices).forwarder()
+                models[name] = Model(name, pool, own, everywhere and name == canonical, described[name])
+        return models
+
+
+def _names(told: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(_base_names(told)) or frozenset(model["id"] for model in told)
+
+
+def _base_names(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of models that are no adapters (LoRA)."""
+    return [model["id"] for model in told if not model.get("parent")]
+
+
+def _components(names: Mapping[AgentEndpoint, frozenset[str]]) -> list[list[AgentEndpoint]]:
+    """Group agents that share a name, directly or by way of others."""
+    groups: list[tuple[set[str], list[AgentEndpoint]]] = []
+    for endpoint, own in names.items():
+        if not own:
+            continue
+        joined = [group for group in groups if group[0] & own]
+        apart = [group for group in groups if not group[0] & own]
+        merged = set(own).union(*(group[0] for group in joined))
+        groups = [*apart, (merged, [each for group in joined for each in group[1]] + [endpoint])]
+    return [members for _, members in groups]

@@ -1,0 +1,194 @@
+"""Users and their keys. A key is shown once; the database holds its HMAC with the server's secret, and no more."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from sqlalchemy import Row, func, insert, select, update
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.serve.options import UserLimits
+from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.tables import keys, users
+from aurora_pool.serve.wire import new_id
+
+Role: TypeAlias = Literal["user", "admin"]
+
+SECRET_VARIABLE = "AURORA_POOL_SECRET"  # noqa: S105 - a name
+PREFIX = "ap-"
+REMEMBERED = 5.0
+"""Seconds that a key's user is remembered, so at most so long a revoked key still works."""
+
+_MOST_REMEMBERED = 10_000
+_USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who makes a request."""
+
+    user: str
+    admin: bool
+    weight: float
+    limits: UserLimits
+
+
+class IssuedKey(msgspec.Struct, frozen=True):
+    """A key without its secret part."""
+
+    id: str
+    user: str
+    role: Role
+    name: str
+    hint: str
+    created_at: int
+    revoked_at: int | None
+
+
+def load_secret(folder: Path) -> bytes:
+    """Give the server's secret: of the environment, or of a file that is made here when it is not there.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for one that is too short.
+    """
+    text = os.environ.get(SECRET_VARIABLE)
+    if text is not None:
+        if len(text) < 32:
+            raise ConfigError(f"{SECRET_VARIABLE}: expected at least 32 characters")
+        return text.encode()
+    path = folder / "secret"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        found = path.read_bytes()
+        if len(found) < 32:
+            raise ConfigError(f"{path}: the server's secret is damaged; take it from a backup") from None
+        return found
+    with os.fdopen(descriptor, "wb") as file:
+        made = secrets.token_bytes(32)
+        file.write(made)
+        file.flush()
+        os.fsync(descriptor)
+    return made
+
+
+class KeyRing:
+    """Issues keys, and tells whose they are."""
+
+    def __init__(self, storage: Storage, secret: bytes, defaults: UserLimits) -> None:
+        self._storage = storage
+        self._secret = secret
+        self._defaults = defaults
+        self._remembered: dict[str, tuple[float, Caller | None]] = {}
+        self._exist: tuple[float, bool] = (0.0, False)
+
+    async def create(
+        self,
+        user: str,
+        name: str = "",
+        *,
+        role: Role = "user",
+        weight: float = 1.0,
+        limits: dict[str, int] | None = None,
+    ) -> tuple[IssuedKey, str]:
+        """Make a key; return it and its text, which nothing can show again.
+
+        The user is made where there is none yet; ``role``, ``weight`` and ``limits`` are the user's from now on.
+        Raises :class:`~aurora_pool.errors.ConfigError`.
+        """
+        if not _USER.fullmatch(user):
+            raise ConfigError(f"user: expected letters, digits and ._@- (64 at most), got {user!r}")
+        if not 0 < weight <= 1000:
+            raise ConfigError(f"weight: expected a number above 0 and at most 1000, got {weight!r}")
+        unknown = set(limits or ()) - set(asdict(self._defaults))
+        if unknown:
+            raise ConfigError(f"limits: there is no {min(unknown)!r}")
+        text = PREFIX + secrets.token_urlsafe(32)
+        now = int(time.time())
+        key = IssuedKey(new_id("key_"), user, role, name[:200], text[-4:], now, None)
+        async with self._storage.write() as connection:
+            values = {"role": role, "weight": weight, "limits": limits or {}}
+            changed = await connection.execute(update(users).where(users.c.name == user).values(values))
+            if not changed.rowcount:
+                await connection.execute(insert(users).values(name=user, created_at=now, **values))
+            await connection.execute(
+                insert(keys).values(
+                    id=key.id, user=user, name=key.name, hash=self._hash(text), hint=key.hint, created_at=now
+                )
+            )
+        self._exist = (0.0, True)
+        return key, text
+
+    async def list(self) -> list[IssuedKey]:
+        """All keys, the oldest first."""
+        chosen = select(keys, users.c.role).join(users, users.c.name == keys.c.user).order_by(keys.c.seq)
+        async with self._storage.read() as connection:
+            rows = (await connection.execute(chosen)).all()
+        return [
+            IssuedKey(row.id, row.user, row.role, row.name, row.hint, row.created_at, row.revoked_at) for row in rows
+        ]
+
+    async def revoke(self, key_id: str) -> bool:
+        """Make a key worthless; return whether there was such a key."""
+        chosen = (
+            update(keys).where(keys.c.id == key_id, keys.c.revoked_at.is_(None)).values(revoked_at=int(time.time()))
+        )
+        async with self._storage.write() as connection:
+            changed = (await connection.execute(chosen)).rowcount
+        self._remembered.clear()
+        return bool(changed)
+
+    async def exist(self) -> bool:
+        """Whether there is any key that is not revoked."""
+        until, found = self._exist
+        if time.monotonic() < until:
+            return found
+        async with self._storage.read() as connection:
+            count = select(func.count()).select_from(keys).where(keys.c.revoked_at.is_(None))
+            found = bool((await connection.execute(count)).scalar_one())
+        self._exist = (time.monotonic() + REMEMBERED, found)
+        return found
+
+    async def caller_of(self, text: str) -> Caller | None:
+        """Tell who has this key; None if nobody has."""
+        wanted = self._hash(text)
+        now = time.monotonic()
+        until, caller = self._remembered.get(wanted, (0.0, None))
+        if now < until:
+            return caller
+        chosen = (
+            select(keys.c.hash, users)
+            .join(users, users.c.name == keys.c.user)
+            .where(keys.c.hash == wanted, keys.c.revoked_at.is_(None))
+        )
+        async with self._storage.read() as connection:
+            row = (await connection.execute(chosen)).one_or_none()
+        # The search went by an HMAC that only this server can make, so its time tells nothing of any key.
+        caller = self._caller(row) if row is not None and hmac.compare_digest(row.hash, wanted) else None
+        if len(self._remembered) >= _MOST_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[wanted] = (now + REMEMBERED, caller)
+        return caller
+
+    async def weights(self) -> dict[str, tuple[float, UserLimits]]:
+        """Every user's weight and limits."""
+        async with self._storage.read() as connection:
+            rows = (await connection.execute(select(users))).all()
+        return {row.name: (row.weight, self._limits(row)) for row in rows}
+
+    def _caller(self, row: Row[Any]) -> Caller:
+        return Caller(row.name, row.role == "admin", row.weight, self._limits(row))
+
+    def _limits(self, row: Row[Any]) -> UserLimits:
+        known = asdict(self._defaults)
+        return UserLimits(**{**known, **{name: value for name, value in row.limits.items() if name in known}})
+
+    def _hash(self, text: str) -> str:
+        return hmac.new(self._secret, text.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()

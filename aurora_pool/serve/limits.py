@@ -1,0 +1,121 @@
+"""What users may use up: requests a minute and tokens a day."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from aurora_pool.serve.errors import ApiError
+from aurora_pool.serve.keys import Caller
+from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.tables import token_days
+
+DAY = 86_400
+REFRESH = 5.0
+"""Seconds between looks at what a user has used up, which other replicas count as well."""
+
+
+class RequestRates:
+    """Requests a minute, by user: a bucket that holds a minute's requests and fills steadily. Pure."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[str, tuple[float, float]] = {}
+
+    def take(self, user: str, per_minute: int, now: float) -> float:
+        """Count one request; return 0, or the seconds after which there is room for it.
+
+        >>> rates = RequestRates()
+        >>> rates.take("ann", 1, 0.0), rates.take("ann", 1, 0.0), rates.take("ann", 1, 60.0)
+        (0.0, 60.0, 0.0)
+        """
+        level, since = self._buckets.get(user, (float(per_minute), now))
+        level = min(float(per_minute), level + (now - since) * per_minute / 60.0)
+        if level < 1.0:
+            self._buckets[user] = (level, now)
+            return (1.0 - level) * 60.0 / per_minute if per_minute else 60.0
+        self._buckets[user] = (level - 1.0, now)
+        return 0.0
+
+
+class TokenAccounts:
+    """Tokens a day (UTC), by user; counted in memory and written by :meth:`flush`."""
+
+    def __init__(self, storage: Storage, now: Callable[[], float] = time.time) -> None:
+        self._storage = storage
+        self._now = now
+        self._unwritten: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def charge(self, user: str, tokens: int) -> None:
+        """Count what a reply used up."""
+        if tokens:
+            self._unwritten[user, int(self._now() // DAY)] += tokens
+
+    async def used(self, user: str) -> int:
+        """How many tokens the user has used up today."""
+        now = self._now()
+        key = (user, int(now // DAY))
+        looked, tokens = self._seen.get(key, (0.0, 0))
+        if now - looked > REFRESH:
+            columns = token_days.c
+            chosen = select(columns.tokens).where(columns.user == user, columns.day == key[1])
+            async with self._storage.read() as connection:
+                tokens = (await connection.execute(chosen)).scalar_one_or_none() or 0
+            self._seen = {old: value for old, value in self._seen.items() if old[1] == key[1]}
+            self._seen[key] = (now, tokens)
+        return tokens + self._unwritten.get(key, 0)
+
+    async def flush(self) -> None:
+        """Write what was counted since the last time."""
+        if not self._unwritten:
+            return
+        taken, self._unwritten = self._unwritten, defaultdict(int)
+        build = sqlite.insert if self._storage.is_sqlite else postgresql.insert
+        try:
+            async with self._storage.write() as connection:
+                for (user, day), tokens in taken.items():
+                    new = build(token_days).values(user=user, day=day, tokens=tokens)
+                    total = token_days.c.tokens + new.excluded.tokens
+                    await connection.execute(
+                        new.on_conflict_do_update(index_elements=["user", "day"], set_={"tokens": total})
+                    )
+        except BaseException:
+            for key, tokens in taken.items():
+                self._unwritten[key] += tokens
+            raise
+        for key, tokens in taken.items():
+            looked, seen = self._seen.get(key, (0.0, 0))
+            self._seen[key] = (looked, seen + tokens)
+
+
+class Limiter:
+    """Refuses what is above a user's limits, as the OpenAI API does."""
+
+    def __init__(self, accounts: TokenAccounts) -> None:
+        self._accounts = accounts
+        self._rates = RequestRates()
+
+    async def check(self, caller: Caller) -> None:
+        """Count a request. Raises :class:`ApiError` (429) for one too many."""
+        limits = caller.limits
+        if limits.requests_per_minute is not None:
+            wait = self._rates.take(caller.user, limits.requests_per_minute, time.monotonic())
+            if wait:
+                raise too_many(f"Limit of {limits.requests_per_minute} requests a minute reached.", wait)
+        if limits.tokens_per_day is not None and await self._accounts.used(caller.user) >= limits.tokens_per_day:
+            now = time.time()
+            raise too_many(f"Limit of {limits.tokens_per_day} tokens a day reached.", DAY - now % DAY)
+
+    def charge(self, caller: Caller, tokens: int) -> None:
+        """Count the tokens of a reply."""
+        self._accounts.charge(caller.user, tokens)
+
+
+def too_many(message: str, wait: float) -> ApiError:
+    """Say that a limit is reached, and when to come again."""
+    headers = {"Retry-After": str(max(1, round(wait)))}
+    return ApiError(429, message, kind="rate_limit_error", code="rate_limit_exceeded", headers=headers)

@@ -1,0 +1,90 @@
+"""What the server can be told. Times are seconds, sizes are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.serve.proxies import parse_networks
+
+MEBIBYTE = 1 << 20
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserLimits:
+    """What one user may do; None sets no limit. They hold for users of whom nothing else was said."""
+
+    requests_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    batches_queued: int | None = 1000
+    batches_running: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """How the server is run.
+
+    - ``data``: the folder of the database, the files and the journals; several replicas share it;
+    - ``database``: a SQLAlchemy URL; None is SQLite in ``data``;
+    - ``files``: where uploaded files and outputs lie: None is ``data/files``, else an fsspec URL such as ``s3://...``;
+    - ``host``, ``port``, ``tls_cert``, ``tls_key``: where it listens;
+    - ``no_auth``: let everybody in, whatever the address;
+    - ``body_limit``, ``upload_limit``, ``header_limit``: of requests, of uploaded files, of one header;
+    - ``read_timeout``, ``write_timeout``: how long a client may be silent, or not take what is sent to it;
+    - ``connections``: how many may be open;
+    - ``batches_at_once``: how many batches run at a time; the others wait their turn;
+    - ``lease``: how long a replica's batches stay its own without a sign of life;
+    - ``grace``: what SIGTERM leaves to what is in flight;
+    - ``trusted_proxies``: addresses and networks of proxies whose ``X-Forwarded-*`` is believed;
+    - ``private_webhooks``: let webhooks go to private addresses and by plain HTTP.
+    """
+
+    data: Path
+    database: str | None = None
+    files: str | None = None
+    host: str = "127.0.0.1"
+    port: int = 8080
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    no_auth: bool = False
+    body_limit: int = 64 * MEBIBYTE
+    upload_limit: int = 1024 * MEBIBYTE
+    header_limit: int = 16 * 1024
+    read_timeout: float = 30.0
+    write_timeout: float = 120.0
+    connections: int = 10_000
+    batches_at_once: int = 8
+    lease: float = 30.0
+    grace: float = 10.0
+    file_days: float = 30.0
+    private_webhooks: bool = False
+    trusted_proxies: tuple[str, ...] = ()
+    limits: UserLimits = field(default_factory=UserLimits)
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            raise ConfigError("TLS needs both --tls-cert and --tls-key")
+        for name in ("read_timeout", "write_timeout", "lease", "file_days"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
+        parse_networks(self.trusted_proxies)
+        if self.batches_at_once < 1:
+            raise ConfigError(f"batches_at_once: expected at least 1, got {self.batches_at_once!r}")
+
+    @property
+    def database_url(self) -> str:
+        """The database's URL."""
+        return self.database or f"sqlite:///{self.data.absolute() / 'serve.db'}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        if self.host in LOOPBACK_NAMES:
+            return True
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return False

@@ -1,0 +1,66 @@
+"""Which batch begins next: by priority, then fairly by user, then by deadline. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """A batch that could begin. ``cost`` is its number of requests."""
+
+    id: str
+    user: str
+    priority: int
+    expires_at: float
+    cost: int
+    seq: int
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a user may have: a weight, and how many batches at a time."""
+
+    weight: float = 1.0
+    running: int | None = None
+
+
+class FairQueue:
+    """Start-time fair queueing over users: who has had least for their weight comes next.
+
+    A user who comes new, or back, begins at the level of those who are there, so that nobody saves up a claim.
+
+    Source: Goyal, Vin, Cheng, "Start-time Fair Queueing" (1997).
+    """
+
+    def __init__(self) -> None:
+        self._finish: dict[str, float] = {}
+        self._level = 0.0
+
+    def choose(
+        self, waiting: Sequence[Waiting], running: Mapping[str, int], shares: Mapping[str, Share]
+    ) -> Waiting | None:
+        """Choose what begins now, and charge its user; None if nothing may.
+
+        >>> queue = FairQueue()
+        >>> ann, bob = (Waiting(name, name, 0, 0.0, 10, 1) for name in ("ann", "bob"))
+        >>> [queue.choose([ann, bob], {}, {"bob": Share(2.0)}).user for _ in range(6)]
+        ['ann', 'bob', 'bob', 'ann', 'bob', 'bob']
+        """
+        may = [
+            each
+            for each in waiting
+            if (limit := shares.get(each.user, Share()).running) is None or running.get(each.user, 0) < limit
+        ]
+        if not may:
+            return None
+        first = min(may, key=lambda each: (-each.priority, self._start(each.user), each.expires_at, each.seq))
+        start = self._start(first.user)
+        self._level = max(self._level, start)
+        self._finish[first.user] = start + max(1, first.cost) / shares.get(first.user, Share()).weight
+        if len(self._finish) > 10_000:
+            self._finish = {user: finish for user, finish in self._finish.items() if finish > self._level}
+        return first
+
+    def _start(self, user: str) -> float:
+        return max(self._level, self._finish.get(user, 0.0))

@@ -1,0 +1,140 @@
+"""The database: SQLite in the data folder by default, PostgreSQL by URL, by the same statements.
+
+On SQLite every transaction that may write begins with ``BEGIN IMMEDIATE``: one that reads first and writes later could
+fail at once, whatever ``busy_timeout`` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from aurora_pool.errors import ConfigError
+from aurora_pool.serve.migrate import upgrade
+
+BUSY = 30_000
+"""Milliseconds that a write waits for another one, on SQLite."""
+
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb2", "smbfs", "fuseblk", "ceph", "fuse.sshfs", "beegfs", "9p", "afs"}
+)
+"""SQLite's locks and its shared memory can't be trusted on these."""
+
+
+class Storage:
+    """Transactions on the server's database.
+
+    >>> async with storage.write() as connection:  # doctest: +SKIP
+    ...     await connection.execute(insert(files).values(...))
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises :class:`~aurora_pool.errors.ConfigError` for a URL that names no database this can use."""
+        try:
+            parsed = make_url(url)
+            drivers = {
+                "sqlite": "sqlite+aiosqlite",
+                "postgresql": "postgresql+asyncpg",
+                "postgres": "postgresql+asyncpg",
+            }
+            if parsed.drivername in drivers:
+                parsed = parsed.set(drivername=drivers[parsed.drivername])
+            if parsed.drivername not in drivers.values():
+                raise ConfigError(f"the database {parsed.drivername!r}: expected sqlite:///PATH or postgresql://...")
+            self.is_sqlite = parsed.drivername.startswith("sqlite")
+            if self.is_sqlite:
+                self.path = _checked_place(parsed.database)
+                self._engine: AsyncEngine = create_async_engine(parsed)
+                _set_up_sqlite(self._engine)
+            else:
+                self._engine = create_async_engine(parsed, pool_size=8, max_overflow=8, pool_pre_ping=True)
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise ConfigError(f"the database's URL can't be used: {error}") from error
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"PostgreSQL needs the package {error.name}: pip install 'aurora-pool[postgres]'"
+            ) from error
+
+    async def open(self) -> None:
+        """Bring the database up to this version's tables. Raises :class:`~aurora_pool.errors.ConfigError`."""
+        try:
+            async with self._engine.begin() as connection:
+                await connection.run_sync(upgrade)
+        except (DBAPIError, OSError) as error:
+            raise ConfigError(f"the database can't be used: {_reason(error)}") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._engine.dispose()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction, committed at the end unless an exception ends it."""
+        async with self._engine.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that only reads, and holds up no writer."""
+        async with self._engine.connect() as plain:
+            yield await plain.execution_options(reads_only=True)
+
+
+def _set_up_sqlite(engine: AsyncEngine) -> None:
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={BUSY}", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begun(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("reads_only")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _checked_place(database: str | None) -> Path:
+    if not database or database == ":memory:":
+        raise ConfigError("the database sqlite: expected a file, as in sqlite:////var/lib/aurora-pool/serve.db")
+    path = Path(database).absolute()
+    folder = path.parent
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: the folder of the database is not there")
+    found = file_system_of(folder)
+    if found in NETWORK_FILE_SYSTEMS:
+        raise ConfigError(
+            f"{database}: SQLite loses data on a network file system, and this is one ({found}); "
+            "name a local folder, or a PostgreSQL database"
+        )
+    return path
+
+
+def file_system_of(folder: Path) -> str:
+    """Name the type of the file system that holds a folder; empty where the system does not tell."""
+    best, kind = -1, ""
+    where = str(folder.resolve())
+    try:
+        mounts = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        _, point, found, *_ = line.split(" ")
+        point = point.replace("\\040", " ")
+        inside = where == point or where.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= best:
+            best, kind = len(point), found
+    return kind
+
+
+def _reason(error: Exception) -> str:
+    text = str(error.orig) if isinstance(error, DBAPIError) and error.orig is not None else str(error)
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,0 +1,359 @@
+"""Whatever becomes of those who are told, a command does its work."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.summary import exit_code_of
+from aurora_pool.terminal import printable
+from tests.cli.conftest import COMMAND, Call
+from tests.jobs.shared import read_records, texts_of, write_jsonl
+
+PROMPTS = [{"id": f"p{n}", "prompt": f"Say {n}."} for n in range(300)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "in.jsonl", PROMPTS)
+
+
+def shell(line: str, *words: object, **environment: str) -> tuple[int, str, str]:
+    """Run a line of shell, in which "$@" is the command."""
+    command = ["bash", "-c", line, "bash", *COMMAND, *map(str, words)]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+    )
+    return ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"$@" 2>/dev/full',
+        '"$@" 2>&-',
+        '"$@" <&-',
+        '"$@" >&-',
+        '"$@" <&- >&- 2>&-',
+        'set -o pipefail; { "$@" 2>&1 >&3 | true; } 3>&1',
+    ],
+)
+def test_a_job_is_done_whoever_hears_of_it(tmp_path: Path, source: Path, hostfile: Path, line: str) -> None:
+    output = tmp_path / "out.jsonl"
+    code, _, said = shell(line, "run", source, "-o", output, "--hostfile", hostfile, "--json")
+    assert (code, "Traceback" in said) == (0, False)
+    assert len(texts_of(output)) == 300
+
+
+def test_answers_to_a_closed_standard_output_are_told(source: Path, hostfile: Path) -> None:
+    code, _, said = shell('"$@" >&-', "run", source, "-o", "-", "--hostfile", hostfile)
+    assert (code, "standard output is closed" in said) == (6, True)
+    code, _, said = shell('"$@" >/dev/full', "ask", "Hi", "--hostfile", hostfile)
+    assert (code, said.count("\n"), "can't be written" in said) == (6, 1, True)
+
+
+@pytest.mark.parametrize("command", ["ask", "summarize"])
+def test_an_encoding_costs_no_answer(tmp_path: Path, hostfile: Path, command: str) -> None:
+    text = tmp_path / "a.txt"
+    text.write_text("The lamp was lit at four.\n")
+    what = "What?" if command == "ask" else str(text)
+    code, out, said = shell('"$@"', command, what, "--hostfile", hostfile, PYTHONIOENCODING="latin-1", LC_ALL="C")
+    assert (code, bool(out.strip()), "Traceback" in said) == (0, True, False)
+
+
+def test_a_name_that_is_not_utf8(tmp_path: Path, source: Path, hostfile: Path) -> None:
+    output = os.fsencode(tmp_path / "caf") + b"\xe9.jsonl"
+    name = os.fsdecode(output)
+    command = [*COMMAND, "run", str(source), "-o", name, "--hostfile", str(hostfile), "--json"]
+    ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (0, False)
+    assert json.loads(ended.stdout)["answered"] == 300
+    page = tmp_path / "page.html"
+    ended = subprocess.run(
+        [*COMMAND, "report", name, "--html", str(page)], capture_output=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert page.exists()
+
+
+def on_terminal(
+    command: list[str], *, columns: int = 100, question: str = "", answer: str = "", **environment: str
+) -> tuple[int, str]:
+    """Run a command on a terminal of its own; gives its exit code and what the terminal got.
+
+    When it asks the ``question``, the ``answer`` is typed.
+    """
+    import fcntl
+    import struct
+    import termios
+
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        command, stdout=side, stderr=side, stdin=side, env={**os.environ, "TERM": "xterm", **environment}
+    )
+    os.close(side)
+    said = b""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if select.select([main], [], [], 0.1)[0]:
+            try:
+                data = os.read(main, 65536)
+            except OSError:  # the other side is closed
+                break
+            said += data
+            if question and question.encode() in said:
+                os.write(main, answer.encode())
+                question = ""
+        elif process.poll() is not None:
+            break
+    os.close(main)
+    return process.wait(10), said.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("columns", "environment"),
+    [
+        (100, {}),
+        (40, {}),
+        (120, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}),
+        (80, {"TERM": "dumb"}),
+    ],
+)
+def test_a_terminal_of_any_kind(
+    tmp_path: Path, source: Path, hostfile: Path, columns: int, environment: dict[str, str]
+) -> None:
+    output = tmp_path / "answers[v2].jsonl"
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile)]
+    code, said = on_terminal(command, columns=columns, **environment)
+    assert (code, "Traceback" in said) == (0, False)
+    assert "all done: 300 of 300 answered" in said
+    assert "answers[v2].jsonl" in said
+    assert said.count("\n") < 40  # nothing floods it
+
+
+def test_the_count_is_shown_at_any_width() -> None:
+    from io import StringIO
+
+    from rich.console import Console
+
+    from aurora_pool.cli.display import _Bar
+    from tests.cli.test_commands import progress
+
+    for width in (30, 40, 80, 200):
+        file = StringIO()
+        bar = _Bar(Console(file=file, width=width, force_terminal=True))
+        bar.start()
+        bar.update(progress(3))
+        bar.stop()
+        assert "50/100" in file.getvalue()
+
+
+def test_what_a_terminal_would_obey_is_shown() -> None:
+    assert printable("a\x1b[2Jb\x07\x9b\u202e\tc\n") == "a\\x1b[2Jb\\x07\\x9b\\u202e\tc\n"
+
+
+def test_a_hangup_ends_a_run_as_sigterm_does(tmp_path: Path, source: Path) -> None:
+    from tests.cli.conftest import simulated
+
+    output = tmp_path / "out.jsonl"
+    with simulated(tmp_path, "--agents", "1", "--slots", "4", "--median-length", "40") as hostfile:
+        command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--grace", "0.5"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        while not output.exists() or output.stat().st_size < 1000:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGHUP)
+        _, said = process.communicate(timeout=60)
+    assert (process.returncode, "still to do (terminated)" in said) == (143, True)
+    assert len(read_records(output)) == len(texts_of(output)) > 0
+
+
+def test_an_interrupt_ends_the_reading_of_a_pipe(tmp_path: Path, hostfile: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [*COMMAND, "run", str(pipe), "-o", str(tmp_path / "out.jsonl"), "--hostfile", str(hostfile)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out.jsonl.lock").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert (process.returncode, said) == (
+        130,
+        "interrupted before anything was sent; the same command goes on from here\n",
+    )
+
+
+# -- one place decides ------------------------------------------------------------------------------------------------
+
+
+def test_what_is_still_to_do_is_never_a_success() -> None:
+    from typing import get_args
+
+    from aurora_pool.jobs.options import Ending, JobSummary
+
+    fields: dict[str, Any] = dict.fromkeys(JobSummary.__dataclass_fields__, 0) | {"reason": "", "failed": 0}
+    for ending in get_args(Ending):
+        assert exit_code_of(JobSummary(**(fields | {"ending": ending, "remaining": 1}))) is not ExitCode.DONE
+    assert exit_code_of(JobSummary(**(fields | {"ending": "finished", "remaining": 0}))) is ExitCode.DONE
+
+
+@pytest.mark.parametrize(
+    "line", ['"$@" < IN', 'cat IN | "$@"', '"$@" /dev/stdin < IN', 'cat IN | "$@" /dev/stdin', '"$@" <(cat IN)']
+)
+def test_every_way_to_hand_over_an_input(tmp_path: Path, hostfile: Path, line: str) -> None:
+    texts = tmp_path / "in"
+    texts.write_text("".join(f"Say {n}.\n" for n in range(50)))
+    output = tmp_path / "out.jsonl"
+    words = ["run", "-o", output, "--hostfile", hostfile, "--input-format", "text"]
+    if "/dev" not in line and "<(" not in line:
+        words.append("-")
+    code, _, said = shell(line.replace("IN", str(texts)), *words)
+    assert (code, said.count("all done: 50 of 50")) == (0, 1)
+
+
+def test_a_demonstration_touches_nothing_that_is_not_its_own(call: Call, tmp_path: Path, source: Path) -> None:
+    mine = tmp_path / "mine.jsonl"
+    mine.write_text("precious")
+    for arguments in (["-o", mine], ["--input", source, "-o", source]):
+        ended = call("demo", *arguments)
+        assert (ended.code, len(ended.err.splitlines())) == (2, 1)
+    (tmp_path / "mine.jsonl.runlog").write_text('{"event":"start"}\n')
+    assert call("demo", "-o", mine).code == 2
+    assert mine.read_text() == "precious"
+    assert len(source.read_text().splitlines()) == 300
+
+
+def test_a_report_touches_no_output(call: Call, tmp_path: Path, source: Path, hostfile: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    call("run", source, "-o", output, "--hostfile", hostfile)
+    for path in (output, tmp_path / "out.jsonl.runlog"):
+        assert call("report", output, "--html", path).code == 2
+    assert call("run", source, "-o", tmp_path / "h.jsonl", "--hostfile", tmp_path / "h.jsonl").code in {2, 4}
+    assert len(texts_of(output)) == 300
+
+
+# -- options of this kind ---------------------------------------------------------------------------------------------
+
+
+def test_rows_are_put_into_a_template_and_kept(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    (tmp_path / "in.csv").write_text("pmid,gene\n1,TP53\n2,BRCA1\n")
+    (tmp_path / "template.txt").write_text("Describe {gene}.\n")
+    output = tmp_path / "out.jsonl"
+    ended = call(
+        "run", tmp_path / "in.csv", "-o", output, "--hostfile", hostfile, "--template", tmp_path / "template.txt",
+        "--id-field", "pmid", "--keep", "gene", "--table", tmp_path / "out.csv", "--max-tokens", "3",
+    )  # fmt: skip
+    assert (ended.code, "as a table: " in ended.err) == (0, True)
+    assert {record["custom_id"]: record["aurora_pool"]["row"] for record in read_records(output)} == {
+        "1": {"gene": "TP53"},
+        "2": {"gene": "BRCA1"},
+    }
+    assert (tmp_path / "out.csv").read_text().splitlines()[0].startswith('"id","gene","answer"')
+    ended = call("run", tmp_path / "in.csv", "-o", output, "--hostfile", hostfile, "--template", "{gen}")
+    assert (ended.code, "in.csv:2: the template has {gen}, and there are pmid, gene" in ended.err) == (3, True)
+
+
+def test_a_dry_run_tells_and_writes_nothing(call: Call, tmp_path: Path, source: Path, hostfile: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--dry-run")
+    assert ended.code == 0
+    for words in (
+        "read as jsonl: 300 requests",
+        "model: simulated-model",
+        "to run: 300",
+        "tokens: about",
+        "time: less",
+    ):
+        assert words in ended.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
+    call("run", source, "-o", output, "--hostfile", hostfile)
+    before = output.read_bytes()
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--dry-run", "--max-tokens", "3")
+    assert "run again: 300" in ended.out
+    assert output.read_bytes() == before
+
+
+def test_a_budget_and_hopelessness_have_codes_of_their_own(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    lines = [{"id": n, "prompt": "word " * 9000 if n % 2 else "Hi"} for n in range(3000)]
+    source = write_jsonl(tmp_path / "in.jsonl", lines)
+    run = ("run", source, "--hostfile", hostfile)
+    ended = call(*run, "-o", tmp_path / "a.jsonl", "--stop-after-failures", "5%")
+    assert (ended.code, "failed: rejected" in ended.err) == (7, True)
+    ended = call(*run, "-o", tmp_path / "b.jsonl", "--max-total-tokens", "100")
+    assert (ended.code, "of 100 allowed" in ended.err) == (8, True)
+
+
+def test_the_model_map_to_use_is_told(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Hi", "model": "gpt-4o-mini"}])
+    ended = call("run", source, "-o", tmp_path / "o.jsonl", "--hostfile", hostfile)
+    assert (ended.code, "--model-map 'gpt-4o-mini=simulated-model'" in ended.err) == (5, True)
+
+
+def test_a_file_of_options_means_what_it_says(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "options.yaml"
+    config.write_text(f"no-run-log: true\noutput: ~/o.jsonl\nhostfile: {hostfile}\nmodel-map: a=b\nstop: x\n")
+    assert call("run", source, "--config", config).code == 0
+    assert (tmp_path / "o.jsonl").exists()
+    assert not (tmp_path / "o.jsonl.runlog").exists()
+    for text in ("a: 2024-13-45\n", "[" * 5000):
+        config.write_text(text)
+        ended = call("run", source, "--config", config)
+        assert (ended.code, "Traceback" in ended.err) == (2, False)
+
+
+def test_an_end_in_the_past_is_ignored_and_told(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1500000000")
+    ended = call("run", source, "-o", tmp_path / "o.jsonl", "--hostfile", hostfile)
+    assert (ended.code, len(texts_of(tmp_path / "o.jsonl"))) == (0, 300)
+
+
+def test_the_version_is_told(call: Call) -> None:
+    assert call("--version").out.startswith("aurora-pool 0.")
+
+
+def test_commands_work_without_docstrings() -> None:
+    ended = subprocess.run([sys.executable, "-OO", *COMMAND[1:], "--help"], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("y\n", (0, True)), ("n\n", (2, False))])
+def test_much_that_would_run_again_is_asked_about_on_a_terminal(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path, answer: str, expected: tuple[int, bool]
+) -> None:
+    output = tmp_path / "out.jsonl"
+    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--max-tokens"]
+    call(*command[3:], "16")
+    code, said = on_terminal([*command, "3"], question="go on? [y/N]", answer=answer)
+    most = max(record["response"]["body"]["usage"]["completion_tokens"] for record in read_records(output))
+    assert (code, most <= 3, "300 of 300 answered requests have changed" in said) == (*expected, True)
+
+
+def test_embeddings_are_a_job_as_well(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    lines = [{"custom_id": f"e{n}", "url": "/v1/embeddings", "body": {"input": f"text {n}"}} for n in range(9)]
+    output = tmp_path / "out.jsonl"
+    ended = call("run", write_jsonl(tmp_path / "in.jsonl", lines), "-o", output, "--hostfile", hostfile)
+    assert ended.code == 0
+    assert all(record["response"]["body"]["data"][0]["embedding"] for record in read_records(output))

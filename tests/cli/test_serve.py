@@ -1,0 +1,129 @@
+"""``aurora-pool serve``, ``keys``, ``submit``, ``jobs``, ``fetch`` and ``cancel``, as a shell sees them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Call
+from tests.serve.running import jsonl, line
+
+
+class Serving:
+    def __init__(self, hostfile: Path, data: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [
+                *COMMAND,
+                "serve",
+                "--hostfile",
+                str(hostfile),
+                "--data",
+                str(data),
+                "--port",
+                "0",
+                "--log-json",
+                *options,
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        self.first = json.loads(self.process.stderr.readline())["message"]
+        self.url = self.first.split(" ", 1)[0]
+
+    def stop(self) -> tuple[int, list[str]]:
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.stderr is not None
+        with self.process:
+            lines = [json.loads(each)["message"] for each in self.process.stderr]
+        return self.process.returncode, lines
+
+
+def test_from_a_file_to_its_answers(
+    call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
+    data = tmp_path / "data"
+    made = call("keys", "create", "--user", "ann", "--name", "laptop", "--data", data)
+    assert (made.code, made.err) == (0, "this key is not shown again\n")
+    key = made.out.strip()
+    listed = call("keys", "list", "--data", data).out
+    assert "ann" in listed
+    assert key not in listed
+    server = Serving(hostfile, data)
+    try:
+        assert " serves 4 agents, " in server.first
+        monkeypatch.setenv("AURORA_POOL_SERVER", server.url)
+        monkeypatch.setenv("AURORA_POOL_KEY", "ap-wrong")
+        refused = call("jobs")
+        assert (refused.code, "Incorrect API key" in refused.err) == (2, True)
+        monkeypatch.setenv("AURORA_POOL_KEY", key)
+        output = tmp_path / "out.jsonl"
+        done = call("submit", source, "--watch", "-o", output)
+        assert done.code == 0, done.err
+        batch_id = done.out.strip()
+        assert len(output.read_text().splitlines()) == 30
+        assert f"{batch_id}  " in call("jobs").out
+        again = tmp_path / "again.jsonl"
+        assert call("fetch", batch_id, "-o", again).code == 0
+        assert again.read_bytes() == output.read_bytes()
+        late = call("cancel", batch_id)
+        assert (late.code, late.err.count("\n"), "completed" in late.err) == (2, 1, True)
+        source.write_text("nonsense\n")
+        bad = call("submit", source)
+        assert (bad.code, bad.err.count("\n")) == (3, 1)
+        source.write_bytes(jsonl([line("a"), line("a")]))
+        bad = call("submit", source, "--watch")
+        assert (bad.code, "line 2: " in bad.err) == (3, True)
+        name = listed.split(" ", 1)[0]
+        assert call("keys", "revoke", name, "--data", data).code == 0
+        assert call("keys", "revoke", name, "--data", data).code == 2
+    finally:
+        code, lines = server.stop()
+    assert code == 0
+    assert lines[-1].startswith("stopped; batches that are not done go on")
+
+
+def test_mistakes_are_one_line(call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AURORA_POOL_SERVER", "http://127.0.0.1:9")
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(jsonl([line("a")]))
+    data = ["--data", tmp_path / "d"]
+    attempts = {
+        ("serve", "--hostfile", tmp_path / "none", *data): 4,
+        ("serve", "--hostfile", hostfile, "--host", "0.0.0.0", *data): 2,  # noqa: S104 - that is what is refused
+        ("serve", "--hostfile", hostfile, "--tls-cert", "x", *data): 2,
+        ("serve", "--hostfile", hostfile, "--database", "mysql://x", *data): 2,
+        ("keys", "create", *data): 2,
+        ("keys", "revoke", *data): 2,
+        ("keys", "create", "--user", "a b", *data): 2,
+        ("jobs",): 5,
+        ("submit", source): 5,
+        ("submit", tmp_path / "none"): 3,
+        ("fetch", "batch_x", "-o", tmp_path / "o"): 5,
+    }
+    for arguments, code in attempts.items():
+        ended = call(*arguments)
+        assert (ended.code, ended.err.count("\n")) == (code, 1), (arguments, ended.err)
+
+
+def test_a_hostfile_that_changes_is_followed(tmp_path: Path, hostfile: Path) -> None:
+    own = tmp_path / "fleet.hostfile"
+    lines = hostfile.read_text().splitlines(keepends=True)
+    own.write_text(lines[0])
+    server = Serving(own, tmp_path / "data")
+    try:
+        own.write_text("".join(lines))
+        deadline = time.monotonic() + 30
+        while b"aurora_pool_agents 4.0" not in urllib.request.urlopen(f"{server.url}/metrics").read():  # noqa: S310
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        server.stop()

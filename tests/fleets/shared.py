@@ -1,0 +1,114 @@
+"""Commands of aurora-pool in processes of their own, and what is left of a fleet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from aurora_pool.fleets.processes import look_at, marked
+from aurora_pool.fleets.run_folder import AgentState, RunFolder
+
+COMMAND = [sys.executable, "-m", "aurora_pool"]
+PATIENCE = 120.0
+
+# An engine whose workers leave its group and its session, as real ones may.
+SPREADING = (
+    f"(setsid sleep 1000 &) ; {sys.executable} -m aurora_pool sim --agents 1 --host {{host}} --base-port {{port}} "
+    "--instant & wait"
+)
+
+
+def aurora_pool(
+    *arguments: object, environment: Mapping[str, str] | None = None, code: int | None = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; with ``code``, that is how it must end."""
+    command = [*COMMAND, *map(str, arguments)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert code is None or ran.returncode == code, (ran.returncode, ran.stdout, ran.stderr)
+    return ran
+
+
+def fleet_file(folder: Path, **keys: object) -> Path:
+    """Write a fleet of simulated engines as YAML, which JSON is."""
+    engine = {"kind": "sim", "args": "--slots 16 --median-length 30 --time-scale 4"}
+    path = folder / "fleet.yaml"
+    path.write_text(json.dumps({"engine": engine, "agents": 4, "network": "lo", **keys}))
+    return path
+
+
+def prompts(folder: Path, count: int) -> Path:
+    """Write this many prompts."""
+    path = folder / "prompts.jsonl"
+    lines = [json.dumps({"id": f"p{number}", "prompt": f"Say {number}.", "max_tokens": 12}) for number in range(count)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def answered(output: Path) -> list[str]:
+    """Give the ids of all records that have an answer; fails on a torn line."""
+    records = [json.loads(line) for line in output.read_text().splitlines()]
+    return [record["custom_id"] for record in records if record["error"] is None]
+
+
+def processes_of(run: Path) -> list[int]:
+    """Give every process on this machine that belongs to a fleet, supervisors, leashes and engines."""
+    return [pid for pid in marked(f"{run}:") if pid != os.getpid()]
+
+
+def roles_of(run: Path) -> dict[str, list[int]]:
+    """Tell a fleet's processes apart: keepers, supervisors, leashes, each the parent of the next; and engines."""
+    own = {pid: process for pid in marked(f"{run}:") if (process := look_at(pid)) is not None}
+    ours = [pid for pid in own if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    roles = {"keeper": [pid for pid in ours if own[pid].parent not in ours]}
+    roles["supervisor"] = [pid for pid in ours if own[pid].parent in roles["keeper"]]
+    roles["leash"] = [pid for pid in ours if own[pid].parent in roles["supervisor"]]
+    return roles | {"engine": [pid for pid in own if pid not in ours]}
+
+
+def wait_for(condition: Callable[[], bool], what: str, *, within: float = PATIENCE) -> None:
+    """Wait until something is so; how long that takes is nobody's result."""
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[Path]:
+    """Name a run folder whose fleet is taken down in the end, and whose processes must all be gone then."""
+    run = folder / "fleet.run"
+    yield run
+    if RunFolder(run).was_started():
+        aurora_pool("down", run, code=None)
+    left = processes_of(run)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert left == []
+
+
+def up(run: Path, **keys: object) -> None:
+    """Bring a fleet of simulated engines up, with these keys in its file."""
+    aurora_pool("up", fleet_file(run.parent, **keys), "--run", run)
+
+
+def states(run: Path) -> list[AgentState]:
+    """Give what is known of each agent, in order."""
+    found = [RunFolder(run).state(name) for name in RunFolder(run).last_fleet().agent_names]
+    return [each[0] for each in found if each is not None]
+
+
+def phases(run: Path) -> list[str]:
+    """Give what each agent that has been heard of is doing, in order."""
+    return [state.phase for state in states(run)]
+
+
+def wait_for_phases(run: Path, *wanted: str) -> None:
+    """Wait until the agents are doing this."""
+    wait_for(lambda: phases(run) == list(wanted), f"the agents don't become {wanted}: {phases(run)}")

@@ -1,0 +1,117 @@
+"""Preflight: what agents tell, what is found in it, and how it is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aurora_pool import AgentEndpoint, format_hostfile
+from aurora_pool.fleets.check import AgentCheck, check_agents
+from aurora_pool.fleets.findings import find
+from aurora_pool.testing import AgentProfile, SimulatedFleet
+from tests.cli.conftest import Call, call, hostfile  # noqa: F401 - fixtures
+
+GOOD = AgentCheck(
+    agent="gpu01:8000",
+    models=("m",),
+    model="m",
+    version="0.32.0",
+    max_model_len=8192,
+    template="abcd",
+    prefix_caching=True,
+    fingerprint="vllm-0.32.0-1",
+    clock=0.0,
+    latency=0.02,
+    prompts_per_second=500.0,
+)
+
+
+def others(count: int = 4, **different: Any) -> list[AgentCheck]:
+    """Give ``count`` good agents, and one that differs."""
+    agents = [dataclasses.replace(GOOD, agent=f"gpu{number:02}:8000") for number in range(count)]
+    return [*agents, dataclasses.replace(GOOD, agent="odd:8000", **different)]
+
+
+@pytest.mark.parametrize(
+    ("different", "words", "serious"),
+    [
+        ({"error": "can't connect (Connection refused)"}, "odd:8000: can't connect (Connection refused)", True),
+        ({"model": "other"}, "serve different models", True),
+        ({"template": "ef01"}, "have different chat templates", True),
+        ({"max_model_len": 4096}, "have different context lengths", False),
+        ({"version": "0.15.0"}, "run different versions", False),
+        ({"fingerprint": "vllm-0.32.0-2"}, "configured differently", False),
+        ({"prefix_caching": False}, "odd:8000 have no prefix caching", False),
+        ({"template": None}, "odd:8000 show no chat template", False),
+        ({"clock": 40.0}, "by up to +40 s", True),
+        ({"clock": -7.0}, "by up to -7 s", False),
+        ({"latency": 3.0}, "one token takes 3.0 s", False),
+        ({"prompts_per_second": 100.0}, "odd:8000: 100.0 prompts/s and more, the median is 500.0", False),
+        ({"burst_error": "503: busy", "prompts_per_second": None}, "several prompts at once fail: 503: busy", True),
+    ],
+)
+def test_what_differs_is_said_with_its_agent(different: dict[str, Any], words: str, serious: bool) -> None:
+    (finding,) = find(others(**different))
+    assert words in finding.text
+    assert "odd:8000" in finding.text
+    assert finding.serious is serious
+
+
+def test_nothing_is_found_where_nothing_differs() -> None:
+    assert find(others()) == []
+
+
+def test_many_agents_with_one_fault_are_one_finding() -> None:
+    checks = [dataclasses.replace(GOOD, agent=f"gpu{number:03}", error="401: no key") for number in range(500)]
+    (finding,) = find(checks)
+    assert finding.text.startswith("gpu000, gpu001, gpu002 and 497 more: 401: no key")
+
+
+async def test_agents_tell_what_a_job_needs_to_know() -> None:
+    async with SimulatedFleet(2, profile=AgentProfile(instant=True)) as fleet:
+        gone = AgentEndpoint("127.0.0.1", 9)
+        first, second, third = await check_agents([*fleet.endpoints, gone])
+    assert (first.usable, first.error, first.model, first.max_model_len) == (True, "", "simulated-model", 8192)
+    assert first.version == "0.32.0"
+    assert first.template == second.template is not None
+    assert first.fingerprint == second.fingerprint is not None
+    assert first.latency is not None
+    assert first.clock is not None
+    assert abs(first.clock) < 2
+    assert first.prompts_per_second is not None
+    assert (third.usable, "can't connect" in third.error) == (False, True)
+
+
+async def test_a_model_that_is_not_served_is_told() -> None:
+    async with SimulatedFleet(1, profile=AgentProfile(instant=True)) as fleet:
+        (found,) = await check_agents(fleet.endpoints, model="other", burst=0)
+    assert found.error == "does not serve 'other' but 'simulated-model'"
+
+
+def test_the_command_says_it_in_words_and_in_its_code(call: Call, hostfile: Path, tmp_path: Path) -> None:  # noqa: F811
+    ended = call("check", "--hostfile", hostfile)
+    assert (ended.code, "4 of 4 agents answer" in ended.out) == (0, True)
+    rows = [json.loads(line) for line in call("check", "--hostfile", hostfile, "--json").out.splitlines()]
+    assert [row["model"] for row in rows] == ["simulated-model"] * 4
+    some = tmp_path / "some.hostfile"
+    some.write_text(hostfile.read_text() + format_hostfile([AgentEndpoint("127.0.0.1", 9)]))
+    ended = call("check", "--hostfile", some)
+    assert (ended.code, "problem: 127.0.0.1:9: can't connect" in ended.out) == (1, True)
+    some.write_text("127.0.0.1 9\n")
+    assert call("check", "--hostfile", some).code == 5
+
+
+def test_wait_writes_those_that_answer(call: Call, hostfile: Path, tmp_path: Path) -> None:  # noqa: F811
+    some, ready = tmp_path / "some.hostfile", tmp_path / "ready.hostfile"
+    some.write_text("127.0.0.1 9\n" + hostfile.read_text())
+    ended = call("wait", "--hostfile", some, "--min-agents", "80%", "-o", ready)
+    assert (ended.code, ready.read_text()) == (0, hostfile.read_text())
+    ended = call("wait", "--hostfile", some, "--min-agents", "5", "--timeout", "0.2")
+    assert (ended.code, "4 agents answer, and 5 are needed" in ended.err) == (5, True)
+    assert call("wait", "--hostfile", tmp_path / "none", "--timeout", "0.2").code == 4
+    for wrong in ("0", "120%", "half", "1.5"):
+        assert call("wait", "--hostfile", some, "--min-agents", wrong).code == 2

@@ -1,0 +1,17 @@
+"""Fixtures of the tests of the server."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from aurora_pool.testing.clock import loop_factories as pytest_asyncio_loop_factories  # noqa: F401 - a hook
+
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+@pytest.fixture(autouse=True)
+def _no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AURORA_POOL_SECRET", "AURORA_POOL_KEY", "AURORA_POOL_DATA", "AURORA_POOL_DATABASE"):
+        monkeypatch.delenv(name, raising=False)

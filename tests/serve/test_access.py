@@ -1,0 +1,205 @@
+"""Who may come in, what they see, and how much they may ask."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from aurora_pool import ConfigError
+from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.limits import RequestRates, TokenAccounts
+from aurora_pool.serve.options import UserLimits
+from aurora_pool.serve.storage import Storage
+from tests.serve.running import MODEL, ended, line, running, submit, until
+
+
+async def make_keys(data: Path, *users: str, **limits: int) -> list[str]:
+    """Make a key for each user, as the command does; ``root`` is an administrator."""
+    storage = Storage(f"sqlite:///{data / 'serve.db'}")
+    await storage.open()
+    ring = KeyRing(storage, load_secret(data), UserLimits())
+    made = [(await ring.create(u, role="admin" if u == "root" else "user", limits=limits))[1] for u in users]
+    await storage.close()
+    return made
+
+
+async def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no key"):
+        async with running(tmp_path, host="0.0.0.0"):  # noqa: S104 - that is what is refused
+            pass
+    async with running(tmp_path, host="0.0.0.0", no_auth=True) as run:  # noqa: S104 - nobody else comes
+        run.server.address = f"http://127.0.0.1:{run.server.port}"
+        async with run.http.get(f"{run.server.address}/v1/models") as reply:
+            assert reply.status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 403),
+        ({"Host": "localhost"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+async def test_web_pages_cannot_use_a_server_without_keys(tmp_path: Path, headers: dict[str, str], status: int) -> None:
+    async with running(tmp_path) as run, run.http.get(f"{run.server.address}/v1/models", headers=headers) as reply:
+        assert reply.status == status
+
+
+async def test_every_path_but_two_needs_a_key(tmp_path: Path) -> None:
+    [key] = await make_keys(tmp_path, "ann")
+    async with running(tmp_path) as run:
+        good = {"Authorization": f"Bearer {key}"}
+        async with run.http.get(f"{run.server.address}/openapi.json", headers=good) as reply:
+            paths = (await reply.json())["paths"]
+        for path, methods in paths.items():
+            for method in methods:
+                url = f"{run.server.address}{path.replace('{', '').replace('}', '')}"
+                for headers in ({}, {"Authorization": "Bearer ap-wrong"}, {"Authorization": f"Basic {key}"}):
+                    async with run.http.request(method, url, headers=headers) as reply:
+                        assert (reply.status == 401) is (path not in ("/health", "/ready")), path
+        with pytest.raises(openai.AuthenticationError) as refused:
+            await run.client.models.list()
+        assert refused.value.code == "invalid_api_key"
+        assert (await run.client_of(key).models.list()).data
+
+
+async def test_keys_are_kept_as_hashes_only(tmp_path: Path) -> None:
+    [key] = await make_keys(tmp_path, "ann")
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+    for name in ("serve.db", "secret"):
+        assert key.removeprefix("ap-").encode() not in (tmp_path / name).read_bytes()
+    rows = sqlite3.connect(tmp_path / "serve.db").execute("select hash, hint from keys").fetchall()
+    assert [(len(hashed), hint) for hashed, hint in rows] == [(64, key[-4:])]
+
+
+async def test_a_key_of_another_secret_and_a_revoked_one_are_worthless(tmp_path: Path) -> None:
+    key, root = await make_keys(tmp_path, "ann", "root")
+    async with running(tmp_path) as run:
+        admin = {"Authorization": f"Bearer {root}"}
+        url = f"{run.server.address}/v1/admin/keys"
+        assert (await run.client_of(key).models.list()).data
+        async with run.http.get(url, headers={"Authorization": f"Bearer {key}"}) as reply:
+            assert reply.status == 403
+        async with run.http.get(url, headers=admin) as reply:
+            listed = (await reply.json())["data"]
+        assert [(each["user"], each["role"]) for each in listed] == [("ann", "user"), ("root", "admin")]
+        assert not any("key" in each or "hash" in each for each in listed)
+        async with run.http.delete(f"{url}/{listed[0]['id']}", headers=admin) as reply:
+            assert reply.status == 200
+        with pytest.raises(openai.AuthenticationError):
+            await run.client_of(key).models.list()
+        async with run.http.delete(f"{url}/{listed[0]['id']}", headers=admin) as reply:
+            assert reply.status == 404
+        async with run.http.post(url, headers=admin, json={"user": "bob", "weight": 2}) as reply:
+            fresh = (await reply.json())["key"]
+        assert (await run.client_of(fresh).models.list()).data
+    (tmp_path / "secret").write_bytes(b"x" * 32)
+    async with running(tmp_path) as run:
+        with pytest.raises(openai.AuthenticationError):
+            await run.client_of(fresh).models.list()
+
+
+async def test_users_see_their_own_only(tmp_path: Path) -> None:
+    ann, bob, root = await make_keys(tmp_path, "ann", "bob", "root")
+    async with running(tmp_path) as run:
+        mine, others, admins = map(run.client_of, (ann, bob, root))
+        batch = await ended(mine, await submit(mine, [line("a")]))
+        names = [batch.input_file_id, str(batch.output_file_id)]
+        assert not (await others.batches.list()).data
+        assert not (await others.files.list()).data
+        for name in names:
+            for look in (others.files.retrieve, others.files.content, others.files.delete):
+                with pytest.raises(openai.NotFoundError):
+                    await look(name)
+        for look_at in (others.batches.retrieve, others.batches.cancel):
+            with pytest.raises(openai.NotFoundError):
+                await look_at(batch.id)
+        with pytest.raises(openai.NotFoundError):
+            await others.batches.create(input_file_id=names[0], endpoint="/v1/completions", completion_window="24h")
+        endpoint = await mine.webhooks.create(name="n", url="https://example.org/", event_types=["batch.failed"])
+        with pytest.raises(openai.NotFoundError):
+            await others.webhooks.retrieve(endpoint.id)
+        async with run.http.get(f"{run.server.address}/api/state", headers=bearer(bob)) as reply:
+            assert (await reply.json())["batches"] == []
+        assert (await admins.batches.retrieve(batch.id)).id == batch.id
+        async with run.http.get(f"{run.server.address}/api/state", headers=bearer(root)) as reply:
+            assert [each["id"] for each in (await reply.json())["batches"]] == [batch.id]
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def test_requests_a_minute(tmp_path: Path) -> None:
+    ann, bob = await make_keys(tmp_path, "ann", "bob", requests_per_minute=3)
+    async with running(tmp_path) as run:
+        client = run.client_of(ann)
+        for _ in range(3):
+            await client.completions.create(model=MODEL, prompt="p", max_tokens=1)
+        with pytest.raises(openai.RateLimitError) as refused:
+            await client.completions.create(model=MODEL, prompt="p", max_tokens=1)
+        assert int(refused.value.response.headers["Retry-After"]) >= 1
+        await run.client_of(bob).completions.create(model=MODEL, prompt="p", max_tokens=1)
+
+
+async def test_tokens_a_day(tmp_path: Path) -> None:
+    [ann] = await make_keys(tmp_path, "ann", tokens_per_day=10)
+    async with running(tmp_path) as run:
+        client = run.client_of(ann)
+        for stream in (False, True):
+            reply: Any = await client.completions.create(model=MODEL, prompt="p", max_tokens=16, stream=stream)
+            if stream:
+                async for _ in reply:
+                    pass
+        with pytest.raises(openai.RateLimitError, match="tokens a day"):
+            await client.completions.create(model=MODEL, prompt="p", max_tokens=1)
+    async with running(tmp_path) as run:  # it is remembered
+        with pytest.raises(openai.RateLimitError):
+            await run.client_of(ann).completions.create(model=MODEL, prompt="p", max_tokens=1)
+        batch = await submit(run.client_of(ann), [line("a")])
+        await until(lambda: _status_is(run.client_of(ann), batch.id, "in_progress"))
+
+
+async def _status_is(client: openai.AsyncOpenAI, batch_id: str, status: str) -> bool:
+    return (await client.batches.retrieve(batch_id)).status == status
+
+
+async def test_batches_queued(tmp_path: Path) -> None:
+    [ann] = await make_keys(tmp_path, "ann", batches_queued=2)
+    async with running(tmp_path, agents=1) as run:
+        run.fleet.agents[0].hang()
+        client = run.client_of(ann)
+        for _ in range(2):
+            await submit(client, [line("a")])
+        with pytest.raises(openai.RateLimitError):
+            await submit(client, [line("a")])
+
+
+def test_rates_fill_steadily() -> None:
+    rates = RequestRates()
+    assert [rates.take("u", 60, 0.0) for _ in range(61)] == [0.0] * 60 + [1.0]
+    assert rates.take("u", 60, 1.0) == 0.0
+    assert rates.take("u", 60, 1.5) == pytest.approx(0.5)
+    assert rates.take("other", 60, 1.5) == 0.0
+
+
+async def test_tokens_are_counted_by_day_and_across_restarts(tmp_path: Path) -> None:
+    now = 86_400.0 * 3
+    storage = Storage(f"sqlite:///{tmp_path / 'a.db'}")
+    await storage.open()
+    accounts = TokenAccounts(storage, lambda: now)
+    accounts.charge("ann", 5)
+    assert await accounts.used("ann") == 5
+    await accounts.flush()
+    accounts.charge("ann", 2)
+    await accounts.flush()
+    assert await TokenAccounts(storage, lambda: now).used("ann") == 7
+    now += 86_400
+    assert await accounts.used("ann") == 0
+    await storage.close()

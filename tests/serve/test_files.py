@@ -1,0 +1,163 @@
+"""Files, as the openai package's own client sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import openai
+import pytest
+from sqlalchemy import update
+
+from aurora_pool.serve.blobs import Blobs, FolderBlobs, RemoteBlobs
+from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.tables import files
+from tests.serve.running import running, until
+
+
+async def test_a_file_goes_in_and_comes_out(tmp_path: Path) -> None:
+    content = os.urandom(3 << 20)
+    async with running(tmp_path) as run:
+        made = await run.client.files.create(file=("../odd name.jsonl", content), purpose="batch")
+        assert (made.object, made.filename, made.bytes, made.purpose) == ("file", "odd name.jsonl", 3 << 20, "batch")
+        assert made.expires_at == made.created_at + 30 * 86400
+        assert (await run.client.files.retrieve(made.id)) == made
+        assert (await run.client.files.content(made.id)).content == content
+        assert (await run.client.files.wait_for_processing(made.id)).status == "processed"
+        deleted = await run.client.files.delete(made.id)
+        assert (deleted.id, deleted.deleted) == (made.id, True)
+        for look in (run.client.files.retrieve, run.client.files.content, run.client.files.delete):
+            with pytest.raises(openai.NotFoundError):
+                await look(made.id)
+        assert not list((tmp_path / "files").iterdir())
+        assert not list((tmp_path / "incoming").iterdir())
+
+
+async def test_files_are_listed_by_pages(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        made = [(await run.client.files.create(file=(f"{i}.jsonl", b"x"), purpose="batch")).id for i in range(5)]
+        assert [each.id async for each in run.client.files.list(limit=2, order="asc")] == made
+        assert [each.id async for each in run.client.files.list(limit=2)] == made[::-1]
+        assert [each.id async for each in run.client.files.list(purpose="batch_output")] == []
+        with pytest.raises(openai.BadRequestError):
+            await run.client.files.list(order="sideways")  # type: ignore[arg-type]
+
+
+async def test_expiry(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        made = await run.client.files.create(
+            file=("a.jsonl", b"x"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
+        )
+        assert made.expires_at == made.created_at + 3600
+        for bad in ({"anchor": "created_at", "seconds": 5}, {"anchor": "birth", "seconds": 3600}):
+            expiry: Any = bad
+            with pytest.raises(openai.BadRequestError):
+                await run.client.files.create(file=("a.jsonl", b"x"), purpose="batch", expires_after=expiry)
+    storage = Storage(f"sqlite:///{tmp_path / 'serve.db'}")
+    async with storage.write() as connection:
+        await connection.execute(update(files).values(expires_at=int(time.time()) - 1))
+    await storage.close()
+    async with running(tmp_path) as run:
+        with pytest.raises(openai.NotFoundError):
+            await run.client.files.retrieve(made.id)
+
+
+async def test_what_is_no_upload_is_refused_in_openais_shape(tmp_path: Path) -> None:
+    def form(**fields: Any) -> aiohttp.FormData:
+        data = aiohttp.FormData()
+        for name, value in fields.items():
+            data.add_field(name, value, filename="f" if name == "file" else None)
+        return data
+
+    boundary = {"Content-Type": "multipart/form-data; boundary=x"}
+    async with running(tmp_path, upload_limit=1000) as run:
+        attempts: list[tuple[dict[str, Any], int]] = [
+            ({"json": {"purpose": "batch"}}, 400),
+            ({"data": form(purpose="batch", other="x")}, 400),
+            ({"data": form(file=b"x")}, 400),
+            ({"data": form(file=b"x", purpose="poetry")}, 400),
+            ({"data": form(file=b"x" * 1001, purpose="batch")}, 413),
+            ({"data": form(purpose="b" * 9000, file=b"x")}, 400),
+            ({"data": b"--x\r\nnonsense", "headers": boundary}, 400),
+            ({"data": b"", "headers": boundary}, 400),
+            ({"data": b"x", "headers": {"Content-Type": "multipart/form-data"}}, 400),
+        ]
+        for sent, status in attempts:
+            async with run.http.post(f"{run.server.address}/v1/files", **sent) as reply:
+                assert reply.status == status, sent
+                assert set((await reply.json())["error"]) == {"message", "type", "param", "code"}
+        assert not list((tmp_path / "incoming").iterdir())
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        reader, writer = await asyncio.open_connection("127.0.0.1", run.server.port)
+        writer.write(
+            b"POST /v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            b"Content-Length: 100000\r\n\r\n--x\r\nContent-Disposition: form-data; name=file; filename=f\r\n\r\n"
+            + b"y"
+            * 999
+        )
+        await writer.drain()
+        incoming = tmp_path / "incoming"
+        await until(lambda: list(incoming.iterdir()))
+        writer.close()
+        await until(lambda: not list(incoming.iterdir()))
+        assert reader is not None
+
+
+async def test_uploads_and_downloads_take_constant_memory(tmp_path: Path) -> None:
+    size = 96 << 20
+    piece = b"x" * (1 << 20)
+
+    async def content() -> AsyncIterator[bytes]:
+        for _ in range(size // len(piece)):
+            yield piece
+
+    async with running(tmp_path) as run:
+        await run.client.files.create(file=("warm.jsonl", piece), purpose="batch")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        data = aiohttp.FormData()
+        data.add_field("purpose", "batch")
+        data.add_field("file", content(), filename="big.jsonl")
+        async with run.http.post(f"{run.server.address}/v1/files", data=data) as reply:
+            made = await reply.json()
+        assert made["bytes"] == size
+        got = 0
+        async with run.http.get(f"{run.server.address}/v1/files/{made['id']}/content") as reply:
+            async for chunk in reply.content.iter_any():
+                got += len(chunk)
+        assert got == size
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+        assert grown < size // 3
+
+
+@pytest.fixture(params=["folder", "remote"])
+def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+    if request.param == "folder":
+        return FolderBlobs(tmp_path / "blobs")
+    pytest.importorskip("fsspec")
+    return RemoteBlobs(f"memory://{tmp_path.name}")
+
+
+async def test_blobs(blobs: Blobs, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_bytes(b"content")
+    await blobs.put("a", source)
+    assert not source.exists()
+    assert b"".join([chunk async for chunk in blobs.chunks("a")]) == b"content"
+    target = tmp_path / "target"
+    await blobs.fetch("a", target)
+    await blobs.delete("a")
+    await blobs.delete("a")
+    assert target.read_bytes() == b"content"
+    with pytest.raises(FileNotFoundError):
+        await blobs.fetch("a", target)
+    with pytest.raises(FileNotFoundError):
+        await anext(aiter(blobs.chunks("a")))
