@@ -74,7 +74,7 @@ def _print_one(console: object, history: History) -> None:
     from rich.text import Text
 
     assert isinstance(console, Console)
-    console.print(Text(f"\n{printable(history.name)}", "bold"))
+    console.print(Text(f"\n{printable(history.name)}", "bold"), soft_wrap=True)
     for text in findings(history):
         console.print(f"- {printable(text)}", markup=False, highlight=False, soft_wrap=True)
     table = Table(box=None)

@@ -196,6 +196,8 @@ def _chat(response: Response, key: str) -> dict[str, Any]:
         message: dict[str, Any] = {"role": "assistant", "content": sample.text, "refusal": None}
         if sample.reasoning is not None:
             message["reasoning"] = sample.reasoning
+        if index == 0 and response.tool_calls:
+            message["tool_calls"] = response.tool_calls
         choice: dict[str, Any] = {
             "index": index,
             "message": message,

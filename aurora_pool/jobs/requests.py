@@ -27,7 +27,7 @@ _URLS |= {url.removeprefix("/v1"): url for url in _URLS}  # as Azure has them
 _PARTS = {"messages": CHAT, "prompt": COMPLETIONS, "input": EMBEDDINGS}
 """What a body has, and the url that it is for."""
 
-_SELDOM = frozenset({"stream", "tools", "n", "max_completion_tokens"})
+_SELDOM = frozenset({"stream", "n", "max_completion_tokens"})
 """Fields that are looked at, and that hardly any line has."""
 _HASHES = {
     (COMPLETIONS, True): blake2b(digest_size=8, person=b"completions"),
@@ -298,8 +298,6 @@ def _check_body(url: str, body: dict[str, Any]) -> None:
         return
     if body.get("stream"):
         raise RequestError("'stream' is not for jobs: every answer is written when it is whole")
-    if url == CHAT and body.get("tools") and body.get("tool_choice") != "none":
-        raise RequestError("'tools' are not supported: an answer that calls one could not be told")
     _check_count(body, "n")
     _check_count(body, "max_completion_tokens")
 

@@ -233,3 +233,12 @@ def test_the_answers_of_run_batch_are_given() -> None:
     assert "maximum context length is 2048 tokens" in (answers["too-long"].error or "")
     assert (answers["other-model"].error or "").startswith("The model `gpt-4o-mini` does not exist.")
     assert answers.keys() == THEIRS.keys()
+
+
+def test_what_an_answer_wants_called_is_in_its_record() -> None:
+    calls = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]
+    record = written(CHAT, Response(True, "", finish_reason="tool_calls", tool_calls=calls))
+    found = ChatCompletion.model_validate(record["response"]["body"])
+    assert found.choices[0].finish_reason == "tool_calls"
+    assert found.choices[0].message.tool_calls is not None
+    assert found.choices[0].message.tool_calls[0].model_dump(exclude_none=True) == calls[0]

@@ -159,7 +159,6 @@ def test_the_digest_stays_the_same_from_version_to_version() -> None:
         ({"prompt": "a", "max_tokens": True}, "'max_tokens'"),
         ({"messages": [{}], "max_completion_tokens": [1]}, "'max_completion_tokens'"),
         (b'{"prompt": "a", "deep": ' + b"[" * 5000 + b"]" * 5000 + b"}", "recursion"),
-        ({"messages": [{}], "tools": [{}]}, "'tools'"),
         (batch({"prompt": "a"}, custom_id=3), "'custom_id'"),
         (batch({"prompt": "a"}, method="GET"), "POST"),
         (batch({"prompt": "a"}, url="/v1/embeddings"), "'input' to be one text"),
@@ -180,3 +179,11 @@ def test_refuses_invalid_lines(line: object, reason: str) -> None:
 def test_refuses_text_that_is_not_utf8() -> None:
     with pytest.raises(RequestError, match="byte 3"):
         read(b"ab\xff", text=True)
+
+
+def test_tools_go_to_the_server_as_they_stand() -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    line = json.dumps({"messages": [{"role": "user", "content": "1 + 1"}], "tools": tools, "tool_choice": "auto"})
+    prompt = PromptMaker().prompt(RequestReader().read(line.encode(), 1))
+    assert prompt.sampling is not None
+    assert prompt.sampling.extra == {"tools": tools, "tool_choice": "auto"}

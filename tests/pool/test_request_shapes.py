@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from aurora_pool import Prompt, Sampling
-from aurora_pool.testing import AgentProfile, run_simulated
+from aurora_pool import Prompt, Sampling, VLLMPool
+from aurora_pool.testing import AgentProfile, SimulatedFleet, run_simulated
+from tests.pool.gateway import gateway
 from tests.pool.running import chats_at, lists_at, prompts_at, running, sizes
 
 pytestmark = pytest.mark.simulated_clock
@@ -235,3 +237,23 @@ async def test_a_field_that_completions_knows_keeps_nothing_from_a_list(extra: d
         await pool.send_all_batched([Prompt("Hello", Sampling(extra=extra))], max_tokens=8)
         (request,) = lists_at(fleet.agents[0])
         assert {name: request.body[name] for name in extra} == extra
+
+
+async def test_a_call_of_a_tool_is_an_answer() -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    calls = [{"id": "c1", "type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}]
+    message = {"role": "assistant", "content": None, "tool_calls": calls}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+
+    def answer() -> web.Response:
+        return web.json_response({"model": "simulated-model", "choices": [choice]})
+
+    async with (
+        SimulatedFleet(1, profile=AgentProfile(instant=True)) as fleet,
+        gateway(fleet.endpoints[0], {"/v1/chat/completions": answer}) as proxy,
+        VLLMPool([proxy]) as pool,
+    ):
+        prompt = Prompt([{"role": "user", "content": "1 + 1"}], Sampling(extra={"tools": tools}))
+        (response,) = await pool.send_all_batched([prompt])
+        assert (response.success, response.finish_reason, response.tool_calls) == (True, "tool_calls", calls)
+        assert not response.blank
