@@ -15,9 +15,11 @@ async def open_client(urls: list[str]) -> AsyncIterator[Client]:
     """Open two pools, with and without streaming; each round of prompts is a call."""
     endpoints = [AgentEndpoint("127.0.0.1", int(url.rpartition(":")[2])) for url in urls]
     async with AsyncExitStack() as stack:
-        whole = await stack.enter_async_context(VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(stream=False)))
+        whole = await stack.enter_async_context(
+            VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(prompt_format="raw", stream=False))
+        )
         streamed = await stack.enter_async_context(
-            VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(stream=True))
+            VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(prompt_format="raw", stream=True))
         )
 
         async def run(case: Case, prompts: list[str]) -> list[Response]:
