@@ -87,8 +87,16 @@ def test_errors_reach_the_caller_and_nothing_is_left(fleet: SimulatedFleet) -> N
     assert threading.active_count() == threads
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT as a shell gives it, which a background process ignores."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a signal that ends the process there")
-def test_an_interruption_cancels_what_is_in_flight(fleet: SimulatedFleet) -> None:
+def test_an_interruption_cancels_what_is_in_flight(fleet: SimulatedFleet, interruptible: None) -> None:
     begun, cancelled = threading.Event(), threading.Event()
 
     async def wait(_pool: VLLMPool) -> None:

@@ -69,7 +69,7 @@ def validate(path: Path, endpoint: str) -> Validation:
         found.total += 1
         if found.plain and name is not None:
             try:
-                reader.read(line, number)
+                found.plain = not reader.read(line, number).body.get("tools")
             except RequestError:
                 found.plain = False
     if not last:
