@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
+from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from aurora_pool.agent_pool import AgentPool
@@ -143,9 +146,26 @@ class BlockingPool(Generic[PoolT]):
     def _wait(self, function: Callable[[], Awaitable[T]]) -> T:
         if self._portal is None:
             raise ConfigError("this pool is not started: use 'with pool.sync() as pool:', or call start() first")
-        future = self._portal.start_task_soon(function)
+        portal = self._portal
+        scopes: list[CancelScope] = []
+        abandoned = threading.Event()
+
+        async def cancellable() -> T:
+            with CancelScope() as scope:
+                scopes.append(scope)
+                if abandoned.is_set():
+                    scope.cancel()
+                return await function()
+            raise asyncio.CancelledError  # nobody waits for it
+
+        def cancel() -> None:
+            for scope in scopes:
+                scope.cancel()
+
+        # This thread may be interrupted at any time, also before it knows the task that it has started.
         try:
-            return future.result()
+            return portal.start_task_soon(cancellable).result()
         except BaseException:
-            future.cancel()  # where it is this thread that was interrupted
+            abandoned.set()
+            portal.start_task_soon(cancel)
             raise

@@ -10,9 +10,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from aurora_pool import AgentEndpoint, ConfigError, NoAgentsError, Prompt, PromptOptions, Timeouts, VLLMPool
 from aurora_pool.embeddings import EmbeddingPool, scatter_gather_embeddings
@@ -117,6 +118,37 @@ def test_an_interruption_cancels_what_is_in_flight(fleet: SimulatedFleet, interr
         with pytest.raises(KeyboardInterrupt):
             pool.run(wait)
         thread.join()
+        assert cancelled.wait(20.0)
+        assert pool.ask("a", 20).success
+
+
+def test_an_interruption_before_the_starter_knows_its_task_cancels_it_all_the_same(
+    fleet: SimulatedFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, cancelled = threading.Event(), threading.Event()
+
+    async def wait(_pool: VLLMPool) -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+
+    start, interruptions = BlockingPortal.start_task_soon, iter([KeyboardInterrupt])
+
+    def interrupted(portal: BlockingPortal, function: Any, *args: Any, **options: Any) -> Any:
+        future = start(portal, function, *args, **options)
+        for interruption in interruptions:
+            begun.wait()
+            raise interruption
+        return future
+
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(BlockingPortal, "start_task_soon", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                pool.run(wait)
         assert cancelled.wait(20.0)
         assert pool.ask("a", 20).success
 
