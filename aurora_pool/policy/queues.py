@@ -20,6 +20,8 @@ from aurora_pool.policy.work import WorkItem
 if TYPE_CHECKING:
     from aurora_pool.policy.tail import End
 
+TURN = 2048.0
+"""Expected tokens that a caller is given in one turn, where others wait as well."""
 EXPECTED_TOKENS = 128.0
 """The tokens that an answer is expected to have while a caller has none yet."""
 MEMORY = 1 / 256
@@ -50,13 +52,15 @@ class Caller:
     served first, as vLLM counts them.
     """
 
-    __slots__ = ("answer_tokens", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
+    __slots__ = ("answer_tokens", "entered", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
 
     def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
         self.weight = weight
         self.priority = priority
         self.service = 0.0
         """Tokens given so far, divided by the weight: of answers those that came, before that those expected."""
+        self.entered = 0.0
+        """The most service at which a queue of its waits for a turn."""
         self.in_flight = 0
         """How many of its prompts are assigned to agents and not answered."""
         self.owed = 0.0
@@ -73,6 +77,10 @@ class Caller:
         self.prompt_cost = cost / len(items)
         self.owed += owed
         self.service += cost / self.weight
+
+    def prompted(self, tokens: float) -> None:
+        """Record the tokens of a prompt that became known with its answer only."""
+        self.service += tokens / self.weight
 
     def returned(self, prompts: int) -> None:
         """Record that this many of its prompts are at an agent no more: what was expected of them is not owed."""
@@ -148,11 +156,9 @@ class PromptQueue:
         self.rescan_due = 0.0
         self.rescan_set = False
 
-    def for_call(self, *, weight: float = 1.0, priority: int = 0) -> PromptQueue:
-        """A queue of the same view for one more caller."""
-        return PromptQueue(
-            self.view, caller=Caller(weight=weight, priority=priority), patience=self.patience, pinned=self.pinned
-        )
+    def for_call(self, caller: Caller) -> PromptQueue:
+        """A queue of the same view for one more call."""
+        return PromptQueue(self.view, caller=caller, patience=self.patience, pinned=self.pinned)
 
     def over(self, members: Sequence[int]) -> PromptQueue:
         """A queue of the same caller for other agents."""
@@ -176,7 +182,7 @@ class Turns:
     def __init__(self) -> None:
         self._heaps: dict[AgentView, list[_Entry]] = {}
         self._single: dict[int, list[_Entry]] = {}
-        self._entered: set[PromptQueue] = set()
+        self._entered: dict[PromptQueue, None] = {}
         self._start: dict[int, float] = {}
         self._count = itertools.count()
 
@@ -187,7 +193,7 @@ class Turns:
         caller = queue.caller
         if not caller.in_flight:
             caller.service = max(caller.service, self._least_completed(caller.priority))
-        self._entered.add(queue)
+        self._entered[queue] = None
         self._push(queue)
 
     def next_for(self, agent: int) -> PromptQueue | None:
@@ -199,10 +205,13 @@ class Turns:
         """Divide what waits evenly among these agents, each of which is then asked about in this order."""
         return Shares(self._heaps_for, agents)
 
-    def moved_up(self, queue: PromptQueue) -> None:
-        """Record that a caller's service has become less: its turn may come sooner than it was entered for."""
-        if queue in self._entered:
-            self._push(queue)
+    def fell(self, caller: Caller) -> None:
+        """Record that a caller's service may have become less: its turn may come sooner than it was entered for."""
+        if caller.service < caller.entered - TURN / caller.weight:
+            caller.entered = caller.service
+            for queue in self._entered:
+                if queue.caller is caller:
+                    self._push(queue)
 
     def set_aside(self, queue: PromptQueue) -> None:
         """Pass over the queue whose turn it is, until :meth:`put_back`."""
@@ -243,6 +252,7 @@ class Turns:
 
     def _push(self, queue: PromptQueue) -> None:
         caller = queue.caller
+        caller.entered = max(caller.entered, caller.service)
         queue.entry = next(self._count)
         heapq.heappush(self._heap_of(queue), (caller.priority, caller.service, queue.entry, queue))
 
@@ -254,9 +264,10 @@ class Turns:
                 heapq.heappop(heap)
             elif not queue.items:
                 heapq.heappop(heap)
-                self._entered.discard(queue)
+                self._entered.pop(queue, None)
             elif service < queue.caller.service:
                 queue.entry = next(self._count)
+                queue.caller.entered = max(queue.caller.entered, queue.caller.service)
                 heapq.heapreplace(heap, (priority, queue.caller.service, queue.entry, queue))
             else:
                 return True

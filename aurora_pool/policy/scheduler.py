@@ -10,7 +10,7 @@ from typing import Literal
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.quarantine import place_quarantined
-from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.queues import TURN, PromptQueue
 from aurora_pool.policy.tail import foresee_end
 from aurora_pool.policy.work import Failure, WorkItem
 
@@ -22,8 +22,6 @@ DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
-TURN = 2048.0
-"""Expected tokens that a caller is given in one turn, where others wait as well."""
 
 
 class Scheduler:
