@@ -19,9 +19,9 @@ from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import Failure, InFlightRequest, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
