@@ -10,8 +10,7 @@ from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
-from aurora_pool.policy.queues import EXPECTED_TOKENS
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import EXPECTED_TOKENS, InFlightRequest, WorkItem
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Reader, guarded
 from aurora_pool.wire.bounds import Bounds

@@ -18,15 +18,14 @@ import msgspec
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.queues import Caller, PromptQueue
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 
 if TYPE_CHECKING:
     from aurora_pool.policy.agent import AgentState
     from aurora_pool.runtime.driver import Driver
-    from aurora_pool.runtime.exchange import Exchanges
     from aurora_pool.runtime.reply import Reply
+    from aurora_pool.runtime.request_kinds import Reports
 
 OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "keep-alive", "transfer-encoding"}
@@ -185,54 +184,54 @@ class _Forward:
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
         return self._body
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         if not 200 <= reply.status < 300:
             content = await reply.start() if reply.status >= 400 else b""
             error = await reply.error(content)
             if not _is_the_clients(error):
                 raise error
         elif reply.is_event_stream or "Content-Length" not in reply.headers:
-            if await self._hand_on_stream(reply, request, exchanges):
-                exchanges.answered(request, self.usage)
+            if await self._hand_on_stream(reply, request, reports):
+                reports.answered(request, self.usage)
                 await self.chunks.put(None)
             return
         else:
-            content = await self._read(reply, request, exchanges)
+            content = await self._read(reply, request, reports)
             self._usage = usage_of(content)
         if self._begin(reply, request, content):
-            exchanges.answered(request, self.usage)
+            reports.answered(request, self.usage)
 
-    async def _read(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> bytes:
+    async def _read(self, reply: Reply, request: InFlightRequest, reports: Reports) -> bytes:
         """Read a whole body: until it is here, another agent may still answer instead."""
         parts = []
         async for chunk in reply.chunks(sys.maxsize):
-            exchanges.progress(request)
+            reports.progress(request)
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def _hand_on_stream(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> bool:
+    async def _hand_on_stream(self, reply: Reply, request: InFlightRequest, reports: Reports) -> bool:
         """Hand on events as they come; return whether it was this reply that the client got."""
         before = last = b""
         async for chunk in reply.chunks(sys.maxsize):
-            exchanges.progress(request)
+            reports.progress(request)
             if self._taken_by is None:
-                exchanges.commit(request)
+                reports.commit(request)
             if not self._begin(reply, request):
                 return False  # another agent's reply has begun to reach the client
             self._events += chunk.count(b"data:")
             before, last = last, chunk
-            await self._hand_on(chunk, request, exchanges)
+            await self._hand_on(chunk, request, reports)
         self._usage = stream_usage_of((before + last)[-STREAM_END:])
         return self._begin(reply, request)
 
-    async def _hand_on(self, chunk: bytes, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def _hand_on(self, chunk: bytes, request: InFlightRequest, reports: Reports) -> None:
         while self.chunks.full():
             try:
                 async with asyncio.timeout(SLOW_CLIENT):
                     await self.chunks.put(chunk)
                     return
             except TimeoutError:
-                exchanges.progress(request)  # it is the client that takes nothing, and not the agent that is silent
+                reports.progress(request)  # it is the client that takes nothing, and not the agent that is silent
         self.chunks.put_nowait(chunk)
 
     def _begin(self, reply: Reply, request: InFlightRequest, content: bytes | None = None) -> bool:
