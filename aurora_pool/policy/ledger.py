@@ -1,12 +1,11 @@
 """The ledger of the fleet: which prompt is where, who holds which credits, what is due when.
 
-Every other part of the dispatcher (deal, faults, hedge, isolate) writes here and only here, so that these hold:
+Every other part of the dispatcher (scheduler, faults, hedge, quarantine) writes here and only here, so that these hold:
 
-- a item ends exactly once: :meth:`Ledger.finish` is the one place;
-- ``agent.held`` is the number of its prompts in the staged and in open requests: every slot that is released gives one
-  credit back, once;
-- ``item.holders`` is the number of outboxes and open requests that a item is in, and a item that is not done and
-  has no holder waits in its queue (or for the end of a pause).
+- an item ends exactly once: :meth:`Ledger.complete` is the one place;
+- ``agent.held`` counts its prompts, staged and in open requests: a slot that is released gives one credit back, once;
+- ``item.holders`` counts the agents that an item is staged for or sent to, and an item that is not done and has no
+  holder waits in its queue (or for the end of a pause).
 """
 
 from __future__ import annotations
@@ -74,7 +73,7 @@ class Ledger:
         self._scans[queue] = None
 
     def scan(self, queue: PromptQueue) -> None:
-        """Have the next plan look at all agents for a queue, not only at those whose credits have changed."""
+        """Have the next plan look at all agents for a queue, and not only where credits have changed."""
         self._scans[queue] = None
 
     def take_scans(self) -> dict[PromptQueue, None]:
@@ -292,7 +291,8 @@ class Ledger:
             agent.last_byte = now
             agent.check(False)
             self.touched[agent] = None
-            self.events.agent_state(agent.index, agent.breaker.state.value, "it answers")
+            busy = outcome is Outcome.OVERLOADED
+            self.events.agent_state(agent.index, agent.breaker.state.value, "it is busy" if busy else "it answers")
         else:
             agent.last_error = reason
             self.timers.add(agent.breaker.probe_at, self._probe, agent)
