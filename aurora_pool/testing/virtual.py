@@ -74,8 +74,8 @@ class VirtualFleet(VirtualNetwork):
     def probe(self, index: int, told: Callable[[Outcome], None]) -> None:
         """Ask an agent for one token, as any client would; ``told`` hears what that came to.
 
-        The probe takes its turn in the engine, and nobody waits longer for it than :data:`REPLY_LIMIT` seconds. By then,
-        one whose engine has moved is busy.
+        The probe takes its turn in the engine, and nobody waits longer for it than :data:`REPLY_LIMIT` seconds. By
+        then, one whose engine has moved is busy.
         """
         agent = self.agents[index]
         sequence = engines.Sequence(1)
