@@ -23,7 +23,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from aurora_pool import Prompt, Sampling, VLLMPool, choose, parse_hostfile, score
+from aurora_pool import Prompt, Sampling, VLLMPool, parse_hostfile
+from aurora_pool.patterns import choose, score
 from aurora_pool.wire import completions
 from benchmarks.printing import table
 from tests.integration.local_fleet import MODEL, LocalFleet, say
