@@ -44,7 +44,7 @@ Job = Sequence[Prompt]
 
 @dataclass(frozen=True)
 class Row:
-    """One shape of work: how to make so many prompts, how the pool is asked, and whether by hand it is streamed."""
+    """One shape of work: how to make its prompts, how the pool is asked, and whether by hand it is streamed."""
 
     name: str
     prompts: int
