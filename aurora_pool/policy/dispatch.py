@@ -248,7 +248,8 @@ class Dispatcher:
         return self._faults.failed(request, error, now)
 
     def probed(self, agent: int, outcome: Outcome, reason: str, now: float) -> None:
-        """Record what the probe of an agent that is out came to."""
+        """Record what the probe of an agent came to that is out, on trial, or silent."""
+        self._faults.stall.probed(self.ledger.agents[agent], outcome, now)
         self.ledger.agent_probed(self.ledger.agents[agent], outcome, reason, now)
 
     def serves_another_model(self, agent: int, reason: str, now: float) -> None:
