@@ -22,7 +22,7 @@ from aurora_pool.policy.outcome import Outcome
 LOOK_AFTER = 5.0
 """Seconds without a byte after which an agent that holds prompts is looked at."""
 NO_METRICS_FACTOR = 10.0
-"""An agent that shows no counters may be too busy for a small request: it may be silent for this many times the limit."""
+"""An agent without counters may be too busy for a small request: it may be silent for this many times the limit."""
 REFUSED_GRACE = 1.0
 """Seconds without a byte after which an agent that refused a connection is looked at."""
 SAMPLE_EVERY = 15.0
