@@ -7,20 +7,19 @@ import operator
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Self, get_args
+from typing import Any, Self
 
-from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
+from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
-from aurora_pool.options import ConnectionOptions, Observer, Timeouts
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.work import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
@@ -44,44 +43,11 @@ class AgentPool:
             raise ConfigError("AgentPool is what all pools have in common: make a VLLMPool or an EmbeddingPool")
         return super().__new__(cls)
 
-    def __init__(
-        self,
-        endpoints: Iterable[AnyEndpoint],
-        *,
-        serving: Serving,
-        timeout: float | None,
-        balance: Balance,
-        concurrency: int | None,
-        connector_limit: int | None,
-        timeouts: Timeouts | None,
-        connection: ConnectionOptions | None,
-        observer: Observer | None,
-        rng: random.Random | None,
-        stream: bool = True,
-    ) -> None:
-        check_seconds(timeout=timeout)
-        check_one_of("balance", balance, get_args(Balance))
-        check_whole(1, concurrency=concurrency)
-        check_whole(0, connector_limit=connector_limit)
-        check_instance("timeouts", timeouts, Timeouts)
-        check_instance("connection", connection, ConnectionOptions)
-        check_instance("observer", observer, Observer)
-        check_instance("rng", rng, random.Random)
-        self._timeout = timeout
+    def __init__(self, endpoints: Iterable[AnyEndpoint], serving: Serving, options: FleetOptions) -> None:
+        self._timeout = options.timeout
         self._serving = serving
-        self._driver = driver = Driver(
-            as_endpoints(endpoints),
-            timeouts=timeouts or Timeouts(),
-            connection=connection or ConnectionOptions(),
-            balance=balance,
-            stream=stream,
-            timeout=timeout,
-            concurrency=concurrency,
-            connector_limit=connector_limit,
-            observer=observer,
-            rng=rng or random.Random(),
-        )
-        self._agents = Membership(driver)
+        self._driver = Driver(as_endpoints(endpoints), options)
+        self._agents = Membership(self._driver)
         self._whole: AgentPool | None = None
         self._starting = Once()
         self._opened_here = False

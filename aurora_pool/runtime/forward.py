@@ -18,14 +18,13 @@ import msgspec
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 
 if TYPE_CHECKING:
     from aurora_pool.policy.agent import AgentState
     from aurora_pool.runtime.driver import Driver
-    from aurora_pool.runtime.exchange import Exchanges
     from aurora_pool.runtime.reply import Reply
+    from aurora_pool.runtime.request_kinds import Reports
 
 OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "keep-alive", "transfer-encoding"}
@@ -152,7 +151,7 @@ class _Forward:
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
         return self._body
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         if not 200 <= reply.status < 300:
             content = await reply.start() if reply.status >= 400 else b""
             error = await reply.error(content)
@@ -162,25 +161,25 @@ class _Forward:
                 await self.chunks.put(content)
         else:
             async for chunk in reply.chunks(sys.maxsize):
-                exchanges.progress(request)
+                reports.progress(request)
                 if self._taken_by is None:
-                    exchanges.commit(request)
+                    reports.commit(request)
                 if not self._begin(reply, request):
                     return  # another agent's reply has begun to reach the client
-                await self._hand_on(chunk, request, exchanges)
+                await self._hand_on(chunk, request, reports)
             if not self._begin(reply, request):
                 return
-        exchanges.answered(request)
+        reports.answered(request)
         await self.chunks.put(None)
 
-    async def _hand_on(self, chunk: bytes, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def _hand_on(self, chunk: bytes, request: InFlightRequest, reports: Reports) -> None:
         while self.chunks.full():
             try:
                 async with asyncio.timeout(SLOW_CLIENT):
                     await self.chunks.put(chunk)
                     return
             except TimeoutError:
-                exchanges.progress(request)  # it is the client that takes nothing, and not the agent that is silent
+                reports.progress(request)  # it is the client that takes nothing, and not the agent that is silent
         self.chunks.put_nowait(chunk)
 
     def _begin(self, reply: Reply, request: InFlightRequest) -> bool:
