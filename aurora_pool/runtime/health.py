@@ -85,10 +85,10 @@ async def read_load(transport: Transport, agent: int, *, within: float) -> Engin
         return None
 
 
-async def look(
+async def check_load(
     transport: Transport, agent: int, before: EngineLoad | None, *, within: float
 ) -> tuple[Finding, EngineLoad | None]:
-    """Look at the counters of a silent agent; return what they show against those of the look before."""
+    """Read the counters of a silent agent; return what they show against those of the check before."""
     try:
         load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))
     except ConnectFailed:

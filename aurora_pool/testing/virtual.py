@@ -31,7 +31,7 @@ ROUND_TRIP = 0.002
 """Seconds on the network, half of them each way, where nothing else is said."""
 REPLY_LIMIT = 5.0
 """Seconds after which a probe or a load check of an unresponsive agent ends."""
-LOOK_TIME = 0.01
+METRICS_TIME = 0.01
 """Seconds that a server takes to write its counters."""
 
 
@@ -101,7 +101,7 @@ class VirtualFleet(VirtualNetwork):
         self.at(self.now + self.one_way, arrive)
         self.client_at(self.now + REPLY_LIMIT, give_up)
 
-    def look(self, index: int, tokens_before: int, told: Callable[[Finding, int], None]) -> None:
+    def check_load(self, index: int, tokens_before: int, told: Callable[[Finding, int], None]) -> None:
         """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count."""
         agent = self.agents[index]
 
@@ -114,7 +114,7 @@ class VirtualFleet(VirtualNetwork):
                     finding, seconds = Finding.UNRESPONSIVE, REPLY_LIMIT - self.round_trip
                 case _:
                     finding = Finding.PROGRESSING if tokens != tokens_before else Finding.IDLE
-                    seconds = LOOK_TIME
+                    seconds = METRICS_TIME
             self.client_at(self.now + seconds + self.one_way, partial(told, finding, tokens))
 
         self.at(self.now + self.one_way, arrive)

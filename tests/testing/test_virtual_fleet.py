@@ -163,7 +163,7 @@ class TestProbes:
         ForeignLoad(fleet, 0, seed=1, sequences=4000, median=1000, lasting=1e9)
         assert self.ask(fleet) == (5.0, Outcome.DEAD)
         looks: list[Finding] = []
-        fleet.look(0, 0, lambda finding, _: looks.append(finding))
+        fleet.check_load(0, 0, lambda finding, _: looks.append(finding))
         while not looks:
             assert fleet.step()
         assert looks == [Finding.PROGRESSING]
