@@ -13,7 +13,7 @@ from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.work import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
@@ -49,6 +49,7 @@ class AgentPool:
         self._driver = Driver(as_endpoints(endpoints), options)
         self._agents = Membership(self._driver)
         self._whole: AgentPool | None = None
+        self._caller: Caller | None = None
         self._starting = Once()
         self._opened_here = False
 
@@ -138,14 +139,12 @@ class AgentPool:
         return self._view(list(self._agents.members[start:stop]))
 
     def _view(self, members: Sequence[int]) -> Self:
-        view = copy.copy(self)
-        vars(view).update(
-            _agents=self._agents.view(members),
-            _whole=self._whole or self,
-            _starting=Once(done=self._starting.done),
-            _opened_here=False,
-            **({} if self._starting.done else self._of_its_own()),
-        )
+        return self._derived(_agents=self._agents.view(members))
+
+    def _derived(self, **own: Any) -> Self:
+        view, started = copy.copy(self), self._starting.done
+        vars(view).update(_whole=self._whole or self, _starting=Once(done=started), _opened_here=False)
+        vars(view).update(own if started else {**self._of_its_own(), **own})
         return view
 
     def _of_its_own(self) -> dict[str, Any]:
@@ -282,7 +281,7 @@ class AgentPool:
 
     def forwarder(self) -> Forwarder:
         """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need."""
-        return Forwarder(self._driver, lambda: self._agents.queue, self.start)
+        return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()
@@ -307,7 +306,7 @@ class AgentPool:
     async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
         check_prompts(prompts)
         await self.start()
-        queue = queue.for_call(weight=options.weight, priority=options.priority)
+        queue = queue.for_call(self._caller or Caller(weight=options.weight, priority=options.priority))
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:

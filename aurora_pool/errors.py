@@ -169,6 +169,7 @@ class BadRecords(BadRecord):
         if count > len(records):
             lines.append(f"and {count - len(records)} more")
         super().__init__("\n  ".join(lines), path=path)
+        self.lines = (f"{located(path, None)}: {lines[0]}", *lines[1:])
 
 
 def located(path: str | Path, line: int | None) -> str:

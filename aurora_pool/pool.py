@@ -15,7 +15,7 @@ from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.work import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
@@ -210,6 +210,18 @@ class VLLMPool(AgentPool):
             raise NoAgentsError("this pool has no agents")
         await self.start()
         return await all_of(*(self.post(index, prompt, max_tokens) for index in self._agents.places))
+
+    def as_caller(self, *, weight: float = 1.0, priority: int = 0) -> Self:
+        """Return a view of the same agents all of whose calls together share the fleet as one caller.
+
+        >>> ann, bob = pool.as_caller(weight=2.0), pool.as_caller()  # doctest: +SKIP
+
+        However many calls ann makes, together they get twice the tokens of bob's. ``weight`` and ``priority`` are as in
+        :meth:`send_all_batched`; what the calls themselves say does not count here. Raises :class:`ConfigError` for
+        invalid arguments.
+        """
+        CallOptions(None, None, self.supports_batch, weight, priority)
+        return self._derived(_caller=Caller(weight=weight, priority=priority))
 
     def sync(self) -> BlockingPool[Self]:
         """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.

@@ -29,7 +29,7 @@ from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Plan, PolicyEvents
 from aurora_pool.policy.quarantine import refill_quarantine_agents
 from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agent
-from aurora_pool.policy.scheduler import TURN, Balance, Scheduler
+from aurora_pool.policy.scheduler import Balance, Scheduler
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import InFlightRequest, WorkItem
 
@@ -141,6 +141,7 @@ class Dispatcher:
         ledger.answered += 1
         item = ledger.release(request, slot, started=started)
         item.queue.caller.answered(tokens, 1)
+        ledger.turns.fell(item.queue.caller)
         first = not item.done
         if first:
             ledger.complete(item, now)
@@ -193,13 +194,10 @@ class Dispatcher:
         ]
         if completed:
             ledger.lengths.add(*lengths)
-            queue = results[0][0].queue
-            caller = queue.caller
-            before = caller.service
+            caller = results[0][0].queue.caller
             ledger.release_done(request, caller, completed, started)
             caller.answered(sum(lengths), completed)
-            if caller.service < before - TURN and queue.items:
-                ledger.turns.moved_up(queue)
+            ledger.turns.fell(caller)
             self._first_sign(request, agent, now)
             if started:
                 agent.flow.decoded(decoded, started * now - shown, started, agent.running, now)
@@ -250,8 +248,10 @@ class Dispatcher:
         return self._faults.failed(request, error, now)
 
     def probed(self, agent: int, outcome: Outcome, reason: str, now: float) -> None:
-        """Record what the probe of an agent that is out came to."""
-        agent_probed(self.ledger, self.ledger.agents[agent], outcome, reason, now)
+        """Record what the probe of an agent came to that is out, on trial, or silent."""
+        state = self.ledger.agents[agent]
+        self._faults.stall.probed(state, outcome, now)
+        agent_probed(self.ledger, state, outcome, reason, now)
 
     def serves_another_model(self, agent: int, reason: str, now: float) -> None:
         """Record that an agent says of itself that it does not serve what is asked for."""

@@ -13,7 +13,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from aurora_pool.policy.work import AgentView, PromptQueue
+from aurora_pool.policy.work import TURN, AgentView, Caller, PromptQueue
 
 
 class Turns:
@@ -28,7 +28,7 @@ class Turns:
     def __init__(self) -> None:
         self._heaps: dict[AgentView, list[_Entry]] = {}
         self._single: dict[int, list[_Entry]] = {}
-        self._entered: set[PromptQueue] = set()
+        self._entered: dict[PromptQueue, None] = {}
         self._start: dict[int, float] = {}
         self._count = itertools.count()
 
@@ -39,7 +39,7 @@ class Turns:
         caller = queue.caller
         if not caller.in_flight:
             caller.service = max(caller.service, self._least_completed(caller.priority))
-        self._entered.add(queue)
+        self._entered[queue] = None
         self._push(queue)
 
     def next_for(self, agent: int) -> PromptQueue | None:
@@ -51,10 +51,13 @@ class Turns:
         """Divide what waits evenly among these agents, each of which is then asked about in this order."""
         return Shares(self._heaps_for, agents)
 
-    def moved_up(self, queue: PromptQueue) -> None:
-        """Record that a caller's service has become less: its turn may come sooner than it was entered for."""
-        if queue in self._entered:
-            self._push(queue)
+    def fell(self, caller: Caller) -> None:
+        """Record that a caller's service may have become less: its turn may come sooner than it was entered for."""
+        if caller.service < caller.entered - TURN / caller.weight:
+            caller.entered = caller.service
+            for queue in self._entered:
+                if queue.caller is caller:
+                    self._push(queue)
 
     def set_aside(self, queue: PromptQueue) -> None:
         """Pass over the queue whose turn it is, until :meth:`put_back`."""
@@ -95,6 +98,7 @@ class Turns:
 
     def _push(self, queue: PromptQueue) -> None:
         caller = queue.caller
+        caller.entered = max(caller.entered, caller.service)
         queue.entry = next(self._count)
         heapq.heappush(self._heap_of(queue), (caller.priority, caller.service, queue.entry, queue))
 
@@ -106,9 +110,10 @@ class Turns:
                 heapq.heappop(heap)
             elif not queue.items:
                 heapq.heappop(heap)
-                self._entered.discard(queue)
+                self._entered.pop(queue, None)
             elif service < queue.caller.service:
                 queue.entry = next(self._count)
+                queue.caller.entered = max(queue.caller.entered, queue.caller.service)
                 heapq.heapreplace(heap, (priority, queue.caller.service, queue.entry, queue))
             else:
                 return True

@@ -12,7 +12,7 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.tail import foresee_end, useful
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
 
 Balance = Literal["adaptive", "strict"]
 
@@ -22,8 +22,6 @@ DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
-TURN = 2048.0
-"""Expected tokens that a caller is given in one turn, where others wait as well."""
 
 
 class Scheduler:

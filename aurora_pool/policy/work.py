@@ -14,6 +14,8 @@ LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
 SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on this many agents when they died is quarantined."""
+TURN = 2048.0
+"""Expected tokens that a caller is given in one turn, where others wait as well."""
 EXPECTED_TOKENS = 128.0
 """The tokens that an answer is expected to have while a caller has none yet."""
 MEMORY = 1 / 256
@@ -137,13 +139,15 @@ class Caller:
     served first, as vLLM counts them.
     """
 
-    __slots__ = ("answer_tokens", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
+    __slots__ = ("answer_tokens", "entered", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
 
     def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
         self.weight = weight
         self.priority = priority
         self.service = 0.0
         """Tokens given so far, divided by the weight: of answers those that came, before that those expected."""
+        self.entered = 0.0
+        """The most service at which a queue of its waits for a turn."""
         self.in_flight = 0
         """How many of its prompts are assigned to agents and not answered."""
         self.owed = 0.0
@@ -160,6 +164,10 @@ class Caller:
         self.prompt_cost = cost / len(items)
         self.owed += owed
         self.service += cost / self.weight
+
+    def prompted(self, tokens: float) -> None:
+        """Record the tokens of a prompt that became known with its answer only."""
+        self.service += tokens / self.weight
 
     def returned(self, prompts: int) -> None:
         """Record that this many of its prompts are at an agent no more: what was expected of them is not owed."""
@@ -235,11 +243,9 @@ class PromptQueue:
         self.rescan_due = 0.0
         self.rescan_set = False
 
-    def for_call(self, *, weight: float = 1.0, priority: int = 0) -> PromptQueue:
-        """A queue of the same view for one more caller."""
-        return PromptQueue(
-            self.view, caller=Caller(weight=weight, priority=priority), patience=self.patience, pinned=self.pinned
-        )
+    def for_call(self, caller: Caller) -> PromptQueue:
+        """A queue of the same view for one more call."""
+        return PromptQueue(self.view, caller=caller, patience=self.patience, pinned=self.pinned)
 
     def over(self, members: Sequence[int]) -> PromptQueue:
         """A queue of the same caller for other agents."""

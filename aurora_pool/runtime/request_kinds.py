@@ -66,7 +66,7 @@ class Reports(Protocol):
     def commit(self, request: InFlightRequest) -> None:
         """Report that bytes of this reply go to the caller now, so that no other agent may answer any more."""
 
-    def answered(self, request: InFlightRequest) -> None:
+    def answered(self, request: InFlightRequest, usage: Usage | None) -> None:
         """Report that the one prompt of a request has its answer, and its caller has read it."""
 
 
