@@ -277,7 +277,9 @@ class VirtualPool:
         for agent in plan.probe:
             fleet.probe(agent, partial(self._probed, agent))
         for agent in plan.check:
-            fleet.check_load(agent, self._tokens_seen.get(agent, -1), partial(self._load_checked, agent))
+            fleet.check_load(agent, self._tokens_seen.get(agent), partial(self._load_checked, agent))
+        for agent in plan.sample:
+            fleet.sample(agent, partial(self._sampled, agent))
 
     def _probed(self, agent: int, outcome: Outcome) -> None:
         self.dispatcher.probed(agent, outcome, outcome.value, self.fleet.now)
@@ -286,4 +288,9 @@ class VirtualPool:
     def _load_checked(self, agent: int, finding: Finding, tokens: int) -> None:
         self._tokens_seen[agent] = tokens
         self.dispatcher.load_checked(agent, finding, self.fleet.now)
+        self._news = True
+
+    def _sampled(self, agent: int, tokens: int, running: int, waiting: int, preemptions: int) -> None:
+        self._tokens_seen[agent] = tokens
+        self.dispatcher.sampled(agent, running, waiting, preemptions, self.fleet.now)
         self._news = True
