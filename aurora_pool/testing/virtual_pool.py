@@ -19,9 +19,9 @@ from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.plan import Plan
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import InFlightRequest, Plan, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
@@ -277,7 +277,10 @@ class VirtualPool:
         for agent in plan.probe:
             fleet.probe(agent, partial(self._probed, agent))
         for agent in plan.check:
-            fleet.look(agent, self._looks.get(agent, -1), partial(self._looked, agent))
+            fleet.look(agent, self._looks.get(agent), partial(self._looked, agent))
+
+        for agent in plan.sample:
+            fleet.sample(agent, partial(self._sampled, agent))
 
     def _probed(self, agent: int, outcome: Outcome) -> None:
         self.dispatcher.probed(agent, outcome, outcome.value, self.fleet.now)
@@ -286,4 +289,9 @@ class VirtualPool:
     def _looked(self, agent: int, finding: Finding, tokens: int) -> None:
         self._looks[agent] = tokens
         self.dispatcher.load_checked(agent, finding, self.fleet.now)
+        self._news = True
+
+    def _sampled(self, agent: int, tokens: int, running: int, waiting: int, preemptions: int) -> None:
+        self._looks[agent] = tokens
+        self.dispatcher.sampled(agent, running, waiting, preemptions, self.fleet.now)
         self._news = True
