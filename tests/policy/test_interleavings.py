@@ -44,14 +44,13 @@ class Interleavings(RuleBasedStateMachine):
         balance=st.sampled_from(["adaptive", "strict"]),
         timeout=st.sampled_from([None, 20.0]),
         seed=st.integers(0, 9),
-        window=st.sampled_from([1, 3, 16, 272]),
+        window=st.sampled_from([1, 3, 16, None]),
         ends=st.booleans(),
     )
-    def begin(self, agents: int, balance: Balance, timeout: float | None, seed: int, window: int, ends: bool) -> None:
-        self.rig = Rig(agents, balance=balance, timeout=timeout, seed=seed)
-        for agent in self.rig.agents:
-            agent.window.size = window
-            agent.refresh()
+    def begin(
+        self, agents: int, balance: Balance, timeout: float | None, seed: int, window: int | None, ends: bool
+    ) -> None:
+        self.rig = Rig(agents, balance=balance, timeout=timeout, seed=seed, window=window)
         self.rig.queue.unbounded = not ends
         view = list(range(0, agents, 2))
         self.queues = [
@@ -102,7 +101,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(data=st.data(), plan=st.booleans())
     def die(self, data: st.DataObject, plan: bool) -> None:
-        self.rig.die(data.draw(st.integers(0, len(self.rig.agents) - 1)))
+        self.rig.die(data.draw(st.integers(0, self.rig.size - 1)))
         self._plan(plan)
 
     @precondition(lambda self: self.rig.unended())
@@ -125,7 +124,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(data=st.data(), running=st.integers(0, 300), waiting=st.integers(0, 300), preempted=st.integers(0, 3))
     def sample(self, data: st.DataObject, running: int, waiting: int, preempted: int) -> None:
-        agent = data.draw(st.integers(0, len(self.rig.agents) - 1))
+        agent = data.draw(st.integers(0, self.rig.size - 1))
         self.rig.dispatcher.sampled(agent, running, waiting, preempted, self.rig.now)
 
     def teardown(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool, VirtualReport
+from tests.policy.rig import statistics_of
 
 Happening = Callable[[VirtualFleet], None]
 
@@ -28,9 +29,8 @@ def run(
     assert report.prompts == len(work)
     assert report.lost == report.duplicated == 0
     assert report.answered + report.failed.total() == len(work)
-    ledger = pool.dispatcher.ledger
-    assert ledger.in_flight == ledger.queued == 0
-    assert all(agent.held == agent.running == 0 for agent in ledger.agents)
+    statistics = statistics_of(pool.dispatcher)
+    assert statistics.in_flight == statistics.queued == sum(agent.in_flight for agent in statistics.agents) == 0
     return report
 
 

@@ -144,7 +144,7 @@ def test_what_waits_at_the_server_by_its_own_counters_is_no_dry_server() -> None
 
 def test_a_bad_state_heals_within_seconds() -> None:
     agent = AgentState(0, requests_limit=256)
-    agent.window.size = 4
+    agent.window.overloaded(accepted=4, refused=1, now=-STEADY)
     agent.refresh()
     flow, now = agent.flow, 0.0
     flow.first_byte(0.02, now)
