@@ -11,6 +11,7 @@ import random
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from aurora_pool.policy.work import Caller, PromptQueue, WorkItem
@@ -60,7 +61,7 @@ class CallersPool(VirtualPool):
     def run_calls(self, *, until: float = 1e6) -> None:
         """Let all calls begin at their times, and run until all have ended."""
         for call in self._calls:
-            self.fleet.client_at(call.begins, lambda call=call: self._begin(call))
+            self.fleet.client_at(call.begins, partial(self._begin, call))
         while self._left and self.fleet.now <= until and self.fleet.step():
             if self._news and self.fleet.next_at > self.fleet.now:
                 self._round()

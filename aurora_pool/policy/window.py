@@ -7,10 +7,9 @@ side:
 
 - It **grows** when the server ran dry: when, as credits come back, fewer prompts wait there than the server begins
   during a round trip. It doubles, as long as doubling brings more throughput.
-- It **shrinks** to what the measured flow needs: what runs, and, with a quarter more, what the server begins while a
+- It **shrinks** to what the measured flow needs and a quarter more: what runs, and what the server begins while a
   refill is on its way and during its longest step (Little's law; the bandwidth-delay product of BBR, Cardwell et al.
-  2016). Both are peaks of late, so a bad moment, or a window that was too small, does not lead to a smaller one. What
-  waits beyond that only delays whoever comes next: servers work in order of arrival.
+  2016). Both are peaks of late, so a bad moment, or a window that was too small, does not lead to a smaller one.
 - A 503: it becomes what the agent had accepted before, or half of it if that was nothing. Preemptions (too little
   cache) take off an eighth. After either it does not grow for :data:`STEADY` seconds.
 """
@@ -31,7 +30,7 @@ REFILL_SECONDS = 0.02
 STEP = 0.25
 """Seconds that the longest step of a server takes: a GPU's 8,192 tokens of prefill take about 0.2."""
 MARGIN = 1.25
-"""What waits at a server is this many times what the flow needs."""
+"""The window is this many times what the flow needs."""
 STEADY = 10.0
 """Seconds without growth after the agent said that it had too much, or after growth that brought nothing."""
 GAIN = 1.05
@@ -73,8 +72,8 @@ class Window:
     def fit(self, flow: Flow) -> None:
         """Shrink to what the flow needs, if the window is larger than that."""
         if flow.measured >= SETTLED:
-            waits = MARGIN * flow.peak * (flow.latency + STEP)
-            self.size = min(self.size, int(flow.most_running + waits) + LEAST_REFILL)
+            needed = flow.most_running + flow.peak * (flow.latency + STEP)
+            self.size = min(self.size, int(needed * MARGIN) + LEAST_REFILL)
 
     def overloaded(self, accepted: int, refused: int, now: float) -> None:
         """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""

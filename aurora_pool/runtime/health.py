@@ -118,7 +118,7 @@ async def look(
 ) -> tuple[Finding, EngineLoad | None]:
     """Look at the counters of a silent agent; return what they show against those of the look before.
 
-    Where there was none before, an engine that has work counts as one that works: the next look shows whether it moves.
+    Where there was none before, the next look will show whether an engine moves that has work.
     """
     try:
         load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))
@@ -132,5 +132,6 @@ async def look(
         return Finding.NO_METRICS, before
     if before is not None and load.began_after(before):
         return Finding.RESTARTED, load
-    moves = load.has_work if before is None else load != before
-    return (Finding.PROGRESSING if moves else Finding.IDLE), load
+    if before is not None and load != before:
+        return Finding.PROGRESSING, load
+    return (Finding.STILL if load.has_work else Finding.IDLE), load
