@@ -36,7 +36,7 @@ from aurora_pool.errors import (
 )
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, format_hostfile, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Logprobs, Prompt, Response, Sample, Sampling, Usage
-from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import CallProgress
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
@@ -62,6 +62,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "ConnectionOptions",
+    "HostedOptions",
     "HostfileError",
     "JobError",
     "Logprobs",

@@ -51,13 +51,8 @@ class Ledger:
         self.now = 0.0
         """The time of the plan that is being made."""
         self._scans: dict[PromptQueue, None] = {}
-        self.in_flight = 0
-        self.answered = 0
-        self.requests = 0
-        self.hedged = 0
-        self.moved = 0
-        self.quarantined = 0
-        self.wasted_tokens = 0
+        self.in_flight = self.answered = self.requests = 0
+        self.hedged = self.moved = self.quarantined = self.wasted_tokens = 0
 
     # -- prompts that wait --------------------------------------------------------------------------------------
 
@@ -311,13 +306,17 @@ class Ledger:
     def remove_agent(self, agent: AgentState, now: float) -> list[WorkItem]:
         """Take an agent out for good; return the prompts that it held, unanswered."""
         left = [item for request in list(agent.requests) for item in self.close(request, now)]
+        self.retire(agent, "it was removed from the fleet", now)
+        return left
+
+    def retire(self, agent: AgentState, reason: str, now: float) -> None:
+        """Take an agent out for good. It may still answer what it holds."""
         was_in_service = agent.in_service
         agent.breaker.remove()
-        agent.last_error = "it was removed from the fleet"
+        agent.last_error = reason
         if was_in_service:
             self._went_out(agent, now)
-        self.events.agent_state(agent.index, agent.breaker.state.value, agent.last_error)
-        return left
+        self.events.agent_state(agent.index, agent.breaker.state.value, reason)
 
     def restore_agent(self, agent: AgentState, now: float) -> None:
         """Take an agent back that was removed: it is in service once a probe of it is answered."""

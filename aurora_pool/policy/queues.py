@@ -27,18 +27,23 @@ MEMORY = 1 / 256
 
 
 class AgentView:
-    """The agents of a pool or of a view of one, in the order in which prompts are dealt."""
+    """The agents of a pool or of a view of one, in the order in which prompts are dealt.
 
-    __slots__ = ("members", "serves")
+    ``hosted`` are the hosted ones among them: no prompt is dealt to these (:mod:`aurora_pool.policy.spill`).
+    """
+
+    __slots__ = ("hosted", "members", "serves")
 
     members: Sequence[int]
     serves: Container[int]
+    hosted: Sequence[int]
 
-    def __init__(self, members: Sequence[int]) -> None:
-        self.set_members(members)
+    def __init__(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
+        self.set_members(members, hosted)
 
-    def set_members(self, members: Sequence[int]) -> None:
+    def set_members(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
         """Say which agents these are, in the order in which prompts are dealt."""
+        self.hosted = hosted
         self.members = members
         self.serves = members if isinstance(members, range) else frozenset(members)
 
@@ -156,7 +161,8 @@ class PromptQueue:
 
     def over(self, members: Sequence[int]) -> PromptQueue:
         """A queue of the same caller for other agents."""
-        return PromptQueue(members, caller=self.caller, patience=self.patience, pinned=self.pinned)
+        view = AgentView(members, self.view.hosted)
+        return PromptQueue(view, caller=self.caller, patience=self.patience, pinned=self.pinned)
 
     @property
     def waiting(self) -> int:
@@ -237,7 +243,7 @@ class Turns:
 
     def _heap_of(self, queue: PromptQueue) -> list[_Entry]:
         """The heap of a queue's view. Queues that are pinned to one agent share a heap: a broadcast makes many."""
-        if queue.pinned:
+        if queue.pinned and queue.view.members:
             return self._single.setdefault(queue.view.members[0], [])
         return self._heaps.setdefault(queue.view, [])
 

@@ -19,6 +19,17 @@ SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on this many agents when they died is quarantined."""
 
 
+class Portable(msgspec.Struct, frozen=True, gc=False):
+    """A prompt as any API takes it: a conversation, and about how many tokens it has and may be answered with.
+
+    ``generated`` is 0 where nothing limits it.
+    """
+
+    messages: Any
+    read: int
+    generated: int
+
+
 class WorkItem(msgspec.Struct, eq=False, gc=False):
     """One prompt on its way to exactly one result.
 
@@ -30,7 +41,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
-    prompt has; 0 where nobody knows.
+    prompt has; 0 where nobody knows. ``portable`` is what a hosted agent may be asked instead, None where it may not.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -55,6 +66,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     first_sent: float = -1.0
     started_at: float = -1.0
     prompt_tokens: float = 0.0
+    portable: Portable | None = None
     request: InFlightRequest | None = None
     second_request: InFlightRequest | None = None
 

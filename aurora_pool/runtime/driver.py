@@ -16,11 +16,13 @@ from typing import Any
 from aurora_pool.errors import ConfigError, PoolClosedError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
-from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.quota import Budget
 from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import Failure, InFlightRequest, WorkItem
 from aurora_pool.runtime.events import Announcer, EventRelay
@@ -29,7 +31,7 @@ from aurora_pool.runtime.health import look, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink
 from aurora_pool.runtime.served_names import ServedNames
-from aurora_pool.wire.status import HEALTH_PATH, EngineLoad
+from aurora_pool.wire.status import HEALTH_PATH, MODELS_PATH, EngineLoad
 
 
 class Driver:
@@ -48,6 +50,7 @@ class Driver:
         connector_limit: int | None,
         observer: Observer | None,
         rng: random.Random,
+        hosted: HostedOptions | None = None,
     ) -> None:
         from aurora_pool.runtime.transport import Transport  # noqa: PLC0415 (importing aiohttp takes long)
 
@@ -71,6 +74,9 @@ class Driver:
             silence=timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
+            hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
+            spill_after=(hosted or HostedOptions()).spill_after,
+            budget=Budget((hosted or HostedOptions()).max_cost),
         )
         self.names = ServedNames()
         self._exchanges = Exchanges(
@@ -135,6 +141,8 @@ class Driver:
         for endpoint in updated[len(self.endpoints) :]:
             self.dispatcher.add_agent(str(endpoint))
         self.endpoints[:] = updated
+        for index in present:
+            self.dispatcher.spill.set_terms(index, updated[index].hosted)
         for index in sorted(self._removed.intersection(present)):
             self.dispatcher.restore_agent(index, self.now)
         removed = set(range(len(updated))).difference(present)
@@ -147,6 +155,10 @@ class Driver:
     def is_removed(self, agent: int) -> bool:
         """Whether an agent is no longer part of the fleet."""
         return agent in self._removed
+
+    def is_hosted(self, agent: int) -> bool:
+        """Whether an agent is one that others run, and that costs."""
+        return self.dispatcher.ledger.agents[agent].quota is not None
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections. Calls that still wait raise :class:`PoolClosedError`."""
@@ -183,7 +195,8 @@ class Driver:
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
         agents = self.dispatcher.ledger.agents
-        return max(1, sum(agents[index].window.size for index in queue.view.members if agents[index].in_service))
+        members = (*queue.view.members, *queue.view.hosted) if queue.view.hosted else queue.view.members
+        return max(1, sum(agents[index].window.size for index in members if agents[index].in_service))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 
@@ -248,7 +261,9 @@ class Driver:
         assert self._loop is not None
         while self._queue and (self._most_requests is None or len(self._requests) < self._most_requests):
             request = self._queue.popleft()
-            if not request.closed:
+            if request.closed:
+                self.dispatcher.spill.settle(request, None, self.now, refused=False)
+            else:
                 task = self._loop.create_task(self._exchanges.run(request))
                 self._requests[request] = task
                 task.add_done_callback(functools.partial(self._on_request_done, request))
@@ -262,6 +277,7 @@ class Driver:
 
     def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request]
+        self.dispatcher.spill.settle(request, None, self.now, refused=False)  # if it was stopped before it began
         if not task.cancelled():
             task.exception()  # its call has it; asyncio need not mention it
         if self._queue:
@@ -297,14 +313,20 @@ class Driver:
             self._defect(error)
 
     async def _probe(self, agent: int) -> None:
+        path: str
+        body: bytes | None
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
+        if self.is_hosted(agent):
+            path, body = MODELS_PATH, None  # which costs nothing
         outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
 
     async def _check(self, agent: int) -> None:
-        finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
-        self._loads[agent] = load
+        finding = Finding.PROGRESSING  # a hosted one has no counters to look at
+        if not self.is_hosted(agent):
+            finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
+            self._loads[agent] = load
         self.dispatcher.load_checked(agent, finding, self.now)
         self.schedule()
 

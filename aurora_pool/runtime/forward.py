@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
@@ -127,7 +127,7 @@ class ForwardedReply:
 class _Forward:
     """One such request: a kind of request that no other prompt shares, and its own sink."""
 
-    __slots__ = ("_body", "_taken_by", "chunks", "head", "headers", "method", "path")
+    __slots__ = ("_body", "_taken_by", "chunks", "fields", "head", "headers", "method", "path")
 
     limit = 1
     model = ""
@@ -136,6 +136,7 @@ class _Forward:
         self.method = method
         self.path = path
         self.headers = headers
+        self.fields: dict[str, Any] = {}
         self._body = body
         self._taken_by: InFlightRequest | None = None
         self.head: asyncio.Future[tuple[int, list[tuple[str, str]]]] = asyncio.get_running_loop().create_future()

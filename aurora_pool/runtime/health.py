@@ -46,7 +46,7 @@ async def fetch(transport: Transport, agent: int, path: str, body: bytes | None 
 
 
 async def try_agent(
-    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes, *, within: float
+    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes | None, *, within: float
 ) -> tuple[Outcome, str]:
     """Send the smallest request that the pool could send; return what it came to, and in words.
 
@@ -54,7 +54,7 @@ async def try_agent(
     """
     try:
         content = await fetch(transport, agent, path, body, within=within)
-        if path in _READERS:
+        if path in _READERS and body is not None:
             reader = _READERS[path]()
             guarded(reader.whole, content)
             try:

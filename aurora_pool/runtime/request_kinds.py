@@ -61,6 +61,8 @@ class RequestKind(Protocol):
     headers: Mapping[str, str] | None
     limit: int
     """How many prompts may share a request."""
+    fields: dict[str, Any]
+    """The fields of the body that say how to sample."""
     model: str
     """The model that is asked for; empty where the request is not the pool's own."""
 
@@ -88,7 +90,7 @@ class RequestKind(Protocol):
 class _JSONKind:
     """What kinds of the pool's own requests have in common."""
 
-    __slots__ = ("__weakref__", "_fields", "_n", "headers", "limit", "method", "model", "path", "sink")
+    __slots__ = ("__weakref__", "_n", "fields", "headers", "limit", "method", "model", "path", "sink")
 
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int) -> None:
         self.limit = limit
@@ -97,7 +99,7 @@ class _JSONKind:
         self.method = "POST"
         self.headers: Mapping[str, str] | None = None
         self.model = model
-        self._fields = fields
+        self.fields = fields
         self._n = fields.get("n") or 1
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
@@ -106,7 +108,7 @@ class _JSONKind:
 
     def bounds(self, prompts: int, room: int, characters: int = 0) -> Bounds:
         """How large the reply may be."""
-        return bounds_of(prompts * self._n, room, self._fields, characters)
+        return bounds_of(prompts * self._n, room, self.fields, characters)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
@@ -142,7 +144,7 @@ class CompletionsBatch(_JSONKind):
         """Write a list request, with the least ``room`` of its prompts as ``max_tokens``."""
         room = min([item.room for item in items])
         contents = [item.work for item in items]
-        return completions.encode_request(self.model, contents, self._fields, room, interval=interval)
+        return completions.encode_request(self.model, contents, self.fields, room, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
@@ -168,7 +170,7 @@ class SingleChat(_JSONKind):
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """So many tokens that something comes every few seconds, if the answer may be long."""
-        if self._fields.get("prompt_logprobs") is not None or not may_be_long(
+        if self.fields.get("prompt_logprobs") is not None or not may_be_long(
             items[0].room, agent.speed, agent.silent_cut
         ):
             return 0
@@ -177,7 +179,7 @@ class SingleChat(_JSONKind):
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a chat request."""
         (item,) = items
-        return chat.encode_request(self.model, item.work, self._fields, item.room or None, interval=interval)
+        return chat.encode_request(self.model, item.work, self.fields, item.room or None, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply."""
@@ -197,7 +199,7 @@ class ChatBatch(_JSONKind):
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a request with many conversations; it must not be streamed."""
         room = min([item.room for item in items])
-        return chat.encode_batch(self.model, [item.work for item in items], self._fields, room or None)
+        return chat.encode_batch(self.model, [item.work for item in items], self.fields, room or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply."""
@@ -218,11 +220,11 @@ class EmbeddingsBatch(_JSONKind):
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a list request."""
-        return embeddings.encode_request(self.model, [item.work for item in items], self._fields)
+        return embeddings.encode_request(self.model, [item.work for item in items], self.fields)
 
     async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
         """Read the reply."""
-        reader = embeddings.EmbeddingsReader(len(request.items), self._fields.get("dimensions"))
+        reader = embeddings.EmbeddingsReader(len(request.items), self.fields.get("dimensions"))
         await exchanges.read_answers(reply, reader, self.bounds(len(request.items), VECTOR), self, request)
 
 

@@ -271,6 +271,8 @@ class AgentServer:
         try:
             await self._heard.wait()
             response = await self._answer(exchange)
+            if self.conditions.headers and not response.prepared:
+                response.headers.update(self.conditions.headers)
         finally:
             self.requests_in_flight -= 1
             if transport is not None:
