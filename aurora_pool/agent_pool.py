@@ -13,7 +13,7 @@ from aurora_pool.arguments import check_instance, check_one_of, check_seconds, c
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
-from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool_options import CallOptions, check_prompts
@@ -58,7 +58,6 @@ class AgentPool:
         observer: Observer | None,
         rng: random.Random | None,
         stream: bool = True,
-        hosted: HostedOptions | None = None,
     ) -> None:
         check_seconds(timeout=timeout)
         check_one_of("balance", balance, get_args(Balance))
@@ -81,7 +80,6 @@ class AgentPool:
             connector_limit=connector_limit,
             observer=observer,
             rng=rng or random.Random(),
-            hosted=hosted,
         )
         self._agents = Membership(driver)
         self._whole: AgentPool | None = None

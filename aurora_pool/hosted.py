@@ -45,7 +45,7 @@ class HostedTerms:
         return self.price_in > 0 or self.price_out > 0
 
     def cost(self, prompt_tokens: float, generated: float) -> float:
-        """What so many tokens cost."""
+        """What these tokens cost."""
         return (prompt_tokens * self.price_in + generated * self.price_out) / 1e6
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -130,12 +130,18 @@ class HostedOptions:
     - ``spill_after`` (60): seconds without an own agent in service, or of waiting for one beyond what an answer takes,
       after which prompts go to hosted agents.
     - ``max_cost``: how much their answers may cost in all, in the currency of the prices; infinity sets no limit.
+    - ``deadline``: when all should be answered, in seconds since 1970; hosted agents are asked if it would be missed.
+    - ``spent``: how much of ``max_cost`` was spent before.
+    - ``on_draw``: is called, before anything is sent, with how much would count as spent if the process were killed.
 
     Raises :class:`ConfigError` for anything but a number above 0, or from 0 on for ``max_cost``.
     """
 
     spill_after: float = 60.0
     max_cost: float = math.inf
+    deadline: float | None = None
+    spent: float = 0.0
+    on_draw: Callable[[float], None] | None = None
 
     def __post_init__(self) -> None:
         check_seconds(spill_after=self.spill_after)

@@ -113,8 +113,8 @@ class VLLMPool(AgentPool):
             observer=observer,
             rng=rng,
             stream=prompting.stream,
-            hosted=hosted,
         )
+        self._driver.spill_over(hosted or HostedOptions())
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation
         self._buffer = buffer

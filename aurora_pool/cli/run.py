@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from aurora_pool.cli import options_checks, options_data, options_sharing
+from aurora_pool.cli import options_checks, options_data, options_sharing, run_options
 from aurora_pool.cli.config import apply_config
 from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, OUTPUT, PROMPTS, SAMPLING
-from aurora_pool.cli.run_options import EngineArgs, EngineName, Grace, RunPatience, RunTimeout, Stall, Tag, Up, Walltime
 from aurora_pool.jobs.formats import InputFormat
 
 
 def run(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
@@ -153,10 +152,10 @@ def run(
             rich_help_panel=FLEET,
         ),
     ] = None,
-    tag: Tag = None,
-    up: Up = None,
-    engine: EngineName = None,
-    engine_args: EngineArgs = "",
+    tag: run_options.Tag = None,
+    up: run_options.Up = None,
+    engine: run_options.EngineName = None,
+    engine_args: run_options.EngineArgs = "",
     model: Annotated[
         str | None,
         typer.Option(
@@ -190,11 +189,12 @@ def run(
             metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
         ),
     ] = None,
-    walltime: Walltime = None,
-    patience: RunPatience = None,
-    timeout: RunTimeout = None,
-    stall: Stall = 30.0,
-    grace: Grace = 8.0,
+    spill_after: run_options.SpillAfter = 60.0,
+    walltime: run_options.Walltime = None,
+    patience: run_options.RunPatience = None,
+    timeout: run_options.RunTimeout = None,
+    stall: run_options.Stall = 30.0,
+    grace: run_options.Grace = 8.0,
     expect: options_checks.Expect = None,
     expect_retries: options_checks.ExpectRetries = 2,
     expect_remedy: options_checks.ExpectRemedy = "temperature",
@@ -300,12 +300,7 @@ def run(
         shard=None if shard is None else parse_part(shard),
         run_log=run_log,
     )
-    if (up or engine) and hostfile is not None and str(hostfile) == os.environ.get("AURORA_POOL_HOSTFILE"):
-        hostfile = None  # what is said here comes before what the environment says
-    if sum(each is not None for each in (hostfile, up, engine)) != 1:
-        raise typer.BadParameter("expected one of --hostfile, --up and --engine: who is to answer?")
-    if engine is not None and model is None:
-        raise typer.BadParameter("--engine needs --model: the name or the folder of a model")
+    hostfile = run_options.who_answers(context, hostfile, up, engine, model)
     session = Session(
         source=source,
         output=output or "",
@@ -313,10 +308,12 @@ def run(
         piece_lines=piece_lines,
         takeover_after=takeover_after,
         share=None if share is None else parse_part(share),
-        hostfile=hostfile or Path(),
+        hostfile=hostfile,
         tags=parse_tags(tag or []),
         engine=engine,
         engine_args=engine_args,
+        spill_after=spill_after,
+        max_cost=max_cost,
         job=options,
         balance=balance,
         on_too_long=on_too_long,

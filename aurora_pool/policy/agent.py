@@ -144,6 +144,11 @@ class AgentState:
         return self.breaker.state is State.IN_SERVICE
 
     @property
+    def retired(self) -> bool:
+        """Whether it is a hosted one that has left for good."""
+        return self.quota is not None and self.breaker.state is State.REMOVED
+
+    @property
     def available(self) -> bool:
         """Whether it may be given something now."""
         return self.in_service and not self.checking and not self.cooling_down

@@ -28,7 +28,6 @@ from aurora_pool.policy.hedge import Hedger
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.quarantine import refill_quarantine_agents
-from aurora_pool.policy.quota import Budget
 from aurora_pool.policy.scheduler import TURN, Balance, Scheduler
 from aurora_pool.policy.spill import Spillover
 from aurora_pool.policy.stall import Finding
@@ -55,8 +54,7 @@ class Dispatcher:
 
     ``timeout`` is how many seconds a prompt may take from its first sending; ``silence`` how many an agent that holds
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
-    open at most. ``hosted`` holds the terms of those agents that are hosted, ``spill_after`` when these get prompts
-    (:mod:`aurora_pool.policy.spill`), and ``budget`` what they may cost.
+    open at most. ``hosted`` holds the terms of those agents that are hosted.
 
     >>> from aurora_pool.policy.queues import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
@@ -77,15 +75,12 @@ class Dispatcher:
         requests_limit: int = 256,
         events: PolicyEvents | None = None,
         hosted: Mapping[int, HostedTerms] | None = None,
-        spill_after: float = 60.0,
-        budget: Budget | None = None,
     ) -> None:
         self.ledger = Ledger(names, rng, requests_limit, events or PolicyEvents())
         self._scheduler = Scheduler(self.ledger, balance)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
         self._faults = Faults(self.ledger, silence, self._deadlines)
-        self.budget = budget or Budget()
-        self.spill = Spillover(self.ledger, hosted or {}, spill_after, self.budget)
+        self.spill = Spillover(self.ledger, hosted or {})
         self._hedger = Hedger(self.ledger, self._scheduler.idle) if balance == "adaptive" else None
 
     # -- what comes in ------------------------------------------------------------------------------------------

@@ -54,14 +54,14 @@ class Bucket:
         self._closed_until = -math.inf
 
     def ready_at(self, amount: float, now: float) -> float:
-        """When so much may be taken; infinity for more than it ever holds."""
+        """When this amount may be taken; infinity for more than it ever holds."""
         if amount > self.size:
             return math.inf
         missing = amount - self._filled(now)
         return max(now if missing <= _EPSILON else now + missing / self.rate, self._closed_until)
 
     def take(self, amount: float, now: float) -> None:
-        """Take so much, or put back what is negative."""
+        """Take this amount, or put back what is negative."""
         self._level = min(self.size, self._filled(now) - amount)
 
     def told(self, left: Left, now: float) -> None:
@@ -99,11 +99,11 @@ class Quota:
             self._tokens.take(-self._tokens.size, 0.0)
 
     def takes(self, tokens: float) -> bool:
-        """Whether a request of so many tokens may ever be sent."""
+        """Whether a request of this many tokens may ever be sent."""
         return tokens <= self._limit
 
     def ready_at(self, tokens: float, now: float) -> float:
-        """When a request of so many tokens may be sent."""
+        """When a request of this many tokens may be sent."""
         ready = now
         if self._requests is not None:
             ready = self._requests.ready_at(1.0, now)
@@ -114,7 +114,7 @@ class Quota:
         return ready
 
     def reserve(self, tokens: float, now: float) -> None:
-        """Record that a request of so many tokens is sent."""
+        """Record that a request of this many tokens is sent."""
         if self._requests is not None:
             self._requests.take(1.0, now)
         if self._tokens is not None:
@@ -174,12 +174,6 @@ class Budget:
         self.reserved = max(0.0, self.reserved - reserved)
         self.spent += cost
         self._draw()
-
-    def close(self) -> None:
-        """Tell how much was spent in the end; what is reserved still counts."""
-        if self._on_draw is not None:
-            self._drawn = self.spent + self.reserved
-            self._on_draw(self._drawn)
 
     def _draw(self) -> None:
         if self._on_draw is not None and self.spent + self.reserved > self._drawn:

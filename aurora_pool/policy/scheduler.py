@@ -265,7 +265,7 @@ class Scheduler:
                 self.ledger.timers.add(now + queue.patience, self._on_timer, queue)
         members = [self.ledger.agents[index] for index in (*queue.view.members, *queue.view.hosted)]
         gives_up_at = queue.unserved_since + queue.patience
-        if now < gives_up_at and not all(agent.breaker.wrong_model for agent in members):
+        if now < gives_up_at and not all(agent.breaker.wrong_model or agent.retired for agent in members):
             queue.rescan_due = now + RESCAN_EVERY
             return
         waited = now - queue.unserved_since

@@ -29,12 +29,15 @@ LOOKED_AT = 1024
 
 
 class Spillover:
-    """Gives prompts to hosted agents. ``terms`` tells which of the agents are."""
+    """Gives prompts to hosted agents. ``terms`` tells which of the agents are.
 
-    def __init__(self, ledger: Ledger, terms: Mapping[int, HostedTerms], after: float, budget: Budget) -> None:
+    ``after`` is when they get some (see above), ``budget`` what they may cost.
+    """
+
+    def __init__(self, ledger: Ledger, terms: Mapping[int, HostedTerms]) -> None:
         self.ledger = ledger
-        self.after = after
-        self.budget = budget
+        self.after = 60.0
+        self.budget = Budget()
         self.deadline = math.inf
         """When the caller wants all to be answered, if it said so."""
         self._reserved: dict[InFlightRequest, tuple[float, float]] = {}
@@ -124,7 +127,7 @@ class Spillover:
             return False
         tokens = portable.read + portable.generated
         offers = [
-            (quota.terms.cost(portable.read, portable.generated), agent.index, quota)
+            (quota.terms.cost(portable.most_read, portable.generated), agent.index, quota)
             for agent in agents
             if (quota := agent.quota) is not None and self._may_take(quota, portable)
         ]
@@ -158,7 +161,7 @@ class Spillover:
 
     def _broke(self, agent: AgentState, now: float) -> None:
         """Take an agent out if there is no money for it; what is reserved for others may come back."""
-        if not self.budget.reserved:
+        if not self._reserved:
             self.ledger.retire(agent, f"the budget of {self.budget.limit:g} is spent", now)
 
     def _wake(self, at: float) -> None:

@@ -20,13 +20,14 @@ SUSPICIOUS_DEATHS = 2
 
 
 class Portable(msgspec.Struct, frozen=True, gc=False):
-    """A prompt as any API takes it: a conversation, and about how many tokens it has and may be answered with.
+    """A prompt as any API takes it: a conversation, and how many tokens it has and may be answered with.
 
-    ``generated`` is 0 where nothing limits it.
+    ``read`` is about how many it has, ``most_read`` how many at most. ``generated`` is 0 where nothing limits it.
     """
 
     messages: Any
     read: int
+    most_read: int
     generated: int
 
 

@@ -17,7 +17,7 @@ from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
 from aurora_pool.prompts.fields import survives_rendering
-from aurora_pool.prompts.length import exact_room, room_or_none, rounded
+from aurora_pool.prompts.length import exact_room, most_tokens, room_or_none, rounded
 from aurora_pool.prompts.settings import PromptSettings
 from aurora_pool.runtime.hosted import is_portable
 from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
@@ -263,7 +263,8 @@ class Planner:
             messages = content
             if isinstance(content, str):
                 messages = as_conversation(content, self._settings.system_prompt)
-            item.portable = Portable(messages, self._settings.estimate.of(messages), item.room * sampling.n)
+            read = self._settings.estimate.of(messages)
+            item.portable = Portable(messages, read, most_tokens(messages), item.room * sampling.n)
 
     def _kind(self, form: Form, spec: PromptSpec, sink: Sink) -> RequestKind:
         if not spec.own_sampling:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
@@ -50,7 +51,6 @@ class Driver:
         connector_limit: int | None,
         observer: Observer | None,
         rng: random.Random,
-        hosted: HostedOptions | None = None,
     ) -> None:
         from aurora_pool.runtime.transport import Transport  # noqa: PLC0415 (importing aiohttp takes long)
 
@@ -75,8 +75,6 @@ class Driver:
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
             hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
-            spill_after=(hosted or HostedOptions()).spill_after,
-            budget=Budget((hosted or HostedOptions()).max_cost),
         )
         self.names = ServedNames()
         self._exchanges = Exchanges(
@@ -89,6 +87,7 @@ class Driver:
             names=self.names,
             stream=stream,
         )
+        self._deadline: float | None = None
         self._most_requests = min(filter(None, (concurrency, connector_limit)), default=None)
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
@@ -112,6 +111,8 @@ class Driver:
         running = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = running
+            if self._deadline is not None:
+                self.dispatcher.spill.deadline = self.now + self._deadline - time.time()
             self.transport.open()
         elif self._loop is not running:
             raise ConfigError(
@@ -155,6 +156,13 @@ class Driver:
     def is_removed(self, agent: int) -> bool:
         """Whether an agent is no longer part of the fleet."""
         return agent in self._removed
+
+    def spill_over(self, options: HostedOptions) -> None:
+        """Say when hosted agents are asked, and what they may cost."""
+        spill = self.dispatcher.spill
+        spill.after = options.spill_after
+        spill.budget = Budget(options.max_cost, spent=options.spent, on_draw=options.on_draw)
+        self._deadline = options.deadline
 
     def is_hosted(self, agent: int) -> bool:
         """Whether an agent is one that others run, and that costs."""

@@ -21,7 +21,8 @@ class Run:
 
     def __init__(self, own: int, *, seconds: float = 1.0, after: float = 60.0, terms: HostedTerms = TERMS) -> None:
         names = [f"agent{index}" for index in range(own + 1)]
-        self.dispatcher = Dispatcher(names, rng=random.Random(1), hosted={own: terms}, spill_after=after)
+        self.dispatcher = Dispatcher(names, rng=random.Random(1), hosted={own: terms})
+        self.dispatcher.spill.after = after
         self.hosted = own
         self.queue = PromptQueue(AgentView(range(own), [own]))
         self.seconds = seconds
@@ -34,7 +35,7 @@ class Run:
         self._count = 0
 
     def admit(self, prompts: int) -> None:
-        portable = Portable(None, 10, 10)
+        portable = Portable(None, 10, 20, 10)
         items = [WorkItem(self.queue, i, "kind", None, portable=portable) for i in range(prompts)]
         self.dispatcher.admit(items, self.now)
 

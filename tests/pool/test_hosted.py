@@ -159,7 +159,7 @@ def test_no_more_is_spent_than_the_budget() -> None:
             responses = await pool.send_all_batched([f"prompt {n}" for n in range(100)])
             answered = [response for response in responses if response.success]
             cost = sum((r.prompt_tokens or 0) + (r.completion_tokens or 0) for r in answered) / 1000
-            assert 0.8 < cost <= 1.0
+            assert 0.7 < cost <= 1.0
             assert pool.statistics().cost == pytest.approx(cost)
             failed = next(response for response in responses if not response.success)
             assert "the budget of 1 is spent" in str(failed.error)
