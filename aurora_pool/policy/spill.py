@@ -20,9 +20,9 @@ from aurora_pool.hosted import HostedTerms
 from aurora_pool.messages import Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.quota import Budget, Left, Quota
-from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
+from aurora_pool.policy.rotation import retire
+from aurora_pool.policy.work import InFlightRequest, Portable, PromptQueue, WorkItem
 
 LOOKED_AT = 1024
 """Prompts of a queue that are looked at in one plan for some that may go."""
@@ -162,7 +162,7 @@ class Spillover:
     def _broke(self, agent: AgentState, now: float) -> None:
         """Take an agent out if there is no money for it; what is reserved for others may come back."""
         if not self._reserved:
-            self.ledger.retire(agent, f"the budget of {self.budget.limit:g} is spent", now)
+            retire(self.ledger, agent, f"the budget of {self.budget.limit:g} is spent", now)
 
     def _wake(self, at: float) -> None:
         """Have a plan made at that time."""

@@ -9,12 +9,11 @@ from aurora_pool.errors import ServerError
 from aurora_pool.messages import Sampling, Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
-from aurora_pool.runtime.request_kinds import RequestKind, SingleChat
+from aurora_pool.runtime.request_kinds import Reports, RequestKind, SingleChat
 from aurora_pool.wire import chat
 from aurora_pool.wire.rate_limits import left
 
 if TYPE_CHECKING:
-    from aurora_pool.runtime.exchange import Exchanges
     from aurora_pool.runtime.reply import Reply
     from aurora_pool.wire.answer import Answer
 
@@ -72,16 +71,16 @@ class HostedChat(SingleChat):
         portable = self._portable
         return chat.encode_request(self.model, portable.messages, self.fields, items[0].room or None)
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply, and what it says of the agent's limits."""
-        exchanges.told_limits(request.agent, left(reply.headers, "requests"), left(reply.headers, "tokens"))
+        reports.told_limits(request.agent, left(reply.headers, "requests"), left(reply.headers, "tokens"))
         characters = sum(len(str(message.get("content", ""))) for message in self._portable.messages)
         (item,) = request.unreleased()
         bounds = self.bounds(1, item.room, characters)
         reader = _Counted(self._n, bounds=bounds)
         reader.counted = None
         try:
-            await exchanges.read_answers(reply, reader, bounds, self, request)
+            await reports.read_answers(reply, reader, bounds, self, request)
         finally:
             self.usage = reader.counted
 

@@ -1,4 +1,4 @@
-"""Options of ``aurora-pool run``: who answers, and its limits of time."""
+"""Options of ``aurora-pool run``: who answers."""
 
 from __future__ import annotations
 
@@ -8,50 +8,46 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from aurora_pool.cli.panels import FLEET, LIMITS
+from aurora_pool.cli.panels import FLEET
 
-Walltime: TypeAlias = Annotated[
+Hostfile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="AURORA_POOL_HOSTFILE",
+        metavar="FILE",
+        help="The hostfile: one agent a line; or the folder of a fleet's agents.",
+        rich_help_panel=FLEET,
+    ),
+]
+Model: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="TIME",
-        help="Time left, as 11:30:00, 90m or seconds; by default, what PBS or Slurm allow.",
-        rich_help_panel=LIMITS,
+        metavar="NAME",
+        help="The model to ask for; by default the input's, else the one that is served.",
+        rich_help_panel=FLEET,
     ),
 ]
-RunPatience: TypeAlias = Annotated[
-    float | None,
+ModelMap: TypeAlias = Annotated[
+    list[str] | None,
     typer.Option(
-        metavar="SECONDS",
-        min=0.1,
-        help="Seconds to wait for the hostfile to appear, and for an agent while none is in service.",
-        rich_help_panel=LIMITS,
+        metavar="OLD=NEW",
+        help="A model's name in the input, and its name in the fleet; may be repeated.",
+        rich_help_panel=FLEET,
     ),
 ]
-RunTimeout: TypeAlias = Annotated[
-    float | None,
+MinAgents: TypeAlias = Annotated[
+    int, typer.Option(metavar="N", min=1, help="Start when this many agents answer.", rich_help_panel=FLEET)
+]
+Balance: TypeAlias = Annotated[
+    Literal["adaptive", "strict"],
     typer.Option(
-        metavar="SECONDS",
-        min=0.1,
-        help="Seconds a prompt may take from its first sending; by default no limit.",
-        rich_help_panel=LIMITS,
+        help="adaptive gives prompts to agents with capacity; strict keeps to round-robin.", rich_help_panel=FLEET
     ),
 ]
-Stall: TypeAlias = Annotated[
-    float,
+Concurrency: TypeAlias = Annotated[
+    int | None,
     typer.Option(
-        metavar="SECONDS",
-        min=0.1,
-        help="Seconds an agent with prompts may show no activity before they move to others.",
-        rich_help_panel=LIMITS,
-    ),
-]
-Grace: TypeAlias = Annotated[
-    float,
-    typer.Option(
-        metavar="SECONDS",
-        min=0.0,
-        help="Seconds to finish what is in flight after SIGTERM.",
-        rich_help_panel=LIMITS,
+        metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
     ),
 ]
 Tag: TypeAlias = Annotated[
