@@ -122,8 +122,8 @@ class PromptHandling:
         template = await self.tokenizer.learn_template(model, key, None)
         if template is None and self.format == "auto":
             log.info("the model has no chat template: prompts are sent raw")
-        await self._settle(model, template)
         self._untold_until = None
+        await self._settle(model, template)
 
     async def _do_without(self, model: str, error: PoolError) -> None:
         log.warning(
@@ -140,7 +140,10 @@ class PromptHandling:
             if not template.separable:
                 self._chat_batches = await self.tokenizer.has_chat_batches(model)
             if self.format == "auto":
-                self._separates_reasoning = await self.tokenizer.separates_reasoning(model)
+                separates = await self.tokenizer.separates_reasoning(model)
+                self._separates_reasoning = separates is not False  # the chat endpoints know it in any case
+                if separates is None:
+                    self._untold_until = self._driver.now + ASK_AGAIN
         self._template = template
 
     def settings(self, model: str, *, batched: bool) -> PromptSettings:

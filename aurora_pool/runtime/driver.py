@@ -331,5 +331,8 @@ class Driver:
     async def _sample(self, agent: int) -> None:
         load = await read_load(self.transport, agent, within=self.timeouts.probe)
         if load is not None:
+            before = self._loads.get(agent)
+            if before is None or not load.began_after(before):  # what a look is to notice is left to it
+                self._loads[agent] = load
             running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
             self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)

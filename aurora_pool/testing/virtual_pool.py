@@ -277,7 +277,10 @@ class VirtualPool:
         for agent in plan.probe:
             fleet.probe(agent, partial(self._probed, agent))
         for agent in plan.check:
-            fleet.look(agent, self._looks.get(agent, -1), partial(self._looked, agent))
+            fleet.look(agent, self._looks.get(agent), partial(self._looked, agent))
+
+        for agent in plan.sample:
+            fleet.sample(agent, partial(self._sampled, agent))
 
     def _probed(self, agent: int, outcome: Outcome) -> None:
         self.dispatcher.probed(agent, outcome, outcome.value, self.fleet.now)
@@ -286,4 +289,9 @@ class VirtualPool:
     def _looked(self, agent: int, finding: Finding, tokens: int) -> None:
         self._looks[agent] = tokens
         self.dispatcher.load_checked(agent, finding, self.fleet.now)
+        self._news = True
+
+    def _sampled(self, agent: int, tokens: int, running: int, waiting: int, preemptions: int) -> None:
+        self._looks[agent] = tokens
+        self.dispatcher.sampled(agent, running, waiting, preemptions, self.fleet.now)
         self._news = True
