@@ -64,12 +64,12 @@ class Membership:
         return type(self)(self._driver, members)
 
     def update(self, endpoints: Sequence[AgentEndpoint]) -> list[int]:
-        """Record which endpoints the fleet has now; return the agents that have joined or come back."""
+        """Record which endpoints the fleet has now; return the own agents that have joined or come back."""
         before = set(self.present)
         self.present = self._driver.update(endpoints)
         self.members = range(len(self._driver.endpoints))
         self._set_queue()
-        return [index for index in self.present if index not in before]
+        return [index for index in self.own if index not in before]
 
     def hold_back(
         self,

@@ -202,6 +202,20 @@ def test_what_a_hosted_agent_rejects_waits_for_an_own_one() -> None:
     run_simulated(run())
 
 
+def test_a_hosted_agent_that_joins_is_asked_like_others_and_not_what_it_serves() -> None:
+    async def run() -> None:
+        async with spilling(1, hosted=HostedOptions(spill_after=1.0)) as (fleet, pool):
+            own, hosted = fleet.endpoints
+            pool.update_endpoints([own])
+            pool.update_endpoints([own, hosted])
+            fleet.agents[0].die()
+            assert (await pool.ask("prompt")).agent_index == 1
+            assert {"/v1/models", CHAT} >= paths(fleet.agents[1])
+            assert len(chats_at(fleet.agents[1])) == 1
+
+    run_simulated(run())
+
+
 def test_the_cheapest_comes_first() -> None:
     async def run() -> None:
         dear, cheap = {"price_out": "9"}, {"price_out": "1", "max": "4"}
