@@ -120,7 +120,7 @@ class Quota:
         if self._tokens is not None:
             self._tokens.take(tokens, now)
 
-    def settle(self, reserved: float, used: float, now: float) -> None:
+    def charge(self, reserved: float, used: float, now: float) -> None:
         """Record how many tokens it was in the end."""
         if self._tokens is not None:
             self._tokens.take(used - reserved, now)
@@ -145,7 +145,7 @@ class Budget:
     >>> budget = Budget(limit=1.0)
     >>> budget.reserve(0.7), budget.reserve(0.7)
     (True, False)
-    >>> budget.settle(0.7, cost=0.1)
+    >>> budget.charge(0.7, cost=0.1)
     >>> budget.spent
     0.1
 
@@ -169,7 +169,7 @@ class Budget:
         self._draw()
         return True
 
-    def settle(self, reserved: float, *, cost: float) -> None:
+    def charge(self, reserved: float, *, cost: float) -> None:
         """Record what something cost for which an amount had been set aside."""
         self.reserved = max(0.0, self.reserved - reserved)
         self.spent += cost

@@ -17,7 +17,7 @@ from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
 Balance = Literal["adaptive", "strict"]
 
 WORTH_SHARING = 4
-"""Prompts for each agent from which on they are dealt as shares."""
+"""Prompts for each agent from which on they are assigned as shares."""
 DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
@@ -43,8 +43,8 @@ class Scheduler:
     # -- what comes in ------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Deal prompts to their home agents; what finds no credit there waits in its queue."""
-        if not items or self._deal_shares(items):
+        """Assign prompts to their home agents; what finds no credit there waits in its queue."""
+        if not items or self._assign_shares(items):
             return
         start = 0
         for end in range(1, len(items) + 1):
@@ -79,8 +79,8 @@ class Scheduler:
         if waiting:
             ledger.wake(queue)
 
-    def _deal_shares(self, items: Sequence[WorkItem]) -> bool:
-        """Deal many prompts in a row, agent by agent instead of prompt by prompt, if all have credits for their share.
+    def _assign_shares(self, items: Sequence[WorkItem]) -> bool:
+        """Assign many prompts in a row, agent by agent, not prompt by prompt, if all have credits for their share.
 
         It comes to the same, at a third of the cost.
         """
@@ -156,7 +156,7 @@ class Scheduler:
             share = shares.take(agent.index, max(free, 2 * agent.min_refill))
             if share and free >= min(agent.min_refill, -(-share // 2)):  # smaller refills when little is left
                 if agent.answers_since_send:
-                    agent.look_dry(self.ledger.now)
+                    agent.check_dry(self.ledger.now)
                 self._refill(agent, min(agent.limit - agent.held, share))
 
     def _refill(self, agent: AgentState, prompts: int) -> None:

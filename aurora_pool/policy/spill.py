@@ -59,7 +59,7 @@ class Spillover:
         if agent.quota is not None:
             agent.quota.told(requests, tokens, now)
 
-    def settle(self, request: InFlightRequest, usage: Usage | None, now: float, *, refused: bool) -> None:
+    def charge(self, request: InFlightRequest, usage: Usage | None, now: float, *, refused: bool) -> None:
         """Record what a request came to. Where nobody can tell, all that was reserved counts as used."""
         reserved = self._reserved.pop(request, None)
         quota = self.ledger.agents[request.agent].quota
@@ -73,9 +73,9 @@ class Spillover:
             spent = quota.terms.cost(usage.prompt_tokens, usage.completion_tokens)
         else:
             used, spent = tokens, cost
-        quota.settle(tokens, used, now)
+        quota.charge(tokens, used, now)
         quota.cost += spent
-        self.budget.settle(cost, cost=spent)
+        self.budget.charge(cost, cost=spent)
         if self.ledger.queues:
             self._wake(now)
 

@@ -28,7 +28,7 @@ from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
-from aurora_pool.runtime.health import look, read_load, try_agent
+from aurora_pool.runtime.health import check_load, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink
 from aurora_pool.runtime.served_names import ServedNames
@@ -61,7 +61,7 @@ class Driver:
             rng=options.rng or random.Random(),
             balance=options.balance,
             timeout=options.timeout,
-            silence=self.timeouts.stall,
+            stall=self.timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
             hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
@@ -260,7 +260,7 @@ class Driver:
         while self._queue and (self._most_requests is None or len(self._requests) < self._most_requests):
             request = self._queue.popleft()
             if request.closed:
-                self.dispatcher.spill.settle(request, None, self.now, refused=False)
+                self.dispatcher.spill.charge(request, None, self.now, refused=False)
             else:
                 task = self._loop.create_task(self._exchanges.run(request))
                 self._requests[request] = task
@@ -275,7 +275,7 @@ class Driver:
 
     def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request]
-        self.dispatcher.spill.settle(request, None, self.now, refused=False)  # if it was stopped before it began
+        self.dispatcher.spill.charge(request, None, self.now, refused=False)  # if it was stopped before it began
         if not task.cancelled():
             task.exception()  # its call has it; asyncio need not mention it
         if self._queue:
@@ -323,7 +323,8 @@ class Driver:
     async def _check(self, agent: int) -> None:
         finding = Finding.PROGRESSING  # a hosted one has no counters to look at
         if not self.is_hosted(agent):
-            finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
+            before = self._loads.get(agent)
+            finding, load = await check_load(self.transport, agent, before, within=self.timeouts.probe)
             self._loads[agent] = load
         self.dispatcher.load_checked(agent, finding, self.now)
         self.schedule()

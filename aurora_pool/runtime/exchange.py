@@ -86,7 +86,7 @@ class Exchanges:
             raise
         finally:
             if isinstance(kind, HostedChat):
-                self._dispatcher.spill.settle(request, kind.usage, self._clock(), refused=refused)
+                self._dispatcher.spill.charge(request, kind.usage, self._clock(), refused=refused)
             self._schedule()
 
     async def _in_time(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:

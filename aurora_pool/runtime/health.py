@@ -89,7 +89,7 @@ async def _fetch_unless_busy(
             before = await read_load(transport, agent, within=within)
         return await asked
     except TimedOut:
-        finding, _ = await look(transport, agent, before, within=within)
+        finding, _ = await check_load(transport, agent, before, within=within)
         if finding is Finding.PROGRESSING:
             return None
         raise
@@ -116,12 +116,12 @@ async def read_load(transport: Transport, agent: int, *, within: float) -> Engin
         return None
 
 
-async def look(
+async def check_load(
     transport: Transport, agent: int, before: EngineLoad | None, *, within: float
 ) -> tuple[Finding, EngineLoad | None]:
-    """Look at the counters of a silent agent; return what they show against those of the look before.
+    """Read the counters of a silent agent; return what they show against those of the check before.
 
-    Where there was none before, an engine that has work counts as one that works: the next look shows whether it moves.
+    Where there was none before, an engine that has work counts as one that works: the next shows whether it moves.
     """
     try:
         load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))

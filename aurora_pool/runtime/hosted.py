@@ -69,14 +69,14 @@ class HostedChat(SingleChat):
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write the chat request."""
         portable = self._portable
-        return chat.encode_request(self.model, portable.messages, self.fields, items[0].room or None)
+        return chat.encode_request(self.model, portable.messages, self.fields, items[0].token_budget or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply, and what it says of the agent's limits."""
         reports.told_limits(request.agent, left(reply.headers, "requests"), left(reply.headers, "tokens"))
         characters = sum(len(str(message.get("content", ""))) for message in self._portable.messages)
         (item,) = request.unreleased()
-        bounds = self.bounds(1, item.room, characters)
+        bounds = self.bounds(1, item.token_budget, characters)
         reader = _Counted(self._n, bounds=bounds)
         reader.counted = None
         try:

@@ -75,7 +75,7 @@ def test_what_was_not_used_is_given_back() -> None:
     quota = Quota(HostedTerms(tokens=6000))
     quota.reserve(600, 0.0)
     assert quota.ready_at(600, 0.0) > 6.0
-    quota.settle(600, 10, 0.0)
+    quota.charge(600, 10, 0.0)
     assert quota.ready_at(590, 0.0) == 0.0
 
 
@@ -106,7 +106,7 @@ def test_a_limit_that_only_the_agent_knows_is_heeded() -> None:
 def test_no_more_is_reserved_than_there_is() -> None:
     budget = Budget(1.0)
     assert [budget.reserve(0.4) for _ in range(3)] == [True, True, False]
-    budget.settle(0.4, cost=0.1)
+    budget.charge(0.4, cost=0.1)
     assert budget.reserve(0.4)
     assert budget.spent + budget.reserved == pytest.approx(0.9)
 
@@ -120,6 +120,6 @@ def test_what_is_drawn_always_covers_what_is_out() -> None:
         if not budget.reserve(amount):
             break
         assert drawn[-1] >= budget.spent + budget.reserved
-        budget.settle(amount, cost=amount * rng.random())
+        budget.charge(amount, cost=amount * rng.random())
     assert drawn[-1] <= 1.0
     assert len(drawn) <= 120
