@@ -123,7 +123,7 @@ class PromptHandling:
         if template is None and self.format == "auto":
             log.info("the model has no chat template: prompts are sent raw")
         self._untold_until = None
-        await self._settle(model, template)
+        await self._use(model, template)
 
     async def _do_without(self, model: str, error: PoolError) -> None:
         log.warning(
@@ -131,10 +131,10 @@ class PromptHandling:
             "it. Give prompt_format='raw' if the model has none",
             one_line(error),
         )
-        await self._settle(model, ChatTemplate((), (), str))
+        await self._use(model, ChatTemplate((), (), str))
         self._untold_until = self._driver.now + ASK_AGAIN
 
-    async def _settle(self, model: str, template: ChatTemplate | None) -> None:
+    async def _use(self, model: str, template: ChatTemplate | None) -> None:
         """Find out what else depends on there being a template, and use it."""
         if template is not None:
             if not template.separable:

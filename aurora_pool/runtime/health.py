@@ -50,7 +50,7 @@ async def fetch(transport: Transport, agent: int, path: str, body: bytes | None 
 
 
 async def try_agent(
-    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes, *, within: float
+    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes | None, *, within: float
 ) -> tuple[Outcome, str]:
     """Send the smallest request that the pool could send; return what it came to, and in words.
 
@@ -58,6 +58,9 @@ async def try_agent(
     One that waits while the engine is at work counts as ``OVERLOADED``, which is no fault.
     """
     try:
+        if body is None:
+            await fetch(transport, agent, path, within=within)
+            return Outcome.ANSWERED, ""
         content = await _fetch_unless_busy(transport, agent, path, body, within=within)
         if content is None:
             return Outcome.OVERLOADED, "its engine is busy"
@@ -86,7 +89,7 @@ async def _fetch_unless_busy(
             before = await read_load(transport, agent, within=within)
         return await asked
     except TimedOut:
-        finding, _ = await look(transport, agent, before, within=within)
+        finding, _ = await check_load(transport, agent, before, within=within)
         if finding is Finding.PROGRESSING:
             return None
         raise
@@ -113,12 +116,12 @@ async def read_load(transport: Transport, agent: int, *, within: float) -> Engin
         return None
 
 
-async def look(
+async def check_load(
     transport: Transport, agent: int, before: EngineLoad | None, *, within: float
 ) -> tuple[Finding, EngineLoad | None]:
-    """Look at the counters of a silent agent; return what they show against those of the look before.
+    """Read the counters of a silent agent; return what they show against those of the check before.
 
-    Where there was none before, the next look will show whether an engine moves that has work.
+    Where there was none before, the next will show whether an engine moves that has work.
     """
     try:
         load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))

@@ -153,7 +153,7 @@ class Engine:
         self._ready = []
         return ready
 
-    def settle(self, now: float) -> None:
+    def catch_up(self, now: float) -> None:
         """Let time pass until ``now``, so that all figures are of now; emissions stay for :meth:`advance`."""
         self._run(now)
 

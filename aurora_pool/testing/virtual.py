@@ -31,7 +31,7 @@ ROUND_TRIP = 0.002
 """Seconds on the network, half of them each way, where nothing else is said."""
 REPLY_LIMIT = 5.0
 """Seconds after which a probe or a load check of an unresponsive agent ends."""
-LOOK_TIME = 0.01
+METRICS_TIME = 0.01
 """Seconds that a server takes to write its counters."""
 
 
@@ -104,10 +104,10 @@ class VirtualFleet(VirtualNetwork):
         self.at(self.now + self.one_way, arrive)
         self.client_at(self.now + REPLY_LIMIT, give_up)
 
-    def look(self, index: int, tokens_before: int | None, told: Callable[[Finding, int], None]) -> None:
+    def check_load(self, index: int, tokens_before: int | None, told: Callable[[Finding, int], None]) -> None:
         """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count.
 
-        Where none were seen before, the next look will show whether an engine moves that has work.
+        Where none were seen before, the next will show whether an engine moves that has work.
         """
         agent = self.agents[index]
 
@@ -121,7 +121,7 @@ class VirtualFleet(VirtualNetwork):
                 case _:
                     still = Finding.STILL if running or waiting else Finding.IDLE
                     finding = still if tokens_before in (None, tokens) else Finding.PROGRESSING
-                    seconds = LOOK_TIME
+                    seconds = METRICS_TIME
             self.client_at(self.now + seconds + self.one_way, partial(told, finding, tokens))
 
         self.at(self.now + self.one_way, arrive)
@@ -132,7 +132,7 @@ class VirtualFleet(VirtualNetwork):
 
         def arrive() -> None:
             if agent.condition not in ("dead", "terminated", "hung"):
-                self.client_at(self.now + LOOK_TIME + self.one_way, partial(told, *agent.counters()))
+                self.client_at(self.now + METRICS_TIME + self.one_way, partial(told, *agent.counters()))
 
         self.at(self.now + self.one_way, arrive)
 

@@ -48,7 +48,7 @@ class VirtualAgent:
     def counters(self) -> tuple[int, int, int, int]:
         """What its engine counts now: tokens of all clients, sequences that run and that wait, preemptions."""
         engine = self.engine
-        engine.settle(self.network.now)
+        engine.catch_up(self.network.now)
         return engine.tokens, engine.running, engine.waiting, engine.preemptions
 
     # -- what a client does -------------------------------------------------------------------------------------

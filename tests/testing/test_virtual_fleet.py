@@ -164,7 +164,7 @@ class TestProbes:
         assert self.ask(fleet) == (5.0, Outcome.OVERLOADED)
         looks: list[Finding] = []
         for seen_before in (None, 0):
-            fleet.look(0, seen_before, lambda finding, _: looks.append(finding))
+            fleet.check_load(0, seen_before, lambda finding, _: looks.append(finding))
         while len(looks) < 2:
             assert fleet.step()
         assert looks == [Finding.STILL, Finding.PROGRESSING]
