@@ -117,7 +117,7 @@ def measure_tables(folder: Path, hostfile: Path, lines: int) -> None:
     took, spent = {}, {}
     for path in (source, table):
         output = folder / f"{path.name}.out.jsonl"
-        # Raw: the lines name a url, so they are sent as they are, and rows are to ask for the same.
+        # Raw: the lines name a url, so they are sent unchanged, and rows are to ask for the same.
         seconds, cpu, memory, summary = run(path, output, hostfile, "--prompt-format", "raw")
         assert summary["answered"] == lines
         took[path], spent[path] = seconds, cpu

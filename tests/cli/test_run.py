@@ -236,6 +236,16 @@ def test_a_bad_line_before_anything_is_sent(call: Call, tmp_path: Path, output: 
     assert not output.exists()
 
 
+def test_bad_lines_are_told_one_below_the_other_and_none_is_forged(call: Call, tmp_path: Path, output: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["{oops", {"id": "a\nforged", "prompt": "b"}] * 2)
+    hostfile = tmp_path / "h"
+    hostfile.write_text("127.0.0.1 2000\n")
+    ended = call("run", source, "-o", output, "--hostfile", hostfile)
+    lines = ended.err.splitlines()
+    assert (ended.code, len(lines), lines[0]) == (3, 4, f"aurora-pool: {source}: 3 bad lines")
+    assert lines[3] == rf"  {source}:4: the id 'a\nforged' is in line 2 already"
+
+
 def test_an_input_that_is_not_there(call: Call, output: Path, hostfile: Path) -> None:
     ended = call("run", "nowhere.jsonl", "-o", output, "--hostfile", hostfile)
     assert (ended.code, "nowhere.jsonl: the input can't be read" in one_line(ended)) == (3, True)
