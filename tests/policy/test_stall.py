@@ -6,8 +6,8 @@ import pytest
 
 from aurora_pool.errors import ConnectFailed
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stall import LOOK_AFTER, Finding
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
