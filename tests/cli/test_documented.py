@@ -60,7 +60,7 @@ def test_what_is_said_names_options_that_exist(house: str) -> None:
     options = {"--help"} | {name for each in parameters for name in [*each.opts, *each.secondary_opts]}
     named = {
         (path.name, option)
-        for path in (ROOT / "aurora_pool" / house).glob("*.py")
+        for path in (ROOT / "aurora_pool" / house).rglob("*.py")
         for text in texts_of(path)
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", text)
     }
