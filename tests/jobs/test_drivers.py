@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import signal
@@ -209,6 +210,21 @@ async def test_drivers_may_share_a_job_that_asks_for_embeddings(tmp_path: Path) 
                 summary = await job.run(embedders)
     assert (summary.ending, summary.answered) == ("finished", 40)
     assert merge(tmp_path / "shared", tmp_path / "out.jsonl").requests == 40
+
+
+@pytest.mark.simulated_clock
+async def test_drivers_need_no_locks_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "as Lustre says where it is mounted without flock")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    source = write_jsonl(tmp_path / "in.jsonl", lines(20))
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            assert (await job.run(pool)).answered == 20
+    assert "lock" not in caplog.text
 
 
 async def test_an_error_that_nobody_foresaw_ends_the_driver_and_leaves_its_pieces_to_others(
