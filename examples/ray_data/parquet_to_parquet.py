@@ -1,6 +1,6 @@
 """Answer a prompt for each row of parquet files with Ray Data, and write parquet files; killed, it goes on.
 
-python examples/ray/parquet_to_parquet.py genes answers --hostfile fleet.hostfile --template "What does {gene} do?"
+python examples/ray_data/parquet_to_parquet.py genes answers --hostfile fleet.hostfile --template "What does {gene} do?"
 
 SOURCE and TARGET may be folders, or elsewhere (s3://bucket/genes, where AWS_ENDPOINT_URL names another server than
 Amazon's). The rows need a column of ids.

@@ -1,6 +1,6 @@
 """Two stages of a pipeline: a small model writes drafts, a large one judges them.
 
-python examples/ray/two_stages.py genes verdicts --small small.hostfile --large large.hostfile
+python examples/ray_data/two_stages.py genes verdicts --small small.hostfile --large large.hostfile
 
 Both hostfiles may be the same. The stages run at the same time, on rows that stream from one to the other.
 """
