@@ -165,11 +165,11 @@ class BadRecords(BadRecord):
     def __init__(self, records: Sequence[BadRecord], *, count: int, path: str | Path) -> None:
         self.records = tuple(records)
         self.count = count
-        listed = [f"{count} bad lines", *map(str, records)]
+        lines = [f"{count} bad lines", *map(str, records)]
         if count > len(records):
-            listed.append(f"and {count - len(records)} more")
-        super().__init__("\n  ".join(listed), path=path)
-        self.lines = (f"{path}: {listed[0]}", *listed[1:])
+            lines.append(f"and {count - len(records)} more")
+        super().__init__("\n  ".join(lines), path=path)
+        self.lines = (f"{located(path, None)}: {lines[0]}", *lines[1:])
 
 
 def located(path: str | Path, line: int | None) -> str:

@@ -70,7 +70,6 @@ def told(work: Callable[[], int]) -> int:
     try:
         return work()
     except PoolError as error:
-        # As many lines as are meant, and none that a file or a server has put in.
-        lines = error.lines if isinstance(error, BadRecords) else (str(error),)
-        say("\n  ".join(map(one_line, (f"aurora-pool: {lines[0]}", *lines[1:]))))
+        first, *more = error.lines if isinstance(error, BadRecords) else (error,)
+        say("\n  ".join(map(one_line, (f"aurora-pool: {first}", *more))))
         return code_of(error)

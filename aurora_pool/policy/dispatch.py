@@ -248,8 +248,10 @@ class Dispatcher:
         return self._faults.failed(request, error, now)
 
     def probed(self, agent: int, outcome: Outcome, reason: str, now: float) -> None:
-        """Record what the probe of an agent that is out came to."""
-        agent_probed(self.ledger, self.ledger.agents[agent], outcome, reason, now)
+        """Record what the probe of an agent came to that is out, on trial, or silent."""
+        state = self.ledger.agents[agent]
+        self._faults.stall.probed(state, outcome, now)
+        agent_probed(self.ledger, state, outcome, reason, now)
 
     def serves_another_model(self, agent: int, reason: str, now: float) -> None:
         """Record that an agent says of itself that it does not serve what is asked for."""

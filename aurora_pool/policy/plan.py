@@ -24,8 +24,9 @@ class Failure:
 class Plan(msgspec.Struct, eq=False):
     """What the pool is to do now: requests to send and to close, agents to probe, prompts that ended unanswered.
 
-    ``probe`` holds agents that are out and due for a trial; ``check`` agents that hold prompts but have fallen silent;
-    ``sample`` agents whose counters of running and waiting prompts the dispatcher would like to know.
+    ``probe`` holds agents to be tried by a small request: they are out, on trial, or silent for long without counters;
+    ``check`` agents that hold prompts but have fallen silent; ``sample`` agents whose counters of running and waiting
+    prompts the dispatcher would like to know.
     """
 
     send: list[InFlightRequest] = []

@@ -236,14 +236,17 @@ def test_a_bad_line_before_anything_is_sent(call: Call, tmp_path: Path, output: 
     assert not output.exists()
 
 
-def test_bad_lines_are_told_one_below_the_other_and_none_is_forged(call: Call, tmp_path: Path, output: Path) -> None:
-    source = write_jsonl(tmp_path / "in.jsonl", ["{oops", {"id": "a\nforged", "prompt": "b"}] * 2)
+def test_bad_lines_are_each_named_on_a_line_of_their_own(call: Call, tmp_path: Path, output: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [*PROMPTS, r'{"prompt": "half \ud83d"}', "[1]"])
     hostfile = tmp_path / "h"
     hostfile.write_text("127.0.0.1 2000\n")
     ended = call("run", source, "-o", output, "--hostfile", hostfile)
-    lines = ended.err.splitlines()
-    assert (ended.code, len(lines), lines[0]) == (3, 4, f"aurora-pool: {source}: 3 bad lines")
-    assert lines[3] == rf"  {source}:4: the id 'a\nforged' is in line 2 already"
+    assert ended.code == 3
+    assert ended.err.splitlines() == [
+        f"aurora-pool: {source}: 2 bad lines",
+        rf"  {source}:31: the text is no valid Unicode: a lone surrogate, '\ud83d'",
+        f"  {source}:32: expected a JSON object",
+    ]
 
 
 def test_an_input_that_is_not_there(call: Call, output: Path, hostfile: Path) -> None:

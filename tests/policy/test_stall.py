@@ -68,6 +68,29 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
     rig.finish()
 
 
+def test_one_without_counters_is_tried_by_a_small_request_and_may_be_silent_while_it_answers_that() -> None:
+    rig = silent()
+    for _ in range(1000):
+        while rig.looks:
+            rig.load_checked(0, Finding.NO_METRICS)
+        rig.plan()
+        while rig.probes:
+            assert rig.now >= 30
+            rig.probed(0)
+        rig.wait(1.0)
+    (request,) = rig.open
+    rig.load_checked(0, Finding.NO_METRICS)
+    for _ in range(400):
+        while rig.looks:
+            rig.load_checked(0, Finding.NO_METRICS)
+        rig.plan()
+        while rig.probes:
+            rig.probed(0, Outcome.DEAD)
+        rig.wait(1.0)
+    assert request.closed
+    rig.finish()
+
+
 def test_one_that_refuses_connections_loses_what_it_holds_at_once() -> None:
     rig = silent(2)
     assert sorted(rig.looks) == [0, 1]
