@@ -16,7 +16,7 @@ import pytest
 ray = pytest.importorskip("ray")
 from pyarrow import parquet  # noqa: E402 - only where Ray is
 
-from aurora_pool import AgentEndpoint, ConfigError, parse_hostfile  # noqa: E402
+from aurora_pool import AgentEndpoint, ConfigError, Timeouts, parse_hostfile  # noqa: E402
 from aurora_pool.contrib.ray import answer  # noqa: E402
 from tests.cli.conftest import simulated  # noqa: E402
 from tests.ray.conftest import write_rows  # noqa: E402
@@ -72,7 +72,7 @@ def test_what_the_cluster_or_the_fleet_lacks_is_told_at_once(rows: Path) -> None
     with pytest.raises(ConfigError, match=r"the cluster has 3 CPUs and 5 are needed \(4 for the pools, 1 to read"):
         answer(dataset, nobody, template=TEMPLATE, actors=4, num_cpus=1)
     with pytest.raises(Exception, match=r"no agent answers|NoAgentsError"):
-        answer(dataset, nobody, template=TEMPLATE).materialize()
+        answer(dataset, nobody, template=TEMPLATE, pool={"timeouts": Timeouts(patience=2)}).materialize()
 
 
 @pytest.mark.usefixtures("cluster")
