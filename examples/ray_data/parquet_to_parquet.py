@@ -37,7 +37,7 @@ def main() -> None:
     answers = answer(rows, given.hostfile, template=given.template, max_tokens=given.max_tokens)
     answers.write_parquet(given.target)
     written = ray.data.read_parquet(given.target)
-    failed = written.filter(expr="answer_error is not null").count()
+    failed = written.filter(lambda row: row["answer_error"] is not None).count()
     print(f"{written.count()} rows, of which {failed} failed")
 
 
