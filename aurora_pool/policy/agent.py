@@ -7,6 +7,7 @@ from collections import Counter
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.flow import Flow
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.quota import Quota
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
@@ -54,6 +55,7 @@ class AgentState:
         "failures",
         "flow",
         "held",
+        "idle_timeout",
         "index",
         "last_byte",
         "last_error",
@@ -68,6 +70,7 @@ class AgentState:
         "prompts_done",
         "quarantine_for",
         "queued_at_server",
+        "quota",
         "rate_limited",
         "refused_since",
         "rejections",
@@ -75,7 +78,6 @@ class AgentState:
         "running",
         "sampled_at",
         "sent",
-        "silent_cut",
         "staged",
         "stalled",
         "tick_due",
@@ -115,7 +117,7 @@ class AgentState:
         self.rejections = 0
         """How many requests it has rejected since."""
         self.rate_limited = False
-        self.silent_cut = 0.0
+        self.idle_timeout = 0.0
         """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""
         self.preemptions: int | None = None
         self.last_error = ""
@@ -128,6 +130,8 @@ class AgentState:
         self.mean_seconds = 0.0
         self.answered_at: float | None = None
         self.failures: Counter[str] = Counter()
+        self.quota: Quota | None = None
+        """What it allows and costs, if it is hosted: nothing is dealt to it then."""
         self.min_refill_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
         self.limit = 0
         self.min_refill = 1
@@ -137,6 +141,11 @@ class AgentState:
     def in_service(self) -> bool:
         """Whether it gets prompts at all."""
         return self.breaker.state is State.IN_SERVICE
+
+    @property
+    def retired(self) -> bool:
+        """Whether it is a hosted one that has left for good."""
+        return self.quota is not None and self.breaker.state is State.REMOVED
 
     @property
     def available(self) -> bool:
@@ -156,7 +165,7 @@ class AgentState:
     @property
     def proven(self) -> bool:
         """Whether it has never gone out, or has given answers for a while since; to have been idle proves nothing."""
-        return self.breaker.settled(self.answered_at or 0.0)
+        return self.breaker.proven(self.answered_at or 0.0)
 
     @property
     def free(self) -> int:
@@ -186,7 +195,13 @@ class AgentState:
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
         self.min_refill = self.window.min_refill(size, self.flow.rate, self.min_refill_share)
-        self.limit = size if self.available and self.quarantine_for is None else 0
+        self.limit = size if self.available and self.quarantine_for is None and self.quota is None else 0
+
+    def host(self, quota: Quota) -> None:
+        """Record that it is hosted, and with which quota."""
+        self.quota = quota
+        self.window = Window(quota.terms.at_once, quota.terms.at_once)
+        self.refresh()
 
     def keep(self, queue: PromptQueue | None) -> None:
         """Have it take nothing but quarantined of this queue, once it is empty; or, with None, anything again."""
@@ -221,9 +236,9 @@ class AgentState:
         self.running += prompts
         self.flow.running(self.running)
         if self.running >= self.held and not self.staged:
-            self.look_dry(now)
+            self.check_dry(now)
 
-    def look_dry(self, now: float) -> None:
+    def check_dry(self, now: float) -> None:
         """Let the window grow if it is what leaves the server with too little: see :mod:`aurora_pool.policy.window`."""
         if self.held + self.answers_since_send < self.window.size or 2 * self.answers_since_send > self.window.size:
             return  # it is not the window that limits, or it was full too long ago to tell

@@ -38,9 +38,9 @@ class Ledger:
         self.turns = Turns()
         """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
-        """The agents whose credits may have changed since the last plan, all that have an staged among them."""
+        """The agents whose credits may have changed since the last plan, all that have something staged among them."""
         self.quarantine_agents: dict[AgentState, None] = {}
-        """The agents that are kept for quarantined."""
+        """The agents that are kept for quarantined prompts."""
         self.timers = Timers()
         self.pending = Plan()
         self.lengths = Lengths()
@@ -50,13 +50,8 @@ class Ledger:
         self.now = 0.0
         """The time of the plan that is being made."""
         self._scans: dict[PromptQueue, None] = {}
-        self.in_flight = 0
-        self.answered = 0
-        self.requests = 0
-        self.hedged = 0
-        self.moved = 0
-        self.quarantined = 0
-        self.wasted_tokens = 0
+        self.in_flight = self.answered = self.requests = 0
+        self.hedged = self.moved = self.quarantined = self.wasted_tokens = 0
 
     # -- prompts that wait --------------------------------------------------------------------------------------
 
@@ -112,7 +107,7 @@ class Ledger:
         agent.staged.append(item)
 
     def unassign(self, agent: AgentState, items: list[WorkItem]) -> None:
-        """Take prompts out of an staged again."""
+        """Take prompts that are staged back again."""
         dropped = set(items)
         agent.staged = [item for item in agent.staged if item not in dropped]
         agent.held -= len(items)
@@ -143,7 +138,7 @@ class Ledger:
                 self.unassign(agent, done)
 
     def trim_staged(self, now: float) -> None:
-        """Take back what was handed to agents whose windows have shrunk since, or that rest."""
+        """Take back what was assigned to agents whose windows have shrunk since, or that cool down."""
         for agent in self.touched:
             if agent.held > agent.limit and agent.staged:
                 excess = agent.staged[-(agent.held - agent.limit) :]

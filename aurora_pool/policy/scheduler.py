@@ -17,7 +17,7 @@ from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
 Balance = Literal["adaptive", "strict"]
 
 WORTH_SHARING = 4
-"""Prompts for each agent from which on they are dealt as shares."""
+"""Prompts for each agent from which on they are assigned as shares."""
 DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
@@ -43,8 +43,8 @@ class Scheduler:
     # -- what comes in ------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Deal prompts to their home agents; what finds no credit there waits in its queue."""
-        if not items or self._deal_shares(items):
+        """Assign prompts to their home agents; what finds no credit there waits in its queue."""
+        if not items or self._assign_shares(items):
             return
         start = 0
         for end in range(1, len(items) + 1):
@@ -56,9 +56,11 @@ class Scheduler:
         ledger = self.ledger
         agents, members, waiting = ledger.agents, queue.view.members, queue.items
         size = len(members)
+        if not size:
+            waiting.extend(items)  # for hosted agents, if for anybody
         others_wait = len(ledger.queues) > (queue in ledger.queues)
         given = []
-        for item in items:
+        for item in items if size else ():
             index = item.index
             home = agents[members[index % size]]
             if self.strict and home.in_service:
@@ -77,15 +79,21 @@ class Scheduler:
         if waiting:
             ledger.wake(queue)
 
-    def _deal_shares(self, items: Sequence[WorkItem]) -> bool:
-        """Deal many prompts in a row, agent by agent instead of prompt by prompt, if all have credits for their share.
+    def _assign_shares(self, items: Sequence[WorkItem]) -> bool:
+        """Assign many prompts in a row, agent by agent, not prompt by prompt, if all have credits for their share.
 
         It comes to the same, at a third of the cost.
         """
         queue, start = items[0].queue, items[0].index
         members, size = queue.view.members, len(queue.view.members)
-        share = -(-len(items) // size)
-        if self.strict or self.ledger.queues or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
+        share = -(-len(items) // size) if size else 0
+        if (
+            not size
+            or self.strict
+            or self.ledger.queues
+            or share < WORTH_SHARING
+            or items[-1].index - start != len(items) - 1
+        ):
             return False
         agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
         if any(agent.limit - agent.held < share for agent in agents):
@@ -148,7 +156,7 @@ class Scheduler:
             share = shares.take(agent.index, max(free, 2 * agent.min_refill))
             if share and free >= min(agent.min_refill, -(-share // 2)):  # smaller refills when little is left
                 if agent.answers_since_send:
-                    agent.look_dry(self.ledger.now)
+                    agent.check_dry(self.ledger.now)
                 self._refill(agent, min(agent.limit - agent.held, share))
 
     def _refill(self, agent: AgentState, prompts: int) -> None:
@@ -253,9 +261,9 @@ class Scheduler:
             queue.unserved_since = now
             if queue.patience < math.inf:
                 self.ledger.timers.add(now + queue.patience, self._on_timer, queue)
-        members = [self.ledger.agents[index] for index in queue.view.members]
+        members = [self.ledger.agents[index] for index in (*queue.view.members, *queue.view.hosted)]
         gives_up_at = queue.unserved_since + queue.patience
-        if now < gives_up_at and not all(agent.breaker.wrong_model for agent in members):
+        if now < gives_up_at and not all(agent.breaker.wrong_model or agent.retired for agent in members):
             queue.rescan_due = now + RESCAN_EVERY
             return
         waited = now - queue.unserved_since
@@ -263,11 +271,17 @@ class Scheduler:
             f"{self.ledger.names[agent.index]}: {agent.last_error}" for agent in members[:3]
         )
         error += f"; and {len(members) - 3} more" if len(members) > 3 else ""
+        hosted = any(agent.quota is not None and agent.in_service for agent in members)
+        if hosted:
+            error += "; hosted agents take only conversations, and of these none with fields that engines alone know"
+        left = [item for item in queue.items if hosted and item.portable is not None and not item.done]
         for item in (*queue.items, *queue.quarantined):
-            if not item.done:
+            if not item.done and not (hosted and item.portable is not None and not item.suspected):
                 self.ledger.fail(item, Failure(item, "no_agents", error, None), now)
         queue.items.clear()
+        queue.items.extend(left)
         queue.quarantined.clear()
+        queue.rescan_due = now + RESCAN_EVERY
         self.ledger.forget_if_empty(queue)
 
 
