@@ -105,6 +105,8 @@ class ParquetSource(_Rows):
         try:
             with self._input.open() as data, self._pyarrow.parquet.ParquetFile(data) as file:
                 groups, skipped = _groups_from(file.metadata, first - 1)
+                if not groups:
+                    return  # older versions take no groups for an error
                 for batch in file.iter_batches(_ROWS, row_groups=groups, use_threads=False):
                     # By columns, which pyarrow reads at once: row by row takes several times as long.
                     yield from batch.slice(min(skipped, batch.num_rows)).to_pylist()
