@@ -107,6 +107,7 @@ class RunLog:
             moved=statistics.moved,
             hedged=statistics.hedged,
             wasted_tokens=statistics.wasted_tokens,
+            **({"cost": round(statistics.cost, 9)} if statistics.cost else {}),
         )
         self._noted = seconds
         self.flush()

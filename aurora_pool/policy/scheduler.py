@@ -56,9 +56,11 @@ class Scheduler:
         ledger = self.ledger
         agents, members, waiting = ledger.agents, queue.view.members, queue.items
         size = len(members)
+        if not size:
+            waiting.extend(items)  # for hosted agents, if for anybody
         others_wait = len(ledger.queues) > (queue in ledger.queues)
         given = []
-        for item in items:
+        for item in items if size else ():
             index = item.index
             home = agents[members[index % size]]
             if self.strict and home.in_service:
@@ -84,8 +86,14 @@ class Scheduler:
         """
         queue, start = items[0].queue, items[0].index
         members, size = queue.view.members, len(queue.view.members)
-        share = -(-len(items) // size)
-        if self.strict or self.ledger.queues or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
+        share = -(-len(items) // size) if size else 0
+        if (
+            not size
+            or self.strict
+            or self.ledger.queues
+            or share < WORTH_SHARING
+            or items[-1].index - start != len(items) - 1
+        ):
             return False
         agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
         if any(agent.limit - agent.held < share for agent in agents):
@@ -253,9 +261,9 @@ class Scheduler:
             queue.unserved_since = now
             if queue.patience < math.inf:
                 self.ledger.timers.add(now + queue.patience, self._on_timer, queue)
-        members = [self.ledger.agents[index] for index in queue.view.members]
+        members = [self.ledger.agents[index] for index in (*queue.view.members, *queue.view.hosted)]
         gives_up_at = queue.unserved_since + queue.patience
-        if now < gives_up_at and not all(agent.breaker.wrong_model for agent in members):
+        if now < gives_up_at and not all(agent.breaker.wrong_model or agent.retired for agent in members):
             queue.rescan_due = now + RESCAN_EVERY
             return
         waited = now - queue.unserved_since
@@ -263,11 +271,17 @@ class Scheduler:
             f"{self.ledger.names[agent.index]}: {agent.last_error}" for agent in members[:3]
         )
         error += f"; and {len(members) - 3} more" if len(members) > 3 else ""
+        hosted = any(agent.quota is not None and agent.in_service for agent in members)
+        if hosted:
+            error += "; hosted agents take only conversations, and of these none with fields that engines alone know"
+        left = [item for item in queue.items if hosted and item.portable is not None and not item.done]
         for item in (*queue.items, *queue.quarantined):
-            if not item.done:
+            if not item.done and not (hosted and item.portable is not None and not item.suspected):
                 self.ledger.fail(item, Failure(item, "no_agents", error, None), now)
         queue.items.clear()
+        queue.items.extend(left)
         queue.quarantined.clear()
+        queue.rescan_due = now + RESCAN_EVERY
         self.ledger.forget_if_empty(queue)
 
 
