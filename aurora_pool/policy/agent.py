@@ -171,6 +171,11 @@ class AgentState:
         return self.held - self.running <= flow.rate * flow.latency
 
     @property
+    def needs_more(self) -> bool:
+        """Whether its server may run out of work before the next refill: it holds no more than its flow needs."""
+        return self.held < self.window.needed(self.flow) or not self.flow.most_running
+
+    @property
     def pace(self) -> Pace:
         """How fast it is, to be compared with others."""
         flow = self.flow

@@ -15,8 +15,8 @@ The dispatcher is synchronous and never waits: the caller reports what happened 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from aurora_pool.errors import BadReply, PoolError
 from aurora_pool.policy.agent import AgentState
@@ -24,6 +24,7 @@ from aurora_pool.policy.batching import form_batches
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
+from aurora_pool.policy.homes import Grouper
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.quarantine import refill_quarantine_agents
@@ -52,7 +53,8 @@ class Dispatcher:
 
     ``timeout`` is how many seconds a prompt may take from its first sending; ``silence`` how many an agent that holds
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
-    open at most.
+    open at most. ``beginning_of`` tells how a prompt begins, text or token ids, of the ``work`` of its item: prompts
+    that share a beginning meet on one agent then.
 
     >>> from aurora_pool.policy.queues import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
@@ -72,9 +74,11 @@ class Dispatcher:
         silence: float = 30.0,
         requests_limit: int = 256,
         events: PolicyEvents | None = None,
+        beginning_of: Callable[[Any], Any] | None = None,
     ) -> None:
         self.ledger = Ledger(names, rng, requests_limit, events or PolicyEvents())
-        self._scheduler = Scheduler(self.ledger, balance)
+        grouper = None if beginning_of is None else Grouper(self.ledger.homes, beginning_of)
+        self._scheduler = Scheduler(self.ledger, balance, grouper)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
         self._faults = Faults(self.ledger, silence, self._deadlines)
         self._hedger = Hedger(self.ledger, self._scheduler.idle) if balance == "adaptive" else None
@@ -331,5 +335,6 @@ class Dispatcher:
 
     def _send(self, agent: AgentState, now: float) -> None:
         items, agent.staged = agent.staged, []
+        self.ledger.homes.record(agent.index, [item.prefix for item in items])
         for group in form_batches(items):
             self.ledger.open_request(group, agent, now)

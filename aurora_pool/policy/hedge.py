@@ -127,7 +127,7 @@ class Hedger:
         ledger, first = self.ledger, item.request
         assert first is not None
         slow = ledger.agents[first.agent]
-        while rotation and not rotation[0].free:
+        while rotation and not (rotation[0].free and rotation[0].unoccupied):
             rotation.popleft()
         if not rotation or (rotation[0] is slow and len(rotation) == 1):
             return
@@ -135,7 +135,7 @@ class Hedger:
             return
         if rotation[0] is slow:
             rotation.rotate(-1)
-            if not rotation[0].free:
+            if not (rotation[0].free and rotation[0].unoccupied):
                 return
         agent = rotation[0]
         rotation.rotate(-1)

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.breaker import State
+from aurora_pool.policy.homes import Homes
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.queues import Caller, PromptQueue, Turns
 from aurora_pool.policy.retry import RetryBudget
@@ -45,6 +46,7 @@ class Ledger:
         self.timers = Timers()
         self.pending = Plan()
         self.lengths = Lengths()
+        self.homes = Homes(len(names))
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.quarantining: dict[PromptQueue, None] = {}
         """The queues in which quarantined prompts wait."""
@@ -258,8 +260,7 @@ class Ledger:
                 self.remove_request(request)
             self.unassign(agent, agent.staged)
         for queue in self.queues:
-            for waiting in (queue.items, queue.quarantined, *queue.by_agent.values()):
-                waiting.clear()
+            queue.clear()
         self.turns.clear()
         self.timers.clear()
         self.pending = Plan()
@@ -304,6 +305,7 @@ class Ledger:
         self.names.append(name)
         self.agents.append(agent)
         self.in_service += 1
+        self.homes.joined()
         self.touched[agent] = None
         self.rescan()
         return agent.index
@@ -331,7 +333,9 @@ class Ledger:
         unsent = agent.staged
         self.unassign(agent, unsent)
         self.requeue(reversed(unsent), now)
+        self.homes.forget(agent.index)
         for queue in self.queues:
+            queue.items.lost(agent.index)
             if agent.index in queue.by_agent:
                 queue.items.extend(queue.by_agent.pop(agent.index))
                 self.turns.enter(queue)

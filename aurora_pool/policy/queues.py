@@ -12,9 +12,10 @@ import heapq
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aurora_pool.policy.timers import FOREVER
+from aurora_pool.policy.waiting import Waiting
 from aurora_pool.policy.work import WorkItem
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class PromptQueue:
     """
 
     __slots__ = (
+        "beginning",
         "by_agent",
         "caller",
         "end",
@@ -132,7 +134,9 @@ class PromptQueue:
         self.caller = caller or Caller()
         self.patience = patience
         self.pinned = pinned
-        self.items: deque[WorkItem] = deque()
+        self.items = Waiting()
+        self.beginning: Any = ""
+        """How one of its last prompts began."""
         self.entry = -1
         """Its valid entry among those whose turn may be."""
         self.by_agent: dict[int, deque[WorkItem]] = {}
@@ -162,6 +166,12 @@ class PromptQueue:
     def waiting(self) -> int:
         """How many prompts wait here."""
         return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
+
+    def clear(self) -> None:
+        """Forget what waits here."""
+        self.items.clear()
+        self.quarantined.clear()
+        self.by_agent.clear()
 
 
 class Turns:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.homes import Grouper
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.queues import PromptQueue
@@ -22,6 +23,8 @@ DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
+CROWDED = 1.25
+"""An agent is given what it is the home of until it holds this many times as much as the others do in the mean."""
 TURN = 2048.0
 """Expected tokens that a caller is given in one turn, where others wait as well."""
 
@@ -34,9 +37,12 @@ class Scheduler:
     in the same plan in which it becomes able to.
     """
 
-    def __init__(self, ledger: Ledger, balance: Balance) -> None:
+    def __init__(self, ledger: Ledger, balance: Balance, grouper: Grouper | None = None) -> None:
         self.ledger = ledger
         self.strict = balance == "strict"
+        self._grouper = None if self.strict else grouper
+        self._grouped: dict[PromptQueue, None] = {}
+        """The queues in which groups wait."""
         self.idle: dict[AgentState, None] = dict.fromkeys(ledger.agents)
         """The agents that the last plan left with credits enough for a request of their own."""
         self._count: int | None = None
@@ -45,14 +51,29 @@ class Scheduler:
     # -- what comes in ------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Deal prompts to their home agents; what finds no credit there waits in its queue."""
-        if not items or self._deal_shares(items):
-            return
+        """Deal prompts to agents, or have them wait: round-robin, or in groups of those that begin alike."""
         start = 0
         for end in range(1, len(items) + 1):
             if end == len(items) or items[end].queue is not items[start].queue:
-                self._admit(items[start:end], items[start].queue)
+                run, queue = items[start:end], items[start].queue
+                groups = None if self._grouper is None or queue.pinned else self._grouper.groups(run, queue)
+                if groups is not None:
+                    self._admit_groups(groups, queue)
+                elif not self._deal_shares(run, queue):
+                    self._admit(run, queue)
                 start = end
+
+    def _admit_groups(self, groups: Iterable[tuple[int, list[WorkItem]]], queue: PromptQueue) -> None:
+        """Have groups wait for their homes, or for whoever comes first: the next plan gives each agent its share."""
+        agents, homes, serves = self.ledger.agents, self.ledger.homes, queue.view.serves
+        for key, items in groups:
+            if key:
+                at = [agent for agent in homes.of(key) if agent in serves and agents[agent].in_service]
+                queue.items.extend_group(key, items, at)
+            else:
+                queue.items.extend(items)
+        self._grouped[queue] = None
+        self.ledger.wake(queue)
 
     def _admit(self, items: Sequence[WorkItem], queue: PromptQueue) -> None:
         ledger = self.ledger
@@ -79,12 +100,12 @@ class Scheduler:
         if waiting:
             ledger.wake(queue)
 
-    def _deal_shares(self, items: Sequence[WorkItem]) -> bool:
+    def _deal_shares(self, items: Sequence[WorkItem], queue: PromptQueue) -> bool:
         """Deal many prompts in a row, agent by agent instead of prompt by prompt, if all have credits for their share.
 
         It comes to the same, at a third of the cost.
         """
-        queue, start = items[0].queue, items[0].index
+        start = items[0].index
         members, size = queue.view.members, len(queue.view.members)
         share = -(-len(items) // size)
         if self.strict or self.ledger.queues or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
@@ -92,9 +113,6 @@ class Scheduler:
         agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
         if any(agent.limit - agent.held < share for agent in agents):
             return False
-        for item in items:
-            if item.queue is not queue:
-                return False
         for item in items:
             item.holders = 1
         for offset, agent in enumerate(agents):
@@ -144,33 +162,102 @@ class Scheduler:
         turns = self.ledger.turns
         if not turns or not ready:
             return
+        self._grouped = {queue: None for queue in self._grouped if queue.items.grouped}
+        grouped = bool(self._grouped)
+        own = self._share_own(ready) if grouped and len(ready) > 1 else {}
+        even = -(-(sum(own.values()) + self._waiting()) // len(ready)) if own else 0
         shares = turns.shares(agent.index for agent in ready)
         for agent in ready:
             free = agent.limit - agent.held
             share = shares.take(agent.index, max(free, 2 * agent.min_refill))
-            if share and free >= min(agent.min_refill, -(-share // 2)):  # smaller refills when little is left
-                if agent.answers_since_send:
-                    agent.look_dry(self.ledger.now)
-                self._refill(agent, min(agent.limit - agent.held, share))
+            if own:
+                share = min(share, max(0, even - own.get(agent, 0)))
+            self._refill_if_worth(agent, share)
+        if grouped and turns:  # what was not to be torn apart, while agents have room
+            shares = turns.shares(agent.index for agent in ready)
+            for agent in ready:
+                share = shares.take(agent.index, max(agent.free, 2 * agent.min_refill))
+                self._refill_if_worth(agent, share, whole=False)
 
-    def _refill(self, agent: AgentState, prompts: int) -> None:
-        """Give an agent prompts of the queues whose turn it is."""
+    def _share_own(self, ready: list[AgentState]) -> dict[AgentState, int]:
+        """Let agents take what they are the home of, as long as none gets much more than the others; return how much.
+
+        An agent asked earlier would else take what another, asked later, is the home of.
+        """
+        held = sum(agent.held for agent in ready)
+        most = math.ceil(CROWDED * (held + self._waiting()) / len(ready))
+        own: dict[AgentState, int] = {}
+        for agent in ready:
+            before = agent.held
+            share = min(agent.limit, most) - before
+            if share >= agent.min_refill or (share > 0 and not before):
+                self._refill(agent, share, own=True)
+                own[agent] = agent.held - before
+        return own
+
+    def _waiting(self) -> int:
+        return sum(len(queue.items) for queue in self.ledger.queues)
+
+    def _refill_if_worth(self, agent: AgentState, share: int, *, whole: bool = True) -> None:
+        """Give an agent its share, if that is worth a request; smaller ones are when little is left."""
+        free = agent.limit - agent.held
+        if share and free >= min(agent.min_refill, -(-share // 2)):
+            if agent.answers_since_send:
+                agent.look_dry(self.ledger.now)
+            self._refill(agent, min(agent.limit - agent.held, share), whole=whole)
+
+    def _refill(self, agent: AgentState, prompts: int, *, own: bool = False, whole: bool = True) -> None:
+        """Give an agent prompts of the queues whose turn it is: of its ``own`` groups only, and ``whole`` ones."""
         turns = self.ledger.turns
         passed: list[PromptQueue] = []
         while prompts > 0 and (queue := turns.next_for(agent.index)) is not None:
+            if own and queue.items.own(agent.index) is None:
+                break
             taken: list[WorkItem] = []
-            useful = prompts if queue.end is None else queue.end.useful(agent, self.ledger.now)
-            if useful:
-                turn = prompts if len(turns) == 1 else max(1, int(TURN / queue.caller.prompt_cost))
-                taken = self._take(agent, queue, queue.items, min(prompts, turn, useful))
+            most = agent.limit - agent.held
+            if queue.end is not None:
+                most = min(most, queue.end.useful(agent, self.ledger.now))
+            if len(turns) > 1:
+                most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
+            if most > 0:
+                wanted = min(prompts, most)
+                taken = self._take_waiting(agent, queue, wanted, most if whole and not own else wanted, own)
             if taken:
                 queue.caller.charge(taken)
                 prompts -= len(taken)
+            elif own:
+                break
             elif queue.items:
                 turns.set_aside(queue)
                 passed.append(queue)
             self.ledger.forget_if_empty(queue)
         turns.put_back(passed)
+
+    def _take_waiting(self, agent: AgentState, queue: PromptQueue, wanted: int, most: int, own: bool) -> list[WorkItem]:
+        """Assign about so many prompts that wait, groups as a whole where that is not many more or fewer."""
+        waiting, rng = queue.items, self.ledger.rng
+        taken: list[WorkItem] = []
+        singles = True
+        while waiting and len(taken) < wanted:
+            if own:
+                group = waiting.own(agent.index)
+            else:
+                group = waiting.next_for(agent.index, rng, helps=agent.needs_more, singles=singles)
+            if group is None:
+                break
+            source = group.items
+            count = wanted - len(taken)
+            if group is not waiting.singles:
+                count = portion(len(source), count, most - len(taken), begun=bool(taken))
+            if not count:
+                break
+            before = len(source)
+            some = self._take(agent, queue, source, count)
+            waiting.took(group, agent.index, before - len(source))
+            taken += some
+            if not some and before == len(source):
+                singles = False  # all that are left have just failed here
+        return taken
 
     def _take(self, agent: AgentState, queue: PromptQueue, waiting: deque[WorkItem], prompts: int) -> list[WorkItem]:
         """Assign the first prompts that wait, but not those that have just failed on this agent."""
@@ -208,7 +295,7 @@ class Scheduler:
 
     def _rescan(self, queue: PromptQueue, now: float) -> None:
         """See whether any member is in service, and, now and then, which are too slow for what is left."""
-        _drop_done(queue.items)
+        queue.items.drop_done()
         _drop_done(queue.quarantined)
         ledger = self.ledger
         if not (queue.items or queue.quarantined):
@@ -271,6 +358,22 @@ class Scheduler:
         queue.items.clear()
         queue.quarantined.clear()
         self.ledger.forget_if_empty(queue)
+
+
+def portion(size: int, wanted: int, most: int, *, begun: bool) -> int:
+    """Tell how many prompts of a group of this size an agent should take that wants so many, and may have ``most``.
+
+    A group stays together as long as the agent gets no more than twice what it wants. Of one that is larger it takes
+    what it wants, if it has ``begun`` with no other. The rest of what it has no room for waits for it.
+
+    >>> [portion(size, 10, 100, begun=True) for size in (5, 20, 21)], portion(21, 10, 100, begun=False)
+    ([5, 20, 0], 10)
+    """
+    if size <= wanted or wanted >= most:
+        return min(size, wanted)
+    if size <= min(2 * wanted, most):
+        return size
+    return 0 if begun else wanted
 
 
 def _drop_done(queue: deque[WorkItem]) -> None:

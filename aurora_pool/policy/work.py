@@ -30,7 +30,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
-    prompt has; 0 where nobody knows.
+    prompt has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -55,6 +55,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     first_sent: float = -1.0
     started_at: float = -1.0
     prompt_tokens: float = 0.0
+    prefix: int = 0
     request: InFlightRequest | None = None
     second_request: InFlightRequest | None = None
 

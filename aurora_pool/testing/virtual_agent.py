@@ -26,6 +26,8 @@ BUSY = "The engine is currently busy and cannot accept new requests. Please try 
 class VirtualPrompt:
     """One prompt: how long its answer and it are, in tokens, and the keys of the whole blocks that it may share.
 
+    ``text`` is how it begins, for a pool that keeps prompts together which begin alike.
+
     ``bad`` ones are refused by servers, ``poison`` kills the server that begins it.
     """
 
@@ -34,6 +36,7 @@ class VirtualPrompt:
     bad: bool = False
     poison: bool = False
     keys: ListLike[Key] = ()
+    text: str = ""
 
 
 class Request:
