@@ -146,7 +146,10 @@ def leave_one_out() -> Case:
         )
         labels[draw.randrange(len(labels))] = f"LABEL-{turn + 1:>2}"
     share = len(examples) // AGENTS
-    hands: dict[str, Hand] = {"neighbours on one": lambda index, _: index // share, "i % 16": lambda index, _: index % AGENTS}
+    hands: dict[str, Hand] = {
+        "neighbours on one": lambda index, _: index // share,
+        "i % 16": lambda index, _: index % AGENTS,
+    }
     return Case(calls, hands, computed=1.3, of_hand=True)
 
 

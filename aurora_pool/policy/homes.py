@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
-from aurora_pool.policy.work import WorkItem
-
-if TYPE_CHECKING:
-    from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import PromptQueue, WorkItem
 
 REMEMBERED = 1 << 19
 """How many tokens of prompts an agent is taken to remember."""

@@ -1,145 +1,42 @@
-"""Which agent takes which waiting prompt: round-robin, and callers in turns."""
+"""Which agent takes which waiting prompt, as credits come back: callers in turns, groups that begin alike together."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.homes import Grouper
 from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.tail import foresee_end
-from aurora_pool.policy.work import Failure, WorkItem
+from aurora_pool.policy.tail import foresee_end, useful
+from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
 
 Balance = Literal["adaptive", "strict"]
 
-WORTH_SHARING = 4
-"""Prompts for each agent from which on they are dealt as shares."""
-DRAWN = 4
-"""A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
 CROWDED = 1.25
 """An agent is given what it is the home of until it holds this many times as much as the others do in the mean."""
-TURN = 2048.0
-"""Expected tokens that a caller is given in one turn, where others wait as well."""
 
 
 class Scheduler:
-    """Assigns prompts to agents: round-robin when they come, in turns of the callers as credits come back.
+    """Assigns prompts that wait to agents, in turns of their callers.
 
     Only agents whose credits have changed are looked at, except that all are when a queue begins to hold something,
     when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what waits does so
     in the same plan in which it becomes able to.
     """
 
-    def __init__(self, ledger: Ledger, balance: Balance, grouper: Grouper | None = None) -> None:
+    def __init__(self, ledger: Ledger, balance: Balance) -> None:
         self.ledger = ledger
         self.strict = balance == "strict"
-        self._grouper = None if self.strict else grouper
-        self._grouped: dict[PromptQueue, None] = {}
-        """The queues in which groups wait."""
         self.idle: dict[AgentState, None] = dict.fromkeys(ledger.agents)
         """The agents that the last plan left with credits enough for a request of their own."""
         self._count: int | None = None
         self._counted_at = -RESCAN_EVERY
-
-    # -- what comes in ------------------------------------------------------------------------------------------
-
-    def admit(self, items: Sequence[WorkItem]) -> None:
-        """Deal prompts to agents, or have them wait: round-robin, or in groups of those that begin alike."""
-        start = 0
-        for end in range(1, len(items) + 1):
-            if end == len(items) or items[end].queue is not items[start].queue:
-                run, queue = items[start:end], items[start].queue
-                groups = None if self._grouper is None or queue.pinned else self._grouper.groups(run, queue)
-                if groups is not None:
-                    self._admit_groups(groups, queue)
-                elif not self._deal_shares(run, queue):
-                    self._admit(run, queue)
-                start = end
-
-    def _admit_groups(self, groups: Iterable[tuple[int, list[WorkItem]]], queue: PromptQueue) -> None:
-        """Have groups wait for their homes, or for whoever comes first: the next plan gives each agent its share."""
-        agents, homes, serves = self.ledger.agents, self.ledger.homes, queue.view.serves
-        for key, items in groups:
-            if key:
-                at = [agent for agent in homes.of(key) if agent in serves and agents[agent].in_service]
-                queue.items.extend_group(key, items, at)
-            else:
-                queue.items.extend(items)
-        self._grouped[queue] = None
-        self.ledger.wake(queue)
-
-    def _admit(self, items: Sequence[WorkItem], queue: PromptQueue) -> None:
-        ledger = self.ledger
-        agents, members, waiting = ledger.agents, queue.view.members, queue.items
-        size = len(members)
-        others_wait = len(ledger.queues) > (queue in ledger.queues)
-        given = []
-        for item in items:
-            index = item.index
-            home = agents[members[index % size]]
-            if self.strict and home.in_service:
-                self._keep(item, home)
-                continue
-            if not waiting and not others_wait:
-                if index < size and home.held and size > 1:
-                    home = self._draw(queue, home)
-                if home.held < home.limit:
-                    ledger.assign(item, home)
-                    given.append(item)
-                    continue
-            waiting.append(item)
-        if given:
-            queue.caller.charge(given)
-        if waiting:
-            ledger.wake(queue)
-
-    def _deal_shares(self, items: Sequence[WorkItem], queue: PromptQueue) -> bool:
-        """Deal many prompts in a row, agent by agent instead of prompt by prompt, if all have credits for their share.
-
-        It comes to the same, at a third of the cost.
-        """
-        start = items[0].index
-        members, size = queue.view.members, len(queue.view.members)
-        share = -(-len(items) // size)
-        if self.strict or self.ledger.queues or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
-            return False
-        agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
-        if any(agent.limit - agent.held < share for agent in agents):
-            return False
-        for item in items:
-            item.holders = 1
-        for offset, agent in enumerate(agents):
-            staged = items[offset::size]
-            agent.staged += staged
-            agent.held += len(staged)
-            self.ledger.touched[agent] = None
-        queue.caller.in_flight += len(items)
-        queue.caller.charge(items)
-        return True
-
-    def _keep(self, item: WorkItem, home: AgentState) -> None:
-        """Give a prompt to its home agent, or have it wait for just that."""
-        ledger, queues = self.ledger, item.queue.by_agent
-        if home.index not in queues and home.held < home.limit:
-            ledger.assign(item, home)
-        else:
-            queues.setdefault(home.index, deque()).append(item)
-            ledger.wake(item.queue)
-            ledger.touched[home] = None
-
-    def _draw(self, queue: PromptQueue, home: AgentState) -> AgentState:
-        """Find an agent that holds less than the home of a call's first prompts, so that short calls spread."""
-        agents, members, rng = self.ledger.agents, queue.view.members, self.ledger.rng
-        drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
-        other = min((agents[i] for i in drawn if agents[i].limit), key=lambda agent: agent.held, default=home)
-        return other if other.held < home.held else home
 
     # -- what waits ---------------------------------------------------------------------------------------------
 
@@ -162,8 +59,9 @@ class Scheduler:
         turns = self.ledger.turns
         if not turns or not ready:
             return
-        self._grouped = {queue: None for queue in self._grouped if queue.items.grouped}
-        grouped = bool(self._grouped)
+        if self.ledger.grouped:
+            self.ledger.grouped = {queue: None for queue in self.ledger.grouped if queue.items.grouped}
+        grouped = bool(self.ledger.grouped)
         own = self._share_own(ready) if grouped and len(ready) > 1 else {}
         even = -(-(sum(own.values()) + self._waiting()) // len(ready)) if own else 0
         shares = turns.shares(agent.index for agent in ready)
@@ -216,7 +114,7 @@ class Scheduler:
             taken: list[WorkItem] = []
             most = agent.limit - agent.held
             if queue.end is not None:
-                most = min(most, queue.end.useful(agent, self.ledger.now))
+                most = min(most, useful(queue.end, agent, self.ledger.now))
             if len(turns) > 1:
                 most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
             if most > 0:

@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from random import Random
-
-from aurora_pool.policy.work import WorkItem
+from typing import Generic, Protocol, TypeVar
 
 DRAWN = 16
 """Of so many agents, drawn at random, the one for which most groups wait is helped."""
@@ -21,7 +20,17 @@ PASSED_OVER = 4
 PASSED_OVER_AT_LEAST = 256
 
 
-class WaitingGroup:
+class Waits(Protocol):
+    """What can wait."""
+
+    done: bool
+    """Whether nobody waits for it any more."""
+
+
+Item = TypeVar("Item", bound=Waits)
+
+
+class WaitingGroup(Generic[Item]):
     """Prompts that share a beginning, and the agents that have computed it."""
 
     __slots__ = ("due", "homes", "items", "key")
@@ -29,11 +38,11 @@ class WaitingGroup:
     def __init__(self, key: int, due: int) -> None:
         self.key = key
         self.due = due
-        self.items: deque[WorkItem] = deque()
+        self.items: deque[Item] = deque()
         self.homes: dict[int, None] = {}
 
 
-class Waiting:
+class Waiting(Generic[Item]):
     """The prompts of a queue that any agent of its view may take.
 
     >>> waiting = Waiting()
@@ -44,11 +53,11 @@ class Waiting:
     __slots__ = ("_at", "_count", "_groups", "_new", "_taken", "singles")
 
     def __init__(self) -> None:
-        self.singles = WaitingGroup(0, 0)
+        self.singles: WaitingGroup[Item] = WaitingGroup(0, 0)
         """Those that belong to no group, and those that have been sent before."""
-        self._groups: dict[int, WaitingGroup] = {}
-        self._new: dict[WaitingGroup, None] = {}
-        self._at: dict[int, dict[WaitingGroup, None]] = {}
+        self._groups: dict[int, WaitingGroup[Item]] = {}
+        self._new: dict[WaitingGroup[Item], None] = {}
+        self._at: dict[int, dict[WaitingGroup[Item], None]] = {}
         self._count = 0
         self._taken = 0
 
@@ -58,7 +67,7 @@ class Waiting:
     def __bool__(self) -> bool:
         return bool(self.singles.items) or self._count > 0
 
-    def __iter__(self) -> Iterator[WorkItem]:
+    def __iter__(self) -> Iterator[Item]:
         yield from self.singles.items
         for group in self._groups.values():
             yield from group.items
@@ -70,22 +79,22 @@ class Waiting:
 
     # -- what comes ---------------------------------------------------------------------------------------------
 
-    def append(self, item: WorkItem) -> None:
+    def append(self, item: Item) -> None:
         """Put a single prompt at the end."""
         self.extend((item,))
 
-    def extend(self, items: Iterable[WorkItem]) -> None:
+    def extend(self, items: Iterable[Item]) -> None:
         """Put single prompts at the end."""
         if not self.singles.items:
             self.singles.due = self._next_due()
         self.singles.items.extend(items)
 
-    def appendleft(self, item: WorkItem) -> None:
+    def appendleft(self, item: Item) -> None:
         """Put a prompt that has waited before at the head: it is next."""
         self.singles.due = self._taken
         self.singles.items.appendleft(item)
 
-    def extend_group(self, key: int, items: Sequence[WorkItem], homes: Iterable[int]) -> None:
+    def extend_group(self, key: int, items: Sequence[Item], homes: Iterable[int]) -> None:
         """Put prompts of a group at its end; if nothing of it waits yet, at the end of the groups of these homes."""
         group = self._groups.get(key)
         if group is None:
@@ -99,14 +108,14 @@ class Waiting:
 
     # -- what goes ----------------------------------------------------------------------------------------------
 
-    def own(self, agent: int) -> WaitingGroup | None:
+    def own(self, agent: int) -> WaitingGroup[Item] | None:
         """The group that an agent should take from because it is its home; None where others come first."""
         if self._overdue() is not None:
             return None
         own = self._at.get(agent)
         return next(iter(own)) if own else None
 
-    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> WaitingGroup | None:
+    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> WaitingGroup[Item] | None:
         """What an agent should take from next; None where that is all.
 
         What waits for other agents is considered only if it ``helps`` them, and single prompts only if ``singles``.
@@ -122,7 +131,7 @@ class Waiting:
             return new if single is None or new.due < single.due else single
         return single or (self._of_another(rng) if helps and self._at else None)
 
-    def took(self, group: WaitingGroup, agent: int, prompts: int) -> None:
+    def took(self, group: WaitingGroup[Item], agent: int, prompts: int) -> None:
         """Record that an agent took the first prompts of a group, and is a home of it now."""
         self._taken += prompts
         if group is self.singles:
@@ -167,13 +176,13 @@ class Waiting:
     def _next_due(self) -> int:
         return self._taken + PASSED_OVER * len(self) + PASSED_OVER_AT_LEAST
 
-    def _overdue(self) -> WaitingGroup | None:
+    def _overdue(self) -> WaitingGroup[Item] | None:
         if self.singles.items and self.singles.due <= self._taken:
             return self.singles
         group = next(iter(self._groups.values()), None)
         return group if group is not None and group.due <= self._taken else None
 
-    def _of_another(self, rng: Random) -> WaitingGroup:
+    def _of_another(self, rng: Random) -> WaitingGroup[Item]:
         """The newest group of the agent for which most wait, of some that are drawn."""
         agents = list(self._at)
         drawn = agents if len(agents) <= DRAWN else rng.sample(agents, DRAWN)
@@ -181,11 +190,11 @@ class Waiting:
         last = [next(reversed(self._at[agent])) for agent in drawn if len(self._at[agent]) == most]
         return max(last, key=lambda group: len(group.items))
 
-    def _settle(self, group: WaitingGroup, agent: int) -> None:
+    def _settle(self, group: WaitingGroup[Item], agent: int) -> None:
         group.homes[agent] = None
         self._at.setdefault(agent, {})[group] = None
 
-    def _drop(self, group: WaitingGroup) -> None:
+    def _drop(self, group: WaitingGroup[Item]) -> None:
         del self._groups[group.key]
         self._new.pop(group, None)
         for home in group.homes:

@@ -217,7 +217,8 @@ class _Connector(aiohttp.TCPConnector):
                 break
             connection.close()
         _reused.set(reused)
-        self._used.add(connection.protocol)
+        if not reused:
+            self._used.add(connection.protocol)
         on_sent = _on_sent.get()
         if on_sent is not None:
             try:

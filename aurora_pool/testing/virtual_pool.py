@@ -20,9 +20,9 @@ from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.plan import Plan
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import InFlightRequest, Plan, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
@@ -133,7 +133,7 @@ class VirtualPool:
     def run(self, prompts: Iterable[VirtualPrompt], *, total: int | None = None, until: float = 1e6) -> VirtualReport:
         """Answer all prompts, or as many as can be by a time; return what it came to, together with earlier calls."""
         if self._results:
-            self.queue = self.queue.for_call()
+            self.queue = self.queue.for_call(Caller())
         if total is None:
             total = len(prompts) if isinstance(prompts, list) else None
         self.queue.expected = total or 0
