@@ -28,6 +28,7 @@ from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runner import Job
 from aurora_pool.jobs.shard import open_shard
 from aurora_pool.options import OnTooLong, PromptOptions, Timeouts
+from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool import VLLMPool
 from aurora_pool.sharing import AgentShare, Part, Roster
@@ -57,6 +58,7 @@ class Session:
     engine_args: str = ""
     job: JobOptions
     balance: Balance = "adaptive"
+    prefix: Prefix = "auto"
     on_too_long: OnTooLong = "error"
     patience: float | None = None
     stall: float = Timeouts().stall
@@ -204,7 +206,8 @@ class _Command:
         }
         survey = self._job.survey if isinstance(self._job, Job) else None
         if survey is None or not survey.embedding:
-            return VLLMPool(endpoints, prompting=PromptOptions(on_too_long=session.on_too_long), **options)
+            prompting = PromptOptions(on_too_long=session.on_too_long)
+            return VLLMPool(endpoints, prefix=session.prefix, prompting=prompting, **options)
         try:
             from aurora_pool.embeddings import EmbeddingPool
         except ModuleNotFoundError:

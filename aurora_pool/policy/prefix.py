@@ -9,7 +9,10 @@ way. No tokenizer, and no tree: a client that sees many prompts at a time needs 
 from __future__ import annotations
 
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+Prefix = Literal["auto", "off"]
+"""Whether prompts that begin alike are kept together."""
 
 Beginning = str | Sequence[int]
 """What a prompt begins with, as far as it is known here: text, or token ids."""

@@ -63,19 +63,20 @@ class Scheduler:
             self.ledger.grouped = {queue: None for queue in self.ledger.grouped if queue.items.grouped}
         grouped = bool(self.ledger.grouped)
         own = self._share_own(ready) if grouped and len(ready) > 1 else {}
-        even = -(-(sum(own.values()) + self._waiting()) // len(ready)) if own else 0
+        waiting = self._waiting() if grouped else 0
+        even = -(-(sum(own.values()) + waiting) // len(ready))
         shares = turns.shares(agent.index for agent in ready)
-        for agent in ready:
+        for number, agent in enumerate(ready, 1):
             free = agent.limit - agent.held
             share = shares.take(agent.index, max(free, 2 * agent.min_refill))
-            if own:
-                share = min(share, max(0, even - own.get(agent, 0)))
-            self._refill_if_worth(agent, share)
+            if already := own.get(agent):
+                share = min(share, max(0, even - already))
+            # A group may be more than a share, as long as those asked later find half a share each.
+            waiting -= self._refill_if_worth(agent, share, waiting - (len(ready) - number) * -(-share // 2))
         if grouped and turns:  # what was not to be torn apart, while agents have room
             shares = turns.shares(agent.index for agent in ready)
             for agent in ready:
-                share = shares.take(agent.index, max(agent.free, 2 * agent.min_refill))
-                self._refill_if_worth(agent, share, whole=False)
+                self._refill_if_worth(agent, shares.take(agent.index, max(agent.free, 2 * agent.min_refill)), 0)
 
     def _share_own(self, ready: list[AgentState]) -> dict[AgentState, int]:
         """Let agents take what they are the home of, as long as none gets much more than the others; return how much.
@@ -89,43 +90,45 @@ class Scheduler:
             before = agent.held
             share = min(agent.limit, most) - before
             if share >= agent.min_refill or (share > 0 and not before):
-                self._refill(agent, share, own=True)
+                self._refill(agent, share, share, own=True)
                 own[agent] = agent.held - before
         return own
 
     def _waiting(self) -> int:
         return sum(len(queue.items) for queue in self.ledger.queues)
 
-    def _refill_if_worth(self, agent: AgentState, share: int, *, whole: bool = True) -> None:
-        """Give an agent its share, if that is worth a request; smaller ones are when little is left."""
-        free = agent.limit - agent.held
-        if share and free >= min(agent.min_refill, -(-share // 2)):
+    def _refill_if_worth(self, agent: AgentState, share: int, room: int) -> int:
+        """Give an agent its share, if that is worth a request: smaller ones are at the end. Return how many prompts."""
+        held = agent.held
+        if share and agent.limit - held >= min(agent.min_refill, -(-share // 2)):
             if agent.answers_since_send:
                 agent.look_dry(self.ledger.now)
-            self._refill(agent, min(agent.limit - agent.held, share), whole=whole)
+            self._refill(agent, min(agent.limit - held, share), room)
+        return agent.held - held
 
-    def _refill(self, agent: AgentState, prompts: int, *, own: bool = False, whole: bool = True) -> None:
-        """Give an agent prompts of the queues whose turn it is: of its ``own`` groups only, and ``whole`` ones."""
+    def _refill(self, agent: AgentState, prompts: int, room: int, *, own: bool = False) -> None:
+        """Give an agent prompts of the queues whose turn it is, of its ``own`` groups only or of any.
+
+        To keep a group together, it may be given more than ``prompts``, up to ``room``.
+        """
         turns = self.ledger.turns
         passed: list[PromptQueue] = []
         while prompts > 0 and (queue := turns.next_for(agent.index)) is not None:
             if own and queue.items.own(agent.index) is None:
                 break
-            taken: list[WorkItem] = []
             most = agent.limit - agent.held
             if queue.end is not None:
                 most = min(most, useful(queue.end, agent, self.ledger.now))
             if len(turns) > 1:
                 most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
-            if most > 0:
-                wanted = min(prompts, most)
-                taken = self._take_waiting(agent, queue, wanted, most if whole and not own else wanted, own)
+            wanted = max(0, min(prompts, most))
+            taken = self._take_waiting(agent, queue, wanted, min(most, max(wanted, room)), own)
             if taken:
                 queue.caller.charge(taken)
                 prompts -= len(taken)
             elif own:
                 break
-            elif queue.items:
+            if queue.items and (not wanted or len(taken) < wanted):  # the rest is not for it
                 turns.set_aside(queue)
                 passed.append(queue)
             self.ledger.forget_if_empty(queue)

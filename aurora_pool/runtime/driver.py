@@ -22,6 +22,7 @@ from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.prompts.content import beginning
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
@@ -61,6 +62,7 @@ class Driver:
             silence=self.timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
+            beginning_of=beginning if options.prefix == "auto" else None,
         )
         self.names = ServedNames()
         self._exchanges = Exchanges(
@@ -74,6 +76,7 @@ class Driver:
             stream=options.stream,
         )
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
+        self._admitted: list[WorkItem] = []
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()
@@ -151,6 +154,7 @@ class Driver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.transport.close()
+        self._admitted.clear()
         self.dispatcher.close()
 
     @property
@@ -161,8 +165,8 @@ class Driver:
     # -- prompts ------------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Record prompts, in the order of their indices."""
-        self.dispatcher.admit(items, self.now)
+        """Record prompts, in the order of their indices: with the next plan, together with what comes until then."""
+        self._admitted += items
         self.schedule()
 
     def withdraw(self, items: Iterable[WorkItem]) -> None:
@@ -200,6 +204,9 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
+        if self._admitted:
+            admitted, self._admitted = self._admitted, []
+            self.dispatcher.admit([item for item in admitted if not item.done], self.now)
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)
