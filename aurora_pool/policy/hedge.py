@@ -126,7 +126,7 @@ class Hedger:
         ledger, first = self.ledger, item.request
         assert first is not None
         slow = ledger.agents[first.agent]
-        while rotation and not (rotation[0].free and rotation[0].unoccupied):
+        while rotation and not rotation[0].free:
             rotation.popleft()
         if not rotation or (rotation[0] is slow and len(rotation) == 1):
             return
@@ -134,7 +134,7 @@ class Hedger:
             return
         if rotation[0] is slow:
             rotation.rotate(-1)
-            if not (rotation[0].free and rotation[0].unoccupied):
+            if not rotation[0].free:
                 return
         agent = rotation[0]
         rotation.rotate(-1)

@@ -62,17 +62,6 @@ def as_prompt(prompt: Any) -> Prompt:
     return Prompt(as_content(prompt.content), prompt.sampling, max_tokens and int(max_tokens), prompt.format)
 
 
-def beginning(work: Any) -> str | Sequence[int]:
-    r"""How a prompt that is to be sent begins, as far as prompts are compared: text, token ids, or the messages' text.
-
-    >>> beginning([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
-    'system\nBe brief.\nuser\nHi\n'
-    """
-    if isinstance(work, str) or not isinstance(work[0], Mapping):
-        return work  # type: ignore[no-any-return]
-    return "".join(f"{message.get('role')}\n{message.get('content')}\n" for message in work)
-
-
 def check_sampling(sampling: Any) -> None:
     """Raise :class:`ConfigError` for what is no sampling, or one that can't be sent."""
     if not isinstance(sampling, Sampling):

@@ -22,13 +22,12 @@ from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
-from aurora_pool.prompts.content import beginning
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.health import look, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
-from aurora_pool.runtime.request_kinds import Sink
+from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
 from aurora_pool.wire.status import HEALTH_PATH, EngineLoad
 
