@@ -60,7 +60,7 @@ class Case:
 
 
 def text_of(draw: random.Random, tokens: int) -> str:
-    """Write a text of so many tokens."""
+    """Write a text of a number of tokens."""
     return " ".join(draw.choices(WORDS, k=tokens))[: tokens * CHARACTERS].ljust(tokens * CHARACTERS, ".")
 
 

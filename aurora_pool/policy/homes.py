@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, KeysView, Sequence
 from typing import Any
 
 from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
@@ -45,8 +45,10 @@ class Homes:
         self._lives: dict[int, int] = {}
         self._tokens = 0.0
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._known
+    @property
+    def keys(self) -> KeysView[int]:
+        """The keys of the groups that have been met and are not forgotten."""
+        return self._known.keys()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -117,18 +119,18 @@ class Grouper:
         queue.beginning = texts[-1]
         agents = len(queue.view.members)
         most = -(-len(items) // agents)
-        depth = depth_of(texts, beside)
-        keys, groups = find_groups(texts, depth, most, self._homes)
+        depth, known = depth_of(texts, beside), self._homes.keys
+        keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
             self._homes.expect(sum(map(len, texts)) / len(texts) / (TOKEN if isinstance(texts[0], str) else 1))
             self._note(depth)
             for item, key in zip(items, keys, strict=True):
                 item.prefix = key
-        if groups is None or not is_worth(texts, groups, depth, agents, self._homes):
+        if groups is None or not is_worth(texts, groups, depth, agents, known):
             return None
         found = []
         for key, places in groups:
-            if len(places) == 1 and key not in self._homes:
+            if len(places) == 1 and key not in known:
                 found.append((0, [items[places[0]]]))
                 continue
             group = [items[place] for place in places]
@@ -147,7 +149,7 @@ class Grouper:
             key = key_of(text, depth)
             if key:
                 item.prefix = key
-                if key in self._homes:
+                if key in self._homes.keys:
                     return [(key, [item])]
         return None
 

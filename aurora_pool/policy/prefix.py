@@ -8,7 +8,7 @@ way. No tokenizer, and no tree: a client that sees many prompts at a time needs 
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Sequence, Set
 from typing import Any, Literal, NamedTuple
 
 Prefix = Literal["auto", "off"]
@@ -72,7 +72,7 @@ class Grouping(NamedTuple):
     groups: list[Group] | None
 
 
-def find_groups(texts: Sequence[Any], depth: int, most: int, known: Container[int] = ()) -> Grouping:
+def find_groups(texts: Sequence[Any], depth: int, most: int, known: Set[int] = frozenset()) -> Grouping:
     """Group prompts that share beginnings which not all of them share, from ``depth`` on: see :func:`depth_of`.
 
     >>> document, other = "A long document. " * 20, "Another document. " * 20
@@ -89,22 +89,20 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Container[in
         return Grouping([0] * len(texts), None)
     slices = _slices(texts, depth, end)
     keys = [hash(each) ^ depth if len(each) == length else 0 for each in slices]
-    if len(set(slices)) == len(slices) and not any(key in known for key in keys):
+    if len(set(slices)) == len(slices) and known.isdisjoint(keys):
         return Grouping(keys, None)
     buckets: dict[int, list[int]] = {}
     for place, key in enumerate(keys):
         buckets.setdefault(key, []).append(place)
     groups: list[Group] = [(0, [place]) for place in buckets.pop(0, ())]
-    if all(len(places) == 1 for places in buckets.values()) and not any(key in known for key in buckets):
+    if all(len(places) == 1 for places in buckets.values()) and known.isdisjoint(buckets):
         return Grouping(keys, None)
     for key, places in buckets.items():
         groups += _divided(texts, places, key, most, known, LEVELS)
     return Grouping(keys, groups)
 
 
-def _divided(
-    texts: Sequence[Any], places: list[int], key: int, most: int, known: Container[int], levels: int
-) -> list[Group]:
+def _divided(texts: Sequence[Any], places: list[int], key: int, most: int, known: Set[int], levels: int) -> list[Group]:
     """Divide a group that is too large by what some of it share; what shares no more stays together, first."""
     if len(places) <= most or not levels:
         places.sort(key=texts.__getitem__)
@@ -129,7 +127,7 @@ def _divided(
 
 
 def is_worth(
-    texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: int, known: Container[int] = ()
+    texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: int, known: Set[int] = frozenset()
 ) -> bool:
     """Tell whether groups save a good part of what the agents would compute if prompts were dealt round-robin.
 

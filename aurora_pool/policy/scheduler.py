@@ -135,7 +135,7 @@ class Scheduler:
         turns.put_back(passed)
 
     def _take_waiting(self, agent: AgentState, queue: PromptQueue, wanted: int, most: int, own: bool) -> list[WorkItem]:
-        """Assign about so many prompts that wait, groups as a whole where that is not many more or fewer."""
+        """Assign about ``wanted`` prompts that wait, groups as a whole where that takes no more than ``most``."""
         waiting, rng = queue.items, self.ledger.rng
         taken: list[WorkItem] = []
         singles = True
@@ -262,7 +262,7 @@ class Scheduler:
 
 
 def portion(size: int, wanted: int, most: int, *, begun: bool) -> int:
-    """Tell how many prompts of a group of this size an agent should take that wants so many, and may have ``most``.
+    """Tell how many prompts of a group of this size an agent should take that wants ``wanted``, and may have ``most``.
 
     A group stays together as long as the agent gets no more than twice what it wants. Of one that is larger it takes
     what it wants, if it has ``begun`` with no other. The rest of what it has no room for waits for it.

@@ -13,7 +13,7 @@ from random import Random
 from typing import Generic, Protocol, TypeVar
 
 DRAWN = 16
-"""Of so many agents, drawn at random, the one for which most groups wait is helped."""
+"""Of this number of agents, drawn at random, the one for which most groups wait is helped."""
 PASSED_OVER = 4
 """A group is passed over for as many prompts as waited when it came, times this, and
 :data:`PASSED_OVER_AT_LEAST` more; then it is next."""

@@ -301,11 +301,17 @@ class Driver:
     async def _check(self, agent: int) -> None:
         finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
         self._loads[agent] = load
+        self._count_cache(agent, load)
         self.dispatcher.load_checked(agent, finding, self.now)
         self.schedule()
 
     async def _sample(self, agent: int) -> None:
         load = await read_load(self.transport, agent, within=self.timeouts.probe)
+        self._count_cache(agent, load)
         if load is not None:
             running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
             self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)
+
+    def _count_cache(self, agent: int, load: EngineLoad | None) -> None:
+        if load is not None:
+            self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
