@@ -244,7 +244,7 @@ class AgentPool:
 
         >>> responses = await pool.send_all_batched(prompts, max_tokens=16, progress=True)  # doctest: +SKIP
 
-        Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
+        Prompt ``i`` goes to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
         Calls share the fleet by ``weight``, in expected tokens; one with a lower ``priority`` is served before others.
         ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
         where a terminal or a notebook is. Raises :class:`ConfigError` for invalid arguments, :class:`NoAgentsError` and

@@ -48,7 +48,7 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def settle() -> None:
+def flush() -> None:
     """Write what the standard streams still hold, and let nothing be made of it if they can't."""
     for stream in (sys.stdout, sys.stderr):
         try:

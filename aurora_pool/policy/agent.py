@@ -81,6 +81,7 @@ class AgentState:
         "failures",
         "flow",
         "held",
+        "idle_timeout",
         "index",
         "last_byte",
         "last_error",
@@ -103,7 +104,6 @@ class AgentState:
         "running",
         "sampled_at",
         "sent",
-        "silent_cut",
         "staged",
         "stalled",
         "tick_due",
@@ -143,7 +143,7 @@ class AgentState:
         self.rejections = 0
         """How many requests it has rejected since."""
         self.rate_limited = False
-        self.silent_cut = 0.0
+        self.idle_timeout = 0.0
         """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""
         self.preemptions: int | None = None
         self.prefix_cache = CacheCounters()
@@ -185,7 +185,7 @@ class AgentState:
     @property
     def proven(self) -> bool:
         """Whether it has never gone out, or has given answers for a while since; to have been idle proves nothing."""
-        return self.breaker.settled(self.answered_at or 0.0)
+        return self.breaker.proven(self.answered_at or 0.0)
 
     @property
     def free(self) -> int:
@@ -255,9 +255,9 @@ class AgentState:
         self.running += prompts
         self.flow.running(self.running)
         if self.running >= self.held and not self.staged:
-            self.look_dry(now)
+            self.check_dry(now)
 
-    def look_dry(self, now: float) -> None:
+    def check_dry(self, now: float) -> None:
         """Let the window grow if it is what leaves the server with too little: see :mod:`aurora_pool.policy.window`."""
         if self.held + self.answers_since_send < self.window.size or 2 * self.answers_since_send > self.window.size:
             return  # it is not the window that limits, or it was full too long ago to tell

@@ -16,7 +16,7 @@ from aurora_pool.policy.plan import Failure, describe
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
 from aurora_pool.policy.rotation import agent_failed, remove_agent
-from aurora_pool.policy.stall import LOOK_AFTER, Finding, StallDetector
+from aurora_pool.policy.stall import CHECK_AFTER, Finding, StallDetector
 from aurora_pool.policy.work import SUSPICIOUS_DEATHS, InFlightRequest, PromptQueue, WorkItem
 
 __all__ = ["Faults", "Finding"]
@@ -35,11 +35,11 @@ SHORTEST_COOLDOWN = 0.05
 class Faults:
     """Carries out the outcome table."""
 
-    def __init__(self, ledger: Ledger, silence: float, deadlines: Deadlines | None) -> None:
+    def __init__(self, ledger: Ledger, stall: float, deadlines: Deadlines | None) -> None:
         self.ledger = ledger
         self.deadlines = deadlines
         self._paid_for = 0
-        self.stall = StallDetector(ledger, silence, self._give_up)
+        self.stall = StallDetector(ledger, stall, self._give_up)
         self.autopsies = Autopsies(ledger)
 
     def failed(self, request: InFlightRequest, error: PoolError, now: float) -> Outcome:
@@ -53,7 +53,7 @@ class Faults:
         left = self._movable(unreleased, agent, reason, now)
         outcome = classify(error, len(unreleased))
         if isinstance(error, ConnectionLost):
-            self.autopsies.note_silence(agent, error.silent_for)
+            self.autopsies.note_idle(agent, error.silent_for)
             self.autopsies.begin(agent, left, reason)
             return outcome
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
@@ -71,7 +71,7 @@ class Faults:
                 self._cool_down(agent, now)
             agent_failed(ledger, agent, outcome, reason, now)
         if isinstance(error, ConnectFailed):
-            self.stall.suspect(agent, now)
+            self.stall.refused(agent, now)
         self._consequences(left, agent, outcome, reason, now)
         return outcome
 
@@ -103,7 +103,7 @@ class Faults:
             agent.done_when_rejecting = agent.prompts_done
             agent.rejections = 0
         agent.rejections += 1
-        if not items or items[0].queue.pinned or all(item.doubted for item in items):
+        if not items or items[0].queue.pinned or all(item.rejected_once for item in items):
             return False
         others = [self.ledger.agents[index] for index in items[0].queue.view.members if index != agent.index]
         if agent.prompts_done:
@@ -113,7 +113,7 @@ class Faults:
         if not any(other.in_service for other in others):
             return False
         for item in items:
-            item.doubted = True
+            item.rejected_once = True
         return True
 
     def aborted(self, request: InFlightRequest, slot: int, reason: str, now: float, *, started: bool) -> None:
@@ -214,7 +214,7 @@ class Faults:
 
     def _on_agent_death(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> None:
         """Move prompts whose agent has died under them, unless one is known now to be what kills agents."""
-        seemed_sound = agent.proven and now < agent.last_byte + LOOK_AFTER
+        seemed_sound = agent.proven and now < agent.last_byte + CHECK_AFTER
         for item in items:
             was_isolated = item.isolated
             item.deaths += 1

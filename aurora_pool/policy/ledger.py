@@ -41,9 +41,9 @@ class Ledger:
         self.turns = Turns()
         """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
-        """The agents whose credits may have changed since the last plan, all that have an staged among them."""
+        """The agents whose credits may have changed since the last plan, all that have something staged among them."""
         self.quarantine_agents: dict[AgentState, None] = {}
-        """The agents that are kept for quarantined."""
+        """The agents that are kept for quarantined prompts."""
         self.timers = Timers()
         self.pending = Plan()
         self.lengths = Lengths()
@@ -117,7 +117,7 @@ class Ledger:
         agent.staged.append(item)
 
     def unassign(self, agent: AgentState, items: list[WorkItem]) -> None:
-        """Take prompts out of an staged again."""
+        """Take prompts that are staged back again."""
         dropped = set(items)
         agent.staged = [item for item in agent.staged if item not in dropped]
         agent.held -= len(items)
@@ -148,7 +148,7 @@ class Ledger:
                 self.unassign(agent, done)
 
     def trim_staged(self, now: float) -> None:
-        """Take back what was handed to agents whose windows have shrunk since, or that rest."""
+        """Take back what was assigned to agents whose windows have shrunk since, or that cool down."""
         for agent in self.touched:
             if agent.held > agent.limit and agent.staged:
                 excess = agent.staged[-(agent.held - agent.limit) :]

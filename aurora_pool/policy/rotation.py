@@ -37,7 +37,8 @@ def agent_probed(ledger: Ledger, agent: AgentState, outcome: Outcome, reason: st
         agent.last_byte = now
         agent.check(False)
         ledger.touched[agent] = None
-        ledger.events.agent_state(agent.index, agent.breaker.state.value, "it answers")
+        busy = outcome is Outcome.OVERLOADED
+        ledger.events.agent_state(agent.index, agent.breaker.state.value, "it is busy" if busy else "it answers")
     else:
         agent.last_error = reason
         _probe_at(ledger, agent, agent.breaker.probe_at)

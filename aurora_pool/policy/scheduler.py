@@ -102,7 +102,7 @@ class Scheduler:
         held = agent.held
         if share and agent.limit - held >= min(agent.min_refill, -(-share // 2)):
             if agent.answers_since_send:
-                agent.look_dry(self.ledger.now)
+                agent.check_dry(self.ledger.now)
             self._refill(agent, min(agent.limit - held, share), room)
         return agent.held - held
 

@@ -100,7 +100,7 @@ class Waiting(Generic[Item]):
         if group is None:
             group = self._groups[key] = WaitingGroup(key, self._next_due())
             for home in homes:
-                self._settle(group, home)
+                self._add_home(group, home)
             if not group.homes:
                 self._new[group] = None
         group.items.extend(items)
@@ -141,7 +141,7 @@ class Waiting(Generic[Item]):
             self._drop(group)
         elif agent not in group.homes:
             self._new.pop(group, None)
-            self._settle(group, agent)
+            self._add_home(group, agent)
 
     def lost(self, agent: int) -> None:
         """Record that an agent is the home of nothing any more."""
@@ -190,7 +190,7 @@ class Waiting(Generic[Item]):
         last = [next(reversed(self._at[agent])) for agent in drawn if len(self._at[agent]) == most]
         return max(last, key=lambda group: len(group.items))
 
-    def _settle(self, group: WaitingGroup[Item], agent: int) -> None:
+    def _add_home(self, group: WaitingGroup[Item], agent: int) -> None:
         group.homes[agent] = None
         self._at.setdefault(agent, {})[group] = None
 

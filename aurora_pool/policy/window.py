@@ -35,7 +35,7 @@ STEADY = 10.0
 """Seconds without growth after the agent said that it had too much, or after growth that brought nothing."""
 GAIN = 1.05
 """Growth that brings less than this factor in throughput brings nothing."""
-SETTLED = 4
+ENOUGH = 4
 """Averages of the throughput that are needed before the window shrinks."""
 
 
@@ -71,7 +71,7 @@ class Window:
 
     def fit(self, flow: Flow) -> None:
         """Shrink to what the flow needs, if the window is larger than that."""
-        if flow.measured >= SETTLED:
+        if flow.measured >= ENOUGH:
             self.size = min(self.size, int(self.needed(flow) * MARGIN) + LEAST_REFILL)
 
     @staticmethod

@@ -26,15 +26,15 @@ MEMORY = 1 / 256
 class WorkItem(msgspec.Struct, eq=False, gc=False):
     """One prompt on its way to exactly one result.
 
-    ``batch`` says which items may share a list request (those with the same object), ``room`` how many tokens may be
-    generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
-    own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
-    waits. Of a ``committed`` one the caller has bytes of the answer already: no other agent may answer it any more.
-    ``cohort`` is the same for those that failed together: they go together again, and apart from others.
-    ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
+    ``kind`` says which items may share a list request (those with the same object), ``token_budget`` how many tokens
+    may be generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the
+    caller's own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none
+    while it waits. Of a ``committed`` one the caller has bytes of the answer already: no other agent may answer it any
+    more. ``cohort`` is the same for those that failed together: they go together again, and apart from others.
+    ``rejected_once`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
-    ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
-    prompt has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
+    ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the prompt
+    has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -44,7 +44,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     index: int
     kind: Any
     work: Any
-    room: int = 0
+    token_budget: int = 0
     limit: int = LIST_LIMIT
     holders: int = 0
     sends: int = 0
@@ -54,7 +54,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     done: bool = False
     hedged: bool = False
     committed: bool = False
-    doubted: bool = False
+    rejected_once: bool = False
     cohort: object = None
     first_sent: float = -1.0
     started_at: float = -1.0
@@ -118,7 +118,7 @@ class End(NamedTuple):
 
 
 class AgentView:
-    """The agents of a pool or of a view of one, in the order in which prompts are dealt."""
+    """The agents of a pool or of a view of one, in the order of the round-robin."""
 
     __slots__ = ("members", "serves")
 
@@ -129,7 +129,7 @@ class AgentView:
         self.set_members(members)
 
     def set_members(self, members: Sequence[int]) -> None:
-        """Say which agents these are, in the order in which prompts are dealt."""
+        """Say which agents these are, in the order of the round-robin."""
         self.members = members
         self.serves = members if isinstance(members, range) else frozenset(members)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, ServerError, TransportError
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.health import served_models
+from aurora_pool.runtime.once import answers_of
 from aurora_pool.wire.status import ServedModel
 
 log = logging.getLogger("aurora_pool")
@@ -172,23 +173,7 @@ async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:
             except PoolError as error:
                 return error
 
-    tasks = {asyncio.ensure_future(ask(agent)): agent for agent in agents}
-    pending = set(tasks)
-    answers: dict[int, list[ServedModel] | PoolError] = {}
-    grace: float | None = None
-    try:
-        while pending:
-            done, pending = await asyncio.wait(pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
-            answers.update((tasks[task], task.result()) for task in done)
-            if grace is None and any(isinstance(task.result(), list) for task in done):
-                grace = STRAGGLERS
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-    return answers
+    return await answers_of({agent: ask(agent) for agent in agents}, grace=STRAGGLERS)
 
 
 def _may_come(answer: list[ServedModel] | PoolError) -> bool:

@@ -25,7 +25,7 @@ from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
-from aurora_pool.runtime.health import look, read_load, try_agent
+from aurora_pool.runtime.health import check_load, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
@@ -58,7 +58,7 @@ class Driver:
             rng=options.rng or random.Random(),
             balance=options.balance,
             timeout=options.timeout,
-            silence=self.timeouts.stall,
+            stall=self.timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
             beginning_of=beginning if options.prefix == "auto" else None,
@@ -299,7 +299,7 @@ class Driver:
         self.schedule()
 
     async def _check(self, agent: int) -> None:
-        finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
+        finding, load = await check_load(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
         self._loads[agent] = load
         self._count_cache(agent, load)
         self.dispatcher.load_checked(agent, finding, self.now)
@@ -309,6 +309,9 @@ class Driver:
         load = await read_load(self.transport, agent, within=self.timeouts.probe)
         self._count_cache(agent, load)
         if load is not None:
+            before = self._loads.get(agent)
+            if before is None or not load.began_after(before):  # what a look is to notice is left to it
+                self._loads[agent] = load
             running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
             self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)
 

@@ -23,7 +23,7 @@ SCORED_LIMIT = 8
 CHATS_LIMIT = 32
 """Conversations in one request: all wait there for the longest answer, so not too many."""
 VECTOR = 1 << 14
-"""Dimensions of a vector at most; as text, each has the room that a generated token has."""
+"""Dimensions of a vector at most; as text, each has the space that a generated token has."""
 
 
 Observe = Callable[[str, int], None]
@@ -122,19 +122,19 @@ class _JSONKind:
         """0, where there is no form that is streamed."""
         return 0
 
-    def bounds(self, prompts: int, room: int, characters: int = 0) -> Bounds:
+    def bounds(self, prompts: int, token_budget: int, characters: int = 0) -> Bounds:
         """How large the reply may be."""
-        return bounds_of(prompts * self._n, room, self._fields, characters)
+        return bounds_of(prompts * self._n, token_budget, self._fields, characters)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
 
     def fit_max_tokens(self, items: Sequence[WorkItem], error: ServerError) -> bool:
-        """Give a prompt that went alone the room that the server says there is."""
+        """Give a prompt that went alone as many tokens as the server says are left."""
         left = context_left(error)
-        if len(items) > 1 or left is None or 0 < items[0].room <= left:
+        if len(items) > 1 or left is None or 0 < items[0].token_budget <= left:
             return False
-        items[0].room = left
+        items[0].token_budget = left
         return True
 
 
@@ -165,19 +165,19 @@ class CompletionsBatch(_JSONKind):
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """So many tokens that something comes every few seconds."""
-        return stream_interval(agent.speed, agent.silent_cut) if self._streams else 0
+        return stream_interval(agent.speed, agent.idle_timeout) if self._streams else 0
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
-        """Write a list request, with the least ``room`` of its prompts as ``max_tokens``."""
-        room = min([item.room for item in items])
+        """Write a list request, with the smallest token budget of its prompts as ``max_tokens``."""
+        token_budget = min([item.token_budget for item in items])
         contents = [item.work for item in items]
-        return completions.encode_request(self.model, contents, self._fields, room, interval=interval)
+        return completions.encode_request(self.model, contents, self._fields, token_budget, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
         items = list(request.unreleased())
-        room = max(item.room for item in items)
-        bounds = self.bounds(len(request.items), room, sum(len(item.work) for item in items))
+        token_budget = max(item.token_budget for item in items)
+        bounds = self.bounds(len(request.items), token_budget, sum(len(item.work) for item in items))
         reader = completions.CompletionsReader(len(request.items), self._n, bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
@@ -198,20 +198,20 @@ class SingleChat(_JSONKind):
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """So many tokens that something comes every few seconds, if the answer may be long."""
         if self._fields.get("prompt_logprobs") is not None or not may_be_long(
-            items[0].room, agent.speed, agent.silent_cut
+            items[0].token_budget, agent.speed, agent.idle_timeout
         ):
             return 0
-        return stream_interval(agent.speed, agent.silent_cut)
+        return stream_interval(agent.speed, agent.idle_timeout)
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a chat request."""
         (item,) = items
-        return chat.encode_request(self.model, item.work, self._fields, item.room or None, interval=interval)
+        return chat.encode_request(self.model, item.work, self._fields, item.token_budget or None, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
         (item,) = request.unreleased()
-        bounds = self.bounds(1, item.room, _characters(item.work))
+        bounds = self.bounds(1, item.token_budget, _characters(item.work))
         await reports.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
 
 
@@ -225,14 +225,14 @@ class ChatBatch(_JSONKind):
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a request with many conversations; it must not be streamed."""
-        room = min([item.room for item in items])
-        return chat.encode_batch(self.model, [item.work for item in items], self._fields, room or None)
+        token_budget = min([item.token_budget for item in items])
+        return chat.encode_batch(self.model, [item.work for item in items], self._fields, token_budget or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
         items = list(request.unreleased())
-        room = 0 if any(not item.room for item in items) else max(item.room for item in items)
-        bounds = self.bounds(len(request.items), room, sum(_characters(item.work) for item in items))
+        token_budget = 0 if any(not item.token_budget for item in items) else max(item.token_budget for item in items)
+        bounds = self.bounds(len(request.items), token_budget, sum(_characters(item.work) for item in items))
         reader = chat.ChatReader(conversations=len(request.items), bounds=bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.batch_rows import batch_object
+from aurora_pool.serve.described import EVENTS, OBJECT, described
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
 from aurora_pool.serve.keys import Caller
@@ -44,10 +45,12 @@ class StateApi:
             web.get("/api/events", self.events, allow_head=False),
         ]
 
+    @described(reply=OBJECT)
     async def state(self, request: web.Request) -> web.Response:
         """Give the state now."""
         return encode_reply(await self._state(caller_of(request)))
 
+    @described(reply_types=(EVENTS,))
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Give the state every second, as server-sent events."""
         response = web.StreamResponse(

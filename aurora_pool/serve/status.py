@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from aurora_pool.serve.described import described
 from aurora_pool.serve.executor import Executor
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
@@ -14,6 +15,9 @@ from aurora_pool.serve.wire import encode_reply
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+
+_STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
 
 class StatusApi:
@@ -32,15 +36,18 @@ class StatusApi:
             web.get("/metrics", self.metrics, allow_head=False),
         ]
 
+    @described(reply=_STATUS)
     async def health(self, request: web.Request) -> web.Response:
         """Tell that the server lives."""
         return encode_reply({"status": "ok"})
 
+    @described(reply=_STATUS, statuses=(200, 503))
     async def ready(self, request: web.Request) -> web.Response:
         """Tell whether the fleet can answer: 503 while nobody serves."""
         ready = self._fleet.ready
         return encode_reply({"status": "ready" if ready else "no agent in service"}, 200 if ready else 503)
 
+    @described(reply_types=("text/plain",))
     async def metrics(self, request: web.Request) -> web.Response:
         """Give the figures in Prometheus' text form."""
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - only who asks pays for it

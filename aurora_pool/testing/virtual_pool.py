@@ -102,7 +102,7 @@ class VirtualPool:
         seed: int = 0,
         balance: Balance = "adaptive",
         timeout: float | None = None,
-        silence: float = 30.0,
+        stall: float = 30.0,
         patience: float = float("inf"),
         prefix: bool = True,
     ) -> None:
@@ -113,7 +113,7 @@ class VirtualPool:
             rng=random.Random(seed),
             balance=balance,
             timeout=timeout,
-            silence=silence,
+            stall=stall,
             beginning_of=attrgetter("text") if prefix else None,
         )
         self.queue = PromptQueue(range(len(fleet.agents)), patience=patience)
@@ -126,9 +126,9 @@ class VirtualPool:
         self._open = 0
         self._room = 0
         self._requests: dict[InFlightRequest, Request] = {}
-        self._looks: dict[int, int] = {}
+        self._tokens_seen: dict[int, int] = {}
         self._news = True
-        self._alarm = float("inf")
+        self._timer = float("inf")
 
     def run(self, prompts: Iterable[VirtualPrompt], *, total: int | None = None, until: float = 1e6) -> VirtualReport:
         """Answer all prompts, or as many as can be by a time; return what it came to, together with earlier calls."""
@@ -256,13 +256,13 @@ class VirtualPool:
         self._meter.stop()
         self._carry_out(plan)
         due = self.dispatcher.wake_at
-        if due < self._alarm:
-            self._alarm = due
+        if due < self._timer:
+            self._timer = due
             self.fleet.client_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
-        if self.fleet.now >= self._alarm:
-            self._alarm = float("inf")
+        if self.fleet.now >= self._timer:
+            self._timer = float("inf")
             self._news = True
 
     def _carry_out(self, plan: Plan) -> None:
@@ -283,13 +283,20 @@ class VirtualPool:
         for agent in plan.probe:
             fleet.probe(agent, partial(self._probed, agent))
         for agent in plan.check:
-            fleet.look(agent, self._looks.get(agent, -1), partial(self._looked, agent))
+            fleet.check_load(agent, self._tokens_seen.get(agent), partial(self._load_checked, agent))
+        for agent in plan.sample:
+            fleet.sample(agent, partial(self._sampled, agent))
 
     def _probed(self, agent: int, outcome: Outcome) -> None:
         self.dispatcher.probed(agent, outcome, outcome.value, self.fleet.now)
         self._news = True
 
-    def _looked(self, agent: int, finding: Finding, tokens: int) -> None:
-        self._looks[agent] = tokens
+    def _load_checked(self, agent: int, finding: Finding, tokens: int) -> None:
+        self._tokens_seen[agent] = tokens
         self.dispatcher.load_checked(agent, finding, self.fleet.now)
+        self._news = True
+
+    def _sampled(self, agent: int, tokens: int, running: int, waiting: int, preemptions: int) -> None:
+        self._tokens_seen[agent] = tokens
+        self.dispatcher.sampled(agent, running, waiting, preemptions, self.fleet.now)
         self._news = True

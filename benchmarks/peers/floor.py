@@ -16,9 +16,9 @@ from benchmarks.peers.shared import (
     Case,
     Client,
     Result,
-    deal,
-    gather_dealt,
+    gather_shares,
     in_order,
+    round_robin,
     rounds,
 )
 
@@ -76,9 +76,9 @@ class _Floor:
             return await in_order(self._chat, prompts, asyncio.gather)
         send = self._streamed if case.stream else self._whole
         answers: list[Answer] = []
-        for dealt in map(deal, rounds(case, prompts)):
-            replies = [send(url + "/v1/completions", some) for url, some in zip(self._urls, dealt, strict=True)]
-            answers += gather_dealt(await asyncio.gather(*replies))
+        for shares in map(round_robin, rounds(case, prompts)):
+            replies = [send(url + "/v1/completions", some) for url, some in zip(self._urls, shares, strict=True)]
+            answers += gather_shares(await asyncio.gather(*replies))
         return answers
 
     async def _chat(self, agent: int, text: str) -> Answer:

@@ -254,7 +254,7 @@ def test_twenty_prompts_whose_connections_break_again_and_again_are_no_poison() 
         rig.plan()
         for agent in list(rig.looks):
             rig.load_checked(agent, Finding.IDLE)
-    assert {agent.silent_cut for agent in rig.agents} == {60.1}
+    assert {agent.idle_timeout for agent in rig.agents} == {60.1}
     rig.finish()
     assert not any(item.deaths for item in items)
     assert not rig.failures

@@ -6,7 +6,7 @@ import pytest
 
 from aurora_pool.errors import ConnectFailed
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.stall import LOOK_AFTER, Finding
+from aurora_pool.policy.stall import CHECK_AFTER, Finding
 from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
@@ -16,7 +16,7 @@ def silent(agents: int = 1) -> Rig:
     rig.queue.unbounded = True
     rig.admit(4, queue=PromptQueue([0]) if agents == 1 else None)
     rig.plan()
-    rig.wait(LOOK_AFTER + 0.1)
+    rig.wait(CHECK_AFTER + 0.1)
     return rig
 
 
@@ -43,7 +43,7 @@ def test_one_whose_counters_move_is_busy_for_as_long_as_it_likes() -> None:
     for _ in range(100):
         while rig.looks:
             rig.load_checked(0, Finding.PROGRESSING)
-        rig.wait(LOOK_AFTER)
+        rig.wait(CHECK_AFTER)
     assert rig.agents[0].in_service
     assert rig.agents[0].held == 4
 
@@ -62,7 +62,7 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
             given_up_at = rig.now
             break
     assert given_up_at is not None
-    assert seconds <= given_up_at <= seconds + 2 * LOOK_AFTER
+    assert seconds <= given_up_at <= seconds + 2 * CHECK_AFTER
     assert rig.sent[0].closed
     assert rig.agents[0].failures == {Outcome.DEAD.value: 1}
     rig.finish()
@@ -148,14 +148,14 @@ def test_time_in_which_this_process_did_not_keep_up_is_no_stall() -> None:
     rig.now += 100.0  # nothing was run: neither replies read nor alarms rung
     rig.plan()
     assert rig.looks == []
-    rig.wait(LOOK_AFTER + 0.1)
+    rig.wait(CHECK_AFTER + 0.1)
     assert rig.looks == [0]
     rig.load_checked(0, Finding.UNRESPONSIVE)
     rig.wait(20.0)
     assert rig.agents[0].in_service
     while rig.looks:
         rig.load_checked(0, Finding.UNRESPONSIVE)
-    rig.wait(LOOK_AFTER + 6.0)
+    rig.wait(CHECK_AFTER + 6.0)
     while rig.looks:
         rig.load_checked(0, Finding.UNRESPONSIVE)
     assert not rig.agents[0].in_service

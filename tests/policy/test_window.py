@@ -136,7 +136,7 @@ def test_what_waits_at_the_server_by_its_own_counters_is_no_dry_server() -> None
     agent.started(START, now=1.0)
     assert agent.limit == START
     agent.sampled(running=START, waiting=0, preemptions=0, now=2.0)
-    agent.look_dry(now=2.0)
+    agent.check_dry(now=2.0)
     assert agent.limit == 2 * START
     agent.sampled(running=START, waiting=0, preemptions=3, now=3.0)
     assert agent.limit == 2 * START - START // 4
@@ -154,5 +154,5 @@ def test_a_bad_state_heals_within_seconds() -> None:
         agent.answered(10, now - 0.5, now, answers=agent.held)
         agent.answers_since_send = 0
         agent.running = agent.held
-        agent.look_dry(now)
+        agent.check_dry(now)
     assert now <= 10.0

@@ -161,12 +161,13 @@ class TestProbes:
     def test_behind_another_clients_queue_it_waits_as_any_prompt_does(self) -> None:
         fleet = VirtualFleet([1.0], round_trip=0.1)
         ForeignLoad(fleet, 0, seed=1, sequences=4000, median=1000, lasting=1e9)
-        assert self.ask(fleet) == (5.0, Outcome.DEAD)
+        assert self.ask(fleet) == (5.0, Outcome.OVERLOADED)
         looks: list[Finding] = []
-        fleet.look(0, 0, lambda finding, _: looks.append(finding))
-        while not looks:
+        for seen_before in (None, 0):
+            fleet.check_load(0, seen_before, lambda finding, _: looks.append(finding))
+        while len(looks) < 2:
             assert fleet.step()
-        assert looks == [Finding.PROGRESSING]
+        assert looks == [Finding.PROGRESSING] * 2
 
     def test_a_dead_server_refuses_and_a_hung_one_is_given_up(self) -> None:
         fleet = VirtualFleet([1.0], round_trip=0.1)

@@ -11,13 +11,13 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.work import PromptQueue, WorkItem
 
 WORTH_SHARING = 4
-"""Prompts for each agent from which on they are dealt as shares."""
+"""Prompts for each agent from which on they are assigned as shares."""
 DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 
 
-class Deal:
-    """Deals prompts to their agents. What finds no credit there waits in its queue, and so do groups."""
+class Admission:
+    """Assigns prompts to agents as they come. What finds no credit there waits in its queue, and so do groups."""
 
     def __init__(self, ledger: Ledger, *, strict: bool, grouper: Grouper | None) -> None:
         self.ledger = ledger
@@ -25,7 +25,7 @@ class Deal:
         self._grouper = None if strict else grouper
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Deal prompts to agents, or have them wait: round-robin, or in groups of those that begin alike."""
+        """Assign prompts to agents round-robin, or have them wait in groups of those that begin alike."""
         start = 0
         for end in range(1, len(items) + 1):
             if end == len(items) or items[end].queue is not items[start].queue:
@@ -33,7 +33,7 @@ class Deal:
                 groups = None if self._grouper is None or queue.pinned else self._grouper.groups(run, queue)
                 if groups is not None:
                     self._admit_groups(groups, queue)
-                elif not self._deal_shares(run, queue):
+                elif not self._assign_shares(run, queue):
                     self._admit(run, queue)
                 start = end
 
@@ -74,8 +74,8 @@ class Deal:
         if waiting:
             ledger.wake(queue)
 
-    def _deal_shares(self, items: Sequence[WorkItem], queue: PromptQueue) -> bool:
-        """Deal many prompts in a row, agent by agent instead of prompt by prompt, if all have credits for their share.
+    def _assign_shares(self, items: Sequence[WorkItem], queue: PromptQueue) -> bool:
+        """Assign many prompts in a row, agent by agent, not prompt by prompt, if all have credits for their share.
 
         It comes to the same, at a third of the cost.
         """
