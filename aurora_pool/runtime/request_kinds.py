@@ -144,8 +144,12 @@ def beginning(work: Any) -> str | Sequence[int]:
     >>> beginning([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
     'system\nBe brief.\nuser\nHi\n'
     """
-    if isinstance(work, str) or not isinstance(work[0], Mapping):
-        return work  # type: ignore[no-any-return]
+    if isinstance(work, str):
+        return work
+    if not isinstance(work, list) or not work:  # a request that is sent unchanged
+        return ""
+    if not isinstance(work[0], Mapping):
+        return work
     return "".join(f"{message.get('role')}\n{message.get('content')}\n" for message in work)
 
 
