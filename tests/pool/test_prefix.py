@@ -117,3 +117,16 @@ async def test_as_ever_where_nothing_or_all_is_shared(header: str) -> None:
         await pool.send_all_batched(prompts, max_tokens=4)
         assert [prompts_at(agent) for agent in fleet.agents] == [prompts[index::4] for index in range(4)]
         assert [len(lists_at(agent)) for agent in fleet.agents] == [1, 1, 1, 1]
+
+
+@pytest.mark.simulated_clock
+async def test_statistics_tell_what_servers_found_in_their_caches() -> None:
+    profile = AgentProfile(slots=4, median_length=300, longest=400)
+    async with running(1, profile=profile) as (_, pool):
+        await pool.send_all_batched(questions(24, 5), max_tokens=400)
+        (agent,) = pool.statistics().agents
+        assert agent.prefix_hit_share is not None
+        assert 0.5 < agent.prefix_hit_share < 1
+    async with running(1, profile=AgentProfile(instant=True)) as (_, pool):
+        await pool.send_all_batched(["Hi"], max_tokens=4)
+        assert pool.statistics().agents[0].prefix_hit_share is None
