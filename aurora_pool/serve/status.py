@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from aurora_pool.jobs.metrics import METRICS
 from aurora_pool.serve.described import described
 from aurora_pool.serve.executor import Executor
 from aurora_pool.serve.fleet import ServedFleet
@@ -66,6 +67,8 @@ class StatusApi:
         yield GaugeMetricFamily(
             "aurora_pool_serve_batches_running", "Batches that run here.", value=self._executor.running
         )
+        queued = sum(pool.statistics().queued for pool in self._fleet.pools())
+        yield GaugeMetricFamily("aurora_pool_serve_queued", "Prompts that wait for an agent.", value=queued)
         agents = self._fleet.statistics()
         yield GaugeMetricFamily("aurora_pool_agents", "Agents in the hostfile.", value=len(agents))
         yield GaugeMetricFamily(
@@ -73,17 +76,10 @@ class StatusApi:
             "Agents that get prompts.",
             value=sum(agent.state == "in service" for agent in agents),
         )
-        labels = ["agent"]
-        done = CounterMetricFamily("aurora_pool_agent_prompts", "Prompts an agent has answered.", labels=labels)
-        tokens = CounterMetricFamily("aurora_pool_agent_tokens", "Tokens an agent has generated.", labels=labels)
-        held = GaugeMetricFamily("aurora_pool_agent_in_flight", "Prompts an agent holds.", labels=labels)
-        window = GaugeMetricFamily("aurora_pool_agent_window", "Prompts an agent may hold.", labels=labels)
-        up = GaugeMetricFamily("aurora_pool_agent_in_service", "1 if the agent gets prompts.", labels=labels)
-        for agent in agents:
-            name = [str(agent.endpoint)]
-            done.add_metric(name, agent.prompts_done)
-            tokens.add_metric(name, agent.tokens_done)
-            held.add_metric(name, agent.in_flight)
-            window.add_metric(name, agent.window)
-            up.add_metric(name, float(agent.state == "in service"))
-        yield from (done, tokens, held, window, up)
+        families = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+        for spec in METRICS:  # the same as those of a job
+            if spec.of_agent is not None:
+                family = families[spec.kind](spec.name, spec.help, labels=["agent"])
+                for agent in agents:
+                    family.add_metric([str(agent.endpoint)], float(spec.of_agent(agent)))
+                yield family
