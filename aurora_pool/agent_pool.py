@@ -176,7 +176,7 @@ class AgentPool:
         raise NotImplementedError  # the path and body of the smallest request that shows whether an agent works
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._driver, self._agents.present)
+        await self._serving.learn(self._driver, self._agents.own, self._agents.endpoints)
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections.

@@ -38,6 +38,8 @@ def compare(histories: Sequence[History], price: float | None, gpus_per_agent: f
         ("time for the last 5%", lambda h: f"{h.tail_share:.1%}"),
         ("retried / hedged", lambda h: f"{h.moved:,} / {h.hedged:,}"),
     ]
+    if any(history.hosted_cost for history in histories):
+        figures.append(("cost of hosted agents", lambda h: f"{h.hosted_cost:,.4f}"))
     if price is not None:
         figures += [
             ("cost", lambda h: f"{h.cost(price, gpus_per_agent):,.2f}"),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.homes import Grouper
@@ -19,10 +20,10 @@ DRAWN = 4
 class Admission:
     """Assigns prompts to agents as they come. What finds no credit there waits in its queue, and so do groups."""
 
-    def __init__(self, ledger: Ledger, *, strict: bool, grouper: Grouper | None) -> None:
+    def __init__(self, ledger: Ledger, *, strict: bool, beginning_of: Callable[[Any], Any] | None) -> None:
         self.ledger = ledger
         self.strict = strict
-        self._grouper = None if strict else grouper
+        self._grouper = None if strict or beginning_of is None else Grouper(ledger.homes, beginning_of)
 
     def admit(self, items: Sequence[WorkItem]) -> None:
         """Assign prompts to agents round-robin, or have them wait in groups of those that begin alike."""
@@ -30,7 +31,9 @@ class Admission:
         for end in range(1, len(items) + 1):
             if end == len(items) or items[end].queue is not items[start].queue:
                 run, queue = items[start:end], items[start].queue
-                groups = None if self._grouper is None or queue.pinned else self._grouper.groups(run, queue)
+                groups = None
+                if self._grouper is not None and queue.view.members and not queue.pinned:
+                    groups = self._grouper.groups(run, queue)
                 if groups is not None:
                     self._admit_groups(groups, queue)
                 elif not self._assign_shares(run, queue):
@@ -53,9 +56,11 @@ class Admission:
         ledger = self.ledger
         agents, members, waiting = ledger.agents, queue.view.members, queue.items
         size = len(members)
+        if not size:
+            waiting.extend(items)  # for hosted agents, if for anybody
         others_wait = len(ledger.queues) > (queue in ledger.queues)
         given = []
-        for item in items:
+        for item in items if size else ():
             index = item.index
             home = agents[members[index % size]]
             if self.strict and home.in_service:
@@ -81,8 +86,14 @@ class Admission:
         """
         start = items[0].index
         members, size = queue.view.members, len(queue.view.members)
-        share = -(-len(items) // size)
-        if self.strict or self.ledger.queues or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
+        share = -(-len(items) // size) if size else 0
+        if (
+            not size
+            or self.strict
+            or self.ledger.queues
+            or share < WORTH_SHARING
+            or items[-1].index - start != len(items) - 1
+        ):
             return False
         agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
         if any(agent.limit - agent.held < share for agent in agents):

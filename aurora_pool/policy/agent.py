@@ -7,6 +7,7 @@ from collections import Counter
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.flow import Flow
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.quota import Quota
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
@@ -97,6 +98,7 @@ class AgentState:
         "prompts_done",
         "quarantine_for",
         "queued_at_server",
+        "quota",
         "rate_limited",
         "refused_since",
         "rejections",
@@ -157,15 +159,21 @@ class AgentState:
         self.mean_seconds = 0.0
         self.answered_at: float | None = None
         self.failures: Counter[str] = Counter()
+        self.quota: Quota | None = None
+        """What it allows and costs, if it is hosted: nothing is dealt to it then."""
         self.min_refill_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
-        self.limit = 0
-        self.min_refill = 1
+        self.limit, self.min_refill = 0, 1
         self.refresh()
 
     @property
     def in_service(self) -> bool:
         """Whether it gets prompts at all."""
         return self.breaker.state is State.IN_SERVICE
+
+    @property
+    def retired(self) -> bool:
+        """Whether it is a hosted one that has left for good."""
+        return self.quota is not None and self.breaker.state is State.REMOVED
 
     @property
     def available(self) -> bool:
@@ -220,7 +228,13 @@ class AgentState:
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
         self.min_refill = self.window.min_refill(size, self.flow.rate, self.min_refill_share)
-        self.limit = size if self.available and self.quarantine_for is None else 0
+        self.limit = size if self.available and self.quarantine_for is None and self.quota is None else 0
+
+    def host(self, quota: Quota) -> None:
+        """Record that it is hosted, and with which quota."""
+        self.quota = quota
+        self.window = Window(quota.terms.at_once, quota.terms.at_once)
+        self.refresh()
 
     def keep(self, queue: PromptQueue | None) -> None:
         """Have it take nothing but quarantined of this queue, once it is empty; or, with None, anything again."""

@@ -15,23 +15,24 @@ The dispatcher is synchronous and never waits: the caller reports what happened 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from aurora_pool.errors import BadReply, PoolError
+from aurora_pool.hosted import HostedTerms
 from aurora_pool.policy.admission import Admission
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.batching import form_batches
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
-from aurora_pool.policy.homes import Grouper
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Plan, PolicyEvents
 from aurora_pool.policy.quarantine import refill_quarantine_agents
 from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agent
 from aurora_pool.policy.scheduler import Balance, Scheduler
+from aurora_pool.policy.spill import Spillover
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import InFlightRequest, WorkItem
 
@@ -57,7 +58,7 @@ class Dispatcher:
     ``timeout`` is how many seconds a prompt may take from its first sending; ``stall`` how many an agent that holds
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
     open at most. ``beginning_of`` tells how a prompt begins, text or token ids, of the ``work`` of its item: prompts
-    that share a beginning meet on one agent then.
+    that share a beginning meet on one agent then. ``hosted`` holds the terms of those agents that are hosted.
 
     >>> from aurora_pool.policy.work import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
@@ -78,13 +79,14 @@ class Dispatcher:
         requests_limit: int = 256,
         events: PolicyEvents | None = None,
         beginning_of: Callable[[Any], Any] | None = None,
+        hosted: Mapping[int, HostedTerms] | None = None,
     ) -> None:
         self.ledger = Ledger(names, rng, requests_limit, events or PolicyEvents())
-        grouper = None if beginning_of is None else Grouper(self.ledger.homes, beginning_of)
-        self._admission = Admission(self.ledger, strict=balance == "strict", grouper=grouper)
+        self._admission = Admission(self.ledger, strict=balance == "strict", beginning_of=beginning_of)
         self._scheduler = Scheduler(self.ledger, balance)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
         self._faults = Faults(self.ledger, stall, self._deadlines)
+        self.spill = Spillover(self.ledger, hosted or {})
         self._hedger = Hedger(self.ledger, self._scheduler.idle) if balance == "adaptive" else None
 
     # -- what comes in ------------------------------------------------------------------------------------------
@@ -107,7 +109,8 @@ class Dispatcher:
         """
         if request.sent_at is None and not request.closed:
             self.ledger.sent(request, now)
-            self._faults.stall.watch(self.ledger.agents[request.agent], now)
+            if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to look at
+                self._faults.stall.watch(self.ledger.agents[request.agent], now)
             if self._deadlines is not None:
                 self._deadlines.watch(request.items)
 
@@ -315,6 +318,8 @@ class Dispatcher:
                 refill_quarantine_agents(ledger, now)
         if ledger.queues:
             self._scheduler.serve(now)
+            if self.spill.agents and ledger.queues:
+                self.spill.serve(now)
         if ledger.touched:
             self._close_round(now)
         if self._hedger is not None:

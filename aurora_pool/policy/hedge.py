@@ -61,7 +61,7 @@ class Hedger:
         if not targets:
             return
         mean = self.ledger.lengths.mean
-        usual = [pace.seconds_for(mean) for agent in self.ledger.agents if agent.in_service and (pace := agent.pace)]
+        usual = [each.pace.seconds_for(mean) for each in self.ledger.agents if each.in_service and each.quota is None]
         limit = SIMILAR * min([seconds for seconds in usual if seconds], default=math.inf)
         targets = [agent for agent in targets if agent.pace.seconds_for(mean) <= limit]
         if not targets:

@@ -54,13 +54,8 @@ class Ledger:
         self.now = 0.0
         """The time of the plan that is being made."""
         self._scans: dict[PromptQueue, None] = {}
-        self.in_flight = 0
-        self.answered = 0
-        self.requests = 0
-        self.hedged = 0
-        self.moved = 0
-        self.quarantined = 0
-        self.wasted_tokens = 0
+        self.in_flight = self.answered = self.requests = 0
+        self.hedged = self.moved = self.quarantined = self.wasted_tokens = 0
 
     # -- prompts that wait --------------------------------------------------------------------------------------
 

@@ -48,13 +48,18 @@ def agent_probed(ledger: Ledger, agent: AgentState, outcome: Outcome, reason: st
 def remove_agent(ledger: Ledger, agent: AgentState, now: float) -> list[WorkItem]:
     """Take an agent out for good; return the prompts that it held, unanswered."""
     left = [item for request in list(agent.requests) for item in ledger.close(request, now)]
+    retire(ledger, agent, "it was removed from the fleet", now)
+    return left
+
+
+def retire(ledger: Ledger, agent: AgentState, reason: str, now: float) -> None:
+    """Take an agent out for good. It may still answer what it holds."""
     was_in_service = agent.in_service
     agent.breaker.remove()
-    agent.last_error = "it was removed from the fleet"
+    agent.last_error = reason
     if was_in_service:
         _went_out(ledger, agent, now)
-    ledger.events.agent_state(agent.index, agent.breaker.state.value, agent.last_error)
-    return left
+    ledger.events.agent_state(agent.index, agent.breaker.state.value, reason)
 
 
 def restore_agent(ledger: Ledger, agent: AgentState, now: float) -> None:

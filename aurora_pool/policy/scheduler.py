@@ -243,9 +243,9 @@ class Scheduler:
             queue.unserved_since = now
             if queue.patience < math.inf:
                 self.ledger.timers.add(now + queue.patience, self._on_timer, queue)
-        members = [self.ledger.agents[index] for index in queue.view.members]
+        members = [self.ledger.agents[index] for index in (*queue.view.members, *queue.view.hosted)]
         gives_up_at = queue.unserved_since + queue.patience
-        if now < gives_up_at and not all(agent.breaker.wrong_model for agent in members):
+        if now < gives_up_at and not all(agent.breaker.wrong_model or agent.retired for agent in members):
             queue.rescan_due = now + RESCAN_EVERY
             return
         waited = now - queue.unserved_since
@@ -253,11 +253,17 @@ class Scheduler:
             f"{self.ledger.names[agent.index]}: {agent.last_error}" for agent in members[:3]
         )
         error += f"; and {len(members) - 3} more" if len(members) > 3 else ""
+        hosted = any(agent.quota is not None and agent.in_service for agent in members)
+        if hosted:
+            error += "; hosted agents take only conversations, and of these none with fields that engines alone know"
+        left = [item for item in queue.items if hosted and item.portable is not None and not item.done]
         for item in (*queue.items, *queue.quarantined):
-            if not item.done:
+            if not item.done and not (hosted and item.portable is not None and not item.suspected):
                 self.ledger.fail(item, Failure(item, "no_agents", error, None), now)
         queue.items.clear()
+        queue.items.extend(left)
         queue.quarantined.clear()
+        queue.rescan_due = now + RESCAN_EVERY
         self.ledger.forget_if_empty(queue)
 
 

@@ -8,7 +8,7 @@ newest group of the one for which most groups wait. So nothing waits while anybo
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
@@ -133,15 +133,25 @@ class Waiting(Generic[Item]):
 
     def took(self, group: WaitingGroup[Item], agent: int, prompts: int) -> None:
         """Record that an agent took the first prompts of a group, and is a home of it now."""
-        self._taken += prompts
-        if group is self.singles:
-            return
-        self._count -= prompts
-        if not group.items:
-            self._drop(group)
-        elif agent not in group.homes:
+        self._removed(group, prompts)
+        if group.items and group is not self.singles and agent not in group.homes:
             self._new.pop(group, None)
             self._add_home(group, agent)
+
+    def offer(self, take: Callable[[Item], bool], most: int) -> None:
+        """Offer what waits longest, one after the other, ``most`` at most: what is taken, or done, waits no more."""
+        for group in [self.singles, *self._groups.values()]:
+            before = len(group.items)
+            stays: list[Item] = []
+            while group.items and most > 0:
+                most -= 1
+                item = group.items.popleft()
+                if not item.done and not take(item):
+                    stays.append(item)
+            group.items.extendleft(reversed(stays))
+            self._removed(group, before - len(group.items))
+            if most <= 0:
+                return
 
     def lost(self, agent: int) -> None:
         """Record that an agent is the home of nothing any more."""
@@ -172,6 +182,13 @@ class Waiting(Generic[Item]):
         self._count = 0
 
     # -- within -------------------------------------------------------------------------------------------------
+
+    def _removed(self, group: WaitingGroup[Item], prompts: int) -> None:
+        self._taken += prompts
+        if group is not self.singles:
+            self._count -= prompts
+            if not group.items:
+                self._drop(group)
 
     def _next_due(self) -> int:
         return self._taken + PASSED_OVER * len(self) + PASSED_OVER_AT_LEAST

@@ -23,6 +23,18 @@ MEMORY = 1 / 256
 """How much one answer weighs in the running mean of a caller's answers."""
 
 
+class Portable(msgspec.Struct, frozen=True, gc=False):
+    """A prompt as any API takes it: a conversation, and how many tokens it has and may be answered with.
+
+    ``read`` is about how many it has, ``most_read`` how many at most. ``generated`` is 0 where nothing limits it.
+    """
+
+    messages: Any
+    read: int
+    most_read: int
+    generated: int
+
+
 class WorkItem(msgspec.Struct, eq=False, gc=False):
     """One prompt on its way to exactly one result.
 
@@ -33,8 +45,9 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     more. ``cohort`` is the same for those that failed together: they go together again, and apart from others.
     ``rejected_once`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
-    ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the prompt
-    has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
+    ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
+    prompt has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
+    ``portable`` is what a hosted agent may be asked instead, None where it may not.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -60,6 +73,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     started_at: float = -1.0
     prompt_tokens: float = 0.0
     prefix: int = 0
+    portable: Portable | None = None
     request: InFlightRequest | None = None
     second_request: InFlightRequest | None = None
 
@@ -118,18 +132,23 @@ class End(NamedTuple):
 
 
 class AgentView:
-    """The agents of a pool or of a view of one, in the order of the round-robin."""
+    """The agents of a pool or of a view of one, in the order of the round-robin.
 
-    __slots__ = ("members", "serves")
+    ``hosted`` are the hosted ones among them: no prompt is dealt to these (:mod:`aurora_pool.policy.spill`).
+    """
+
+    __slots__ = ("hosted", "members", "serves")
 
     members: Sequence[int]
     serves: Container[int]
+    hosted: Sequence[int]
 
-    def __init__(self, members: Sequence[int]) -> None:
-        self.set_members(members)
+    def __init__(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
+        self.set_members(members, hosted)
 
-    def set_members(self, members: Sequence[int]) -> None:
+    def set_members(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
         """Say which agents these are, in the order of the round-robin."""
+        self.hosted = hosted
         self.members = members
         self.serves = members if isinstance(members, range) else frozenset(members)
 
@@ -254,7 +273,8 @@ class PromptQueue:
 
     def over(self, members: Sequence[int]) -> PromptQueue:
         """A queue of the same caller for other agents."""
-        return PromptQueue(members, caller=self.caller, patience=self.patience, pinned=self.pinned)
+        view = AgentView(members, self.view.hosted)
+        return PromptQueue(view, caller=self.caller, patience=self.patience, pinned=self.pinned)
 
     @property
     def waiting(self) -> int:

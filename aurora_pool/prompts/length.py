@@ -12,6 +12,19 @@ _PER_MESSAGE = 8
 """Tokens that a chat template puts around each message."""
 
 
+_MOST_PER_MESSAGE = 64
+"""Tokens that no chat template exceeds around a message that has no more than a text."""
+
+
+def most_tokens(messages: Any) -> int:
+    """How many tokens a conversation has at most: none is shorter than a byte.
+
+    >>> most_tokens([{"role": "user", "content": "Größe"}])
+    71
+    """
+    return sum(_MOST_PER_MESSAGE + _bytes(str(message.get("content", ""))) for message in messages)
+
+
 class TokenEstimate:
     """Estimates token counts from bytes, calibrated by the counts that servers report.
 

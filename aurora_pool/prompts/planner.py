@@ -11,13 +11,14 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Portable, PromptQueue, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
 from aurora_pool.prompts.fields import survives_rendering
-from aurora_pool.prompts.length import budget_or_none, exact_budget, rounded
+from aurora_pool.prompts.length import budget_or_none, exact_budget, most_tokens, rounded
 from aurora_pool.prompts.settings import PromptSettings
+from aurora_pool.runtime.hosted import is_portable
 from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
 from aurora_pool.wire import completions
 
@@ -28,6 +29,7 @@ Form = Literal["completions", "token_ids", "rendered", "single", "chat", "chat_b
 rendered conversation; as a single completion; as a single chat; in a chat batch."""
 
 _CHATS = ("chat", "chat_batch")
+_CONVERSATIONS = ("rendered", *_CHATS)
 
 
 class PromptSpec(msgspec.Struct, frozen=True):
@@ -84,7 +86,11 @@ class Planner:
         left = context - settings.buffer - (budget or 0)
         # A character has at most 4 bytes: what fits even then needs no closer look.
         if budget is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
-            return [WorkItem(queue, index, kind, work, budget, limit) for index, work in enumerate(works, start)]
+            items = [WorkItem(queue, index, kind, work, budget, limit) for index, work in enumerate(works, start)]
+            if queue.view.hosted:
+                for item, prompt in zip(items, prompts, strict=True):
+                    self._make_portable(item, prompt, form, self._sampling)
+            return items
         return self._plain(start, prompts, works, kind, sink)
 
     def _one(self, index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
@@ -149,7 +155,10 @@ class Planner:
             if budget is None:
                 yield self._one(index, prompt, sink)
             else:
-                yield WorkItem(queue, index, kind, work, budget if self._max_tokens else rounded(budget), kind.limit)
+                budget = budget if self._max_tokens else rounded(budget)
+                item = WorkItem(queue, index, kind, work, budget, kind.limit)
+                self._make_portable(item, prompt, self._text_form, self._sampling)
+                yield item
 
     # -- conversations ------------------------------------------------------------------------------------------
 
@@ -243,7 +252,18 @@ class Planner:
 
     def _item(self, spec: PromptSpec, work: Any, form: Form, sink: Sink, queue: PromptQueue, budget: int) -> WorkItem:
         kind = self._kind(form, spec, sink)
-        return WorkItem(queue, spec.index, kind, work, budget, kind.limit)
+        item = WorkItem(queue, spec.index, kind, work, budget, kind.limit)
+        self._make_portable(item, spec.content, form, spec.sampling)
+        return item
+
+    def _make_portable(self, item: WorkItem, content: Any, form: Form, sampling: Sampling) -> None:
+        """Let a conversation go to a hosted agent as well, if there is one and it would understand all of it."""
+        if item.queue.view.hosted and form in _CONVERSATIONS and is_portable(sampling):
+            messages = content
+            if isinstance(content, str):
+                messages = as_conversation(content, self._settings.system_prompt)
+            read = self._settings.estimate.of(messages)
+            item.portable = Portable(messages, read, most_tokens(messages), item.token_budget * sampling.n)
 
     def _kind(self, form: Form, spec: PromptSpec, sink: Sink) -> RequestKind:
         if not spec.own_sampling:

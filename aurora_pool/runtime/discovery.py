@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, ServerError, TransportError
+from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.health import served_models
 from aurora_pool.runtime.once import answers_of
@@ -77,8 +78,8 @@ class Serving:
                 await asyncio.sleep(AGAIN)
         self._measure(driver, agents)
 
-    async def learn(self, driver: Driver, members: Sequence[int]) -> None:
-        """Ask these agents, except those that have told already.
+    async def learn(self, driver: Driver, members: Sequence[int], hosted: Sequence[AgentEndpoint] = ()) -> None:
+        """Ask these agents, except those that have told already; hosted ones are not asked.
 
         A model that was not named is the one that all of them serve; while no agent answers, that is waited for. With a
         named one the answers are a check, and where none comes the dispatch will see.
@@ -86,6 +87,11 @@ class Serving:
         Raises :class:`ConfigError` if no agent serves the named model or they don't agree on one, and
         :class:`NoAgentsError` if none has answered within ``Timeouts.patience``.
         """
+        if not members and hosted:
+            self.model = self.model or next((terms.model for each in hosted if (terms := each.hosted)), None)
+            if self.model is None:
+                raise ConfigError("all agents are hosted, so name the model: model=NAME in the hostfile")
+            return
         deadline = driver.now + driver.timeouts.patience
         warned = False
         while True:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 from aurora_pool.errors import ConfigError, PoolClosedError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
-from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.plan import Failure
+from aurora_pool.policy.quota import Budget
+from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.runtime.events import Announcer, EventRelay
@@ -29,7 +32,7 @@ from aurora_pool.runtime.health import check_load, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
-from aurora_pool.wire.status import HEALTH_PATH, EngineLoad
+from aurora_pool.wire.status import HEALTH_PATH, MODELS_PATH, EngineLoad
 
 
 class Driver:
@@ -62,6 +65,7 @@ class Driver:
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
             beginning_of=beginning if options.prefix == "auto" else None,
+            hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
         )
         self.names = ServedNames()
         self._exchanges = Exchanges(
@@ -74,6 +78,7 @@ class Driver:
             names=self.names,
             stream=options.stream,
         )
+        self._deadline: float | None = None
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
         self._admitted: list[WorkItem] = []
         self._queue: deque[InFlightRequest] = deque()
@@ -98,6 +103,8 @@ class Driver:
         running = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = running
+            if self._deadline is not None:
+                self.dispatcher.spill.deadline = self.now + self._deadline - time.time()
             self.transport.open()
         elif self._loop is not running:
             raise ConfigError(
@@ -127,6 +134,8 @@ class Driver:
         for endpoint in updated[len(self.endpoints) :]:
             self.dispatcher.add_agent(str(endpoint))
         self.endpoints[:] = updated
+        for index in present:
+            self.dispatcher.spill.set_terms(index, updated[index].hosted)
         for index in sorted(self._removed.intersection(present)):
             self.dispatcher.restore_agent(index, self.now)
         removed = set(range(len(updated))).difference(present)
@@ -139,6 +148,17 @@ class Driver:
     def is_removed(self, agent: int) -> bool:
         """Whether an agent is no longer part of the fleet."""
         return agent in self._removed
+
+    def spill_over(self, options: HostedOptions) -> None:
+        """Say when hosted agents are asked, and what they may cost."""
+        spill = self.dispatcher.spill
+        spill.after = options.spill_after
+        spill.budget = Budget(options.max_cost, spent=options.spent, on_draw=options.on_draw)
+        self._deadline = options.deadline
+
+    def is_hosted(self, agent: int) -> bool:
+        """Whether an agent is one that others run, and that costs."""
+        return self.dispatcher.ledger.agents[agent].quota is not None
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections. Calls that still wait raise :class:`PoolClosedError`."""
@@ -176,7 +196,8 @@ class Driver:
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
         agents = self.dispatcher.ledger.agents
-        return max(1, sum(agents[index].window.size for index in queue.view.members if agents[index].in_service))
+        members = (*queue.view.members, *queue.view.hosted) if queue.view.hosted else queue.view.members
+        return max(1, sum(agents[index].window.size for index in members if agents[index].in_service))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 
@@ -244,7 +265,9 @@ class Driver:
         assert self._loop is not None
         while self._queue and (self._most_requests is None or len(self._requests) < self._most_requests):
             request = self._queue.popleft()
-            if not request.closed:
+            if request.closed:
+                self.dispatcher.spill.charge(request, None, self.now, refused=False)
+            else:
                 task = self._loop.create_task(self._exchanges.run(request))
                 self._requests[request] = task
                 task.add_done_callback(functools.partial(self._on_request_done, request))
@@ -258,6 +281,7 @@ class Driver:
 
     def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request]
+        self.dispatcher.spill.charge(request, None, self.now, refused=False)  # if it was stopped before it began
         if not task.cancelled():
             task.exception()  # its call has it; asyncio need not mention it
         if self._queue:
@@ -293,28 +317,32 @@ class Driver:
             self._defect(error)
 
     async def _probe(self, agent: int) -> None:
+        path: str
+        body: bytes | None
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
+        if self.is_hosted(agent):
+            path, body = MODELS_PATH, None  # which costs nothing
         outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
 
     async def _check(self, agent: int) -> None:
-        finding, load = await check_load(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
-        self._loads[agent] = load
-        self._count_cache(agent, load)
+        finding = Finding.PROGRESSING  # a hosted one has no counters to look at
+        if not self.is_hosted(agent):
+            before = self._loads.get(agent)
+            finding, load = await check_load(self.transport, agent, before, within=self.timeouts.probe)
+            self._loads[agent] = load
+            if load is not None:
+                self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
         self.dispatcher.load_checked(agent, finding, self.now)
         self.schedule()
 
     async def _sample(self, agent: int) -> None:
         load = await read_load(self.transport, agent, within=self.timeouts.probe)
-        self._count_cache(agent, load)
         if load is not None:
+            self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
             before = self._loads.get(agent)
             if before is None or not load.began_after(before):  # what a look is to notice is left to it
                 self._loads[agent] = load
             running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
             self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)
-
-    def _count_cache(self, agent: int, load: EngineLoad | None) -> None:
-        if load is not None:
-            self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)

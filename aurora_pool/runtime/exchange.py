@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
+from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import EXPECTED_TOKENS, InFlightRequest, WorkItem
+from aurora_pool.runtime.hosted import REPLY_WITHIN, HostedChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Reader, guarded
 from aurora_pool.wire.bounds import Bounds
@@ -59,11 +62,19 @@ class Exchanges:
         """Make one request and see it to its end, whatever that is. Raises only what is a defect of this program."""
         items = list(request.unreleased())
         kind: RequestKind = items[0].kind
+        quota = self._dispatcher.ledger.agents[request.agent].quota
+        if quota is not None and items[0].portable is not None:
+            kind = HostedChat(kind, items[0].portable, quota.terms.model)
+        refused = False
         try:
             try:
                 async with self._transport.turn:
-                    await self._until_accepted(request, kind, items)
+                    if quota is None:
+                        await self._until_accepted(request, kind, items)
+                    else:
+                        await self._in_time(request, kind, items)
             except PoolError as error:
+                refused = isinstance(error, ServerError)
                 now = self._clock()
                 if isinstance(error, ConnectionLost) and not error.received and request.sent_at is not None:
                     error.silent_for = now - request.sent_at
@@ -74,7 +85,16 @@ class Exchanges:
             kind.sink.fail(error)  # a defect: here, or in an observer
             raise
         finally:
+            if isinstance(kind, HostedChat):
+                self._dispatcher.spill.charge(request, kind.usage, self._clock(), refused=refused)
             self._schedule()
+
+    async def _in_time(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
+        try:
+            async with asyncio.timeout(REPLY_WITHIN):
+                await self._until_accepted(request, kind, items)
+        except TimeoutError as error:
+            raise ConnectionLost(f"no whole reply within {REPLY_WITHIN:.0f} s", received=False) from error
 
     async def _until_accepted(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
         """Send it; where the server refuses only its form, send it again in the form that it takes."""
@@ -170,6 +190,10 @@ class Exchanges:
     def progress(self, request: InFlightRequest) -> None:
         """Report that bytes of a reply came."""
         self._dispatcher.progress(request, self._clock())
+
+    def told_limits(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
+        """Report what an agent says is left of its limits."""
+        self._dispatcher.spill.told(self._dispatcher.ledger.agents[agent], requests, tokens, self._clock())
 
     def commit(self, request: InFlightRequest) -> None:
         """Report that bytes of this reply go to the caller now, so that no other agent may answer any more."""

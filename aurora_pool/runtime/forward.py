@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 
@@ -146,7 +146,7 @@ class ForwardedReply:
 class _Forward:
     """One such request: a kind of request that no other prompt shares, and its own sink."""
 
-    __slots__ = ("_body", "_chunks", "_events", "_taken_by", "_usage", "head", "headers", "method", "path")
+    __slots__ = ("_body", "_chunks", "_events", "_taken_by", "_usage", "fields", "head", "headers", "method", "path")
 
     limit = 1
     model = ""
@@ -155,6 +155,7 @@ class _Forward:
         self.method = method
         self.path = path
         self.headers = headers
+        self.fields: dict[str, Any] = {}
         self._body = body
         self._usage: Usage | None = None
         self._events = 0

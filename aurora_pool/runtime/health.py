@@ -50,7 +50,7 @@ async def fetch(transport: Transport, agent: int, path: str, body: bytes | None 
 
 
 async def try_agent(
-    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes, *, within: float
+    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes | None, *, within: float
 ) -> tuple[Outcome, str]:
     """Send the smallest request that the pool could send; return what it came to, and in words.
 
@@ -58,6 +58,9 @@ async def try_agent(
     One that waits while the engine is at work counts as ``OVERLOADED``, which is no fault.
     """
     try:
+        if body is None:
+            await fetch(transport, agent, path, within=within)
+            return Outcome.ANSWERED, ""
         content = await _fetch_unless_busy(transport, agent, path, body, within=within)
         if content is None:
             return Outcome.OVERLOADED, "its engine is busy"

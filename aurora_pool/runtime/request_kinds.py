@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aurora_pool.errors import ServerError
 from aurora_pool.messages import AnyPrompt, Response, Usage
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.quota import Left
 from aurora_pool.policy.streaming import may_be_long, stream_interval
 from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, WorkItem
 from aurora_pool.wire import chat, completions, embeddings
@@ -69,6 +70,9 @@ class Reports(Protocol):
     def answered(self, request: InFlightRequest, usage: Usage | None) -> None:
         """Report that the one prompt of a request has its answer, and its caller has read it."""
 
+    def told_limits(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
+        """Report what an agent says is left of its limits."""
+
 
 class RequestKind(Protocol):
     """A kind of request: prompts with the same kind object may travel together."""
@@ -79,6 +83,8 @@ class RequestKind(Protocol):
     headers: Mapping[str, str] | None
     limit: int
     """How many prompts may share a request."""
+    fields: dict[str, Any]
+    """The fields of the body that say how to sample."""
     model: str
     """The model that is asked for; empty where the request is not the pool's own."""
 
@@ -106,7 +112,7 @@ class RequestKind(Protocol):
 class _JSONKind:
     """What kinds of the pool's own requests have in common."""
 
-    __slots__ = ("__weakref__", "_fields", "_n", "headers", "limit", "method", "model", "path", "sink")
+    __slots__ = ("__weakref__", "_n", "fields", "headers", "limit", "method", "model", "path", "sink")
 
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int) -> None:
         self.limit = limit
@@ -115,7 +121,7 @@ class _JSONKind:
         self.method = "POST"
         self.headers: Mapping[str, str] | None = None
         self.model = model
-        self._fields = fields
+        self.fields = fields
         self._n = fields.get("n") or 1
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
@@ -124,7 +130,7 @@ class _JSONKind:
 
     def bounds(self, prompts: int, token_budget: int, characters: int = 0) -> Bounds:
         """How large the reply may be."""
-        return bounds_of(prompts * self._n, token_budget, self._fields, characters)
+        return bounds_of(prompts * self._n, token_budget, self.fields, characters)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
@@ -175,7 +181,7 @@ class CompletionsBatch(_JSONKind):
         """Write a list request, with the smallest token budget of its prompts as ``max_tokens``."""
         token_budget = min([item.token_budget for item in items])
         contents = [item.work for item in items]
-        return completions.encode_request(self.model, contents, self._fields, token_budget, interval=interval)
+        return completions.encode_request(self.model, contents, self.fields, token_budget, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
@@ -201,7 +207,7 @@ class SingleChat(_JSONKind):
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """So many tokens that something comes every few seconds, if the answer may be long."""
-        if self._fields.get("prompt_logprobs") is not None or not may_be_long(
+        if self.fields.get("prompt_logprobs") is not None or not may_be_long(
             items[0].token_budget, agent.speed, agent.idle_timeout
         ):
             return 0
@@ -210,7 +216,7 @@ class SingleChat(_JSONKind):
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a chat request."""
         (item,) = items
-        return chat.encode_request(self.model, item.work, self._fields, item.token_budget or None, interval=interval)
+        return chat.encode_request(self.model, item.work, self.fields, item.token_budget or None, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
@@ -230,7 +236,7 @@ class ChatBatch(_JSONKind):
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a request with many conversations; it must not be streamed."""
         token_budget = min([item.token_budget for item in items])
-        return chat.encode_batch(self.model, [item.work for item in items], self._fields, token_budget or None)
+        return chat.encode_batch(self.model, [item.work for item in items], self.fields, token_budget or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
@@ -251,11 +257,11 @@ class EmbeddingsBatch(_JSONKind):
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a list request."""
-        return embeddings.encode_request(self.model, [item.work for item in items], self._fields)
+        return embeddings.encode_request(self.model, [item.work for item in items], self.fields)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        reader = embeddings.EmbeddingsReader(len(request.items), self._fields.get("dimensions"))
+        reader = embeddings.EmbeddingsReader(len(request.items), self.fields.get("dimensions"))
         await reports.read_answers(reply, reader, self.bounds(len(request.items), VECTOR), self, request)
 
 

@@ -105,6 +105,8 @@ class AgentServer(Backend):
         try:
             await self._responsive.wait()
             response = await self._answer(exchange)
+            if self.conditions.headers and not response.prepared:
+                response.headers.update(self.conditions.headers)
         finally:
             self.requests_in_flight -= 1
             if transport is not None:
