@@ -221,8 +221,7 @@ class _Command:
             "balance": session.balance,
             "timeouts": timeouts,
         }
-        survey = self._job.survey if isinstance(self._job, Job) else None
-        if survey is None or not survey.embedding:
+        if not self._job.embedding:
             limit = session.max_cost
             hosted = HostedOptions(
                 spill_after=session.spill_after,
@@ -237,7 +236,7 @@ class _Command:
             from aurora_pool.embeddings import EmbeddingPool
         except ModuleNotFoundError:
             raise ConfigError("embeddings need the package numpy: pip install 'aurora-pool[embeddings]'") from None
-        return EmbeddingPool(endpoints, dimensions=survey.dimensions, **options)
+        return EmbeddingPool(endpoints, dimensions=self._job.dimensions, **options)
 
     async def _start(self, pool: JobPool, endpoints: list[AgentEndpoint]) -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ async def test_keys_are_kept_as_hashes_only(tmp_path: Path) -> None:
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
     for name in ("serve.db", "secret"):
         assert key.removeprefix("ap-").encode() not in (tmp_path / name).read_bytes()
-    rows = sqlite3.connect(tmp_path / "serve.db").execute("select hash, hint from keys").fetchall()
+    with closing(sqlite3.connect(tmp_path / "serve.db")) as database:
+        rows = database.execute("select hash, hint from keys").fetchall()
     assert [(len(hashed), hint) for hashed, hint in rows] == [(64, key[-4:])]
 
 
