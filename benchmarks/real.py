@@ -4,7 +4,7 @@
     python -m benchmarks.real --quick          the engines and the pool's list requests only, about 5 minutes
     python -m benchmarks.real --quick --check  the same, and exit with 1 if the pool misses 0.95 of an engine
     python -m benchmarks.real --shapes         short answers, mixed ones, choose and score, beside lists by hand
-    python -m benchmarks.real --shapes --rows choose --beside 1   one of these, another program computing beside
+    python -m benchmarks.real --shapes --rows choose,score --beside 1   some of these, another program computing beside
     python -m benchmarks.real --prefix --rounds 3                 documents and questions: what is computed twice
 
 Starts the local fleet of tests/integration (built once, about three minutes) and as many offline engines with the same
@@ -275,7 +275,7 @@ def main() -> int:
     parser.add_argument("--prompts", type=int, default=80, help="for each server, which runs 64 at a time")
     parser.add_argument("--shapes", action="store_true", help="shapes of work instead, beside lists by hand")
     parser.add_argument("--prefix", action="store_true", help="questions about documents instead, beside lists by hand")
-    parser.add_argument("--rows", default="", help="only the shapes whose names have this in them")
+    parser.add_argument("--rows", default="", help="only shapes with one of these in their names: choose,score")
     parser.add_argument("--beside", type=int, default=0, help="of shapes: programs that compute beside the servers")
     parser.add_argument("--share", type=float, default=1.0, help="of shapes: this share of the prompts")
     arguments = parser.parse_args()
@@ -319,7 +319,7 @@ def main() -> int:
 
 def _beside_hand(arguments: argparse.Namespace) -> int:
     """Measure shapes of work, or what is computed twice, on two servers; return the exit code."""
-    rows = [row for row in real_shapes.ROWS if arguments.rows in row.name]
+    rows = [row for row in real_shapes.ROWS if any(part in row.name for part in arguments.rows.split(","))]
     with ExitStack() as stack:
         interruptions = stack.enter_context(Interruptions())
         fleet = LocalFleet(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "fleet.hostfile")

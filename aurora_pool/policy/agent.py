@@ -202,9 +202,14 @@ class AgentState:
 
     @property
     def unoccupied(self) -> bool:
-        """Whether what it is given would begin at once: nothing waits there, as far as the replies show."""
+        """Whether what it is given would begin at once: nothing waits there, as far as the replies show.
+
+        On a slow server whose queue never ended, the least latency includes waiting, so it may not hold more than has
+        run there at once either.
+        """
         flow = self.flow
-        return self.held - self.running <= flow.rate * flow.latency
+        begins = flow.rate * flow.latency
+        return self.held - self.running <= begins and self.held <= max(begins, flow.most_running)
 
     @property
     def needs_more(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, KeysView, Sequence
+from itertools import islice
 from typing import Any
 
 from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
@@ -17,6 +18,8 @@ REMEMBERED = 1 << 19
 """How many tokens of prompts an agent is taken to remember."""
 REMEMBERED_BY_ALL = 1 << 26
 """The most of it for a fleet: 10 to 50 MB here."""
+FORGOTTEN_TOGETHER = 8
+"""An eighth of the groups more is remembered before some are forgotten: forgetting many at a time is cheaper."""
 MOST_HOMES = 32
 """How many agents are remembered for one group; it is known nearly everywhere then."""
 DEPTHS = 4
@@ -72,8 +75,10 @@ class Homes:
                 homes = known.pop(key, own)
                 known[key] = homes if home in homes else (*homes[1 - MOST_HOMES :], home)
                 last = key
-        if len(known) > self._most():
-            self._drop()
+        most = self._most()
+        if len(known) > most + most // FORGOTTEN_TOGETHER:
+            for key in list(islice(known, len(known) - most)):
+                del known[key]
 
     def expect(self, tokens: float) -> None:
         """Record how long prompts are that have been met now, in tokens in the mean."""
@@ -89,10 +94,6 @@ class Homes:
 
     def _most(self) -> int:
         return int(min(REMEMBERED_BY_ALL, REMEMBERED * self._agents) / max(LENGTH / TOKEN, self._tokens))
-
-    def _drop(self) -> None:
-        for key in list(self._known)[: len(self._known) - self._most()]:
-            del self._known[key]
 
 
 class Grouper:

@@ -274,7 +274,7 @@ def test_homes_are_forgotten_by_tokens() -> None:
     homes = Homes(1)
     homes.expect(tokens=1 << 16)
     homes.record(0, range(1, 100))
-    assert len(homes) == 8
+    assert 8 <= len(homes) <= 9
     assert homes.of(99) == [0]
     assert not homes.of(1)
 
