@@ -104,27 +104,28 @@ def measure(endpoints: Sequence[AgentEndpoint], *, rounds: int) -> list[str]:
         for name in [*WAYS][number % len(WAYS) :] + [*WAYS][: number % len(WAYS)]:
             found[name].append(asyncio.run(take_turn(endpoints, WAYS[name], make_prompts(draw))))
         say(f"round {number + 1} of {rounds}: " + ", ".join(f"{turns[-1].computed}" for turns in found.values()))
-    shares = {name: (_median(found, name, "computed"), _median(found, name, "seconds")) for name in WAYS}
     rows = []
     for name, turns in found.items():
-        computed = f"{statistics.median(turn.computed for turn in turns):,.0f}"
-        seconds = f"{statistics.median(turn.seconds for turn in turns):.1f}"
-        rows.append((name, computed, f"{shares[name][0]:.3f}", seconds, f"{1 / shares[name][1]:.3f}"))
-    print(
-        f"{DOCUMENTS} documents of {DOCUMENT_WORDS} words, {QUESTIONS} questions each, {MAX_TOKENS} tokens an answer;",
-        end=" ",
+        share, speed = _to_hand(found, name)
+        computed = statistics.median(turn.computed for turn in turns)
+        seconds = statistics.median(turn.seconds for turn in turns)
+        rows.append((name, f"{computed:,.0f}", f"{share:.3f}", f"{seconds:.1f}", f"{speed:.3f}"))
+    about = (
+        f"{DOCUMENTS} documents of {DOCUMENT_WORDS} words, {QUESTIONS} questions each, {MAX_TOKENS} tokens an answer"
     )
-    print(f"medians of {rounds} rounds, ratios within rounds")
+    print(f"{about}; medians of {rounds} rounds, ratios within rounds")
     print(table(("", "computed tokens", "/ by hand", "seconds", "speed / by hand"), rows))
-    computed, seconds = shares[AUTO]
+    share, speed = _to_hand(found, AUTO)
     missed = []
-    if computed > MOST_COMPUTED:
-        missed.append(f"{AUTO}: {computed:.3f} of the tokens computed by hand, expected at most {MOST_COMPUTED}")
-    if 1 / seconds < LEAST_SPEED:
-        missed.append(f"{AUTO}: {1 / seconds:.3f} of the speed by hand, expected at least {LEAST_SPEED}")
+    if share > MOST_COMPUTED:
+        missed.append(f"{AUTO}: {share:.3f} of the tokens computed by hand, expected at most {MOST_COMPUTED}")
+    if speed < LEAST_SPEED:
+        missed.append(f"{AUTO}: {speed:.3f} of the speed by hand, expected at least {LEAST_SPEED}")
     return missed
 
 
-def _median(found: dict[str, list[Turn]], name: str, figure: str) -> float:
-    pairs = zip(found[name], found[HAND], strict=True)
-    return statistics.median(getattr(mine, figure) / getattr(hand, figure) for mine, hand in pairs)
+def _to_hand(found: dict[str, list[Turn]], name: str) -> tuple[float, float]:
+    """Tokens computed and speed, over those by hand in the same round."""
+    pairs = [*zip(found[name], found[HAND], strict=True)]
+    computed = statistics.median(mine.computed / hand.computed for mine, hand in pairs)
+    return computed, statistics.median(hand.seconds / mine.seconds for mine, hand in pairs)
