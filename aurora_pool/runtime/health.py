@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aurora_pool.runtime.served_names import ServedNames
     from aurora_pool.runtime.transport import Transport
 
-PROMPT_REPLY = 1.0
+WAITS_AFTER = 1.0
 """Seconds after which a tiny request that has no reply may wait behind other work: the engine's counters are noted."""
 
 _READERS: Mapping[str, Callable[[], Reader]] = {
@@ -84,7 +84,7 @@ async def _fetch_unless_busy(
     before: EngineLoad | None = None
     asked = asyncio.ensure_future(fetch(transport, agent, path, body, within=within))
     try:
-        await asyncio.wait([asked], timeout=PROMPT_REPLY)
+        await asyncio.wait([asked], timeout=WAITS_AFTER)
         if not asked.done():
             before = await read_load(transport, agent, within=within)
         return await asked
