@@ -41,8 +41,8 @@ class Rig:
     """Carries out plans by noting them, and reports what the test says that agents did.
 
     An item whose ``work`` is "bad" gets any request with it a 400; one whose ``work`` is "poison" kills the agent. With
-    ``window``, each agent has said that it is overloaded when it held as many prompts as that. Tests read
-    :attr:`statistics`; the dispatcher's own accounts are for :meth:`check` alone.
+    ``window``, each agent has said that it is overloaded when it held as many prompts as that; what begins alike is
+    kept together by ``prefix``. Tests read :attr:`statistics`; the dispatcher's own accounts are for :meth:`check`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Rig:
         seed: int = 0,
         requests_limit: int = 256,
         window: int | None = None,
+        prefix: bool = True,
     ) -> None:
         self.events = Recorder()
         self.dispatcher = Dispatcher(
@@ -63,6 +64,7 @@ class Rig:
             timeout=timeout,
             requests_limit=requests_limit,
             events=self.events,
+            beginning_of=str if prefix else None,
         )
         self._ledger = self.dispatcher.ledger
         self.size = agents
@@ -74,6 +76,8 @@ class Rig:
         self.failures: dict[WorkItem, Failure] = {}
         self.open: dict[InFlightRequest, set[int]] = {}
         self.sent: list[InFlightRequest] = []
+        self.served: list[tuple[str, int]] = []
+        """What has been sent: each prompt's work, and the agent."""
         self.probes: list[int] = []
         self.looks: list[int] = []
         self.samples: list[int] = []
@@ -212,6 +216,7 @@ class Rig:
         for request in plan.send:
             self._check_sending(request)
             self.sent.append(request)
+            self.served += [(item.work, request.agent) for item in request.unreleased()]
             if not request.closed:
                 self.open[request] = set()
                 if not self.waits_here:

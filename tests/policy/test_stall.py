@@ -96,12 +96,12 @@ def test_one_without_counters_is_tried_by_a_small_request_and_may_be_silent_whil
 def test_an_engine_that_has_work_may_take_long_for_a_step(finding: Finding, stalled: bool) -> None:
     rig = silent()
     rig.load_checked(0, finding)
-    assert rig.agents[0].seems_stalled(rig.now) == stalled
-    assert not rig.agents[0].available
+    assert rig.dispatcher.ledger.agents[0].seems_stalled(rig.now) == stalled
+    assert not rig.dispatcher.ledger.agents[0].available
     for _ in range(2):
         rig.wait(CHECK_AFTER)
         rig.load_checked(0, finding)
-    assert rig.agents[0].seems_stalled(rig.now)
+    assert rig.dispatcher.ledger.agents[0].seems_stalled(rig.now)
 
 
 def test_one_that_refuses_connections_loses_what_it_holds_at_once() -> None:
