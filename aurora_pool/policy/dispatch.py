@@ -252,6 +252,10 @@ class Dispatcher:
         """Record that a request failed; return what that means for its unreleased prompts."""
         return self._faults.failed(request, error, now)
 
+    def give_back(self, request: InFlightRequest, now: float) -> None:
+        """Record that an agent does not take a request of this form, which is no fault: its prompts wait again."""
+        self.ledger.requeue(reversed(self.ledger.remove_request(request)), now)
+
     def probed(self, agent: int, outcome: Outcome, reason: str, now: float) -> None:
         """Record what the probe of an agent came to that is out, on trial, or silent."""
         state = self.ledger.agents[agent]
@@ -340,5 +344,5 @@ class Dispatcher:
 
     def _send(self, agent: AgentState, now: float) -> None:
         items, agent.staged = agent.staged, []
-        for group in form_batches(items):
+        for group in form_batches(items) if agent.lists else [[item] for item in items]:
             self.ledger.open_request(group, agent, now)

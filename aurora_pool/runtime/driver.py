@@ -25,6 +25,7 @@ from aurora_pool.policy.quota import Budget
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
@@ -67,6 +68,8 @@ class Driver:
             hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
         )
         self.names = ServedNames()
+        self.dialects = Dialects(self.dispatcher)
+        self.dialects.set_endpoints(self.endpoints)
         self._exchanges = Exchanges(
             self.transport,
             self.dispatcher,
@@ -75,6 +78,7 @@ class Driver:
             on_sent=self._on_sent,
             schedule=self.schedule,
             names=self.names,
+            dialects=self.dialects,
             stream=options.stream,
         )
         self._deadline: float | None = None
@@ -132,6 +136,7 @@ class Driver:
         for endpoint in updated[len(self.endpoints) :]:
             self.dispatcher.add_agent(str(endpoint))
         self.endpoints[:] = updated
+        self.dialects.set_endpoints(updated)
         for index in present:
             self.dispatcher.spill.set_terms(index, updated[index].hosted)
         for index in sorted(self._removed.intersection(present)):
@@ -316,6 +321,7 @@ class Driver:
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
         if self.is_hosted(agent):
             path, body = MODELS_PATH, None  # which costs nothing
+        body = self.dialects.write(agent, path, body)
         outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
