@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from aurora_pool import Prompt, Sampling, VLLMPool, parse_hostfile
+from aurora_pool import Prompt, PromptOptions, Sampling, VLLMPool, parse_hostfile
 from aurora_pool.patterns import choose, score
 from aurora_pool.wire import completions
 from benchmarks.printing import table
@@ -35,6 +35,7 @@ SERVERS = 2
 SAMPLING = Sampling(temperature=0.0, extra={"ignore_eos": True})
 SCORED = Sampling(temperature=0.0, prompt_logprobs=1)
 SCORED_LIST = 8
+RAW = PromptOptions(prompt_format="raw")
 NEXT = Sampling(temperature=0.0, logprobs=20, return_token_ids=True, extra={"return_tokens_as_token_ids": True})
 CHOICES = (" Yes", " No")
 SPINNER = "while True: pass"
@@ -95,18 +96,18 @@ def _question(draw: random.Random, number: int) -> Prompt:
 
 
 ROWS = (
-    Row("60 in, 2 out", 160, _answered(60, 2), _send),
-    Row("8 in, 2 out", 700, _answered(8, 2), _send),
-    Row("8 in, 16 out", 300, _answered(8, 16), _send),
-    Row("8 in, mixed: 4, 4, 4, 16, 64 out", 200, _answered(8, 4, 4, 4, 16, 64), _send),
-    Row("choose", 240, _question, _choose),
-    Row("score", 96, lambda draw, _: Prompt(_words(draw, 40), SCORED, max_tokens=1), _score, False, SCORED_LIST),
+    Row("60 in, 2 out", 60, _answered(60, 2), _send),
+    Row("8 in, 2 out", 600, _answered(8, 2), _send),
+    Row("8 in, 16 out", 120, _answered(8, 16), _send),
+    Row("8 in, mixed: 4, 4, 4, 16, 64 out", 80, _answered(8, 4, 4, 4, 16, 64), _send),
+    Row("choose", 150, _question, _choose),
+    Row("score", 48, lambda draw, _: Prompt(_words(draw, 40), SCORED, max_tokens=1), _score, False, SCORED_LIST),
 )
 
 
 async def by_pool(row: Row, prompts: Job, fleet: LocalFleet) -> Turn:
     """Answer a row's prompts by a new pool; its start is not counted."""
-    async with VLLMPool.from_hostfile(fleet.hostfile, model=MODEL) as pool:
+    async with VLLMPool.from_hostfile(fleet.hostfile, model=MODEL, prompting=RAW) as pool:
         began = time.perf_counter()
         found = await row.ask(pool, prompts)
         seconds = time.perf_counter() - began
@@ -176,7 +177,11 @@ def measure(fleet: LocalFleet, rows: Sequence[Row], *, rounds: int, share: float
                 for way, found in turns if number % 2 == 0 else turns[::-1]:
                     prompts = [row.make(draw, index) for index in range(count)]
                     found.append(asyncio.run(way(row, prompts, fleet)))
-                say(f"{row.name}: pool {pools[-1].seconds:.1f} s, by hand {hands[-1].seconds:.1f} s")
+                pool, hand = pools[-1], hands[-1]
+                say(
+                    f"{row.name}: pool {pool.seconds:.1f} s in {pool.requests} requests, {pool.hedged} hedged; "
+                    f"by hand {hand.seconds:.1f} s"
+                )
             ratios = [hand.seconds / pool.seconds for pool, hand in zip(pools, hands, strict=True)]
             ratio = statistics.median(ratios)
             hedged = sum(pool.hedged for pool in pools) / (count * rounds)

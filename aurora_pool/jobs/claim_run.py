@@ -26,8 +26,7 @@ from aurora_pool.sharing.roster import Roster
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
-    from aurora_pool.engines import EnginePool
-    from aurora_pool.pool import VLLMPool
+    from aurora_pool.jobs.run import JobPool
 
 LOOK_EVERY = 15.0
 """Seconds between looks at what the other drivers have done."""
@@ -51,7 +50,7 @@ class ClaimRun:
 
     def __init__(
         self,
-        pool: VLLMPool | EnginePool,
+        pool: JobPool,
         plan: Plan,
         claims: Claims,
         roster: Roster,

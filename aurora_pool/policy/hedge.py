@@ -148,7 +148,7 @@ class Hedger:
         ledger = self.ledger
         lengths = ledger.lengths
         done = 0.0 if item.started_at < 0 else (now - item.started_at) * slow.flow.decode_speed_now
-        cost = lengths.quantile(0.5, done)  # the loser's list goes on for its other prompts: it is generated whole
+        cost = lengths.mean_beyond(done)  # the loser's list goes on for its other prompts: it is generated whole
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return False
         if self.hedged >= PROMPTS_SHARE * (ledger.answered + ledger.in_flight):

@@ -70,6 +70,12 @@ class Lengths:
             length = self._known[share, first] = self._look_up(share, first)
         return max(length, done * 1.1)
 
+    def mean_beyond(self, done: float) -> float:
+        """The mean length of the answers that have more than ``done`` tokens."""
+        first = int(math.log2(done) * _STEPS) + 1 if done >= 1 else 0
+        count = sum(self.counts[first:])
+        return max(sum(self.totals[first:]) / count if count else 1.0, done * 1.1)
+
     def _look_up(self, share: float, first: int) -> float:
         left = share * sum(self.counts[first:])
         for bucket in range(first, len(self.counts)):

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class Dialects:
     """The dialects of a fleet's agents; vLLM's, where nothing else is known."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, endpoints: Sequence[AgentEndpoint]) -> None:
         self._dispatcher = dispatcher
         self._of: dict[int, Dialect] = {}
         self._told: set[int] = set()
+        self.set_endpoints(endpoints)
 
     def set_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
         """Record what hostfile lines say."""

@@ -127,7 +127,7 @@ class Exchanges:
                     interval, refused_streaming = 0, True
                 elif kind.model and self._dialects.refused(agent, error):
                     if len(items) > 1 and not self._dialects.of(agent).lists:
-                        self._dispatcher.give_back(request, self._clock())
+                        self._dispatcher.ledger.give_back(request, self._clock())
                         return
                 elif not kind.fit_max_tokens(items, error):
                     raise

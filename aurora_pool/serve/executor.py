@@ -92,7 +92,7 @@ class Executor:
     async def _tick(self) -> None:
         if self._running or self._validating or self._ending:
             await self._renew()
-        if self._stopping:
+        if self._stopping or not await self._leases.any_active():
             return
         now = asyncio.get_running_loop().time()
         self._resting = {name: until for name, until in self._resting.items() if until > now}

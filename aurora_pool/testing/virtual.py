@@ -107,7 +107,7 @@ class VirtualFleet(VirtualNetwork):
     def check_load(self, index: int, tokens_before: int | None, told: Callable[[Finding, int], None]) -> None:
         """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count.
 
-        Where none were seen before, an engine that has work counts as one that works.
+        Where none were seen before, the next will show whether an engine moves that has work.
         """
         agent = self.agents[index]
 
@@ -119,8 +119,8 @@ class VirtualFleet(VirtualNetwork):
                 case "hung":
                     finding, seconds = Finding.UNRESPONSIVE, REPLY_LIMIT - self.round_trip
                 case _:
-                    moves = running + waiting > 0 if tokens_before is None else tokens != tokens_before
-                    finding = Finding.PROGRESSING if moves else Finding.IDLE
+                    still = Finding.STILL if running or waiting else Finding.IDLE
+                    finding = still if tokens_before in (None, tokens) else Finding.PROGRESSING
                     seconds = METRICS_TIME
             self.client_at(self.now + seconds + self.one_way, partial(told, finding, tokens))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import signal
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool import BadRecord, JobError
+from aurora_pool import BadRecord, ConfigError, JobError
 from aurora_pool.jobs.claimed import ClaimedJob
 from aurora_pool.jobs.merge import merge
 from tests.jobs.fleets import fleet_of, pool_of
@@ -191,6 +192,39 @@ def test_a_bad_line_stops_its_piece_only_and_is_told(tmp_path: Path) -> None:
     merged = merge(drivers.shared, tmp_path / "out.jsonl")
     assert (merged.requests, merged.skipped) == (29, 1)
     assert len(read_records(tmp_path / "out.jsonl")) == 29
+
+
+@pytest.mark.simulated_clock
+async def test_drivers_may_share_a_job_that_asks_for_embeddings(tmp_path: Path) -> None:
+    from aurora_pool.embeddings import EmbeddingPool
+
+    body = {"input": "text"}
+    requests = [{"custom_id": f"e{n}", "url": "/v1/embeddings", "method": "POST", "body": body} for n in range(40)]
+    source = write_jsonl(tmp_path / "in.jsonl", requests)
+    async with fleet_of(2) as fleet:
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            async with pool_of(fleet) as pool:
+                with pytest.raises(ConfigError, match="needs an EmbeddingPool"):
+                    await job.run(pool)
+            async with EmbeddingPool(fleet.endpoints) as embedders:
+                summary = await job.run(embedders)
+    assert (summary.ending, summary.answered) == ("finished", 40)
+    assert merge(tmp_path / "shared", tmp_path / "out.jsonl").requests == 40
+
+
+@pytest.mark.simulated_clock
+async def test_drivers_need_no_locks_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "as Lustre says where it is mounted without flock")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    source = write_jsonl(tmp_path / "in.jsonl", lines(20))
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            assert (await job.run(pool)).answered == 20
+    assert "lock" not in caplog.text
 
 
 async def test_an_error_that_nobody_foresaw_ends_the_driver_and_leaves_its_pieces_to_others(

@@ -44,6 +44,30 @@ async def test_streams(tmp_path: Path) -> None:
         assert "".join([event.choices[0].delta.content or "" async for event in stream]) == "You said: Hello"
 
 
+async def test_tokens_of_online_requests_are_counted_by_the_agents(tmp_path: Path) -> None:
+    async with running(tmp_path, agents=1) as run:
+        whole = await run.client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=16)
+        assert whole.usage is not None
+        stream = await run.client.chat.completions.create(
+            model=MODEL, messages=HELLO, max_tokens=16, stream=True, stream_options={"include_usage": True}
+        )
+        *_, last = [event async for event in stream]
+        assert last.usage is not None
+        told = whole.usage.completion_tokens + last.usage.completion_tokens
+        await until(lambda: run.server.fleet.statistics()[0].tokens_done == told)
+
+
+async def test_batches_of_a_user_and_a_priority_share_as_one_caller(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        fleet = run.server.fleet
+        model = fleet.models[MODEL]
+        ann = fleet.share(model, "ann", weight=2.0, priority=0)
+        assert ann is fleet.share(model, "ann", weight=2.0, priority=0)
+        assert ann is not fleet.share(model, "ann", weight=2.0, priority=1)
+        assert ann is not fleet.share(model, "bob", weight=2.0, priority=0)
+        assert ann.endpoints == model.pool.endpoints
+
+
 async def test_a_list_is_spread_over_the_fleet_prompt_by_prompt(tmp_path: Path) -> None:
     prompts = [f"p{i:02}" for i in range(20)]
     async with running(tmp_path, agents=4) as run:
