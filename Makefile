@@ -56,6 +56,7 @@ bench: $(VENV)/.dev ## Measure what the client costs beside other clients, and s
 
 bench-all: bench ## The same, then makespan, chaos, reductions, jobs, memory and thousands of agents, about 45 minutes
 	$(BIN)/python -m benchmarks.makespan
+	$(BIN)/python -m benchmarks.prefix
 	$(BIN)/python -m benchmarks.chaos
 	$(BIN)/python -m benchmarks.tree_reduce
 	$(BIN)/python -m benchmarks.jobs

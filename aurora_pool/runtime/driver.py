@@ -30,7 +30,7 @@ from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.health import check_load, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
-from aurora_pool.runtime.request_kinds import Sink
+from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
 from aurora_pool.wire.status import HEALTH_PATH, MODELS_PATH, EngineLoad
 
@@ -64,6 +64,7 @@ class Driver:
             stall=self.timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
+            beginning_of=beginning if options.prefix == "auto" else None,
             hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
         )
         self.names = ServedNames()
@@ -79,6 +80,7 @@ class Driver:
         )
         self._deadline: float | None = None
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
+        self._admitted: list[WorkItem] = []
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()
@@ -171,6 +173,7 @@ class Driver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.transport.close()
+        self._admitted.clear()
         self.dispatcher.close()
 
     @property
@@ -181,8 +184,8 @@ class Driver:
     # -- prompts ------------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Record prompts, in the order of their indices."""
-        self.dispatcher.admit(items, self.now)
+        """Record prompts, in the order of their indices: with the next plan, together with what comes until then."""
+        self._admitted += items
         self.schedule()
 
     def withdraw(self, items: Iterable[WorkItem]) -> None:
@@ -221,6 +224,9 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
+        if self._admitted:
+            admitted, self._admitted = self._admitted, []
+            self.dispatcher.admit([item for item in admitted if not item.done], self.now)
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)
@@ -326,12 +332,15 @@ class Driver:
             before = self._loads.get(agent)
             finding, load = await check_load(self.transport, agent, before, within=self.timeouts.probe)
             self._loads[agent] = load
+            if load is not None:
+                self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
         self.dispatcher.load_checked(agent, finding, self.now)
         self.schedule()
 
     async def _sample(self, agent: int) -> None:
         load = await read_load(self.transport, agent, within=self.timeouts.probe)
         if load is not None:
+            self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
             before = self._loads.get(agent)
             if before is None or not load.began_after(before):  # what a look is to notice is left to it
                 self._loads[agent] = load
