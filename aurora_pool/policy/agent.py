@@ -23,9 +23,8 @@ REQUESTS_PER_SLACK = 3
 1/k holds about 3 k requests open."""
 
 
-PROMPT_REPLY = 3.0
-"""Seconds in which a server that works answers a look at its counters: one has been seen to block for 0.9 s, and where
-other programs take the cores it takes longer."""
+PROMPT_REPLY = 1.5
+"""Seconds in which a server that works answers a look at its counters: one has been seen to block for 0.9 s."""
 
 TRIAL_SHARE = 16
 """An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
