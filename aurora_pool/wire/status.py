@@ -75,11 +75,6 @@ class EngineLoad(msgspec.Struct, frozen=True):
     prefix_queries: float = 0.0
     prefix_hits: float = 0.0
 
-    @property
-    def has_work(self) -> bool:
-        """Whether requests run or wait there."""
-        return self.running > 0 or self.waiting > 0
-
     def began_after(self, before: EngineLoad) -> bool:
         """Whether the engine was started after those figures: what it only ever adds up has become less."""
         return self.generation_tokens < before.generation_tokens or self.prompt_tokens < before.prompt_tokens
