@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TextIO
 
-from aurora_pool.terminal import printable
+from aurora_pool.terminal import is_terminal, printable
 
 UNSAID = (OSError, ValueError)
 """What a stream raises that is closed, broken or full, or has another encoding."""
@@ -22,11 +22,7 @@ def give(text: str) -> bool:
 
     Returns False if it could not be written.
     """
-    try:
-        shown = sys.stdout is not None and sys.stdout.isatty()
-    except UNSAID:
-        shown = False
-    return _write(sys.stdout, printable(text) if shown else text)
+    return _write(sys.stdout, printable(text) if is_terminal(sys.stdout) else text)
 
 
 def prepare() -> None:

@@ -14,6 +14,7 @@ import typer
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY
 from aurora_pool.cli.up import RUN, Run
+from aurora_pool.terminal import is_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +55,7 @@ def status(
 
     watch = FleetWatch(RunFolder(run.absolute()))
     agents = watch.look()
-    if json or once or not sys.stdout.isatty():
+    if json or once or not is_terminal(sys.stdout):
         if any(agent.phase == "ready" for agent in agents):
             time.sleep(MEASURING)
             agents = watch.look()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aurora_pool.cli.panels import DISPLAY, Hostfile
+from aurora_pool.terminal import is_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +37,7 @@ def top(
       aurora-pool top --hostfile fleet.run/agents.d
     """
     try:
-        asyncio.run(_show(hostfile, every, once=once or not sys.stdout.isatty()))
+        asyncio.run(_show(hostfile, every, once=once or not is_terminal(sys.stdout)))
     except KeyboardInterrupt:
         return
 
