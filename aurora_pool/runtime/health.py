@@ -121,7 +121,7 @@ async def check_load(
 ) -> tuple[Finding, EngineLoad | None]:
     """Read the counters of a silent agent; return what they show against those of the check before.
 
-    Where there was none before, the next will show whether an engine moves that has work.
+    Where there was none before, they show nothing yet.
     """
     try:
         load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))
@@ -135,6 +135,4 @@ async def check_load(
         return Finding.NO_METRICS, before
     if before is not None and load.began_after(before):
         return Finding.RESTARTED, load
-    if before is not None and load != before:
-        return Finding.PROGRESSING, load
-    return (Finding.STILL if load.has_work else Finding.IDLE), load
+    return (Finding.PROGRESSING if before is not None and load != before else Finding.IDLE), load
