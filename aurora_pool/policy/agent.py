@@ -87,6 +87,7 @@ class AgentState:
         "last_byte",
         "last_error",
         "limit",
+        "lists",
         "load_check_at",
         "load_check_sent",
         "mean_seconds",
@@ -118,8 +119,9 @@ class AgentState:
         self.window = Window()
         self.flow = Flow()
         self.breaker = Breaker()
-        self.held = 0
-        self.running = 0
+        self.held = self.running = 0
+        self.lists = True
+        """Whether many prompts may travel there in one request."""
         self.staged: list[WorkItem] = []
         self.requests: dict[InFlightRequest, None] = {}
         self.sent = 0
@@ -153,8 +155,7 @@ class AgentState:
         self.answers_since_send = 0
         self.queued_at_server = False
         """Whether the last look at the engine's own counters showed that prompts wait there."""
-        self.prompts_done = 0
-        self.tokens_done = 0
+        self.prompts_done = self.tokens_done = 0
         self.mean_tokens = 0.0
         self.mean_seconds = 0.0
         self.answered_at: float | None = None

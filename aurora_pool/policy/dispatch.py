@@ -345,5 +345,5 @@ class Dispatcher:
     def _send(self, agent: AgentState, now: float) -> None:
         items, agent.staged = agent.staged, []
         self.ledger.homes.record(agent.index, [item.prefix for item in items])
-        for group in form_batches(items):
+        for group in form_batches(items) if agent.lists else [[item] for item in items]:
             self.ledger.open_request(group, agent, now)

@@ -238,6 +238,10 @@ class Ledger:
             self.touched[agent] = None
         return left
 
+    def give_back(self, request: InFlightRequest, now: float) -> None:
+        """Have the prompts of a request wait again: its agent does not take their form, which is no fault."""
+        self.requeue(reversed(self.remove_request(request)), now)
+
     def close(self, request: InFlightRequest, now: float) -> list[WorkItem]:
         """Give up a request before its reply has ended; return its unreleased prompts.
 

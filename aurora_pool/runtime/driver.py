@@ -25,6 +25,7 @@ from aurora_pool.policy.quota import Budget
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
@@ -45,7 +46,7 @@ class Driver:
         self.timeouts = options.timeouts or Timeouts()
         self._observed = options.observer is not None
         self.observer: Observer = Announcer(options.observer or Observer())
-        self.probe_requests: dict[int, tuple[str, bytes]] = {}
+        self.probe_requests: dict[int, tuple[str, bytes | None]] = {}
         """The smallest request that the pool could send to an agent; ``/health`` where that is not known."""
         self.closed = False
         self.prompts_failed = 0
@@ -68,6 +69,7 @@ class Driver:
             hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
         )
         self.names = ServedNames()
+        self.dialects = Dialects(self.dispatcher, self.endpoints)
         self._exchanges = Exchanges(
             self.transport,
             self.dispatcher,
@@ -76,6 +78,7 @@ class Driver:
             on_sent=self._on_sent,
             schedule=self.schedule,
             names=self.names,
+            dialects=self.dialects,
             stream=options.stream,
         )
         self._deadline: float | None = None
@@ -134,6 +137,7 @@ class Driver:
         for endpoint in updated[len(self.endpoints) :]:
             self.dispatcher.add_agent(str(endpoint))
         self.endpoints[:] = updated
+        self.dialects.set_endpoints(updated)
         for index in present:
             self.dispatcher.spill.set_terms(index, updated[index].hosted)
         for index in sorted(self._removed.intersection(present)):
@@ -152,9 +156,8 @@ class Driver:
     def spill_over(self, options: HostedOptions) -> None:
         """Say when hosted agents are asked, and what they may cost."""
         spill = self.dispatcher.spill
-        spill.after = options.spill_after
         spill.budget = Budget(options.max_cost, spent=options.spent, on_draw=options.on_draw)
-        self._deadline = options.deadline
+        spill.after, self._deadline = options.spill_after, options.deadline
 
     def is_hosted(self, agent: int) -> bool:
         """Whether an agent is one that others run, and that costs."""
@@ -317,11 +320,10 @@ class Driver:
             self._defect(error)
 
     async def _probe(self, agent: int) -> None:
-        path: str
-        body: bytes | None
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
         if self.is_hosted(agent):
             path, body = MODELS_PATH, None  # which costs nothing
+        body = self.dialects.write(agent, path, body)
         outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
@@ -329,8 +331,8 @@ class Driver:
     async def _check(self, agent: int) -> None:
         finding = Finding.PROGRESSING  # a hosted one has no counters to look at
         if not self.is_hosted(agent):
-            before = self._loads.get(agent)
-            finding, load = await check_load(self.transport, agent, before, within=self.timeouts.probe)
+            known = self._loads.get(agent)
+            finding, load = await check_load(self.transport, agent, known, within=self.timeouts.probe)
             self._loads[agent] = load
             if load is not None:
                 self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)

@@ -17,6 +17,10 @@ METRICS_PATH = "/metrics"
 HEALTH_PATH = "/health"
 
 
+class _Meta(msgspec.Struct, frozen=True):
+    n_ctx: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)] | None = None
+
+
 class ServedModel(msgspec.Struct, frozen=True):
     """A model name that a server answers to; ``parent`` is set for an adapter (LoRA), ``root`` is what lies behind."""
 
@@ -24,6 +28,14 @@ class ServedModel(msgspec.Struct, frozen=True):
     max_model_len: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)] | None = None
     root: str | None = None
     parent: str | None = None
+    owned_by: str = ""
+    meta: _Meta | None = None
+    """llama.cpp's place for the context length: of each of its slots."""
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens a prompt and its answer may have, if it says so."""
+        return self.max_model_len or (None if self.meta is None else self.meta.n_ctx)
 
 
 class _Models(msgspec.Struct):
