@@ -17,6 +17,7 @@ to reach an agent; the others are yours, for :meth:`~aurora_pool.VLLMPool.by_tag
 - ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by environment variable;
 - ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`~aurora_pool.ConnectionOptions`;
 - ``verify=false``: accept any certificate;
+- ``engine=vllm|sglang|llamacpp|ollama|transformers``: whose server it is, where that is not found out;
 - ``hosted``, alone: an API that others run; its limits and prices are told by :mod:`aurora_pool.hosted`.
 """
 

@@ -14,6 +14,7 @@ from aurora_pool.errors import NoAgentsError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
@@ -52,6 +53,8 @@ class VLLMPool(AgentPool):
     - ``sampling``: how prompts are answered that have none of their own and whose call has none.
     - ``timeout``: seconds that a prompt may take from its first sending; None sets no limit.
     - ``balance``: ``"adaptive"``, or ``"strict"``: prompt ``i`` on agent ``i % size`` unless that agent fails.
+    - ``prefix``: ``"auto"`` keeps prompts that share a long beginning together, so that it is computed on one agent;
+      ``"off"`` does not look.
 
     Seldom needed:
 
@@ -83,6 +86,7 @@ class VLLMPool(AgentPool):
         use_batch: bool = True,
         timeout: float | None = None,
         balance: Balance = "adaptive",
+        prefix: Prefix = "auto",
         concurrency: int | None = None,
         connector_limit: int | None = None,
         prompting: PromptOptions | None = None,
@@ -105,6 +109,7 @@ class VLLMPool(AgentPool):
         options = FleetOptions(
             timeout=timeout,
             balance=balance,
+            prefix=prefix,
             concurrency=concurrency,
             connector_limit=connector_limit,
             timeouts=timeouts,

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, TextIO
 
-from aurora_pool.terminal import one_line, printable
+from aurora_pool.terminal import is_terminal, one_line, printable
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -25,11 +25,7 @@ def give(text: str) -> bool:
 
     Returns False if it could not be written.
     """
-    try:
-        shown = sys.stdout is not None and sys.stdout.isatty()
-    except UNSAID:
-        shown = False
-    return _write(sys.stdout, printable(text) if shown else text)
+    return _write(sys.stdout, printable(text) if is_terminal(sys.stdout) else text)
 
 
 def cell(value: object) -> Text:

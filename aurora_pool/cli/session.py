@@ -30,6 +30,7 @@ from aurora_pool.jobs.runner import Job
 from aurora_pool.jobs.shard import open_shard
 from aurora_pool.jobs.spending import Spending, check_prices, spending_of
 from aurora_pool.options import HostedOptions, OnTooLong, PromptOptions, Timeouts
+from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool import VLLMPool
 from aurora_pool.sharing import AgentShare, Part, Roster
@@ -61,6 +62,7 @@ class Session:
     max_cost: float | None = None
     job: JobOptions
     balance: Balance = "adaptive"
+    prefix: Prefix = "auto"
     on_too_long: OnTooLong = "error"
     patience: float | None = None
     stall: float = Timeouts().stall
@@ -229,7 +231,7 @@ class _Command:
                 on_draw=None if limit is None else spending.write,
             )
             prompting = PromptOptions(on_too_long=session.on_too_long)
-            return VLLMPool(endpoints, prompting=prompting, hosted=hosted, **options)
+            return VLLMPool(endpoints, prefix=session.prefix, prompting=prompting, hosted=hosted, **options)
         try:
             from aurora_pool.embeddings import EmbeddingPool
         except ModuleNotFoundError:

@@ -15,7 +15,7 @@ from aurora_pool.cli.console import cell
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY
 from aurora_pool.cli.up import RUN, Run
-from aurora_pool.terminal import printable
+from aurora_pool.terminal import is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +56,7 @@ def status(
 
     watch = FleetWatch(RunFolder(run.absolute()))
     agents = watch.look()
-    if json or once or not sys.stdout.isatty():
+    if json or once or not is_terminal(sys.stdout):
         if any(agent.phase == "ready" for agent in agents):
             time.sleep(MEASURING)
             agents = watch.look()
@@ -138,7 +138,7 @@ def logs(
 
 
 def _print_log(log: Path, lines: int, *, follow: bool) -> None:
-    shown = sys.stdout.isatty()
+    shown = is_terminal(sys.stdout)
 
     def put(content: bytes) -> None:
         # On a terminal what engines write is shown, and obeyed by none; a pipe gets it as it is.

@@ -12,6 +12,7 @@ import typer
 
 from aurora_pool.cli.console import cell
 from aurora_pool.cli.panels import DISPLAY, Hostfile
+from aurora_pool.terminal import is_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,7 +38,7 @@ def top(
       aurora-pool top --hostfile fleet.run/agents.d
     """
     try:
-        asyncio.run(_show(hostfile, every, once=once or not sys.stdout.isatty()))
+        asyncio.run(_show(hostfile, every, once=once or not is_terminal(sys.stdout)))
     except KeyboardInterrupt:
         return
 

@@ -28,7 +28,8 @@ TAIL = 0.95
 class AgentFigures:
     """One agent: prompts answered and failed, tokens generated, seconds in the log, and of them with prompts.
 
-    ``spans`` holds when it had each prompt of the run that is being read.
+    ``spans`` holds when it had each prompt of the run that is being read. ``prefix_hit_share`` is what its server found
+    in its prefix cache in the last run, of the tokens of its prompts; None where that is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class AgentFigures:
     seconds: float = 0.0
     busy_seconds: float = 0.0
     latency_sum: float = 0.0
+    prefix_hit_share: float | None = None
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -222,6 +224,7 @@ class _Agents(_Event, tag="agents"):
     moved: _Count = 0
     hedged: _Count = 0
     wasted_tokens: _Count = 0
+    prefix_hit_shares: list[Annotated[float, msgspec.Meta(ge=0, le=1)] | None] = []
     cost: _Amount = 0.0
 
 
@@ -277,6 +280,8 @@ class _Reader:
             history.wasted_tokens += self._latest.wasted_tokens
             history.hosted_cost += self._latest.cost
             history.troubles.update(self._latest.failures)
+            for name, share in zip(self._latest.names, self._latest.prefix_hit_shares, strict=False):
+                self._agent(name).prefix_hit_share = share
         self._offset = history.seconds
         self._names, self._seconds, self._latest = [], 0.0, None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,6 +20,7 @@ from aurora_pool.jobs.copies import unreadable
 from aurora_pool.jobs.files import LONGEST_LINE, InputFile
 from aurora_pool.jobs.formats import InputFormat, Kind
 from aurora_pool.jobs.requests import Line
+from aurora_pool.terminal import is_terminal
 
 _ROWS = 256
 """Rows that are in memory at a time."""
@@ -143,6 +145,8 @@ class DatasetSource(_Rows):
             import datasets  # noqa: PLC0415 - an extra
         except ImportError:
             raise ConfigError("data sets need the package datasets: pip install 'aurora-pool[tables]'") from None
+        if not is_terminal(sys.stderr):
+            datasets.disable_progress_bars()
         name, _, query = path.removeprefix(HUB).partition("?")
         asked = {key: values[-1] for key, values in parse_qs(query).items()}
         unknown = asked.keys() - {"split", "config", "revision"}

@@ -31,6 +31,33 @@ TRIAL_SHARE = 16
 answers for a while: what it holds when it flaps is generated in vain."""
 
 
+class CacheCounters:
+    """What a server has found in its prefix cache since the first look at its counters, in tokens of prompts.
+
+    >>> cache = CacheCounters()
+    >>> cache.counted(1000, 500), cache.share
+    (None, None)
+    >>> cache.counted(2000, 1250), cache.share
+    (None, 0.75)
+    """
+
+    __slots__ = ("_before", "share")
+
+    def __init__(self) -> None:
+        self._before: tuple[float, float] | None = None
+        self.share: float | None = None
+        """The share that was found, 0 to 1, of all that was looked for; None before the second look."""
+
+    def counted(self, queries: float, hits: float) -> None:
+        """Record a look: the tokens that the server has looked for since it was started, and those that it found."""
+        before = self._before
+        if before is None or queries < before[0]:  # the first look, or a new process
+            if queries:
+                self._before = queries, hits
+        elif queries > before[0]:
+            self.share = min(1.0, max(0.0, (hits - before[1]) / (queries - before[0])))
+
+
 class AgentState:
     """One agent: what it holds, how fast it is, whether it may have more.
 
@@ -60,6 +87,7 @@ class AgentState:
         "last_byte",
         "last_error",
         "limit",
+        "lists",
         "load_check_at",
         "load_check_sent",
         "mean_seconds",
@@ -67,6 +95,7 @@ class AgentState:
         "min_refill",
         "min_refill_share",
         "preemptions",
+        "prefix_cache",
         "prompts_done",
         "quarantine_for",
         "queued_at_server",
@@ -90,8 +119,9 @@ class AgentState:
         self.window = Window()
         self.flow = Flow()
         self.breaker = Breaker()
-        self.held = 0
-        self.running = 0
+        self.held = self.running = 0
+        self.lists = True
+        """Whether many prompts may travel there in one request."""
         self.staged: list[WorkItem] = []
         self.requests: dict[InFlightRequest, None] = {}
         self.sent = 0
@@ -120,12 +150,12 @@ class AgentState:
         self.idle_timeout = 0.0
         """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""
         self.preemptions: int | None = None
+        self.prefix_cache = CacheCounters()
         self.last_error = ""
         self.answers_since_send = 0
         self.queued_at_server = False
         """Whether the last look at the engine's own counters showed that prompts wait there."""
-        self.prompts_done = 0
-        self.tokens_done = 0
+        self.prompts_done = self.tokens_done = 0
         self.mean_tokens = 0.0
         self.mean_seconds = 0.0
         self.answered_at: float | None = None
@@ -133,8 +163,7 @@ class AgentState:
         self.quota: Quota | None = None
         """What it allows and costs, if it is hosted: nothing is dealt to it then."""
         self.min_refill_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
-        self.limit = 0
-        self.min_refill = 1
+        self.limit, self.min_refill = 0, 1
         self.refresh()
 
     @property
@@ -182,6 +211,11 @@ class AgentState:
         flow = self.flow
         begins = flow.rate * flow.latency
         return self.held - self.running <= begins and self.held <= max(begins, flow.most_running)
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether its server may run out of work before the next refill: it holds no more than its flow needs."""
+        return self.held < self.window.needed(self.flow) or not self.flow.most_running
 
     @property
     def pace(self) -> Pace:

@@ -15,11 +15,12 @@ The dispatcher is synchronous and never waits: the caller reports what happened 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from aurora_pool.errors import BadReply, PoolError
 from aurora_pool.hosted import HostedTerms
+from aurora_pool.policy.admission import Admission
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.batching import form_batches
 from aurora_pool.policy.deadline import Deadlines
@@ -56,7 +57,8 @@ class Dispatcher:
 
     ``timeout`` is how many seconds a prompt may take from its first sending; ``stall`` how many an agent that holds
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
-    open at most. ``hosted`` holds the terms of those agents that are hosted.
+    open at most. ``beginning_of`` tells how a prompt begins, text or token ids, of the ``work`` of its item: prompts
+    that share a beginning meet on one agent then. ``hosted`` holds the terms of those agents that are hosted.
 
     >>> from aurora_pool.policy.work import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
@@ -76,9 +78,11 @@ class Dispatcher:
         stall: float = 30.0,
         requests_limit: int = 256,
         events: PolicyEvents | None = None,
+        beginning_of: Callable[[Any], Any] | None = None,
         hosted: Mapping[int, HostedTerms] | None = None,
     ) -> None:
         self.ledger = Ledger(names, rng, requests_limit, events or PolicyEvents())
+        self._admission = Admission(self.ledger, strict=balance == "strict", beginning_of=beginning_of)
         self._scheduler = Scheduler(self.ledger, balance)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
         self._faults = Faults(self.ledger, stall, self._deadlines)
@@ -89,7 +93,7 @@ class Dispatcher:
 
     def admit(self, items: Sequence[WorkItem], now: float) -> None:
         """Record prompts, in the order of their indices."""
-        self._scheduler.admit(items)
+        self._admission.admit(items)
 
     def withdraw(self, items: Iterable[WorkItem], now: float) -> None:
         """Record that the caller no longer wants these prompts."""
@@ -340,5 +344,6 @@ class Dispatcher:
 
     def _send(self, agent: AgentState, now: float) -> None:
         items, agent.staged = agent.staged, []
-        for group in form_batches(items):
+        self.ledger.homes.record(agent.index, [item.prefix for item in items])
+        for group in form_batches(items) if agent.lists else [[item] for item in items]:
             self.ledger.open_request(group, agent, now)

@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.homes import Homes
 from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
 from aurora_pool.policy.queues import Turns
 from aurora_pool.policy.retry import RetryBudget
@@ -35,6 +36,8 @@ class Ledger:
         self.in_service = len(self.agents)
         self.queues: dict[PromptQueue, None] = {}
         """The queues in which something waits."""
+        self.grouped: dict[PromptQueue, None] = {}
+        """Those of them in which groups of prompts wait that begin alike."""
         self.turns = Turns()
         """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
@@ -44,6 +47,7 @@ class Ledger:
         self.timers = Timers()
         self.pending = Plan()
         self.lengths = Lengths()
+        self.homes = Homes(len(names))
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.quarantining: dict[PromptQueue, None] = {}
         """The queues in which quarantined prompts wait."""
@@ -82,6 +86,7 @@ class Ledger:
             self.quarantining.pop(queue, None)
             if not queue.items and not queue.by_agent:
                 self.queues.pop(queue, None)
+                self.grouped.pop(queue, None)
 
     def requeue(self, items: Iterable[WorkItem], now: float) -> None:
         """Put prompts that failed back at the head of their queues; those that another agent holds stay there."""
@@ -233,6 +238,10 @@ class Ledger:
             self.touched[agent] = None
         return left
 
+    def give_back(self, request: InFlightRequest, now: float) -> None:
+        """Have the prompts of a request wait again: its agent does not take their form, which is no fault."""
+        self.requeue(reversed(self.remove_request(request)), now)
+
     def close(self, request: InFlightRequest, now: float) -> list[WorkItem]:
         """Give up a request before its reply has ended; return its unreleased prompts.
 
@@ -252,8 +261,7 @@ class Ledger:
                 self.remove_request(request)
             self.unassign(agent, agent.staged)
         for queue in self.queues:
-            for waiting in (queue.items, queue.quarantined, *queue.by_agent.values()):
-                waiting.clear()
+            queue.clear()
         self.turns.clear()
         self.timers.clear()
         self.pending = Plan()
@@ -266,6 +274,7 @@ class Ledger:
         self.names.append(name)
         self.agents.append(agent)
         self.in_service += 1
+        self.homes.joined()
         self.touched[agent] = None
         self.rescan()
         return agent.index

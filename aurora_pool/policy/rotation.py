@@ -75,7 +75,9 @@ def _went_out(ledger: Ledger, agent: AgentState, now: float) -> None:
     unsent = agent.staged
     ledger.unassign(agent, unsent)
     ledger.requeue(reversed(unsent), now)
+    ledger.homes.forget(agent.index)
     for queue in ledger.queues:
+        queue.items.lost(agent.index)
         if agent.index in queue.by_agent:
             queue.items.extend(queue.by_agent.pop(agent.index))
             ledger.turns.enter(queue)

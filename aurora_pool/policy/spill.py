@@ -13,7 +13,6 @@ Then the prompts that wait longest go, one a request, each to the cheapest agent
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Mapping
 
 from aurora_pool.hosted import HostedTerms
@@ -107,14 +106,7 @@ class Spillover:
 
     def _spill(self, queue: PromptQueue, agents: list[AgentState], now: float) -> None:
         """Send what waits longest. A prompt for which an agent has no quota now is overtaken by none there."""
-        stays: deque[WorkItem] = deque()
-        looked_at = 0
-        while queue.items and agents and looked_at < LOOKED_AT:
-            item = queue.items.popleft()
-            looked_at += 1
-            if not item.done and not self._send(item, agents, now):
-                stays.append(item)
-        queue.items.extendleft(reversed(stays))
+        queue.items.offer(lambda item: bool(agents) and self._send(item, agents, now), LOOKED_AT)
         self.ledger.forget_if_empty(queue)
 
     def _send(self, item: WorkItem, agents: list[AgentState], now: float) -> bool:

@@ -25,8 +25,8 @@ CHECK_AFTER = 5.0
 NO_METRICS_FACTOR = 10.0
 """An agent without counters may be too busy for a small request: it may be silent for this many times the limit."""
 LONGEST_STEP = 0.5
-"""An engine that has work may show no activity for this part of the limit before it counts as stalled: counters move at
-the end of a step, and a step of prefill on a CPU takes ten seconds and more."""
+"""Counters may stand still for this part of the limit before an agent counts as stalled: they move at the end of a
+step, the number of requests that run too, and a step of prefill on a CPU takes ten seconds and more."""
 REFUSED_GRACE = 1.0
 """Seconds without a byte after which an agent that refused a connection has its load checked."""
 SAMPLE_EVERY = 15.0
@@ -37,8 +37,7 @@ class Finding(enum.Enum):
     """What the load check of a silent agent shows."""
 
     PROGRESSING = "progressing"  # its counters move: busy, not dead
-    STILL = "still"  # it has work, and its counters stand still: it hangs, or its step is long
-    IDLE = "idle"  # it answers, and has no work
+    IDLE = "idle"  # it answers, and its counters stand still
     NO_METRICS = "no metrics"  # it answers, but has no counters
     UNRESPONSIVE = "unresponsive"  # it accepts and does not answer
     REFUSED = "refused"  # it accepts no connection
@@ -94,7 +93,7 @@ class StallDetector:
             self.saw_activity(agent)
             self.give_up(agent, ConnectFailed(f"{_GONE[finding]}, and what it held fell silent"), now)
         elif quiet < limit:
-            patience = limit * LONGEST_STEP if finding is Finding.STILL else 0.0
+            patience = limit * LONGEST_STEP if finding is Finding.IDLE else 0.0
             agent.stalled = finding is not Finding.NO_METRICS and quiet >= patience
             if quiet >= self.limit:
                 self.ledger.pending.probe.append(agent.index)

@@ -72,8 +72,12 @@ class Window:
     def fit(self, flow: Flow) -> None:
         """Shrink to what the flow needs, if the window is larger than that."""
         if flow.measured >= ENOUGH:
-            needed = flow.most_running + flow.peak * (flow.latency + STEP)
-            self.size = min(self.size, int(needed * MARGIN) + LEAST_REFILL)
+            self.size = min(self.size, int(self.needed(flow) * MARGIN) + LEAST_REFILL)
+
+    @staticmethod
+    def needed(flow: Flow) -> float:
+        """How many prompts the flow needs: what runs, and what the server begins while a refill is on its way."""
+        return flow.most_running + flow.peak * (flow.latency + STEP)
 
     def overloaded(self, accepted: int, refused: int, now: float) -> None:
         """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aurora_pool.policy.timers import FOREVER
+from aurora_pool.policy.waiting import Waiting
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
@@ -45,7 +46,8 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``rejected_once`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
-    prompt has; 0 where nobody knows. ``portable`` is what a hosted agent may be asked instead, None where it may not.
+    prompt has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
+    ``portable`` is what a hosted agent may be asked instead, None where it may not.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -70,6 +72,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     first_sent: float = -1.0
     started_at: float = -1.0
     prompt_tokens: float = 0.0
+    prefix: int = 0
     portable: Portable | None = None
     request: InFlightRequest | None = None
     second_request: InFlightRequest | None = None
@@ -216,6 +219,7 @@ class PromptQueue:
     """
 
     __slots__ = (
+        "beginning",
         "by_agent",
         "caller",
         "end",
@@ -245,7 +249,9 @@ class PromptQueue:
         self.caller = caller or Caller()
         self.patience = patience
         self.pinned = pinned
-        self.items: deque[WorkItem] = deque()
+        self.items: Waiting[WorkItem] = Waiting()
+        self.beginning: Any = ""
+        """How one of its last prompts began."""
         self.entry = -1
         """Its valid entry among those whose turn may be."""
         self.by_agent: dict[int, deque[WorkItem]] = {}
@@ -274,3 +280,9 @@ class PromptQueue:
     def waiting(self) -> int:
         """How many prompts wait here."""
         return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
+
+    def clear(self) -> None:
+        """Forget what waits here."""
+        self.items.clear()
+        self.quarantined.clear()
+        self.by_agent.clear()

@@ -87,7 +87,7 @@ class Planner:
         # A character has at most 4 bytes: what fits even then needs no closer look.
         if budget is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
             items = [WorkItem(queue, index, kind, work, budget, limit) for index, work in enumerate(works, start)]
-            if queue.view.hosted:
+            if queue.view.hosted or settings.keeps_messages:
                 for item, prompt in zip(items, prompts, strict=True):
                     self._make_portable(item, prompt, form, self._sampling)
             return items
@@ -257,8 +257,9 @@ class Planner:
         return item
 
     def _make_portable(self, item: WorkItem, content: Any, form: Form, sampling: Sampling) -> None:
-        """Let a conversation go to a hosted agent as well, if there is one and it would understand all of it."""
-        if item.queue.view.hosted and form in _CONVERSATIONS and is_portable(sampling):
+        """Let a conversation go as a plain chat as well, if agents may need that and would understand all of it."""
+        needed = item.queue.view.hosted or self._settings.keeps_messages
+        if needed and form in _CONVERSATIONS and is_portable(sampling):
             messages = content
             if isinstance(content, str):
                 messages = as_conversation(content, self._settings.system_prompt)

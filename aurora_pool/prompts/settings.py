@@ -42,6 +42,8 @@ class PromptSettings:
     buffer: int
     estimate: TokenEstimate
     tokenizer: Tokenizer
+    keeps_messages: bool
+    """Whether some agents may need conversations that were put into the template as chats."""
 
 
 class PromptHandling:
@@ -163,4 +165,5 @@ class PromptHandling:
             buffer=self.buffer,
             estimate=self.estimate,
             tokenizer=self.tokenizer,
+            keeps_messages=self._driver.dialects.know_less(self.tokenizer.members),
         )

@@ -257,7 +257,8 @@ class Tokenizer:
         failure: PoolError | None = None
         for agent in sorted(agents[self._turn :] + agents[: self._turn], key=self.unresponsive.__contains__)[:TRIES]:
             try:
-                content = read(await fetch(driver.transport, agent, path, body, within=driver.timeouts.probe))
+                written = driver.dialects.write(agent, path, body)
+                content = read(await fetch(driver.transport, agent, path, written, within=driver.timeouts.probe))
             except PoolError as error:
                 if _is_answer(error):
                     raise

@@ -119,6 +119,7 @@ class Serving:
             if models is None:
                 continue
             driver.names.list(agent, models)
+            driver.dialects.found(agent, next((model.owned_by for model in models if model.owned_by), ""))
             if self.model not in {model.id for model in models}:
                 listed = ", ".join(repr(model.id) for model in models[:SHOWN])
                 driver.dispatcher.serves_another_model(agent, f"it serves {listed}, not {self.model!r}", driver.now)
@@ -161,11 +162,11 @@ def _context(name: str | None, models: Sequence[ServedModel]) -> int | None:
     """The context length of a model; an adapter (LoRA) tells none and has its parent's."""
     model = next((model for model in models if model.id == name), None)
     seen = set()
-    while model is not None and model.max_model_len is None and model.id not in seen:  # a circle of parents ends too
+    while model is not None and model.context is None and model.id not in seen:  # a circle of parents ends too
         seen.add(model.id)
         parent = model.parent
         model = next((model for model in models if model.id == parent), None)
-    return None if model is None else model.max_model_len
+    return None if model is None else model.context
 
 
 async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:

@@ -25,12 +25,13 @@ from aurora_pool.policy.quota import Budget
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.health import check_load, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
-from aurora_pool.runtime.request_kinds import Sink
+from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
 from aurora_pool.wire.status import HEALTH_PATH, MODELS_PATH, EngineLoad
 
@@ -45,7 +46,7 @@ class Driver:
         self.timeouts = options.timeouts or Timeouts()
         self._observed = options.observer is not None
         self.observer: Observer = Announcer(options.observer or Observer())
-        self.probe_requests: dict[int, tuple[str, bytes]] = {}
+        self.probe_requests: dict[int, tuple[str, bytes | None]] = {}
         """The smallest request that the pool could send to an agent; ``/health`` where that is not known."""
         self.closed = False
         self.prompts_failed = 0
@@ -64,9 +65,11 @@ class Driver:
             stall=self.timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
+            beginning_of=beginning if options.prefix == "auto" else None,
             hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
         )
         self.names = ServedNames()
+        self.dialects = Dialects(self.dispatcher, self.endpoints)
         self._exchanges = Exchanges(
             self.transport,
             self.dispatcher,
@@ -75,10 +78,12 @@ class Driver:
             on_sent=self._on_sent,
             schedule=self.schedule,
             names=self.names,
+            dialects=self.dialects,
             stream=options.stream,
         )
         self._deadline: float | None = None
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
+        self._admitted: list[WorkItem] = []
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()
@@ -132,6 +137,7 @@ class Driver:
         for endpoint in updated[len(self.endpoints) :]:
             self.dispatcher.add_agent(str(endpoint))
         self.endpoints[:] = updated
+        self.dialects.set_endpoints(updated)
         for index in present:
             self.dispatcher.spill.set_terms(index, updated[index].hosted)
         for index in sorted(self._removed.intersection(present)):
@@ -150,9 +156,8 @@ class Driver:
     def spill_over(self, options: HostedOptions) -> None:
         """Say when hosted agents are asked, and what they may cost."""
         spill = self.dispatcher.spill
-        spill.after = options.spill_after
         spill.budget = Budget(options.max_cost, spent=options.spent, on_draw=options.on_draw)
-        self._deadline = options.deadline
+        spill.after, self._deadline = options.spill_after, options.deadline
 
     def is_hosted(self, agent: int) -> bool:
         """Whether an agent is one that others run, and that costs."""
@@ -171,6 +176,7 @@ class Driver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.transport.close()
+        self._admitted.clear()
         self.dispatcher.close()
 
     @property
@@ -181,8 +187,8 @@ class Driver:
     # -- prompts ------------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Record prompts, in the order of their indices."""
-        self.dispatcher.admit(items, self.now)
+        """Record prompts, in the order of their indices: with the next plan, together with what comes until then."""
+        self._admitted += items
         self.schedule()
 
     def withdraw(self, items: Iterable[WorkItem]) -> None:
@@ -221,6 +227,9 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
+        if self._admitted:
+            admitted, self._admitted = self._admitted, []
+            self.dispatcher.admit([item for item in admitted if not item.done], self.now)
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)
@@ -311,11 +320,10 @@ class Driver:
             self._defect(error)
 
     async def _probe(self, agent: int) -> None:
-        path: str
-        body: bytes | None
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
         if self.is_hosted(agent):
             path, body = MODELS_PATH, None  # which costs nothing
+        body = self.dialects.write(agent, path, body)
         outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
@@ -323,15 +331,18 @@ class Driver:
     async def _check(self, agent: int) -> None:
         finding = Finding.PROGRESSING  # a hosted one has no counters to look at
         if not self.is_hosted(agent):
-            before = self._loads.get(agent)
-            finding, load = await check_load(self.transport, agent, before, within=self.timeouts.probe)
+            known = self._loads.get(agent)
+            finding, load = await check_load(self.transport, agent, known, within=self.timeouts.probe)
             self._loads[agent] = load
+            if load is not None:
+                self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
         self.dispatcher.load_checked(agent, finding, self.now)
         self.schedule()
 
     async def _sample(self, agent: int) -> None:
         load = await read_load(self.transport, agent, within=self.timeouts.probe)
         if load is not None:
+            self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
             before = self._loads.get(agent)
             if before is None or not load.began_after(before):  # what a look is to notice is left to it
                 self._loads[agent] = load

@@ -13,7 +13,7 @@ from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
 from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import EXPECTED_TOKENS, InFlightRequest, WorkItem
-from aurora_pool.runtime.hosted import REPLY_WITHIN, HostedChat
+from aurora_pool.runtime.hosted import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Reader, guarded
 from aurora_pool.wire.bounds import Bounds
@@ -21,6 +21,7 @@ from aurora_pool.wire.errors import refuses_streaming
 from aurora_pool.wire.sse import EventSplitter, begins_events
 
 if TYPE_CHECKING:
+    from aurora_pool.runtime.dialects import Dialects
     from aurora_pool.runtime.reply import Reply
     from aurora_pool.runtime.served_names import ServedNames
     from aurora_pool.runtime.transport import Transport
@@ -44,6 +45,7 @@ class Exchanges:
         on_sent: Callable[[InFlightRequest], None],
         schedule: Callable[[], None],
         names: ServedNames,
+        dialects: Dialects,
         stream: bool,
     ) -> None:
         self._transport = transport
@@ -53,6 +55,7 @@ class Exchanges:
         self._on_sent = on_sent
         self._schedule = schedule
         self._names = names
+        self._dialects = dialects
         self._stream = stream
         self._unstreamed: set[int] = set()
         """Agents that refuse streamed requests."""
@@ -63,8 +66,9 @@ class Exchanges:
         items = list(request.unreleased())
         kind: RequestKind = items[0].kind
         quota = self._dispatcher.ledger.agents[request.agent].quota
-        if quota is not None and items[0].portable is not None:
-            kind = HostedChat(kind, items[0].portable, quota.terms.model)
+        portable = items[0].portable
+        if portable is not None and (quota is not None or self._dialects.needs_chat(request.agent, kind.fields)):
+            kind = PlainChat(kind, portable, quota.terms.model if quota is not None else None)
         refused = False
         try:
             try:
@@ -85,7 +89,7 @@ class Exchanges:
             kind.sink.fail(error)  # a defect: here, or in an observer
             raise
         finally:
-            if isinstance(kind, HostedChat):
+            if isinstance(kind, PlainChat):
                 self._dispatcher.spill.charge(request, kind.usage, self._clock(), refused=refused)
             self._schedule()
 
@@ -106,6 +110,8 @@ class Exchanges:
         while True:
             try:
                 body = kind.encode(items, interval=interval)
+                if kind.model:
+                    body = self._dialects.write(agent, kind.path, body)
                 with await self._transport.request(
                     agent,
                     kind.path,
@@ -119,6 +125,10 @@ class Exchanges:
             except ServerError as error:
                 if interval and refuses_streaming(error):
                     interval, refused_streaming = 0, True
+                elif kind.model and self._dialects.refused(agent, error):
+                    if len(items) > 1 and not self._dialects.of(agent).lists:
+                        self._dispatcher.ledger.give_back(request, self._clock())
+                        return
                 elif not kind.fit_max_tokens(items, error):
                     raise
             else:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from aurora_pool.runtime.served_names import ServedNames
     from aurora_pool.runtime.transport import Transport
 
-PROMPT_REPLY = 1.0
+WAITS_AFTER = 1.0
 """Seconds after which a tiny request that has no reply may wait behind other work: the engine's counters are noted."""
 
 _READERS: Mapping[str, Callable[[], Reader]] = {
@@ -84,7 +84,7 @@ async def _fetch_unless_busy(
     before: EngineLoad | None = None
     asked = asyncio.ensure_future(fetch(transport, agent, path, body, within=within))
     try:
-        await asyncio.wait([asked], timeout=PROMPT_REPLY)
+        await asyncio.wait([asked], timeout=WAITS_AFTER)
         if not asked.done():
             before = await read_load(transport, agent, within=within)
         return await asked
@@ -121,7 +121,7 @@ async def check_load(
 ) -> tuple[Finding, EngineLoad | None]:
     """Read the counters of a silent agent; return what they show against those of the check before.
 
-    Where there was none before, the next will show whether an engine moves that has work.
+    Where there was none before, they show nothing yet.
     """
     try:
         load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))
@@ -135,6 +135,4 @@ async def check_load(
         return Finding.NO_METRICS, before
     if before is not None and load.began_after(before):
         return Finding.RESTARTED, load
-    if before is not None and load != before:
-        return Finding.PROGRESSING, load
-    return (Finding.STILL if load.has_work else Finding.IDLE), load
+    return (Finding.PROGRESSING if before is not None and load != before else Finding.IDLE), load

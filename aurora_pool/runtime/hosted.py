@@ -1,4 +1,4 @@
-"""How a prompt is written for a hosted agent: as a chat of fields that any API knows, whatever form it had before."""
+"""How a prompt is written for a server that knows no more than the API: as a chat, whatever form it had before."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def is_portable(sampling: Sampling) -> bool:
     return not engines_own and EVERYWHERE.issuperset(sampling.extra)
 
 
-class HostedChat(SingleChat):
+class PlainChat(SingleChat):
     """One prompt of any kind as a chat. ``usage`` is what its reply counts, None before there is one."""
 
     __slots__ = ("_portable", "usage")

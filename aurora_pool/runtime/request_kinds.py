@@ -144,6 +144,21 @@ class _JSONKind:
         return True
 
 
+def beginning(work: Any) -> str | Sequence[int]:
+    r"""How a prompt begins, of the ``work`` of its item: text, token ids, or the text of messages.
+
+    >>> beginning([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    'system\nBe brief.\nuser\nHi\n'
+    """
+    if isinstance(work, str):
+        return work
+    if not isinstance(work, list) or not work:  # a request that is sent unchanged
+        return ""
+    if not isinstance(work[0], Mapping):
+        return work
+    return "".join(f"{message.get('role')}\n{message.get('content')}\n" for message in work)
+
+
 class CompletionsBatch(_JSONKind):
     """Prompts of one call with equal sampling, for ``/v1/completions``; a item's ``work`` is text or token ids."""
 

@@ -107,20 +107,19 @@ class VirtualFleet(VirtualNetwork):
     def check_load(self, index: int, tokens_before: int | None, told: Callable[[Finding, int], None]) -> None:
         """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count.
 
-        Where none were seen before, the next will show whether an engine moves that has work.
+        Where none were seen before, they show nothing yet.
         """
         agent = self.agents[index]
 
         def arrive() -> None:
-            tokens, running, waiting, _ = agent.counters()
+            tokens = agent.counters()[0]
             match agent.condition:
                 case "dead" | "terminated":
                     finding, seconds = Finding.REFUSED, 0.0
                 case "hung":
                     finding, seconds = Finding.UNRESPONSIVE, REPLY_LIMIT - self.round_trip
                 case _:
-                    still = Finding.STILL if running or waiting else Finding.IDLE
-                    finding = still if tokens_before in (None, tokens) else Finding.PROGRESSING
+                    finding = Finding.IDLE if tokens_before in (None, tokens) else Finding.PROGRESSING
                     seconds = METRICS_TIME
             self.client_at(self.now + seconds + self.one_way, partial(told, finding, tokens))
 

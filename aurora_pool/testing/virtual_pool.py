@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 
 import msgspec
 
@@ -21,7 +22,7 @@ from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import Plan
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
@@ -103,6 +104,7 @@ class VirtualPool:
         timeout: float | None = None,
         stall: float = 30.0,
         patience: float = float("inf"),
+        prefix: bool = True,
     ) -> None:
         self.fleet = fleet
         fleet.client = self
@@ -112,6 +114,7 @@ class VirtualPool:
             balance=balance,
             timeout=timeout,
             stall=stall,
+            beginning_of=attrgetter("text") if prefix else None,
         )
         self.queue = PromptQueue(range(len(fleet.agents)), patience=patience)
         self.report = VirtualReport()
@@ -128,12 +131,15 @@ class VirtualPool:
         self._timer = float("inf")
 
     def run(self, prompts: Iterable[VirtualPrompt], *, total: int | None = None, until: float = 1e6) -> VirtualReport:
-        """Answer all prompts, or as many as can be by a time; return what it came to."""
+        """Answer all prompts, or as many as can be by a time; return what it came to, together with earlier calls."""
+        if self._results:
+            self.queue = self.queue.for_call(Caller())
         if total is None:
             total = len(prompts) if isinstance(prompts, list) else None
         self.queue.expected = total or 0
         self.queue.unbounded = total is None
         self._prompts = iter(prompts)
+        self._exhausted = False
         self._round()
         while (self._open or not self._exhausted) and self.fleet.now <= until and self.fleet.step():
             # What comes at the same moment, or while the client was busy, is read before anything is decided.

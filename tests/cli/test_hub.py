@@ -83,7 +83,7 @@ def test_a_job_reads_a_data_set_of_the_hub(tmp_path: Path, hostfile: Path, hub: 
     output, answers = tmp_path / "out.jsonl", tmp_path / "out.parquet"
     options = ("--template", "What does {gene} do?", "--table", answers, "--hostfile", hostfile, "--quiet")
     ended = run("hf://lab/genes?split=test", "-o", output, *options, hub=hub)
-    assert ended.returncode == 0, ended.stderr
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert {record["custom_id"] for record in read_records(output)} == {"a", "b", "c"}
     assert pq.read_table(answers).column("gene").to_pylist() == ["BRCA1", "TP53", "EGFR"]
 

@@ -20,7 +20,8 @@ from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 class Rig:
     """Carries out plans by noting them, and reports what the test says that agents did.
 
-    A item whose ``work`` is "bad" gets any request with it a 400; one whose ``work`` is "poison" kills the agent.
+    A item whose ``work`` is "bad" gets any request with it a 400; one whose ``work`` is "poison" kills the agent. What
+    begins alike is kept together by ``prefix``.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Rig:
         timeout: float | None = None,
         seed: int = 0,
         requests_limit: int = 256,
+        prefix: bool = True,
     ) -> None:
         self.dispatcher = Dispatcher(
             [f"agent{index}" for index in range(agents)],
@@ -38,6 +40,7 @@ class Rig:
             balance=balance,
             timeout=timeout,
             requests_limit=requests_limit,
+            beginning_of=str if prefix else None,
         )
         self.ledger = self.dispatcher.ledger
         self.now = 0.0
@@ -48,6 +51,8 @@ class Rig:
         self.failures: dict[WorkItem, Failure] = {}
         self.open: dict[InFlightRequest, set[int]] = {}
         self.sent: list[InFlightRequest] = []
+        self.served: list[tuple[str, int]] = []
+        """What has been sent: each prompt's work, and the agent."""
         self.probes: list[int] = []
         self.looks: list[int] = []
         self.samples: list[int] = []
@@ -158,6 +163,7 @@ class Rig:
         for request in plan.send:
             self._check_sending(request)
             self.sent.append(request)
+            self.served += [(item.work, request.agent) for item in request.unreleased()]
             if not request.closed:
                 self.open[request] = set()
                 if not self.waits_here:

@@ -32,7 +32,10 @@ PROBE_OUTCOMES = [
     Outcome.WRONG_MODEL,
     Outcome.BROKEN,
 ]
-WORK = st.sampled_from(["good"] * 12 + ["bad", "poison"])
+ABOUT = [f"Document {number}: {number} " * 40 for number in range(4)]
+"""Documents that prompts are about: groups of prompts that begin alike."""
+WORK = st.sampled_from(["good"] * 6 + [f"{document}{question}" for document in ABOUT for question in "?!"])
+ANY_WORK = st.one_of(WORK, WORK, WORK, WORK, st.sampled_from(["good", "bad", "poison"]))
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -60,7 +63,7 @@ class Interleavings(RuleBasedStateMachine):
             PromptQueue([agents - 1], patience=0.0, pinned=True),
         ]
 
-    @rule(queue=st.integers(0, 2), work=st.lists(WORK, min_size=1, max_size=30), plan=st.booleans())
+    @rule(queue=st.integers(0, 2), work=st.lists(ANY_WORK, min_size=1, max_size=30), plan=st.booleans())
     def admit(self, queue: int, work: list[str], plan: bool) -> None:
         self.rig.admit(len(work), queue=self.queues[queue], work=work)
         self._plan(plan)

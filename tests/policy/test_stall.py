@@ -50,7 +50,7 @@ def test_one_whose_counters_move_is_busy_for_as_long_as_it_likes() -> None:
 
 @pytest.mark.parametrize(
     ("finding", "seconds"),
-    [(Finding.IDLE, 30), (Finding.STILL, 30), (Finding.UNRESPONSIVE, 30), (Finding.NO_METRICS, 300)],
+    [(Finding.IDLE, 30), (Finding.UNRESPONSIVE, 30), (Finding.NO_METRICS, 300)],
 )
 def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, seconds: float) -> None:
     rig = silent()
@@ -92,15 +92,14 @@ def test_one_without_counters_is_tried_by_a_small_request_and_may_be_silent_whil
     rig.finish()
 
 
-@pytest.mark.parametrize(("finding", "stalled"), [(Finding.IDLE, True), (Finding.STILL, False)])
-def test_an_engine_that_has_work_may_take_long_for_a_step(finding: Finding, stalled: bool) -> None:
+def test_an_engine_may_take_long_for_a_step_before_it_counts_as_stalled() -> None:
     rig = silent()
-    rig.load_checked(0, finding)
-    assert rig.agents[0].seems_stalled(rig.now) == stalled
+    rig.load_checked(0, Finding.IDLE)
+    assert not rig.agents[0].seems_stalled(rig.now)
     assert not rig.agents[0].available
     for _ in range(2):
         rig.wait(CHECK_AFTER)
-        rig.load_checked(0, finding)
+        rig.load_checked(0, Finding.IDLE)
     assert rig.agents[0].seems_stalled(rig.now)
 
 

@@ -167,7 +167,7 @@ class TestProbes:
             fleet.check_load(0, seen_before, lambda finding, _: looks.append(finding))
         while len(looks) < 2:
             assert fleet.step()
-        assert looks == [Finding.STILL, Finding.PROGRESSING]
+        assert looks == [Finding.IDLE, Finding.PROGRESSING]
 
     def test_a_dead_server_refuses_and_a_hung_one_is_given_up(self) -> None:
         fleet = VirtualFleet([1.0], round_trip=0.1)

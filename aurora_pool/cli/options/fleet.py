@@ -44,6 +44,12 @@ Balance: TypeAlias = Annotated[
         help="adaptive gives prompts to agents with capacity; strict keeps to round-robin.", rich_help_panel=FLEET
     ),
 ]
+Prefix: TypeAlias = Annotated[
+    Literal["auto", "off"],
+    typer.Option(
+        help="auto keeps prompts that begin alike on one agent, which computes that once.", rich_help_panel=FLEET
+    ),
+]
 Concurrency: TypeAlias = Annotated[
     int | None,
     typer.Option(
