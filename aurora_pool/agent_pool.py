@@ -279,9 +279,12 @@ class AgentPool:
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return self._responses(prompts, options, total)
 
-    def forwarder(self) -> Forwarder:
-        """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need."""
-        return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller)
+    def forwarder(self, *, otherwise: Forwarder | None = None) -> Forwarder:
+        """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need.
+
+        ``otherwise`` takes them while none of these agents is in service; without it they wait for one.
+        """
+        return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller, otherwise)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()

@@ -240,20 +240,23 @@ async def latency(folder: Path, lines: int) -> None:
                 found.append(time.monotonic() - began)
         return sorted(found)[int(0.95 * len(found))]
 
-    with fleet(folder, "--agents", "4", "--slots", "64") as hostfile, server(folder, hostfile) as ours:
-        await ready(ours)
-        idle = await measure(ours.url)
-        async with openai.AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", timeout=600) as client:
-            with source.open("rb") as content:
-                file_object = await client.files.create(file=content, purpose="batch")
-            running = asyncio.create_task(run_batch(client, file_object.id))
-            await asyncio.sleep(5)
-            busy = await measure(ours.url)
-            still = not running.done()
-            running.cancel()
-        print(
-            f"p95 of a request: idle {idle:.2f} s, beside a batch {busy:.2f} s: {busy / idle:.2f}x (running: {still})"
-        )
+    with fleet(folder, "--agents", "4", "--slots", "64") as hostfile:
+        first, *others = hostfile.read_text().splitlines()
+        kept = folder / "kept.hostfile"
+        kept.write_text("\n".join([f"{first} batches=no", *others]) + "\n")
+        for what, path in (("all agents take batches", hostfile), ("one is kept for online requests", kept)):
+            with server(folder, path) as ours:
+                await ready(ours)
+                idle = await measure(ours.url)
+                async with openai.AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", timeout=600) as client:
+                    with source.open("rb") as content:
+                        file_object = await client.files.create(file=content, purpose="batch")
+                    running = asyncio.create_task(run_batch(client, file_object.id))
+                    await asyncio.sleep(5)
+                    busy = await measure(ours.url)
+                    still = not running.done()
+                    running.cancel()
+            print(f"{what}: p95 idle {idle:.2f} s, beside a batch {busy:.2f} s: {busy / idle:.2f}x (running: {still})")
 
 
 async def streams(folder: Path, count: int = 2000) -> None:

@@ -91,6 +91,7 @@ class StateApi:
                     "prompts": agent.prompts_done,
                     "tokens": agent.tokens_done,
                     "tokens_per_second": round(agent.tokens_per_second, 1),
+                    "prefix_hit_share": agent.prefix_hit_share,
                     "failures": sum(agent.failures.values()),
                     "last_error": agent.last_error,
                 }
