@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from aurora_pool.terminal import is_terminal, printable
+from aurora_pool.terminal import is_terminal, one_line, printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 UNSAID = (OSError, ValueError)
 """What a stream raises that is closed, broken or full, or has another encoding."""
@@ -23,6 +26,13 @@ def give(text: str) -> bool:
     Returns False if it could not be written.
     """
     return _write(sys.stdout, printable(text) if is_terminal(sys.stdout) else text)
+
+
+def cell(value: object) -> Text:
+    """Make what a table may hold of a name or a message: no markup, no control characters; nothing of None."""
+    from rich.text import Text
+
+    return Text("" if value is None else one_line(value))
 
 
 def prepare() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import cell
 from aurora_pool.cli.panels import DISPLAY, Hostfile
 from aurora_pool.terminal import is_terminal
 
@@ -75,10 +76,10 @@ def _table(loads: Sequence[AgentLoad]) -> Table:
         table.add_column(heading, justify="right")
     for load in sorted(loads, key=lambda each: (each.now is not None, each.tokens_per_second or 0.0))[:SHOWN]:
         if load.now is None:
-            table.add_row(str(load.endpoint), "[red]no metrics[/]")
+            table.add_row(cell(load.endpoint), "[red]no metrics[/]")
             continue
         table.add_row(
-            str(load.endpoint),
+            cell(load.endpoint),
             f"{load.now.running:.0f}",
             f"{load.now.waiting:.0f}",
             "" if load.tokens_per_second is None else f"{load.tokens_per_second:,.0f}",
