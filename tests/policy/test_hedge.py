@@ -106,10 +106,10 @@ def test_what_a_silent_agent_holds_goes_to_an_idle_one() -> None:
     rig.plan()
     rig.now = 1.0
     rig.answer_all(rig.sent[1])
-    rig.wait(7.0)
+    rig.wait(5.0)
     assert 0 in rig.looks
     rig.load_checked(0, Finding.IDLE)
-    rig.wait(1.0)
+    rig.wait(3.0)
     assert rig.ledger.hedged == 0  # it may be in a long step
     while rig.now < 16.0:
         rig.wait(1.0)
