@@ -27,12 +27,16 @@ STARTING = 300.0
 
 @dataclass(frozen=True)
 class Engine:
-    """A server that runs: its engine's name in a hostfile, its address, and the model to ask for."""
+    """A server that runs: its engine's name in a hostfile, its address, and the model to ask for.
+
+    ``prompts`` are as many as it answers in a test's time.
+    """
 
     name: str
     address: str
     model: str
     context: int | None
+    prompts: int
 
 
 def free_port() -> int:
@@ -78,12 +82,13 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
             pytest.fail(f"no model in {venv / 'model'}: `make engines` makes that environment", pytrace=False)
         command: list[str | Path] = [venv / "bin" / "python", HERE / "serve_llamacpp.py", str(port), models[0]]
         with serving(command, port, log) as address:
-            yield Engine("llamacpp", address, str(models[0]), 1024)
+            yield Engine("llamacpp", address, str(models[0]), 1024, 12)
         return
     environment = vllm_environment()
     if not environment.complete:
         pytest.fail("no environment with transformers: `make integration` makes it", pytrace=False)
-    options = ["--device", "cpu", "--continuous-batching", "--host", "127.0.0.1", "--port", str(port)]
+    # Without --continuous-batching, which takes most of the machine's memory for its cache.
+    options = ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
     command = [environment.folder / "venv" / "bin" / "transformers", "serve", environment.model, *options]
     with serving(command, port, log) as address:
-        yield Engine("transformers", address, str(environment.model), None)
+        yield Engine("transformers", address, str(environment.model), None, 3)

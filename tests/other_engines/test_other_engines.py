@@ -12,19 +12,22 @@ from aurora_pool.jobs import run_job
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.other_engines.conftest import Engine
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 RAW = PromptOptions(prompt_format="raw")
-PROMPTS = [f"Item {number} is" for number in range(12)]
 TIMEOUTS = Timeouts(probe=60.0, stall=120.0)
+
+
+def prompts_for(engine: Engine) -> list[str]:
+    return [f"Item {number} is" for number in range(engine.prompts)]
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["told", "found-out"])
 async def test_texts_are_completed(engine: Engine, told: bool) -> None:
     line = f"{engine.address} engine={engine.name}" if told else engine.address
     async with VLLMPool([line], model=engine.model, max_tokens=6, prompting=RAW, timeouts=TIMEOUTS) as pool:
-        responses = await pool.send_all_batched(PROMPTS)
-        assert [response.error for response in responses] == [None] * len(PROMPTS)
+        responses = await pool.send_all_batched(prompts_for(engine))
+        assert [response.error for response in responses] == [None] * engine.prompts
         assert all(1 <= (response.completion_tokens or 0) <= 6 for response in responses)
         assert pool.statistics().agents[0].failures == {}
 
@@ -32,16 +35,16 @@ async def test_texts_are_completed(engine: Engine, told: bool) -> None:
 async def test_texts_are_completed_without_streams(engine: Engine) -> None:
     prompting = PromptOptions(prompt_format="raw", stream=False)
     async with VLLMPool([engine.address], model=engine.model, max_tokens=6, prompting=prompting) as pool:
-        responses = await pool.send_all_batched(PROMPTS)
-        assert [response.error for response in responses] == [None] * len(PROMPTS)
+        responses = await pool.send_all_batched(prompts_for(engine))
+        assert [response.error for response in responses] == [None] * engine.prompts
 
 
 async def test_conversations_are_answered(engine: Engine) -> None:
     async with VLLMPool([engine.address], model=engine.model, max_tokens=6, timeouts=TIMEOUTS) as pool:
-        messages = [[{"role": "user", "content": prompt}] for prompt in PROMPTS[:4]]
-        for prompts in (messages, PROMPTS[:4]):
+        texts = prompts_for(engine)[:3]
+        for prompts in ([[{"role": "user", "content": text}] for text in texts], texts):
             responses = await pool.send_all_batched(prompts)
-            assert [response.error for response in responses] == [None] * 4
+            assert [response.error for response in responses] == [None] * 3
             assert all(response.text for response in responses)
 
 
