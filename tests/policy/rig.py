@@ -11,7 +11,7 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
+from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
@@ -207,7 +207,8 @@ class Rig:
 
     # -- what the dispatcher decides ----------------------------------------------------------------------------
 
-    def plan(self) -> Plan:
+    def plan(self, *, idle: bool = False) -> Plan:
+        """Carry out a plan, and check the accounts: if time was ``idle``, only where the plan has anything."""
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self.failures[failure.item] = failure
@@ -224,7 +225,8 @@ class Rig:
         self.probes += plan.probe
         self.looks += plan.check
         self.samples += plan.sample
-        self.check()
+        if plan is not NOTHING or not idle:
+            self.check()
         return plan
 
     def finish(self, rounds: int = 2000) -> None:
@@ -241,8 +243,11 @@ class Rig:
             self.plan()
             if not self.unended() and not self.open:
                 break
-            if not self.open and not self.probes and not self.looks and self._ledger.timers.next_at < float("inf"):
-                self.now = max(self.now, self._ledger.timers.next_at)
+            idle = not self.open and not self.probes and not self.looks
+            until = self.now + 3600.0
+            while idle and self.dispatcher.wake_at < until:
+                self.now = max(self.now, self.dispatcher.wake_at)
+                idle = self.plan(idle=True) is NOTHING
         assert not self.unended(), self.describe()
         self.wait(60.0)
         assert not self._ledger.in_flight

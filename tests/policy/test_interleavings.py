@@ -47,7 +47,7 @@ class Interleavings(RuleBasedStateMachine):
         balance=st.sampled_from(["adaptive", "strict"]),
         timeout=st.sampled_from([None, 20.0]),
         seed=st.integers(0, 9),
-        window=st.sampled_from([16, None]),
+        window=st.sampled_from([1, 3, 16, None]),
         ends=st.booleans(),
     )
     def begin(
