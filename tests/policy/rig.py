@@ -229,7 +229,7 @@ class Rig:
             self.check()
         return plan
 
-    def finish(self, rounds: int = 2000) -> None:
+    def finish(self, rounds: int = 20_000) -> None:
         """Have every agent answer everything from now on, until all prompts have ended; check that nothing is left."""
         for _ in range(rounds):
             for agent in list(self.probes):
