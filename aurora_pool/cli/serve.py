@@ -33,7 +33,7 @@ def serve(
             metavar="FILE",
             is_eager=True,
             callback=apply_config,
-            help="YAML with any of these options; these win.",
+            help="A YAML file with options of this command; the command line wins over it.",
             rich_help_panel=SERVER,
         ),
     ] = None,
