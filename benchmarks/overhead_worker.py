@@ -12,7 +12,7 @@ import json
 import sys
 import time
 
-from benchmarks.peers.shared import CASES, Case, Client, expected, prompt
+from benchmarks.peers.shared import CASES, Case, Client, answer, prompt
 
 
 async def measure(client: Client, case: Case, count: int) -> dict[str, float]:
@@ -24,9 +24,11 @@ async def measure(client: Client, case: Case, count: int) -> dict[str, float]:
     cpu, seconds = time.process_time() - cpu, time.perf_counter() - started
     helper = client.helper_cpu() - helper
     results = [client.result(answer) for answer in answers]
-    for number, (result, text) in enumerate(zip(results, expected(case, count), strict=True)):
-        if result.text != text or result.finish_reason != "stop":
-            raise AssertionError(f"{case.name}, prompt {number}: expected {text[:40]!r}..., got {result}")
+    if len(results) != count:
+        raise AssertionError(f"{case.name}: {count} prompts, {len(results)} answers")
+    for number, result in enumerate(results):
+        if result.text != answer(number) or result.finish_reason != "stop":
+            raise AssertionError(f"{case.name}, prompt {number}: expected {answer(number)[:40]!r}..., got {result}")
     return {"cpu": cpu, "helper_cpu": helper, "seconds": seconds, "prompts": count}
 
 

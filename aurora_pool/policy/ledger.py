@@ -173,10 +173,11 @@ class Ledger:
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written: the clocks of its agent and of its prompts run from now on."""
         request.sent_at = now
-        for item in request.unreleased():
-            if not item.sends:
-                item.first_sent = now
-            item.sends += 1
+        for item in request.items:
+            if item is not None:
+                if not item.sends:
+                    item.first_sent = now
+                item.sends += 1
         agent = self.agents[request.agent]
         if not agent.sent:
             agent.last_byte = now

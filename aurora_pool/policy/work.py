@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -92,9 +92,9 @@ class InFlightRequest:
         """Whether any of its prompts has shown a sign."""
         self.closed = False
 
-    def unreleased(self) -> Iterator[WorkItem]:
+    def unreleased(self) -> list[WorkItem]:
         """The items whose part of the reply has not come."""
-        return (item for item in self.items if item is not None)
+        return [item for item in self.items if item is not None]
 
 
 class Failure:

@@ -6,6 +6,7 @@ A client in another environment than the project's imports this and its own libr
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ ANSWER = 1100
 """Characters of an answer."""
 
 _QUESTION = "Question: "
+_NUMBERED = re.compile(rb"Question: (\d{8})").findall
 _WORDS = "the cell answers each signal with a slow but certain change of state and stores what it has learnt "
 
 Item = TypeVar("Item")
@@ -89,19 +91,19 @@ def prompt(number: int) -> str:
     return f"{_QUESTION}{number:08d} " + (_WORDS * 3)[:280]
 
 
-def prompts_in(body: bytes) -> int:
-    """How many of these prompts a request body holds."""
-    return body.count(_QUESTION.encode())
+def prompts_in(body: bytes) -> list[bytes]:
+    """The numbers of these prompts in a request body, eight digits each."""
+    return _NUMBERED(body)
 
 
-def answer(slot: int, characters: int = ANSWER) -> str:
-    """The answer to the prompt with this place in its request."""
-    return f" Answer {slot:04d}: " + (_WORDS * (characters // len(_WORDS) + 1))[: characters - 14]
+def answer(number: int, characters: int = ANSWER) -> str:
+    """The answer to the prompt with this number."""
+    return f" Answer {number:08d}{answer_end(characters)}"
 
 
-def expected(case: Case, count: int) -> Iterator[str]:
-    """The answers to these prompts, where prompt ``i`` of each round of lists goes to agent ``i % AGENTS``."""
-    return (answer(0 if case.chat else i % (AGENTS * case.size) // AGENTS) for i in range(count))
+def answer_end(characters: int = ANSWER) -> str:
+    """What all answers have in common."""
+    return (": " + _WORDS * (characters // len(_WORDS) + 1))[: characters - len(" Answer 00000000")]
 
 
 def rounds(case: Case, prompts: list[str]) -> Iterator[list[str]]:
