@@ -6,8 +6,8 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 CODE    := $(wildcard aurora_pool tests benchmarks examples)
 PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 
-# Tests over the network that wait for little: once more, in real time, on the event loop of `aurora-pool run`.
-ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py rejected_batches.py)
+# Tests over the network in which nothing takes time: once more, in real time, on the event loop of `aurora-pool run`.
+ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve test schedulers integration check format test-ray test-lowest

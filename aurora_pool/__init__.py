@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.errors import (
-    AttemptsExhausted,
     BadRecord,
     BadRecords,
     BadReply,
@@ -25,17 +24,26 @@ from aurora_pool.errors import (
     NoAgentsError,
     PoolClosedError,
     PoolError,
-    PromptFailed,
-    PromptPoisoned,
-    PromptRejected,
-    PromptTimedOut,
     ServerError,
     TimedOut,
     TransportError,
     WrongModel,
 )
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, format_hostfile, parse_hostfile
-from aurora_pool.messages import AnyPrompt, Logprobs, Prompt, Response, Sample, Sampling, Usage
+from aurora_pool.messages import (
+    AnyPrompt,
+    AttemptsExhausted,
+    Logprobs,
+    Prompt,
+    PromptFailed,
+    PromptPoisoned,
+    PromptRejected,
+    PromptTimedOut,
+    Response,
+    Sample,
+    Sampling,
+    Usage,
+)
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import CallProgress

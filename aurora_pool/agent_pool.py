@@ -7,20 +7,19 @@ import operator
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from typing import Any, Self, get_args
+from typing import Any, Self
 
-from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
+from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
-from aurora_pool.options import ConnectionOptions, Observer, Timeouts
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.work import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
@@ -44,45 +43,13 @@ class AgentPool:
             raise ConfigError("AgentPool is what all pools have in common: make a VLLMPool or an EmbeddingPool")
         return super().__new__(cls)
 
-    def __init__(
-        self,
-        endpoints: Iterable[AnyEndpoint],
-        *,
-        serving: Serving,
-        timeout: float | None,
-        balance: Balance,
-        concurrency: int | None,
-        connector_limit: int | None,
-        timeouts: Timeouts | None,
-        connection: ConnectionOptions | None,
-        observer: Observer | None,
-        rng: random.Random | None,
-        stream: bool = True,
-    ) -> None:
-        check_seconds(timeout=timeout)
-        check_one_of("balance", balance, get_args(Balance))
-        check_whole(1, concurrency=concurrency)
-        check_whole(0, connector_limit=connector_limit)
-        check_instance("timeouts", timeouts, Timeouts)
-        check_instance("connection", connection, ConnectionOptions)
-        check_instance("observer", observer, Observer)
-        check_instance("rng", rng, random.Random)
-        self._timeout = timeout
+    def __init__(self, endpoints: Iterable[AnyEndpoint], serving: Serving, options: FleetOptions) -> None:
+        self._timeout = options.timeout
         self._serving = serving
-        self._driver = driver = Driver(
-            as_endpoints(endpoints),
-            timeouts=timeouts or Timeouts(),
-            connection=connection or ConnectionOptions(),
-            balance=balance,
-            stream=stream,
-            timeout=timeout,
-            concurrency=concurrency,
-            connector_limit=connector_limit,
-            observer=observer,
-            rng=rng or random.Random(),
-        )
-        self._agents = Membership(driver)
+        self._driver = Driver(as_endpoints(endpoints), options)
+        self._agents = Membership(self._driver)
         self._whole: AgentPool | None = None
+        self._caller: Caller | None = None
         self._starting = Once()
         self._opened_here = False
 
@@ -172,14 +139,12 @@ class AgentPool:
         return self._view(list(self._agents.members[start:stop]))
 
     def _view(self, members: Sequence[int]) -> Self:
-        view = copy.copy(self)
-        vars(view).update(
-            _agents=self._agents.view(members),
-            _whole=self._whole or self,
-            _starting=Once(done=self._starting.done),
-            _opened_here=False,
-            **({} if self._starting.done else self._of_its_own()),
-        )
+        return self._derived(_agents=self._agents.view(members))
+
+    def _derived(self, **own: Any) -> Self:
+        view, started = copy.copy(self), self._starting.done
+        vars(view).update(_whole=self._whole or self, _starting=Once(done=started), _opened_here=False)
+        vars(view).update(own if started else {**self._of_its_own(), **own})
         return view
 
     def _of_its_own(self) -> dict[str, Any]:
@@ -316,7 +281,7 @@ class AgentPool:
 
     def forwarder(self) -> Forwarder:
         """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need."""
-        return Forwarder(self._driver, lambda: self._agents.queue, self.start)
+        return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()
@@ -341,7 +306,7 @@ class AgentPool:
     async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
         check_prompts(prompts)
         await self.start()
-        queue = queue.for_call(weight=options.weight, priority=options.priority)
+        queue = queue.for_call(self._caller or Caller(weight=options.weight, priority=options.priority))
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:

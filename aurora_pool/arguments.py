@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 from reprlib import Repr
 from typing import Any
 
 from aurora_pool.errors import ConfigError
 
-__all__ = ["check_index", "check_instance", "check_one_of", "check_seconds", "check_whole", "shown"]
+__all__ = ["check_index", "check_instance", "check_many", "check_one_of", "check_seconds", "check_whole", "shown"]
 
 _short = Repr()
 _short.maxstring = _short.maxother = 60
@@ -75,6 +75,18 @@ def check_instance(name: str, value: Any, kind: type, *, optional: bool = True) 
     """
     if not (optional and value is None) and not isinstance(value, kind):
         raise ConfigError(f"{name}: expected {kind.__name__}, got {shown(value)}")
+
+
+def check_many(**arguments: Any) -> None:
+    """Raise :class:`ConfigError` for one text, whose letters would be taken one by one, and for what holds nothing.
+
+    >>> check_many(items="TP53")
+    Traceback (most recent call last):
+    aurora_pool.errors.ConfigError: items: expected a list, or another iterable, of items, got 'TP53'
+    """
+    for name, value in arguments.items():
+        if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise ConfigError(f"{name}: expected a list, or another iterable, of {name}, got {shown(value)}")
 
 
 def shown(value: object) -> str:

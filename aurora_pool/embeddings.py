@@ -16,12 +16,12 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.pool_options import CallOptions, EmbeddingOnTooLong, EmbeddingPoolOptions
 from aurora_pool.prompts.content import as_content, why_unsendable
 from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, PlanResult, Sink
 from aurora_pool.wire import embeddings
 
@@ -63,9 +63,7 @@ class EmbeddingPool(AgentPool):
         check_instance("model", model, str)
         check_whole(1, dimensions=dimensions)
         check_one_of("on_too_long", on_too_long, get_args(EmbeddingOnTooLong))
-        super().__init__(
-            endpoints,
-            serving=Serving(model, None),
+        options = FleetOptions(
             timeout=timeout,
             balance=balance,
             concurrency=concurrency,
@@ -75,6 +73,7 @@ class EmbeddingPool(AgentPool):
             observer=observer,
             rng=rng,
         )
+        super().__init__(endpoints, Serving(model, None), options)
         self._fields: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
         if on_too_long == "truncate":
             self._fields["truncate_prompt_tokens"] = -1  # to what the model's context holds

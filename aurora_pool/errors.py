@@ -24,20 +24,16 @@
             `-- BadRecords     several of them
 
 Methods that answer many prompts raise only for misuse (bad arguments, an empty pool). What happens to one prompt
-is told by its :class:`~aurora_pool.messages.Response`, whose ``raise_for_status()`` makes an error of a failure.
+is told by its :class:`~aurora_pool.messages.Response`, whose ``raise_for_status()`` makes an error of a failure; those
+that only it raises are defined beside it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from aurora_pool.messages import Response
 
 __all__ = [
-    "AttemptsExhausted",
     "BadRecord",
     "BadReply",
     "ConfigError",
@@ -48,13 +44,10 @@ __all__ = [
     "NoAgentsError",
     "PoolClosedError",
     "PoolError",
-    "PromptFailed",
-    "PromptPoisoned",
-    "PromptRejected",
-    "PromptTimedOut",
     "ServerError",
     "TimedOut",
     "TransportError",
+    "WrongModel",
 ]
 
 
@@ -141,30 +134,6 @@ class WrongModel(BadReply):
     """A reply of another model than was asked for: the agent was restarted with it, perhaps."""
 
 
-class PromptFailed(PoolError):
-    """One prompt has no answer; raised by :meth:`Response.raise_for_status`. ``response`` is the failed response."""
-
-    def __init__(self, reason: str, response: Response) -> None:
-        self.response = response
-        super().__init__(reason)
-
-
-class PromptRejected(PromptFailed):
-    """The server rejected this prompt for a reason of its own, so no other agent would take it."""
-
-
-class PromptPoisoned(PromptFailed):
-    """The agents that served this prompt died of it."""
-
-
-class PromptTimedOut(PromptFailed):
-    """The time that the caller allows for one prompt (``VLLMPool(timeout=...)``) ran out."""
-
-
-class AttemptsExhausted(PromptFailed):
-    """Every attempt that the retry policy allows has failed."""
-
-
 class JobError(PoolError):
     """A job can't be started or can't go on."""
 
@@ -200,6 +169,7 @@ class BadRecords(BadRecord):
         if count > len(records):
             lines.append(f"and {count - len(records)} more")
         super().__init__("\n  ".join(lines), path=path)
+        self.lines = (f"{located(path, None)}: {lines[0]}", *lines[1:])
 
 
 def located(path: str | Path, line: int | None) -> str:

@@ -11,22 +11,20 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import msgspec
 
-from aurora_pool.errors import (
-    AttemptsExhausted,
-    NoAgentsError,
-    PromptFailed,
-    PromptPoisoned,
-    PromptRejected,
-    PromptTimedOut,
-)
+from aurora_pool.errors import NoAgentsError, PoolError
 
 __all__ = [
     "AnyPrompt",
+    "AttemptsExhausted",
     "Content",
     "ErrorKind",
     "Logprobs",
     "Message",
     "Prompt",
+    "PromptFailed",
+    "PromptPoisoned",
+    "PromptRejected",
+    "PromptTimedOut",
     "Response",
     "Sample",
     "Sampling",
@@ -200,6 +198,30 @@ class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
         if self.error_kind == "no_agents":
             raise NoAgentsError(reason)
         raise _FAILURES.get(self.error_kind or "", PromptFailed)(reason, self)
+
+
+class PromptFailed(PoolError):
+    """One prompt has no answer; raised by :meth:`Response.raise_for_status`. ``response`` is the failed response."""
+
+    def __init__(self, reason: str, response: Response) -> None:
+        self.response = response
+        super().__init__(reason)
+
+
+class PromptRejected(PromptFailed):
+    """The server rejected this prompt for a reason of its own, so no other agent would take it."""
+
+
+class PromptPoisoned(PromptFailed):
+    """The agents that served this prompt died of it."""
+
+
+class PromptTimedOut(PromptFailed):
+    """The time that the caller allows for one prompt (``VLLMPool(timeout=...)``) ran out."""
+
+
+class AttemptsExhausted(PromptFailed):
+    """Every attempt that the retry policy allows has failed."""
 
 
 _FAILURES: Mapping[str, type[PromptFailed]] = {

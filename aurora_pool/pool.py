@@ -14,13 +14,14 @@ from aurora_pool.errors import NoAgentsError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.work import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.once import all_of
 from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.wire import chat, completions
@@ -98,9 +99,7 @@ class VLLMPool(AgentPool):
         check_instance("use_batch", use_batch, bool, optional=False)
         check_instance("prompting", prompting, PromptOptions)
         prompting = prompting or PromptOptions()
-        super().__init__(
-            endpoints,
-            serving=Serving(model, model_max_context),
+        options = FleetOptions(
             timeout=timeout,
             balance=balance,
             concurrency=concurrency,
@@ -111,6 +110,7 @@ class VLLMPool(AgentPool):
             rng=rng,
             stream=prompting.stream,
         )
+        super().__init__(endpoints, Serving(model, model_max_context), options)
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation
         self._buffer = buffer
@@ -210,6 +210,18 @@ class VLLMPool(AgentPool):
             raise NoAgentsError("this pool has no agents")
         await self.start()
         return await all_of(*(self.post(index, prompt, max_tokens) for index in self._agents.places))
+
+    def as_caller(self, *, weight: float = 1.0, priority: int = 0) -> Self:
+        """Return a view of the same agents all of whose calls together share the fleet as one caller.
+
+        >>> ann, bob = pool.as_caller(weight=2.0), pool.as_caller()  # doctest: +SKIP
+
+        However many calls ann makes, together they get twice the tokens of bob's. ``weight`` and ``priority`` are as in
+        :meth:`send_all_batched`; what the calls themselves say does not count here. Raises :class:`ConfigError` for
+        invalid arguments.
+        """
+        CallOptions(None, None, self.supports_batch, weight, priority)
+        return self._derived(_caller=Caller(weight=weight, priority=priority))
 
     def sync(self) -> BlockingPool[Self]:
         """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
-from aurora_pool.testing.virtual_load import ForeignLoad, Pauses
+from aurora_pool.testing.virtual_load import ForeignLoad
+from aurora_pool.testing.virtual_network import Pauses
 from aurora_pool.testing.virtual_pool import VirtualPool
 from benchmarks.virtual_baselines import StaticLists
 

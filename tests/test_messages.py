@@ -9,16 +9,21 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
-from aurora_pool.errors import (
+from aurora_pool.errors import NoAgentsError, PoolError
+from aurora_pool.messages import (
     AttemptsExhausted,
-    NoAgentsError,
-    PoolError,
+    ErrorKind,
+    Logprobs,
+    Prompt,
     PromptFailed,
     PromptPoisoned,
     PromptRejected,
     PromptTimedOut,
+    Response,
+    Sample,
+    Sampling,
+    Usage,
 )
-from aurora_pool.messages import ErrorKind, Logprobs, Prompt, Response, Sample, Sampling, Usage
 
 VALUES = [
     Prompt("Name a colour.", Sampling(temperature=0.0), max_tokens=8),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from aurora_pool.cli.console import say
-from aurora_pool.errors import BadRecord, ConfigError, HostfileError, JobError, PoolError
+from aurora_pool.errors import BadRecord, BadRecords, ConfigError, HostfileError, JobError, PoolError
 from aurora_pool.terminal import one_line
 
 
@@ -66,9 +66,10 @@ def code_of(error: PoolError) -> ExitCode:
 
 
 def told(work: Callable[[], int]) -> int:
-    """Do something that gives an exit code; an error of this package is one line on standard error, and its code."""
+    """Do something that gives an exit code; an error of this package is told on standard error, and gives its code."""
     try:
         return work()
     except PoolError as error:
-        say(one_line(f"aurora-pool: {error}"))
+        first, *more = error.lines if isinstance(error, BadRecords) else (error,)
+        say("\n  ".join(map(one_line, (f"aurora-pool: {first}", *more))))
         return code_of(error)

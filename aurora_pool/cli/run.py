@@ -5,248 +5,80 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import typer
 
-from aurora_pool.cli import options_checks, options_data, options_sharing
-from aurora_pool.cli.config import apply_config
-from aurora_pool.cli.panels import DISPLAY, FLEET, INPUT, OUTPUT, PROMPTS, SAMPLING
-from aurora_pool.cli.run_options import EngineArgs, EngineName, Grace, RunPatience, RunTimeout, Stall, Tag, Up, Walltime
-from aurora_pool.jobs.formats import InputFormat
+from aurora_pool.cli.options import checks, data, display, fleet, inputs, limits, outputs, prompts, sharing
 
 
 def run(
-    source: Annotated[
-        str,
-        typer.Argument(
-            metavar="INPUT",
-            help="Requests: OpenAI Batch JSONL, JSONL with 'prompt' or 'messages', a table (.csv, .tsv, .parquet), a "
-            "data set (a saved folder, hf://NAME) or text with a prompt a line. Names ending in .gz and .zst are "
-            "unpacked. - is standard input, which is copied to a temporary file, as remote files (s3://...) are.",
-        ),
-    ],
+    source: inputs.Source,
     *,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            is_eager=True,
-            callback=apply_config,
-            help="A YAML file with options of this command; the command line wins over it.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    input_format: Annotated[
-        InputFormat,
-        typer.Option(help="The format of INPUT; auto goes by its name.", rich_help_panel=INPUT),
-    ] = "auto",
-    on_bad_line: Annotated[
-        Literal["stop", "skip"],
-        typer.Option(help="stop before anything is sent, or skip bad lines.", rich_help_panel=INPUT),
-    ] = "stop",
-    retry_failed: Annotated[
-        bool,
-        typer.Option("--retry-failed", help="Retry requests that failed in an earlier run.", rich_help_panel=INPUT),
-    ] = False,
-    allow_empty: options_data.AllowEmpty = False,
-    id_field: options_data.IdField = None,
-    prompt_field: options_data.PromptField = None,
-    template: options_data.TemplateOption = None,
-    system_template: options_data.SystemTemplate = None,
-    keep: options_data.Keep = None,
-    table: options_data.Table = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The file for the answers. If it exists, the job continues. - is standard output.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    claim: options_sharing.Claim = None,
-    shard: options_sharing.Shard = None,
-    piece_lines: options_sharing.PieceLines = 10000,
-    ordered: Annotated[
-        bool,
-        typer.Option(
-            "--ordered", help="Also write a copy in the order of the input, at the end.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
-    fsync_interval: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS", min=0.1, help="Seconds between syncs of the output to disk.", rich_help_panel=OUTPUT
-        ),
-    ] = 5.0,
-    fsync_every_record: Annotated[
-        bool,
-        typer.Option(
-            "--fsync-every-record",
-            help="Sync after each answer: slow, and safe against a crash of the machine.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False,
-    prompt_format: Annotated[
-        Literal["auto", "chat", "raw"],
-        typer.Option(
-            help="Put plain prompts into the model's chat template: if it has one, always, or never.",
-            rich_help_panel=PROMPTS,
-        ),
-    ] = "auto",
-    chat: Annotated[
-        bool, typer.Option("--chat", help="The same as --prompt-format chat.", rich_help_panel=PROMPTS)
-    ] = False,
-    system_prompt: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT", help="A system message before plain prompts; implies --chat.", rich_help_panel=PROMPTS
-        ),
-    ] = None,
-    on_too_long: Annotated[
-        Literal["error", "truncate", "split"],
-        typer.Option(
-            help="A prompt longer than the context fails, keeps its end, or is answered in parts.",
-            rich_help_panel=PROMPTS,
-        ),
-    ] = "error",
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Tokens to generate per answer at most.", rich_help_panel=SAMPLING),
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(metavar="T", min=0.0, help="0 takes the likeliest token.", rich_help_panel=SAMPLING)
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            metavar="P",
-            min=0.0,
-            max=1.0,
-            help="Sample from the likeliest tokens of this share.",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    top_k: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Sample from this many of the likeliest tokens.", rich_help_panel=SAMPLING),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", metavar="N", min=1, help="Answers per prompt.", rich_help_panel=SAMPLING)
-    ] = None,
-    stop: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TEXT", help="End an answer before this text; may be repeated.", rich_help_panel=SAMPLING),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="The seed of sampling, for answers that repeat.", rich_help_panel=SAMPLING),
-    ] = None,
-    hostfile: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="AURORA_POOL_HOSTFILE",
-            metavar="FILE",
-            help="The hostfile: one agent a line; or the folder of a fleet's agents.",
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    tag: Tag = None,
-    up: Up = None,
-    engine: EngineName = None,
-    engine_args: EngineArgs = "",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="The model to ask for; by default the input's, else the one that is served.",
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    model_map: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="OLD=NEW",
-            help="A model's name in the input, and its name in the fleet; may be repeated.",
-            rich_help_panel=FLEET,
-        ),
-    ] = None,
-    min_agents: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Start when this many agents answer.", rich_help_panel=FLEET)
-    ] = 1,
-    share: options_sharing.Share = None,
-    takeover_after: options_sharing.TakeoverAfter = 30.0,
-    balance: Annotated[
-        Literal["adaptive", "strict"],
-        typer.Option(
-            help="adaptive gives prompts to agents with capacity; strict keeps to round-robin.", rich_help_panel=FLEET
-        ),
-    ] = "adaptive",
-    concurrency: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
-        ),
-    ] = None,
-    walltime: Walltime = None,
-    patience: RunPatience = None,
-    timeout: RunTimeout = None,
-    stall: Stall = 30.0,
-    grace: Grace = 8.0,
-    expect: options_checks.Expect = None,
-    expect_retries: options_checks.ExpectRetries = 2,
-    expect_remedy: options_checks.ExpectRemedy = "temperature",
-    length_is_failure: options_checks.LengthIsFailure = False,
-    stop_after_failures: options_checks.StopAfterFailures = None,
-    max_total_tokens: options_checks.MaxTotalTokens = None,
-    max_cost: options_checks.MaxCost = None,
-    price: options_checks.Prices = None,
-    cache: options_checks.CacheFolder = None,
-    cache_sampled: options_checks.CacheSampled = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", help="Ask a sample, and say what the job would do and take.", rich_help_panel=DISPLAY
-        ),
-    ] = False,
-    yes: Annotated[
-        bool,
-        typer.Option(
-            "--yes", help="Run requests again that have changed, however many they are.", rich_help_panel=INPUT
-        ),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Show errors and warnings only.", rich_help_panel=DISPLAY)
-    ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=DISPLAY)
-    ] = False,
-    warn_after: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds without any answer before a warning is shown.",
-            rich_help_panel=DISPLAY,
-        ),
-    ] = 30.0,
-    run_log: Annotated[
-        bool,
-        typer.Option(
-            "--run-log/--no-run-log", help="Write OUTPUT.runlog for the command report.", rich_help_panel=DISPLAY
-        ),
-    ] = True,
-    metrics_port: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PORT", min=0, max=65535, help="Serve Prometheus metrics on this port.", rich_help_panel=DISPLAY
-        ),
-    ] = None,
-    metrics_host: Annotated[
-        str, typer.Option(metavar="HOST", help="The address to serve them on.", rich_help_panel=DISPLAY)
-    ] = "127.0.0.1",
+    config: inputs.Config = None,
+    input_format: inputs.FormatOfInput = "auto",
+    on_bad_line: inputs.OnBadLine = "stop",
+    retry_failed: inputs.RetryFailed = False,
+    allow_empty: data.AllowEmpty = False,
+    id_field: data.IdField = None,
+    prompt_field: data.PromptField = None,
+    template: data.TemplateOption = None,
+    system_template: data.SystemTemplate = None,
+    keep: data.Keep = None,
+    table: data.Table = None,
+    output: outputs.Output = None,
+    claim: sharing.Claim = None,
+    shard: sharing.Shard = None,
+    piece_lines: sharing.PieceLines = 10000,
+    ordered: outputs.Ordered = False,
+    fsync_interval: outputs.FsyncInterval = 5.0,
+    fsync_every_record: outputs.FsyncEveryRecord = False,
+    prompt_format: prompts.PromptFormat = "auto",
+    chat: prompts.Chat = False,
+    system_prompt: prompts.SystemPrompt = None,
+    on_too_long: prompts.OnTooLong = "error",
+    max_tokens: prompts.MaxTokens = None,
+    temperature: prompts.Temperature = None,
+    top_p: prompts.TopP = None,
+    top_k: prompts.TopK = None,
+    n: prompts.N = None,
+    stop: prompts.Stop = None,
+    seed: prompts.Seed = None,
+    hostfile: fleet.Hostfile = None,
+    tag: fleet.Tag = None,
+    up: fleet.Up = None,
+    engine: fleet.EngineName = None,
+    engine_args: fleet.EngineArgs = "",
+    model: fleet.Model = None,
+    model_map: fleet.ModelMap = None,
+    min_agents: fleet.MinAgents = 1,
+    share: sharing.Share = None,
+    takeover_after: sharing.TakeoverAfter = 30.0,
+    balance: fleet.Balance = "adaptive",
+    concurrency: fleet.Concurrency = None,
+    walltime: limits.Walltime = None,
+    patience: limits.Patience = None,
+    timeout: limits.Timeout = None,
+    stall: limits.Stall = 30.0,
+    grace: limits.Grace = 8.0,
+    expect: checks.Expect = None,
+    expect_retries: checks.ExpectRetries = 2,
+    expect_remedy: checks.ExpectRemedy = "temperature",
+    length_is_failure: checks.LengthIsFailure = False,
+    stop_after_failures: checks.StopAfterFailures = None,
+    max_total_tokens: checks.MaxTotalTokens = None,
+    max_cost: checks.MaxCost = None,
+    price: checks.Prices = None,
+    cache: checks.CacheFolder = None,
+    cache_sampled: checks.CacheSampled = False,
+    dry_run: display.DryRun = False,
+    yes: inputs.Yes = False,
+    quiet: display.Quiet = False,
+    json: display.Json = False,
+    warn_after: display.WarnAfter = 30.0,
+    run_log: display.RunLog = True,
+    metrics_port: display.MetricsPort = None,
+    metrics_host: display.MetricsHost = "127.0.0.1",
 ) -> None:
     """Answer every request of a file, each exactly once.
 
@@ -264,7 +96,7 @@ def run(
     from aurora_pool.jobs.walltime import find_deadline
     from aurora_pool.sharing import parse_part
 
-    options_sharing.check(output=output, claim=claim, shard=shard, dry_run=dry_run)
+    sharing.check(output=output, claim=claim, shard=shard, dry_run=dry_run)
     given = {
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -282,11 +114,11 @@ def run(
         prompt_format="chat" if chat else prompt_format,
         system_prompt=system_prompt,
         input_format=input_format,
-        columns=options_data.columns_of(id_field, prompt_field, template, system_template, keep),
+        columns=data.columns_of(id_field, prompt_field, template, system_template, keep),
         table=table,
         allow_empty=allow_empty,
-        expect=options_checks.expectation_of(expect, expect_retries, expect_remedy, length=length_is_failure),
-        guardrails=options_checks.guardrails_of(stop_after_failures, max_total_tokens, max_cost, price),
+        expect=checks.expectation_of(expect, expect_retries, expect_remedy, length=length_is_failure),
+        guardrails=checks.guardrails_of(stop_after_failures, max_total_tokens, max_cost, price),
         cache=cache,
         cache_sampled=cache_sampled,
         before_changes=None if yes or dry_run else confirm_changes,

@@ -17,7 +17,7 @@ import httpx2
 import openai
 
 from aurora_pool.errors import NoAgentsError, PoolError
-from aurora_pool.runtime.forward import OWN_HEADERS, ForwardedReply, Forwarder
+from aurora_pool.runtime.forward import HOP_HEADERS, OWN_HEADERS, ForwardedReply, Forwarder
 
 __all__ = ["PoolTransport", "make_client"]
 
@@ -55,7 +55,8 @@ class PoolTransport(httpx2.AsyncBaseTransport):
             raise httpx2.ReadTimeout(f"no reply within {read_within:g} s", request=request) from error
         except PoolError as error:
             raise httpx2.ConnectError(str(error), request=request) from error
-        return httpx2.Response(reply.status, headers=reply.headers, stream=_Body(reply, read_within), request=request)
+        kept = [(name, value) for name, value in reply.headers.items() if name.lower() not in HOP_HEADERS]
+        return httpx2.Response(reply.status, headers=kept, stream=_Body(reply, read_within), request=request)
 
 
 class _Body(httpx2.AsyncByteStream):

@@ -14,9 +14,10 @@ from aurora_pool.arguments import check_whole
 from aurora_pool.errors import PoolClosedError, PoolError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Content, Prompt, Response, Sampling
-from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.work import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
 
 _RATE_OVER = 10.0
@@ -89,18 +90,7 @@ class EnginePool(AgentPool):
         check_whole(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
         self._place = AgentEndpoint("in-process", 1)
         # Of what all pools share it uses the views; nothing is ever sent.
-        super().__init__(
-            [self._place],
-            serving=Serving(engine.model, None),
-            timeout=None,
-            balance="adaptive",
-            concurrency=None,
-            connector_limit=None,
-            timeouts=None,
-            connection=None,
-            observer=None,
-            rng=None,
-        )
+        super().__init__([self._place], Serving(engine.model, None), FleetOptions())
         self._engine = engine
         self._max_tokens = max_tokens
         self.max_tokens_aggregation = max_tokens_aggregation

@@ -9,6 +9,7 @@ Three kinds of line are known:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
@@ -152,7 +153,10 @@ class RequestReader:
             body.setdefault(key, value)
         _check_body(url, body)
         digest = _HASHES[url, raw].copy()
-        digest.update(self._encode(body))
+        try:
+            digest.update(self._encode(body))
+        except (TypeError, ValueError, RecursionError) as error:  # a row of a table may hold anything
+            raise RequestError(_lone_surrogate(error) or f"the row can't be sent: {error}") from None
         return Request(
             name if name is not None else made_up(number),
             url,
@@ -187,7 +191,7 @@ class RequestReader:
         try:
             fields = self._decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise RequestError(f"expected a JSON object: {error}") from None
+            raise RequestError(_why_unread(line, error)) from None
         if not isinstance(fields, dict):
             raise RequestError("expected a JSON object")
         return self._object(fields)
@@ -231,6 +235,23 @@ def made_up(number: int) -> str:
 def is_made_up(name: str) -> bool:
     """Whether an id may be one of a line that had none."""
     return name.startswith("line-") and name[5:].isdigit()
+
+
+def _why_unread(line: bytes, error: Exception) -> str:
+    """Say what is wrong with a line. msgspec takes half of a surrogate pair for a JSON error, or for a cut line."""
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as found:
+        lone = _lone_surrogate(found)
+    else:
+        lone = None
+    return lone or f"expected a JSON object: {error}"
+
+
+def _lone_surrogate(error: Exception) -> str | None:
+    if not isinstance(error, UnicodeEncodeError):
+        return None
+    return f"the text is no valid Unicode: a lone surrogate, {error.object[error.start]!a}"
 
 
 def parse_model_map(pairs: list[str]) -> dict[str, str]:

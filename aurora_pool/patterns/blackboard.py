@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from aurora_pool.arguments import check_many
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.messages import Prompt, Response, Sampling
 from aurora_pool.patterns.templates import SEPARATOR, render
@@ -80,6 +81,7 @@ class Blackboard:
     """
 
     def __init__(self, sections: Mapping[str, str] | Iterable[str], roles: Sequence[Role]) -> None:
+        check_many(sections=sections)
         texts = sections if isinstance(sections, Mapping) else dict.fromkeys(sections, "")
         self._sections = {name: [Contribution(name, text)] if text else [] for name, text in texts.items()}
         self._roles = tuple(roles)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -10,11 +11,13 @@ from typing import Any
 
 import msgspec
 
+from aurora_pool.arguments import check_many
 from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.ahead import ahead
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import check_prompts
 
 MOST_LOGPROBS = 20  # what a server allows by default (--max-logprobs)
 _NEXT = Sampling(
@@ -79,9 +82,13 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
     it. Leading spaces matter: after ``"...answer:"`` a model says ``" Yes"``, in a chat ``"Yes"``. Of a prompt's own
     sampling, only the ``extra`` fields count (``chat_template_kwargs``, to keep a model from thinking first).
 
+    A prompt whose agent leaves out the log-probabilities, or tells none that can be read, fails.
+
     Raises :class:`~aurora_pool.errors.ConfigError` for fewer than two choices, an empty one, or two that are equal or
-    have equal tokens; :class:`~aurora_pool.errors.BadReply` if a server leaves out the log-probabilities.
+    have equal tokens.
     """
+    check_prompts(prompts)
+    check_many(choices=choices)
     if len(choices) < 2 or not all(choices) or len(set(choices)) < len(choices):
         raise ConfigError(f"expected two or more different choices, none of them empty: got {list(choices)!r}")
     tokens = await _tokens_of_choices(pool, choices)
@@ -94,7 +101,14 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
             yield (number, None), _asking_for_next(prompt)
 
     def follow(key: tuple[int, str | None], response: Response) -> list[Work[tuple[int, str | None]]]:
-        number, choice = key
+        try:
+            return list(read(*key, response))
+        except BadReply as error:
+            response = Response(False, "", str(error), response.agent_index, "exhausted")
+        failed.setdefault(key[0], response)
+        return []
+
+    def read(number: int, choice: str | None, response: Response) -> Iterable[Work[tuple[int, str | None]]]:
         if not response.success:
             failed.setdefault(number, response)
             return []
@@ -122,8 +136,11 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
     A text is scored as it stands, without a chat template, and may be given as token ids. Scoring reads no prefix cache
     and costs a server much memory: the pool sends such prompts in small lists.
 
-    Raises :class:`~aurora_pool.errors.BadReply` if a server leaves out the log-probabilities.
+    A text whose agent leaves out the log-probabilities, or tells none that can be read, fails.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for one text instead of several.
     """
+    check_many(texts=texts)
     scores: list[Score] = []
     places: list[tuple[int, Sequence[int]]] = []
 
@@ -141,11 +158,15 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
     async with aclosing(pool.iter_responses(feed())) as responses:
         async for index, response in responses:
             place, ids = places[index]
-            if response.success:
-                known = list(_logprobs_of_last(response, ids))
-                scores[place] = Score(True, sum(known), len(known))
-            else:
+            if not response.success:
                 scores[place] = Score(False, error=response.error, error_kind=response.error_kind)
+                continue
+            try:
+                known = _logprobs_of_last(response, ids)
+            except BadReply as error:
+                scores[place] = Score(False, error=str(error), error_kind="exhausted")
+            else:
+                scores[place] = Score(True, sum(known), len(known))
     return scores
 
 
@@ -183,14 +204,14 @@ def _among_next(response: Response, tokens: Mapping[str, Sequence[int]]) -> dict
     return {choice: likely[name] for choice, name in names.items() if name in likely}
 
 
-def _logprobs_of_last(response: Response, ids: Sequence[int]) -> Iterator[float]:
-    """Yield the log-probabilities of a prompt's last tokens; the first token of all has none."""
+def _logprobs_of_last(response: Response, ids: Sequence[int]) -> list[float]:
+    """The log-probabilities of a prompt's last tokens; the first token of all has none."""
     entries: Sequence[Any] = (response.prompt_logprobs or [])[-len(ids) :]
-    if len(entries) != len(ids):
-        raise BadReply(f"agent {response.agent_index} did not tell the prompt_logprobs that it was asked for")
-    for token, entry in zip(ids, entries, strict=True):
-        if entry is not None:
-            yield float(entry[str(token)]["logprob"])
+    if len(entries) == len(ids):
+        told = [(token, entry) for token, entry in zip(ids, entries, strict=True) if entry is not None]
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            return [float(entry[str(token)]["logprob"]) for token, entry in told]
+    raise BadReply(f"agent {response.agent_index} did not tell the prompt_logprobs that it was asked for")
 
 
 def _chosen(choices: Sequence[str], logprobs: Mapping[str, float], failed: Response | None) -> Choice:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from aurora_pool.arguments import check_one_of
+from aurora_pool.arguments import check_many, check_one_of
 from aurora_pool.errors import BadRecord, ConfigError
 
 DocumentFormat = Literal["text", "chatgpt-export", "claude-export"]
@@ -45,6 +45,7 @@ def read_documents(paths: Iterable[str | Path], input_format: DocumentFormat = "
     the file, if one can't be read or is not of that format.
     """
     check_one_of("input_format", input_format, get_args(DocumentFormat))
+    check_many(paths=paths)
     return [document for path in paths for document in _read(Path(path), input_format)]
 
 

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 import msgspec
 
-from aurora_pool.arguments import check_whole
+from aurora_pool.arguments import check_many, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render, require_placeholder
 from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import check_prompts
 from aurora_pool.progress import OnCallProgress
 
 
@@ -54,6 +55,7 @@ async def map_gather(
     Raises :class:`~aurora_pool.errors.ConfigError` if the template has no ``{item}``.
     """
     require_placeholder("template", template, "item")
+    check_many(items=items)
     return await scatter_gather(pool, [render(template, item=item) for item in items], max_tokens, sampling=sampling)
 
 
@@ -87,6 +89,7 @@ async def sample_many(
     Raises :class:`~aurora_pool.errors.ConfigError` if ``n`` is less than 1, or if the temperature is 0.
     """
     check_whole(1, n=n)
+    check_prompts(prompts)
     copies = [copy for prompt in prompts for copy in _copies(prompt, n, sampling)]
     responses = await pool.send_all_batched(copies, max_tokens, sampling=sampling)
     return [responses[start : start + n] for start in range(0, len(responses), n)]

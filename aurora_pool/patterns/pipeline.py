@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from aurora_pool.arguments import check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
-from aurora_pool.patterns.reduce import merging, reduce_forest, reduce_room
+from aurora_pool.patterns.reduce import Clean, merging, reduce_forest, reduce_room
 from aurora_pool.patterns.templates import render, require_placeholder
 from aurora_pool.patterns.tree import ReduceResult, ReduceTree, why_not
 from aurora_pool.pool import VLLMPool
@@ -75,6 +76,7 @@ async def run_pipeline(
     prompt without any placeholder.
     """
     _check(stages)
+    check_many(items=items)
     taken: list[_Item] = []
 
     def work(number: int, step: int) -> Work[tuple[int, int]]:
@@ -120,7 +122,10 @@ async def fan_out_fan_in(
     merge_prompt: str,
     *,
     max_tokens: int | None = None,
+    reduce_max_tokens: int | None = None,
+    clean: Clean | None = None,
     sampling: Sampling | None = None,
+    keep_blank: bool = False,
 ) -> list[ReduceResult]:
     r"""Ask several prompts about every item at once, and merge the answers about it: one result per item, in order.
 
@@ -136,6 +141,8 @@ async def fan_out_fan_in(
     ``prompts`` are templates with ``{item}``, by a name that tells which of an item's answers was lost;
     ``merge_prompt`` has ``{responses}``, in the order of ``prompts``, and may have ``{item}``. An item's answers are
     merged as soon as they are in. Where they would not fit the model's context together, they are merged in parts.
+    ``max_tokens`` are those of ``prompts``; ``reduce_max_tokens``, ``clean`` and ``keep_blank`` those of
+    :func:`~aurora_pool.patterns.tree_reduce`.
 
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no prompts, a template without its
     placeholder.
@@ -144,11 +151,12 @@ async def fan_out_fan_in(
         raise ConfigError("there are no prompts to fan out to")
     for name, template in prompts.items():
         require_placeholder(f"prompts[{name!r}]", template, "item")
-    room = await reduce_room(pool, merge_prompt, None)
+    check_many(items=items)
+    room = await reduce_room(pool, merge_prompt, reduce_max_tokens)
     inputs = [str(item) for item in items]
     names = list(prompts)
     trees = {
-        number: ReduceTree(len(names), max(2, len(names)), room=room, names=names.__getitem__)
+        number: ReduceTree(len(names), max(2, len(names)), room=room, names=names.__getitem__, keep_blank=keep_blank)
         for number in range(len(inputs))
     }
     leaves = (
@@ -160,8 +168,8 @@ async def fan_out_fan_in(
     def values_of(number: int) -> dict[str, object]:
         return {"item": inputs[number]}
 
-    prompt_for = merging(pool, merge_prompt, None, values_of)
-    return list((await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling)).values())
+    prompt_for = merging(pool, merge_prompt, reduce_max_tokens, values_of)
+    return list((await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)).values())
 
 
 def _check(stages: Sequence[Stage]) -> None:

@@ -7,6 +7,7 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
+from aurora_pool.arguments import check_many
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
@@ -68,6 +69,7 @@ async def tree_reduce(
     without its placeholder, a reduce prompt that leaves no room in the model's context.
     """
     require_placeholder("prompt", prompt, "item")
+    check_many(items=items)
     items = list(items)
     room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(len(items), fanin, room=room, on_level=on_level, keep_blank=keep_blank)
@@ -117,7 +119,7 @@ async def broadcast_and_reduce(
         names=lambda index: f"agent {pool.endpoints[index]}",
         keep_blank=keep_blank,
     )
-    responses = await pool.broadcast_prompt(prompt, max_tokens)
+    responses = [_cleaned(response, clean) for response in await pool.broadcast_prompt(prompt, max_tokens)]
     calls = [call for agent, response in enumerate(responses) for call in tree.leaf_done(agent, response)]
     prompt_for: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt, reduce_max_tokens)
     first = [((None, call), prompt_for(None, call)) for call in calls]
@@ -151,6 +153,7 @@ async def map_reduce(
     which the keys first came. Raises what :func:`tree_reduce` raises.
     """
     require_placeholder("prompt", prompt, "item")
+    check_many(items=items)
     room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     groups: dict[Name, list[Item]] = {}
     for item in items:
@@ -226,14 +229,19 @@ async def reduce_forest(
 
     def follow(step: Step[Name], response: Response) -> list[Work[Step[Name]]]:
         name, place = step
-        if clean is not None and response.success:
-            response = msgspec.structs.replace(response, text=clean(response.text))
+        response = _cleaned(response, clean)
         tree = trees[name]
         calls = tree.leaf_done(place, response) if isinstance(place, int) else tree.call_done(place, response)
         return [((name, call), prompt_for(name, call)) for call in calls]
 
     await grow(pool, first, follow, sampling=sampling, report=report)
     return {name: tree.result() for name, tree in trees.items()}
+
+
+def _cleaned(response: Response, clean: Clean | None) -> Response:
+    if clean is None or not response.success:
+        return response
+    return msgspec.structs.replace(response, text=clean(response.text))
 
 
 def merging(

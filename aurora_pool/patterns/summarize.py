@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from aurora_pool.arguments import check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.patterns.documents import Document
@@ -66,6 +67,7 @@ async def summarize(
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no text in the documents, chunks that don't
     fit the context, and what :func:`~aurora_pool.patterns.tree_reduce` refuses.
     """
+    check_many(documents=documents)
     prompt_room = await context_room(pool, "prompt", prompt, "item", max_tokens or pool.max_tokens_aggregation)
     room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     if prompt_room is not None and chunk_tokens is not None and chunk_tokens > prompt_room.tokens:

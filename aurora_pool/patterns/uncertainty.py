@@ -19,6 +19,7 @@ from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Samplin
 from aurora_pool.patterns.gather import sample_many
 from aurora_pool.patterns.templates import render, strip_reasoning
 from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import check_prompts
 
 Entails: TypeAlias = Callable[[str, str, str], bool]
 """Tells whether, as an answer to a question, a first text entails a second: ``entails(question, first, second)``."""
@@ -44,7 +45,8 @@ class Uncertainty:
     - ``predictive_entropy``: the mean of the samples' negative length-normalised log-probabilities (Malinin, Gales
       2021); None, like ``semantic_entropy``, where a server tells none.
     - ``clusters``: for each of ``texts``, the number of its cluster, counted from 0 as they first came.
-    - ``logprobs``: for each text, the mean log-probability of its tokens; ``lost``: how many samples got no answer.
+    - ``logprobs``: for each text, the mean log-probability of its tokens.
+    - ``lost``: how many samples got no answer, or a blank one.
 
     ``success`` is False, and the entropies None, where fewer than two samples were answered or one comparison failed.
     """
@@ -87,6 +89,7 @@ async def semantic_entropy(
     """
     if samples < 2:
         raise ConfigError(f"samples: expected at least 2, for one alone differs from nothing, got {samples!r}")
+    check_prompts(prompts)
     asked = [_with_logprobs(prompt, sampling) for prompt in prompts]
     answers = await sample_many(pool, asked, samples, max_tokens)
     states = [_Clustering(_words_of(prompt), group, clean) for prompt, group in zip(asked, answers, strict=True)]
@@ -116,10 +119,11 @@ class _Clustering:
     def __init__(self, question: str, responses: Sequence[Response], clean: Callable[[str], str]) -> None:
         self.question = question
         self.failed = next((response for response in responses if not response.success), None)
-        answered = [response for response in responses if response.success]
+        cleaned = [(clean(response.text), response) for response in responses if response.success]
+        answered = [(text, response) for text, response in cleaned if text.strip()]
         self.lost = len(responses) - len(answered)
-        self.texts = [clean(response.text) for response in answered]
-        self.logprobs = [_mean_logprob(response) for response in answered]
+        self.texts = [text for text, _ in answered]
+        self.logprobs = [_mean_logprob(response) for _, response in answered]
         self.clusters: list[int] = []
         self._first: list[str] = []
         """The first text of each cluster."""

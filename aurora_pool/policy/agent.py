@@ -7,10 +7,9 @@ from collections import Counter
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.flow import Flow
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 
 RATE_LIMITED = "rate-limited"
 """The state of an agent in service that answers 429 to whatever it gets."""

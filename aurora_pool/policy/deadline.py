@@ -6,7 +6,8 @@ import heapq
 from collections.abc import Sequence
 
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.work import Failure, WorkItem
+from aurora_pool.policy.plan import Failure
+from aurora_pool.policy.work import WorkItem
 
 
 class Deadlines:

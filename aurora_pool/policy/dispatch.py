@@ -26,10 +26,12 @@ from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.plan import NOTHING, Plan, PolicyEvents
 from aurora_pool.policy.quarantine import refill_quarantine_agents
-from aurora_pool.policy.scheduler import TURN, Balance, Scheduler
+from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agent
+from aurora_pool.policy.scheduler import Balance, Scheduler
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import NOTHING, InFlightRequest, Plan, PolicyEvents, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 
 class PromptAnswer(Protocol):
@@ -54,7 +56,7 @@ class Dispatcher:
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
     open at most.
 
-    >>> from aurora_pool.policy.queues import PromptQueue
+    >>> from aurora_pool.policy.work import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
     >>> queue = PromptQueue(range(2))
     >>> dispatcher.admit([WorkItem(queue, i, "kind", work=None) for i in range(5)], now=0.0)
@@ -139,6 +141,7 @@ class Dispatcher:
         ledger.answered += 1
         item = ledger.release(request, slot, started=started)
         item.queue.caller.answered(tokens, 1)
+        ledger.turns.fell(item.queue.caller)
         first = not item.done
         if first:
             ledger.complete(item, now)
@@ -191,13 +194,10 @@ class Dispatcher:
         ]
         if settled:
             ledger.lengths.add(*lengths)
-            queue = results[0][0].queue
-            caller = queue.caller
-            before = caller.service
+            caller = results[0][0].queue.caller
             ledger.release_done(request, caller, settled, started)
             caller.answered(sum(lengths), settled)
-            if caller.service < before - TURN and queue.items:
-                ledger.turns.moved_up(queue)
+            ledger.turns.fell(caller)
             self._first_sign(request, agent, now)
             if started:
                 agent.flow.decoded(decoded, started * now - shown, started, agent.running, now)
@@ -248,12 +248,14 @@ class Dispatcher:
         return self._faults.failed(request, error, now)
 
     def probed(self, agent: int, outcome: Outcome, reason: str, now: float) -> None:
-        """Record what the probe of an agent that is out came to."""
-        self.ledger.agent_probed(self.ledger.agents[agent], outcome, reason, now)
+        """Record what the probe of an agent came to that is out, on trial, or silent."""
+        state = self.ledger.agents[agent]
+        self._faults.stall.probed(state, outcome, now)
+        agent_probed(self.ledger, state, outcome, reason, now)
 
     def serves_another_model(self, agent: int, reason: str, now: float) -> None:
         """Record that an agent says of itself that it does not serve what is asked for."""
-        self.ledger.agent_failed(self.ledger.agents[agent], Outcome.WRONG_MODEL, reason, now)
+        agent_failed(self.ledger, self.ledger.agents[agent], Outcome.WRONG_MODEL, reason, now)
 
     def load_checked(self, agent: int, finding: Finding, now: float) -> None:
         """Record what a look at a silent agent has shown."""
@@ -279,7 +281,7 @@ class Dispatcher:
 
     def restore_agent(self, agent: int, now: float) -> None:
         """Record that a removed agent is part of the fleet again."""
-        self.ledger.restore_agent(self.ledger.agents[agent], now)
+        restore_agent(self.ledger, self.ledger.agents[agent], now)
 
     def close(self) -> None:
         """Forget all prompts. Without it, those left over are never freed: see :class:`WorkItem`."""

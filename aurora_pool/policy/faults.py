@@ -12,11 +12,12 @@ from aurora_pool.policy.autopsy import DIED, Autopsies
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, classify
+from aurora_pool.policy.plan import Failure, describe
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
+from aurora_pool.policy.rotation import agent_failed, remove_agent
 from aurora_pool.policy.stall import LOOK_AFTER, Finding, StallDetector
-from aurora_pool.policy.work import SUSPICIOUS_DEATHS, Failure, InFlightRequest, WorkItem, describe
+from aurora_pool.policy.work import SUSPICIOUS_DEATHS, InFlightRequest, PromptQueue, WorkItem
 
 __all__ = ["Faults", "Finding"]
 
@@ -56,7 +57,7 @@ class Faults:
             self.autopsies.begin(agent, left, reason)
             return outcome
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
-            ledger.agent_failed(agent, Outcome.BROKEN, reason, now)
+            agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
             self._note_moved(left, agent, Outcome.BROKEN)
             self._send_again(left, now)
             return Outcome.BROKEN
@@ -68,7 +69,7 @@ class Faults:
         else:
             if outcome is Outcome.BROKEN:
                 self._cool_down(agent, now)
-            ledger.agent_failed(agent, outcome, reason, now)
+            agent_failed(ledger, agent, outcome, reason, now)
         if isinstance(error, ConnectFailed):
             self.stall.suspect(agent, now)
         self._consequences(left, agent, outcome, reason, now)
@@ -80,7 +81,7 @@ class Faults:
         died = finding in DIED
         if lost:
             outcome = Outcome.DEAD if died or finding is Finding.UNRESPONSIVE else Outcome.BROKEN
-            self.ledger.agent_failed(agent, outcome, lost[0][1], now)
+            agent_failed(self.ledger, agent, outcome, lost[0][1], now)
             if not agent.sent:
                 agent.load_check_sent = False
                 self.stall.saw_activity(agent)
@@ -121,7 +122,7 @@ class Faults:
         agent = ledger.agents[request.agent]
         item = ledger.release(request, slot, started=started)
         self._cool_down(agent, now)
-        ledger.agent_failed(agent, Outcome.BROKEN, reason, now)
+        agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
         self._consequences(self._movable([item], agent, reason, now), agent, Outcome.BROKEN, reason, now)
 
     def _cool_down(self, agent: AgentState, now: float, at_least: float = 0.0) -> None:
@@ -148,7 +149,7 @@ class Faults:
 
     def removed(self, agent: AgentState, now: float) -> None:
         """Take an agent out for good: what it holds moves."""
-        left = self._movable(self.ledger.remove_agent(agent, now), agent, agent.last_error, now)
+        left = self._movable(remove_agent(self.ledger, agent, now), agent, agent.last_error, now)
         self._consequences(left, agent, Outcome.DRAINING, agent.last_error, now)
 
     def _give_up(self, agent: AgentState, error: PoolError, now: float) -> None:
@@ -156,7 +157,7 @@ class Faults:
         outcome = classify(error, 1)
         reason = describe(error)
         lists = [self._movable(self.ledger.close(request, now), agent, reason, now) for request in list(agent.requests)]
-        self.ledger.agent_failed(agent, outcome, reason, now)
+        agent_failed(self.ledger, agent, outcome, reason, now)
         for items in lists:
             if outcome is Outcome.DEAD:
                 self._try_again_later(items, agent, reason, now)

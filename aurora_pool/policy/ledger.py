@@ -1,12 +1,12 @@
 """The ledger of the fleet: which prompt is where, who holds which credits, what is due when.
 
-Every other part of the dispatcher (deal, faults, hedge, isolate) writes here and only here, so that these hold:
+Every other part of the dispatcher (scheduler, faults, hedge, quarantine) writes here and only here, so that these hold:
 
-- a item ends exactly once: :meth:`Ledger.finish` is the one place;
-- ``agent.held`` is the number of its prompts in the staged and in open requests: every slot that is released gives one
+- a work item ends exactly once: :meth:`Ledger.complete` is the one place;
+- ``agent.held`` is the number of its prompts that are staged or in open requests: every slot that is released gives one
   credit back, once;
-- ``item.holders`` is the number of outboxes and open requests that a item is in, and a item that is not done and
-  has no holder waits in its queue (or for the end of a pause).
+- ``item.holders`` is the number of agents at which an item is staged or in an open request, and an item that is not
+  done and has no holder waits in its queue (or for the end of a cooldown).
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import random
 from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.breaker import State
-from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import Caller, PromptQueue, Turns
+from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
+from aurora_pool.policy.queues import Turns
 from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.timers import Timers
-from aurora_pool.policy.work import Failure, InFlightRequest, Plan, PolicyEvents, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
 
 
 class Ledger:
@@ -267,38 +266,6 @@ class Ledger:
 
     # -- agents -------------------------------------------------------------------------------------------------
 
-    def agent_failed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
-        """Record a failure of an agent; it may go out of service, and a probe is then due later."""
-        agent.note_failure(outcome, reason)
-        if agent.breaker.failed(outcome, now, self.rng):
-            self._take_out(agent, f"{outcome.value}: {reason}", now)
-        elif agent.breaker.begin_trial():
-            self.pending.probe.append(agent.index)
-
-    def _take_out(self, agent: AgentState, reason: str, now: float) -> None:
-        self._went_out(agent, now)
-        self.events.agent_state(agent.index, agent.breaker.state.value, reason)
-        self.timers.add(agent.breaker.probe_at, self._probe, agent)
-
-    def agent_probed(self, agent: AgentState, outcome: Outcome, reason: str, now: float) -> None:
-        """Record what a probe of an agent that is out, or on trial, has shown."""
-        if agent.breaker.on_trial:
-            if agent.breaker.tried(outcome, now, self.rng):
-                self._take_out(agent, f"{agent.last_error}; and a probe: {reason or outcome.value}", now)
-            return
-        if agent.breaker.state is not State.PROBING:
-            return
-        if agent.breaker.probed(outcome, now, self.rng):
-            self.in_service += 1
-            agent.last_byte = now
-            agent.check(False)
-            self.touched[agent] = None
-            self.events.agent_state(agent.index, agent.breaker.state.value, "it answers")
-        else:
-            agent.last_error = reason
-            self.timers.add(agent.breaker.probe_at, self._probe, agent)
-        self.rescan()
-
     def add_agent(self, name: str) -> int:
         """Record a new agent, in service; return its index."""
         agent = AgentState(len(self.agents), self._requests_limit)
@@ -309,43 +276,8 @@ class Ledger:
         self.rescan()
         return agent.index
 
-    def remove_agent(self, agent: AgentState, now: float) -> list[WorkItem]:
-        """Take an agent out for good; return the prompts that it held, unanswered."""
-        left = [item for request in list(agent.requests) for item in self.close(request, now)]
-        was_in_service = agent.in_service
-        agent.breaker.remove()
-        agent.last_error = "it was removed from the fleet"
-        if was_in_service:
-            self._went_out(agent, now)
-        self.events.agent_state(agent.index, agent.breaker.state.value, agent.last_error)
-        return left
-
-    def restore_agent(self, agent: AgentState, now: float) -> None:
-        """Take an agent back that was removed: it is in service once a probe of it is answered."""
-        agent.breaker.restore(now)
-        self.timers.add(now, self._probe, agent)
-
-    def _went_out(self, agent: AgentState, now: float) -> None:
-        self.in_service -= 1
-        self.touched[agent] = None
-        agent.refresh()
-        unsent = agent.staged
-        self.unassign(agent, unsent)
-        self.requeue(reversed(unsent), now)
-        for queue in self.queues:
-            if agent.index in queue.by_agent:
-                queue.items.extend(queue.by_agent.pop(agent.index))
-                self.turns.enter(queue)
-        self.rescan()
-
     def rescan(self) -> None:
         """Have the next plan look at all agents for all queues."""
         for queue in self.queues:
             self._scans[queue] = None
             queue.rescan_due = 0.0
-
-    def _probe(self, agent: AgentState, now: float) -> None:
-        if agent.breaker.state is not State.OUT:
-            return
-        agent.breaker.probing()
-        self.pending.probe.append(agent.index)

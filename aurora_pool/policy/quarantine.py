@@ -20,8 +20,7 @@ from typing import TypeVar
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import PromptQueue, WorkItem
 
 T = TypeVar("T")
 

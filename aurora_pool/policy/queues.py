@@ -1,4 +1,4 @@
-"""What waits, and whose turn it is: one queue per caller, served in turns by weight in expected tokens.
+"""Whose turn it is: one queue per caller, served in turns by weight in expected tokens.
 
 Turns are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): what a caller is given advances its *service*,
 in expected tokens divided by its weight, and whoever has the least service is next. A caller that begins to wait starts
@@ -10,158 +10,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable
 
-from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import WorkItem
-
-if TYPE_CHECKING:
-    from aurora_pool.policy.tail import End
-
-EXPECTED_TOKENS = 128.0
-"""The tokens that an answer is expected to have while a caller has none yet."""
-MEMORY = 1 / 256
-"""How much one answer weighs in the running mean of a caller's answers."""
-
-
-class AgentView:
-    """The agents of a pool or of a view of one, in the order in which prompts are dealt."""
-
-    __slots__ = ("members", "serves")
-
-    members: Sequence[int]
-    serves: Container[int]
-
-    def __init__(self, members: Sequence[int]) -> None:
-        self.set_members(members)
-
-    def set_members(self, members: Sequence[int]) -> None:
-        """Say which agents these are, in the order in which prompts are dealt."""
-        self.members = members
-        self.serves = members if isinstance(members, range) else frozenset(members)
-
-
-class Caller:
-    """Whoever asks: what it has been given so far, against the others.
-
-    ``weight`` is its share against that of others of the same ``priority``; of two priorities the lower number is
-    served first, as vLLM counts them.
-    """
-
-    __slots__ = ("answer_tokens", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
-
-    def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
-        self.weight = weight
-        self.priority = priority
-        self.service = 0.0
-        """Tokens given so far, divided by the weight: of answers those that came, before that those expected."""
-        self.in_flight = 0
-        """How many of its prompts are assigned to agents and not answered."""
-        self.owed = 0.0
-        """The tokens that are expected of what is in flight."""
-        self.prompt_cost = EXPECTED_TOKENS
-        """What its last prompt was expected to cost, in tokens."""
-        self.answer_tokens = EXPECTED_TOKENS
-        """The mean length of its answers, in tokens."""
-
-    def charge(self, items: Sequence[WorkItem]) -> None:
-        """Record that these prompts were given to an agent."""
-        owed = len(items) * self.answer_tokens
-        cost = sum([item.prompt_tokens for item in items]) + owed
-        self.prompt_cost = cost / len(items)
-        self.owed += owed
-        self.service += cost / self.weight
-
-    def returned(self, prompts: int) -> None:
-        """Record that this many of its prompts are at an agent no more: what was expected of them is not owed."""
-        share = self.owed * prompts / self.in_flight if self.in_flight else 0.0
-        self.in_flight -= prompts
-        self.owed -= share
-        self.service -= share / self.weight
-
-    def answered(self, tokens: int, answers: int) -> None:
-        """Record answers of this many tokens together."""
-        self.service += tokens / self.weight
-        weight = min(0.5, answers * MEMORY)
-        self.answer_tokens += (max(1.0, tokens / answers) - self.answer_tokens) * weight
-
-    @property
-    def completed(self) -> float:
-        """Its service without what is in flight."""
-        return self.service - self.in_flight * self.prompt_cost / self.weight
-
-
-class PromptQueue:
-    """The prompts of one caller that wait for agents of one view.
-
-    ``expected`` is how many prompts are still to come from the caller's input, where its length is known;
-    ``unbounded`` says that it is not. ``patience`` is how many seconds prompts wait while no member is in service.
-    A ``pinned`` queue belongs to a request for a particular agent: nothing is hedged, and a failure of that agent is a
-    failure of the prompt.
-    """
-
-    __slots__ = (
-        "by_agent",
-        "caller",
-        "end",
-        "entry",
-        "expected",
-        "items",
-        "patience",
-        "pinned",
-        "quarantine_after",
-        "quarantined",
-        "rescan_due",
-        "rescan_set",
-        "unbounded",
-        "unserved_since",
-        "view",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        view: AgentView | Sequence[int],
-        *,
-        caller: Caller | None = None,
-        patience: float = FOREVER,
-        pinned: bool = False,
-    ) -> None:
-        self.view = view if isinstance(view, AgentView) else AgentView(view)
-        self.caller = caller or Caller()
-        self.patience = patience
-        self.pinned = pinned
-        self.items: deque[WorkItem] = deque()
-        self.entry = -1
-        """Its valid entry among those whose turn may be."""
-        self.by_agent: dict[int, deque[WorkItem]] = {}
-        """What waits for a particular agent."""
-        self.quarantined: deque[WorkItem] = deque()
-        self.quarantine_after: float | None = None
-        """Until when quarantined prompts wait for others, where there are few agents."""
-        self.expected = 0
-        self.unbounded = False
-        self.unserved_since: float | None = None
-        self.end: End | None = None
-        """How its end was last foreseen; None while it is not in sight."""
-        self.rescan_due = 0.0
-        self.rescan_set = False
-
-    def for_call(self, *, weight: float = 1.0, priority: int = 0) -> PromptQueue:
-        """A queue of the same view for one more caller."""
-        return PromptQueue(
-            self.view, caller=Caller(weight=weight, priority=priority), patience=self.patience, pinned=self.pinned
-        )
-
-    def over(self, members: Sequence[int]) -> PromptQueue:
-        """A queue of the same caller for other agents."""
-        return PromptQueue(members, caller=self.caller, patience=self.patience, pinned=self.pinned)
-
-    @property
-    def waiting(self) -> int:
-        """How many prompts wait here."""
-        return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
+from aurora_pool.policy.work import TURN, AgentView, Caller, PromptQueue
 
 
 class Turns:
@@ -176,7 +28,7 @@ class Turns:
     def __init__(self) -> None:
         self._heaps: dict[AgentView, list[_Entry]] = {}
         self._single: dict[int, list[_Entry]] = {}
-        self._entered: set[PromptQueue] = set()
+        self._entered: dict[PromptQueue, None] = {}
         self._start: dict[int, float] = {}
         self._count = itertools.count()
 
@@ -187,7 +39,7 @@ class Turns:
         caller = queue.caller
         if not caller.in_flight:
             caller.service = max(caller.service, self._least_completed(caller.priority))
-        self._entered.add(queue)
+        self._entered[queue] = None
         self._push(queue)
 
     def next_for(self, agent: int) -> PromptQueue | None:
@@ -199,10 +51,13 @@ class Turns:
         """Divide what waits evenly among these agents, each of which is then asked about in this order."""
         return Shares(self._heaps_for, agents)
 
-    def moved_up(self, queue: PromptQueue) -> None:
-        """Record that a caller's service has become less: its turn may come sooner than it was entered for."""
-        if queue in self._entered:
-            self._push(queue)
+    def fell(self, caller: Caller) -> None:
+        """Record that a caller's service may have become less: its turn may come sooner than it was entered for."""
+        if caller.service < caller.entered - TURN / caller.weight:
+            caller.entered = caller.service
+            for queue in self._entered:
+                if queue.caller is caller:
+                    self._push(queue)
 
     def set_aside(self, queue: PromptQueue) -> None:
         """Pass over the queue whose turn it is, until :meth:`put_back`."""
@@ -243,6 +98,7 @@ class Turns:
 
     def _push(self, queue: PromptQueue) -> None:
         caller = queue.caller
+        caller.entered = max(caller.entered, caller.service)
         queue.entry = next(self._count)
         heapq.heappush(self._heap_of(queue), (caller.priority, caller.service, queue.entry, queue))
 
@@ -254,9 +110,10 @@ class Turns:
                 heapq.heappop(heap)
             elif not queue.items:
                 heapq.heappop(heap)
-                self._entered.discard(queue)
+                self._entered.pop(queue, None)
             elif service < queue.caller.service:
                 queue.entry = next(self._count)
+                queue.caller.entered = max(queue.caller.entered, queue.caller.service)
                 heapq.heapreplace(heap, (priority, queue.caller.service, queue.entry, queue))
             else:
                 return True

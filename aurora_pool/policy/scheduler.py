@@ -9,10 +9,10 @@ from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.tail import foresee_end
-from aurora_pool.policy.work import Failure, WorkItem
+from aurora_pool.policy.tail import foresee_end, useful
+from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
 
 Balance = Literal["adaptive", "strict"]
 
@@ -22,8 +22,6 @@ DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
-TURN = 2048.0
-"""Expected tokens that a caller is given in one turn, where others wait as well."""
 
 
 class Scheduler:
@@ -159,10 +157,10 @@ class Scheduler:
         passed: list[PromptQueue] = []
         while prompts > 0 and (queue := turns.next_for(agent.index)) is not None:
             taken: list[WorkItem] = []
-            useful = prompts if queue.end is None else queue.end.useful(agent, self.ledger.now)
-            if useful:
+            in_time = prompts if queue.end is None else useful(queue.end, agent, self.ledger.now)
+            if in_time:
                 turn = prompts if len(turns) == 1 else max(1, int(TURN / queue.caller.prompt_cost))
-                taken = self._take(agent, queue, queue.items, min(prompts, turn, useful))
+                taken = self._take(agent, queue, queue.items, min(prompts, turn, in_time))
             if taken:
                 queue.caller.charge(taken)
                 prompts -= len(taken)

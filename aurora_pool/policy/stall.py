@@ -2,7 +2,8 @@
 
 An agent that sends no byte for :data:`LOOK_AFTER` seconds is looked at, and gets nothing meanwhile. A server that is
 merely busy shows it in its own counters; one that refuses connections is leaving, and what it holds is lost (SIGTERM
-makes vLLM hang like that); one that shows nothing is given up when it has been silent for the whole limit.
+makes vLLM hang like that); one that shows nothing is given up when it has been silent for the whole limit. One that has
+no counters is sent a small request instead when the limit has passed: if it answers that, its silence is no death.
 
 A process that is too busy or too starved to read hears nothing either. Time in which it did not keep up with its own
 alarms is no agent's silence.
@@ -16,11 +17,12 @@ from collections.abc import Callable
 from aurora_pool.errors import ConnectFailed, PoolError, TimedOut
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.outcome import Outcome
 
 LOOK_AFTER = 5.0
 """Seconds without a byte after which an agent that holds prompts is looked at."""
 NO_METRICS_FACTOR = 10.0
-"""An agent that shows no counters may be merely busy: it may show no activity for this many times the limit."""
+"""An agent without counters may be too busy for a small request: it may be silent for this many times the limit."""
 REFUSED_GRACE = 1.0
 """Seconds without a byte after which an agent that refused a connection is looked at."""
 SAMPLE_EVERY = 15.0
@@ -66,6 +68,12 @@ class StallDetector:
         if agent.checking:
             self._judge(agent, finding, now)
 
+    def probed(self, agent: AgentState, outcome: Outcome, now: float) -> None:
+        """Record what a small request to an agent came to: one that answers it works, however silent it was."""
+        if agent.checking and outcome is Outcome.ANSWERED:
+            agent.last_byte = now
+            self.saw_activity(agent)
+
     def saw_activity(self, agent: AgentState) -> None:
         """Record that an agent is not silent, or no longer."""
         agent.check(False)
@@ -82,6 +90,8 @@ class StallDetector:
             self.give_up(agent, ConnectFailed(f"{_GONE[finding]}, and what it held fell silent"), now)
         elif quiet < limit:
             agent.stalled = finding is not Finding.NO_METRICS
+            if quiet >= self.limit:
+                self.ledger.pending.probe.append(agent.index)
         else:
             self.saw_activity(agent)
             self.give_up(agent, TimedOut(f"no byte for {quiet:.0f} s, and {finding.value}"), now)

@@ -8,43 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.window import STEP
+from aurora_pool.policy.work import End
 
 LONG = 0.9
 """The quantile of lengths to reckon with: it is the long answers that end last."""
 MARGIN = 1.15
 """An agent may take this many times as long as the fastest for a long answer, after all prompts have been taken."""
-
-
-class End(NamedTuple):
-    """How the end of a queue was foreseen, at some time."""
-
-    at: float
-    """When all agents would end what they hold and what waits, if all ended together."""
-    taken_at: float
-    """When nothing would wait any more."""
-    long: float
-    """How many tokens a long answer has."""
-    fastest: float
-    """The seconds that the fastest agent takes for a long answer."""
-    soonest: float
-    """The seconds that it takes for an answer of mean length: less than that ahead, it is no use to reckon with."""
-
-    def useful(self, agent: AgentState, now: float) -> int:
-        """How many more prompts an agent could answer in time."""
-        flow = agent.flow
-        rate = flow.sustained
-        if not rate:
-            return agent.limit
-        seconds = service(agent, self.long)
-        wait = max(0.0, agent.held - agent.running - rate * (flow.latency + STEP)) / rate
-        if wait + seconds > max(0.0, self.taken_at - now) + MARGIN * self.fastest + flow.latency:
-            return 0
-        return max(0, math.ceil(rate * max(self.at - now, self.soonest)) - agent.held)
 
 
 def foresee_end(agents: Iterable[AgentState], remaining: int, lengths: Lengths, now: float) -> End | None:
@@ -74,3 +47,16 @@ def service(agent: AgentState, tokens: float) -> float:
     """The seconds that an agent takes for an answer of this many tokens once it has begun, at its usual load."""
     speed = agent.flow.decode_speed
     return tokens / speed if speed else agent.mean_seconds
+
+
+def useful(end: End, agent: AgentState, now: float) -> int:
+    """How many more prompts an agent could answer in time, as the end of a queue was foreseen."""
+    flow = agent.flow
+    rate = flow.sustained
+    if not rate:
+        return agent.limit
+    seconds = service(agent, end.long)
+    wait = max(0.0, agent.held - agent.running - rate * (flow.latency + STEP)) / rate
+    if wait + seconds > max(0.0, end.taken_at - now) + MARGIN * end.fastest + flow.latency:
+        return 0
+    return max(0, math.ceil(rate * max(end.at - now, end.soonest)) - agent.held)

@@ -1,22 +1,25 @@
-"""What the dispatcher moves about: work items (prompts on their way), requests in flight, and plans."""
+"""What waits and what is in flight: prompts on their way (work items), the queues they wait in, and requests."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Container, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
-from aurora_pool.errors import PoolError
-from aurora_pool.messages import ErrorKind
-
-if TYPE_CHECKING:
-    from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.timers import FOREVER
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
 SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on this many agents when they died is quarantined."""
+TURN = 2048.0
+"""Expected tokens that a caller is given in one turn, where others wait as well."""
+EXPECTED_TOKENS = 128.0
+"""The tokens that an answer is expected to have while a caller has none yet."""
+MEMORY = 1 / 256
+"""How much one answer weighs in the running mean of a caller's answers."""
 
 
 class WorkItem(msgspec.Struct, eq=False, gc=False):
@@ -97,56 +100,158 @@ class InFlightRequest:
         return [item for item in self.items if item is not None]
 
 
-class Failure:
-    """A item's end without an answer."""
+class End(NamedTuple):
+    """How the end of a queue was foreseen, at some time."""
 
-    __slots__ = ("agent", "error", "item", "kind")
+    at: float
+    """When all agents would end what they hold and what waits, if all ended together."""
+    taken_at: float
+    """When nothing would wait any more."""
+    long: float
+    """How many tokens a long answer has."""
+    fastest: float
+    """The seconds that the fastest agent takes for a long answer."""
+    soonest: float
+    """The seconds that it takes for an answer of mean length: less than that ahead, it is no use to reckon with."""
 
-    def __init__(self, item: WorkItem, kind: ErrorKind, error: str, agent: int | None) -> None:
-        self.item = item
-        self.kind = kind
-        self.error = error
-        self.agent = agent
+
+class AgentView:
+    """The agents of a pool or of a view of one, in the order in which prompts are dealt."""
+
+    __slots__ = ("members", "serves")
+
+    members: Sequence[int]
+    serves: Container[int]
+
+    def __init__(self, members: Sequence[int]) -> None:
+        self.set_members(members)
+
+    def set_members(self, members: Sequence[int]) -> None:
+        """Say which agents these are, in the order in which prompts are dealt."""
+        self.members = members
+        self.serves = members if isinstance(members, range) else frozenset(members)
 
 
-class Plan(msgspec.Struct, eq=False):
-    """What the pool is to do now: requests to send and to close, agents to probe, prompts that ended unanswered.
+class Caller:
+    """Whoever asks: what it has been given so far, against the others.
 
-    ``probe`` holds agents that are out and due for a trial; ``check`` agents that hold prompts but have fallen silent;
-    ``sample`` agents whose counters of running and waiting prompts the dispatcher would like to know.
+    ``weight`` is its share against that of others of the same ``priority``; of two priorities the lower number is
+    served first, as vLLM counts them.
     """
 
-    send: list[InFlightRequest] = []
-    close: list[InFlightRequest] = []
-    fail: list[Failure] = []
-    probe: list[int] = []
-    check: list[int] = []
-    sample: list[int] = []
+    __slots__ = ("answer_tokens", "entered", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
+
+    def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
+        self.weight = weight
+        self.priority = priority
+        self.service = 0.0
+        """Tokens given so far, divided by the weight: of answers those that came, before that those expected."""
+        self.entered = 0.0
+        """The most service at which a queue of its waits for a turn."""
+        self.in_flight = 0
+        """How many of its prompts are assigned to agents and not answered."""
+        self.owed = 0.0
+        """The tokens that are expected of what is in flight."""
+        self.prompt_cost = EXPECTED_TOKENS
+        """What its last prompt was expected to cost, in tokens."""
+        self.answer_tokens = EXPECTED_TOKENS
+        """The mean length of its answers, in tokens."""
+
+    def charge(self, items: Sequence[WorkItem]) -> None:
+        """Record that these prompts were given to an agent."""
+        owed = len(items) * self.answer_tokens
+        cost = sum([item.prompt_tokens for item in items]) + owed
+        self.prompt_cost = cost / len(items)
+        self.owed += owed
+        self.service += cost / self.weight
+
+    def prompted(self, tokens: float) -> None:
+        """Record the tokens of a prompt that became known with its answer only."""
+        self.service += tokens / self.weight
+
+    def returned(self, prompts: int) -> None:
+        """Record that this many of its prompts are at an agent no more: what was expected of them is not owed."""
+        share = self.owed * prompts / self.in_flight if self.in_flight else 0.0
+        self.in_flight -= prompts
+        self.owed -= share
+        self.service -= share / self.weight
+
+    def answered(self, tokens: int, answers: int) -> None:
+        """Record answers of this many tokens together."""
+        self.service += tokens / self.weight
+        weight = min(0.5, answers * MEMORY)
+        self.answer_tokens += (max(1.0, tokens / answers) - self.answer_tokens) * weight
+
+    @property
+    def completed(self) -> float:
+        """Its service without what is in flight."""
+        return self.service - self.in_flight * self.prompt_cost / self.weight
 
 
-NOTHING = Plan()
-"""The plan with nothing to do."""
+class PromptQueue:
+    """The prompts of one caller that wait for agents of one view.
 
+    ``expected`` is how many prompts are still to come from the caller's input, where its length is known;
+    ``unbounded`` says that it is not. ``patience`` is how many seconds prompts wait while no member is in service.
+    A ``pinned`` queue belongs to a request for a particular agent: nothing is hedged, and a failure of that agent is a
+    failure of the prompt.
+    """
 
-class PolicyEvents:
-    """Receives what the dispatcher decides about agents and prompts; the pool passes it on to its observers."""
+    __slots__ = (
+        "by_agent",
+        "caller",
+        "end",
+        "entry",
+        "expected",
+        "items",
+        "patience",
+        "pinned",
+        "quarantine_after",
+        "quarantined",
+        "rescan_due",
+        "rescan_set",
+        "unbounded",
+        "unserved_since",
+        "view",
+    )  # fmt: skip
 
-    def agent_state(self, agent: int, state: str, reason: str) -> None:
-        """Record that an agent came into or went out of service, and why."""
+    def __init__(
+        self,
+        view: AgentView | Sequence[int],
+        *,
+        caller: Caller | None = None,
+        patience: float = FOREVER,
+        pinned: bool = False,
+    ) -> None:
+        self.view = view if isinstance(view, AgentView) else AgentView(view)
+        self.caller = caller or Caller()
+        self.patience = patience
+        self.pinned = pinned
+        self.items: deque[WorkItem] = deque()
+        self.entry = -1
+        """Its valid entry among those whose turn may be."""
+        self.by_agent: dict[int, deque[WorkItem]] = {}
+        """What waits for a particular agent."""
+        self.quarantined: deque[WorkItem] = deque()
+        self.quarantine_after: float | None = None
+        """Until when quarantined prompts wait for others, where there are few agents."""
+        self.expected = 0
+        self.unbounded = False
+        self.unserved_since: float | None = None
+        self.end: End | None = None
+        """How its end was last foreseen; None while it is not in sight."""
+        self.rescan_due = 0.0
+        self.rescan_set = False
 
-    def prompt_moved(self, agent: int, outcome: str) -> None:
-        """Record that a prompt left an agent unanswered."""
+    def for_call(self, caller: Caller) -> PromptQueue:
+        """A queue of the same view for one more call."""
+        return PromptQueue(self.view, caller=caller, patience=self.patience, pinned=self.pinned)
 
-    def prompt_hedged(self, slow_agent: int, agent: int) -> None:
-        """Record that a prompt was given to a second agent because the first is slow or silent."""
+    def over(self, members: Sequence[int]) -> PromptQueue:
+        """A queue of the same caller for other agents."""
+        return PromptQueue(members, caller=self.caller, patience=self.patience, pinned=self.pinned)
 
-    def silence_cut(self, agent: int, seconds: float) -> None:
-        """Record that connections to an agent are cut, by a proxy before it, when nothing has come for so long."""
-
-    def prompt_quarantined(self, agent: int) -> None:
-        """Record that a prompt is under suspicion of killing agents and goes on apart from others."""
-
-
-def describe(error: PoolError) -> str:
-    """Write an error for a user: its class says what happened where the text alone does not."""
-    return str(error) or type(error).__name__
+    @property
+    def waiting(self) -> int:
+        """How many prompts wait here."""
+        return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))

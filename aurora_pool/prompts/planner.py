@@ -11,8 +11,7 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable

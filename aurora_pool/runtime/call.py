@@ -10,8 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from typing import TYPE_CHECKING
 
 from aurora_pool.messages import AnyPrompt, Response
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.runtime.request_kinds import PlanPrompts, PlanResult
 
 if TYPE_CHECKING:

@@ -19,12 +19,12 @@ from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import Failure, InFlightRequest, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
+from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.health import look, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink
@@ -35,40 +35,30 @@ from aurora_pool.wire.status import HEALTH_PATH, EngineLoad
 class Driver:
     """The agents, the dispatcher over them, and the requests in flight."""
 
-    def __init__(
-        self,
-        endpoints: Sequence[AgentEndpoint],
-        *,
-        timeouts: Timeouts,
-        connection: ConnectionOptions,
-        balance: Balance,
-        stream: bool,
-        timeout: float | None,
-        concurrency: int | None,
-        connector_limit: int | None,
-        observer: Observer | None,
-        rng: random.Random,
-    ) -> None:
+    def __init__(self, endpoints: Sequence[AgentEndpoint], options: FleetOptions) -> None:
         from aurora_pool.runtime.transport import Transport  # noqa: PLC0415 (importing aiohttp takes long)
 
         self.endpoints = list(endpoints)
-        self.timeouts = timeouts
-        self._observed = observer is not None
-        self.observer: Observer = Announcer(observer or Observer())
+        self.timeouts = options.timeouts or Timeouts()
+        self._observed = options.observer is not None
+        self.observer: Observer = Announcer(options.observer or Observer())
         self.probe_requests: dict[int, tuple[str, bytes]] = {}
         """The smallest request that the pool could send to an agent; ``/health`` where that is not known."""
         self.closed = False
         self.prompts_failed = 0
         self.calls: set[Sink] = set()
         self.transport = Transport(
-            endpoints, connect_timeout=timeouts.connect, connector_limit=connector_limit, connection=connection
+            endpoints,
+            connect_timeout=self.timeouts.connect,
+            connector_limit=options.connector_limit,
+            connection=options.connection or ConnectionOptions(),
         )
         self.dispatcher = Dispatcher(
             [str(endpoint) for endpoint in endpoints],
-            rng=rng,
-            balance=balance,
-            timeout=timeout,
-            silence=timeouts.stall,
+            rng=options.rng or random.Random(),
+            balance=options.balance,
+            timeout=options.timeout,
+            silence=self.timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
         )
@@ -81,9 +71,9 @@ class Driver:
             on_sent=self._on_sent,
             schedule=self.schedule,
             names=self.names,
-            stream=stream,
+            stream=options.stream,
         )
-        self._most_requests = min(filter(None, (concurrency, connector_limit)), default=None)
+        self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()

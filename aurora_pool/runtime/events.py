@@ -9,7 +9,7 @@ from typing import Any
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
 from aurora_pool.options import Observer
-from aurora_pool.policy.work import PolicyEvents
+from aurora_pool.policy.plan import PolicyEvents
 from aurora_pool.terminal import one_line
 
 log = logging.getLogger("aurora_pool")

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
-from aurora_pool.messages import Response
+from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import EXPECTED_TOKENS, InFlightRequest, WorkItem
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Reader, guarded
 from aurora_pool.wire.bounds import Bounds
@@ -176,9 +176,13 @@ class Exchanges:
         self._dispatcher.commit(request, self._clock())
         self._schedule()
 
-    def answered(self, request: InFlightRequest) -> None:
+    def answered(self, request: InFlightRequest, usage: Usage | None) -> None:
         """Report that the one prompt of a request has its answer, and its caller has read it."""
-        self._dispatcher.answered(request, 0, 0, self._clock(), started=False)
+        item = request.items[0]
+        if item is not None:
+            item.queue.caller.prompted(EXPECTED_TOKENS if usage is None else usage.prompt_tokens)
+        tokens = 0 if usage is None else usage.completion_tokens
+        self._dispatcher.answered(request, 0, tokens, self._clock(), started=False)
 
     # -- answers ----------------------------------------------------------------------------------------------
 

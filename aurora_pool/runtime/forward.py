@@ -11,21 +11,21 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import msgspec
 
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 
 if TYPE_CHECKING:
     from aurora_pool.policy.agent import AgentState
     from aurora_pool.runtime.driver import Driver
-    from aurora_pool.runtime.exchange import Exchanges
     from aurora_pool.runtime.reply import Reply
+    from aurora_pool.runtime.request_kinds import Reports
 
 OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "keep-alive", "transfer-encoding"}
@@ -40,13 +40,24 @@ CHUNKS_AHEAD = 16
 SLOW_CLIENT = 2.0
 """Seconds between reports that a reply goes on as fast as its client takes it."""
 
+_Head: TypeAlias = tuple[int, Mapping[str, str], bytes | None]
+"""A reply's status, headers, and whole body; None for a stream."""
+
 
 class Forwarder:
     """Sends requests unchanged to the agents of a queue."""
 
-    def __init__(self, driver: Driver, queue: Callable[[], PromptQueue], start: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        queue: Callable[[], PromptQueue],
+        start: Callable[[], Awaitable[None]],
+        caller: Caller | None = None,
+    ) -> None:
         self._driver = driver
         self._queue = queue
+        self._caller = caller
+        self._started = False
         self.start = start
         """Starts the pool, as its first request does otherwise. Raises what :meth:`AgentPool.start` does."""
         self._turns = itertools.count()
@@ -57,23 +68,25 @@ class Forwarder:
         """Send a request; return the reply once its head is here. Close it in the end.
 
         ``headers`` go out unchanged: give none of :data:`OWN_HEADERS`. A lower ``priority`` is served before others, as
-        that of calls is.
+        that of calls is; where all requests share one caller, it is that caller's that counts.
 
         Raises what the pool's start raises, and :class:`PoolError` where the pool is closed meanwhile.
 
         >>> with await forwarder.send("GET", "/v1/models", {}, None) as reply:  # doctest: +SKIP
         ...     content = await reply.read()
         """
-        await self.start()
+        if not self._started or not self._driver.is_open:
+            await self.start()
+            self._started = True
         forward = _Forward(method, path, headers, body)
-        queue = self._queue().for_call(priority=priority)
+        queue = self._queue().for_call(self._caller or Caller(priority=priority))
         turn = next(self._turns) % max(1, len(queue.view.members))
         item = WorkItem(queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)
         self._driver.admit([item])
         reply = ForwardedReply(forward, self._driver, item)
         try:
-            reply.status, reply.headers = await forward.head
+            reply.status, reply.headers, reply.content = await forward.head
         except BaseException:
             reply.close()
             raise
@@ -81,16 +94,21 @@ class Forwarder:
 
 
 class ForwardedReply:
-    """An agent's reply. It is a context: leaving it before the body has ended stops the request at the agent too."""
+    """An agent's reply. It is a context: leaving it before the body has ended stops the request at the agent too.
 
-    __slots__ = ("_driver", "_forward", "_item", "headers", "status")
+    ``headers`` are all that the agent sent; :data:`HOP_HEADERS` are not for anybody else. ``content`` is the whole
+    body, or None for a stream, whose pieces :meth:`chunks` gives as they come.
+    """
+
+    __slots__ = ("_driver", "_forward", "_item", "content", "headers", "status")
 
     def __init__(self, forward: _Forward, driver: Driver, item: WorkItem) -> None:
         self._forward = forward
         self._driver = driver
         self._item = item
         self.status = 0
-        self.headers: list[tuple[str, str]] = []
+        self.headers: Mapping[str, str] = {}
+        self.content: bytes | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -99,14 +117,15 @@ class ForwardedReply:
         self.close()
 
     @property
-    def is_event_stream(self) -> bool:
-        """Whether the body is a stream of server-sent events."""
-        return any(
-            name.lower() == "content-type" and value.startswith("text/event-stream") for name, value in self.headers
-        )
+    def usage(self) -> Usage | None:
+        """The tokens that the reply tells of at its end; of a stream that tells none, or broke off, one an event."""
+        return self._forward.usage
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body as it comes. Raises :class:`PoolError` where it breaks off."""
+        if self.content is not None:
+            yield self.content
+            return
         get = self._forward.chunks.get
         while (chunk := await get()) is not None:
             if isinstance(chunk, PoolError):
@@ -115,7 +134,7 @@ class ForwardedReply:
 
     async def read(self) -> bytes:
         """The whole body. Raises :class:`PoolError` where it breaks off."""
-        return b"".join([chunk async for chunk in self.chunks()])
+        return b"".join([chunk async for chunk in self.chunks()]) if self.content is None else self.content
 
     def close(self) -> None:
         """Stop the request where it has not ended."""
@@ -127,7 +146,7 @@ class ForwardedReply:
 class _Forward:
     """One such request: a kind of request that no other prompt shares, and its own sink."""
 
-    __slots__ = ("_body", "_taken_by", "chunks", "head", "headers", "method", "path")
+    __slots__ = ("_body", "_chunks", "_events", "_taken_by", "_usage", "head", "headers", "method", "path")
 
     limit = 1
     model = ""
@@ -137,9 +156,22 @@ class _Forward:
         self.path = path
         self.headers = headers
         self._body = body
+        self._usage: Usage | None = None
+        self._events = 0
         self._taken_by: InFlightRequest | None = None
-        self.head: asyncio.Future[tuple[int, list[tuple[str, str]]]] = asyncio.get_running_loop().create_future()
-        self.chunks: asyncio.Queue[bytes | PoolError | None] = asyncio.Queue(CHUNKS_AHEAD)
+        self.head: asyncio.Future[_Head] = asyncio.get_running_loop().create_future()
+        self._chunks: asyncio.Queue[bytes | PoolError | None] | None = None
+
+    @property
+    def usage(self) -> Usage | None:
+        return self._usage or (Usage(0, self._events) if self._events else None)
+
+    @property
+    def chunks(self) -> asyncio.Queue[bytes | PoolError | None]:
+        """The pieces of a stream, None after the last; few replies are streams."""
+        if self._chunks is None:
+            self._chunks = asyncio.Queue(CHUNKS_AHEAD)
+        return self._chunks
 
     @property
     def sink(self) -> _Forward:
@@ -152,43 +184,61 @@ class _Forward:
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
         return self._body
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         if not 200 <= reply.status < 300:
             content = await reply.start() if reply.status >= 400 else b""
             error = await reply.error(content)
             if not _is_the_clients(error):
                 raise error
-            if self._begin(reply, request):
-                await self.chunks.put(content)
+        elif reply.is_event_stream or "Content-Length" not in reply.headers:
+            if await self._hand_on_stream(reply, request, reports):
+                reports.answered(request, self.usage)
+                await self.chunks.put(None)
+            return
         else:
-            async for chunk in reply.chunks(sys.maxsize):
-                exchanges.progress(request)
-                if self._taken_by is None:
-                    exchanges.commit(request)
-                if not self._begin(reply, request):
-                    return  # another agent's reply has begun to reach the client
-                await self._hand_on(chunk, request, exchanges)
-            if not self._begin(reply, request):
-                return
-        exchanges.answered(request)
-        await self.chunks.put(None)
+            content = await self._read(reply, request, reports)
+            self._usage = usage_of(content)
+        if self._begin(reply, request, content):
+            reports.answered(request, self.usage)
 
-    async def _hand_on(self, chunk: bytes, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def _read(self, reply: Reply, request: InFlightRequest, reports: Reports) -> bytes:
+        """Read a whole body: until it is here, another agent may still answer instead."""
+        parts = []
+        async for chunk in reply.chunks(sys.maxsize):
+            reports.progress(request)
+            parts.append(chunk)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _hand_on_stream(self, reply: Reply, request: InFlightRequest, reports: Reports) -> bool:
+        """Hand on events as they come; return whether it was this reply that the client got."""
+        before = last = b""
+        async for chunk in reply.chunks(sys.maxsize):
+            reports.progress(request)
+            if self._taken_by is None:
+                reports.commit(request)
+            if not self._begin(reply, request):
+                return False  # another agent's reply has begun to reach the client
+            self._events += chunk.count(b"data:")
+            before, last = last, chunk
+            await self._hand_on(chunk, request, reports)
+        self._usage = stream_usage_of((before + last)[-STREAM_END:])
+        return self._begin(reply, request)
+
+    async def _hand_on(self, chunk: bytes, request: InFlightRequest, reports: Reports) -> None:
         while self.chunks.full():
             try:
                 async with asyncio.timeout(SLOW_CLIENT):
                     await self.chunks.put(chunk)
                     return
             except TimeoutError:
-                exchanges.progress(request)  # it is the client that takes nothing, and not the agent that is silent
+                reports.progress(request)  # it is the client that takes nothing, and not the agent that is silent
         self.chunks.put_nowait(chunk)
 
-    def _begin(self, reply: Reply, request: InFlightRequest) -> bool:
-        """Hand on the head of a reply, unless another one's is."""
+    def _begin(self, reply: Reply, request: InFlightRequest, content: bytes | None = None) -> bool:
+        """Hand on the head of a reply, and its whole body where it is no stream, unless another one's is."""
         if self._taken_by is None and not self.head.done():
             self._taken_by = request
-            headers = [(name, value) for name, value in reply.headers.items() if name.lower() not in HOP_HEADERS]
-            self.head.set_result((reply.status, headers))
+            self.head.set_result((reply.status, reply.headers, content))
         return self._taken_by is request
 
     def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
@@ -196,9 +246,8 @@ class _Forward:
         ((_, response),) = results
         if not self.head.done():
             problem = {"message": response.error, "type": response.error_kind, "param": None, "code": 503}
-            self.head.set_result((503, [("Content-Type", "application/json")]))
-            self.chunks.put_nowait(msgspec.json.encode({"error": problem}))
-            self.chunks.put_nowait(None)
+            content = msgspec.json.encode({"error": problem})
+            self.head.set_result((503, {"Content-Type": "application/json"}, content))
         elif self._taken_by is not None:
             self._end(PoolError(response.error or "the pool gave up"))
 
@@ -210,6 +259,7 @@ class _Forward:
             self._end(error if isinstance(error, PoolError) else PoolError(repr(error)))
 
     def _end(self, error: PoolError) -> None:
+        """End a stream, whatever of it still waits for the client; a whole body is there already."""
         while not self.chunks.empty():
             self.chunks.get_nowait()
         self.chunks.put_nowait(error)

@@ -11,11 +11,11 @@ from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.streaming import may_be_long, stream_interval
 from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, WorkItem
 from aurora_pool.wire import chat, completions, embeddings
+from aurora_pool.wire.answer import Reader
 from aurora_pool.wire.bounds import Asked, Bounds
 from aurora_pool.wire.errors import context_left
 
 if TYPE_CHECKING:
-    from aurora_pool.runtime.exchange import Exchanges
     from aurora_pool.runtime.reply import Reply
 
 SCORED_LIMIT = 8
@@ -52,6 +52,24 @@ PlanPrompts = Callable[[int, Sequence[AnyPrompt], Sink], list[WorkItem] | Iterat
 """Plans successive prompts, of which the first has this index: a list where each has a work item at once."""
 
 
+class Reports(Protocol):
+    """What a kind of request calls while it reads a reply: :class:`~aurora_pool.runtime.exchange.Exchanges` has it."""
+
+    async def read_answers(
+        self, reply: Reply, reader: Reader, bounds: Bounds, kind: RequestKind, request: InFlightRequest
+    ) -> None:
+        """Read a reply to the end, and report each answer as soon as it is finished."""
+
+    def progress(self, request: InFlightRequest) -> None:
+        """Report that bytes of a reply came."""
+
+    def commit(self, request: InFlightRequest) -> None:
+        """Report that bytes of this reply go to the caller now, so that no other agent may answer any more."""
+
+    def answered(self, request: InFlightRequest, usage: Usage | None) -> None:
+        """Report that the one prompt of a request has its answer, and its caller has read it."""
+
+
 class RequestKind(Protocol):
     """A kind of request: prompts with the same kind object may travel together."""
 
@@ -72,7 +90,7 @@ class RequestKind(Protocol):
         """Write the request body for these prompts, streamed if the interval is above 0."""
         ...
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end. Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`."""
         ...
 
@@ -145,13 +163,13 @@ class CompletionsBatch(_JSONKind):
         contents = [item.work for item in items]
         return completions.encode_request(self.model, contents, self._fields, room, interval=interval)
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
         items = request.unreleased()
         room = max([item.room for item in items])
         bounds = self.bounds(len(request.items), room, sum([len(item.work) for item in items]))
         reader = completions.CompletionsReader(len(request.items), self._n, bounds)
-        await exchanges.read_answers(reply, reader, bounds, self, request)
+        await reports.read_answers(reply, reader, bounds, self, request)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Calibrate the estimate of token counts."""
@@ -180,11 +198,11 @@ class SingleChat(_JSONKind):
         (item,) = items
         return chat.encode_request(self.model, item.work, self._fields, item.room or None, interval=interval)
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
         (item,) = request.unreleased()
         bounds = self.bounds(1, item.room, _characters(item.work))
-        await exchanges.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
+        await reports.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
 
 
 class ChatBatch(_JSONKind):
@@ -200,13 +218,13 @@ class ChatBatch(_JSONKind):
         room = min([item.room for item in items])
         return chat.encode_batch(self.model, [item.work for item in items], self._fields, room or None)
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
         items = request.unreleased()
         room = 0 if any(not item.room for item in items) else max(item.room for item in items)
         bounds = self.bounds(len(request.items), room, sum(_characters(item.work) for item in items))
         reader = chat.ChatReader(conversations=len(request.items), bounds=bounds)
-        await exchanges.read_answers(reply, reader, bounds, self, request)
+        await reports.read_answers(reply, reader, bounds, self, request)
 
 
 class EmbeddingsBatch(_JSONKind):
@@ -221,10 +239,10 @@ class EmbeddingsBatch(_JSONKind):
         """Write a list request."""
         return embeddings.encode_request(self.model, [item.work for item in items], self._fields)
 
-    async def receive(self, reply: Reply, request: InFlightRequest, exchanges: Exchanges) -> None:
+    async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
         reader = embeddings.EmbeddingsReader(len(request.items), self._fields.get("dimensions"))
-        await exchanges.read_answers(reply, reader, self.bounds(len(request.items), VECTOR), self, request)
+        await reports.read_answers(reply, reader, self.bounds(len(request.items), VECTOR), self, request)
 
 
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -89,9 +90,17 @@ def _key_of(request: web.Request) -> str:
 
 def check_origin(request: web.Request, *, any_host: bool = False) -> None:
     """Refuse what another site's page sent, and names that are not this machine's. Raises :class:`ApiError` (403)."""
-    host = urlsplit(f"//{request.host}")
-    if not any_host and host.hostname not in LOOPBACK_NAMES:
+    if not any_host and _name_of(request.host) not in LOOPBACK_NAMES:
         raise ApiError(403, "This server has no keys, so it answers at localhost and 127.0.0.1 only.", code="bad_host")
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc != request.host:
+    if origin is not None and origin.partition("://")[2] != request.host:
         raise ApiError(403, "Requests from other sites are refused.", code="bad_origin")
+
+
+@functools.lru_cache(maxsize=128)
+def _name_of(host: str) -> str | None:
+    """The name in a ``Host`` header; remembered, for every request has one."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None  # such as an address in brackets that is none

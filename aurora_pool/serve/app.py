@@ -84,7 +84,7 @@ async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[
         leases = Leases(storage, f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}", options.lease)
         if storage.is_sqlite:
             await leases.take_over_all()
-        machinery = Machinery(fleet, folders, blobs, accounts, options, deliverer.wake)
+        machinery = Machinery(fleet, folders, blobs, accounts, keys, options, deliverer.wake)
         executor = Executor(machinery, leases, keys, options)
         limiter = Limiter(accounts)
         files = FilesApi(storage, blobs, options.data / "incoming", options)
@@ -105,7 +105,7 @@ async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[
             JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches),
         )
         app = web.Application(
-            client_max_size=options.body_limit, middlewares=[_errors(options.body_limit, pages), _admit(gatekeeper)]
+            client_max_size=options.body_limit, middlewares=[_around(gatekeeper, options.body_limit, pages)]
         )
         if proxies := parse_networks(options.trusted_proxies):
             app.middlewares.insert(0, believe(proxies))
@@ -141,16 +141,18 @@ def open_data(options: ServerOptions) -> Storage:
     return Storage(options.database_url)
 
 
-def _errors(body_limit: int, pages: Pages) -> Any:
+def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages) -> Any:
     def word(request: web.Request, error: ApiError) -> web.Response:
         return pages.tell(request, error) if request.path.startswith(UI) else error.response()
 
     @web.middleware
-    async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Word every error as the API does, or as a page under ``/ui/``, and put the request's id into every reply."""
+    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Find out who asks, put the request's id into every reply, and word errors as the API does, or as a page."""
         began = time.monotonic()
         response: web.StreamResponse
         try:
+            if not is_open(request):
+                set_caller(request, await gatekeeper.admit(request))
             response = await handler(request)
         except ApiError as error:
             response = word(request, error)
@@ -173,17 +175,7 @@ def _errors(body_limit: int, pages: Pages) -> Any:
         logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
         return response
 
-    return errors
-
-
-def _admit(gatekeeper: Gatekeeper) -> Any:
-    @web.middleware
-    async def admit(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if not is_open(request):
-            set_caller(request, await gatekeeper.admit(request))
-        return await handler(request)
-
-    return admit
+    return around
 
 
 async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -17,6 +17,7 @@ from aurora_pool.serve.blobs import Blobs
 from aurora_pool.serve.finalize import Results, finalize
 from aurora_pool.serve.fleet import Model, ServedFleet
 from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import Leases
 from aurora_pool.serve.limits import TokenAccounts
 from aurora_pool.serve.options import ServerOptions
@@ -41,6 +42,7 @@ class Machinery:
     folders: BatchFolders
     blobs: Blobs
     accounts: TokenAccounts
+    keys: KeyRing
     options: ServerOptions
     delivered: Callable[[], None]
     """Is called when a webhook may be due."""
@@ -134,16 +136,19 @@ class BatchRun:
         return False
 
     async def _answer_with(self, model: Model, journal: Path) -> bool:
-        source = self._machinery.folders.input_of(self._row["id"])
-        if not (model.plain and self._row["plain"]):
-            return await VerbatimRun(model.forwarder, source, journal, progress=self._count).run()
+        row = self._row
+        source = self._machinery.folders.input_of(row["id"])
+        weight = await self._machinery.keys.weight_of(row["user"])
+        share = self._machinery.fleet.share(model, row["user"], weight=weight, priority=row["priority"])
+        if not (model.plain and row["plain"]):
+            return await VerbatimRun(share.forwarder(), source, journal, progress=self._count).run()
         options = JobOptions(run_log=False, input_format="jsonl", interval=LOOK_EVERY)
         self._job = job = await _make_job(source, journal, options)
         with job:
             try:
                 if self._parking is not None:
                     return False
-                summary = await job.run(model.pool, on_progress=lambda progress, _: self._tell(progress))
+                summary = await job.run(share, on_progress=lambda progress, _: self._tell(progress))
             finally:
                 self._job = None
         self._note({"completed": summary.answered, "failed": summary.failed, "eta": 0.0})

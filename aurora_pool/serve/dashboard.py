@@ -113,7 +113,7 @@ class Dashboard:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """Send the playground's chat to the fleet, as ``/v1/chat/completions`` does."""
         try:
-            return await self._gateway.forward_to(request, "/v1/chat/completions")
+            return await self._gateway.forward(request, "/v1/chat/completions")
         except ApiError as error:
             return error.response()  # its reader is a script
 

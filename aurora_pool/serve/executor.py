@@ -19,7 +19,7 @@ from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, v
 from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.options import ServerOptions
-from aurora_pool.serve.queueing import FairQueue, Share, Waiting
+from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
 
 TICK = 1.0
 """Seconds between looks at the database."""
@@ -27,6 +27,8 @@ AGAIN = 10.0
 """Seconds before a batch that could not be driven (a full disk, say) is tried again."""
 VALIDATIONS = 2
 ENDINGS = 4
+CROWD = 4
+"""Of how many times the batches that run at once are begun, for users who have none running."""
 RUNNABLE = ("in_progress", "finalizing")
 
 Drive: TypeAlias = Callable[[RowMapping], Awaitable[None]]
@@ -120,21 +122,23 @@ class Executor:
         states: tuple[str, ...],
         drive: Drive,
     ) -> None:
-        if len(tasks) >= slots:
+        runs = states == RUNNABLE
+        most = slots * CROWD if runs else slots
+        if len(tasks) >= most:
             return
         waiting = [each for each in await self._leases.waiting(states) if each.id not in self._resting]
         if not waiting:
             return
-        runs = states == RUNNABLE
         shares = await self._shares({each.user for each in waiting}) if runs else {}
         running = await self._leases.running() if runs else {}
-        while waiting and len(tasks) < slots:
-            chosen = self._queue.choose(waiting, running, shares)
+        while waiting and len(tasks) < most:
+            chosen = self._queue.choose(waiting, running, shares, crowded=len(tasks) >= slots)
             if chosen is None:
                 return
             waiting.remove(chosen)
             if await self._claim(chosen, tasks, drive):
-                running[chosen.user] = running.get(chosen.user, 0) + 1
+                old = running.get(chosen.user, Running())
+                running[chosen.user] = Running(old.count + 1, max(old.priority, chosen.priority))
 
     async def _shares(self, waiting: set[str]) -> dict[str, Share]:
         shares = {}

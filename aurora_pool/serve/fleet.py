@@ -25,6 +25,8 @@ ASK_EVERY = 15.0
 ASK_AGAIN = 1.0
 """Seconds between questions to those that have not."""
 AT_ONCE = 128
+MOST_PRIORITY = 100
+"""The highest priority that a batch can have."""
 
 logger = logging.getLogger("aurora_pool")
 
@@ -35,6 +37,8 @@ class Model(msgspec.Struct, frozen=True):
     name: str
     pool: VLLMPool
     forwarder: Forwarder
+    members: Sequence[int] | None
+    """The agents of the pool that serve it; None for all."""
     plain: bool
     """Whether it is its pool's own model, of all its agents: then the pool may put prompts in its own form."""
     described: Mapping[str, Any]
@@ -53,6 +57,7 @@ class ServedFleet:
         self._told: dict[AgentEndpoint, list[dict[str, Any]]] = {}
         self._pools: dict[str, VLLMPool] = {}
         self._models: dict[str, Model] = {}
+        self._shares: dict[tuple[VLLMPool, str, int, float], VLLMPool] = {}
         connection = ConnectionOptions()
         self._transport = Transport(
             endpoints, connect_timeout=self._timeouts.connect, connector_limit=None, connection=connection
@@ -100,6 +105,17 @@ class ServedFleet:
     def pools(self) -> Sequence[VLLMPool]:
         """The pools, one for each group of agents."""
         return list(self._pools.values())
+
+    def share(self, model: Model, user: str, *, weight: float, priority: int) -> VLLMPool:
+        """A view of a model's agents: however many batches of a user and a priority use it, they share as one caller.
+
+        A higher ``priority``, up to 100, is served before others, and all of them after online requests.
+        """
+        key = (model.pool, user, priority, weight)
+        if key not in self._shares:
+            self._shares[key] = model.pool.as_caller(weight=weight, priority=MOST_PRIORITY - priority)
+        share = self._shares[key]
+        return share if model.members is None else share.select(model.members)
 
     @property
     def ready(self) -> bool:
@@ -161,6 +177,7 @@ class ServedFleet:
         for name, pool in list(self._pools.items()):
             if name not in groups:
                 del self._pools[name]
+                self._shares = {key: share for key, share in self._shares.items() if key[0] is not pool}
                 logger.warning("no agent serves %s any more", name)
                 await pool.close()
         for name, members in groups.items():
@@ -199,7 +216,8 @@ class ServedFleet:
                     models[name] = old
                     continue
                 own = forwarder if everywhere else pool.select(indices).forwarder()
-                models[name] = Model(name, pool, own, everywhere and name == canonical, described[name])
+                some = None if everywhere else indices
+                models[name] = Model(name, pool, own, some, everywhere and name == canonical, described[name])
         return models
 
 

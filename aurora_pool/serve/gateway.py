@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections import deque
@@ -13,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from aurora_pool.errors import PoolError
-from aurora_pool.runtime.forward import ONLINE, OWN_HEADERS, Forwarder
+from aurora_pool.runtime.forward import HOP_HEADERS, ONLINE, OWN_HEADERS, Forwarder
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.errors import ApiError, error_body, unavailable
 from aurora_pool.serve.fleet import ServedFleet
@@ -31,10 +32,12 @@ _PRIVATE = OWN_HEADERS | frozenset(
     {"cookie", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "origin", "expect"}
 )
 """Headers of the request that are this server's business only."""
-_OWN_REPLY = frozenset({"server", "date", "x-request-id", "set-cookie"})
+_OWN_REPLY = HOP_HEADERS | frozenset({"server", "date", "x-request-id", "set-cookie"})
 _LATENCIES = 10_000
 """How many are kept between two looks at them."""
 _DONE = b"data: [DONE]\n\n"
+_JSON = {"Content-Type": "application/json"}
+_EVENTS = {"Content-Type": "text/event-stream; charset=utf-8"}
 
 logger = logging.getLogger("aurora_pool")
 
@@ -47,16 +50,7 @@ class _Asked(msgspec.Struct, gc=False):
     prompt: msgspec.Raw = msgspec.Raw(b"")
 
 
-class _Usage(msgspec.Struct, gc=False):
-    total_tokens: int | None = None
-
-
-class _Reply(msgspec.Struct, gc=False):
-    usage: _Usage | None = None
-
-
 _decode_asked = msgspec.json.Decoder(_Asked).decode
-_decode_reply = msgspec.json.Decoder(_Reply).decode
 
 
 class Gateway:
@@ -98,12 +92,9 @@ class Gateway:
             raise _no_such_model(name)
         return encode_reply(found.described)
 
-    async def forward(self, request: web.Request) -> web.StreamResponse:
-        """Send a request to the fleet."""
-        return await self.forward_to(request, request.path)
-
-    async def forward_to(self, request: web.Request, path: str) -> web.StreamResponse:
-        """Send a request to the fleet, at this path of its servers."""
+    async def forward(self, request: web.Request, path: str = "") -> web.StreamResponse:
+        """Send a request to the fleet, at another path of its servers than the request's own if one is given."""
+        path = path or request.path
         caller = caller_of(request)
         await self._limiter.check(caller)
         body = await request.read()
@@ -121,12 +112,14 @@ class Gateway:
                 return await self._forward_list(request, caller, forwarder, listed, headers, bool(asked.stream))
         try:
             with await forwarder.send("POST", path, headers, body, priority=ONLINE) as reply:
-                if reply.is_event_stream:
-                    return await self._stream(request, caller, reply.chunks(), dict(reply.headers))
-                content = await reply.read()
-                kept = _reply_headers(request, dict(reply.headers))
-                self._charge(caller, content)
-                return web.Response(status=reply.status, body=content, headers=kept)
+                try:
+                    if reply.content is None:
+                        return await self._stream(request, reply.chunks(), reply.headers)
+                    return web.Response(
+                        status=reply.status, body=reply.content, headers=_reply_headers(request, reply.headers)
+                    )
+                finally:
+                    self._limiter.charge(caller, reply.usage)
         except PoolError as error:
             raise _lost(error) from error
         finally:
@@ -143,33 +136,28 @@ class Gateway:
     ) -> web.StreamResponse:
         """Spread a list of prompts over the fleet, one request each."""
         request_id = request_id_of(request)
+        charge = functools.partial(self._limiter.charge, caller)
         if not stream:
             try:
-                status, content = await answer_list(forwarder, listed, headers, request_id)
+                status, content = await answer_list(forwarder, listed, headers, request_id, charge)
             except PoolError as error:
                 raise _lost(error) from error
-            self._charge(caller, content)
-            kept = _reply_headers(request, {"Content-Type": "application/json"})
-            return web.Response(status=status, body=content, headers=kept)
-        stream_of_all = ListStream(forwarder, listed, headers, request_id)
+            return web.Response(status=status, body=content, headers=_reply_headers(request, _JSON))
+        stream_of_all = ListStream(forwarder, listed, headers, request_id, charge)
         try:
             refusal = await stream_of_all.refusal()
             if refusal is None:
-                kind = {"Content-Type": "text/event-stream; charset=utf-8"}
-                return await self._stream(request, caller, stream_of_all.events(), kind)
+                return await self._stream(request, stream_of_all.events(), _EVENTS)
         finally:
             await stream_of_all.close()
-        kept = _reply_headers(request, {"Content-Type": "application/json"})
-        return web.Response(status=refusal[0], body=refusal[1], headers=kept)
+        return web.Response(status=refusal[0], body=refusal[1], headers=_reply_headers(request, _JSON))
 
     async def _stream(
-        self, request: web.Request, caller: Caller, chunks: AsyncIterator[bytes], headers: Mapping[str, str]
+        self, request: web.Request, chunks: AsyncIterator[bytes], headers: Mapping[str, str]
     ) -> web.StreamResponse:
         """Hand on a stream as it comes; if it breaks off, say so in an event of its own."""
         response = web.StreamResponse(headers={**_reply_headers(request, headers), "X-Accel-Buffering": "no"})
         limit = self._options.write_timeout
-        counts = caller.limits.tokens_per_day is not None
-        tokens = 0
         ended = True
         self.streams += 1
         try:
@@ -177,8 +165,6 @@ class Gateway:
                 await response.prepare(request)
                 try:
                     async for chunk in pieces:
-                        if counts:
-                            tokens += chunk.count(b"data: ")
                         ended = chunk.endswith(b"\n\n")
                         await write_within(request, response, chunk, limit)
                 except PoolError as error:
@@ -194,8 +180,6 @@ class Gateway:
                 request.transport.abort()
         finally:
             self.streams -= 1
-            # A stream tells its usage only where its client asks: about one event is one token.
-            self._limiter.charge(caller, tokens)
         return response
 
     def _forwarder(self, name: Any) -> Forwarder:
@@ -213,15 +197,6 @@ class Gateway:
         if len(pools) > 1 and name is None:
             raise ApiError(400, f"you must provide a model: one of {', '.join(sorted(models)[:5])}", param="model")
         return next(iter(models.values())).forwarder
-
-    def _charge(self, caller: Caller, content: bytes) -> None:
-        if caller.limits.tokens_per_day is None:
-            return
-        try:
-            usage = _decode_reply(content).usage
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return
-        self._limiter.charge(caller, (usage.total_tokens or 0) if usage is not None else 0)
 
 
 def _forwarded_headers(request: web.Request) -> dict[str, str]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import hashlib
 import hmac
 import os
 import re
 import secrets
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 from sqlalchemy import Row, func, insert, select, update
@@ -20,6 +23,8 @@ from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import keys, users
 from aurora_pool.serve.wire import new_id
+
+T = TypeVar("T")
 
 Role: TypeAlias = Literal["user", "admin"]
 
@@ -88,6 +93,7 @@ class KeyRing:
         self._defaults = defaults
         self._remembered: dict[str, tuple[float, Caller | None]] = {}
         self._exist: tuple[float, bool] = (0.0, False)
+        self._looking: dict[str, asyncio.Task[Any]] = {}
 
     async def create(
         self,
@@ -148,8 +154,9 @@ class KeyRing:
     async def exist(self) -> bool:
         """Whether there is any key that is not revoked."""
         until, found = self._exist
-        if time.monotonic() < until:
-            return found
+        return found if time.monotonic() < until else await self._once("", self._look_whether_any)
+
+    async def _look_whether_any(self) -> bool:
         async with self._storage.read() as connection:
             count = select(func.count()).select_from(keys).where(keys.c.revoked_at.is_(None))
             found = bool((await connection.execute(count)).scalar_one())
@@ -159,10 +166,13 @@ class KeyRing:
     async def caller_of(self, text: str) -> Caller | None:
         """Tell who has this key; None if nobody has."""
         wanted = self._hash(text)
-        now = time.monotonic()
         until, caller = self._remembered.get(wanted, (0.0, None))
-        if now < until:
+        if time.monotonic() < until:
             return caller
+        return await self._once(wanted, functools.partial(self._look_whose, wanted))
+
+    async def _look_whose(self, wanted: str) -> Caller | None:
+        until = time.monotonic() + REMEMBERED
         chosen = (
             select(keys.c.hash, users)
             .join(users, users.c.name == keys.c.user)
@@ -174,14 +184,29 @@ class KeyRing:
         caller = self._caller(row) if row is not None and hmac.compare_digest(row.hash, wanted) else None
         if len(self._remembered) >= _MOST_REMEMBERED:
             self._remembered.clear()
-        self._remembered[wanted] = (now + REMEMBERED, caller)
+        self._remembered[wanted] = (until, caller)
         return caller
+
+    async def _once(self, name: str, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Look something up once for all who ask meanwhile: many requests find the memory expired at one moment."""
+        looking = self._looking.get(name)
+        if looking is None:
+            looking = self._looking[name] = asyncio.create_task(look())
+            looking.add_done_callback(lambda _: self._looking.pop(name, None))
+        found: T = await asyncio.shield(looking)
+        return found
 
     async def weights(self) -> dict[str, tuple[float, UserLimits]]:
         """Every user's weight and limits."""
         async with self._storage.read() as connection:
             rows = (await connection.execute(select(users))).all()
         return {row.name: (row.weight, self._limits(row)) for row in rows}
+
+    async def weight_of(self, user: str) -> float:
+        """A user's weight; 1 for one who never had a key."""
+        async with self._storage.read() as connection:
+            found = (await connection.execute(select(users.c.weight).where(users.c.name == user))).scalar_one_or_none()
+        return 1.0 if found is None else found
 
     def _caller(self, row: Row[Any]) -> Caller:
         return Caller(row.name, row.role == "admin", row.weight, self._limits(row))

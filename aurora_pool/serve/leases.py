@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Float, RowMapping, and_, cast, func, inser
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.batch_rows import ACTIVE
-from aurora_pool.serve.queueing import Waiting
+from aurora_pool.serve.queueing import Running, Waiting
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches, files
 from aurora_pool.serve.webhooks import queue_event
@@ -64,16 +64,17 @@ class Leases:
         over = and_(columns.status.in_(("in_progress", "finalizing")), columns.expires_at <= int(time.time()))
         return await self._waiting(or_(columns.status == "cancelling", over))
 
-    async def running(self) -> dict[str, int]:
-        """How many batches of each user are driven now, by any replica."""
+    async def running(self) -> dict[str, Running]:
+        """What of each user is driven now, by any replica."""
         columns = batches.c
         chosen = (
-            select(columns.user, func.count())
+            select(columns.user, func.count(), func.max(columns.priority))
             .where(columns.status.in_(ACTIVE[1:]), columns.owner.is_not(None), columns.lease_until >= self._now())
             .group_by(columns.user)
         )
         async with self._storage.read() as connection:
-            return {user: count for user, count in (await connection.execute(chosen)).all()}  # noqa: C416 - rows are no pairs
+            rows = (await connection.execute(chosen)).all()
+        return {user: Running(count, priority) for user, count, priority in rows}
 
     async def claim(self, batch_id: str) -> RowMapping | None:
         """Take a batch that nobody drives; None if somebody was quicker."""

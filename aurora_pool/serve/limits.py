@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from aurora_pool.messages import Usage
 from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.storage import Storage
@@ -110,9 +111,10 @@ class Limiter:
             now = time.time()
             raise too_many(f"Limit of {limits.tokens_per_day} tokens a day reached.", DAY - now % DAY)
 
-    def charge(self, caller: Caller, tokens: int) -> None:
-        """Count the tokens of a reply."""
-        self._accounts.charge(caller.user, tokens)
+    def charge(self, caller: Caller, usage: Usage | None) -> None:
+        """Count the tokens of a reply, for users whose tokens are limited."""
+        if usage is not None and caller.limits.tokens_per_day is not None:
+            self._accounts.charge(caller.user, usage.prompt_tokens + usage.completion_tokens)
 
 
 def too_many(message: str, wait: float) -> ApiError:

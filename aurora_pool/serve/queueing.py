@@ -18,6 +18,13 @@ class Waiting(msgspec.Struct, frozen=True):
     seq: int
 
 
+class Running(msgspec.Struct, frozen=True):
+    """What a user has running: how many batches, and the highest priority among them."""
+
+    count: int = 0
+    priority: int = -(10**6)
+
+
 class Share(msgspec.Struct, frozen=True):
     """What a user may have: a weight, and how many batches at a time."""
 
@@ -38,9 +45,17 @@ class FairQueue:
         self._level = 0.0
 
     def choose(
-        self, waiting: Sequence[Waiting], running: Mapping[str, int], shares: Mapping[str, Share]
+        self,
+        waiting: Sequence[Waiting],
+        running: Mapping[str, Running],
+        shares: Mapping[str, Share],
+        *,
+        crowded: bool = False,
     ) -> Waiting | None:
         """Choose what begins now, and charge its user; None if nothing may.
+
+        Where it is ``crowded``, only those begin whose user has nothing of that priority running: so nobody waits for
+        the end of another's long batches. What runs shares the fleet by weight and priority.
 
         >>> queue = FairQueue()
         >>> ann, bob = (Waiting(name, name, 0, 0.0, 10, 1) for name in ("ann", "bob"))
@@ -50,7 +65,9 @@ class FairQueue:
         may = [
             each
             for each in waiting
-            if (limit := shares.get(each.user, Share()).running) is None or running.get(each.user, 0) < limit
+            if (limit := shares.get(each.user, Share()).running) is None
+            or running.get(each.user, Running()).count < limit
+            if not crowded or running.get(each.user, Running()).priority < each.priority
         ]
         if not may:
             return None

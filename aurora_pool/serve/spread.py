@@ -6,12 +6,13 @@ The reply is what one server would have said: choices by prompt, usage in sum, a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
 from aurora_pool.errors import PoolError
+from aurora_pool.messages import Usage
 from aurora_pool.runtime.forward import ONLINE, Forwarder
 from aurora_pool.serve.errors import error_body
 from aurora_pool.serve.request_ids import REQUEST_ID
@@ -25,6 +26,8 @@ _EVENTS_AHEAD = 256
 _DONE = b"data: [DONE]\n\n"
 
 _encode = msgspec.json.Encoder().encode
+
+Charge: TypeAlias = Callable[[Usage | None], None]
 
 
 class PromptList:
@@ -65,9 +68,12 @@ class _Refused(Exception):
 
 
 async def answer_list(
-    forwarder: Forwarder, listed: PromptList, headers: Mapping[str, str], request_id: str
+    forwarder: Forwarder, listed: PromptList, headers: Mapping[str, str], request_id: str, charge: Charge
 ) -> tuple[int, bytes]:
-    """Answer a list; return the status and the body. Raises :class:`PoolError`."""
+    """Answer a list; return the status and the body. ``charge`` is told each reply's tokens.
+
+    Raises :class:`PoolError`.
+    """
     replies: list[dict[str, Any]] = [{}] * len(listed.prompts)
     numbers = iter(range(len(listed.prompts)))
 
@@ -76,6 +82,7 @@ async def answer_list(
             own = {**headers, REQUEST_ID: f"{request_id}-{number}"}
             with await forwarder.send("POST", PATH, own, listed.body_of(number), priority=ONLINE) as reply:
                 content = await reply.read()
+                charge(reply.usage)
             if reply.status != 200:
                 raise _Refused(reply.status, content)
             replies[number] = msgspec.json.decode(content)
@@ -124,8 +131,11 @@ def _add(total: dict[str, Any] | None, more: Any) -> dict[str, Any] | None:
 class ListStream:
     """A list answered as a stream: every prompt's events, with its own index, as they come. Close it in the end."""
 
-    def __init__(self, forwarder: Forwarder, listed: PromptList, headers: Mapping[str, str], request_id: str) -> None:
+    def __init__(
+        self, forwarder: Forwarder, listed: PromptList, headers: Mapping[str, str], request_id: str, charge: Charge
+    ) -> None:
         self._forwarder = forwarder
+        self._charge = charge
         self._listed = listed
         self._headers = headers
         self._request_id = request_id
@@ -176,13 +186,16 @@ class ListStream:
         for number in self._numbers:
             own = {**self._headers, REQUEST_ID: f"{self._request_id}-{number}"}
             with await self._forwarder.send("POST", PATH, own, self._listed.body_of(number), priority=ONLINE) as reply:
-                if reply.status != 200 or not reply.is_event_stream:
-                    raise _Refused(reply.status, await reply.read())
-                splitter = EventSplitter()
-                async for chunk in reply.chunks():
-                    for data in splitter.feed(chunk):
-                        if data != DONE:
-                            await self._take(number, data)
+                try:
+                    if reply.status != 200 or reply.content is not None:
+                        raise _Refused(reply.status, await reply.read())
+                    splitter = EventSplitter()
+                    async for chunk in reply.chunks():
+                        for data in splitter.feed(chunk):
+                            if data != DONE:
+                                await self._take(number, data)
+                finally:
+                    self._charge(reply.usage)
 
     async def _take(self, number: int, data: bytes) -> None:
         """Put one prompt's event into its place in the list."""

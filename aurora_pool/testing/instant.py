@@ -8,20 +8,18 @@ strings, log-probabilities, samples, faults, bad items) takes the usual way, whi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zlib import crc32
 
 import msgspec
 from aiohttp import web
 
 from aurora_pool.testing.answers import make_words
+from aurora_pool.testing.backend import Backend
 from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import Exchange, reply
 from aurora_pool.testing.faults import Conditions
 from aurora_pool.testing.tokenizer import decode, encode
-
-if TYPE_CHECKING:
-    from aurora_pool.testing.server import AgentServer
 
 _ENCODE = msgspec.json.Encoder().encode
 _LENGTH = 8
@@ -50,7 +48,7 @@ _EVENTS = "text/event-stream; charset=utf-8"
 class InstantAnswers:
     """The prepared answers of one server."""
 
-    def __init__(self, server: AgentServer) -> None:
+    def __init__(self, server: Backend) -> None:
         said = server.profile.reply
         texts = (
             [encode(said)]

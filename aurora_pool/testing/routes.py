@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from aiohttp import web
 
 from aurora_pool.testing import routes_other as other
+from aurora_pool.testing.backend import Backend
 from aurora_pool.testing.exchange import Exchange
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.routes_chat import batch_chat_completions, chat_completions
 from aurora_pool.testing.routes_completions import completions
 
-if TYPE_CHECKING:
-    from aurora_pool.testing.server import AgentServer
-
-Route: TypeAlias = "Callable[[AgentServer, Exchange], Awaitable[web.StreamResponse]]"
+Route: TypeAlias = Callable[[Backend, Exchange], Awaitable[web.StreamResponse]]
 
 
 def routes_of(profile: AgentProfile) -> dict[str, dict[str, Route]]:

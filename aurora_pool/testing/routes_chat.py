@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from aurora_pool.testing import tokenizer
 from aurora_pool.testing.answers import make_answer
+from aurora_pool.testing.backend import Backend
 from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import Exchange, json_reply
 from aurora_pool.testing.generation import Choice, Generation
@@ -23,11 +24,8 @@ from aurora_pool.testing.template import content_of, read_messages, render_chat
 from aurora_pool.testing.thinking import split_thinking
 from aurora_pool.testing.usage import total_usage
 
-if TYPE_CHECKING:
-    from aurora_pool.testing.server import AgentServer
 
-
-async def chat_completions(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def chat_completions(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /v1/chat/completions``."""
     body = exchange.body
     await server.check_generates()
@@ -58,7 +56,7 @@ async def chat_completions(server: AgentServer, exchange: Exchange) -> web.Strea
     return await server.stream(exchange, ChatEvents(server, exchange, options, choices), options.interval)
 
 
-async def batch_chat_completions(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def batch_chat_completions(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /v1/chat/completions/batch``: one choice for each conversation.
 
     ``stream`` is not refused: each text is then only its last piece, and each counts as one token. That is vLLM's trap,
@@ -95,7 +93,7 @@ async def batch_chat_completions(server: AgentServer, exchange: Exchange) -> web
     return json_reply(_whole(server, exchange, options, choices))
 
 
-def _options(server: AgentServer, body: Body) -> Options:
+def _options(server: Backend, body: Body) -> Options:
     options = read_options(body, server.profile, chat=True)
     if server.conditions.garble == "plain":
         options.stream = False
@@ -103,7 +101,7 @@ def _options(server: AgentServer, body: Body) -> Options:
 
 
 def _choices(
-    server: AgentServer, body: Body, messages: Sequence[dict[str, Any]], options: Options, *, first_index: int
+    server: Backend, body: Body, messages: Sequence[dict[str, Any]], options: Options, *, first_index: int
 ) -> list[Choice]:
     profile = server.profile
     prompt = prompt_tokens(render_chat(body, messages, profile), options, profile)
@@ -122,7 +120,7 @@ def _choices(
     return choices
 
 
-def _whole(server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> dict[str, Any]:
+def _whole(server: Backend, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> dict[str, Any]:
     return {
         "id": server.new_id("chatcmpl", exchange),
         "object": "chat.completion",

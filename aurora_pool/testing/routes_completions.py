@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from aurora_pool.testing.answers import make_answer
+from aurora_pool.testing.backend import Backend
 from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import DONE, Exchange, json_reply
 from aurora_pool.testing.generation import Choice, Generation, ShownText
@@ -19,13 +20,10 @@ from aurora_pool.testing.refusal import Refusal
 from aurora_pool.testing.template import last_said
 from aurora_pool.testing.usage import total_usage, usage_of
 
-if TYPE_CHECKING:
-    from aurora_pool.testing.server import AgentServer
-
 _ENCODE = msgspec.json.Encoder().encode
 
 
-async def completions(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def completions(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /v1/completions``."""
     body = exchange.body
     await server.check_generates()
@@ -49,7 +47,7 @@ async def completions(server: AgentServer, exchange: Exchange) -> web.StreamResp
     return await server.stream(exchange, CompletionEvents(server, exchange, options, choices), options.interval)
 
 
-def _choices(server: AgentServer, body: dict[str, Any], options: Options) -> list[Choice]:
+def _choices(server: Backend, body: dict[str, Any], options: Options) -> list[Choice]:
     choices: list[Choice] = []
     for prompt in read_prompts(body, options, server.profile):
         server.check_prompt(prompt)
@@ -60,7 +58,7 @@ def _choices(server: AgentServer, body: dict[str, Any], options: Options) -> lis
     return choices
 
 
-def _whole(server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> dict[str, Any]:
+def _whole(server: Backend, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> dict[str, Any]:
     return {
         "id": server.new_id("cmpl", exchange),
         "object": "text_completion",
@@ -104,7 +102,7 @@ def _whole_choice(choice: Choice, options: Options) -> dict[str, Any]:
 class CompletionEvents:
     """Writes the events of a streamed completion: one choice in each, as its tokens come."""
 
-    def __init__(self, server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
+    def __init__(self, server: Backend, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
         self.generation = Generation(choices, self)
         self.events = server.new_stream(exchange)
         self._options = options

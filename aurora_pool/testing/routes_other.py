@@ -6,12 +6,13 @@ import base64
 import math
 import struct
 from hashlib import shake_128
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aiohttp import web
 
 from aurora_pool.testing import tokenizer
 from aurora_pool.testing.answers import Answer, fingerprint
+from aurora_pool.testing.backend import Backend
 from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import Exchange, json_reply, reply
 from aurora_pool.testing.generation import Choice, Generation
@@ -21,11 +22,8 @@ from aurora_pool.testing.prompts import PromptTokens, encode_prompt, read_prompt
 from aurora_pool.testing.refusal import Refusal, invalid
 from aurora_pool.testing.template import read_messages, render_chat
 
-if TYPE_CHECKING:
-    from aurora_pool.testing.server import AgentServer
 
-
-async def embeddings(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def embeddings(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /v1/embeddings`` with unit vectors that follow from the tokens."""
     body = exchange.body
     await server.check_generates()
@@ -62,7 +60,7 @@ async def embeddings(server: AgentServer, exchange: Exchange) -> web.StreamRespo
     )
 
 
-async def tokenize(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def tokenize(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /tokenize``, of a text or of a conversation."""
     body = exchange.body
     server.check_model(body.get("model"))
@@ -82,7 +80,7 @@ async def tokenize(server: AgentServer, exchange: Exchange) -> web.StreamRespons
     )
 
 
-async def detokenize(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def detokenize(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /detokenize``; unknown ids have no text."""
     body = exchange.body
     server.check_model(body.get("model"))
@@ -93,7 +91,7 @@ async def detokenize(server: AgentServer, exchange: Exchange) -> web.StreamRespo
     return json_reply({"prompt": tokenizer.decode(known)})
 
 
-async def models(server: AgentServer, _: Exchange) -> web.StreamResponse:
+async def models(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``GET /v1/models``: an entry for each name, all of the same model."""
     created = wall_time()
     entries: list[dict[str, Any]] = [
@@ -112,23 +110,23 @@ async def models(server: AgentServer, _: Exchange) -> web.StreamResponse:
     return json_reply({"object": "list", "data": entries})
 
 
-async def health(server: AgentServer, _: Exchange) -> web.StreamResponse:
+async def health(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``GET /health``: 200, also while the server sleeps or drains."""
     dead = 503 if server.profile.at_least(0, 11) else 500
     return reply(b"", dead if server.conditions.engine_dead else 200)
 
 
-async def version(server: AgentServer, _: Exchange) -> web.StreamResponse:
+async def version(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``GET /version``."""
     return json_reply({"version": server.profile.version})
 
 
-async def load(server: AgentServer, _: Exchange) -> web.StreamResponse:
+async def load(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``GET /load``: HTTP requests in flight beside this one, or 0 where that is not tracked."""
     return json_reply({"server_load": server.requests_in_flight - 1 if server.profile.tracks_load else 0})
 
 
-async def metrics(server: AgentServer, _: Exchange) -> web.StreamResponse:
+async def metrics(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``GET /metrics``."""
     driver = server.driver
     driver.catch_up()
@@ -138,7 +136,7 @@ async def metrics(server: AgentServer, _: Exchange) -> web.StreamResponse:
     return reply(page.encode(), content_type=CONTENT_TYPE)
 
 
-async def sleep(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def sleep(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /sleep`` and ``POST /pause`` of dev mode."""
     server.conditions.asleep = exchange.received.path == "/sleep"
     server.driver.abort_all()
@@ -146,14 +144,14 @@ async def sleep(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
     return reply(b"")
 
 
-async def wake(server: AgentServer, _: Exchange) -> web.StreamResponse:
+async def wake(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``POST /wake_up`` and ``POST /resume`` of dev mode."""
     server.conditions.asleep = False
     server.driver.resume()
     return reply(b"")
 
 
-async def is_asleep(server: AgentServer, exchange: Exchange) -> web.StreamResponse:
+async def is_asleep(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``GET /is_sleeping`` and ``GET /is_paused`` of dev mode."""
     if exchange.received.path == "/is_sleeping":
         return json_reply({"is_sleeping": server.conditions.asleep})

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aurora_pool.testing.backend import Backend
 from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import DONE, Exchange
 from aurora_pool.testing.generation import Choice, Generation, ShownText
@@ -13,14 +14,11 @@ from aurora_pool.testing.options import Options
 from aurora_pool.testing.thinking import split_delta
 from aurora_pool.testing.usage import total_usage, usage_of
 
-if TYPE_CHECKING:
-    from aurora_pool.testing.server import AgentServer
-
 
 class ChatEvents:
     """Writes the events of one chat: the role first, then each choice's text as its tokens come."""
 
-    def __init__(self, server: AgentServer, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
+    def __init__(self, server: Backend, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
         self.generation = Generation(choices, self)
         self.events = server.new_stream(exchange)
         self._options = options

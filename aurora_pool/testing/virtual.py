@@ -17,41 +17,25 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from heapq import heappop, heappush
-from typing import Protocol
 
-from aurora_pool.errors import PoolError
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.testing import engine as engines
 from aurora_pool.testing.profile import AgentProfile
-from aurora_pool.testing.virtual_agent import Request, VirtualAgent, VirtualPrompt
-from aurora_pool.testing.virtual_load import Pauses
+from aurora_pool.testing.virtual_agent import VirtualAgent
+from aurora_pool.testing.virtual_network import Client, Pauses, Request, VirtualNetwork, VirtualPrompt
 
 __all__ = ["Client", "Request", "VirtualAgent", "VirtualFleet", "VirtualPrompt"]
 
 ROUND_TRIP = 0.002
 """Seconds on the network, half of them each way, where nothing else is said."""
-ERRAND_LIMIT = 5.0
-"""Seconds after which a probe or a look at a mute agent ends."""
+REPLY_LIMIT = 5.0
+"""Seconds after which a probe or a load check of an unresponsive agent ends."""
 LOOK_TIME = 0.01
 """Seconds that a server takes to write its counters."""
 
 
-class Client(Protocol):
-    """Who sends requests, and is told what came of them; nothing is told of a request that it has closed."""
-
-    def emitted(self, agent: int, emissions: list[engines.Emission], now: float) -> None:
-        """Record first tokens and answers of one agent; an emission's ``sequence.key`` is (request, slot)."""
-
-    def aborted(self, request: Request, slots: list[int], now: float) -> None:
-        """Record that these prompts of a request ended with ``abort``."""
-
-    def failed(self, request: Request, error: PoolError, now: float) -> None:
-        """Record that a request failed."""
-
-
-class VirtualFleet:
+class VirtualFleet(VirtualNetwork):
     """Servers of given speeds, the network between them and their client, and the heap of what happens when.
 
     All are of one ``profile`` but for their speeds, with ``slots`` slots if that is given. What is sent takes half a
@@ -70,93 +54,27 @@ class VirtualFleet:
         pauses: Pauses | None = None,
     ) -> None:
         profile = profile or AgentProfile()
-        self.now = 0.0
+        super().__init__(round_trip=round_trip, interval=1_000_000 if streamed else None, pauses=pauses)
         self.profile = profile if slots is None else replace(profile, slots=slots)
-        self.round_trip = round_trip
-        self.interval = 1_000_000 if streamed else None
-        self.client: Client
-        self._capacity: list[tuple[float, float]] = []
-        self._one_way = round_trip / 2
-        self._pauses = pauses
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = 0
         self.agents = [
             VirtualAgent(self, index, replace(self.profile, speed=speed)) for index, speed in enumerate(speeds)
         ]
-
-    # -- time ---------------------------------------------------------------------------------------------------
-
-    def at(self, when: float, action: Callable[[], None]) -> None:
-        """Have something happen at a time; at infinity, never."""
-        if when < math.inf:
-            self._count += 1
-            heappush(self._events, (when, self._count, action))
-
-    def client_at(self, when: float, action: Callable[[], None]) -> None:
-        """Have the client do something at a time, or as soon after it as it looks."""
-        self.at(when, action if self._pauses is None else partial(self._when_looking, self._pauses, action))
-
-    def step(self) -> bool:
-        """Let the next thing happen; return False if there is none."""
-        if not self._events:
-            return False
-        self.now, _, action = heappop(self._events)
-        action()
-        return True
-
-    @property
-    def next_at(self) -> float:
-        """When the next thing happens."""
-        return self._events[0][0] if self._events else math.inf
-
-    def _when_looking(self, pauses: Pauses, action: Callable[[], None]) -> None:
-        until = pauses.over(self.now)
-        if until > self.now:
-            self.client_at(until, action)
-        else:
-            action()
 
     # -- the network --------------------------------------------------------------------------------------------
 
     def send(self, request: Request) -> None:
         """Have a request travel to its agent."""
-        self.at(self.now + self._one_way, partial(self.agents[request.agent].receive, request))
+        self.at(self.now + self.one_way, partial(self.agents[request.agent].receive, request))
 
     def close(self, request: Request) -> None:
         """Read no more of a request; its agent hears of that later."""
         request.closed = True
-        self.at(self.now + self._one_way, partial(self.agents[request.agent].close, request))
-
-    def tell_emitted(self, agent: int, emissions: list[engines.Emission]) -> None:
-        """Have tokens travel to the client."""
-        self.client_at(self.now + self._one_way, partial(self._emitted, agent, emissions))
-
-    def tell_aborted(self, request: Request, slots: list[int]) -> None:
-        """Have the news of an abort travel to the client."""
-        self.client_at(self.now + self._one_way, partial(self._tell, self.client.aborted, request, slots))
-
-    def tell_failed(self, request: Request, error: PoolError) -> None:
-        """Have an error travel to the client."""
-        self.client_at(self.now + self._one_way, partial(self._tell, self.client.failed, request, error))
-
-    def _emitted(self, agent: int, emissions: list[engines.Emission]) -> None:
-        read = []
-        for emission in emissions:
-            request: Request = emission.sequence.key[0]
-            if not request.closed:
-                request.unread -= emission.finished
-                read.append(emission)
-        if read:
-            self.client.emitted(agent, read, self.now)
-
-    def _tell(self, told: Callable[..., None], request: Request, what: object) -> None:
-        if not request.closed:
-            told(request, what, self.now)
+        self.at(self.now + self.one_way, partial(self.agents[request.agent].close, request))
 
     def probe(self, index: int, told: Callable[[Outcome], None]) -> None:
         """Ask an agent for one token, as any client would; ``told`` hears what that came to.
 
-        The probe takes its turn in the engine, and nobody waits longer for it than :data:`ERRAND_LIMIT` seconds.
+        The probe takes its turn in the engine, and nobody waits longer for it than :data:`REPLY_LIMIT` seconds.
         """
         agent = self.agents[index]
         sequence = engines.Sequence(1)
@@ -170,18 +88,18 @@ class VirtualFleet:
 
         def answered(whole: bool) -> None:
             outcome = Outcome.ANSWERED if whole else Outcome.DRAINING
-            self.client_at(self.now + self._one_way, partial(tell, outcome))
+            self.client_at(self.now + self.one_way, partial(tell, outcome))
 
         def give_up() -> None:
-            self.at(self.now + self._one_way, partial(agent.stop_for_others, sequence))
+            self.at(self.now + self.one_way, partial(agent.stop_for_others, sequence))
             tell(Outcome.DEAD)
 
         def arrive() -> None:
             if not agent.work_for_others(sequence, answered):
                 answered(False)
 
-        self.at(self.now + self._one_way, arrive)
-        self.client_at(self.now + ERRAND_LIMIT, give_up)
+        self.at(self.now + self.one_way, arrive)
+        self.client_at(self.now + REPLY_LIMIT, give_up)
 
     def look(self, index: int, tokens_before: int, told: Callable[[Finding, int], None]) -> None:
         """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count."""
@@ -193,19 +111,15 @@ class VirtualFleet:
                 case "dead" | "terminated":
                     finding, seconds = Finding.REFUSED, 0.0
                 case "hung":
-                    finding, seconds = Finding.UNRESPONSIVE, ERRAND_LIMIT - self.round_trip
+                    finding, seconds = Finding.UNRESPONSIVE, REPLY_LIMIT - self.round_trip
                 case _:
                     finding = Finding.PROGRESSING if tokens != tokens_before else Finding.IDLE
                     seconds = LOOK_TIME
-            self.client_at(self.now + seconds + self._one_way, partial(told, finding, tokens))
+            self.client_at(self.now + seconds + self.one_way, partial(told, finding, tokens))
 
-        self.at(self.now + self._one_way, arrive)
+        self.at(self.now + self.one_way, arrive)
 
     # -- what it comes to ---------------------------------------------------------------------------------------
-
-    def note_capacity(self, change: float) -> None:
-        """Record that the speeds of the servers that are up have changed by so much in sum."""
-        self._capacity.append((self.now, change))
 
     def bound(self, prompts: Iterable[VirtualPrompt]) -> float:
         """The least seconds in which the servers that were up could have answered these prompts.
@@ -235,7 +149,7 @@ class VirtualFleet:
         steps = max(written / profile.slots, (read + decoded) / profile.max_num_batched_tokens)
         left = steps * profile.step_base + decoded * profile.step_per_sequence + read / profile.prefill_rate
         speed = since = 0.0
-        for at, change in self._capacity:
+        for at, change in self.capacity_changes:
             if speed > 0 and left <= speed * (at - since):
                 break
             left -= speed * (at - since)

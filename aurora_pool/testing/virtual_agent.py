@@ -4,61 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.testing.engine import Sequence
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.refusal import ENGINE_DEAD
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence as ListLike
-
-    from aurora_pool.testing.kv_cache import Key
-    from aurora_pool.testing.virtual import VirtualFleet
+from aurora_pool.testing.virtual_network import Request, VirtualNetwork
 
 DRAINING = "cannot schedule new futures after shutdown"
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later or on a different instance."
 
 
-@dataclass(slots=True, eq=False)
-class VirtualPrompt:
-    """One prompt: how long its answer and it are, in tokens, and the keys of the whole blocks that it may share.
-
-    ``bad`` ones are refused by servers, ``poison`` kills the server that begins it.
-    """
-
-    length: int
-    prompt_tokens: int = 20
-    bad: bool = False
-    poison: bool = False
-    keys: ListLike[Key] = ()
-
-
-class Request:
-    """What a client sends: prompts for one agent, and the client's own ``key``.
-
-    ``unfinished`` counts the prompts that the agent has not answered, ``unread`` those whose answers the client has not
-    read; a ``closed`` request is one that the client reads no more.
-    """
-
-    __slots__ = ("agent", "closed", "key", "prompts", "sequences", "unfinished", "unread")
-
-    def __init__(self, agent: int, prompts: ListLike[VirtualPrompt], key: Any) -> None:
-        self.agent = agent
-        self.prompts = prompts
-        self.key = key
-        self.sequences: list[Sequence] = []
-        self.unfinished = self.unread = len(prompts)
-        self.closed = False
-
-
 class VirtualAgent:
     """One simulated server. The methods named like those of ``SimulatedAgent`` let the same happen to it."""
 
-    def __init__(self, fleet: VirtualFleet, index: int, profile: AgentProfile) -> None:
-        self.fleet = fleet
+    def __init__(self, network: VirtualNetwork, index: int, profile: AgentProfile) -> None:
+        self.network = network
         self.index = index
         self.profile = profile
         self.speed = profile.speed
@@ -75,7 +37,7 @@ class VirtualAgent:
         self._others_tokens = 0
         self._tokens_before = 0
         self._wake = math.inf
-        fleet.note_capacity(self.speed)
+        network.note_capacity(self.speed)
 
     @property
     def tokens(self) -> int:
@@ -87,10 +49,10 @@ class VirtualAgent:
 
     def receive(self, request: Request) -> None:
         """Record a request that has travelled here."""
-        now = self.fleet.now
+        now = self.network.now
         error = self._refusal(request)
         if error is not None:
-            self.fleet.tell_failed(request, error)
+            self.network.tell_failed(request, error)
             return
         self.prompts_received += len(request.prompts)
         self.requests[request] = None
@@ -99,7 +61,7 @@ class VirtualAgent:
                 prompt.length,
                 prompt_tokens=prompt.prompt_tokens,
                 keys=prompt.keys,
-                interval=self.fleet.interval,
+                interval=self.network.interval,
                 key=(request, slot),
             )
             request.sequences.append(sequence)
@@ -112,7 +74,7 @@ class VirtualAgent:
         if request in self.requests:
             del self.requests[request]
             for sequence in request.sequences:
-                self.engine.cancel(self.fleet.now, sequence)
+                self.engine.cancel(self.network.now, sequence)
             self._reschedule()
 
     def work_for_others(self, sequence: Sequence, ended: Callable[[bool], None]) -> bool:
@@ -123,14 +85,14 @@ class VirtualAgent:
         if self.condition in ("dead", "terminated", "draining"):
             return False
         self._others[sequence] = ended
-        self.engine.submit(self.fleet.now, sequence)
+        self.engine.submit(self.network.now, sequence)
         self._reschedule()
         return True
 
     def stop_for_others(self, sequence: Sequence) -> None:
         """Let go of such a sequence; its ``ended`` is not called."""
         if self._others.pop(sequence, None) is not None:
-            self._others_tokens += self.engine.cancel(self.fleet.now, sequence)
+            self._others_tokens += self.engine.cancel(self.network.now, sequence)
             self._reschedule()
 
     def _refusal(self, request: Request) -> PoolError | None:
@@ -158,7 +120,7 @@ class VirtualAgent:
     def drain(self, seconds: float = 5.0) -> None:
         """Go on with what runs, refuse new requests with a 500; after some seconds, terminate."""
         self._set("draining", paused=False)
-        self.fleet.at(self.fleet.now + seconds, self.terminate)
+        self.network.at(self.network.now + seconds, self.terminate)
 
     def die(self) -> None:
         """Cut all connections and refuse new ones."""
@@ -175,24 +137,24 @@ class VirtualAgent:
             del self.requests[request]
             slots = [slot for slot, s in enumerate(request.sequences) if s.generated < s.length]
             for sequence in request.sequences:
-                self.engine.cancel(self.fleet.now, sequence)
-            self.fleet.tell_aborted(request, slots)
+                self.engine.cancel(self.network.now, sequence)
+            self.network.tell_aborted(request, slots)
         others, self._others = self._others, {}
         for sequence, ended in others.items():
-            self._others_tokens += self.engine.cancel(self.fleet.now, sequence)
+            self._others_tokens += self.engine.cancel(self.network.now, sequence)
             ended(False)
 
     def slow(self, factor: float) -> None:
         """Take ``factor`` times as long for every step."""
-        self.fleet.note_capacity(self.speed / factor - self.engine.speed)
-        self.engine.set_speed(self.fleet.now, self.speed / factor)
+        self.network.note_capacity(self.speed / factor - self.engine.speed)
+        self.engine.set_speed(self.network.now, self.speed / factor)
         self._reschedule()
 
     def flap(self, *, up: float, down: float) -> None:
         """Die now, come back after ``down`` seconds, die after ``up`` more, and so on."""
         self.die()
-        self.fleet.at(self.fleet.now + down, self.revive)
-        self.fleet.at(self.fleet.now + down + up, lambda: self.flap(up=up, down=down))
+        self.network.at(self.network.now + down, self.revive)
+        self.network.at(self.network.now + down + up, lambda: self.flap(up=up, down=down))
 
     def revive(self) -> None:
         """Be healthy again: go on where it stopped, or as a new process if it was gone."""
@@ -203,21 +165,21 @@ class VirtualAgent:
     def _set(self, condition: Literal["up", "hung", "asleep", "draining", "terminated"], *, paused: bool) -> None:
         if self.condition == "dead" and condition != "up":
             return
-        self.fleet.note_capacity(self._capacity(condition) - self._capacity(self.condition))
+        self.network.note_capacity(self._capacity(condition) - self._capacity(self.condition))
         self.condition = condition
         if paused:
-            self.engine.pause(self.fleet.now)
+            self.engine.pause(self.network.now)
         else:
-            self.engine.resume(self.fleet.now)
+            self.engine.resume(self.network.now)
         self._reschedule()
 
     def _stop(self, error: Callable[[], PoolError]) -> None:
         if self.condition == "dead":
             return
-        self.fleet.note_capacity(-self._capacity(self.condition))
+        self.network.note_capacity(-self._capacity(self.condition))
         self.condition = "dead"
         self.deaths += 1
-        self.engine.advance(self.fleet.now)
+        self.engine.advance(self.network.now)
         self._tokens_before = self.tokens
         self.engine = self.profile.new_engine()
         self._others_tokens = 0
@@ -225,7 +187,7 @@ class VirtualAgent:
         others, self._others = self._others, {}
         requests, self.requests = self.requests, {}
         for request in requests:
-            self.fleet.tell_failed(request, error())
+            self.network.tell_failed(request, error())
         for ended in others.values():
             ended(False)
 
@@ -238,10 +200,10 @@ class VirtualAgent:
         due = self.engine.next_event_time()
         if due is not None and due < self._wake:
             self._wake = due
-            self.fleet.at(due, self._advance)
+            self.network.at(due, self._advance)
 
     def _advance(self) -> None:
-        now = self.fleet.now
+        now = self.network.now
         if now < self._wake:
             return
         self._wake = math.inf
@@ -262,9 +224,9 @@ class VirtualAgent:
                     self.requests.pop(request, None)
             killer = killer or request.prompts[slot].poison
         if mine:
-            self.fleet.tell_emitted(self.index, mine)
+            self.network.tell_emitted(self.index, mine)
         if killer:
             self.die()
-            self.fleet.at(now + self.restarts_after, self.revive)
+            self.network.at(now + self.restarts_after, self.revive)
         else:
             self._reschedule()

@@ -1,41 +1,12 @@
-"""What disturbs a virtual fleet without being a fault: a client that looks late, and other clients' work."""
+"""What disturbs a virtual fleet without being a fault: other clients' work."""
 
 from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING
 
 from aurora_pool.testing.engine import Sequence
-
-if TYPE_CHECKING:
-    from aurora_pool.testing.virtual import VirtualFleet
-
-
-class Pauses:
-    """The times in which a client is busy with something else, and reads and does nothing.
-
-    One comes about every ``every`` seconds and lasts ``shortest`` to ``longest`` seconds. Ask it about times that never
-    go back.
-
-    >>> pauses = Pauses(seed=1, every=2.0)
-    >>> 0 < sum(pauses.over(tick / 100) > tick / 100 for tick in range(60_000)) < 20_000
-    True
-    """
-
-    def __init__(self, *, seed: int, every: float = 2.0, shortest: float = 0.05, longest: float = 0.5) -> None:
-        self._chance = random.Random(seed)
-        self._every = every
-        self._lasts = (shortest, longest)
-        self._until = 0.0
-        self._next = self._chance.expovariate(1 / every)
-
-    def over(self, now: float) -> float:
-        """Tell when the client looks again: ``now`` if it looks."""
-        while self._next <= now:
-            self._until = self._next + self._chance.uniform(*self._lasts)
-            self._next = self._until + self._chance.expovariate(1 / self._every)
-        return max(now, self._until)
+from aurora_pool.testing.virtual import VirtualFleet
 
 
 class ForeignLoad:

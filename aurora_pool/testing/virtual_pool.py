@@ -19,9 +19,9 @@ from aurora_pool.errors import PoolError
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.plan import Plan
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import InFlightRequest, Plan, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 

@@ -109,10 +109,7 @@ class Assembly:
             raise BadReply(f"expected {self._choices} choices, got {len(answers)}")
         slots = [answer.slot for answer in answers]
         if slots != list(range(self._choices)):
-            for index in slots:
-                self._check_index(index)
-            if len(set(slots)) < len(slots):
-                raise BadReply("two choices have the same index")
+            self._check_indices(slots)
         longest = self._bounds.longest
         untold = True
         for answer in answers:
@@ -133,6 +130,12 @@ class Assembly:
         if len(answers) == 1 and usage is not None and usage.completion_tokens <= self._n * self._bounds.tokens:
             answers[0].usage = usage
         return answers
+
+    def _check_indices(self, indices: list[int]) -> None:
+        for index in indices:
+            self._check_index(index)
+        if len(set(indices)) < len(indices):
+            raise BadReply("two choices have the same index")
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < self._choices:

@@ -236,6 +236,19 @@ def test_a_bad_line_before_anything_is_sent(call: Call, tmp_path: Path, output: 
     assert not output.exists()
 
 
+def test_bad_lines_are_each_named_on_a_line_of_their_own(call: Call, tmp_path: Path, output: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [*PROMPTS, r'{"prompt": "half \ud83d"}', "[1]"])
+    hostfile = tmp_path / "h"
+    hostfile.write_text("127.0.0.1 2000\n")
+    ended = call("run", source, "-o", output, "--hostfile", hostfile)
+    assert ended.code == 3
+    assert ended.err.splitlines() == [
+        f"aurora-pool: {source}: 2 bad lines",
+        rf"  {source}:31: the text is no valid Unicode: a lone surrogate, '\ud83d'",
+        f"  {source}:32: expected a JSON object",
+    ]
+
+
 def test_an_input_that_is_not_there(call: Call, output: Path, hostfile: Path) -> None:
     ended = call("run", "nowhere.jsonl", "-o", output, "--hostfile", hostfile)
     assert (ended.code, "nowhere.jsonl: the input can't be read" in one_line(ended)) == (3, True)

@@ -211,6 +211,32 @@ async def test_a_short_chat_on_a_slow_agent_is_streamed_once_the_proxy_has_shown
         assert proxy.cuts <= 8
 
 
+@pytest.mark.parametrize("batched", [True, False])
+async def test_an_agent_without_metrics_may_be_silent_for_as_long_as_it_answers_small_requests(batched: bool) -> None:
+    async def slow(asked: Asked) -> None:
+        await asyncio.sleep(600)
+        asked.writer.write(good(asked))
+
+    async with pool_of(slow, stream=False, max_tokens=1000) as (pool, (server,)):
+        send = pool.send_all_batched if batched else pool.send_all
+        responses = await asyncio.wait_for(send(PROMPTS[:4]), 700)
+        assert [response.text for response in responses] == [text_for(prompt) for prompt in PROMPTS[:4]]
+        assert all(response.attempts == 1 for response in responses)
+        assert sum(asked.is_probe for asked in server.asked) < 25
+
+
+async def test_one_that_answers_no_small_request_either_is_given_up() -> None:
+    async def hang(asked: Asked) -> None:
+        await asyncio.sleep(10_000)
+
+    def odd(asked: Asked) -> Any:
+        return hang(asked) if "completions" in asked.path else good(asked)
+
+    async with pool_of(odd, good, everything=True, stream=False, balance="strict") as (pool, _):
+        responses = await asyncio.wait_for(pool.send_all_batched(PROMPTS), 400)
+        assert all(response.success for response in responses)
+
+
 async def test_connections_that_break_under_healthy_prompts_are_no_poison() -> None:
     broken = [0]
 

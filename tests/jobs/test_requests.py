@@ -181,6 +181,20 @@ def test_refuses_text_that_is_not_utf8() -> None:
         read(b"ab\xff", text=True)
 
 
+@pytest.mark.parametrize("prompt", ["half \ud83d", "half \ud83d emoji", "\ude00", ["\ud83d"]])
+def test_half_of_a_surrogate_pair_is_called_that(prompt: Any) -> None:
+    fields = {"messages": [{"role": "user", "content": prompt}]} if isinstance(prompt, list) else {"prompt": prompt}
+    for line in (fields, json.dumps(fields).encode(), json.dumps(batch(fields, None)).encode()):
+        with pytest.raises(RequestError, match=r"^the text is no valid Unicode: a lone surrogate, '.u"):
+            RequestReader().read(line, 1)
+    assert read({"prompt": "\U0001f600"}).body == {"prompt": "\U0001f600"}
+
+
+def test_a_row_with_what_can_not_be_sent_is_a_bad_line() -> None:
+    with pytest.raises(RequestError, match=r"^the row can't be sent: .*object"):
+        RequestReader().read({"prompt": "a", "min_p": object()}, 1)
+
+
 def test_tools_go_to_the_server_as_they_stand() -> None:
     tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
     line = json.dumps({"messages": [{"role": "user", "content": "1 + 1"}], "tools": tools, "tool_choice": "auto"})

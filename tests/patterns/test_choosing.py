@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from aurora_pool import PromptOptions, VLLMPool
-from aurora_pool.errors import BadReply, ConfigError
+from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Logprobs, Prompt, Response, Sampling
 from aurora_pool.patterns import choose, score
 from aurora_pool.testing import AgentProfile, SimulatedFleet
@@ -156,8 +156,8 @@ async def test_choices_are_tokenized_as_they_stand_within_a_text() -> None:
             return list(f" {text}".encode())
 
     pool = SpaceFirst(lambda _: Response(True, "", prompt_token_ids=[1], logprobs=Logprobs(["x"], [0.0], [{}])))
-    with pytest.raises(BadReply, match="prompt_logprobs"):
-        await choose(pool, ["a"], [" y", "n"])
+    (lost,) = await choose(pool, ["a"], [" y", "n"])
+    assert "prompt_logprobs" in (lost.error or "")
     assert {tuple(p.content) for p in pool.sent[1:]} == {(1, *b" y"), (1, *b"n")}
 
 
@@ -176,10 +176,14 @@ async def test_likely_choices_need_no_second_look() -> None:
     assert sent.sampling.extra == {**thinking, "return_tokens_as_token_ids": True}
 
 
-async def test_a_server_that_leaves_the_token_ids_out_is_an_error() -> None:
-    pool = FakePool(lambda _: Response(True, "Y", agent_index=2))
-    with pytest.raises(BadReply, match="agent 2 did not tell the prompt_token_ids"):
-        await choose(pool, ["a"], ["Y", "N"])
+async def test_a_prompt_whose_server_leaves_the_token_ids_out_fails_alone() -> None:
+    top = Logprobs(["Y"], [-0.1], [{"token_id:89": -0.1, "token_id:78": -3.0}])
+    told = Response(True, "Y", logprobs=top, prompt_token_ids=[1])
+    pool = FakePool(lambda text: told if text == "b" else Response(True, "Y", agent_index=2))
+    lost, found = await choose(pool, ["a", "b"], ["Y", "N"])
+    assert (lost.success, lost.error_kind) == (False, "exhausted")
+    assert lost.error == "agent 2 did not tell the prompt_token_ids that it was asked for"
+    assert (found.success, found.answer) == (True, "Y")
 
 
 async def test_scores_are_the_sums_of_what_the_server_tells() -> None:
@@ -204,7 +208,13 @@ async def test_a_text_that_cannot_be_scored_says_why() -> None:
         assert (bad.success, bad.error_kind) == (False, "rejected")
 
 
-async def test_a_server_that_leaves_the_logprobs_out_is_an_error() -> None:
-    pool = FakePool(lambda _: Response(True, "", agent_index=1, prompt_token_ids=[1, 2]))
-    with pytest.raises(BadReply, match="agent 1 did not tell the prompt_logprobs"):
-        await score(pool, ["a"])
+@pytest.mark.parametrize("told", [None, [], ["x"], [{}], [{"97": None}], [{"97": {"logprob": "x"}}], [[]]])
+async def test_a_text_whose_server_tells_no_logprobs_fails_alone(told: Any) -> None:
+    def answer(text: str) -> Response:
+        good = [{"98": {"logprob": -0.5}}]
+        return Response(True, "", agent_index=1, prompt_logprobs=good if text == "[98]" else told)
+
+    lost, found = await score(FakePool(answer), ["a", "b"])
+    assert (lost.success, lost.error_kind) == (False, "exhausted")
+    assert lost.error == "agent 1 did not tell the prompt_logprobs that it was asked for"
+    assert (found.success, found.logprob) == (True, -0.5)

@@ -4,7 +4,7 @@ import pytest
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response, Sampling
-from aurora_pool.patterns import Stage, fan_out_fan_in, run_pipeline
+from aurora_pool.patterns import Stage, fan_out_fan_in, run_pipeline, strip_reasoning
 from tests.patterns.fake_pool import FakePool, failed
 
 
@@ -47,7 +47,7 @@ async def test_later_stages_work_while_earlier_ones_do() -> None:
 
 async def test_an_item_that_fails_goes_no_further_and_the_others_go_on() -> None:
     pool = FakePool(lambda text: failed("400: too long", "rejected") if text == "2: b of b" else echo(text))
-    ok, lost = await run_pipeline(pool, [FIRST, SECOND, THIRD], "ab")
+    ok, lost = await run_pipeline(pool, [FIRST, SECOND, THIRD], ["a", "b"])
     assert ok.success
     assert (lost.success, lost.text, lost.outputs) == (False, "b", {"first": "b"})
     assert (lost.failed_stage, lost.error, lost.error_kind) == ("second", "400: too long", "rejected")
@@ -77,7 +77,7 @@ async def test_no_items_give_no_results() -> None:
 async def test_misuse_is_told_before_anything_is_sent(stages: list[Stage], match: str) -> None:
     pool = FakePool(echo)
     with pytest.raises(ConfigError, match=match):
-        await run_pipeline(pool, stages, "ab")
+        await run_pipeline(pool, stages, ["a", "b"])
     assert pool.sent == []
 
 
@@ -88,7 +88,7 @@ def merge(text: str) -> str:
 async def test_fan_out_fan_in_merges_the_answers_about_each_item() -> None:
     pool = FakePool(merge)
     results = await fan_out_fan_in(
-        pool, "abc", {"x": "x{item}", "y": "y{item}", "z": "z{item}"}, "{item}:{responses}", max_tokens=5
+        pool, ["a", "b", "c"], {"x": "x{item}", "y": "y{item}", "z": "z{item}"}, "{item}:{responses}", max_tokens=5
     )
     assert [r.text for r in results] == ["a(xa ya za)", "b(xb yb zb)", "c(xc yc zc)"]
     assert {p.max_tokens for p in pool.sent} == {5, 99}
@@ -97,9 +97,39 @@ async def test_fan_out_fan_in_merges_the_answers_about_each_item() -> None:
 
 async def test_fan_out_fan_in_names_the_lost_branch() -> None:
     pool = FakePool(lambda text: failed("broken") if text == "ya" else merge(text))
-    lost, ok = await fan_out_fan_in(pool, "ab", {"x": "x{item}", "y": "y{item}", "z": "z{item}"}, "{item}:{responses}")
+    lost, ok = await fan_out_fan_in(
+        pool, ["a", "b"], {"x": "x{item}", "y": "y{item}", "z": "z{item}"}, "{item}:{responses}"
+    )
     assert ok.success
     assert (lost.success, lost.text, lost.error) == (False, "a(xa za)", "1 of 3 leaves lost (y: broken)")
+
+
+async def test_fan_out_fan_in_has_a_limit_for_merges_and_cleans_answers() -> None:
+    def answer(prompt: str) -> str:
+        assert "<think>" not in prompt
+        return f"<think>about {prompt}</think>\n\n({prompt})"
+
+    pool = FakePool(answer)
+    (result,) = await fan_out_fan_in(
+        pool,
+        ["a"],
+        {"x": "x{item}", "y": "y{item}"},
+        "{responses}",
+        max_tokens=5,
+        reduce_max_tokens=7,
+        clean=strip_reasoning,
+    )
+    assert result.text == "((xa)\n\n(ya))"
+    assert [prompt.max_tokens for prompt in pool.sent] == [5, 5, 7]
+
+
+@pytest.mark.parametrize("keep_blank", [True, False])
+async def test_a_blank_branch_is_lost_unless_it_is_kept(keep_blank: bool) -> None:
+    pool = FakePool(lambda text: " " if text == "xa" else text)
+    (result,) = await fan_out_fan_in(
+        pool, ["a"], {"x": "x{item}", "y": "y{item}"}, "{responses}", keep_blank=keep_blank
+    )
+    assert (result.success, [leaf.name for leaf in result.lost]) == (keep_blank, [] if keep_blank else ["x"])
 
 
 @pytest.mark.parametrize(
@@ -113,5 +143,5 @@ async def test_fan_out_fan_in_names_the_lost_branch() -> None:
 async def test_fan_out_fan_in_refuses_misuse(prompts: dict[str, str], merge_prompt: str, match: str) -> None:
     pool = FakePool(merge)
     with pytest.raises(ConfigError, match=match):
-        await fan_out_fan_in(pool, "ab", prompts, merge_prompt)
+        await fan_out_fan_in(pool, ["a", "b"], prompts, merge_prompt)
     assert pool.sent == []

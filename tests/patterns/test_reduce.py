@@ -19,7 +19,7 @@ def merge(text: str) -> str:
 
 async def test_tree_reduce_merges_neighbours_level_by_level() -> None:
     pool = FakePool(merge)
-    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 3, "abcdefgh", max_tokens=5)
+    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 3, list("abcdefgh"), max_tokens=5)
     assert result.success
     assert result.text == "((a b) (c d e) (f g h))"
     assert (result.leaves, result.levels, result.calls, result.completion_tokens) == (8, 2, 12, 12)
@@ -52,21 +52,21 @@ async def test_one_call_is_opened_and_closed() -> None:
 
 async def test_a_failed_agent_costs_its_leaf_and_the_result_names_it() -> None:
     pool = FakePool(lambda text: failed("400: too long", "rejected") if text == "leaf c" else merge(text))
-    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 2, "abcd")
+    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", 2, list("abcd"))
     assert not result.success
     assert result.text == "((a b) d)"
     assert result.error == "1 of 4 leaves lost (leaf 2: 400: too long)"
 
 
 async def test_all_leaves_lost() -> None:
-    result = await tree_reduce(FakePool(lambda _: failed()), "leaf {item}", "{responses}", items="abc")
+    result = await tree_reduce(FakePool(lambda _: failed()), "leaf {item}", "{responses}", items=list("abc"))
     assert (result.success, result.text, len(result.lost), result.calls) == (False, "", 3, 3)
 
 
 async def test_a_reducer_that_fails_once_is_asked_again() -> None:
     failures = iter([failed()])
     pool = FakePool(lambda text: next(failures, merge(text)) if text.startswith("merge") else merge(text))
-    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", items="ab")
+    result = await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", items=["a", "b"])
     assert (result.success, result.text, result.calls) == (True, "(a b)", 4)
 
 
@@ -91,7 +91,7 @@ async def test_no_template_is_refused_by_a_cautious_estimate() -> None:
 
     pool = Cautious(merge, context=100 + SPARE_TOKENS, max_tokens_aggregation=20)
     long = "word " * 50 + "merge {level}: {responses}"
-    assert (await tree_reduce(pool, "leaf {item}", long, items="ab")).success
+    assert (await tree_reduce(pool, "leaf {item}", long, items=["a", "b"])).success
 
 
 async def test_where_nobody_counts_tokens_the_estimate_must_do() -> None:
@@ -100,9 +100,9 @@ async def test_where_nobody_counts_tokens_the_estimate_must_do() -> None:
             raise ServerError(404, "Not Found")
 
     pool = Deaf(merge, context=100 + SPARE_TOKENS, max_tokens_aggregation=20)
-    assert (await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", items="ab")).success
+    assert (await tree_reduce(pool, "leaf {item}", "merge {level}: {responses}", items=["a", "b"])).success
     with pytest.raises(ConfigError, match="too long: 90 tokens"):
-        await tree_reduce(pool, "leaf {item}", "word " * 90 + "{responses}", items="ab")
+        await tree_reduce(pool, "leaf {item}", "word " * 90 + "{responses}", items=["a", "b"])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ async def test_where_nobody_counts_tokens_the_estimate_must_do() -> None:
 )
 async def test_misuse_is_told_before_anything_is_sent(arguments: dict[str, object], match: str) -> None:
     pool = FakePool(merge, context=100 + SPARE_TOKENS, max_tokens_aggregation=None)
-    good: dict[str, object] = {"prompt": "leaf {item}", "reduce_prompt": "merge {responses}", "items": "ab"}
+    good: dict[str, object] = {"prompt": "leaf {item}", "reduce_prompt": "merge {responses}", "items": ["a", "b"]}
     with pytest.raises(ConfigError, match=match):
         await tree_reduce(pool, **(good | arguments))  # type: ignore[arg-type]  # misuse is the point
     assert pool.sent == []
@@ -158,7 +158,7 @@ async def test_map_reduce_refuses_no_items() -> None:
 
 
 async def test_a_key_is_put_in_literally() -> None:
-    results = await map_reduce(FakePool(str), "ab", "{item}", "{key} {responses}", key=lambda _: "{responses}")
+    results = await map_reduce(FakePool(str), ["a", "b"], "{item}", "{key} {responses}", key=lambda _: "{responses}")
     assert results["{responses}"].text == "{responses} a\n\nb"
 
 
@@ -169,10 +169,17 @@ async def test_reduce_steps_have_a_limit_of_their_own_and_answers_are_cleaned() 
 
     pool = FakePool(answer)
     result = await tree_reduce(
-        pool, "{item}", "{responses}", items="ab", max_tokens=5, reduce_max_tokens=7, clean=strip_reasoning
+        pool, "{item}", "{responses}", items=["a", "b"], max_tokens=5, reduce_max_tokens=7, clean=strip_reasoning
     )
     assert result.text == "((a)\n\n(b))"
     assert [prompt.max_tokens for prompt in pool.sent] == [5, 5, 7]
+
+
+async def test_the_agents_answers_to_a_broadcast_are_cleaned_too() -> None:
+    pool = FakePool(lambda prompt: f"<think>{prompt}</think>{len(pool.answered)}", size=2)
+    result = await broadcast_and_reduce(pool, "Say.", "merge {responses}", clean=strip_reasoning)
+    assert result.text == "3"
+    assert max(pool.answered) in ("merge 1\n\n2", "merge 2\n\n1")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,13 @@ async def test_what_fails_is_told() -> None:
     assert (found.success, found.lost, found.clusters) == (True, 1, (0, 0))
 
 
+async def test_blank_answers_are_no_samples() -> None:
+    turn = itertools.cycle(["a", "<think>Hm, ", " ", "b"])
+    pool = FakePool(lambda _: next(turn), window=1)
+    (found,) = await semantic_entropy(pool, ["Where?"], 4, entails=lambda *_: False)
+    assert (found.success, found.lost, found.texts, found.clusters) == (True, 2, ("a", "b"), (0, 1))
+
+
 async def test_a_comparison_that_fails_is_told() -> None:
     def answer(prompt: str) -> Response:
         if prompt.startswith("We are"):

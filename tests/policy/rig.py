@@ -10,10 +10,11 @@ from aurora_pool.errors import ConnectionLost, PoolError, ServerError
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
+from aurora_pool.policy.plan import Failure, Plan
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import Failure, InFlightRequest, Plan, WorkItem
+from aurora_pool.policy.tail import useful
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 
 
 class Rig:
@@ -238,7 +239,7 @@ class Rig:
         for queue in self.ledger.queues:
             for agent in self.agents:
                 if agent.index in queue.view.serves and agent.limit and not agent.held:
-                    too_slow = queue.end is not None and not queue.end.useful(agent, self.now)
+                    too_slow = queue.end is not None and not useful(queue.end, agent, self.now)
                     waiting = [t for t in queue.items if not t.done and t.avoid != agent.index]
                     assert too_slow or not waiting, f"agent {agent.index} idles while prompts wait"
 

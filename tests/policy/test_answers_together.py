@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import PromptQueue, WorkItem
 
 AGENTS = 3
 PROMPTS = 60

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool.policy.batching import form_batches
-from aurora_pool.policy.queues import PromptQueue
-from aurora_pool.policy.work import LIST_LIMIT, WorkItem
+from aurora_pool.policy.work import LIST_LIMIT, PromptQueue, WorkItem
 
 QUEUE = PromptQueue(range(1))
 

@@ -7,9 +7,9 @@ import pytest
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.retry import MAX_ATTEMPTS
 from aurora_pool.policy.stall import Finding
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 BUSY = ServerError(503, "The engine is currently busy")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stall import Finding
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 

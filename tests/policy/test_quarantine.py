@@ -5,9 +5,8 @@ from __future__ import annotations
 from aurora_pool.errors import ServerError
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.quarantine import MAX_DEATHS, QUARANTINE_DELAY, TOGETHER, halve
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from tests.policy.rig import Rig
 
 LONG_ENOUGH = 400.0

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed, ServerError
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.window import START
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from aurora_pool.errors import ConnectFailed
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.queues import PromptQueue
 from aurora_pool.policy.stall import LOOK_AFTER, Finding
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 
@@ -65,6 +65,29 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
     assert seconds <= given_up_at <= seconds + 2 * LOOK_AFTER
     assert rig.sent[0].closed
     assert rig.agents[0].failures == {Outcome.DEAD.value: 1}
+    rig.finish()
+
+
+def test_one_without_counters_is_tried_by_a_small_request_and_may_be_silent_while_it_answers_that() -> None:
+    rig = silent()
+    for _ in range(1000):
+        while rig.looks:
+            rig.load_checked(0, Finding.NO_METRICS)
+        rig.plan()
+        while rig.probes:
+            assert rig.now >= 30
+            rig.probed(0)
+        rig.wait(1.0)
+    (request,) = rig.open
+    rig.load_checked(0, Finding.NO_METRICS)
+    for _ in range(400):
+        while rig.looks:
+            rig.load_checked(0, Finding.NO_METRICS)
+        rig.plan()
+        while rig.probes:
+            rig.probed(0, Outcome.DEAD)
+        rig.wait(1.0)
+    assert request.closed
     rig.finish()
 
 

@@ -1,4 +1,7 @@
-"""A 400 on a list: the prompt at fault is found, and costs the others nothing but a few requests."""
+"""A 400 on a list: the prompt at fault is found, and costs the others nothing but a few requests.
+
+How often a prompt is sent depends on time: what is slow is hedged.
+"""
 
 from __future__ import annotations
 

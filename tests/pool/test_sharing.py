@@ -64,6 +64,26 @@ def test_a_lower_priority_number_is_served_first() -> None:
     assert sooner <= 0.55 * later
 
 
+def test_the_calls_of_one_caller_share_as_one() -> None:
+    async def many(pool: VLLMPool) -> float:
+        ann = pool.as_caller()
+        return max(await asyncio.gather(*(job(f"ann {number}", 2000)(ann) for number in range(4))))
+
+    anns, bobs = times_of(many, job("bob", 2000))
+    assert bobs <= 0.5 * anns  # her four calls beside it would leave it a fifth of the fleet
+
+
+def test_a_caller_has_weight_and_priority() -> None:
+    heavy, light = times_of(
+        lambda pool: job("heavy", 9000)(pool.as_caller(weight=3.0)), lambda pool: job("light", 3000)(pool.as_caller())
+    )
+    assert abs(heavy - light) <= 0.15 * max(heavy, light)
+    later, sooner = times_of(
+        lambda pool: job("later", 6000)(pool.as_caller(priority=1)), job("sooner", 3000, after=0.5)
+    )
+    assert sooner <= 0.55 * later
+
+
 def test_views_share_as_calls_do() -> None:
     async def pinned(pool: VLLMPool) -> float:
         await asyncio.sleep(8.0)

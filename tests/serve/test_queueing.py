@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aurora_pool.serve.queueing import FairQueue, Share, Waiting
+from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
 
 
 def waiting(user: str, seq: int, *, priority: int = 0, cost: int = 1, expires_at: float = 0.0) -> Waiting:
@@ -60,11 +60,24 @@ def test_a_user_who_comes_late_has_saved_up_nothing() -> None:
 
 def test_a_limit_on_running_batches_lets_others_pass() -> None:
     each = [waiting("ann", 1), waiting("bob", 2)]
-    chosen = FairQueue().choose(each, {"ann": 1}, {"ann": Share(running=1)})
+    chosen = FairQueue().choose(each, {"ann": Running(1)}, {"ann": Share(running=1)})
     assert chosen is not None
     assert chosen.user == "bob"
-    assert FairQueue().choose(each[:1], {"ann": 1}, {"ann": Share(running=1)}) is None
+    assert FairQueue().choose(each[:1], {"ann": Running(1)}, {"ann": Share(running=1)}) is None
     assert FairQueue().choose([], {}, {}) is None
+
+
+def test_where_it_is_crowded_only_users_begin_who_have_nothing_of_that_priority_running() -> None:
+    running = {"ann": Running(8, priority=0)}
+    ann, urgent, bob = waiting("ann", 1), waiting("ann", 2, priority=1), waiting("bob", 3)
+
+    def chosen(*each: Waiting) -> str | None:
+        found = FairQueue().choose(each, running, {}, crowded=True)
+        return None if found is None else found.id
+
+    assert chosen(ann, bob) == "bob3"
+    assert chosen(ann, urgent) == "ann2"
+    assert chosen(ann) is None
 
 
 @given(

@@ -18,7 +18,8 @@ from aurora_pool.testing.engine import Emission, Sequence
 from aurora_pool.testing.kv_cache import block_keys
 from aurora_pool.testing.profile import CPU_SERVER
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
-from aurora_pool.testing.virtual_load import ForeignLoad, Pauses
+from aurora_pool.testing.virtual_load import ForeignLoad
+from aurora_pool.testing.virtual_network import Pauses
 from aurora_pool.testing.virtual_pool import VirtualPool, VirtualReport
 
 PLAIN = AgentProfile(step_base=0.01, step_per_sequence=0.0, prefill_rate=1000.0)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from aurora_pool.errors import NoAgentsError
 from aurora_pool.fleets.gpus import VARIABLES, free_gpus
-from aurora_pool.fleets.launchers import agent_command, opening
+from aurora_pool.fleets.launchers.common import agent_command, opening
 from aurora_pool.fleets.processes import look_at
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group

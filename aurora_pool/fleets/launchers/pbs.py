@@ -6,7 +6,7 @@ import json
 import shlex
 
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.fleets.launchers import agent_command, call, mark, opening
+from aurora_pool.fleets.launchers.common import agent_command, call, mark, opening
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 

@@ -6,7 +6,7 @@ import os
 import shlex
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleets.launchers import agent_command, call, opening
+from aurora_pool.fleets.launchers.common import agent_command, call, opening
 from aurora_pool.fleets.launchers.local import Local, spawn
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleets.launchers import agent_command, call, mark, opening
+from aurora_pool.fleets.launchers.common import agent_command, call, mark, opening
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 

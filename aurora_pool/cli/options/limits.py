@@ -1,12 +1,12 @@
-"""Options of ``aurora-pool run``: who answers, and its limits of time."""
+"""Options of ``aurora-pool run``: limits of time."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
-from aurora_pool.cli.panels import FLEET, LIMITS
+from aurora_pool.cli.panels import LIMITS
 
 Walltime: TypeAlias = Annotated[
     str | None,
@@ -16,7 +16,7 @@ Walltime: TypeAlias = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
-RunPatience: TypeAlias = Annotated[
+Patience: TypeAlias = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
@@ -25,7 +25,7 @@ RunPatience: TypeAlias = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
-RunTimeout: TypeAlias = Annotated[
+Timeout: TypeAlias = Annotated[
     float | None,
     typer.Option(
         metavar="SECONDS",
@@ -51,24 +51,4 @@ Grace: TypeAlias = Annotated[
         help="Seconds to finish what is in flight after SIGTERM.",
         rich_help_panel=LIMITS,
     ),
-]
-Tag: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET),
-]
-Up: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FLEET",
-        help="Bring this fleet up for the job, a YAML file or a model, and take it down afterwards.",
-        rich_help_panel=FLEET,
-    ),
-]
-EngineName: TypeAlias = Annotated[
-    Literal["vllm", "transformers"] | None,
-    typer.Option(help="Answer in this process by this engine, without any server.", rich_help_panel=FLEET),
-]
-EngineArgs: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="ARGS", help="Arguments for --engine vllm, as vllm serve takes them.", rich_help_panel=FLEET),
 ]
