@@ -163,6 +163,7 @@ class Ledger:
             item.started_at = -1.0
         if agent.held == len(items):
             agent.flow.began(now)
+        agent.flow.holds(agent.held)
         agent.requests[request] = None
         agent.answers_since_send = 0
         self.in_flight += len(items)
