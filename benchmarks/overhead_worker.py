@@ -36,7 +36,7 @@ async def work(name: str, urls: list[str]) -> None:
     """Answer each line on standard input, ``{"case": 0, "prompts": 800}``, until it ends."""
     peer = importlib.import_module(f"benchmarks.peers.{name}")
     async with peer.open_client(urls) as client:
-        say({"ready": True, "versions": client.versions, "skips": client.skips})
+        say({"ready": True, "versions": client.versions, "skips": client.left_out})
         while line := await asyncio.to_thread(sys.stdin.readline):
             task = json.loads(line)
             say(await measure(client, CASES[task["case"]], task["prompts"]))
