@@ -105,11 +105,15 @@ class Ledger:
     def assign(self, item: WorkItem, agent: AgentState) -> None:
         """Give a prompt, and one of its credits, to an agent: it goes with the next request there."""
         item.holders += 1
-        item.queue.caller.in_flight += 1
-        agent.held += 1
+        self.stage((item,), agent, item.queue.caller)
+
+    def stage(self, items: Sequence[WorkItem], agent: AgentState, caller: Caller) -> None:
+        """Put prompts of one caller, held by the agent already, among those that go with the next request there."""
+        caller.in_flight += len(items)
+        agent.held += len(items)
         if not agent.staged:
             self.touched[agent] = None
-        agent.staged.append(item)
+        agent.staged += items
 
     def unassign(self, agent: AgentState, items: list[WorkItem]) -> None:
         """Take prompts out of an staged again."""

@@ -58,7 +58,7 @@ class Scheduler:
         size = len(members)
         others_wait = len(ledger.queues) > (queue in ledger.queues)
         given = []
-        for item in items:
+        for place, item in enumerate(items):
             index = item.index
             home = agents[members[index % size]]
             if self.strict and home.in_service:
@@ -71,6 +71,9 @@ class Scheduler:
                     ledger.assign(item, home)
                     given.append(item)
                     continue
+            if not self.strict:  # now that one waits, so do all after it
+                waiting.extend(items[place:])
+                break
             waiting.append(item)
         if given:
             queue.caller.charge(given)
@@ -174,18 +177,21 @@ class Scheduler:
         """Assign the first prompts that wait, but not those that have just failed on this agent."""
         taken: list[WorkItem] = []
         aside: list[WorkItem] = []
-        assign = self.ledger.assign
+        own = agent.index
         while prompts > 0 and waiting:
             item = waiting.popleft()
             if item.done:
                 continue
-            if item.avoid == agent.index and self._anyone_in_service(queue, but=agent):
+            if item.avoid == own and self._anyone_in_service(queue, but=agent):
                 aside.append(item)
                 continue
-            assign(item, agent)
+            item.holders += 1
             taken.append(item)
             prompts -= 1
-        waiting.extendleft(reversed(aside))
+        if taken:
+            self.ledger.stage(taken, agent, queue.caller)
+        if aside:
+            waiting.extendleft(reversed(aside))
         return taken
 
     def _serve_homes(self) -> None:
