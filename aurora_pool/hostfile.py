@@ -16,7 +16,9 @@ to reach an agent; the others are yours, for :meth:`~aurora_pool.VLLMPool.by_tag
 - ``api_key_env=NAME``: the environment variable that holds the API key, which never stands in the file;
 - ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by environment variable;
 - ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`~aurora_pool.ConnectionOptions`;
-- ``verify=false``: accept any certificate.
+- ``verify=false``: accept any certificate;
+- ``engine=vllm|sglang|llamacpp|ollama|transformers``: whose server it is, where that is not found out;
+- ``hosted``, alone: an API that others run; its limits and prices are told by :mod:`aurora_pool.hosted`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from typing import Any, TypeAlias
 
 from aurora_pool.arguments import shown
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
+from aurora_pool.hosted import HOSTED_TAG, YES, HostedTerms, hosted_terms
 from aurora_pool.hostfile_source import read_source
 from aurora_pool.nodelist import expand_hosts
 
@@ -87,6 +90,10 @@ class AgentEndpoint:
             raise HostfileError("expected a path such as /team-a, without query or fragment", path="AgentEndpoint")
         for key, value in self.tags.items():
             _check_tag(key, value)
+        try:
+            hosted_terms(self.tags)
+        except ConfigError as error:
+            raise HostfileError(str(error), path="AgentEndpoint") from None
         object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))
         object.__setattr__(self, "path", self.path.rstrip("/").removesuffix("/v1").rstrip("/"))
 
@@ -107,6 +114,11 @@ class AgentEndpoint:
     def api_key_env(self) -> str | None:
         """The environment variable that holds this agent's API key, if it has one."""
         return self.tags.get(API_KEY_TAG)
+
+    @property
+    def hosted(self) -> HostedTerms | None:
+        """What it allows and costs, if it is hosted."""
+        return hosted_terms(self.tags)
 
     def __str__(self) -> str:
         return self.authority if self.scheme == "http" and not self.path else self.base_url
@@ -204,7 +216,8 @@ def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
     for endpoint in endpoints:
         plain = endpoint.scheme == "http" and not endpoint.path and ":" not in endpoint.host
         where = [endpoint.host, str(endpoint.port)] if plain else [str(endpoint)]
-        lines.append("\t".join(where + [f"{key}={value}" for key, value in endpoint.tags.items()]))
+        tags = [HOSTED_TAG if key == HOSTED_TAG else f"{key}={value}" for key, value in endpoint.tags.items()]
+        lines.append("\t".join(where + tags))
     return "".join(line + "\n" for line in lines)
 
 
@@ -229,14 +242,14 @@ def _as_endpoint(index: int, endpoint: Any) -> AgentEndpoint:
 def _parse_line(words: list[str]) -> AgentEndpoint:
     first, rest = words[0], words[1:]
     scheme, host, port, path = _parse_address(first)
-    if rest and "=" not in rest[0]:
+    if rest and "=" not in rest[0] and rest[0] != HOSTED_TAG:
         if port is not None:
             raise HostfileError("the port is given already; expected key=value tags after it")
         port = _parse_port(rest[0])
         rest = rest[1:]
     tags: dict[str, str] = {}
     for number, word in enumerate(rest, start=len(words) - len(rest) + 1):
-        key, equals, value = word.partition("=")
+        key, equals, value = (HOSTED_TAG, "=", YES) if word == HOSTED_TAG else word.partition("=")
         if not equals or not key:
             raise HostfileError(f"expected a tag as key=value, got something else as word {number}")
         if key in tags:

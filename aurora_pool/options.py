@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from aurora_pool.arguments import check_instance, check_one_of, check_seconds
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
 
-__all__ = ["ConnectionOptions", "Observer", "OnTooLong", "PromptFormat", "PromptOptions", "Timeouts"]
+__all__ = ["ConnectionOptions", "HostedOptions", "Observer", "OnTooLong", "PromptFormat", "PromptOptions", "Timeouts"]
 
 PromptFormat: TypeAlias = Literal["auto", "chat", "raw"]
 """Whether text goes into the model's chat template: where it has one, always, or never."""
@@ -118,6 +119,36 @@ class ConnectionOptions:
                 raise ConfigError(f"{name}: expected the path of a PEM file, got {getattr(self, name)!r}")
         if self.client_key is not None and self.client_cert is None:
             raise ConfigError("client_key: expected client_cert beside it")
+
+
+@dataclass(frozen=True, slots=True)
+class HostedOptions:
+    """When hosted agents are asked, and what they may cost: see :mod:`aurora_pool.hosted`.
+
+    >>> HostedOptions(spill_after=300, max_cost=5.0).spill_after
+    300
+
+    - ``spill_after`` (60): seconds without an own agent in service, or of waiting for one beyond what an answer takes,
+      after which prompts go to hosted agents.
+    - ``max_cost``: how much their answers may cost in all, in the currency of the prices; infinity sets no limit.
+    - ``deadline``: when all should be answered, in seconds since 1970; hosted agents are asked if it would be missed.
+    - ``spent``: how much of ``max_cost`` was spent before.
+    - ``on_draw``: is called, before anything is sent, with how much would count as spent if the process were killed.
+
+    Raises :class:`ConfigError` for anything but a number above 0, or from 0 on for ``max_cost``.
+    """
+
+    spill_after: float = 60.0
+    max_cost: float = math.inf
+    deadline: float | None = None
+    spent: float = 0.0
+    on_draw: Callable[[float], None] | None = None
+
+    def __post_init__(self) -> None:
+        check_seconds(spill_after=self.spill_after)
+        limit: Any = self.max_cost
+        if not isinstance(limit, int | float) or not limit >= 0:  # a NaN is not, either
+            raise ConfigError(f"max_cost: expected an amount from 0 on, got {self.max_cost!r}")
 
 
 def check_header(name: object, value: object) -> None:

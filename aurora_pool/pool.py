@@ -13,7 +13,8 @@ from aurora_pool.arguments import check_index, check_instance, check_whole
 from aurora_pool.errors import NoAgentsError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
-from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
@@ -52,6 +53,8 @@ class VLLMPool(AgentPool):
     - ``sampling``: how prompts are answered that have none of their own and whose call has none.
     - ``timeout``: seconds that a prompt may take from its first sending; None sets no limit.
     - ``balance``: ``"adaptive"``, or ``"strict"``: prompt ``i`` on agent ``i % size`` unless that agent fails.
+    - ``prefix``: ``"auto"`` keeps prompts that share a long beginning together, so that it is computed on one agent;
+      ``"off"`` does not look.
 
     Seldom needed:
 
@@ -63,6 +66,7 @@ class VLLMPool(AgentPool):
     - ``timeouts``: a :class:`Timeouts`: how long to wait for what.
     - ``connection``: a :class:`ConnectionOptions`: headers, certificates.
     - ``observer``: an :class:`Observer`, which is told of events as they happen.
+    - ``hosted``: a :class:`HostedOptions`: when agents that cost money are asked, and how much they may cost.
     - ``rng``: draws what is drawn at random; a seeded one makes the pool's choices repeatable.
 
     Raises :class:`ConfigError` for invalid arguments and :class:`NoAgentsError` if there is no endpoint.
@@ -82,6 +86,7 @@ class VLLMPool(AgentPool):
         use_batch: bool = True,
         timeout: float | None = None,
         balance: Balance = "adaptive",
+        prefix: Prefix = "auto",
         concurrency: int | None = None,
         connector_limit: int | None = None,
         prompting: PromptOptions | None = None,
@@ -89,6 +94,7 @@ class VLLMPool(AgentPool):
         connection: ConnectionOptions | None = None,
         observer: Observer | None = None,
         rng: random.Random | None = None,
+        hosted: HostedOptions | None = None,
     ) -> None:
         check_instance("model", model, str)
         check_whole(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
@@ -98,10 +104,12 @@ class VLLMPool(AgentPool):
         check_instance("sampling", sampling, Sampling)
         check_instance("use_batch", use_batch, bool, optional=False)
         check_instance("prompting", prompting, PromptOptions)
+        check_instance("hosted", hosted, HostedOptions)
         prompting = prompting or PromptOptions()
         options = FleetOptions(
             timeout=timeout,
             balance=balance,
+            prefix=prefix,
             concurrency=concurrency,
             connector_limit=connector_limit,
             timeouts=timeouts,
@@ -111,6 +119,7 @@ class VLLMPool(AgentPool):
             stream=prompting.stream,
         )
         super().__init__(endpoints, Serving(model, model_max_context), options)
+        self._driver.spill_over(hosted or HostedOptions())
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation
         self._buffer = buffer
@@ -247,7 +256,7 @@ class VLLMPool(AgentPool):
 
     def _pinned(self, agent_index: int) -> PromptQueue:
         check_index("agent_index", agent_index, len(self._agents.members))
-        return PromptQueue([self._agents.members[agent_index]], patience=0.0, pinned=True)
+        return self._agents.pinned(agent_index)
 
     async def _prepare(self) -> None:
         await super()._prepare()
@@ -255,7 +264,8 @@ class VLLMPool(AgentPool):
         if self.supports_batch:
             self._prompting = self._known_prompting.setdefault(model, self._prompting)
             self._prompting.tokenizer.unresponsive |= self._serving.silent
-            await self._prompting.ready(model, self._agents.present)
+            if self._agents.own:
+                await self._prompting.ready(model, self._agents.own)
 
     def _probe_request(self) -> tuple[str, bytes]:
         model = self.model or ""
@@ -265,7 +275,7 @@ class VLLMPool(AgentPool):
 
     async def _find_out(self, joined: Sequence[int]) -> None:
         await super()._find_out(joined)
-        self._prompting.tokenizer.members = self._agents.present
+        self._prompting.tokenizer.members = self._agents.own
 
     def _of_its_own(self) -> dict[str, Any]:
         return {**super()._of_its_own(), "_prompting": self._prompting.for_others()}
@@ -276,7 +286,8 @@ class VLLMPool(AgentPool):
         await self._prompting.ask_again(self.model or "")
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
-        settings = self._prompting.settings(self.model or "", batched=options.batched)
+        batched = options.batched and bool(self._agents.own)
+        settings = self._prompting.settings(self.model or "", batched=batched)
         sampling = options.sampling or self._sampling
         max_tokens = options.max_tokens or self.max_tokens
         contexts = [

@@ -10,7 +10,8 @@ from typing import Literal, TypeAlias, TypedDict
 from aurora_pool.arguments import check_instance, check_whole, shown
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
-from aurora_pool.options import ConnectionOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.prompts.content import check_each, check_sampling
 
@@ -38,6 +39,7 @@ class AgentPoolOptions(TypedDict, total=False):
 class VLLMPoolOptions(AgentPoolOptions, total=False):
     """The options of :class:`~aurora_pool.VLLMPool`."""
 
+    prefix: Prefix
     max_tokens: int | None
     max_tokens_aggregation: int | None
     model_max_context: int | None
@@ -46,6 +48,7 @@ class VLLMPoolOptions(AgentPoolOptions, total=False):
     sampling: Sampling | None
     use_batch: bool
     prompting: PromptOptions | None
+    hosted: HostedOptions | None
 
 
 class EmbeddingPoolOptions(AgentPoolOptions, total=False):

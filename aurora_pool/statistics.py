@@ -19,7 +19,10 @@ class AgentStatistics:
     ``in_flight`` and ``window`` are counted in prompts; ``window`` is how many it may hold. ``tokens_per_second`` is
     its throughput now, over all its prompts. ``failures`` counts failed requests by outcome. ``last_answer_age`` is
     the seconds since its last answer, None before the first; ``oldest_age`` since it was sent the oldest request it
-    still holds.
+    still holds. ``prefix_hit_share`` is the share of its prompts' tokens, 0 to 1, that its server found in its prefix
+    cache, by the server's own counters since the pool first looked at them; None before the second look (a busy agent
+    is looked at after 5 seconds, and then every 15), and where the server does not tell. ``cost`` is what a hosted
+    agent's answers have cost, in the currency of its prices.
     """
 
     endpoint: AgentEndpoint
@@ -33,6 +36,8 @@ class AgentStatistics:
     last_answer_age: float | None = None
     oldest_age: float | None = None
     last_error: str = ""
+    prefix_hit_share: float | None = None
+    cost: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,11 @@ class PoolStatistics:
     moved: int
     quarantined: int
     wasted_tokens: int
+
+    @property
+    def cost(self) -> float:
+        """What hosted agents have cost."""
+        return sum(agent.cost for agent in self.agents)
 
     @property
     def agents_in_service(self) -> int:
@@ -97,4 +107,6 @@ def _agent(agent: AgentState, endpoint: AgentEndpoint, now: float) -> AgentStati
         last_answer_age=None if agent.answered_at is None else now - agent.answered_at,
         oldest_age=None if oldest is None else now - oldest,
         last_error=agent.last_error,
+        prefix_hit_share=agent.prefix_cache.share,
+        cost=0.0 if agent.quota is None else agent.quota.cost,
     )

@@ -1,10 +1,11 @@
-"""Text from servers, models and files, made safe for a terminal: it may show anything and change nothing. Pure."""
+"""Text from servers, models and files, made safe for a terminal: it may show anything and change nothing."""
 
 from __future__ import annotations
 
 import re
+from typing import TextIO
 
-__all__ = ["one_line", "printable"]
+__all__ = ["is_terminal", "one_line", "printable"]
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a cursor, sets a title, hides or turns round text, and what is no text; not a line's end, nor a tab."""
@@ -26,3 +27,11 @@ def one_line(text: object) -> str:
     'busy\\nERROR forged'
     """
     return printable(str(text)).replace("\n", "\\n").replace("\t", " ")
+
+
+def is_terminal(*streams: TextIO | None) -> bool:
+    """Whether standard streams are terminals, all of them: one that was closed, or is missing, is none."""
+    try:
+        return all(stream is not None and stream.isatty() for stream in streams)
+    except (OSError, ValueError):
+        return False

@@ -157,8 +157,10 @@ def measure_kills(folder: Path, lines: int, kills: int, seed: int) -> None:
         left = [kills] * DRIVERS
         early = 0
         while any(left):
-            time.sleep(rng.uniform(0.2, 1.0))
             victim = rng.choice([number for number in range(DRIVERS) if left[number]])
+            while drivers[victim].poll() is None and not holds_a_piece(shared, drivers[victim].pid):
+                time.sleep(0.05)  # it is still starting
+            time.sleep(rng.uniform(0.2, 1.0))
             drivers[victim].send_signal(signal.SIGKILL)
             early += drivers[victim].wait() == 0
             left[victim] -= 1
@@ -173,6 +175,11 @@ def measure_kills(folder: Path, lines: int, kills: int, seed: int) -> None:
         f"{DRIVERS * kills - early} of {DRIVERS * kills} kills hit a driver at work: {lines:,} ids, each exactly once;"
     )
     print(f"{leases - pieces} times one of {pieces} pieces was taken over")
+
+
+def holds_a_piece(shared: Path, process: int) -> bool:
+    """Whether a driver has taken a piece: leases name their drivers as ``HOST-PID-...``."""
+    return any(str(lease.readlink()).split("-")[-2] == str(process) for lease in (shared / "leases").glob("*"))
 
 
 def measure_share(folder: Path, least: int, agents: int) -> None:

@@ -1,7 +1,7 @@
 """How long a fleet takes, against the least that it could take and against static lists, in virtual time.
 
     python -m benchmarks.makespan                            # all tables; --quick for the main rows
-    python -m benchmarks.makespan --only shapes              # or fleets, chaos, cost
+    python -m benchmarks.makespan --only shapes              # or fleets, chaos, callers, cost
     python -m benchmarks.makespan --cell 100in,16out,20ms    # one row, in a second
 
 Model: an agent works in steps as vLLM does. A step takes (8 ms + 0.03 ms per decoding sequence + 1/40,000 s per prefill
@@ -16,11 +16,11 @@ import multiprocessing
 from collections.abc import Callable, Iterable
 from functools import partial
 
-from benchmarks import makespan_fleets, makespan_shapes
+from benchmarks import makespan_callers, makespan_fleets, makespan_shapes
 from benchmarks.makespan_cost import print_cost
 from benchmarks.makespan_shapes import disturbed, run_cell, shapes
 
-TABLES = ("shapes", "fleets", "chaos", "cost")
+TABLES = ("shapes", "fleets", "chaos", "callers", "cost")
 
 
 def main() -> None:
@@ -50,6 +50,11 @@ def main() -> None:
                 ]
                 run = partial(makespan_fleets.run_case, baselines=not arguments.quick)
                 missed += _print_fleets(pool.imap(run, names))
+    if "callers" in wanted:
+        for name, found, miss in makespan_callers.rows(quick=arguments.quick):
+            print(f"{name:50}{found}", flush=True)
+            missed += [miss] if miss else []
+        print()
     if "cost" in wanted:
         print_cost(100_000 if arguments.quick else 1_000_000, 400 if arguments.quick else 4000)
     print("\n".join(["missed:", *missed]) if missed else "every promised figure is reached")

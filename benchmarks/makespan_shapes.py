@@ -1,7 +1,7 @@
 """Shapes of work: lengths of prompts and answers, round trips, on equal, mixed and failing fleets, in virtual time.
 
 What is sent simply, as *static lists*, is the floor that every fault-free row must reach: the whole job at the start,
-dealt round robin, one list per agent in requests of at most 1,024, on the same engines and network.
+assigned round-robin, one list per agent in requests of at most 1,024, on the same engines and network.
 """
 
 from __future__ import annotations

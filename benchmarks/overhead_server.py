@@ -90,7 +90,13 @@ def chat_reply(numbers: Sequence[bytes]) -> bytes:
 
 
 def _choice(text: str, finish_reason: str | None) -> dict[str, object]:
-    choice = {"index": _NUMBER, "text": text, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
+    choice: dict[str, object] = {
+        "index": _NUMBER,
+        "text": text,
+        "logprobs": None,
+        "finish_reason": finish_reason,
+        "stop_reason": None,
+    }
     return choice | {"prompt_token_ids": None, "token_ids": None}
 
 

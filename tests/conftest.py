@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping
 
 import pytest
 from hypothesis import settings
@@ -25,6 +26,16 @@ def pytest_asyncio_loop_factories(
 
         return {"uvloop": uvloop.new_event_loop}
     return loop_factories(config, item)
+
+
+@pytest.fixture(autouse=True)
+def _log_as_it_was() -> Iterator[None]:
+    """Give the package's logger back as it was: commands that run in this process make it their own."""
+    log = logging.getLogger("aurora_pool")
+    handlers, propagate, level = log.handlers[:], log.propagate, log.level
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
+    log.setLevel(level)
 
 
 # The same examples in every run, and no clock that decides: a red test is red again, a slow machine is no failure.

@@ -15,7 +15,18 @@ PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 # The layers, from the bottom: a module imports from its own layer and from those above it in this list, never below.
 # A name is a module at the root or a folder; what is new must be given its place here.
 LAYERS = (
-    ("errors", "arguments", "messages", "hostfile_source", "hostfile", "nodelist", "options", "progress", "event_loop"),
+    (
+        "errors",
+        "arguments",
+        "messages",
+        "hosted",
+        "hostfile_source",
+        "hostfile",
+        "nodelist",
+        "options",
+        "progress",
+        "event_loop",
+    ),
     ("terminal",),
     ("wire", "policy"),
     ("statistics", "runtime", "sharing"),
@@ -30,6 +41,7 @@ PURE = (
     "errors",
     "arguments",
     "messages",
+    "hosted",
     "hostfile",
     "nodelist",
     "options",

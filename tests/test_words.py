@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,25 @@ RETIRED = {
     r"\b[Tt]ake in that\b": "Record that",
 }
 
+RETIRED_NAMES = {
+    "alarm": "timer",
+    "deal": "assign, round-robin",
+    "dealt": "assigned",
+    "doubted": "rejected once",
+    "errand": "background task",
+    "lane": "queue",
+    "mute": "unresponsive",
+    "notices": "events",
+    "outbox": "staged",
+    "settle": "release, complete, or what it is that is done",
+    "settled": "completed, proven",
+    "silence": "stall, idle",
+    "suspect": "suspected, quarantined",
+    "ticket": "work item",
+    "ward": "quarantine agent",
+}
+"""Words that have a place in prose, and none in a name that the code defines."""
+
 
 def words_of(text: str) -> list[str]:
     """Give what is retired in a text, with what to say instead; a phrase may go over the end of a line."""
@@ -46,6 +67,43 @@ def words_of(text: str) -> list[str]:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_retired_words_stay_away(path: Path) -> None:
     assert not words_of(path.read_text(encoding="utf-8"))
+
+
+def names_of(tree: ast.AST) -> Iterator[str]:
+    """Give all names that are defined: of functions and classes, of parameters, variables and attributes."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.arg():
+                yield node.arg
+            case ast.Name(ctx=ast.Store()):
+                yield node.id
+            case ast.Attribute(ctx=ast.Store()):
+                yield node.attr
+
+
+def retired_names_of(text: str) -> list[str]:
+    """Give the defined names that have a retired word in them, with what to say instead."""
+    return [
+        f"{name}: say {RETIRED_NAMES[part]!r}"
+        for name in sorted(set(names_of(ast.parse(text))))
+        for part in name.lower().split("_")
+        if part in RETIRED_NAMES
+    ]
+
+
+@pytest.mark.parametrize("path", [p for p in TEXTS if p.suffix == ".py"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_use_the_same_words(path: Path) -> None:
+    assert not retired_names_of(path.read_text(encoding="utf-8"))
+
+
+def test_a_retired_name_is_found() -> None:
+    assert retired_names_of("def settle(agent, outbox_size): self.alarm = lanes = alarmed = 1") == [
+        "alarm: say 'timer'",
+        "outbox_size: say 'staged'",
+        "settle: say 'release, complete, or what it is that is done'",
+    ]
 
 
 def test_the_names_of_tests_use_the_same_words() -> None:

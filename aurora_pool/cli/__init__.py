@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from aurora_pool.cli.console import prepare, settle
+from aurora_pool.cli.console import flush, prepare
 from aurora_pool.cli.exit_codes import told
 
 __all__ = ["main"]
@@ -21,4 +21,4 @@ def main() -> None:
 
         sys.exit(told(app))
     finally:
-        settle()
+        flush()

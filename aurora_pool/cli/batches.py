@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, JobError, PoolError
+from aurora_pool.terminal import one_line
 
 if TYPE_CHECKING:
     import openai
@@ -73,7 +75,7 @@ def submit(
             metadata={"filename": source.name[:512]},
             extra_body={"priority": priority} if priority else None,
         )
-        typer.echo(batch.id)
+        give(one_line(batch.id))
         if watch:
             raise typer.Exit(_watch(client, batch, output))
 
@@ -91,7 +93,7 @@ def jobs(
             done = f"{counts.completed + counts.failed}/{counts.total}" if counts else ""
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.created_at))
             failed = f"{counts.failed} failed" if counts and counts.failed else ""
-            typer.echo(f"{batch.id}  {made}  {batch.status:<11} {done:>15}  {failed}".rstrip())
+            give(one_line(f"{batch.id}  {made}  {batch.status:<11} {done:>15}  {failed}".rstrip()))
 
 
 def fetch(
@@ -112,7 +114,7 @@ def fetch(
 def cancel(batch_id: BatchId, server: Server = "http://127.0.0.1:8080") -> None:
     """Cancel a batch; what is answered is kept."""
     with _client(server) as client:
-        typer.echo(client.batches.cancel(batch_id).status)
+        give(one_line(client.batches.cancel(batch_id).status))
 
 
 @contextmanager
@@ -167,7 +169,7 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = progress.add_task(batch.status, total=None)
         while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
@@ -177,11 +179,11 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
             if counts is not None:
                 total = counts.total or None
                 progress.update(
-                    shown, description=batch.status, completed=counts.completed + counts.failed, total=total
+                    shown, description=one_line(batch.status), completed=counts.completed + counts.failed, total=total
                 )
     for problem in (batch.errors.data or [] if batch.errors else [])[:5]:
-        typer.echo(f"line {problem.line}: {problem.message}" if problem.line else str(problem.message), err=True)
-    typer.echo(f"{batch.id}: {batch.status}", err=True)
+        say(one_line(f"line {problem.line}: {problem.message}" if problem.line else problem.message))
+    say(one_line(f"{batch.id}: {batch.status}"))
     if batch.status == "failed":
         return ExitCode.BAD_INPUT
     if output is not None:

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import cell
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, FLEET, LIMITS, OUTPUT, Hostfile
+from aurora_pool.terminal import one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -69,7 +71,7 @@ def check(
     else:
         Console().print(_table(checks))
     for finding in findings:
-        typer.echo(f"{'problem' if finding.serious else 'note'}: {finding.text}", err=json)
+        typer.echo(one_line(f"{'problem' if finding.serious else 'note'}: {finding.text}"), err=json)
     usable = sum(each.usable for each in checks)
     if not json:
         typer.echo(f"{usable} of {len(checks)} agents answer" + ("" if findings else "; nothing stands out"))
@@ -97,17 +99,17 @@ def _table(checks: list[AgentCheck]) -> Table:
     common = {heading: found.pop() for heading, found in values.items() if len(found) == 1}
     differing = [(heading, value) for heading, value in _COLUMNS if heading not in common]
     told = ", ".join(f"{heading} {value}" for heading, value in common.items() if value is not None)
-    table = Table(box=None, title=f"the same everywhere: {told}" if told else None, title_justify="left")
+    table = Table(box=None, title=cell(f"the same everywhere: {told}") if told else None, title_justify="left")
     table.add_column("agent", no_wrap=True)
     for heading, _ in differing:
         table.add_column(heading, overflow="fold")
     for heading in ("one token (s)", "prompts/s"):
         table.add_column(heading, justify="right", no_wrap=True)
     for each in checks:
-        cells = [str("" if (found := value(each)) is None else found) for _, value in differing]
+        cells = [cell(value(each)) for _, value in differing]
         latency = "[red]no answer[/]" if each.latency is None else f"{each.latency:.3f}"
         speed = "" if each.prompts_per_second is None else f"{each.prompts_per_second:,.1f}"
-        table.add_row(each.agent, *cells, latency, speed)
+        table.add_row(cell(each.agent), *cells, latency, speed)
     return table
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from aurora_pool.cli.console import UNSAID, say
+from aurora_pool.cli.console import say
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.resume import Resumed
+from aurora_pool.terminal import is_terminal
 
 SHARE = 0.1
 """The share of old answers that may be replaced without a question."""
@@ -25,18 +26,11 @@ async def confirm_changes(found: Resumed) -> None:
         f"{found.changed} of {earlier} answered requests have changed since (such as {', '.join(found.examples)}) "
         "and would run again"
     )
-    if not _is_terminal():
+    if not is_terminal(sys.stdin, sys.stderr):
         raise ConfigError(f"{question}; --yes runs them, another output keeps the old answers")
     say(f"{question}; go on? [y/N]")
     if (await _answer()).strip().lower() not in {"y", "yes"}:
         raise ConfigError("nothing was changed; another output keeps the old answers")
-
-
-def _is_terminal() -> bool:
-    try:
-        return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
-    except UNSAID:
-        return False
 
 
 async def _answer() -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from aurora_pool.terminal import printable
+from aurora_pool.terminal import is_terminal, one_line, printable
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 UNSAID = (OSError, ValueError)
 """What a stream raises that is closed, broken or full, or has another encoding."""
@@ -22,11 +25,14 @@ def give(text: str) -> bool:
 
     Returns False if it could not be written.
     """
-    try:
-        shown = sys.stdout is not None and sys.stdout.isatty()
-    except UNSAID:
-        shown = False
-    return _write(sys.stdout, printable(text) if shown else text)
+    return _write(sys.stdout, printable(text) if is_terminal(sys.stdout) else text)
+
+
+def cell(value: object) -> Text:
+    """Make what a table may hold of a name or a message: no markup, no control characters; nothing of None."""
+    from rich.text import Text
+
+    return Text("" if value is None else one_line(value))
 
 
 def prepare() -> None:
@@ -48,7 +54,7 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def settle() -> None:
+def flush() -> None:
     """Write what the standard streams still hold, and let nothing be made of it if they can't."""
     for stream in (sys.stdout, sys.stderr):
         try:

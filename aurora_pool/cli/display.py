@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aurora_pool.cli.console import UNSAID, say
 from aurora_pool.jobs.meter import Progress, Stall
-from aurora_pool.terminal import one_line, printable
+from aurora_pool.terminal import is_terminal, one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +50,7 @@ def make_display(*, quiet: bool) -> Display:
 def _bar() -> Display | None:
     """Make a progress bar, if standard error is a terminal that can show one."""
     try:
-        if sys.stderr is None or not sys.stderr.isatty():
+        if not is_terminal(sys.stderr):
             return None
         from rich.console import Console
 

@@ -24,8 +24,9 @@ def merge(
     from aurora_pool.cli.console import say
     from aurora_pool.cli.exit_codes import ExitCode
     from aurora_pool.jobs.merge import merge as join
+    from aurora_pool.terminal import is_terminal
 
-    hidden = quiet or not sys.stderr.isatty()
+    hidden = quiet or not is_terminal(sys.stderr)
     with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
         task = progress.add_task("merging", total=None)
         merged = join(

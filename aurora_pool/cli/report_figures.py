@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from aurora_pool.jobs.history import History, Values
 
 SLOWEST = 10
-AGENT_HEADINGS = ("slowest agents", "requests", "failed", "tokens/s", "latency (s)", "idle")
+AGENT_HEADINGS = ("slowest agents", "requests", "failed", "tokens/s", "latency (s)", "idle", "cached")
 
 
 def compare(histories: Sequence[History], price: float | None, gpus_per_agent: float) -> list[tuple[str, list[str]]]:
@@ -38,6 +38,8 @@ def compare(histories: Sequence[History], price: float | None, gpus_per_agent: f
         ("time for the last 5%", lambda h: f"{h.tail_share:.1%}"),
         ("retried / hedged", lambda h: f"{h.moved:,} / {h.hedged:,}"),
     ]
+    if any(history.hosted_cost for history in histories):
+        figures.append(("cost of hosted agents", lambda h: f"{h.hosted_cost:,.4f}"))
     if price is not None:
         figures += [
             ("cost", lambda h: f"{h.cost(price, gpus_per_agent):,.2f}"),
@@ -114,7 +116,7 @@ def shortened(names: Iterable[str]) -> dict[str, str]:
 
 
 def slowest(history: History) -> list[list[str]]:
-    """Give the slowest agents as rows: agent, requests, failed, tokens/s, mean latency, idle share."""
+    """Give the slowest agents as rows, under :data:`AGENT_HEADINGS`; what is cached is the prefix hit share."""
     agents = sorted(history.agents.values(), key=lambda agent: agent.tokens_per_second)
     return [
         [
@@ -124,6 +126,7 @@ def slowest(history: History) -> list[list[str]]:
             f"{agent.tokens_per_second:,.0f}",
             f"{agent.mean_latency:.2f}",
             f"{agent.idle_share:.0%}",
+            "-" if agent.prefix_hit_share is None else f"{agent.prefix_hit_share:.0%}",
         ]
         for agent in agents[:SLOWEST]
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from aurora_pool.cli.options import checks, data, display, fleet, inputs, limits
 
 
 def run(
+    context: typer.Context,
     source: inputs.Source,
     *,
     config: inputs.Config = None,
@@ -55,7 +55,9 @@ def run(
     share: sharing.Share = None,
     takeover_after: sharing.TakeoverAfter = 30.0,
     balance: fleet.Balance = "adaptive",
+    prefix: fleet.Prefix = "auto",
     concurrency: fleet.Concurrency = None,
+    spill_after: fleet.SpillAfter = 60.0,
     walltime: limits.Walltime = None,
     patience: limits.Patience = None,
     timeout: limits.Timeout = None,
@@ -132,12 +134,7 @@ def run(
         shard=None if shard is None else parse_part(shard),
         run_log=run_log,
     )
-    if (up or engine) and hostfile is not None and str(hostfile) == os.environ.get("AURORA_POOL_HOSTFILE"):
-        hostfile = None  # what is said here comes before what the environment says
-    if sum(each is not None for each in (hostfile, up, engine)) != 1:
-        raise typer.BadParameter("expected one of --hostfile, --up and --engine: who is to answer?")
-    if engine is not None and model is None:
-        raise typer.BadParameter("--engine needs --model: the name or the folder of a model")
+    hostfile = fleet.who_answers(context, hostfile, up, engine, model)
     session = Session(
         source=source,
         output=output or "",
@@ -145,12 +142,15 @@ def run(
         piece_lines=piece_lines,
         takeover_after=takeover_after,
         share=None if share is None else parse_part(share),
-        hostfile=hostfile or Path(),
+        hostfile=hostfile,
         tags=parse_tags(tag or []),
         engine=engine,
         engine_args=engine_args,
+        spill_after=spill_after,
+        max_cost=max_cost,
         job=options,
         balance=balance,
+        prefix=prefix,
         on_too_long=on_too_long,
         patience=patience,
         stall=stall,

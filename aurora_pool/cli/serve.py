@@ -203,7 +203,7 @@ def keys(
     weight: Annotated[
         float,
         typer.Option(
-            metavar="W", min=0.01, help="The user's share of the queue, beside others' 1.", rich_help_panel=USER
+            metavar="W", min=0.01, help="The user's share of the fleet, beside others' 1.", rich_help_panel=USER
         ),
     ] = 1.0,
     requests_per_minute: Annotated[

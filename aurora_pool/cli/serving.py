@@ -22,6 +22,7 @@ from aurora_pool.serve.app import open_data
 from aurora_pool.serve.keys import KeyRing, load_secret
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.server import serving
+from aurora_pool.terminal import printable
 
 T = TypeVar("T")
 
@@ -96,10 +97,15 @@ def _with_keys(data: Path, database: str | None, work: Callable[[KeyRing], Await
 
 def _log_to_stderr(*, json_lines: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if json_lines else logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_JsonLines() if json_lines else _Lines("%(asctime)s %(levelname)s %(message)s"))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 class _JsonLines(logging.Formatter):

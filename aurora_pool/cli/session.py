@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -27,7 +28,9 @@ from aurora_pool.jobs.paths import check_apart, written_by_job
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runner import Job
 from aurora_pool.jobs.shard import open_shard
-from aurora_pool.options import OnTooLong, PromptOptions, Timeouts
+from aurora_pool.jobs.spending import Spending, check_prices, spending_of
+from aurora_pool.options import HostedOptions, OnTooLong, PromptOptions, Timeouts
+from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool import VLLMPool
 from aurora_pool.sharing import AgentShare, Part, Roster
@@ -55,8 +58,11 @@ class Session:
     tags: Mapping[str, str] = field(default_factory=dict)
     engine: str | None = None
     engine_args: str = ""
+    spill_after: float = 60.0
+    max_cost: float | None = None
     job: JobOptions
     balance: Balance = "adaptive"
+    prefix: Prefix = "auto"
     on_too_long: OnTooLong = "error"
     patience: float | None = None
     stall: float = Timeouts().stall
@@ -79,7 +85,9 @@ def run_session(session: Session) -> ExitCode:
     """
     interruptions = Interruptions()
     if session.patience is None and session.engine is None:
-        parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
+        endpoints = parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
+        if session.max_cost is not None:
+            check_prices(endpoints, priced=bool(session.job.guardrails.prices))
     display = make_display(quiet=session.quiet)
     if session.claim is None:
         table = session.job.table
@@ -169,7 +177,9 @@ class _Command:
             roster = Roster(folder, silent_after=session.takeover_after)
             share = AgentShare(roster, session.share, silent_after=session.takeover_after)
             endpoints = share.select(endpoints)
-        pool = self._pool(endpoints, Timeouts(stall=session.stall, patience=within))
+        spending = self._spending(endpoints)
+        pool = self._pool(endpoints, Timeouts(stall=session.stall, patience=within), spending)
+        stack.callback(lambda: spending.write(spending.spent + pool.statistics().cost))
         stack.push_async_callback(pool.close)
         if share is not None:
             stack.callback(share.leave)
@@ -193,7 +203,16 @@ class _Command:
         await pool.start()
         return pool
 
-    def _pool(self, endpoints: list[AgentEndpoint], timeouts: Timeouts) -> JobPool:
+    def _spending(self, endpoints: list[AgentEndpoint]) -> Spending:
+        """What the job has spent so far; kept where hosted agents have prices, and the job has an output of its own."""
+        session = self._session
+        if session.max_cost is not None:
+            check_prices(endpoints, priced=bool(session.job.guardrails.prices))
+        kept = any(terms.priced for each in endpoints if (terms := each.hosted) is not None)
+        kept = kept and session.claim is None and session.output != "-" and not session.dry_run
+        return Spending(spending_of(session.output) if kept else None)
+
+    def _pool(self, endpoints: list[AgentEndpoint], timeouts: Timeouts, spending: Spending) -> JobPool:
         session = self._session
         options: dict[str, Any] = {
             "model": self._job.model,
@@ -202,14 +221,22 @@ class _Command:
             "balance": session.balance,
             "timeouts": timeouts,
         }
-        survey = self._job.survey if isinstance(self._job, Job) else None
-        if survey is None or not survey.embedding:
-            return VLLMPool(endpoints, prompting=PromptOptions(on_too_long=session.on_too_long), **options)
+        if not self._job.embedding:
+            limit = session.max_cost
+            hosted = HostedOptions(
+                spill_after=session.spill_after,
+                max_cost=math.inf if limit is None else limit,
+                deadline=session.job.deadline,
+                spent=spending.spent,
+                on_draw=None if limit is None else spending.write,
+            )
+            prompting = PromptOptions(on_too_long=session.on_too_long)
+            return VLLMPool(endpoints, prefix=session.prefix, prompting=prompting, hosted=hosted, **options)
         try:
             from aurora_pool.embeddings import EmbeddingPool
         except ModuleNotFoundError:
             raise ConfigError("embeddings need the package numpy: pip install 'aurora-pool[embeddings]'") from None
-        return EmbeddingPool(endpoints, dimensions=survey.dimensions, **options)
+        return EmbeddingPool(endpoints, dimensions=self._job.dimensions, **options)
 
     async def _start(self, pool: JobPool, endpoints: list[AgentEndpoint]) -> None:
         try:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import cell
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY
 from aurora_pool.cli.up import RUN, Run
+from aurora_pool.terminal import is_terminal, printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,7 +56,7 @@ def status(
 
     watch = FleetWatch(RunFolder(run.absolute()))
     agents = watch.look()
-    if json or once or not sys.stdout.isatty():
+    if json or once or not is_terminal(sys.stdout):
         if any(agent.phase == "ready" for agent in agents):
             time.sleep(MEASURING)
             agents = watch.look()
@@ -77,7 +79,6 @@ def status(
 
 def table_of(agents: Sequence[AgentStatus]) -> Table:
     """Draw agents, the ones in trouble first, with a line that counts them all."""
-    from rich.markup import escape
     from rich.table import Table
 
     from aurora_pool.cli.display import duration
@@ -94,13 +95,13 @@ def table_of(agents: Sequence[AgentStatus]) -> Table:
     for agent in sorted(agents, key=lambda each: (_TROUBLE.index(each.phase), each.name))[:SHOWN]:
         style = STYLES.get(agent.phase, "")
         table.add_row(
-            agent.name,
+            cell(agent.name),
             f"[{style}]{agent.phase}[/]" if style else agent.phase,
             "" if agent.seconds is None else duration(agent.seconds),
-            agent.where,
+            cell(agent.where),
             "" if agent.tokens_per_second is None else f"{agent.tokens_per_second:,.0f}",
             str(agent.restarts or ""),
-            escape(agent.reason),
+            cell(agent.reason),
         )
     if len(agents) > SHOWN:
         table.add_row(f"and {len(agents) - SHOWN} more")
@@ -137,14 +138,18 @@ def logs(
 
 
 def _print_log(log: Path, lines: int, *, follow: bool) -> None:
+    shown = is_terminal(sys.stdout)
+
+    def put(content: bytes) -> None:
+        # On a terminal what engines write is shown, and obeyed by none; a pipe gets it as it is.
+        sys.stdout.buffer.write(printable(content.decode(errors="replace")).encode() if shown else content)
+        sys.stdout.flush()
+
     with log.open("rb") as file:
         content = file.read()
-        last = content.splitlines(keepends=True)[-lines:] if lines else []
-        sys.stdout.buffer.write(b"".join(last))
-        sys.stdout.flush()
+        put(b"".join(content.splitlines(keepends=True)[-lines:] if lines else []))
         while follow:
             new = file.read()
-            sys.stdout.buffer.write(new)
-            sys.stdout.flush()
+            put(new)
             if not new:
                 time.sleep(0.2)

@@ -70,6 +70,8 @@ def describe(summary: JobSummary) -> list[str]:
         lines.append(f"failed: {causes}; the first was {_shortened(summary.first_failure)}")
     if summary.cached:
         lines.append(f"answered from the cache: {summary.cached}")
+    if summary.cost:
+        lines.append(f"cost of hosted agents: {summary.cost:,.4f}")
     if summary.skipped:
         lines.append(f"bad lines left out: {summary.skipped}")
     if summary.agents:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.console import cell
 from aurora_pool.cli.panels import DISPLAY, Hostfile
+from aurora_pool.terminal import is_terminal
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,7 +38,7 @@ def top(
       aurora-pool top --hostfile fleet.run/agents.d
     """
     try:
-        asyncio.run(_show(hostfile, every, once=once or not sys.stdout.isatty()))
+        asyncio.run(_show(hostfile, every, once=once or not is_terminal(sys.stdout)))
     except KeyboardInterrupt:
         return
 
@@ -74,10 +76,10 @@ def _table(loads: Sequence[AgentLoad]) -> Table:
         table.add_column(heading, justify="right")
     for load in sorted(loads, key=lambda each: (each.now is not None, each.tokens_per_second or 0.0))[:SHOWN]:
         if load.now is None:
-            table.add_row(str(load.endpoint), "[red]no metrics[/]")
+            table.add_row(cell(load.endpoint), "[red]no metrics[/]")
             continue
         table.add_row(
-            str(load.endpoint),
+            cell(load.endpoint),
             f"{load.now.running:.0f}",
             f"{load.now.waiting:.0f}",
             "" if load.tokens_per_second is None else f"{load.tokens_per_second:,.0f}",

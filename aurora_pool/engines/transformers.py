@@ -16,7 +16,9 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response
 
 BATCH = 16
-"""How many prompts are computed together; they end together, when the longest does."""
+"""How many prompts are computed together; the next ones start when the longest answer has ended."""
+BUDGET = 8192
+"""How many tokens they may have in all, padding included: each prompt is padded to the longest one beside it."""
 
 _NAMES = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "stop": "stop_strings"}
 _NAMES |= {"repetition_penalty": "repetition_penalty", "seed": "seed"}
@@ -30,6 +32,7 @@ class _Waiting:
     max_tokens: int
     answer: asyncio.Future[tuple[str, str, int]]
     key: str
+    ended: bool = False
 
 
 class TransformersEngine:
@@ -44,6 +47,7 @@ class TransformersEngine:
         self._come = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker: asyncio.Task[None] | None = None
+        self._closing = False
         self._tokenizer: Any = None
         self._model: Any = None
         self.context = 0
@@ -58,7 +62,8 @@ class TransformersEngine:
         return list(self._tokenizer(text, add_special_tokens=add_special_tokens)["input_ids"])
 
     async def close(self) -> None:
-        """End after the batch that is being computed."""
+        """End after the token that is being computed."""
+        self._closing = True
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
@@ -121,29 +126,31 @@ class TransformersEngine:
                 self._come.clear()
                 continue
             try:
-                results = await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, batch)
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, batch)
             except (RuntimeError, ValueError) as error:
                 for each in batch:
                     if not each.answer.done():
                         each.answer.set_exception(QuestionRefused(str(error)))
-                continue
-            for each, result in zip(batch, results, strict=True):
-                if not each.answer.done():
-                    each.answer.set_result(result)
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take what waits and is sampled alike, the shortest answers together."""
+        """Take what waits and is sampled alike, the shortest together: all are padded to the longest."""
         alive = [each for each in self._waiting if not each.answer.done()]
         if not alive:
             self._waiting.clear()
             return []
-        alike = sorted((each for each in alive if each.key == alive[0].key), key=lambda each: each.max_tokens)
-        batch = alike[:BATCH]
+        alike = [each for each in alive if each.key == alive[0].key]
+        alike.sort(key=lambda each: len(each.ids) + each.max_tokens)
+        batch = alike[:1]
+        for each in alike[1:BATCH]:
+            if (len(batch) + 1) * max(len(one.ids) for one in (*batch, each)) > BUDGET:
+                break
+            batch.append(each)
         self._waiting = deque(each for each in alive if each not in batch)
         return batch
 
-    def _generate(self, batch: list[_Waiting]) -> list[tuple[str, str, int]]:
+    def _generate(self, batch: list[_Waiting]) -> None:
         import torch  # noqa: PLC0415
+        from transformers import StoppingCriteriaList  # noqa: PLC0415
 
         options = dict(batch[0].options)
         seed = options.pop("seed", None)
@@ -153,17 +160,42 @@ class TransformersEngine:
             options["tokenizer"] = self._tokenizer
         inputs = self._tokenizer.pad({"input_ids": [each.ids for each in batch]}, return_tensors="pt")
         inputs = inputs.to(self._model.device)
-        limit = max(each.max_tokens for each in batch)
+        read = inputs["input_ids"].shape[1]
+        eos = self._model.generation_config.eos_token_id
+        stops = {eos} if isinstance(eos, int) else set(eos or ())
+
+        def ended(ids: Any, _scores: Any, **_: Any) -> Any:
+            """Tell which answers have ended with the newest token, and give them to who waits for them."""
+            for row, token in enumerate(ids[:, -1].tolist()):
+                each = batch[row]
+                if not each.ended and (token in stops or ids.shape[1] - read >= each.max_tokens):
+                    self._tell(each, ids[row, read:].tolist(), stops)
+            over = [self._closing or each.ended or each.answer.done() for each in batch]
+            return torch.tensor(over, device=ids.device)
+
         with torch.inference_mode():
             output = self._model.generate(
-                **inputs, max_new_tokens=limit, pad_token_id=self._tokenizer.pad_token_id, **options
+                **inputs,
+                max_new_tokens=max(each.max_tokens for each in batch),
+                pad_token_id=self._tokenizer.pad_token_id,
+                stopping_criteria=StoppingCriteriaList([ended]),
+                **options,
             )
-        new = output[:, inputs["input_ids"].shape[1] :].tolist()
-        return [self._result(each, ids) for each, ids in zip(batch, new, strict=True)]
+        for each, ids in zip(batch, output[:, read:].tolist(), strict=True):
+            if not (each.ended or self._closing):  # a stop string came
+                self._tell(each, ids, stops)
 
-    def _result(self, each: _Waiting, ids: list[int]) -> tuple[str, str, int]:
-        ends = self._model.generation_config.eos_token_id
-        stops = {ends} if isinstance(ends, int) else set(ends or ())
+    def _tell(self, each: _Waiting, ids: list[int], stops: set[int]) -> None:
+        each.ended = True
+        result = self._result(each, ids, stops)
+
+        def tell() -> None:
+            if not each.answer.done():
+                each.answer.set_result(result)
+
+        each.answer.get_loop().call_soon_threadsafe(tell)
+
+    def _result(self, each: _Waiting, ids: list[int], stops: set[int]) -> tuple[str, str, int]:
         kept = ids[: each.max_tokens]
         end = next((number for number, token in enumerate(kept) if token in stops), None)
         reason = "length" if end is None and len(kept) == each.max_tokens else "stop"

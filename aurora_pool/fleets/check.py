@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 import time
@@ -18,7 +19,7 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import ConnectionOptions, Timeouts
 from aurora_pool.runtime.transport import Transport
 from aurora_pool.wire import completions, tokens
-from aurora_pool.wire.errors import parse_error
+from aurora_pool.wire.answer import guarded
 from aurora_pool.wire.status import METRICS_PATH, MODELS_PATH, ServedModel, parse_models
 
 BURST = 64
@@ -67,6 +68,10 @@ class _Completion(msgspec.Struct):
     system_fingerprint: str | None = None
 
 
+_VERSION = msgspec.json.Decoder(_Version)
+_COMPLETION = msgspec.json.Decoder(_Completion)
+
+
 async def check_agents(
     endpoints: Sequence[AgentEndpoint], *, model: str | None = None, burst: int = BURST, within: float = 60.0
 ) -> list[AgentCheck]:
@@ -100,16 +105,14 @@ class _Examination:
     async def run(self, model: str | None, burst: int) -> AgentCheck:
         found = self._found
         try:
-            served = parse_models(await self._get(MODELS_PATH, keep_clock=True))
+            served = guarded(parse_models, await self._get(MODELS_PATH, keep_clock=True))
             found.models = tuple(each.id for each in served)
             chosen = _choose(model, served)
             found.model, found.max_model_len = chosen.id, chosen.max_model_len
             began = time.monotonic()
-            reply = msgspec.json.decode(await self._complete(chosen.id, ["ping"], 1), type=_Completion)
+            reply: _Completion = guarded(_COMPLETION.decode, await self._complete(chosen.id, ["ping"], 1))
             found.latency = time.monotonic() - began
             found.fingerprint = reply.system_fingerprint
-        except msgspec.DecodeError as error:
-            found.error = f"its answer is no completion: {error}"
         except PoolError as error:
             found.error = str(error)
         if found.error or found.model is None:
@@ -122,12 +125,12 @@ class _Examination:
     async def _ask_the_rest(self, model: str) -> None:
         found = self._found
         try:
-            found.version = msgspec.json.decode(await self._get("/version"), type=_Version).version
-        except (PoolError, msgspec.DecodeError):
+            found.version = guarded(_VERSION.decode, await self._get("/version")).version
+        except PoolError:
             found.version = None
         try:
             body = tokens.tokenize_messages(model, _CONVERSATION, None)
-            ids = tokens.parse_tokens(await self._get(tokens.TOKENIZE_PATH, body))
+            ids = guarded(tokens.parse_tokens, await self._get(tokens.TOKENIZE_PATH, body))
             found.template = hashlib.blake2b(repr(ids).encode(), digest_size=4).hexdigest()
         except PoolError:
             found.template = None
@@ -163,16 +166,17 @@ class _Examination:
         try:
             async with asyncio.timeout(self._within):
                 with await self._transport.request(self._index, path, body) as reply:
-                    content = await reply.read()
+                    if reply.status != 200:
+                        raise await reply.error()
+                    content = reply.without_secret(await reply.read())
         except TimeoutError as error:
             raise TimedOut(f"no whole reply to {path} within {self._within:g} s") from error
-        if reply.status != 200:
-            raise parse_error(reply.status, content)
         if keep_clock and "Date" in reply.headers:
-            told = parsedate_to_datetime(reply.headers["Date"]).timestamp()
-            # The header counts whole seconds, and the reply was made between asking and now.
-            earliest, latest = told - time.time(), told + 1.0 - asked
-            self._found.clock = max(earliest, 0.0) + min(latest, 0.0)
+            with contextlib.suppress(ValueError, OverflowError):  # what is no date tells nothing
+                told = parsedate_to_datetime(reply.headers["Date"]).timestamp()
+                # The header counts whole seconds, and the reply was made between asking and now.
+                earliest, latest = told - time.time(), told + 1.0 - asked
+                self._found.clock = max(earliest, 0.0) + min(latest, 0.0)
         return content
 
 

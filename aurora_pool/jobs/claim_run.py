@@ -26,8 +26,7 @@ from aurora_pool.sharing.roster import Roster
 from aurora_pool.statistics import PoolStatistics
 
 if TYPE_CHECKING:
-    from aurora_pool.engines import EnginePool
-    from aurora_pool.pool import VLLMPool
+    from aurora_pool.jobs.run import JobPool
 
 LOOK_EVERY = 15.0
 """Seconds between looks at what the other drivers have done."""
@@ -51,7 +50,7 @@ class ClaimRun:
 
     def __init__(
         self,
-        pool: VLLMPool | EnginePool,
+        pool: JobPool,
         plan: Plan,
         claims: Claims,
         roster: Roster,
@@ -75,7 +74,7 @@ class ClaimRun:
         self._pieces: dict[asyncio.Task[None], _Piece] = {}
         self._totals = Totals()
         self._own: set[int] = set()
-        self._in_hand = 0
+        self._claimed = 0
         self._wanted = self._plan.piece_lines
         self._nothing_free_until = 0.0
         self._news = asyncio.Event()
@@ -127,7 +126,7 @@ class ClaimRun:
     async def _take_piece(self) -> bool:
         """Take a piece if there is room for one in the agents' windows, and tell whether there was."""
         ends = self._ending != "finished" or self._error is not None
-        if ends or self._in_hand >= self._wanted or self._now() < self._nothing_free_until:
+        if ends or self._claimed >= self._wanted or self._now() < self._nothing_free_until:
             return False
         lease = await self._in_thread(self._claims.take, self._recorded)
         if lease is None:
@@ -136,7 +135,7 @@ class ClaimRun:
             return False
         self._nothing_free_until = 0.0
         piece = _Piece(lease, self._plan.piece(lease.number).lines)
-        self._in_hand += piece.due
+        self._claimed += piece.due
         task = asyncio.create_task(self._answer(piece))
         self._pieces[task] = piece
         task.add_done_callback(self._ended)
@@ -168,12 +167,12 @@ class ClaimRun:
         self._own.add(lease.number)
 
     def _set_due(self, piece: _Piece, due: int) -> None:
-        self._in_hand += due - piece.due
+        self._claimed += due - piece.due
         piece.due = due
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         piece = self._pieces.pop(task)
-        self._in_hand -= piece.due - piece.lease.records
+        self._claimed -= piece.due - piece.lease.records
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = self._error or error
             self.end("stopped", str(error))
@@ -182,8 +181,8 @@ class ClaimRun:
     def _recorded(self) -> None:
         now = self._now()
         self._pace.recorded(now=now)
-        self._in_hand -= 1
-        if self._in_hand < self._wanted and now >= self._nothing_free_until:
+        self._claimed -= 1
+        if self._claimed < self._wanted and now >= self._nothing_free_until:
             self._news.set()
 
     async def _announce_more(self) -> None:
@@ -251,14 +250,14 @@ class ClaimRun:
             stall=self._stall(now, statistics),
             ending=ending,
             drain=(statistics.in_flight + statistics.queued) / rate if rate > 0 else None,
-            exhausted=self._more.is_set() and self._in_hand <= statistics.in_flight + statistics.queued,
+            exhausted=self._more.is_set() and self._claimed <= statistics.in_flight + statistics.queued,
         )
 
     def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:
-        silence = self._pace.silence(now=now, at_least=self._options.warn_after)
-        if silence is None or not self._pieces:
+        gap = self._pace.gap(now=now, at_least=self._options.warn_after)
+        if gap is None or not self._pieces:
             return None
-        return stall_of(silence, statistics)
+        return stall_of(gap, statistics)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)

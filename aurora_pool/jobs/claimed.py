@@ -15,6 +15,7 @@ from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pieces import agree_on_plan, first_request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.run import OnProgress
+from aurora_pool.jobs.runner import check_pool
 from aurora_pool.sharing.roster import Roster
 
 if TYPE_CHECKING:
@@ -56,11 +57,11 @@ class ClaimedJob:
         skips = self.options.on_bad_line == "skip"
         self._claims = Claims(self.output, len(self.plan.offsets), self._roster, retry_unusable=skips)
         first = first_request(self.plan)
-        if first is not None and first.embedding:
-            raise ConfigError("with --claim, a job can't ask for embeddings: use --shard")
         if first is None and not self.plan.lines and not self.options.allow_empty:
             raise BadRecord("there is no request in it", path=source)
         self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)
+        self.embedding = first is not None and first.embedding
+        self.dimensions: int | None = first.body.get("dimensions") if first is not None and first.embedding else None
         self.skipped: Sequence[BadRecord] = []
         self.left_out = 0
         self._run: ClaimRun | None = None
@@ -83,10 +84,7 @@ class ClaimedJob:
         Raises :class:`~aurora_pool.errors.BadRecord` if everything else is done and some pieces can't be,
         :class:`~aurora_pool.errors.JobError` if the folder fails, and what :meth:`VLLMPool.start` raises.
         """
-        from aurora_pool.pool import VLLMPool  # noqa: PLC0415 - a command that fails early needs none
-
-        if not isinstance(pool, VLLMPool):
-            raise ConfigError("a job that drivers claim needs a VLLMPool")
+        check_pool(pool, embedding=self.embedding)
         await pool.start()
         if on_resumed is not None:
             on_resumed(Resumed())

@@ -24,7 +24,7 @@ _SUFFIXES: dict[str, Kind] = {
     ".tsv": "tsv",
     ".parquet": "parquet",
 }
-_KNOWN = f"--format {', '.join(name for name in get_args(Kind))}"
+_KNOWN = f"--input-format {', '.join(name for name in get_args(Kind))}"
 _FEW = 20
 """Lines that tell whether something is plainly text."""
 
@@ -51,7 +51,7 @@ def kind_of(name: str, head: bytes, given: InputFormat) -> Kind:
         reason = _not_text(head)
         if reason is None:
             return "text"
-        raise BadRecord(f"it is {reason}; if each line is a prompt, say --format text", path=name)
+        raise BadRecord(f"it is {reason}; if each line is a prompt, say --input-format text", path=name)
     raise BadRecord(f"its name does not tell what it is; say {_KNOWN}", path=name)
 
 
@@ -68,9 +68,9 @@ def _not_text(head: bytes) -> str | None:
     if first.startswith(("<", "---", "%YAML")):
         return "markup"
     few = lines[:_FEW]
-    for mark, what in (("\t", "a table with tabs (--format tsv)"), (",", "a table with commas (--format csv)")):
+    for mark, name, kind in (("\t", "tabs", "tsv"), (",", "commas", "csv")):
         # Prose has commas too, but not as many in each line, and not without a space.
         counts = {line.count(mark) - line.count(mark + " ") for line in few}
         if len(few) > 1 and len(counts) == 1 and counts != {0}:
-            return what
+            return f"a table with {name} (--input-format {kind})"
     return None

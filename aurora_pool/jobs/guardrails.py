@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aurora_pool.errors import ConfigError
+from aurora_pool.hosted import hosted_terms
 from aurora_pool.messages import Response
 
 LEAST = 20
@@ -87,7 +88,10 @@ class Guard:
 
 
 def price_of(prices: Sequence[Price], tags: Mapping[str, str]) -> Price | None:
-    """Give the first price that an agent with these tags has."""
+    """Give the first price that an agent with these tags has; a hosted one has its own."""
+    terms = hosted_terms(tags)
+    if terms is not None and terms.priced:
+        return Price(None, terms.price_in, terms.price_out)
     for price in prices:
         if price.tag is None or tags.get(price.tag[0]) == price.tag[1]:
             return price

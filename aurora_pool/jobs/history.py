@@ -28,7 +28,8 @@ TAIL = 0.95
 class AgentFigures:
     """One agent: prompts answered and failed, tokens generated, seconds in the log, and of them with prompts.
 
-    ``spans`` holds when it had each prompt of the run that is being read.
+    ``spans`` holds when it had each prompt of the run that is being read. ``prefix_hit_share`` is what its server found
+    in its prefix cache in the last run, of the tokens of its prompts; None where that is not known.
     """
 
     name: str
@@ -38,6 +39,7 @@ class AgentFigures:
     seconds: float = 0.0
     busy_seconds: float = 0.0
     latency_sum: float = 0.0
+    prefix_hit_share: float | None = None
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -77,6 +79,8 @@ class History:
     moved: int = 0
     hedged: int = 0
     wasted_tokens: int = 0
+    hosted_cost: float = 0.0
+    """What hosted agents have cost."""
     agents: dict[str, AgentFigures] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     troubles: Counter[str] = field(default_factory=Counter)
@@ -198,9 +202,9 @@ def _records_in(output: Path) -> int:
 
 # What a line may say. Anything else has been damaged: every number is within what a job can take.
 
-_Seconds: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+_Amount: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 _Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=10**12)]
-_Prompt: TypeAlias = tuple[_Seconds, _Count | None, _Seconds, _Count | None, _Count | None, _Count, str]
+_Prompt: TypeAlias = tuple[_Amount, _Count | None, _Amount, _Count | None, _Count | None, _Count, str]
 
 
 class _Event(msgspec.Struct, tag_field="event"):
@@ -214,16 +218,18 @@ class _Start(_Event, tag="start"):
 
 
 class _Agents(_Event, tag="agents"):
-    t: _Seconds
+    t: _Amount
     names: list[str]
     failures: dict[str, _Count] = {}
     moved: _Count = 0
     hedged: _Count = 0
     wasted_tokens: _Count = 0
+    prefix_hit_shares: list[Annotated[float, msgspec.Meta(ge=0, le=1)] | None] = []
+    cost: _Amount = 0.0
 
 
 class _End(_Event, tag="end"):
-    t: _Seconds
+    t: _Amount
     ending: str = ""
 
 
@@ -272,7 +278,10 @@ class _Reader:
             history.moved += self._latest.moved
             history.hedged += self._latest.hedged
             history.wasted_tokens += self._latest.wasted_tokens
+            history.hosted_cost += self._latest.cost
             history.troubles.update(self._latest.failures)
+            for name, share in zip(self._latest.names, self._latest.prefix_hit_shares, strict=False):
+                self._agent(name).prefix_hit_share = share
         self._offset = history.seconds
         self._names, self._seconds, self._latest = [], 0.0, None
 

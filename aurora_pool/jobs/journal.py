@@ -40,6 +40,7 @@ class Journal:
         self._encoder = encoder(self._compression)
         self._fsync_every_record = fsync_every_record
         self._lock = lock
+        self._locks_itself = lock is None
         self._fd = -1
         self._size = 0
         self._broken = False
@@ -48,7 +49,7 @@ class Journal:
         self.keeps_empty = False
         """Whether :meth:`close` leaves an empty file; a job that could not begin leaves nothing behind."""
         try:
-            if self.resumable and lock is None:
+            if self.resumable and self._locks_itself:
                 self._lock = OutputLock(self._path)
             self._open()
         except OSError as error:
@@ -155,7 +156,7 @@ class Journal:
             # Readable too: a file that vanishes is rescued through the descriptor.
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
             # By whatever name it is known: a second link to this file has a lock of its own name.
-            if not lock_file(self._fd):
+            if self._locks_itself and not lock_file(self._fd):
                 raise JobError(f"{self.name}: another run is writing to this file, by another name")
             self._size = os.fstat(self._fd).st_size
         else:

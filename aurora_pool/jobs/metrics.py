@@ -102,6 +102,12 @@ METRICS: tuple[MetricSpec, ...] = (
         "Age of the oldest request the agent holds; 0 for none.",
         of_agent=lambda a: a.oldest_age or 0,
     ),
+    MetricSpec(
+        "aurora_pool_agent_prefix_hit_share",
+        "gauge",
+        "Share of prompt tokens that the server found in its prefix cache, 0 to 1; -1 while unknown.",
+        of_agent=lambda a: -1 if a.prefix_hit_share is None else a.prefix_hit_share,
+    ),
 )
 
 

@@ -106,7 +106,7 @@ class JobSummary:
     ``total`` requests are ``answered + failed + remaining``, earlier runs' records included; ``done`` (``failed_now``
     among them) were finished by this run, in ``seconds``. ``tokens`` are generated, ``prompt_tokens`` read, by this
     run; ``cached`` requests were answered without asking. ``failures`` counts what failed in it by cause, and
-    ``first_failure`` is the id and message of the first.
+    ``first_failure`` is the id and message of the first. ``cost`` is what hosted agents have cost in it.
     ``skipped`` bad lines were left out.
     """
 
@@ -131,6 +131,7 @@ class JobSummary:
     cached: int
     moved: int
     hedged: int
+    cost: float
     agents: tuple[AgentShare, ...]
     resumed: Resumed
 

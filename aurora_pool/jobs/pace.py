@@ -22,13 +22,13 @@ class Pace:
     def __init__(self, *, now: float) -> None:
         self.records = 0
         self._last = now
-        self._longest_silence = 0.0
+        self._longest_gap = 0.0
         self._samples: deque[tuple[float, int, int]] = deque([(now, 0, 0)], maxlen=WINDOW)
 
     def recorded(self, *, now: float) -> None:
         """Count a record."""
         self.records += 1
-        self._longest_silence = max(self._longest_silence, now - self._last)
+        self._longest_gap = max(self._longest_gap, now - self._last)
         self._last = now
 
     def sample(self, *, now: float, tokens: int) -> None:
@@ -43,7 +43,7 @@ class Pace:
             return 0.0, 0.0
         return (more_records - records) / seconds, (more_tokens - tokens) / seconds
 
-    def silence(self, *, now: float, at_least: float) -> float | None:
-        """Seconds without a record, if they are more than ``at_least``, and than three times any silence before."""
-        silence = now - self._last
-        return silence if silence > max(at_least, 3 * self._longest_silence) else None
+    def gap(self, *, now: float, at_least: float) -> float | None:
+        """Seconds without a record, if they are more than ``at_least``, and than three times any gap before."""
+        gap = now - self._last
+        return gap if gap > max(at_least, 3 * self._longest_gap) else None

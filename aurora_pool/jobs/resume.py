@@ -70,7 +70,7 @@ async def resume(
         for line in batch:
             reading.take(line)
         await asyncio.sleep(0)
-    reading.settle()
+    reading.find_moved()
     found.torn = lines.torn
     found.unreadable = sum(end - begin for begin, end in lines.damage)
     # A wrong name on the command line must not cost a file that is something else. Only the beginning of a first
@@ -133,7 +133,7 @@ class _Reading:
         before = self._survey.before
         return zip(self._renamed, (made_up(before + number) for number in self._new_lines), strict=True)
 
-    def settle(self) -> None:
+    def find_moved(self) -> None:
         """Find the lines of records whose line has moved: those without ids that ask for the same."""
         if not self._strays:
             return

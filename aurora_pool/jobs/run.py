@@ -80,8 +80,7 @@ class Run:
         self._on_progress = on_progress
         self._now = asyncio.get_running_loop().time
         self._meter = Meter(now=self._now())
-        deadline = options.deadline
-        self._deadline = Deadline(None if deadline is None else self._now() + deadline - time.time())
+        self._deadline = Deadline(options.deadline and self._now() + options.deadline - time.time())
         self._maker = PromptMaker()
         # By their place among the input's prompts; those that are asked again count down from -1.
         self._taken: dict[int, _Taken] = {}
@@ -221,7 +220,7 @@ class Run:
             )
             self._deadline.note(self._now() - taken.since)
             if checked.success and self._cache is not None:
-                self._cache.put(taken.request, self._model, checked)
+                self._cache.put(taken.request, self._shares.model_of(response.agent_index, self._model), checked)
         stop = self._guard.verdict()
         if stop is not None:
             self.end(*stop)
@@ -248,7 +247,7 @@ class Run:
         record = encode_record(
             request,
             response,
-            model=self._model,
+            model=self._shares.model_of(response.agent_index, self._model),
             created=int(time.time()),
             agent=agent,
             row=request.kept if self._keeps else None,
@@ -345,6 +344,7 @@ class Run:
             cached=self._cached,
             moved=statistics.moved,
             hedged=statistics.hedged,
+            cost=statistics.cost,
             agents=self._shares.all(),
             resumed=self._resumed,
         )

@@ -107,6 +107,8 @@ class RunLog:
             moved=statistics.moved,
             hedged=statistics.hedged,
             wasted_tokens=statistics.wasted_tokens,
+            prefix_hit_shares=[agent.prefix_hit_share for agent in statistics.agents],
+            **({"cost": round(statistics.cost, 9)} if statistics.cost else {}),
         )
         self._noted = seconds
         self.flush()

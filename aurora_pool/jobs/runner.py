@@ -110,6 +110,16 @@ class Job:
         return self.survey.model
 
     @property
+    def embedding(self) -> bool:
+        """Whether the input asks for embeddings, and so for an EmbeddingPool."""
+        return bool(self.survey.embedding)
+
+    @property
+    def dimensions(self) -> int | None:
+        """How many dimensions the input wants embeddings to have; None if it does not say."""
+        return self.survey.dimensions
+
+    @property
     def skipped(self) -> Sequence[BadRecord]:
         """The first bad lines that are left out."""
         return self.survey.skipped
@@ -145,8 +155,7 @@ class Job:
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
-        if pool.gives_vectors is not bool(self.survey.embedding):
-            raise ConfigError("a job that asks for embeddings needs an EmbeddingPool, and any other a VLLMPool")
+        check_pool(pool, embedding=self.embedding)
         await pool.start()
         model = pool.model or ""
         if self.model is not None and self.model != model:
@@ -242,3 +251,12 @@ class Job:
         write_requests(requests, written)
         written.seek(0)
         return InputFile("-", stdin=written, input_format="jsonl")
+
+
+def check_pool(pool: JobPool, *, embedding: bool) -> None:
+    """Refuse a pool of the other kind than a job needs.
+
+    Raises :class:`~aurora_pool.errors.ConfigError`.
+    """
+    if pool.gives_vectors is not embedding:
+        raise ConfigError("a job that asks for embeddings needs an EmbeddingPool, and any other a VLLMPool")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from aurora_pool.hosted import hosted_terms
 from aurora_pool.jobs.options import AgentShare
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ class Shares:
     def tags_of(self, agent_index: int | None) -> Mapping[str, str]:
         """The tags of an agent; none of nobody."""
         return {} if agent_index is None else self._pool.endpoints[agent_index].tags
+
+    def model_of(self, agent_index: int | None, model: str) -> str:
+        """The model that an agent answers by: a hosted one by its own, any other by the pool's."""
+        terms = hosted_terms(self.tags_of(agent_index))
+        return model if terms is None else terms.model or model
 
     def all(self) -> tuple[AgentShare, ...]:
         """What each has done."""

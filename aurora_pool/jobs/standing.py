@@ -43,10 +43,10 @@ def progress_of(
     )
 
 
-def stall_of(silence: float, statistics: PoolStatistics) -> Stall:
-    """Tell of ``silence`` seconds without an answer: first of agents that hold the oldest prompts, then of others."""
+def stall_of(gap: float, statistics: PoolStatistics) -> Stall:
+    """Tell of ``gap`` seconds without an answer: first of agents that hold the oldest prompts, then of others."""
     agents = sorted(statistics.agents, key=lambda agent: -(agent.oldest_age or 0.0))
-    return Stall(silence, tuple(map(_state_of, agents[:SHOWN_AGENTS])))
+    return Stall(gap, tuple(map(_state_of, agents[:SHOWN_AGENTS])))
 
 
 def _state_of(agent: AgentStatistics) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 import zlib
 from collections.abc import Iterator
 from functools import cached_property
@@ -19,8 +20,9 @@ from aurora_pool.jobs.copies import unreadable
 from aurora_pool.jobs.files import LONGEST_LINE, InputFile
 from aurora_pool.jobs.formats import InputFormat, Kind
 from aurora_pool.jobs.requests import Line
+from aurora_pool.terminal import is_terminal
 
-_ROWS = 1024
+_ROWS = 256
 """Rows that are in memory at a time."""
 
 HUB = "hf://"
@@ -105,30 +107,14 @@ class ParquetSource(_Rows):
         try:
             with self._input.open() as data, self._pyarrow.parquet.ParquetFile(data) as file:
                 groups, skipped = _groups_from(file.metadata, first - 1)
+                if not groups:
+                    return  # older versions take no groups for an error
                 for batch in file.iter_batches(_ROWS, row_groups=groups, use_threads=False):
-                    if skipped >= batch.num_rows:
-                        skipped -= batch.num_rows
-                        continue
-                    rest = batch.slice(skipped)
-                    columns = [_values(self._pyarrow, column) for column in rest.columns]
-                    names = rest.schema.names
-                    for values in zip(*columns, strict=True):
-                        yield dict(zip(names, values, strict=True))
-                    skipped = 0
+                    # By columns, which pyarrow reads at once: row by row takes several times as long.
+                    yield from batch.slice(min(skipped, batch.num_rows)).to_pylist()
+                    skipped = max(0, skipped - batch.num_rows)
         except (OSError, self._pyarrow.ArrowException) as error:
             raise unreadable(self.name, error) from error
-
-
-def _values(pyarrow: Any, column: Any) -> list[Any]:
-    """Give a column's values. The way over numpy takes a third of the time, for what it leaves unchanged."""
-    types = pyarrow.types
-    kind = column.type
-    plain = types.is_string(kind) or types.is_large_string(kind) or types.is_integer(kind) or types.is_floating(kind)
-    if plain and not column.null_count:
-        values: list[Any] = column.to_numpy(zero_copy_only=False).tolist()
-        return values
-    other: list[Any] = column.to_pylist()
-    return other
 
 
 def _groups_from(metadata: Any, first: int) -> tuple[list[int], int]:
@@ -159,6 +145,8 @@ class DatasetSource(_Rows):
             import datasets  # noqa: PLC0415 - an extra
         except ImportError:
             raise ConfigError("data sets need the package datasets: pip install 'aurora-pool[tables]'") from None
+        if not is_terminal(sys.stderr):
+            datasets.disable_progress_bars()
         name, _, query = path.removeprefix(HUB).partition("?")
         asked = {key: values[-1] for key, values in parse_qs(query).items()}
         unknown = asked.keys() - {"split", "config", "revision"}

@@ -23,6 +23,7 @@ class Totals:
         self._prompt_tokens = 0
         self._tokens = 0
         self._cached = 0
+        self._cost = 0.0
         self._shares: dict[str, list[int]] = {}
 
     def add(self, summary: JobSummary) -> None:
@@ -38,6 +39,7 @@ class Totals:
         self._prompt_tokens += summary.prompt_tokens
         self._tokens += summary.tokens
         self._cached += summary.cached
+        self._cost = max(self._cost, summary.cost)  # the pool's, of all pieces so far
         for share in summary.agents:
             counts = self._shares.setdefault(share.agent, [0, 0])
             counts[0] += share.prompts
@@ -80,6 +82,7 @@ class Totals:
             cached=self._cached,
             moved=moved,
             hedged=hedged,
+            cost=self._cost,
             agents=tuple(AgentShare(agent, *counts) for agent, counts in sorted(self._shares.items())),
             resumed=Resumed(),
         )

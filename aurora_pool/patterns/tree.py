@@ -93,7 +93,7 @@ class Room:
 
 @dataclass(slots=True)
 class _Group:
-    """A group at work: what its children handed up and, once they are in, the parts of the current round."""
+    """A group at work: what its children passed up and, once they are in, the parts of the current round."""
 
     children: list[list[str]]
     missing: int
@@ -187,7 +187,7 @@ class ReduceTree:
         answered = self._answered(response)
         if not answered:
             self._lost.append(LostLeaf(index, self._names(index), why_not(response), response.error_kind))
-        return self._hand_up(0, index, [response.text] if answered else [])
+        return self._pass_up(0, index, [response.text] if answered else [])
 
     def call_done(self, call: ReduceCall, response: Response) -> list[ReduceCall]:
         """Record the response to a reduce call; return the calls that are due now."""
@@ -235,7 +235,7 @@ class ReduceTree:
         self._prompt_tokens += response.prompt_tokens or 0
         self._completion_tokens += response.completion_tokens or 0
 
-    def _hand_up(self, level: int, index: int, texts: list[str]) -> list[ReduceCall]:
+    def _pass_up(self, level: int, index: int, texts: list[str]) -> list[ReduceCall]:
         self._groups.pop((level, index), None)
         self._report(level, index, texts)
         if level == len(self._sizes) - 1:
@@ -268,7 +268,7 @@ class ReduceTree:
             return calls
         if len(texts) > 1:
             self._stuck = group.stuck or "no two of them fit into one reduce prompt"
-        return self._hand_up(level, index, texts)
+        return self._pass_up(level, index, texts)
 
     def _packed(self, texts: list[str], width: int) -> list[list[str]]:
         """Cut a run of texts into parts that fit one reduce prompt each."""

@@ -128,7 +128,7 @@ class _Clustering:
         self._first: list[str] = []
         """The first text of each cluster."""
         self._known: dict[tuple[str, str], bool] = {}
-        self._settle()
+        self._cluster()
 
     def to_compare(self) -> list[tuple[str, str]]:
         """The pairs of texts of which it must be known whether the first entails the second, for the next answer."""
@@ -144,11 +144,11 @@ class _Clustering:
             self._broken = True
         else:
             self._known[pair] = verdict
-            self._settle()
+            self._cluster()
 
     _broken = False
 
-    def _settle(self) -> None:
+    def _cluster(self) -> None:
         """Put answers into clusters as far as is known where they belong."""
         while len(self.clusters) < len(self.texts):
             text = self.texts[len(self.clusters)]

@@ -7,6 +7,7 @@ from collections import Counter
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.flow import Flow
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.quota import Quota
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
@@ -28,6 +29,33 @@ PROMPT_REPLY = 1.5
 TRIAL_SHARE = 16
 """An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
 answers for a while: what it holds when it flaps is generated in vain."""
+
+
+class CacheCounters:
+    """What a server has found in its prefix cache since the first look at its counters, in tokens of prompts.
+
+    >>> cache = CacheCounters()
+    >>> cache.counted(1000, 500), cache.share
+    (None, None)
+    >>> cache.counted(2000, 1250), cache.share
+    (None, 0.75)
+    """
+
+    __slots__ = ("_before", "share")
+
+    def __init__(self) -> None:
+        self._before: tuple[float, float] | None = None
+        self.share: float | None = None
+        """The share that was found, 0 to 1, of all that was looked for; None before the second look."""
+
+    def counted(self, queries: float, hits: float) -> None:
+        """Record a look: the tokens that the server has looked for since it was started, and those that it found."""
+        before = self._before
+        if before is None or queries < before[0]:  # the first look, or a new process
+            if queries:
+                self._before = queries, hits
+        elif queries > before[0]:
+            self.share = min(1.0, max(0.0, (hits - before[1]) / (queries - before[0])))
 
 
 class AgentState:
@@ -54,10 +82,12 @@ class AgentState:
         "failures",
         "flow",
         "held",
+        "idle_timeout",
         "index",
         "last_byte",
         "last_error",
         "limit",
+        "lists",
         "load_check_at",
         "load_check_sent",
         "mean_seconds",
@@ -65,9 +95,11 @@ class AgentState:
         "min_refill",
         "min_refill_share",
         "preemptions",
+        "prefix_cache",
         "prompts_done",
         "quarantine_for",
         "queued_at_server",
+        "quota",
         "rate_limited",
         "refused_since",
         "rejections",
@@ -75,7 +107,6 @@ class AgentState:
         "running",
         "sampled_at",
         "sent",
-        "silent_cut",
         "staged",
         "stalled",
         "tick_due",
@@ -88,8 +119,9 @@ class AgentState:
         self.window = Window()
         self.flow = Flow()
         self.breaker = Breaker()
-        self.held = 0
-        self.running = 0
+        self.held = self.running = 0
+        self.lists = True
+        """Whether many prompts may travel there in one request."""
         self.staged: list[WorkItem] = []
         self.requests: dict[InFlightRequest, None] = {}
         self.sent = 0
@@ -115,28 +147,34 @@ class AgentState:
         self.rejections = 0
         """How many requests it has rejected since."""
         self.rate_limited = False
-        self.silent_cut = 0.0
+        self.idle_timeout = 0.0
         """Seconds without a byte after which connections to it are cut, by a proxy before it; 0 if none was seen to."""
         self.preemptions: int | None = None
+        self.prefix_cache = CacheCounters()
         self.last_error = ""
         self.answers_since_send = 0
         self.queued_at_server = False
         """Whether the last look at the engine's own counters showed that prompts wait there."""
-        self.prompts_done = 0
-        self.tokens_done = 0
+        self.prompts_done = self.tokens_done = 0
         self.mean_tokens = 0.0
         self.mean_seconds = 0.0
         self.answered_at: float | None = None
         self.failures: Counter[str] = Counter()
+        self.quota: Quota | None = None
+        """What it allows and costs, if it is hosted: nothing is dealt to it then."""
         self.min_refill_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
-        self.limit = 0
-        self.min_refill = 1
+        self.limit, self.min_refill = 0, 1
         self.refresh()
 
     @property
     def in_service(self) -> bool:
         """Whether it gets prompts at all."""
         return self.breaker.state is State.IN_SERVICE
+
+    @property
+    def retired(self) -> bool:
+        """Whether it is a hosted one that has left for good."""
+        return self.quota is not None and self.breaker.state is State.REMOVED
 
     @property
     def available(self) -> bool:
@@ -156,7 +194,7 @@ class AgentState:
     @property
     def proven(self) -> bool:
         """Whether it has never gone out, or has given answers for a while since; to have been idle proves nothing."""
-        return self.breaker.settled(self.answered_at or 0.0)
+        return self.breaker.proven(self.answered_at or 0.0)
 
     @property
     def free(self) -> int:
@@ -165,9 +203,19 @@ class AgentState:
 
     @property
     def unoccupied(self) -> bool:
-        """Whether what it is given would begin at once: nothing waits there, as far as the replies show."""
+        """Whether what it is given would begin at once: nothing waits there, as far as the replies show.
+
+        On a slow server whose queue never ended, the least latency includes waiting, so it may not hold more than has
+        run there at once either.
+        """
         flow = self.flow
-        return self.held - self.running <= flow.rate * flow.latency
+        begins = flow.rate * flow.latency
+        return self.held - self.running <= begins and self.held <= max(begins, flow.most_running)
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether its server may run out of work before the next refill: it holds no more than its flow needs."""
+        return self.held < self.window.needed(self.flow) or not self.flow.most_running
 
     @property
     def pace(self) -> Pace:
@@ -186,7 +234,13 @@ class AgentState:
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
         self.min_refill = self.window.min_refill(size, self.flow.rate, self.min_refill_share)
-        self.limit = size if self.available and self.quarantine_for is None else 0
+        self.limit = size if self.available and self.quarantine_for is None and self.quota is None else 0
+
+    def host(self, quota: Quota) -> None:
+        """Record that it is hosted, and with which quota."""
+        self.quota = quota
+        self.window = Window(quota.terms.at_once, quota.terms.at_once)
+        self.refresh()
 
     def keep(self, queue: PromptQueue | None) -> None:
         """Have it take nothing but quarantined of this queue, once it is empty; or, with None, anything again."""
@@ -221,16 +275,16 @@ class AgentState:
         self.running += prompts
         self.flow.running(self.running)
         if self.running >= self.held and not self.staged:
-            self.look_dry(now)
+            self.check_dry(now)
 
-    def look_dry(self, now: float) -> None:
+    def check_dry(self, now: float) -> None:
         """Let the window grow if it is what leaves the server with too little: see :mod:`aurora_pool.policy.window`."""
         size = self.window.size
         if self.held + self.answers_since_send < size or (self.held and 2 * self.answers_since_send > size):
             return  # it is not the window that limits, or it was full too long ago to tell
         flow = self.flow
         if self.held - self.running <= flow.rate * flow.latency and not self.queued_at_server:
-            rate = flow.rate if self.held else flow.rate_until(self.answered_at)
+            rate = flow.rate if self.held or self.answered_at is None else flow.rate_until(self.answered_at)
             self.window.ran_dry(rate, self.running, now)
             self.refresh()
 

@@ -14,7 +14,7 @@ from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import WorkItem
 
 DIED = frozenset({Finding.REFUSED, Finding.RESTARTED})
-SILENT = 5.0
+IDLE = 5.0
 """Seconds of silence from which on a break may be a proxy's cut."""
 SAME = 0.05
 """Two silences count as equally long if they differ by no more than this part of them."""
@@ -26,7 +26,7 @@ class Autopsies:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._lost: dict[AgentState, list[tuple[list[WorkItem], str]]] = {}
-        self._silences: dict[AgentState, float] = {}
+        self._idle_times: dict[AgentState, float] = {}
 
     def begin(self, agent: AgentState, items: list[WorkItem], reason: str) -> None:
         """Have an agent looked at. It gets nothing meanwhile, and what it held goes nowhere."""
@@ -40,15 +40,15 @@ class Autopsies:
         """Take what had been lost, each list with the reason."""
         return self._lost.pop(agent, [])
 
-    def note_silence(self, agent: AgentState, silent_for: float) -> None:
+    def note_idle(self, agent: AgentState, silent_for: float) -> None:
         """Record that a connection broke that had been silent for so long."""
-        if silent_for < SILENT or agent.silent_cut:
+        if silent_for < IDLE or agent.idle_timeout:
             return
-        before = self._silences.get(agent, 0.0)
-        self._silences[agent] = silent_for
+        before = self._idle_times.get(agent, 0.0)
+        self._idle_times[agent] = silent_for
         if abs(silent_for - before) <= SAME * silent_for:
-            agent.silent_cut = min(silent_for, before)
-            self._ledger.events.silence_cut(agent.index, agent.silent_cut)
+            agent.idle_timeout = min(silent_for, before)
+            self._ledger.events.idle_timeout_seen(agent.index, agent.idle_timeout)
 
     def clear(self) -> None:
         """Forget all of it."""

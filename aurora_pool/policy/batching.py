@@ -11,8 +11,8 @@ from aurora_pool.policy.work import InFlightRequest, WorkItem
 def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
     """Group one agent's prompts into requests.
 
-    Prompts of the same kind and ``room`` travel together, as many as their ``limit`` allows, and those that failed
-    together apart from others. A list request has one ``max_tokens`` for all, so prompts of different room travel
+    Prompts of the same kind and token budget travel together, as many as their ``limit`` allows, and those that failed
+    together apart from others. A list request has one ``max_tokens`` for all, so prompts of different budgets travel
     apart: what a prompt may be answered with does not depend on its company.
     """
     if _travel_together(items):
@@ -23,7 +23,7 @@ def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
         if item.limit == 1:
             lists.append([item])
         else:
-            groups.setdefault((id(item.kind), item.room, id(item.cohort)), []).append(item)
+            groups.setdefault((id(item.kind), item.token_budget, id(item.cohort)), []).append(item)
     for group in groups.values():
         limit = group[0].limit
         lists.extend(group[start : start + limit] for start in range(0, len(group), limit))
@@ -31,13 +31,13 @@ def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
 
 
 def _travel_together(items: Sequence[WorkItem]) -> bool:
-    """Tell quickly what is true of nearly all: one kind, one room, one cohort, and not too many."""
+    """Tell quickly what is true of nearly all: one kind, one token budget, one cohort, and not too many."""
     first = items[0]
-    kind, room, cohort = first.kind, first.room, first.cohort
+    kind, token_budget, cohort = first.kind, first.token_budget, first.cohort
     if len(items) > first.limit:
         return False
-    for item in items:  # noqa: SIM110 (a generator takes half as long again, and this is done for every prompt)
-        if item.kind is not kind or item.room != room or item.cohort is not cohort:
+    for item in items:
+        if item.kind is not kind or item.token_budget != token_budget or item.cohort is not cohort:
             return False
     return True
 

@@ -32,7 +32,7 @@ TRIALS = 2
 FIRST_COOLDOWN = 1.0
 LONGEST_COOLDOWN = 30.0
 WRONG_MODEL_COOLDOWN = 60.0
-SETTLED = 10.0
+PROVEN_AFTER = 10.0
 """An agent that was in service for this many of its cool-downs starts again with the first."""
 
 _FATAL = frozenset({Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL})
@@ -151,15 +151,15 @@ class Breaker:
         self.state = State.OUT
         self.probe_at = now
 
-    def settled(self, now: float) -> bool:
+    def proven(self, now: float) -> bool:
         """Whether it has been in service long enough to be trusted again."""
-        return now - self.back_at > SETTLED * self.cooldown
+        return now - self.back_at > PROVEN_AFTER * self.cooldown
 
     def _longer(self) -> float:
         return min(LONGEST_COOLDOWN, self.cooldown * 2)
 
     def _relapse(self, now: float) -> None:
-        if self.settled(now):
+        if self.proven(now):
             self.cooldown, self.relapses = FIRST_COOLDOWN, 0
         else:
             self.cooldown, self.relapses = self._longer(), self.relapses + 1

@@ -1,6 +1,6 @@
 """Which prompt goes to which agent, when, and in which request.
 
-Prompt ``i`` of a call is dealt to agent ``i % size``, as long as that agent has a credit: capacity for one more prompt.
+Prompt ``i`` of a call goes to agent ``i % size``, as long as that agent has a credit: capacity for one more prompt.
 What finds no credit waits in its queue, and whoever gets credits back takes it from there, so nothing that waits here
 is bound to an agent that is slow, full or gone. Credits come back prompt by prompt; a refill is worth a request once it
 fills 1/16 of the window. When nothing waits any more, slow agents get no last prompts (guard), and what sits on slow or
@@ -8,17 +8,19 @@ silent ones is given to a second agent (hedge). ``balance="strict"`` keeps promp
 as long as that is in service, and leaves out guard and hedge.
 
 The dispatcher is synchronous and never waits: the caller reports what happened and carries out the
-:class:`~aurora_pool.policy.work.Plan` that :meth:`Dispatcher.plan` returns, at the latest at
+:class:`~aurora_pool.policy.plan.Plan` that :meth:`Dispatcher.plan` returns, at the latest at
 :attr:`Dispatcher.wake_at`. The costs are O(1) per prompt, and O(log agents) per request and per failure.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 from aurora_pool.errors import BadReply, PoolError
+from aurora_pool.hosted import HostedTerms
+from aurora_pool.policy.admission import Admission
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.batching import form_batches
 from aurora_pool.policy.deadline import Deadlines
@@ -30,6 +32,7 @@ from aurora_pool.policy.plan import NOTHING, Plan, PolicyEvents
 from aurora_pool.policy.quarantine import refill_quarantine_agents
 from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agent
 from aurora_pool.policy.scheduler import Balance, Scheduler
+from aurora_pool.policy.spill import Spillover
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import InFlightRequest, WorkItem
 
@@ -52,9 +55,10 @@ AnyAnswer = TypeVar("AnyAnswer", bound=PromptAnswer)
 class Dispatcher:
     """The one object that the pool talks to.
 
-    ``timeout`` is how many seconds a prompt may take from its first sending; ``silence`` how many an agent that holds
+    ``timeout`` is how many seconds a prompt may take from its first sending; ``stall`` how many an agent that holds
     prompts may send nothing before it is given up; ``requests_limit`` about how many requests one agent should have
-    open at most.
+    open at most. ``beginning_of`` tells how a prompt begins, text or token ids, of the ``work`` of its item: prompts
+    that share a beginning meet on one agent then. ``hosted`` holds the terms of those agents that are hosted.
 
     >>> from aurora_pool.policy.work import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
@@ -71,21 +75,25 @@ class Dispatcher:
         rng: random.Random,
         balance: Balance = "adaptive",
         timeout: float | None = None,
-        silence: float = 30.0,
+        stall: float = 30.0,
         requests_limit: int = 256,
         events: PolicyEvents | None = None,
+        beginning_of: Callable[[Any], Any] | None = None,
+        hosted: Mapping[int, HostedTerms] | None = None,
     ) -> None:
         self.ledger = Ledger(names, rng, requests_limit, events or PolicyEvents())
+        self._admission = Admission(self.ledger, strict=balance == "strict", beginning_of=beginning_of)
         self._scheduler = Scheduler(self.ledger, balance)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
-        self._faults = Faults(self.ledger, silence, self._deadlines)
+        self._faults = Faults(self.ledger, stall, self._deadlines)
+        self.spill = Spillover(self.ledger, hosted or {})
         self._hedger = Hedger(self.ledger, self._scheduler.idle) if balance == "adaptive" else None
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem], now: float) -> None:
         """Record prompts, in the order of their indices."""
-        self._scheduler.admit(items)
+        self._admission.admit(items)
 
     def withdraw(self, items: Iterable[WorkItem], now: float) -> None:
         """Record that the caller no longer wants these prompts."""
@@ -101,7 +109,8 @@ class Dispatcher:
         """
         if request.sent_at is None and not request.closed:
             self.ledger.sent(request, now)
-            self._faults.stall.watch(self.ledger.agents[request.agent], now)
+            if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to look at
+                self._faults.stall.watch(self.ledger.agents[request.agent], now)
             if self._deadlines is not None:
                 self._deadlines.watch(request.items)
 
@@ -186,22 +195,22 @@ class Dispatcher:
                 shown += item.started_at
                 decoded += tokens - 1
             results.append((item, answer))
-        settled = len(results)
+        completed = len(results)
         results += [
             (item, answer)
             for item, answer in entangled
             if self.answered(request, answer.slot, answer.tokens, now, started=answer.started)
         ]
-        if settled:
+        if completed:
             ledger.lengths.add(*lengths)
             caller = results[0][0].queue.caller
-            ledger.release_done(request, caller, settled, started)
-            caller.answered(sum(lengths), settled)
+            ledger.release_done(request, caller, completed, started)
+            caller.answered(sum(lengths), completed)
             ledger.turns.fell(caller)
             self._first_sign(request, agent, now)
             if started:
                 agent.flow.decoded(decoded, started * now - shown, started, agent.running, now)
-            agent.answered(sum(lengths), request.sent_at, now, settled)
+            agent.answered(sum(lengths), request.sent_at, now, completed)
             if agent.checking:
                 self._faults.stall.saw_activity(agent)
             if not request.live and request.open:
@@ -258,7 +267,7 @@ class Dispatcher:
         agent_failed(self.ledger, self.ledger.agents[agent], Outcome.WRONG_MODEL, reason, now)
 
     def load_checked(self, agent: int, finding: Finding, now: float) -> None:
-        """Record what a look at a silent agent has shown."""
+        """Record what the load check of a silent agent has shown."""
         self._faults.load_checked(self.ledger.agents[agent], finding, now)
 
     def sampled(self, agent: int, running: int, waiting: int, preemptions: int | None, now: float) -> None:
@@ -309,6 +318,8 @@ class Dispatcher:
                 refill_quarantine_agents(ledger, now)
         if ledger.queues:
             self._scheduler.serve(now)
+            if self.spill.agents and ledger.queues:
+                self.spill.serve(now)
         if ledger.touched:
             self._close_round(now)
         if self._hedger is not None:
@@ -320,7 +331,7 @@ class Dispatcher:
         return plan
 
     def _close_round(self, now: float) -> None:
-        """Send what agents were handed, and note which of those touched could still take more."""
+        """Send what agents were assigned, and note which of those touched could still take more."""
         touched, idle = self.ledger.touched, self._scheduler.idle
         for agent in touched:
             if agent.staged:
@@ -333,5 +344,6 @@ class Dispatcher:
 
     def _send(self, agent: AgentState, now: float) -> None:
         items, agent.staged = agent.staged, []
-        for group in form_batches(items):
+        self.ledger.homes.record(agent.index, [item.prefix for item in items])
+        for group in form_batches(items) if agent.lists else [[item] for item in items]:
             self.ledger.open_request(group, agent, now)

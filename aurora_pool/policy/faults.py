@@ -15,8 +15,8 @@ from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.plan import Failure, describe
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
-from aurora_pool.policy.rotation import agent_failed, remove_agent
-from aurora_pool.policy.stall import LOOK_AFTER, Finding, StallDetector
+from aurora_pool.policy.rotation import agent_failed, remove_agent, retire
+from aurora_pool.policy.stall import CHECK_AFTER, Finding, StallDetector
 from aurora_pool.policy.work import SUSPICIOUS_DEATHS, InFlightRequest, PromptQueue, WorkItem
 
 __all__ = ["Faults", "Finding"]
@@ -28,6 +28,8 @@ REFUSED_PATIENCE = 5
 REFUSED_ALONE = 300.0
 """The same in seconds, for prompts that are pinned to an agent."""
 TOO_MANY_REQUESTS = 429
+NO_MONEY = "insufficient_quota"
+"""What an API gives as the reason of a 429 that waiting does not mend."""
 SHORTEST_COOLDOWN = 0.05
 """Seconds that an agent rests at least after a 503 or a 500, so that it can't take in the whole queue and fail it."""
 
@@ -35,11 +37,11 @@ SHORTEST_COOLDOWN = 0.05
 class Faults:
     """Carries out the outcome table."""
 
-    def __init__(self, ledger: Ledger, silence: float, deadlines: Deadlines | None) -> None:
+    def __init__(self, ledger: Ledger, stall: float, deadlines: Deadlines | None) -> None:
         self.ledger = ledger
         self.deadlines = deadlines
         self._paid_for = 0
-        self.stall = StallDetector(ledger, silence, self._give_up)
+        self.stall = StallDetector(ledger, stall, self._give_up)
         self.autopsies = Autopsies(ledger)
 
     def failed(self, request: InFlightRequest, error: PoolError, now: float) -> Outcome:
@@ -52,8 +54,12 @@ class Faults:
         reason = describe(error)
         left = self._movable(unreleased, agent, reason, now)
         outcome = classify(error, len(unreleased))
+        no_money = isinstance(error, ServerError) and error.reason == NO_MONEY
+        if agent.quota is not None and (outcome is Outcome.WRONG_MODEL or no_money):
+            outcome = Outcome.WRONG_MODEL
+            retire(ledger, agent, reason, now)
         if isinstance(error, ConnectionLost):
-            self.autopsies.note_silence(agent, error.silent_for)
+            self.autopsies.note_idle(agent, error.silent_for)
             self.autopsies.begin(agent, left, reason)
             return outcome
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
@@ -71,7 +77,7 @@ class Faults:
                 self._cool_down(agent, now)
             agent_failed(ledger, agent, outcome, reason, now)
         if isinstance(error, ConnectFailed):
-            self.stall.suspect(agent, now)
+            self.stall.refused(agent, now)
         self._consequences(left, agent, outcome, reason, now)
         return outcome
 
@@ -103,7 +109,7 @@ class Faults:
             agent.done_when_rejecting = agent.prompts_done
             agent.rejections = 0
         agent.rejections += 1
-        if not items or items[0].queue.pinned or all(item.doubted for item in items):
+        if not items or items[0].queue.pinned or all(item.rejected_once for item in items) or agent.quota is not None:
             return False
         others = [self.ledger.agents[index] for index in items[0].queue.view.members if index != agent.index]
         if agent.prompts_done:
@@ -113,7 +119,7 @@ class Faults:
         if not any(other.in_service for other in others):
             return False
         for item in items:
-            item.doubted = True
+            item.rejected_once = True
         return True
 
     def aborted(self, request: InFlightRequest, slot: int, reason: str, now: float, *, started: bool) -> None:
@@ -184,6 +190,10 @@ class Faults:
                         item.holders += 1
                     agent.held += len(part)
                     self.ledger.open_request(part, agent, now)
+            case Outcome.PROMPT_REJECTED if agent.quota is not None and any(t.queue.view.members for t in items):
+                for item in items:
+                    item.portable = None  # it waits for the pool's own agents
+                self._move(items, agent, outcome, now)
             case Outcome.PROMPT_REJECTED:
                 for item in items:
                     self._fail(item, agent, "rejected", reason, now)
@@ -199,7 +209,8 @@ class Faults:
 
     def _give_up_refused(self, queue: PromptQueue, now: float) -> None:
         """End what waits in a queue once all its agents have refused whatever they got for too long."""
-        serving = [agent for agent in (self.ledger.agents[index] for index in queue.view.members) if agent.in_service]
+        members = queue.view.members or queue.view.hosted
+        serving = [agent for agent in (self.ledger.agents[index] for index in members) if agent.in_service]
         limit = _refused_limit(queue)
         if not serving or not all(agent.refusing and now >= agent.refused_since + limit for agent in serving):
             return
@@ -214,7 +225,7 @@ class Faults:
 
     def _on_agent_death(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> None:
         """Move prompts whose agent has died under them, unless one is known now to be what kills agents."""
-        seemed_sound = agent.proven and now < agent.last_byte + LOOK_AFTER
+        seemed_sound = agent.proven and now < agent.last_byte + CHECK_AFTER
         for item in items:
             was_isolated = item.isolated
             item.deaths += 1

@@ -61,7 +61,7 @@ class Hedger:
         if not targets:
             return
         mean = self.ledger.lengths.mean
-        usual = [pace.seconds_for(mean) for agent in self.ledger.agents if agent.in_service and (pace := agent.pace)]
+        usual = [each.pace.seconds_for(mean) for each in self.ledger.agents if each.in_service and each.quota is None]
         limit = SIMILAR * min([seconds for seconds in usual if seconds], default=math.inf)
         targets = [agent for agent in targets if agent.pace.seconds_for(mean) <= limit]
         if not targets:
@@ -148,7 +148,7 @@ class Hedger:
         ledger = self.ledger
         lengths = ledger.lengths
         done = 0.0 if item.started_at < 0 else (now - item.started_at) * slow.flow.decode_speed_now
-        cost = lengths.quantile(0.5, done)  # the loser's list goes on for its other prompts: it is generated whole
+        cost = lengths.mean_beyond(done)  # the loser's list goes on for its other prompts: it is generated whole
         if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
             return False
         if self.hedged >= PROMPTS_SHARE * (ledger.answered + ledger.in_flight):

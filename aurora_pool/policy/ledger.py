@@ -15,6 +15,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.homes import Homes
 from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
 from aurora_pool.policy.queues import Turns
 from aurora_pool.policy.retry import RetryBudget
@@ -35,28 +36,26 @@ class Ledger:
         self.in_service = len(self.agents)
         self.queues: dict[PromptQueue, None] = {}
         """The queues in which something waits."""
+        self.grouped: dict[PromptQueue, None] = {}
+        """Those of them in which groups of prompts wait that begin alike."""
         self.turns = Turns()
         """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
-        """The agents whose credits may have changed since the last plan, all that have an staged among them."""
+        """The agents whose credits may have changed since the last plan, all that have something staged among them."""
         self.quarantine_agents: dict[AgentState, None] = {}
-        """The agents that are kept for quarantined."""
+        """The agents that are kept for quarantined prompts."""
         self.timers = Timers()
         self.pending = Plan()
         self.lengths = Lengths()
+        self.homes = Homes(len(names))
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.quarantining: dict[PromptQueue, None] = {}
         """The queues in which quarantined prompts wait."""
         self.now = 0.0
         """The time of the plan that is being made."""
         self._scans: dict[PromptQueue, None] = {}
-        self.in_flight = 0
-        self.answered = 0
-        self.requests = 0
-        self.hedged = 0
-        self.moved = 0
-        self.quarantined = 0
-        self.wasted_tokens = 0
+        self.in_flight = self.answered = self.requests = 0
+        self.hedged = self.moved = self.quarantined = self.wasted_tokens = 0
 
     # -- prompts that wait --------------------------------------------------------------------------------------
 
@@ -87,6 +86,7 @@ class Ledger:
             self.quarantining.pop(queue, None)
             if not queue.items and not queue.by_agent:
                 self.queues.pop(queue, None)
+                self.grouped.pop(queue, None)
 
     def requeue(self, items: Iterable[WorkItem], now: float) -> None:
         """Put prompts that failed back at the head of their queues; those that another agent holds stay there."""
@@ -116,7 +116,7 @@ class Ledger:
         agent.staged += items
 
     def unassign(self, agent: AgentState, items: list[WorkItem]) -> None:
-        """Take prompts out of an staged again."""
+        """Take prompts that are staged back again."""
         dropped = set(items)
         agent.staged = [item for item in agent.staged if item not in dropped]
         agent.held -= len(items)
@@ -147,7 +147,7 @@ class Ledger:
                 self.unassign(agent, done)
 
     def trim_staged(self, now: float) -> None:
-        """Take back what was handed to agents whose windows have shrunk since, or that rest."""
+        """Take back what was assigned to agents whose windows have shrunk since, or that cool down."""
         for agent in self.touched:
             if agent.held > agent.limit and agent.staged:
                 excess = agent.staged[-(agent.held - agent.limit) :]
@@ -244,6 +244,10 @@ class Ledger:
             self.touched[agent] = None
         return left
 
+    def give_back(self, request: InFlightRequest, now: float) -> None:
+        """Have the prompts of a request wait again: its agent does not take their form, which is no fault."""
+        self.requeue(reversed(self.remove_request(request)), now)
+
     def close(self, request: InFlightRequest, now: float) -> list[WorkItem]:
         """Give up a request before its reply has ended; return its unreleased prompts.
 
@@ -263,8 +267,7 @@ class Ledger:
                 self.remove_request(request)
             self.unassign(agent, agent.staged)
         for queue in self.queues:
-            for waiting in (queue.items, queue.quarantined, *queue.by_agent.values()):
-                waiting.clear()
+            queue.clear()
         self.turns.clear()
         self.timers.clear()
         self.pending = Plan()
@@ -277,6 +280,7 @@ class Ledger:
         self.names.append(name)
         self.agents.append(agent)
         self.in_service += 1
+        self.homes.joined()
         self.touched[agent] = None
         self.rescan()
         return agent.index

@@ -30,6 +30,8 @@ _MAY_BE_THE_PROMPTS = frozenset({400, 413, 422})
 """The only statuses that say something about a prompt; any other does about the agent, or what stands before it."""
 _ELSEWHERE = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 431, 451, 501, 505})
 """Nothing that waiting a moment would mend: the address, the key, the model or the proxy is wrong."""
+_PINNED_TEXT = "pinned to"
+"""What transformers says with a 400 where vLLM says 404: it serves another model."""
 _TLS_TEXT = "plain HTTP request was sent to HTTPS port"
 _DRAINING_TEXT = "after shutdown"
 _ENGINE_DEAD_TEXTS = ("EngineCore encountered", "EngineDead", "engine is dead", "Engine loop is not running")
@@ -79,7 +81,7 @@ def _classify_status(error: ServerError, prompts: int) -> Outcome:
     status = error.status
     if status in (429, 503):
         return Outcome.OVERLOADED
-    if status in _MAY_BE_THE_PROMPTS and _TLS_TEXT not in error.message:
+    if status in _MAY_BE_THE_PROMPTS and _TLS_TEXT not in error.message and _PINNED_TEXT not in error.message:
         return Outcome.BATCH_REJECTED if prompts > 1 else Outcome.PROMPT_REJECTED
     if 300 <= status < 400 or status in _ELSEWHERE or status in _MAY_BE_THE_PROMPTS:
         return Outcome.WRONG_MODEL

@@ -53,7 +53,7 @@ class PolicyEvents:
     def prompt_hedged(self, slow_agent: int, agent: int) -> None:
         """Record that a prompt was given to a second agent because the first is slow or silent."""
 
-    def silence_cut(self, agent: int, seconds: float) -> None:
+    def idle_timeout_seen(self, agent: int, seconds: float) -> None:
         """Record that connections to an agent are cut, by a proxy before it, when nothing has come for so long."""
 
     def prompt_quarantined(self, agent: int) -> None:

@@ -92,7 +92,7 @@ class Turns:
 
     def _heap_of(self, queue: PromptQueue) -> list[_Entry]:
         """The heap of a queue's view. Queues that are pinned to one agent share a heap: a broadcast makes many."""
-        if queue.pinned:
+        if queue.pinned and queue.view.members:
             return self._single.setdefault(queue.view.members[0], [])
         return self._heaps.setdefault(queue.view, [])
 

@@ -37,7 +37,8 @@ def agent_probed(ledger: Ledger, agent: AgentState, outcome: Outcome, reason: st
         agent.last_byte = now
         agent.check(False)
         ledger.touched[agent] = None
-        ledger.events.agent_state(agent.index, agent.breaker.state.value, "it answers")
+        busy = outcome is Outcome.OVERLOADED
+        ledger.events.agent_state(agent.index, agent.breaker.state.value, "it is busy" if busy else "it answers")
     else:
         agent.last_error = reason
         _probe_at(ledger, agent, agent.breaker.probe_at)
@@ -47,13 +48,18 @@ def agent_probed(ledger: Ledger, agent: AgentState, outcome: Outcome, reason: st
 def remove_agent(ledger: Ledger, agent: AgentState, now: float) -> list[WorkItem]:
     """Take an agent out for good; return the prompts that it held, unanswered."""
     left = [item for request in list(agent.requests) for item in ledger.close(request, now)]
+    retire(ledger, agent, "it was removed from the fleet", now)
+    return left
+
+
+def retire(ledger: Ledger, agent: AgentState, reason: str, now: float) -> None:
+    """Take an agent out for good. It may still answer what it holds."""
     was_in_service = agent.in_service
     agent.breaker.remove()
-    agent.last_error = "it was removed from the fleet"
+    agent.last_error = reason
     if was_in_service:
         _went_out(ledger, agent, now)
-    ledger.events.agent_state(agent.index, agent.breaker.state.value, agent.last_error)
-    return left
+    ledger.events.agent_state(agent.index, agent.breaker.state.value, reason)
 
 
 def restore_agent(ledger: Ledger, agent: AgentState, now: float) -> None:
@@ -69,7 +75,9 @@ def _went_out(ledger: Ledger, agent: AgentState, now: float) -> None:
     unsent = agent.staged
     ledger.unassign(agent, unsent)
     ledger.requeue(reversed(unsent), now)
+    ledger.homes.forget(agent.index)
     for queue in ledger.queues:
+        queue.items.lost(agent.index)
         if agent.index in queue.by_agent:
             queue.items.extend(queue.by_agent.pop(agent.index))
             ledger.turns.enter(queue)

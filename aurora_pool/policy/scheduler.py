@@ -1,10 +1,10 @@
-"""Which agent takes which waiting prompt: round-robin, and callers in turns."""
+"""Which agent takes which waiting prompt, as credits come back: callers in turns, groups that begin alike together."""
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
@@ -16,16 +16,14 @@ from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
 
 Balance = Literal["adaptive", "strict"]
 
-WORTH_SHARING = 4
-"""Prompts for each agent from which on they are dealt as shares."""
-DRAWN = 4
-"""A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
+CROWDED = 1.25
+"""An agent is given what it is the home of until it holds this many times as much as the others do in the mean."""
 
 
 class Scheduler:
-    """Assigns prompts to agents: round-robin when they come, in turns of the callers as credits come back.
+    """Assigns prompts that wait to agents, in turns of their callers.
 
     Only agents whose credits have changed are looked at, except that all are when a queue begins to hold something,
     when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what waits does so
@@ -39,90 +37,6 @@ class Scheduler:
         """The agents that the last plan left with credits enough for a request of their own."""
         self._count: int | None = None
         self._counted_at = -RESCAN_EVERY
-
-    # -- what comes in ------------------------------------------------------------------------------------------
-
-    def admit(self, items: Sequence[WorkItem]) -> None:
-        """Deal prompts to their home agents; what finds no credit there waits in its queue."""
-        if not items or self._deal_shares(items):
-            return
-        start = 0
-        for end in range(1, len(items) + 1):
-            if end == len(items) or items[end].queue is not items[start].queue:
-                self._admit(items[start:end], items[start].queue)
-                start = end
-
-    def _admit(self, items: Sequence[WorkItem], queue: PromptQueue) -> None:
-        ledger = self.ledger
-        agents, members, waiting = ledger.agents, queue.view.members, queue.items
-        size = len(members)
-        others_wait = len(ledger.queues) > (queue in ledger.queues)
-        given = []
-        for place, item in enumerate(items):
-            index = item.index
-            home = agents[members[index % size]]
-            if self.strict and home.in_service:
-                self._keep(item, home)
-                continue
-            if not waiting and not others_wait:
-                if index < size and home.held and size > 1:
-                    home = self._draw(queue, home)
-                if home.held < home.limit:
-                    ledger.assign(item, home)
-                    given.append(item)
-                    continue
-            if not self.strict:  # now that one waits, so do all after it
-                waiting.extend(items[place:])
-                break
-            waiting.append(item)
-        if given:
-            queue.caller.charge(given)
-        if waiting:
-            ledger.wake(queue)
-
-    def _deal_shares(self, items: Sequence[WorkItem]) -> bool:
-        """Deal many prompts in a row, agent by agent instead of prompt by prompt, if all have credits for their share.
-
-        It comes to the same, at a third of the cost.
-        """
-        queue, start = items[0].queue, items[0].index
-        members, size = queue.view.members, len(queue.view.members)
-        share = -(-len(items) // size)
-        if self.strict or self.ledger.queues or share < WORTH_SHARING or items[-1].index - start != len(items) - 1:
-            return False
-        agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
-        if any(agent.limit - agent.held < share for agent in agents):
-            return False
-        for item in items:
-            if item.queue is not queue:
-                return False
-        for item in items:
-            item.holders = 1
-        for offset, agent in enumerate(agents):
-            staged = items[offset::size]
-            agent.staged += staged
-            agent.held += len(staged)
-            self.ledger.touched[agent] = None
-        queue.caller.in_flight += len(items)
-        queue.caller.charge(items)
-        return True
-
-    def _keep(self, item: WorkItem, home: AgentState) -> None:
-        """Give a prompt to its home agent, or have it wait for just that."""
-        ledger, queues = self.ledger, item.queue.by_agent
-        if home.index not in queues and home.held < home.limit:
-            ledger.assign(item, home)
-        else:
-            queues.setdefault(home.index, deque()).append(item)
-            ledger.wake(item.queue)
-            ledger.touched[home] = None
-
-    def _draw(self, queue: PromptQueue, home: AgentState) -> AgentState:
-        """Find an agent that holds less than the home of a call's first prompts, so that short calls spread."""
-        agents, members, rng = self.ledger.agents, queue.view.members, self.ledger.rng
-        drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
-        other = min((agents[i] for i in drawn if agents[i].limit), key=lambda agent: agent.held, default=home)
-        return other if other.held < home.held else home
 
     # -- what waits ---------------------------------------------------------------------------------------------
 
@@ -145,33 +59,106 @@ class Scheduler:
         turns = self.ledger.turns
         if not turns or not ready:
             return
+        if self.ledger.grouped:
+            self.ledger.grouped = {queue: None for queue in self.ledger.grouped if queue.items.grouped}
+        grouped = bool(self.ledger.grouped)
+        own = self._share_own(ready) if grouped and len(ready) > 1 else {}
+        waiting = self._waiting() if grouped else 0
+        even = -(-(sum(own.values()) + waiting) // len(ready))
         shares = turns.shares(agent.index for agent in ready)
-        for agent in ready:
+        for number, agent in enumerate(ready, 1):
             free = agent.limit - agent.held
             share = shares.take(agent.index, max(free, 2 * agent.min_refill))
-            if share and free >= min(agent.min_refill, -(-share // 2)):  # smaller refills when little is left
-                if agent.answers_since_send:
-                    agent.look_dry(self.ledger.now)
-                self._refill(agent, min(agent.limit - agent.held, share))
+            if already := own.get(agent):
+                share = min(share, max(0, even - already))
+            # A group may be more than a share, as long as those asked later find half a share each.
+            waiting -= self._refill_if_worth(agent, share, waiting - (len(ready) - number) * -(-share // 2))
+        if grouped and turns:  # what was not to be torn apart, while agents have room
+            shares = turns.shares(agent.index for agent in ready)
+            for agent in ready:
+                self._refill_if_worth(agent, shares.take(agent.index, max(agent.free, 2 * agent.min_refill)), 0)
 
-    def _refill(self, agent: AgentState, prompts: int) -> None:
-        """Give an agent prompts of the queues whose turn it is."""
+    def _share_own(self, ready: list[AgentState]) -> dict[AgentState, int]:
+        """Let agents take what they are the home of, as long as none gets much more than the others; return how much.
+
+        An agent asked earlier would else take what another, asked later, is the home of.
+        """
+        held = sum(agent.held for agent in ready)
+        most = math.ceil(CROWDED * (held + self._waiting()) / len(ready))
+        own: dict[AgentState, int] = {}
+        for agent in ready:
+            before = agent.held
+            share = min(agent.limit, most) - before
+            if share >= agent.min_refill or (share > 0 and not before):
+                self._refill(agent, share, share, own=True)
+                own[agent] = agent.held - before
+        return own
+
+    def _waiting(self) -> int:
+        return sum(len(queue.items) for queue in self.ledger.queues)
+
+    def _refill_if_worth(self, agent: AgentState, share: int, room: int) -> int:
+        """Give an agent its share, if that is worth a request: smaller ones are at the end. Return how many prompts."""
+        held = agent.held
+        if share and agent.limit - held >= min(agent.min_refill, -(-share // 2)):
+            if agent.answers_since_send:
+                agent.check_dry(self.ledger.now)
+            self._refill(agent, min(agent.limit - held, share), room)
+        return agent.held - held
+
+    def _refill(self, agent: AgentState, prompts: int, room: int, *, own: bool = False) -> None:
+        """Give an agent prompts of the queues whose turn it is, of its ``own`` groups only or of any.
+
+        To keep a group together, it may be given more than ``prompts``, up to ``room``.
+        """
         turns = self.ledger.turns
         passed: list[PromptQueue] = []
         while prompts > 0 and (queue := turns.next_for(agent.index)) is not None:
-            taken: list[WorkItem] = []
-            in_time = prompts if queue.end is None else useful(queue.end, agent, self.ledger.now)
-            if in_time:
-                turn = prompts if len(turns) == 1 else max(1, int(TURN / queue.caller.prompt_cost))
-                taken = self._take(agent, queue, queue.items, min(prompts, turn, in_time))
+            if own and queue.items.own(agent.index) is None:
+                break
+            most = agent.limit - agent.held
+            if queue.end is not None:
+                most = min(most, useful(queue.end, agent, self.ledger.now))
+            if len(turns) > 1:
+                most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
+            wanted = max(0, min(prompts, most))
+            taken = self._take_waiting(agent, queue, wanted, min(most, max(wanted, room)), own)
             if taken:
                 queue.caller.charge(taken)
                 prompts -= len(taken)
-            elif queue.items:
+            elif own:
+                break
+            if queue.items and (not wanted or len(taken) < wanted):  # the rest is not for it
                 turns.set_aside(queue)
                 passed.append(queue)
             self.ledger.forget_if_empty(queue)
         turns.put_back(passed)
+
+    def _take_waiting(self, agent: AgentState, queue: PromptQueue, wanted: int, most: int, own: bool) -> list[WorkItem]:
+        """Assign about ``wanted`` prompts that wait, groups as a whole where that takes no more than ``most``."""
+        waiting, rng = queue.items, self.ledger.rng
+        taken: list[WorkItem] = []
+        singles = True
+        while waiting and len(taken) < wanted:
+            if own:
+                group = waiting.own(agent.index)
+            else:
+                group = waiting.next_for(agent.index, rng, helps=agent.needs_more, singles=singles)
+            if group is None:
+                break
+            source = group.items
+            count = wanted - len(taken)
+            if group is not waiting.singles:
+                count = portion(len(source), count, most - len(taken), begun=bool(taken))
+            if not count:
+                break
+            before = len(source)
+            some = self._take(agent, queue, source, count)
+            waiting.took(group, agent.index, before - len(source))
+            taken += some
+            if not some and before == len(source):
+                singles = False  # all that are left have just failed here
+        return taken
 
     def _take(self, agent: AgentState, queue: PromptQueue, waiting: deque[WorkItem], prompts: int) -> list[WorkItem]:
         """Assign the first prompts that wait, but not those that have just failed on this agent."""
@@ -212,7 +199,7 @@ class Scheduler:
 
     def _rescan(self, queue: PromptQueue, now: float) -> None:
         """See whether any member is in service, and, now and then, which are too slow for what is left."""
-        _drop_done(queue.items)
+        queue.items.drop_done()
         _drop_done(queue.quarantined)
         ledger = self.ledger
         if not (queue.items or queue.quarantined):
@@ -259,9 +246,9 @@ class Scheduler:
             queue.unserved_since = now
             if queue.patience < math.inf:
                 self.ledger.timers.add(now + queue.patience, self._on_timer, queue)
-        members = [self.ledger.agents[index] for index in queue.view.members]
+        members = [self.ledger.agents[index] for index in (*queue.view.members, *queue.view.hosted)]
         gives_up_at = queue.unserved_since + queue.patience
-        if now < gives_up_at and not all(agent.breaker.wrong_model for agent in members):
+        if now < gives_up_at and not all(agent.breaker.wrong_model or agent.retired for agent in members):
             queue.rescan_due = now + RESCAN_EVERY
             return
         waited = now - queue.unserved_since
@@ -269,12 +256,34 @@ class Scheduler:
             f"{self.ledger.names[agent.index]}: {agent.last_error}" for agent in members[:3]
         )
         error += f"; and {len(members) - 3} more" if len(members) > 3 else ""
+        hosted = any(agent.quota is not None and agent.in_service for agent in members)
+        if hosted:
+            error += "; hosted agents take only conversations, and of these none with fields that engines alone know"
+        left = [item for item in queue.items if hosted and item.portable is not None and not item.done]
         for item in (*queue.items, *queue.quarantined):
-            if not item.done:
+            if not item.done and not (hosted and item.portable is not None and not item.suspected):
                 self.ledger.fail(item, Failure(item, "no_agents", error, None), now)
         queue.items.clear()
+        queue.items.extend(left)
         queue.quarantined.clear()
+        queue.rescan_due = now + RESCAN_EVERY
         self.ledger.forget_if_empty(queue)
+
+
+def portion(size: int, wanted: int, most: int, *, begun: bool) -> int:
+    """Tell how many prompts of a group of this size an agent should take that wants ``wanted``, and may have ``most``.
+
+    A group stays together as long as the agent gets no more than twice what it wants. Of one that is larger it takes
+    what it wants, if it has ``begun`` with no other. The rest of what it has no room for waits for it.
+
+    >>> [portion(size, 10, 100, begun=True) for size in (5, 20, 21)], portion(21, 10, 100, begun=False)
+    ([5, 20, 0], 10)
+    """
+    if size <= wanted or wanted >= most:
+        return min(size, wanted)
+    if size <= min(2 * wanted, most):
+        return size
+    return 0 if begun else wanted
 
 
 def _drop_done(queue: deque[WorkItem]) -> None:

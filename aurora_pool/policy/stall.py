@@ -1,12 +1,13 @@
 """Watch for agents that were sent prompts and send nothing.
 
-An agent that sends no byte for :data:`LOOK_AFTER` seconds is looked at, and gets nothing meanwhile. A server that is
-merely busy shows it in its own counters; one that refuses connections is leaving, and what it holds is lost (SIGTERM
-makes vLLM hang like that); one that shows nothing is given up when it has been silent for the whole limit. One that has
-no counters is sent a small request instead when the limit has passed: if it answers that, its silence is no death.
+An agent that sends no byte for :data:`CHECK_AFTER` seconds has its load checked, and gets nothing meanwhile. A server
+that is merely busy shows it in its own counters; one that refuses connections is draining, and what it holds is lost
+(SIGTERM makes vLLM hang like that); one that shows nothing is given up when it has been silent for the whole limit. One
+that has no counters is sent a small request instead when the limit has passed: if it answers that, its silence is no
+death.
 
 A process that is too busy or too starved to read hears nothing either. Time in which it did not keep up with its own
-alarms is no agent's silence.
+timers counts against no agent.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome
 
-LOOK_AFTER = 5.0
-"""Seconds without a byte after which an agent that holds prompts is looked at."""
+CHECK_AFTER = 5.0
+"""Seconds without a byte after which an agent that holds prompts has its load checked."""
 NO_METRICS_FACTOR = 10.0
 """An agent without counters may be too busy for a small request: it may be silent for this many times the limit."""
+LONGEST_STEP = 0.5
+"""Counters may stand still for this part of the limit before an agent counts as stalled: they move at the end of a
+step, the number of requests that run too, and a step of prefill on a CPU takes ten seconds and more."""
 REFUSED_GRACE = 1.0
-"""Seconds without a byte after which an agent that refused a connection is looked at."""
+"""Seconds without a byte after which an agent that refused a connection has its load checked."""
 SAMPLE_EVERY = 15.0
 """Seconds between samples of a busy agent's counters."""
 
 
 class Finding(enum.Enum):
-    """What a look at a silent agent shows."""
+    """What the load check of a silent agent shows."""
 
     PROGRESSING = "progressing"  # its counters move: busy, not dead
     IDLE = "idle"  # it answers, and its counters stand still
@@ -44,7 +48,7 @@ _GONE = {Finding.REFUSED: "it refuses connections", Finding.RESTARTED: "it was s
 
 
 class StallDetector:
-    """Has one timer for each agent that was sent prompts, and says which to look at."""
+    """Has one timer for each agent that was sent prompts, and says whose load to check."""
 
     def __init__(self, ledger: Ledger, limit: float, give_up: Callable[[AgentState, PoolError, float], None]) -> None:
         self.ledger = ledger
@@ -52,18 +56,18 @@ class StallDetector:
         self.give_up = give_up
 
     def watch(self, agent: AgentState, now: float) -> None:
-        """See to it that an agent that was sent prompts is looked at when it falls silent."""
+        """See to it that the load of an agent that was sent prompts is checked when it falls silent."""
         if not agent.tick_due:
             agent.tick_due = True
-            self.ledger.timers.add(now + LOOK_AFTER, self._tick, agent)
+            self.ledger.timers.add(now + CHECK_AFTER, self._tick, agent)
 
-    def suspect(self, agent: AgentState, now: float) -> None:
+    def refused(self, agent: AgentState, now: float) -> None:
         """Record that an agent refused a connection: what it holds may hang for ever."""
         if agent.sent:
-            self.ledger.timers.add(now + REFUSED_GRACE, self._look, agent)
+            self.ledger.timers.add(now + REFUSED_GRACE, self._check, agent)
 
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
-        """Record what the look at a silent agent has shown."""
+        """Record what the load check of a silent agent has shown."""
         agent.load_check_sent = False
         if agent.checking:
             self._judge(agent, finding, now)
@@ -89,7 +93,8 @@ class StallDetector:
             self.saw_activity(agent)
             self.give_up(agent, ConnectFailed(f"{_GONE[finding]}, and what it held fell silent"), now)
         elif quiet < limit:
-            agent.stalled = finding is not Finding.NO_METRICS
+            patience = limit * LONGEST_STEP if finding is Finding.IDLE else 0.0
+            agent.stalled = finding is not Finding.NO_METRICS and quiet >= patience
             if quiet >= self.limit:
                 self.ledger.pending.probe.append(agent.index)
         else:
@@ -102,14 +107,14 @@ class StallDetector:
         if not agent.sent:
             return
         active_at = self._active_at(agent)
-        if now < active_at + LOOK_AFTER:
+        if now < active_at + CHECK_AFTER:
             self.watch(agent, active_at)
             self._sample(agent, now)
         else:
             self.watch(agent, now)
-            self._look(agent, now)
+            self._check(agent, now)
 
-    def _look(self, agent: AgentState, now: float) -> None:
+    def _check(self, agent: AgentState, now: float) -> None:
         if agent.sent and not agent.load_check_sent and now >= self._active_at(agent) + REFUSED_GRACE:
             agent.load_check_sent = True
             agent.load_check_at = now

@@ -82,6 +82,13 @@ class Lengths:
             length = self._known[share, first] = self._look_up(share, first)
         return max(length, done * 1.1)
 
+    def mean_beyond(self, done: float) -> float:
+        """The mean length of the answers that have more than ``done`` tokens."""
+        first = int(math.log2(done) * _STEPS) + 1 if done >= 1 else 0
+        self._sort()
+        count = sum(self._counts[first:])
+        return max(sum(self._totals[first:]) / count if count else 1.0, done * 1.1)
+
     def _look_up(self, share: float, first: int) -> float:
         self._sort()
         left = share * sum(self._counts[first:])

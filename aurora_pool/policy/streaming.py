@@ -20,23 +20,23 @@ OF_THE_CUT = 1 / 3
 MOST = 1_000_000
 
 
-def stream_interval(speed: float, silent_cut: float = 0.0) -> int:
+def stream_interval(speed: float, idle_timeout: float = 0.0) -> int:
     """Return how many tokens an event should hold; ``speed`` is tokens per second of one prompt (0: unknown).
 
-    ``silent_cut`` is the silence, in seconds, after which connections to this agent were seen to be cut; 0 if none was.
+    ``idle_timeout`` is after how many idle seconds connections to this agent were seen to be cut; 0 if none was.
 
-    >>> [stream_interval(speed) for speed in (50.0, 0.0, float("inf"))], stream_interval(0.5, silent_cut=15.0)
+    >>> [stream_interval(speed) for speed in (50.0, 0.0, float("inf"))], stream_interval(0.5, idle_timeout=15.0)
     ([500, 100, 1000000], 2)
     """
-    seconds = min(SHOW_EVERY, silent_cut * OF_THE_CUT) if silent_cut else SHOW_EVERY
-    return max(1, int(min(MOST, (speed or (SLOW if silent_cut else UNKNOWN_SPEED)) * seconds)))
+    seconds = min(SHOW_EVERY, idle_timeout * OF_THE_CUT) if idle_timeout else SHOW_EVERY
+    return max(1, int(min(MOST, (speed or (SLOW if idle_timeout else UNKNOWN_SPEED)) * seconds)))
 
 
-def may_be_long(room: int, speed: float, silent_cut: float = 0.0) -> bool:
-    """Return whether an answer of up to ``room`` tokens (0: no limit) may take long at that speed.
+def may_be_long(token_budget: int, speed: float, idle_timeout: float = 0.0) -> bool:
+    """Return whether an answer of up to ``token_budget`` tokens (0: no limit) may take long at that speed.
 
     >>> may_be_long(64, 50.0), may_be_long(4096, 50.0), may_be_long(0, 50.0)
     (False, True, True)
     """
-    seconds = min(LONG, silent_cut * OF_THE_CUT) if silent_cut else LONG
-    return not room or room > seconds * (speed or (SLOW if silent_cut else UNKNOWN_SPEED))
+    seconds = min(LONG, idle_timeout * OF_THE_CUT) if idle_timeout else LONG
+    return not token_budget or token_budget > seconds * (speed or (SLOW if idle_timeout else UNKNOWN_SPEED))

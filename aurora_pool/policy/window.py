@@ -35,7 +35,7 @@ STEADY = 10.0
 """Seconds without growth after the agent said that it had too much, or after growth that brought nothing."""
 GAIN = 1.05
 """Growth that brings less than this factor in throughput brings nothing."""
-SETTLED = 4
+ENOUGH = 4
 """Averages of the throughput that are needed before the window shrinks."""
 
 
@@ -71,9 +71,13 @@ class Window:
 
     def fit(self, flow: Flow) -> None:
         """Shrink to what the flow needs, if the window is larger than that."""
-        if flow.measured >= SETTLED:
-            needed = flow.most_running + flow.peak * (flow.latency + STEP)
-            self.size = min(self.size, int(needed * MARGIN) + LEAST_REFILL)
+        if flow.measured >= ENOUGH:
+            self.size = min(self.size, int(self.needed(flow) * MARGIN) + LEAST_REFILL)
+
+    @staticmethod
+    def needed(flow: Flow) -> float:
+        """How many prompts the flow needs: what runs, and what the server begins while a refill is on its way."""
+        return flow.most_running + flow.peak * (flow.latency + STEP)
 
     def overloaded(self, accepted: int, refused: int, now: float) -> None:
         """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""

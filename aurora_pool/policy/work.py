@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from aurora_pool.policy.timers import FOREVER
+from aurora_pool.policy.waiting import Waiting
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
@@ -22,18 +23,31 @@ MEMORY = 1 / 256
 """How much one answer weighs in the running mean of a caller's answers."""
 
 
+class Portable(msgspec.Struct, frozen=True, gc=False):
+    """A prompt as any API takes it: a conversation, and how many tokens it has and may be answered with.
+
+    ``read`` is about how many it has, ``most_read`` how many at most. ``generated`` is 0 where nothing limits it.
+    """
+
+    messages: Any
+    read: int
+    most_read: int
+    generated: int
+
+
 class WorkItem(msgspec.Struct, eq=False, gc=False):
     """One prompt on its way to exactly one result.
 
-    ``batch`` says which items may share a list request (those with the same object), ``room`` how many tokens may be
-    generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the caller's
-    own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none while it
-    waits. Of a ``committed`` one the caller has bytes of the answer already: no other agent may answer it any more.
-    ``cohort`` is the same for those that failed together: they go together again, and apart from others.
-    ``doubted`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
+    ``kind`` says which items may share a list request (those with the same object), ``token_budget`` how many tokens
+    may be generated for it, ``limit`` how many prompts a request with it may have (1: it goes alone); ``work`` is the
+    caller's own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none
+    while it waits. Of a ``committed`` one the caller has bytes of the answer already: no other agent may answer it any
+    more. ``cohort`` is the same for those that failed together: they go together again, and apart from others.
+    ``rejected_once`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
-    prompt has; 0 where nobody knows.
+    prompt has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
+    ``portable`` is what a hosted agent may be asked instead, None where it may not.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
     all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
@@ -43,7 +57,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     index: int
     kind: Any
     work: Any
-    room: int = 0
+    token_budget: int = 0
     limit: int = LIST_LIMIT
     holders: int = 0
     sends: int = 0
@@ -53,11 +67,13 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     done: bool = False
     hedged: bool = False
     committed: bool = False
-    doubted: bool = False
+    rejected_once: bool = False
     cohort: object = None
     first_sent: float = -1.0
     started_at: float = -1.0
     prompt_tokens: float = 0.0
+    prefix: int = 0
+    portable: Portable | None = None
     request: InFlightRequest | None = None
     second_request: InFlightRequest | None = None
 
@@ -116,18 +132,23 @@ class End(NamedTuple):
 
 
 class AgentView:
-    """The agents of a pool or of a view of one, in the order in which prompts are dealt."""
+    """The agents of a pool or of a view of one, in the order of the round-robin.
 
-    __slots__ = ("members", "serves")
+    ``hosted`` are the hosted ones among them: no prompt is dealt to these (:mod:`aurora_pool.policy.spill`).
+    """
+
+    __slots__ = ("hosted", "members", "serves")
 
     members: Sequence[int]
     serves: Container[int]
+    hosted: Sequence[int]
 
-    def __init__(self, members: Sequence[int]) -> None:
-        self.set_members(members)
+    def __init__(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
+        self.set_members(members, hosted)
 
-    def set_members(self, members: Sequence[int]) -> None:
-        """Say which agents these are, in the order in which prompts are dealt."""
+    def set_members(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
+        """Say which agents these are, in the order of the round-robin."""
+        self.hosted = hosted
         self.members = members
         self.serves = members if isinstance(members, range) else frozenset(members)
 
@@ -198,6 +219,7 @@ class PromptQueue:
     """
 
     __slots__ = (
+        "beginning",
         "by_agent",
         "caller",
         "end",
@@ -227,7 +249,9 @@ class PromptQueue:
         self.caller = caller or Caller()
         self.patience = patience
         self.pinned = pinned
-        self.items: deque[WorkItem] = deque()
+        self.items: Waiting[WorkItem] = Waiting()
+        self.beginning: Any = ""
+        """How one of its last prompts began."""
         self.entry = -1
         """Its valid entry among those whose turn may be."""
         self.by_agent: dict[int, deque[WorkItem]] = {}
@@ -249,9 +273,16 @@ class PromptQueue:
 
     def over(self, members: Sequence[int]) -> PromptQueue:
         """A queue of the same caller for other agents."""
-        return PromptQueue(members, caller=self.caller, patience=self.patience, pinned=self.pinned)
+        view = AgentView(members, self.view.hosted)
+        return PromptQueue(view, caller=self.caller, patience=self.patience, pinned=self.pinned)
 
     @property
     def waiting(self) -> int:
         """How many prompts wait here."""
         return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
+
+    def clear(self) -> None:
+        """Forget what waits here."""
+        self.items.clear()
+        self.quarantined.clear()
+        self.by_agent.clear()

@@ -12,6 +12,19 @@ _PER_MESSAGE = 8
 """Tokens that a chat template puts around each message."""
 
 
+_MOST_PER_MESSAGE = 64
+"""Tokens that no chat template exceeds around a message that has no more than a text."""
+
+
+def most_tokens(messages: Any) -> int:
+    """How many tokens a conversation has at most: none is shorter than a byte.
+
+    >>> most_tokens([{"role": "user", "content": "Größe"}])
+    71
+    """
+    return sum(_MOST_PER_MESSAGE + _bytes(str(message.get("content", ""))) for message in messages)
+
+
 class TokenEstimate:
     """Estimates token counts from bytes, calibrated by the counts that servers report.
 
@@ -48,13 +61,13 @@ class TokenEstimate:
             self.ratio += (seen - self.ratio) * (1.0 if seen > self.ratio else 0.02)
 
 
-def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: int | None) -> int | None:
+def budget_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: int | None) -> int | None:
     """How many tokens may be generated for a prompt of about this length; None where that has to be counted exactly.
 
     Counting is due where ``max_tokens`` and the buffer may not fit, or, without ``max_tokens``, for a prompt that takes
     more than half of the context.
 
-    >>> room_or_none(2048, 100, 64, None), room_or_none(2048, 100, 64, 256), room_or_none(2048, 1900, 64, 256)
+    >>> budget_or_none(2048, 100, 64, None), budget_or_none(2048, 100, 64, 256), budget_or_none(2048, 1900, 64, 256)
     (1884, 256, None)
     """
     left = max_context - prompt_tokens - buffer
@@ -63,19 +76,19 @@ def room_or_none(max_context: int, prompt_tokens: int, buffer: int, max_tokens: 
     return max_tokens if max_tokens <= left else None
 
 
-def rounded(room: int) -> int:
-    """Round a room down by at most a sixteenth, so that prompts of about the same length can share a list request.
+def rounded(budget: int) -> int:
+    """Round a budget down by at most a sixteenth, so that prompts of about the same length can share a list request.
 
     >>> rounded(1948), rounded(1250), rounded(30)
     (1920, 1216, 30)
     """
-    return room & -(1 << max(0, room.bit_length() - 5))
+    return budget & -(1 << max(0, budget.bit_length() - 5))
 
 
-def exact_room(max_context: int, prompt_tokens: int, max_tokens: int | None) -> int:
+def exact_budget(max_context: int, prompt_tokens: int, max_tokens: int | None) -> int:
     """How many tokens may be generated for a prompt of exactly this length; at least 1: a server says what is too long.
 
-    >>> exact_room(2048, 2000, None), exact_room(2048, 2000, 16)
+    >>> exact_budget(2048, 2000, None), exact_budget(2048, 2000, 16)
     (48, 16)
     """
     left = max(1, max_context - prompt_tokens)

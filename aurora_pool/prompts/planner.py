@@ -1,4 +1,4 @@
-"""Prompts of a call -> items: which form of request, which sampling, which agents, room for how many tokens."""
+"""Prompts of a call -> items: which form of request, which sampling, which agents, how many tokens."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Portable, PromptQueue, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
 from aurora_pool.prompts.fields import survives_rendering
-from aurora_pool.prompts.length import exact_room, room_or_none, rounded
+from aurora_pool.prompts.length import budget_or_none, exact_budget, most_tokens, rounded
 from aurora_pool.prompts.settings import PromptSettings
+from aurora_pool.runtime.hosted import is_portable
 from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
 from aurora_pool.wire import completions
 
@@ -28,6 +29,7 @@ Form = Literal["completions", "token_ids", "rendered", "single", "chat", "chat_b
 rendered conversation; as a single completion; as a single chat; in a chat batch."""
 
 _CHATS = ("chat", "chat_batch")
+_CONVERSATIONS = ("rendered", *_CHATS)
 
 
 class PromptSpec(msgspec.Struct, frozen=True):
@@ -80,11 +82,15 @@ class Planner:
         works = self._written(prompts, form)
         context, queue = self._contexts[0]
         kind = self._own_kind(form, self._sampling, sink)
-        limit, room = kind.limit, self._max_tokens
-        left = context - settings.buffer - (room or 0)
+        limit, budget = kind.limit, self._max_tokens
+        left = context - settings.buffer - (budget or 0)
         # A character has at most 4 bytes: what fits even then needs no closer look.
-        if room is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
-            return [WorkItem(queue, index, kind, work, room, limit) for index, work in enumerate(works, start)]
+        if budget is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
+            items = [WorkItem(queue, index, kind, work, budget, limit) for index, work in enumerate(works, start)]
+            if queue.view.hosted or settings.keeps_messages:
+                for item, prompt in zip(items, prompts, strict=True):
+                    self._make_portable(item, prompt, form, self._sampling)
+            return items
         return self._plain(start, prompts, works, kind, sink)
 
     def _one(self, index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
@@ -145,11 +151,14 @@ class Planner:
         context, queue = self._contexts[0]
         estimate, buffer = self._settings.estimate, self._settings.buffer
         for index, (prompt, work) in enumerate(zip(prompts, works, strict=True), start):
-            room = room_or_none(context, estimate.of(work), buffer, self._max_tokens)
-            if room is None:
+            budget = budget_or_none(context, estimate.of(work), buffer, self._max_tokens)
+            if budget is None:
                 yield self._one(index, prompt, sink)
             else:
-                yield WorkItem(queue, index, kind, work, room if self._max_tokens else rounded(room), kind.limit)
+                budget = budget if self._max_tokens else rounded(budget)
+                item = WorkItem(queue, index, kind, work, budget, kind.limit)
+                self._make_portable(item, prompt, self._text_form, self._sampling)
+                yield item
 
     # -- conversations ------------------------------------------------------------------------------------------
 
@@ -174,13 +183,13 @@ class Planner:
         try:
             await self._settings.tokenizer.learn_template(self._settings.model, key, kwargs)
         except PoolError:  # nobody can tell now: the chat endpoint always can
-            return await _settled(self._fitted(spec, messages, "chat", sink))
-        return await _settled(self._chat(spec, messages, sink))
+            return await _answered(self._fitted(spec, messages, "chat", sink))
+        return await _answered(self._chat(spec, messages, sink))
 
-    # -- room ---------------------------------------------------------------------------------------------------
+    # -- token budgets ----------------------------------------------------------------------------------------
 
     def _fitted(self, spec: PromptSpec, work: Any, form: Form, sink: Sink) -> PlanResult:
-        """Find room for the answer: by the estimate where that is safe, exactly where it is not."""
+        """Find how many tokens the answer may have: by the estimate where that is safe, exactly where it is not."""
         settings = self._settings
         max_tokens = spec.max_tokens
         if not self._contexts:
@@ -188,12 +197,12 @@ class Planner:
                 raise ConfigError("max_tokens can't be fitted: no agent tells its context length; give max_tokens")
             return self._item(spec, work, form, sink, self._queue, max_tokens or 0)
         context, queue = self._contexts[0]
-        room = room_or_none(context, settings.estimate.of(work), settings.buffer, max_tokens)
-        if room is None:
+        budget = budget_or_none(context, settings.estimate.of(work), settings.buffer, max_tokens)
+        if budget is None:
             return partial(self._counted, spec, work, form, sink)
         if max_tokens is None:
-            room = 0 if form in _CHATS else rounded(room)  # a chat request without max_tokens has the rest
-        return self._item(spec, work, form, sink, queue, room)
+            budget = 0 if form in _CHATS else rounded(budget)  # a chat request without max_tokens has the rest
+        return self._item(spec, work, form, sink, queue, budget)
 
     async def _counted(self, spec: PromptSpec, work: Any, form: Form, sink: Sink) -> WorkItem | Response:
         settings = self._settings
@@ -203,14 +212,14 @@ class Planner:
         needed = (length or settings.estimate.of(work)) + (spec.max_tokens or 1)
         context, queue = next((pair for pair in self._contexts if needed <= pair[0]), self._contexts[-1])
         if length is None:  # nobody can tell: the server that gets it will
-            room = exact_room(context, settings.estimate.of(work) + settings.buffer, spec.max_tokens)
+            budget = exact_budget(context, settings.estimate.of(work) + settings.buffer, spec.max_tokens)
         elif length >= context:
             return await self._too_long(spec, sink, length, context)
         else:
-            room = exact_room(context, length, spec.max_tokens)
-        if room != spec.max_tokens:
-            room = 0 if spec.max_tokens is None and form in _CHATS else rounded(room)
-        return self._item(spec, work, form, sink, queue, room)
+            budget = exact_budget(context, length, spec.max_tokens)
+        if budget != spec.max_tokens:
+            budget = 0 if spec.max_tokens is None and form in _CHATS else rounded(budget)
+        return self._item(spec, work, form, sink, queue, budget)
 
     async def _too_long(self, spec: PromptSpec, sink: Sink, length: int, context: int) -> WorkItem | Response:
         if self._settings.on_too_long != "error" and isinstance(spec.content, str) and not spec.shortened:
@@ -232,7 +241,7 @@ class Planner:
             return None
         if settings.on_too_long == "truncate":
             kept = await settings.tokenizer.last_tokens(settings.model, spec.content, budget)
-            return await _settled(self._make(msgspec.structs.replace(spec, content=kept, shortened=True), sink))
+            return await _answered(self._make(msgspec.structs.replace(spec, content=kept, shortened=True), sink))
         prompt_format: Literal["chat", "raw"] = "chat" if spec.apply_template else "raw"
         parts = chunk_text(spec.content, budget, count=settings.estimate.of)
         return join_parts(
@@ -241,9 +250,21 @@ class Planner:
 
     # -- kinds ------------------------------------------------------------------------------------------------
 
-    def _item(self, spec: PromptSpec, work: Any, form: Form, sink: Sink, queue: PromptQueue, room: int) -> WorkItem:
+    def _item(self, spec: PromptSpec, work: Any, form: Form, sink: Sink, queue: PromptQueue, budget: int) -> WorkItem:
         kind = self._kind(form, spec, sink)
-        return WorkItem(queue, spec.index, kind, work, room, kind.limit)
+        item = WorkItem(queue, spec.index, kind, work, budget, kind.limit)
+        self._make_portable(item, spec.content, form, spec.sampling)
+        return item
+
+    def _make_portable(self, item: WorkItem, content: Any, form: Form, sampling: Sampling) -> None:
+        """Let a conversation go as a plain chat as well, if agents may need that and would understand all of it."""
+        needed = item.queue.view.hosted or self._settings.keeps_messages
+        if needed and form in _CONVERSATIONS and is_portable(sampling):
+            messages = content
+            if isinstance(content, str):
+                messages = as_conversation(content, self._settings.system_prompt)
+            read = self._settings.estimate.of(messages)
+            item.portable = Portable(messages, read, most_tokens(messages), item.token_budget * sampling.n)
 
     def _kind(self, form: Form, spec: PromptSpec, sink: Sink) -> RequestKind:
         if not spec.own_sampling:
@@ -297,5 +318,5 @@ def join_parts(parts: Sequence[Response]) -> Response:
     )
 
 
-async def _settled(made: PlanResult) -> WorkItem | Response:
-    return made if isinstance(made, WorkItem | Response) else await made()
+async def _answered(result: PlanResult) -> WorkItem | Response:
+    return result if isinstance(result, WorkItem | Response) else await result()

@@ -42,6 +42,8 @@ class PromptSettings:
     buffer: int
     estimate: TokenEstimate
     tokenizer: Tokenizer
+    keeps_messages: bool
+    """Whether some agents may need conversations that were put into the template as chats."""
 
 
 class PromptHandling:
@@ -122,8 +124,8 @@ class PromptHandling:
         template = await self.tokenizer.learn_template(model, key, None)
         if template is None and self.format == "auto":
             log.info("the model has no chat template: prompts are sent raw")
-        await self._settle(model, template)
         self._untold_until = None
+        await self._use(model, template)
 
     async def _do_without(self, model: str, error: PoolError) -> None:
         log.warning(
@@ -131,16 +133,19 @@ class PromptHandling:
             "it. Give prompt_format='raw' if the model has none",
             one_line(error),
         )
-        await self._settle(model, ChatTemplate((), (), str))
+        await self._use(model, ChatTemplate((), (), str))
         self._untold_until = self._driver.now + ASK_AGAIN
 
-    async def _settle(self, model: str, template: ChatTemplate | None) -> None:
+    async def _use(self, model: str, template: ChatTemplate | None) -> None:
         """Find out what else depends on there being a template, and use it."""
         if template is not None:
             if not template.separable:
                 self._chat_batches = await self.tokenizer.has_chat_batches(model)
             if self.format == "auto":
-                self._separates_reasoning = await self.tokenizer.separates_reasoning(model)
+                separates = await self.tokenizer.separates_reasoning(model)
+                self._separates_reasoning = separates is not False  # the chat endpoints know it in any case
+                if separates is None:
+                    self._untold_until = self._driver.now + ASK_AGAIN
         self._template = template
 
     def settings(self, model: str, *, batched: bool) -> PromptSettings:
@@ -160,4 +165,5 @@ class PromptHandling:
             buffer=self.buffer,
             estimate=self.estimate,
             tokenizer=self.tokenizer,
+            keeps_messages=self._driver.dialects.know_less(self.tokenizer.members),
         )

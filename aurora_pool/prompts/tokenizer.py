@@ -18,6 +18,7 @@ from aurora_pool.messages import Message
 from aurora_pool.prompts.chat_template import CHECKS, ChatTemplate, candidates, checked, marked
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.health import fetch
+from aurora_pool.runtime.once import answers_of
 from aurora_pool.wire import chat, tokens
 
 T = TypeVar("T")
@@ -175,7 +176,8 @@ class Tokenizer:
     async def _templates_differ(self, question: bytes) -> bool:
         """Whether some agents, of a few that can be asked, put the same conversation into other tokens."""
         found = await self._compare(tokens.TOKENIZE_PATH, question, tokens.parse_tokens)
-        differ = any(ids != found[0] for ids in found)
+        told = [ids for ids in found if not isinstance(ids, PoolError)]
+        differ = any(ids != told[0] for ids in told)
         if differ:
             log.warning("the agents have different chat templates: conversations go to their chat endpoints")
         return differ
@@ -199,28 +201,36 @@ class Tokenizer:
         found = [known for known in await asyncio.gather(*map(has, self._some())) if known is not None]
         return bool(found) and all(found)
 
-    async def separates_reasoning(self, model: str) -> bool:
+    async def separates_reasoning(self, model: str) -> bool | None:
         """Whether a chat endpoint tells reasoning from answer (``--reasoning-parser``): a short answer shows it.
 
-        True if one of a few agents does; False where nobody can tell.
+        True if one of a few agents does, False where they can't tell, and None where they have not answered yet: a new
+        server may need long for its first answer, and a busy one has others' prompts before it.
         """
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
         found = await self._compare(chat.PATH, body, chat.ChatReader().whole, within=self._driver.timeouts.stall)
-        return any(answer.reasoning for answers in found for answer in answers)
+        answered = [answers for answers in found if not isinstance(answers, PoolError)]
+        if not answered and any(isinstance(error, PoolError) and may_pass(error) for error in found):
+            return None
+        return any(answer.reasoning for answers in answered for answer in answers)
 
     async def _compare(
         self, path: str, body: bytes, read: Callable[[bytes], T], *, within: float | None = None
-    ) -> list[T]:
-        """Ask a few agents the same, at the same time; return what those say that can tell."""
+    ) -> list[T | PoolError]:
+        """Ask a few agents the same, at the same time; return what they say, or why they do not.
+
+        Once one has told, the others have no longer than for a probe: one may be busy with others' work.
+        """
         driver = self._driver
 
-        async def ask(agent: int) -> T | None:
+        async def ask(agent: int) -> T | PoolError:
             try:
                 return read(await fetch(driver.transport, agent, path, body, within=within or driver.timeouts.probe))
-            except PoolError:
-                return None
+            except PoolError as error:
+                return error
 
-        return [found for found in await asyncio.gather(*map(ask, self._some())) if found is not None]
+        found = await answers_of({agent: ask(agent) for agent in self._some()}, grace=driver.timeouts.probe)
+        return list(found.values())
 
     def _some(self) -> Sequence[int]:
         """A few agents to be compared, of those that have answered so far where there are such."""
@@ -247,7 +257,8 @@ class Tokenizer:
         failure: PoolError | None = None
         for agent in sorted(agents[self._turn :] + agents[: self._turn], key=self.unresponsive.__contains__)[:TRIES]:
             try:
-                content = read(await fetch(driver.transport, agent, path, body, within=driver.timeouts.probe))
+                written = driver.dialects.write(agent, path, body)
+                content = read(await fetch(driver.transport, agent, path, written, within=driver.timeouts.probe))
             except PoolError as error:
                 if _is_answer(error):
                     raise

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, ServerError, TransportError
+from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.health import served_models
+from aurora_pool.runtime.once import answers_of
 from aurora_pool.wire.status import ServedModel
 
 log = logging.getLogger("aurora_pool")
@@ -76,8 +78,8 @@ class Serving:
                 await asyncio.sleep(AGAIN)
         self._measure(driver, agents)
 
-    async def learn(self, driver: Driver, members: Sequence[int]) -> None:
-        """Ask these agents, except those that have told already.
+    async def learn(self, driver: Driver, members: Sequence[int], hosted: Sequence[AgentEndpoint] = ()) -> None:
+        """Ask these agents, except those that have told already; hosted ones are not asked.
 
         A model that was not named is the one that all of them serve; while no agent answers, that is waited for. With a
         named one the answers are a check, and where none comes the dispatch will see.
@@ -85,6 +87,11 @@ class Serving:
         Raises :class:`ConfigError` if no agent serves the named model or they don't agree on one, and
         :class:`NoAgentsError` if none has answered within ``Timeouts.patience``.
         """
+        if not members and hosted:
+            self.model = self.model or next((terms.model for each in hosted if (terms := each.hosted)), None)
+            if self.model is None:
+                raise ConfigError("all agents are hosted, so name the model: model=NAME in the hostfile")
+            return
         deadline = driver.now + driver.timeouts.patience
         warned = False
         while True:
@@ -112,6 +119,7 @@ class Serving:
             if models is None:
                 continue
             driver.names.list(agent, models)
+            driver.dialects.found(agent, next((model.owned_by for model in models if model.owned_by), ""))
             if self.model not in {model.id for model in models}:
                 listed = ", ".join(repr(model.id) for model in models[:SHOWN])
                 driver.dispatcher.serves_another_model(agent, f"it serves {listed}, not {self.model!r}", driver.now)
@@ -154,11 +162,11 @@ def _context(name: str | None, models: Sequence[ServedModel]) -> int | None:
     """The context length of a model; an adapter (LoRA) tells none and has its parent's."""
     model = next((model for model in models if model.id == name), None)
     seen = set()
-    while model is not None and model.max_model_len is None and model.id not in seen:  # a circle of parents ends too
+    while model is not None and model.context is None and model.id not in seen:  # a circle of parents ends too
         seen.add(model.id)
         parent = model.parent
         model = next((model for model in models if model.id == parent), None)
-    return None if model is None else model.max_model_len
+    return None if model is None else model.context
 
 
 async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:
@@ -172,23 +180,7 @@ async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:
             except PoolError as error:
                 return error
 
-    tasks = {asyncio.ensure_future(ask(agent)): agent for agent in agents}
-    pending = set(tasks)
-    answers: dict[int, list[ServedModel] | PoolError] = {}
-    grace: float | None = None
-    try:
-        while pending:
-            done, pending = await asyncio.wait(pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-            if not done:
-                break
-            answers.update((tasks[task], task.result()) for task in done)
-            if grace is None and any(isinstance(task.result(), list) for task in done):
-                grace = STRAGGLERS
-    finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-    return answers
+    return await answers_of({agent: ask(agent) for agent in agents}, grace=STRAGGLERS)
 
 
 def _may_come(answer: list[ServedModel] | PoolError) -> bool:

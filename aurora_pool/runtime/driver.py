@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 from collections import deque
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
@@ -16,20 +17,23 @@ from typing import Any
 from aurora_pool.errors import ConfigError, PoolClosedError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
-from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.plan import Failure
+from aurora_pool.policy.quota import Budget
+from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
-from aurora_pool.runtime.health import look, read_load, try_agent
+from aurora_pool.runtime.health import check_load, read_load, try_agent
 from aurora_pool.runtime.open_files import open_files_limit
-from aurora_pool.runtime.request_kinds import Sink
+from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
-from aurora_pool.wire.status import HEALTH_PATH, EngineLoad
+from aurora_pool.wire.status import HEALTH_PATH, MODELS_PATH, EngineLoad
 
 
 class Driver:
@@ -42,7 +46,7 @@ class Driver:
         self.timeouts = options.timeouts or Timeouts()
         self._observed = options.observer is not None
         self.observer: Observer = Announcer(options.observer or Observer())
-        self.probe_requests: dict[int, tuple[str, bytes]] = {}
+        self.probe_requests: dict[int, tuple[str, bytes | None]] = {}
         """The smallest request that the pool could send to an agent; ``/health`` where that is not known."""
         self.closed = False
         self.prompts_failed = 0
@@ -58,11 +62,14 @@ class Driver:
             rng=options.rng or random.Random(),
             balance=options.balance,
             timeout=options.timeout,
-            silence=self.timeouts.stall,
+            stall=self.timeouts.stall,
             requests_limit=max(2, open_files_limit() // 2 // max(1, len(endpoints))),
             events=EventRelay(self.endpoints, self.observer),
+            beginning_of=beginning if options.prefix == "auto" else None,
+            hosted={index: terms for index, each in enumerate(endpoints) if (terms := each.hosted) is not None},
         )
         self.names = ServedNames()
+        self.dialects = Dialects(self.dispatcher, self.endpoints)
         self._exchanges = Exchanges(
             self.transport,
             self.dispatcher,
@@ -71,9 +78,12 @@ class Driver:
             on_sent=self._on_sent,
             schedule=self.schedule,
             names=self.names,
+            dialects=self.dialects,
             stream=options.stream,
         )
+        self._deadline: float | None = None
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
+        self._admitted: list[WorkItem] = []
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()
@@ -96,6 +106,8 @@ class Driver:
         running = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = running
+            if self._deadline is not None:
+                self.dispatcher.spill.deadline = self.now + self._deadline - time.time()
             self.transport.open()
         elif self._loop is not running:
             raise ConfigError(
@@ -125,6 +137,9 @@ class Driver:
         for endpoint in updated[len(self.endpoints) :]:
             self.dispatcher.add_agent(str(endpoint))
         self.endpoints[:] = updated
+        self.dialects.set_endpoints(updated)
+        for index in present:
+            self.dispatcher.spill.set_terms(index, updated[index].hosted)
         for index in sorted(self._removed.intersection(present)):
             self.dispatcher.restore_agent(index, self.now)
         removed = set(range(len(updated))).difference(present)
@@ -137,6 +152,16 @@ class Driver:
     def is_removed(self, agent: int) -> bool:
         """Whether an agent is no longer part of the fleet."""
         return agent in self._removed
+
+    def spill_over(self, options: HostedOptions) -> None:
+        """Say when hosted agents are asked, and what they may cost."""
+        spill = self.dispatcher.spill
+        spill.budget = Budget(options.max_cost, spent=options.spent, on_draw=options.on_draw)
+        spill.after, self._deadline = options.spill_after, options.deadline
+
+    def is_hosted(self, agent: int) -> bool:
+        """Whether an agent is one that others run, and that costs."""
+        return self.dispatcher.ledger.agents[agent].quota is not None
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections. Calls that still wait raise :class:`PoolClosedError`."""
@@ -151,6 +176,7 @@ class Driver:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.transport.close()
+        self._admitted.clear()
         self.dispatcher.close()
 
     @property
@@ -161,8 +187,8 @@ class Driver:
     # -- prompts ------------------------------------------------------------------------------------------------
 
     def admit(self, items: Sequence[WorkItem]) -> None:
-        """Record prompts, in the order of their indices."""
-        self.dispatcher.admit(items, self.now)
+        """Record prompts, in the order of their indices: with the next plan, together with what comes until then."""
+        self._admitted += items
         self.schedule()
 
     def withdraw(self, items: Iterable[WorkItem]) -> None:
@@ -173,7 +199,8 @@ class Driver:
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
         agents = self.dispatcher.ledger.agents
-        return max(1, sum(agents[index].window.size for index in queue.view.members if agents[index].in_service))
+        members = (*queue.view.members, *queue.view.hosted) if queue.view.hosted else queue.view.members
+        return max(1, sum(agents[index].window.size for index in members if agents[index].in_service))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 
@@ -200,6 +227,9 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
+        if self._admitted:
+            admitted, self._admitted = self._admitted, []
+            self.dispatcher.admit([item for item in admitted if not item.done], self.now)
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)
@@ -238,7 +268,9 @@ class Driver:
         assert self._loop is not None
         while self._queue and (self._most_requests is None or len(self._requests) < self._most_requests):
             request = self._queue.popleft()
-            if not request.closed:
+            if request.closed:
+                self.dispatcher.spill.charge(request, None, self.now, refused=False)
+            else:
                 task = self._loop.create_task(self._exchanges.run(request))
                 self._requests[request] = task
                 task.add_done_callback(functools.partial(self._on_request_done, request))
@@ -252,6 +284,7 @@ class Driver:
 
     def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request]
+        self.dispatcher.spill.charge(request, None, self.now, refused=False)  # if it was stopped before it began
         if not task.cancelled():
             task.exception()  # its call has it; asyncio need not mention it
         if self._queue:
@@ -288,18 +321,30 @@ class Driver:
 
     async def _probe(self, agent: int) -> None:
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
+        if self.is_hosted(agent):
+            path, body = MODELS_PATH, None  # which costs nothing
+        body = self.dialects.write(agent, path, body)
         outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
         self.dispatcher.probed(agent, outcome, reason, self.now)
         self.schedule()
 
     async def _check(self, agent: int) -> None:
-        finding, load = await look(self.transport, agent, self._loads.get(agent), within=self.timeouts.probe)
-        self._loads[agent] = load
+        finding = Finding.PROGRESSING  # a hosted one has no counters to look at
+        if not self.is_hosted(agent):
+            known = self._loads.get(agent)
+            finding, load = await check_load(self.transport, agent, known, within=self.timeouts.probe)
+            self._loads[agent] = load
+            if load is not None:
+                self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
         self.dispatcher.load_checked(agent, finding, self.now)
         self.schedule()
 
     async def _sample(self, agent: int) -> None:
         load = await read_load(self.transport, agent, within=self.timeouts.probe)
         if load is not None:
+            self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
+            before = self._loads.get(agent)
+            if before is None or not load.began_after(before):  # what a look is to notice is left to it
+                self._loads[agent] = load
             running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
             self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)

@@ -76,7 +76,7 @@ class EventRelay(PolicyEvents):
         """Pass it on."""
         self._observer.prompt_hedged(slow_agent, agent)
 
-    def silence_cut(self, agent: int, seconds: float) -> None:
+    def idle_timeout_seen(self, agent: int, seconds: float) -> None:
         """Log it: the pool copes, but whoever runs the proxy may want to know."""
         log.warning(
             "%s: connections on which nothing has come for %.0f s are cut, by a proxy it seems (nginx has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
+from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import EXPECTED_TOKENS, InFlightRequest, WorkItem
+from aurora_pool.runtime.hosted import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Reader, guarded
 from aurora_pool.wire.bounds import Bounds
@@ -18,6 +21,7 @@ from aurora_pool.wire.errors import refuses_streaming
 from aurora_pool.wire.sse import EventSplitter, begins_events
 
 if TYPE_CHECKING:
+    from aurora_pool.runtime.dialects import Dialects
     from aurora_pool.runtime.reply import Reply
     from aurora_pool.runtime.served_names import ServedNames
     from aurora_pool.runtime.transport import Transport
@@ -41,6 +45,7 @@ class Exchanges:
         on_sent: Callable[[InFlightRequest], None],
         schedule: Callable[[], None],
         names: ServedNames,
+        dialects: Dialects,
         stream: bool,
     ) -> None:
         self._transport = transport
@@ -50,6 +55,7 @@ class Exchanges:
         self._on_sent = on_sent
         self._schedule = schedule
         self._names = names
+        self._dialects = dialects
         self._stream = stream
         self._unstreamed: set[int] = set()
         """Agents that refuse streamed requests."""
@@ -59,11 +65,20 @@ class Exchanges:
         """Make one request and see it to its end, whatever that is. Raises only what is a defect of this program."""
         items = request.unreleased()
         kind: RequestKind = items[0].kind
+        quota = self._dispatcher.ledger.agents[request.agent].quota
+        portable = items[0].portable
+        if portable is not None and (quota is not None or self._dialects.needs_chat(request.agent, kind.fields)):
+            kind = PlainChat(kind, portable, quota.terms.model if quota is not None else None)
+        refused = False
         try:
             try:
                 async with self._transport.turn:
-                    await self._until_accepted(request, kind, items)
+                    if quota is None:
+                        await self._until_accepted(request, kind, items)
+                    else:
+                        await self._in_time(request, kind, items)
             except PoolError as error:
+                refused = isinstance(error, ServerError)
                 now = self._clock()
                 if isinstance(error, ConnectionLost) and not error.received and request.sent_at is not None:
                     error.silent_for = now - request.sent_at
@@ -74,7 +89,16 @@ class Exchanges:
             kind.sink.fail(error)  # a defect: here, or in an observer
             raise
         finally:
+            if isinstance(kind, PlainChat):
+                self._dispatcher.spill.charge(request, kind.usage, self._clock(), refused=refused)
             self._schedule()
+
+    async def _in_time(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
+        try:
+            async with asyncio.timeout(REPLY_WITHIN):
+                await self._until_accepted(request, kind, items)
+        except TimeoutError as error:
+            raise ConnectionLost(f"no whole reply within {REPLY_WITHIN:.0f} s", received=False) from error
 
     async def _until_accepted(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
         """Send it; where the server refuses only its form, send it again in the form that it takes."""
@@ -86,6 +110,8 @@ class Exchanges:
         while True:
             try:
                 body = kind.encode(items, interval=interval)
+                if kind.model:
+                    body = self._dialects.write(agent, kind.path, body)
                 with await self._transport.request(
                     agent,
                     kind.path,
@@ -99,6 +125,10 @@ class Exchanges:
             except ServerError as error:
                 if interval and refuses_streaming(error):
                     interval, refused_streaming = 0, True
+                elif kind.model and self._dialects.refused(agent, error):
+                    if len(items) > 1 and not self._dialects.of(agent).lists:
+                        self._dispatcher.ledger.give_back(request, self._clock())
+                        return
                 elif not kind.fit_max_tokens(items, error):
                     raise
             else:
@@ -170,6 +200,10 @@ class Exchanges:
     def progress(self, request: InFlightRequest) -> None:
         """Report that bytes of a reply came."""
         self._dispatcher.progress(request, self._clock())
+
+    def told_limits(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
+        """Report what an agent says is left of its limits."""
+        self._dispatcher.spill.told(self._dispatcher.ledger.agents[agent], requests, tokens, self._clock())
 
     def commit(self, request: InFlightRequest) -> None:
         """Report that bytes of this reply go to the caller now, so that no other agent may answer any more."""

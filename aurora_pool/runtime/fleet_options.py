@@ -8,6 +8,7 @@ from typing import get_args
 
 from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 
 __all__ = ["FleetOptions"]
@@ -22,6 +23,7 @@ class FleetOptions:
 
     timeout: float | None = None
     balance: Balance = "adaptive"
+    prefix: Prefix = "off"
     concurrency: int | None = None
     connector_limit: int | None = None
     timeouts: Timeouts | None = None
@@ -33,6 +35,7 @@ class FleetOptions:
     def __post_init__(self) -> None:
         check_seconds(timeout=self.timeout)
         check_one_of("balance", self.balance, get_args(Balance))
+        check_one_of("prefix", self.prefix, get_args(Prefix))
         check_whole(1, concurrency=self.concurrency)
         check_whole(0, connector_limit=self.connector_limit)
         check_instance("timeouts", self.timeouts, Timeouts)

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import msgspec
 
@@ -53,8 +53,10 @@ class Forwarder:
         queue: Callable[[], PromptQueue],
         start: Callable[[], Awaitable[None]],
         caller: Caller | None = None,
+        otherwise: Forwarder | None = None,
     ) -> None:
         self._driver = driver
+        self._otherwise = otherwise
         self._queue = queue
         self._caller = caller
         self._started = False
@@ -80,6 +82,8 @@ class Forwarder:
             self._started = True
         forward = _Forward(method, path, headers, body)
         queue = self._queue().for_call(self._caller or Caller(priority=priority))
+        if self._otherwise is not None:
+            queue.patience = 0.0
         turn = next(self._turns) % max(1, len(queue.view.members))
         item = WorkItem(queue, turn, forward, None, limit=1)
         self._driver.calls.add(forward)
@@ -90,6 +94,9 @@ class Forwarder:
         except BaseException:
             reply.close()
             raise
+        if forward.given_up == "no_agents" and self._otherwise is not None:
+            reply.close()
+            return await self._otherwise.send(method, path, headers, body, priority=priority)
         return reply
 
 
@@ -146,7 +153,19 @@ class ForwardedReply:
 class _Forward:
     """One such request: a kind of request that no other prompt shares, and its own sink."""
 
-    __slots__ = ("_body", "_chunks", "_events", "_taken_by", "_usage", "head", "headers", "method", "path")
+    __slots__ = (
+        "_body",
+        "_chunks",
+        "_events",
+        "_taken_by",
+        "_usage",
+        "fields",
+        "given_up",
+        "head",
+        "headers",
+        "method",
+        "path",
+    )
 
     limit = 1
     model = ""
@@ -155,9 +174,11 @@ class _Forward:
         self.method = method
         self.path = path
         self.headers = headers
+        self.fields: dict[str, Any] = {}
         self._body = body
         self._usage: Usage | None = None
         self._events = 0
+        self.given_up: str | None = None
         self._taken_by: InFlightRequest | None = None
         self.head: asyncio.Future[_Head] = asyncio.get_running_loop().create_future()
         self._chunks: asyncio.Queue[bytes | PoolError | None] | None = None
@@ -245,6 +266,7 @@ class _Forward:
         """Record that the pool has given up."""
         ((_, response),) = results
         if not self.head.done():
+            self.given_up = response.error_kind
             problem = {"message": response.error, "type": response.error_kind, "param": None, "code": 503}
             content = msgspec.json.encode({"error": problem})
             self.head.set_result((503, {"Content-Type": "application/json"}, content))

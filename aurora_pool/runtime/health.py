@@ -1,7 +1,8 @@
 """Ask single agents how they are: whether one that is out works again, and whether one that is silent works at all.
 
 ``/health`` is not asked: it answers 200 while a server drains, sleeps or is paused. A tiny request of the pool's own
-kind shows whether an agent answers; its engine's counters show whether it moves.
+kind shows whether an agent answers; its engine's counters show whether it moves. Busy is not dead: where other clients'
+work stands before that request, an engine that moves is a sign of life as good as an answer.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from aurora_pool.wire.status import METRICS_PATH, MODELS_PATH, EngineLoad, Serve
 if TYPE_CHECKING:
     from aurora_pool.runtime.served_names import ServedNames
     from aurora_pool.runtime.transport import Transport
+
+WAITS_AFTER = 1.0
+"""Seconds after which a tiny request that has no reply may wait behind other work: the engine's counters are noted."""
 
 _READERS: Mapping[str, Callable[[], Reader]] = {
     completions.PATH: lambda: completions.CompletionsReader(1),
@@ -46,14 +50,20 @@ async def fetch(transport: Transport, agent: int, path: str, body: bytes | None 
 
 
 async def try_agent(
-    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes, *, within: float
+    transport: Transport, names: ServedNames, agent: int, path: str, body: bytes | None, *, within: float
 ) -> tuple[Outcome, str]:
     """Send the smallest request that the pool could send; return what it came to, and in words.
 
     It is answered only by what can be read as an answer, of the right model: a proxy's page has a status of 200 too.
+    One that waits while the engine is at work counts as ``OVERLOADED``, which is no fault.
     """
     try:
-        content = await fetch(transport, agent, path, body, within=within)
+        if body is None:
+            await fetch(transport, agent, path, within=within)
+            return Outcome.ANSWERED, ""
+        content = await _fetch_unless_busy(transport, agent, path, body, within=within)
+        if content is None:
+            return Outcome.OVERLOADED, "its engine is busy"
         if path in _READERS:
             reader = _READERS[path]()
             guarded(reader.whole, content)
@@ -65,6 +75,27 @@ async def try_agent(
     except PoolError as error:
         return classify(error, 1), str(error)
     return Outcome.ANSWERED, ""
+
+
+async def _fetch_unless_busy(
+    transport: Transport, agent: int, path: str, body: bytes, *, within: float
+) -> bytes | None:
+    """Make one request, as :func:`fetch` does; None if it has no reply in time, but the engine works meanwhile."""
+    before: EngineLoad | None = None
+    asked = asyncio.ensure_future(fetch(transport, agent, path, body, within=within))
+    try:
+        await asyncio.wait([asked], timeout=WAITS_AFTER)
+        if not asked.done():
+            before = await read_load(transport, agent, within=within)
+        return await asked
+    except TimedOut:
+        finding, _ = await check_load(transport, agent, before, within=within)
+        if finding is Finding.PROGRESSING:
+            return None
+        raise
+    finally:
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
 
 
 async def served_models(transport: Transport, agent: int, *, within: float) -> list[ServedModel]:
@@ -85,10 +116,13 @@ async def read_load(transport: Transport, agent: int, *, within: float) -> Engin
         return None
 
 
-async def look(
+async def check_load(
     transport: Transport, agent: int, before: EngineLoad | None, *, within: float
 ) -> tuple[Finding, EngineLoad | None]:
-    """Look at the counters of a silent agent; return what they show against those of the look before."""
+    """Read the counters of a silent agent; return what they show against those of the check before.
+
+    Where there was none before, they show nothing yet.
+    """
     try:
         load = guarded(parse_load, await fetch(transport, agent, METRICS_PATH, within=within))
     except ConnectFailed:

@@ -9,7 +9,7 @@ from typing import Self
 from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.work import AgentView, PromptQueue
 from aurora_pool.runtime.driver import Driver
 
 
@@ -64,12 +64,12 @@ class Membership:
         return type(self)(self._driver, members)
 
     def update(self, endpoints: Sequence[AgentEndpoint]) -> list[int]:
-        """Record which endpoints the fleet has now; return the agents that have joined or come back."""
+        """Record which endpoints the fleet has now; return the own agents that have joined or come back."""
         before = set(self.present)
         self.present = self._driver.update(endpoints)
         self.members = range(len(self._driver.endpoints))
         self._set_queue()
-        return [index for index in self.present if index not in before]
+        return [index for index in self.own if index not in before]
 
     def hold_back(
         self,
@@ -95,9 +95,23 @@ class Membership:
 
     def _set_queue(self) -> None:
         members = [index for index in self.present if index not in self._joining] or self.present
-        self.queue.view.set_members(self.members if len(members) == len(self.members) else members)
+        self.queue.view.set_members(*self._split(self.members if len(members) == len(self.members) else members))
         self._driver.dispatcher.members_changed()
         self._driver.schedule()
 
+    @property
+    def own(self) -> Sequence[int]:
+        """Those present that are not hosted."""
+        return self._split(self.present)[0]
+
+    def pinned(self, place: int) -> PromptQueue:
+        """A queue for one of them alone."""
+        return PromptQueue(AgentView(*self._split([self.members[place]])), patience=0.0, pinned=True)
+
     def _new_queue(self, members: Sequence[int]) -> PromptQueue:
-        return PromptQueue(members, patience=self._driver.timeouts.patience)
+        return PromptQueue(AgentView(*self._split(members)), patience=self._driver.timeouts.patience)
+
+    def _split(self, members: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
+        """The own agents and the hosted ones among these."""
+        hosted = [index for index in members if self._driver.is_hosted(index)]
+        return ([index for index in members if not self._driver.is_hosted(index)], hosted) if hosted else (members, ())

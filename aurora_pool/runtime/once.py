@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, TypeVar
+
+from aurora_pool.errors import PoolError
+
+Asked = TypeVar("Asked")
+Told = TypeVar("Told")
 
 
 class Once:
@@ -60,3 +65,30 @@ async def all_of(*work: Coroutine[Any, Any, Any]) -> list[Any]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def answers_of(
+    questions: Mapping[Asked, Coroutine[Any, Any, Told | PoolError]], *, grace: float
+) -> dict[Asked, Told | PoolError]:
+    """Ask side by side; return who said what. Once one has told, those that take ``grace`` seconds more are left out.
+
+    >>> async def example():
+    ...     return await answers_of({agent: ask(agent) for agent in agents}, grace=0.25)
+    """
+    tasks = {asyncio.ensure_future(question): asked for asked, question in questions.items()}
+    pending = set(tasks)
+    answers: dict[Asked, Told | PoolError] = {}
+    limit: float | None = None
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            answers.update((tasks[task], task.result()) for task in done)
+            if limit is None and not all(isinstance(task.result(), PoolError) for task in done):
+                limit = grace
+    finally:
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+    return answers

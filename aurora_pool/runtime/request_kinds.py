@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aurora_pool.errors import ServerError
 from aurora_pool.messages import AnyPrompt, Response, Usage
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.quota import Left
 from aurora_pool.policy.streaming import may_be_long, stream_interval
 from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, WorkItem
 from aurora_pool.wire import chat, completions, embeddings
@@ -23,7 +24,7 @@ SCORED_LIMIT = 8
 CHATS_LIMIT = 32
 """Conversations in one request: all wait there for the longest answer, so not too many."""
 VECTOR = 1 << 14
-"""Dimensions of a vector at most; as text, each has the room that a generated token has."""
+"""Dimensions of a vector at most; as text, each has the space that a generated token has."""
 
 
 Observe = Callable[[str, int], None]
@@ -69,6 +70,9 @@ class Reports(Protocol):
     def answered(self, request: InFlightRequest, usage: Usage | None) -> None:
         """Report that the one prompt of a request has its answer, and its caller has read it."""
 
+    def told_limits(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
+        """Report what an agent says is left of its limits."""
+
 
 class RequestKind(Protocol):
     """A kind of request: prompts with the same kind object may travel together."""
@@ -79,6 +83,8 @@ class RequestKind(Protocol):
     headers: Mapping[str, str] | None
     limit: int
     """How many prompts may share a request."""
+    fields: dict[str, Any]
+    """The fields of the body that say how to sample."""
     model: str
     """The model that is asked for; empty where the request is not the pool's own."""
 
@@ -106,7 +112,7 @@ class RequestKind(Protocol):
 class _JSONKind:
     """What kinds of the pool's own requests have in common."""
 
-    __slots__ = ("__weakref__", "_asked", "_fields", "_n", "headers", "limit", "method", "model", "path", "sink")
+    __slots__ = ("__weakref__", "_asked", "_n", "fields", "headers", "limit", "method", "model", "path", "sink")
 
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int) -> None:
         self.limit = limit
@@ -115,7 +121,7 @@ class _JSONKind:
         self.method = "POST"
         self.headers: Mapping[str, str] | None = None
         self.model = model
-        self._fields = fields
+        self.fields = fields
         self._n = fields.get("n") or 1
         self._asked = Asked(fields)
 
@@ -123,20 +129,35 @@ class _JSONKind:
         """0, where there is no form that is streamed."""
         return 0
 
-    def bounds(self, prompts: int, room: int, characters: int = 0) -> Bounds:
+    def bounds(self, prompts: int, token_budget: int, characters: int = 0) -> Bounds:
         """How large the reply may be."""
-        return self._asked.bounds(prompts * self._n, room, characters)
+        return self._asked.bounds(prompts * self._n, token_budget, characters)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
 
     def fit_max_tokens(self, items: Sequence[WorkItem], error: ServerError) -> bool:
-        """Give a prompt that went alone the room that the server says there is."""
+        """Give a prompt that went alone as many tokens as the server says are left."""
         left = context_left(error)
-        if len(items) > 1 or left is None or 0 < items[0].room <= left:
+        if len(items) > 1 or left is None or 0 < items[0].token_budget <= left:
             return False
-        items[0].room = left
+        items[0].token_budget = left
         return True
+
+
+def beginning(work: Any) -> str | Sequence[int]:
+    r"""How a prompt begins, of the ``work`` of its item: text, token ids, or the text of messages.
+
+    >>> beginning([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+    'system\nBe brief.\nuser\nHi\n'
+    """
+    if isinstance(work, str):
+        return work
+    if not isinstance(work, list) or not work:  # a request that is sent unchanged
+        return ""
+    if not isinstance(work[0], Mapping):
+        return work
+    return "".join(f"{message.get('role')}\n{message.get('content')}\n" for message in work)
 
 
 class CompletionsBatch(_JSONKind):
@@ -155,19 +176,19 @@ class CompletionsBatch(_JSONKind):
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """So many tokens that something comes every few seconds."""
-        return stream_interval(agent.speed, agent.silent_cut) if self._streams else 0
+        return stream_interval(agent.speed, agent.idle_timeout) if self._streams else 0
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
-        """Write a list request, with the least ``room`` of its prompts as ``max_tokens``."""
-        room = min([item.room for item in items])
+        """Write a list request, with the smallest token budget of its prompts as ``max_tokens``."""
+        token_budget = min([item.token_budget for item in items])
         contents = [item.work for item in items]
-        return completions.encode_request(self.model, contents, self._fields, room, interval=interval)
+        return completions.encode_request(self.model, contents, self.fields, token_budget, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
         items = request.unreleased()
-        room = max([item.room for item in items])
-        bounds = self.bounds(len(request.items), room, sum([len(item.work) for item in items]))
+        token_budget = max([item.token_budget for item in items])
+        bounds = self.bounds(len(request.items), token_budget, sum([len(item.work) for item in items]))
         reader = completions.CompletionsReader(len(request.items), self._n, bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
@@ -187,21 +208,21 @@ class SingleChat(_JSONKind):
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """So many tokens that something comes every few seconds, if the answer may be long."""
-        if self._fields.get("prompt_logprobs") is not None or not may_be_long(
-            items[0].room, agent.speed, agent.silent_cut
+        if self.fields.get("prompt_logprobs") is not None or not may_be_long(
+            items[0].token_budget, agent.speed, agent.idle_timeout
         ):
             return 0
-        return stream_interval(agent.speed, agent.silent_cut)
+        return stream_interval(agent.speed, agent.idle_timeout)
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a chat request."""
         (item,) = items
-        return chat.encode_request(self.model, item.work, self._fields, item.room or None, interval=interval)
+        return chat.encode_request(self.model, item.work, self.fields, item.token_budget or None, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
         (item,) = request.unreleased()
-        bounds = self.bounds(1, item.room, _characters(item.work))
+        bounds = self.bounds(1, item.token_budget, _characters(item.work))
         await reports.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
 
 
@@ -215,14 +236,14 @@ class ChatBatch(_JSONKind):
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a request with many conversations; it must not be streamed."""
-        room = min([item.room for item in items])
-        return chat.encode_batch(self.model, [item.work for item in items], self._fields, room or None)
+        token_budget = min([item.token_budget for item in items])
+        return chat.encode_batch(self.model, [item.work for item in items], self.fields, token_budget or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
         items = request.unreleased()
-        room = 0 if any(not item.room for item in items) else max(item.room for item in items)
-        bounds = self.bounds(len(request.items), room, sum(_characters(item.work) for item in items))
+        token_budget = 0 if any(not item.token_budget for item in items) else max(item.token_budget for item in items)
+        bounds = self.bounds(len(request.items), token_budget, sum(_characters(item.work) for item in items))
         reader = chat.ChatReader(conversations=len(request.items), bounds=bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
@@ -237,11 +258,11 @@ class EmbeddingsBatch(_JSONKind):
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
         """Write a list request."""
-        return embeddings.encode_request(self.model, [item.work for item in items], self._fields)
+        return embeddings.encode_request(self.model, [item.work for item in items], self.fields)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        reader = embeddings.EmbeddingsReader(len(request.items), self._fields.get("dimensions"))
+        reader = embeddings.EmbeddingsReader(len(request.items), self.fields.get("dimensions"))
         await reports.read_answers(reply, reader, self.bounds(len(request.items), VECTOR), self, request)
 
 

@@ -186,6 +186,15 @@ class BatchRun:
         self._machinery.delivered()
 
 
+async def give_up_lost(machinery: Machinery, leases: Leases, row: Row) -> None:
+    """End a batch whose input is gone."""
+    message = "The server's copy of the input is lost: hand the batch in again."
+    told = [{"code": "input_lost", "line": None, "message": message, "param": None}]
+    await leases.end(row, {"status": "failed", "failed_at": int(time.time()), "errors": told})
+    await machinery.folders.drop(row["id"])
+    machinery.delivered()
+
+
 async def finish_cancelled(machinery: Machinery, leases: Leases, row: Row) -> None:
     """End a batch that its user has cancelled: what is answered becomes its output."""
     journal = await machinery.folders.take_journal(row["id"], row["epoch"])

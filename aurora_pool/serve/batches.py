@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping, func, insert, select, update
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.batch_rows import ACTIVE, ENDPOINTS, batch_object, find_batch
 from aurora_pool.serve.blobs import read_file
+from aurora_pool.serve.described import TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, not_found
 from aurora_pool.serve.files import LONGEST, SHORTEST, find_file
 from aurora_pool.serve.folders import BatchFolders
@@ -67,6 +68,7 @@ class BatchesApi:
             web.get(f"{one}/output", self.output, allow_head=False),
         ]
 
+    @described(body=CreateBatch, reply="types:Batch")
     async def create(self, request: web.Request) -> web.Response:
         """Queue a batch; its file is validated soon after."""
         row = await self.create_for(caller_of(request), decode(await request.read(), CreateBatch))
@@ -115,10 +117,12 @@ class BatchesApi:
             row: RowMapping = made.mappings().one()
         return row
 
+    @described(reply="types:Batch")
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe a batch."""
         return encode_reply(batch_object(await self._found(request)))
 
+    @described(query={"after": TEXT, "limit": limit(100)}, reply=page_of("types:Batch"))
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's batches."""
         limit = query_int(request, "limit", 20, least=1, most=100)
@@ -127,6 +131,7 @@ class BatchesApi:
             rows, more = await read_page(connection, batches, chosen, after=request.query.get("after"), limit=limit)
         return encode_reply(page([batch_object(row) for row in rows], has_more=more))
 
+    @described(reply="types:Batch")
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel a batch: what is answered is kept, and becomes its output."""
         now = int(time.time())
@@ -135,16 +140,19 @@ class BatchesApi:
         )
         return encode_reply(batch_object(row))
 
+    @described(reply="types:Batch")
     async def pause(self, request: web.Request) -> web.Response:
         """Let a batch rest; its time goes on."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": True}, "paused")
         return encode_reply(batch_object(row))
 
+    @described(reply="types:Batch")
     async def resume(self, request: web.Request) -> web.Response:
         """Go on with a batch that rests."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": False}, "resumed")
         return encode_reply(batch_object(row))
 
+    @described(reply_types=("application/jsonl",))
     async def output(self, request: web.Request) -> web.StreamResponse:
         """Download what is answered so far, failures included, while the batch runs."""
         row = await self._found(request)

@@ -15,7 +15,7 @@ from sqlalchemy import RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from aurora_pool.errors import PoolError
-from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, validate_batch
+from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, give_up_lost, validate_batch
 from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.options import ServerOptions
@@ -92,7 +92,7 @@ class Executor:
     async def _tick(self) -> None:
         if self._running or self._validating or self._ending:
             await self._renew()
-        if self._stopping:
+        if self._stopping or not await self._leases.any_active():
             return
         now = asyncio.get_running_loop().time()
         self._resting = {name: until for name, until in self._resting.items() if until > now}
@@ -170,6 +170,8 @@ class Executor:
     async def _drive(self, row: RowMapping, drive: Drive) -> None:
         """Drive one batch as far as it goes, and let go of it whatever happens."""
         try:
+            if await asyncio.to_thread(self._machinery.folders.has_lost, row["id"]):
+                drive = self._give_up
             await drive(row)
         except LeaseLost:
             logger.info("%s was taken from here", row["id"])
@@ -191,6 +193,10 @@ class Executor:
 
     async def _validate(self, row: RowMapping) -> None:
         await validate_batch(self._machinery, self._leases, row)
+
+    async def _give_up(self, row: RowMapping) -> None:
+        """End a batch whose files are gone, as after a backup was put back that was made while it ended."""
+        await give_up_lost(self._machinery, self._leases, row)
 
     async def _run(self, row: RowMapping) -> None:
         if row["status"] == "cancelling":

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.blobs import CHUNK, Blobs
+from aurora_pool.serve.described import TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, not_found, too_large
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
@@ -30,6 +31,19 @@ SHORTEST, LONGEST = 3600, 30 * DAY
 
 _FIELD_LIMIT = 4096
 _EXPIRES = re.compile(r"expires_after\[(anchor|seconds)\]")
+
+
+_UPLOAD = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "purpose": {"enum": list(PURPOSES)},
+        "expires_after[anchor]": {"const": "created_at"},
+        "expires_after[seconds]": {"type": "integer", "minimum": SHORTEST, "maximum": LONGEST},
+    },
+}
+_PAGE = {"after": TEXT, "limit": limit(10_000), "order": {"enum": ["asc", "desc"]}, "purpose": TEXT}
 
 
 class FilesApi:
@@ -55,6 +69,7 @@ class FilesApi:
             web.delete("/v1/files/{file_id}", self.delete),
         ]
 
+    @described(body=_UPLOAD, body_type="multipart/form-data", reply="types:FileObject")
     async def create(self, request: web.Request) -> web.Response:
         """Upload a file, as multipart with ``file`` and ``purpose``, and ``expires_after[seconds]`` if need be."""
         values, _ = await self.receive(request)
@@ -91,6 +106,7 @@ class FilesApi:
             await connection.execute(insert(files).values(values))
         return values, fields
 
+    @described(query=_PAGE, reply=page_of("types:FileObject"))
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's files."""
         limit = query_int(request, "limit", 10_000, least=1, most=10_000)
@@ -104,10 +120,12 @@ class FilesApi:
             )
         return encode_reply(page([file_object(row) for row in rows], has_more=more))
 
+    @described(reply="types:FileObject")
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe a file."""
         return encode_reply(file_object(await self._found(request)))
 
+    @described(reply_types=("application/jsonl", "application/octet-stream"))
     async def content(self, request: web.Request) -> web.StreamResponse:
         """Download a file."""
         row = await self._found(request)
@@ -116,6 +134,7 @@ class FilesApi:
         except FileNotFoundError:
             raise not_found("File", row["id"]) from None
 
+    @described(reply="types:FileDeleted")
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a file. A batch that runs on it has its own hold of the content."""
         row = await self._found(request)

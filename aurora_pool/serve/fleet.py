@@ -25,6 +25,8 @@ ASK_EVERY = 15.0
 ASK_AGAIN = 1.0
 """Seconds between questions to those that have not."""
 AT_ONCE = 128
+KEPT_TAG, KEPT_VALUE = "batches", "no"
+"""The tag in the hostfile of an agent that is kept for online requests."""
 MOST_PRIORITY = 100
 """The highest priority that a batch can have."""
 
@@ -37,8 +39,11 @@ class Model(msgspec.Struct, frozen=True):
     name: str
     pool: VLLMPool
     forwarder: Forwarder
+    """Where online requests go: to agents that are kept for them, while any of those is in service."""
     members: Sequence[int] | None
     """The agents of the pool that serve it; None for all."""
+    kept: VLLMPool | None
+    """The agents among them that are kept free of batches; None where there are none, or no others."""
     plain: bool
     """Whether it is its pool's own model, of all its agents: then the pool may put prompts in its own form."""
     described: Mapping[str, Any]
@@ -115,7 +120,12 @@ class ServedFleet:
         if key not in self._shares:
             self._shares[key] = model.pool.as_caller(weight=weight, priority=MOST_PRIORITY - priority)
         share = self._shares[key]
-        return share if model.members is None else share.select(model.members)
+        members = model.members
+        if model.kept is not None:
+            kept = set(model.kept.endpoints)
+            every = range(len(model.pool.endpoints)) if members is None else members
+            members = [index for index in every if model.pool.endpoints[index] not in kept]
+        return share if members is None else share.select(members)
 
     @property
     def ready(self) -> bool:
@@ -211,14 +221,27 @@ class ServedFleet:
             forwarder = pool.forwarder()
             for name, indices in members.items():
                 everywhere = len(indices) == len(present)
+                free = [index for index in indices if pool.endpoints[index].tags.get(KEPT_TAG) == KEPT_VALUE]
+                kept = pool.select(free) if 0 < len(free) < len(indices) else None
                 old = self._models.get(name)
-                if old is not None and old.pool is pool and everywhere and old.described == described[name]:
+                if (
+                    old is not None
+                    and old.pool is pool
+                    and everywhere
+                    and old.described == described[name]
+                    and _endpoints(old.kept) == _endpoints(kept)
+                ):
                     models[name] = old
                     continue
                 own = forwarder if everywhere else pool.select(indices).forwarder()
+                own = own if kept is None else kept.forwarder(otherwise=own)
                 some = None if everywhere else indices
-                models[name] = Model(name, pool, own, some, everywhere and name == canonical, described[name])
+                models[name] = Model(name, pool, own, some, kept, everywhere and name == canonical, described[name])
         return models
+
+
+def _endpoints(view: VLLMPool | None) -> tuple[AgentEndpoint, ...]:
+    return () if view is None else view.endpoints
 
 
 def _names(told: Sequence[Mapping[str, Any]]) -> frozenset[str]:

@@ -30,6 +30,10 @@ class BatchFolders:
         """Where the batch's input is."""
         return self._root / batch_id / "input.jsonl"
 
+    def has_lost(self, batch_id: str) -> bool:
+        """Whether a batch's input is gone, though the folder of all batches is there: no disk that comes back later."""
+        return self._root.is_dir() and not self.input_of(batch_id).exists()
+
     async def take_input(self, batch_id: str, file_id: str) -> None:
         """Get the input, as a link or a copy. Raises ``FileNotFoundError`` where the file is gone."""
         target = self.input_of(batch_id)

@@ -16,6 +16,7 @@ from aiohttp import web
 from aurora_pool.errors import PoolError
 from aurora_pool.runtime.forward import HOP_HEADERS, ONLINE, OWN_HEADERS, Forwarder
 from aurora_pool.serve.access import caller_of
+from aurora_pool.serve.described import EVENTS, JSON, OBJECT, described
 from aurora_pool.serve.errors import ApiError, error_body, unavailable
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.keys import Caller
@@ -36,8 +37,8 @@ _OWN_REPLY = HOP_HEADERS | frozenset({"server", "date", "x-request-id", "set-coo
 _LATENCIES = 10_000
 """How many are kept between two looks at them."""
 _DONE = b"data: [DONE]\n\n"
-_JSON = {"Content-Type": "application/json"}
-_EVENTS = {"Content-Type": "text/event-stream; charset=utf-8"}
+_JSON = {"Content-Type": JSON}
+_EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}
 
 logger = logging.getLogger("aurora_pool")
 
@@ -51,6 +52,13 @@ class _Asked(msgspec.Struct, gc=False):
 
 
 _decode_asked = msgspec.json.Decoder(_Asked).decode
+
+
+_MODELS = {
+    "type": "object",
+    "required": ["object", "data"],
+    "properties": {"object": {"const": "list"}, "data": {"type": "array", "items": "types:Model"}},
+}
 
 
 class Gateway:
@@ -78,12 +86,14 @@ class Gateway:
             web.get("/v1/models/{model:.+}", self.model, allow_head=False),
         ]
 
+    @described(reply=_MODELS)
     async def models(self, request: web.Request) -> web.Response:
         """List all models of the fleet, as its servers describe them."""
         if not self._fleet.models:
             raise unavailable("No server of the fleet has answered yet.")
         return encode_reply({"object": "list", "data": [model.described for model in self._fleet.models.values()]})
 
+    @described(reply="types:Model")
     async def model(self, request: web.Request) -> web.Response:
         """Describe one model."""
         name = request.match_info["model"]
@@ -92,8 +102,9 @@ class Gateway:
             raise _no_such_model(name)
         return encode_reply(found.described)
 
+    @described(body=OBJECT, reply=OBJECT, reply_types=(JSON, EVENTS))
     async def forward(self, request: web.Request, path: str = "") -> web.StreamResponse:
-        """Send a request to the fleet, at another path of its servers than the request's own if one is given."""
+        """Send a request to the fleet, as it stands; ``path`` is its servers', if not the request's own."""
         path = path or request.path
         caller = caller_of(request)
         await self._limiter.check(caller)
@@ -147,7 +158,7 @@ class Gateway:
         try:
             refusal = await stream_of_all.refusal()
             if refusal is None:
-                return await self._stream(request, stream_of_all.events(), _EVENTS)
+                return await self._stream(request, stream_of_all.events(), _EVENT_STREAM)
         finally:
             await stream_of_all.close()
         return web.Response(status=refusal[0], body=refusal[1], headers=_reply_headers(request, _JSON))

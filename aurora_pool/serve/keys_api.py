@@ -7,6 +7,7 @@ from aiohttp import web
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.access import admin_of
+from aurora_pool.serve.described import OBJECT, described
 from aurora_pool.serve.errors import bad_request, not_found
 from aurora_pool.serve.keys import KeyRing, Role
 from aurora_pool.serve.wire import decode, encode_reply
@@ -34,11 +35,13 @@ class KeysApi:
             web.delete("/v1/admin/keys/{key_id}", self.revoke),
         ]
 
+    @described(reply=OBJECT)
     async def list(self, request: web.Request) -> web.Response:
         """List all keys, without what makes them work."""
         admin_of(request)
         return encode_reply({"object": "list", "data": await self._keys.list()})
 
+    @described(body=_Create, reply=OBJECT)
     async def create(self, request: web.Request) -> web.Response:
         """Make a key; it is shown in this reply only."""
         admin_of(request)
@@ -51,6 +54,7 @@ class KeysApi:
             raise bad_request(str(error)) from None
         return encode_reply({**msgspec.structs.asdict(key), "key": text})
 
+    @described(reply=OBJECT)
     async def revoke(self, request: web.Request) -> web.Response:
         """Make a key worthless."""
         admin_of(request)

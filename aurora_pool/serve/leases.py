@@ -20,6 +20,9 @@ CANDIDATES = 4096
 """How many batches are looked at to choose the next."""
 
 
+_ANY_ACTIVE = select(batches.c.seq).where(batches.c.status.in_(ACTIVE)).limit(1)
+
+
 class LeaseLost(Exception):
     """A batch is another replica's now, or was cancelled: who held it lets go."""
 
@@ -36,6 +39,11 @@ class Leases:
         """End all leases: for a database that no other process uses, as the folder's lock has shown."""
         async with self._storage.write() as connection:
             await connection.execute(update(batches).values(owner=None, lease_until=None))
+
+    async def any_active(self) -> bool:
+        """Whether there is any batch that has not ended: the cheapest question, for a server that has nothing to do."""
+        async with self._storage.read() as connection:
+            return (await connection.execute(_ANY_ACTIVE)).first() is not None
 
     async def waiting(self, states: Sequence[str]) -> list[Waiting]:
         """The batches in these states that nobody drives, the most urgent first."""

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.batch_rows import batch_object
+from aurora_pool.serve.described import EVENTS, OBJECT, described
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
 from aurora_pool.serve.keys import Caller
@@ -44,10 +45,12 @@ class StateApi:
             web.get("/api/events", self.events, allow_head=False),
         ]
 
+    @described(reply=OBJECT)
     async def state(self, request: web.Request) -> web.Response:
         """Give the state now."""
         return encode_reply(await self._state(caller_of(request)))
 
+    @described(reply_types=(EVENTS,))
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Give the state every second, as server-sent events."""
         response = web.StreamResponse(
@@ -88,6 +91,7 @@ class StateApi:
                     "prompts": agent.prompts_done,
                     "tokens": agent.tokens_done,
                     "tokens_per_second": round(agent.tokens_per_second, 1),
+                    "prefix_hit_share": agent.prefix_hit_share,
                     "failures": sum(agent.failures.values()),
                     "last_error": agent.last_error,
                 }

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from aurora_pool.jobs.metrics import METRICS
+from aurora_pool.serve.described import described
 from aurora_pool.serve.executor import Executor
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
@@ -14,6 +16,9 @@ from aurora_pool.serve.wire import encode_reply
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
+
+
+_STATUS = {"type": "object", "required": ["status"], "properties": {"status": {"type": "string"}}}
 
 
 class StatusApi:
@@ -32,15 +37,18 @@ class StatusApi:
             web.get("/metrics", self.metrics, allow_head=False),
         ]
 
+    @described(reply=_STATUS)
     async def health(self, request: web.Request) -> web.Response:
         """Tell that the server lives."""
         return encode_reply({"status": "ok"})
 
+    @described(reply=_STATUS, statuses=(200, 503))
     async def ready(self, request: web.Request) -> web.Response:
         """Tell whether the fleet can answer: 503 while nobody serves."""
         ready = self._fleet.ready
         return encode_reply({"status": "ready" if ready else "no agent in service"}, 200 if ready else 503)
 
+    @described(reply_types=("text/plain",))
     async def metrics(self, request: web.Request) -> web.Response:
         """Give the figures in Prometheus' text form."""
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - only who asks pays for it
@@ -59,6 +67,8 @@ class StatusApi:
         yield GaugeMetricFamily(
             "aurora_pool_serve_batches_running", "Batches that run here.", value=self._executor.running
         )
+        queued = sum(pool.statistics().queued for pool in self._fleet.pools())
+        yield GaugeMetricFamily("aurora_pool_serve_queued", "Prompts that wait for an agent.", value=queued)
         agents = self._fleet.statistics()
         yield GaugeMetricFamily("aurora_pool_agents", "Agents in the hostfile.", value=len(agents))
         yield GaugeMetricFamily(
@@ -66,17 +76,10 @@ class StatusApi:
             "Agents that get prompts.",
             value=sum(agent.state == "in service" for agent in agents),
         )
-        labels = ["agent"]
-        done = CounterMetricFamily("aurora_pool_agent_prompts", "Prompts an agent has answered.", labels=labels)
-        tokens = CounterMetricFamily("aurora_pool_agent_tokens", "Tokens an agent has generated.", labels=labels)
-        held = GaugeMetricFamily("aurora_pool_agent_in_flight", "Prompts an agent holds.", labels=labels)
-        window = GaugeMetricFamily("aurora_pool_agent_window", "Prompts an agent may hold.", labels=labels)
-        up = GaugeMetricFamily("aurora_pool_agent_in_service", "1 if the agent gets prompts.", labels=labels)
-        for agent in agents:
-            name = [str(agent.endpoint)]
-            done.add_metric(name, agent.prompts_done)
-            tokens.add_metric(name, agent.tokens_done)
-            held.add_metric(name, agent.in_flight)
-            window.add_metric(name, agent.window)
-            up.add_metric(name, float(agent.state == "in service"))
-        yield from (done, tokens, held, window, up)
+        families = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
+        for spec in METRICS:  # the same as those of a job
+            if spec.of_agent is not None:
+                family = families[spec.kind](spec.name, spec.help, labels=["agent"])
+                for agent in agents:
+                    family.add_metric([str(agent.endpoint)], float(spec.of_agent(agent)))
+                yield family

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.delivery import Deliverer
+from aurora_pool.serve.described import OBJECT, TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, not_found
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import deliveries, webhook_endpoints
@@ -69,10 +70,12 @@ class WebhooksApi:
             web.post(f"{one}/test", self.test),
         ]
 
+    @described(reply=OBJECT)
     async def event_types(self, request: web.Request) -> web.Response:
         """List what can be subscribed to."""
         return encode_reply({"object": "list", "data": EVENT_TYPES})
 
+    @described(body=_Create, reply="types.webhooks:WebhookEndpointWithSecret")
     async def create(self, request: web.Request) -> web.Response:
         """Make an endpoint; its signing secret is shown in this reply only."""
         user = caller_of(request).user
@@ -96,6 +99,7 @@ class WebhooksApi:
             await connection.execute(insert(webhook_endpoints).values(values))
         return encode_reply({**_endpoint_object(values), "signing_secret": values["secret"]})
 
+    @described(query={"after": TEXT, "limit": limit(100)}, reply=page_of("types.webhooks:WebhookEndpoint"))
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's endpoints."""
         limit = query_int(request, "limit", 20, least=1, most=100)
@@ -106,10 +110,12 @@ class WebhooksApi:
             )
         return encode_reply(page([_endpoint_object(row) for row in rows], has_more=more))
 
+    @described(reply="types.webhooks:WebhookEndpoint")
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe an endpoint."""
         return encode_reply(_endpoint_object(await self._found(request)))
 
+    @described(body=_Update, reply="types.webhooks:WebhookEndpoint")
     async def update(self, request: web.Request) -> web.Response:
         """Change an endpoint's name, address or events."""
         row = await self._found(request)
@@ -126,6 +132,7 @@ class WebhooksApi:
             await self._write(row, values)
         return encode_reply(_endpoint_object(new))
 
+    @described(reply="types.webhooks:DeletedWebhookEndpoint")
     async def delete(self, request: web.Request) -> web.Response:
         """Delete an endpoint and what is still to be delivered to it."""
         row = await self._found(request)
@@ -134,6 +141,7 @@ class WebhooksApi:
             await connection.execute(delete(webhook_endpoints).where(webhook_endpoints.c.id == row["id"]))
         return encode_reply({"id": row["id"], "object": "webhook_endpoint.deleted", "deleted": True})
 
+    @described(body=_Rotate, needs_body=False, reply="types.webhooks:WebhookEndpointWithSecret")
     async def rotate_secret(self, request: web.Request) -> web.Response:
         """Give an endpoint a new secret; for a day the old one can sign as well."""
         row = await self._found(request)
@@ -151,6 +159,7 @@ class WebhooksApi:
         new = {**row, **values}
         return encode_reply({**_endpoint_object(new), "signing_secret": new["secret"]})
 
+    @described(body=_Test, reply="types.webhooks:WebhookEndpointTestResult")
     async def test(self, request: web.Request) -> web.Response:
         """Send a sample event now, and tell how the endpoint answered."""
         row = await self._found(request)

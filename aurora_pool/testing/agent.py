@@ -115,10 +115,23 @@ class SimulatedAgent:
         self.server.driver.fail_all(Refusal(500, ENGINE_DEAD))
         self._later(exits_after, self.die)
 
-    def fail(self, status: int = 500, *, rate: float = 1.0, message: str = "Internal server error") -> None:
+    def fail(
+        self,
+        status: int = 500,
+        *,
+        rate: float = 1.0,
+        message: str = "Internal server error",
+        kind: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         """Answer requests for generation with an error status, all of them or a share (0 to 1)."""
-        self.server.conditions.failure = Refusal(status, message)
+        self.server.conditions.failure = Refusal(status, message, kind=kind)
+        self.server.conditions.headers = dict(headers or {})
         self.server.conditions.failure_rate = rate
+
+    def tell(self, headers: Mapping[str, str]) -> None:
+        """Add headers to replies that are not streamed, such as those that tell what is left of a rate limit."""
+        self.server.conditions.headers = dict(headers)
 
     def drain(self, seconds: float = 5.0) -> None:
         """Shut down as with ``--shutdown-timeout``.

@@ -54,7 +54,7 @@ def make_answer(
     asked: str | None = None,
 ) -> Answer:
     """Decide an answer to a prompt; ``asked`` is what a ``reply`` function is given instead of the prompt's text."""
-    room = prompt.room
+    token_budget = prompt.token_budget
     digest = fingerprint(prompt.ids, options.sample_seed, sample)
     if options.constraint is not None:
         ids = _tokens_of(_constrained(options.constraint, int.from_bytes(digest[:4], "big")))
@@ -63,11 +63,11 @@ def make_answer(
     elif profile.reply is not None:
         ids = _tokens_of(profile.reply(prompt.shown() if asked is None else asked))
     else:
-        ids = _natural(profile, options, digest, room)
+        ids = _natural(profile, options, digest, token_budget)
     finish_reason: str = "stop"
     stop_reason: str | int | None = None
-    if len(ids) > room:
-        del ids[room:]
+    if len(ids) > token_budget:
+        del ids[token_budget:]
         finish_reason = "length"
     text = tokenizer.decode(ids, skip_special=options.skip_special)
     if options.stop or options.stop_token_ids:
@@ -82,12 +82,12 @@ def _tokens_of(text: str) -> list[int]:
     return [*tokenizer.encode(text), END]
 
 
-def _natural(profile: AgentProfile, options: Options, digest: bytes, room: int) -> list[int]:
-    """Make an answer of common words, at most a little longer than ``room``."""
+def _natural(profile: AgentProfile, options: Options, digest: bytes, token_budget: int) -> list[int]:
+    """Make an answer of common words, at most a little longer than the budget."""
     if options.ignore_eos:
-        return make_words(digest, room + 1)
+        return make_words(digest, token_budget + 1)
     length = natural_length(profile, int.from_bytes(digest[:8], "big"))
-    ids = make_words(digest, min(max(length - 1, options.min_tokens), room))
+    ids = make_words(digest, min(max(length - 1, options.min_tokens), token_budget))
     if profile.reasoning and len(ids) > 3:
         ids[0] = THINK
         ids[length // 3 : length // 3 + 1] = [END_OF_THINKING]

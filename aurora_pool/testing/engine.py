@@ -153,6 +153,10 @@ class Engine:
         self._ready = []
         return ready
 
+    def catch_up(self, now: float) -> None:
+        """Let time pass until ``now``, so that all figures are of now; emissions stay for :meth:`advance`."""
+        self._run(now)
+
     def next_event_time(self) -> float | None:
         """When to :meth:`advance` next if nothing else happens (there may be no emission yet); None if never."""
         if self._ready:

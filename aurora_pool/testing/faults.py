@@ -82,6 +82,8 @@ class Conditions:
     stream_error_after: int = 0
     garble: Garble | None = None
     model: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    """What replies say besides."""
 
     def check_request(self, chance: random.Random) -> None:
         """Refuse a request for generation, if this server refuses it whatever it says."""

@@ -184,14 +184,14 @@ class EngineDriver:
                 choice.abort(tokens)
                 self._finished(choice)
                 generation.progressed(choice, tokens, "abort")
-            self._settle(generation)
+            self._complete(generation)
         self._arm()
 
     def fail_all(self, refusal: Refusal) -> None:
         """End every generation with an error."""
         for generation in list(self.active):
             self._take_out(generation)
-            self._settle(generation, refusal)
+            self._complete(generation, refusal)
         self._arm()
 
     def pause(self) -> None:
@@ -236,7 +236,7 @@ class EngineDriver:
             if choice.finish_reason is None and choice.sequence is not None
         ]
 
-    def _settle(self, generation: Generation, refusal: Refusal | None = None) -> None:
+    def _complete(self, generation: Generation, refusal: Refusal | None = None) -> None:
         if refusal is not None or not generation.left:
             self.active.pop(generation, None)
         generation.release(refusal)
@@ -274,5 +274,5 @@ class EngineDriver:
                 generation.progressed(choice, emission.tokens, None)
             touched[generation] = None
         for generation in touched:
-            self._settle(generation)
+            self._complete(generation)
         self._arm()

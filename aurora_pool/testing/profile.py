@@ -141,17 +141,17 @@ CPU_SERVER = AgentProfile(
     max_model_len=2048,
     slots=64,
     step_base=0.03,
-    step_per_sequence=0.0017,
-    prefill_rate=1150.0,
+    step_per_sequence=0.005,
+    prefill_rate=200.0,
     max_num_batched_tokens=2048,
     kv_blocks=364,
     block_size=128,
 )
-"""A vLLM 0.32 server of a model of 135 million parameters on one thread of a CPU, ``--max-num-seqs 64``.
+"""A vLLM 0.32 server of a model of 135 million parameters in float32 on one thread of a CPU, ``--max-num-seqs 64``.
 
-Slots, budget and cache are the server's own figures (46,592 tokens in blocks of 128, with 1 GB for the cache). A step
-reads 269 MB of weights, at about 9 GB/s: ``step_base``. The other two numbers follow from two measurements. 128 prompts
-of about 10 tokens with answers of 48 took 14.2 s: ``1,280 / prefill_rate + 94 x (step_base + 64 x step_per_sequence)``.
-And lists of 200 prompts a server took 1.245 times as long with 80 tokens in and 2 out (16,000 tokens of prefill) as
-with 27 in and 16 out (5,400 of prefill, and 60 steps): measured beside other load, so only the ratio is used.
+Slots, budget and cache are the server's own figures (46,592 tokens in blocks of 128, with 1 GB for the cache). The
+three speeds are those that come closest to four measurements of lists by ``benchmarks.real --shapes``, means of two: 28
+prompts of 60 tokens with answers of 2 took 8.4 s, 122 of 8 tokens with 2 took 5.6, 52 of 8 with 16 took 6.8, and 35 of
+8 with 4, 4, 4, 16 and 64 in turn took 6.7; the engine takes 8.6, 5.6, 6.5 and 6.4. On a CPU a token costs the same in
+prefill and decoding, so batches gain little, and a full step of prefill takes ten seconds.
 """

@@ -21,7 +21,7 @@ class PromptTokens(msgspec.Struct):
 
     ids: Sequence[int]
     text: str | None
-    room: int
+    token_budget: int
     cache_salt: str = ""
 
     def shown(self) -> str:
@@ -44,7 +44,7 @@ def read_prompts(body: Body, options: Options, profile: AgentProfile) -> list[Pr
 
 
 def prompt_tokens(prompt: str | Sequence[int], options: Options, profile: AgentProfile) -> PromptTokens:
-    """Tokenize one prompt, truncate it as asked, and see how much room it leaves."""
+    """Tokenize one prompt, truncate it as asked, and see how many tokens it leaves."""
     limit = profile.max_model_len
     ids: Sequence[int]
     text = None
@@ -73,7 +73,7 @@ def prompt_tokens(prompt: str | Sequence[int], options: Options, profile: AgentP
             "input prompt."
         )
         raise Refusal(400, message, param="input_tokens", value=count)
-    return PromptTokens(ids, text, _room(ids, options, profile), options.cache_salt)
+    return PromptTokens(ids, text, _token_budget(ids, options, profile), options.cache_salt)
 
 
 def encode_prompt(text: str, profile: AgentProfile, *, add_special_tokens: bool) -> list[int]:
@@ -138,7 +138,7 @@ def _truncated(ids: Sequence[int], options: Options, limit: int) -> Sequence[int
     return ids[:keep] if options.truncate_right else ids[len(ids) - keep :]
 
 
-def _room(ids: Sequence[int], options: Options, profile: AgentProfile) -> int:
+def _token_budget(ids: Sequence[int], options: Options, profile: AgentProfile) -> int:
     limit = profile.max_model_len
     left = limit - len(ids)
     wanted = left if options.max_tokens is None else options.max_tokens

@@ -44,9 +44,9 @@ class AgentServer(Backend):
         self._on_request = on_request
         self._routes = routes_of(profile)
         self._instant = InstantAnswers(self) if profile.instant and not callable(profile.reply) else None
-        self._heard = asyncio.Event()
+        self._responsive = asyncio.Event()
         """Set while the server is not silent."""
-        self._heard.set()
+        self._responsive.set()
         self._busy: set[asyncio.BaseTransport] = set()
         self.http = web.Server(
             self._handle,
@@ -61,13 +61,13 @@ class AgentServer(Backend):
     def fall_silent(self) -> None:
         """Answer nothing, and make no progress, until :meth:`speak_again`."""
         self.conditions.silent = True
-        self._heard.clear()
+        self._responsive.clear()
         self.driver.pause()
 
     def speak_again(self) -> None:
         """Go on where :meth:`fall_silent` stopped."""
         self.conditions.silent = False
-        self._heard.set()
+        self._responsive.set()
         self.driver.resume()
 
     def cut_connections(self, *, idle_only: bool = False) -> None:
@@ -103,8 +103,10 @@ class AgentServer(Backend):
         if transport is not None:
             self._busy.add(transport)
         try:
-            await self._heard.wait()
+            await self._responsive.wait()
             response = await self._answer(exchange)
+            if self.conditions.headers and not response.prepared:
+                response.headers.update(self.conditions.headers)
         finally:
             self.requests_in_flight -= 1
             if transport is not None:

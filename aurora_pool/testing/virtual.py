@@ -31,7 +31,7 @@ ROUND_TRIP = 0.002
 """Seconds on the network, half of them each way, where nothing else is said."""
 REPLY_LIMIT = 5.0
 """Seconds after which a probe or a load check of an unresponsive agent ends."""
-LOOK_TIME = 0.01
+METRICS_TIME = 0.01
 """Seconds that a server takes to write its counters."""
 
 
@@ -74,11 +74,13 @@ class VirtualFleet(VirtualNetwork):
     def probe(self, index: int, told: Callable[[Outcome], None]) -> None:
         """Ask an agent for one token, as any client would; ``told`` hears what that came to.
 
-        The probe takes its turn in the engine, and nobody waits longer for it than :data:`REPLY_LIMIT` seconds.
+        The probe takes its turn in the engine, and nobody waits longer for it than :data:`REPLY_LIMIT` seconds. By
+        then, one whose engine has moved is busy.
         """
         agent = self.agents[index]
         sequence = engines.Sequence(1)
         waits = True
+        tokens_before = agent.counters()[0]
 
         def tell(outcome: Outcome) -> None:
             nonlocal waits
@@ -92,7 +94,8 @@ class VirtualFleet(VirtualNetwork):
 
         def give_up() -> None:
             self.at(self.now + self.one_way, partial(agent.stop_for_others, sequence))
-            tell(Outcome.DEAD)
+            works = agent.condition in ("up", "draining") and agent.counters()[0] > tokens_before
+            tell(Outcome.OVERLOADED if works else Outcome.DEAD)
 
         def arrive() -> None:
             if not agent.work_for_others(sequence, answered):
@@ -101,21 +104,34 @@ class VirtualFleet(VirtualNetwork):
         self.at(self.now + self.one_way, arrive)
         self.client_at(self.now + REPLY_LIMIT, give_up)
 
-    def look(self, index: int, tokens_before: int, told: Callable[[Finding, int], None]) -> None:
-        """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count."""
+    def check_load(self, index: int, tokens_before: int | None, told: Callable[[Finding, int], None]) -> None:
+        """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count.
+
+        Where none were seen before, they show nothing yet.
+        """
         agent = self.agents[index]
 
         def arrive() -> None:
-            tokens = agent.engine.tokens
+            tokens = agent.counters()[0]
             match agent.condition:
                 case "dead" | "terminated":
                     finding, seconds = Finding.REFUSED, 0.0
                 case "hung":
                     finding, seconds = Finding.UNRESPONSIVE, REPLY_LIMIT - self.round_trip
                 case _:
-                    finding = Finding.PROGRESSING if tokens != tokens_before else Finding.IDLE
-                    seconds = LOOK_TIME
+                    finding = Finding.IDLE if tokens_before in (None, tokens) else Finding.PROGRESSING
+                    seconds = METRICS_TIME
             self.client_at(self.now + seconds + self.one_way, partial(told, finding, tokens))
+
+        self.at(self.now + self.one_way, arrive)
+
+    def sample(self, index: int, told: Callable[[int, int, int, int], None]) -> None:
+        """Ask an agent for its counters; ``told`` hears them, if it answers."""
+        agent = self.agents[index]
+
+        def arrive() -> None:
+            if agent.condition not in ("dead", "terminated", "hung"):
+                self.client_at(self.now + METRICS_TIME + self.one_way, partial(told, *agent.counters()))
 
         self.at(self.now + self.one_way, arrive)
 

@@ -45,6 +45,12 @@ class VirtualAgent:
         others = self._others_tokens + sum(map(self.engine.generated, self._others))
         return self._tokens_before + self.engine.tokens - others
 
+    def counters(self) -> tuple[int, int, int, int]:
+        """What its engine counts now: tokens of all clients, sequences that run and that wait, preemptions."""
+        engine = self.engine
+        engine.catch_up(self.network.now)
+        return engine.tokens, engine.running, engine.waiting, engine.preemptions
+
     # -- what a client does -------------------------------------------------------------------------------------
 
     def receive(self, request: Request) -> None:

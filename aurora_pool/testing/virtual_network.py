@@ -21,7 +21,8 @@ __all__ = ["Client", "Pauses", "Request", "VirtualNetwork", "VirtualPrompt"]
 class VirtualPrompt:
     """One prompt: how long its answer and it are, in tokens, and the keys of the whole blocks that it may share.
 
-    ``bad`` ones are refused by servers, ``poison`` kills the server that begins it.
+    ``text`` is how it begins, for a pool that keeps prompts together which begin alike. ``bad`` ones are refused by
+    servers, ``poison`` kills the server that begins it.
     """
 
     length: int
@@ -29,6 +30,7 @@ class VirtualPrompt:
     bad: bool = False
     poison: bool = False
     keys: Sequence[Key] = ()
+    text: str = ""
 
 
 class Request:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 
 import msgspec
 
@@ -21,7 +22,7 @@ from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import Plan
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
@@ -101,8 +102,9 @@ class VirtualPool:
         seed: int = 0,
         balance: Balance = "adaptive",
         timeout: float | None = None,
-        silence: float = 30.0,
+        stall: float = 30.0,
         patience: float = float("inf"),
+        prefix: bool = True,
     ) -> None:
         self.fleet = fleet
         fleet.client = self
@@ -111,7 +113,8 @@ class VirtualPool:
             rng=random.Random(seed),
             balance=balance,
             timeout=timeout,
-            silence=silence,
+            stall=stall,
+            beginning_of=attrgetter("text") if prefix else None,
         )
         self.queue = PromptQueue(range(len(fleet.agents)), patience=patience)
         self.report = VirtualReport()
@@ -123,17 +126,20 @@ class VirtualPool:
         self._open = 0
         self._room = 0
         self._requests: dict[InFlightRequest, Request] = {}
-        self._looks: dict[int, int] = {}
+        self._tokens_seen: dict[int, int] = {}
         self._news = True
-        self._alarm = float("inf")
+        self._timer = float("inf")
 
     def run(self, prompts: Iterable[VirtualPrompt], *, total: int | None = None, until: float = 1e6) -> VirtualReport:
-        """Answer all prompts, or as many as can be by a time; return what it came to."""
+        """Answer all prompts, or as many as can be by a time; return what it came to, together with earlier calls."""
+        if self._results:
+            self.queue = self.queue.for_call(Caller())
         if total is None:
             total = len(prompts) if isinstance(prompts, list) else None
         self.queue.expected = total or 0
         self.queue.unbounded = total is None
         self._prompts = iter(prompts)
+        self._exhausted = False
         self._round()
         while (self._open or not self._exhausted) and self.fleet.now <= until and self.fleet.step():
             # What comes at the same moment, or while the client was busy, is read before anything is decided.
@@ -250,13 +256,13 @@ class VirtualPool:
         self._meter.stop()
         self._carry_out(plan)
         due = self.dispatcher.wake_at
-        if due < self._alarm:
-            self._alarm = due
+        if due < self._timer:
+            self._timer = due
             self.fleet.client_at(due, self._on_timer)
 
     def _on_timer(self) -> None:
-        if self.fleet.now >= self._alarm:
-            self._alarm = float("inf")
+        if self.fleet.now >= self._timer:
+            self._timer = float("inf")
             self._news = True
 
     def _carry_out(self, plan: Plan) -> None:
@@ -277,13 +283,20 @@ class VirtualPool:
         for agent in plan.probe:
             fleet.probe(agent, partial(self._probed, agent))
         for agent in plan.check:
-            fleet.look(agent, self._looks.get(agent, -1), partial(self._looked, agent))
+            fleet.check_load(agent, self._tokens_seen.get(agent), partial(self._load_checked, agent))
+        for agent in plan.sample:
+            fleet.sample(agent, partial(self._sampled, agent))
 
     def _probed(self, agent: int, outcome: Outcome) -> None:
         self.dispatcher.probed(agent, outcome, outcome.value, self.fleet.now)
         self._news = True
 
-    def _looked(self, agent: int, finding: Finding, tokens: int) -> None:
-        self._looks[agent] = tokens
+    def _load_checked(self, agent: int, finding: Finding, tokens: int) -> None:
+        self._tokens_seen[agent] = tokens
         self.dispatcher.load_checked(agent, finding, self.fleet.now)
+        self._news = True
+
+    def _sampled(self, agent: int, tokens: int, running: int, waiting: int, preemptions: int) -> None:
+        self._tokens_seen[agent] = tokens
+        self.dispatcher.sampled(agent, running, waiting, preemptions, self.fleet.now)
         self._news = True

@@ -105,10 +105,12 @@ def error_of(value: Any, status: int = 500) -> ServerError:
     message = inner.get("message", inner.get("detail", ""))
     code = inner.get("code")
     param = inner.get("param")
+    reason = code if isinstance(code, str) else inner.get("type")
     return ServerError(
         code if isinstance(code, int) and 400 <= code <= 599 else status,
         shortened(message if isinstance(message, str) else msgspec.json.encode(message).decode()),
         param=shortened(param, 100) if isinstance(param, str) else None,
+        reason=reason if isinstance(reason, str) else None,
     )
 
 

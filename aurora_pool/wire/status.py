@@ -17,6 +17,10 @@ METRICS_PATH = "/metrics"
 HEALTH_PATH = "/health"
 
 
+class _Meta(msgspec.Struct, frozen=True):
+    n_ctx: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)] | None = None
+
+
 class ServedModel(msgspec.Struct, frozen=True):
     """A model name that a server answers to; ``parent`` is set for an adapter (LoRA), ``root`` is what lies behind."""
 
@@ -24,6 +28,14 @@ class ServedModel(msgspec.Struct, frozen=True):
     max_model_len: Annotated[int, msgspec.Meta(ge=1, le=MOST_TOKENS)] | None = None
     root: str | None = None
     parent: str | None = None
+    owned_by: str = ""
+    meta: _Meta | None = None
+    """llama.cpp's place for the context length: of each of its slots."""
+
+    @property
+    def context(self) -> int | None:
+        """How many tokens a prompt and its answer may have, if it says so."""
+        return self.max_model_len or (None if self.meta is None else self.meta.n_ctx)
 
 
 class _Models(msgspec.Struct):
@@ -49,7 +61,10 @@ def parse_models(body: bytes) -> list[ServedModel]:
 
 
 class EngineLoad(msgspec.Struct, frozen=True):
-    """What an engine's gauges and counters say; two of them that differ in anything show that it works."""
+    """What an engine's gauges and counters say; two of them that differ in anything show that it works.
+
+    ``prefix_queries`` are the tokens of prompts that were looked for in the cache, ``prefix_hits`` those found there.
+    """
 
     running: float = 0.0
     waiting: float = 0.0
@@ -57,6 +72,8 @@ class EngineLoad(msgspec.Struct, frozen=True):
     prompt_tokens: float = 0.0
     cache_usage: float = 0.0
     preemptions: float = 0.0
+    prefix_queries: float = 0.0
+    prefix_hits: float = 0.0
 
     def began_after(self, before: EngineLoad) -> bool:
         """Whether the engine was started after those figures: what it only ever adds up has become less."""
@@ -71,6 +88,8 @@ _NAMES = {
     "vllm:kv_cache_usage_perc": "cache_usage",
     "vllm:gpu_cache_usage_perc": "cache_usage",  # until 0.11.2
     "vllm:num_preemptions_total": "preemptions",
+    "vllm:prefix_cache_queries_total": "prefix_queries",
+    "vllm:prefix_cache_hits_total": "prefix_hits",
 }
 _MOST = 1e15
 _SAMPLE = re.compile(rb"^(vllm:\w+)(?:\{[^}\n]*\})? ([^\s]+)", re.MULTILINE)

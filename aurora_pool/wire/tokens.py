@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from aurora_pool.errors import BadReply
 from aurora_pool.wire.answer import decode
 
 TOKENIZE_PATH = "/tokenize"
@@ -18,7 +19,9 @@ class _Tokens(msgspec.Struct):
 
 
 class _Text(msgspec.Struct):
-    prompt: str
+    prompt: str | None = None
+    content: str | None = None
+    """llama.cpp's name for it."""
 
 
 _TOKENS = msgspec.json.Decoder(_Tokens)
@@ -45,6 +48,8 @@ def parse_tokens(body: bytes) -> list[int]:
     [5, 7]
     """
     tokens: _Tokens = decode(_TOKENS, body)
+    if not tokens.tokens and b"count" not in body:  # llama.cpp's answer to a question that it does not understand
+        raise BadReply(f"no tokens in the reply: {body[:120]!r}")
     return tokens.tokens
 
 
@@ -56,4 +61,7 @@ def detokenize(model: str, tokens: Sequence[int]) -> bytes:
 def parse_text(body: bytes) -> str:
     """Read the text; raises :class:`BadReply` where there is none."""
     text: _Text = decode(_TEXT, body)
-    return text.prompt
+    found = text.content if text.prompt is None else text.prompt
+    if found is None:
+        raise BadReply(f"no text in the reply: {body[:120]!r}")
+    return found

@@ -16,9 +16,9 @@ from benchmarks.peers.shared import (
     Case,
     Client,
     Result,
-    deal,
-    gather_dealt,
+    gather_shares,
     in_order,
+    round_robin,
     rounds,
 )
 
@@ -79,9 +79,9 @@ class _Floor:
                 return await _Floor(session, self._urls).long_call(case, prompts)
         send = self._streamed if case.stream else self._whole
         answers: list[Answer] = []
-        for dealt in map(deal, rounds(case, prompts)):
-            replies = [send(url + "/v1/completions", some) for url, some in zip(self._urls, dealt, strict=True)]
-            answers += gather_dealt(await asyncio.gather(*replies))
+        for shares in map(round_robin, rounds(case, prompts)):
+            replies = [send(url + "/v1/completions", some) for url, some in zip(self._urls, shares, strict=True)]
+            answers += gather_shares(await asyncio.gather(*replies))
         return answers
 
     async def long_call(self, case: Case, prompts: list[str]) -> list[Answer]:
@@ -94,7 +94,7 @@ class _Floor:
                 answers += await send(url + "/v1/completions", some[start : start + case.size])
             return answers
 
-        return gather_dealt(await asyncio.gather(*map(send_lists, self._urls, deal(prompts))))
+        return gather_shares(await asyncio.gather(*map(send_lists, self._urls, round_robin(prompts))))
 
     async def _chat(self, agent: int, text: str) -> Answer:
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": MAX_TOKENS}

@@ -15,9 +15,9 @@ from benchmarks.peers.shared import (
     Case,
     Client,
     Result,
-    deal,
-    gather_dealt,
+    gather_shares,
     in_order,
+    round_robin,
     rounds,
 )
 
@@ -69,8 +69,8 @@ async def open_client(urls: list[str], *, http_client: type[Any] | None = None) 
                 return await in_order(chat, prompts, asyncio.gather)
             send = streamed if case.stream else whole
             answers: list[Any] = []
-            for dealt in map(deal, rounds(case, prompts)):
-                answers += gather_dealt(await asyncio.gather(*map(send, range(len(dealt)), dealt)))
+            for shares in map(round_robin, rounds(case, prompts)):
+                answers += gather_shares(await asyncio.gather(*map(send, range(len(shares)), shares)))
             return answers
 
         yield Client(run, result, f"openai {openai.__version__}")

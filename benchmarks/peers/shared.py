@@ -127,12 +127,12 @@ def rounds(case: Case, prompts: list[str]) -> Iterator[list[str]]:
     return (prompts[start : start + case.in_call] for start in range(0, len(prompts), case.in_call))
 
 
-def deal(prompts: list[str]) -> list[list[str]]:
-    """Deal a round's prompts to the agents, as a pool does."""
+def round_robin(prompts: list[str]) -> list[list[str]]:
+    """Assign a round's prompts to the agents, as a pool does."""
     return [prompts[agent::AGENTS] for agent in range(AGENTS)]
 
 
-def gather_dealt(lists: Iterable[Sequence[Item]]) -> list[Item]:
+def gather_shares(lists: Iterable[Sequence[Item]]) -> list[Item]:
     """Put what the agents' lists gave into the order of the prompts again."""
     return list(itertools.chain.from_iterable(zip(*lists, strict=True)))
 

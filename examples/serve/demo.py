@@ -57,7 +57,9 @@ async def main(*, port: int, stay: bool) -> None:
             print(f"serving 4 simulated agents at {server.address}")
             await run_batch(server.address)
             if stay:
-                print(f"try it: curl {server.address}/v1/models; curl {server.address}/api/state; Ctrl-C ends it")
+                print(
+                    f"the dashboard: {server.address}/ui/   a request: curl {server.address}/v1/models   Ctrl-C ends it"
+                )
                 await asyncio.Event().wait()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import typer
 
 from aurora_pool.cli.app import app
 
-PAGE = Path(__file__).parents[2] / "docs" / "command-line.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "command-line.md"
 COMMANDS: dict[str, Any] = vars(typer.main.get_command(app))["commands"]
 
 
@@ -44,3 +46,22 @@ def test_every_argument_is_documented() -> None:
                 label = (parameter.metavar or parameter.name.upper()).removesuffix("...")
                 section = page.partition(f"\n## aurora-pool {name}\n")[2].partition("\n## ")[0]
                 assert f"`{label}`" in section, (name, label)
+
+
+def texts_of(path: Path) -> list[str]:
+    """Give every text that stands in a module, but for the arguments of other programs."""
+    texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    return [text for text in texts if isinstance(text, str) and (" " in text or not text.startswith("--"))]
+
+
+@pytest.mark.parametrize("house", ["cli", "jobs", "sharing"])
+def test_what_is_said_names_options_that_exist(house: str) -> None:
+    parameters = [parameter for command in COMMANDS.values() for parameter in command.params]
+    options = {"--help"} | {name for each in parameters for name in [*each.opts, *each.secondary_opts]}
+    named = {
+        (path.name, option)
+        for path in (ROOT / "aurora_pool" / house).rglob("*.py")
+        for text in texts_of(path)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", text)
+    }
+    assert {each for each in named if each[1] not in options} == set()

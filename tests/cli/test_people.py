@@ -61,6 +61,15 @@ def test_a_job_is_done_whoever_hears_of_it(tmp_path: Path, source: Path, hostfil
     assert len(texts_of(output)) == 300
 
 
+def test_answers_are_merged_whoever_hears_of_it(tmp_path: Path, source: Path, hostfile: Path) -> None:
+    shared, output = tmp_path / "shared", tmp_path / "out.jsonl"
+    code, _, said = shell('"$@" 2>&-', "run", source, "--claim", shared, "--hostfile", hostfile)
+    assert (code, said) == (0, "")
+    code, _, said = shell('"$@" >&- 2>&-', "merge", shared, "-o", output)
+    assert (code, said) == (0, "")
+    assert len(texts_of(output)) == 300
+
+
 def test_answers_to_a_closed_standard_output_are_told(source: Path, hostfile: Path) -> None:
     code, _, said = shell('"$@" >&-', "run", source, "-o", "-", "--hostfile", hostfile)
     assert (code, "standard output is closed" in said) == (6, True)

@@ -44,7 +44,11 @@ def slow(tmp_path: Path) -> Path:
     prompts.sort(key=lambda row: row[0])
     failed = [40.0, 1, 0.2, None, None, 3, "exhausted"]
     first = [start(names), *prompts, failed, note(40.0, names, failures={"broken": 7}, moved=9)]
-    second = [start(names, earlier=60), [60.0, 0, 60.0, 10, 500, 1, "ok"], note(60.0, names, hedged=1)]
+    second = [
+        start(names, earlier=60),
+        [60.0, 0, 60.0, 10, 500, 1, "ok"],
+        note(60.0, names, hedged=1, prefix_hit_shares=[None, 0.25]),
+    ]
     return write_log(tmp_path, "slow.jsonl", [*first, *second, {"event": "end", "t": 60.0, "ending": "finished"}])
 
 
@@ -95,7 +99,8 @@ def test_the_terminal_shows_all_outputs_side_by_side(call: Call, slow: Path, qui
     assert rows["tokens/s"].split() == ["94", "1,000"]
     assert rows["requests"].split("  ")[0] == "61 of 100"
     assert rows["cost"].split() == ["0.20", "0.02"]
-    assert rows["gpu02:8000"].split() == ["19", "1", "10", "1.00", "81%"]
+    assert rows["gpu02:8000"].split() == ["19", "1", "10", "1.00", "81%", "25%"]
+    assert rows["gpu01:8000"].split()[-1] == "-"
     assert "\nfailed: exhausted 1\nagent: broken 7\n" in ended.out
 
 

@@ -63,7 +63,22 @@ def test_the_hostfile_may_come_from_the_environment(
 def test_options_of_sampling_and_balance_reach_the_agents(
     call: Call, source: Path, output: Path, hostfile: Path
 ) -> None:
-    options = ("--balance", "strict", "--stall", "10", "--n", "2", "--top-k", "5", "--stop", "e", "--stop", "o")
+    options = (
+        "--balance",
+        "strict",
+        "--prefix",
+        "off",
+        "--stall",
+        "10",
+        "--n",
+        "2",
+        "--top-k",
+        "5",
+        "--stop",
+        "e",
+        "--stop",
+        "o",
+    )
     ended = call("run", source, "-o", output, "--hostfile", hostfile, *options, "--max-tokens", "40")
     assert ended.code == 0, ended.err
     choices = [choice for record in read_records(output) for choice in record["response"]["body"]["choices"]]

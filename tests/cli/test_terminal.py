@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -14,8 +15,11 @@ import pytest
 from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table
 
 from aurora_pool import Timeouts
+from aurora_pool.cli.console import cell
 from aurora_pool.terminal import one_line, printable
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.cli.conftest import COMMAND, Call, simulated
@@ -57,6 +61,16 @@ def test_no_text_at_all_can_do_anything(text: str) -> None:
 @given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cf", "Cs"])))
 def test_what_is_plain_stays_unchanged(text: str) -> None:
     assert printable(f"{text}\n\t{text}") == f"{text}\n\t{text}"
+
+
+def test_a_name_in_a_table_is_no_markup() -> None:
+    shown = io.StringIO()
+    table = Table("agent")
+    for name in ("[fd00::1]:8000", "[link=x]here[/y]", "\x1b]0;owned\x1b[2J"):
+        table.add_row(cell(name))
+    Console(file=shown, width=60).print(table)
+    for name in ("[fd00::1]:8000", "[link=x]here[/y]", r"\x1b]0;owned\x1b[2J"):
+        assert name in shown.getvalue()
 
 
 EVIL = "\x1b]52;c;ZXZpbA==\x07\x1b[2Jbad\nWARNING aurora_pool: forged"

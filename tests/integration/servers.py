@@ -28,13 +28,17 @@ class Model:
 
 @dataclass(frozen=True)
 class ServerMetrics:
-    """One look at a server: sequences at work and waiting, tokens generated so far, HTTP requests answered so far."""
+    """One look at a server: sequences at work and waiting, tokens generated so far, HTTP requests answered so far.
+
+    ``computed`` are the tokens of prompts so far that were not found in the prefix cache.
+    """
 
     running: int
     waiting: int
     tokens: int
     completions: int
     chats: int
+    computed: int
 
     @property
     def idle(self) -> bool:
@@ -62,6 +66,7 @@ async def read_metrics(endpoint: AgentEndpoint) -> ServerMetrics:
         tokens=total("vllm:generation_tokens_total"),
         completions=total("http_requests_total", 'handler="/v1/completions"'),
         chats=total("http_requests_total", 'handler="/v1/chat/completions"'),
+        computed=total("vllm:prefix_cache_queries_total") - total("vllm:prefix_cache_hits_total"),
     )
 
 

@@ -34,7 +34,7 @@ def run(folder: Path, engine: str, *options: str) -> tuple[int, str]:
     )
     command = [str(environment.python), "-m", "aurora_pool", "run", "in.jsonl", "-o", "out.jsonl", "--engine", engine]
     command += ["--model", str(environment.model), *options]
-    ran = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=280, check=False)
+    ran = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=900, check=False)
     return ran.returncode, ran.stdout + ran.stderr
 
 
@@ -51,17 +51,27 @@ def test_a_job_without_servers(tmp_path: Path, engine: str) -> None:
         for number in range(12)
     ]
     lines += [
-        {"id": "france", "messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0},
-        {"id": "long", "prompt": "again " * 3000, "max_tokens": 4},
-        {"id": "odd", "prompt": "Hi", "no_such_field": 1},
+        {
+            "id": "france",
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "max_tokens": 64,
+            "temperature": 0,
+        },
+        {"id": "long", "prompt": "again " * (MAX_MODEL_LEN + 50), "max_tokens": 4, "temperature": 0},
+        {
+            "custom_id": "odd",
+            "method": "POST",
+            "url": "/v1/completions",
+            "body": {"prompt": "Hi", "max_tokens": 8, "no_such_field": 1},
+        },
     ]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     code, said = run(tmp_path, engine, *(["--engine-args", VLLM] if engine == "vllm" else []))
     assert code == 1, said
     found = records_of(tmp_path)
-    assert found.keys() == {line["id"] for line in lines}
+    assert found.keys() == {line.get("id", "odd") for line in lines}
     failed = {name for name, record in found.items() if record["error"] is not None}
-    assert failed == {"odd"} if engine == "transformers" else {"odd", "long"}
+    assert failed == ({"odd"} if engine == "transformers" else {"odd", "long"})
     message = found["france"]["response"]["body"]["choices"][0]["message"]["content"]
     assert message.startswith("The capital of France is Paris")
     assert found["p1"]["response"]["body"]["usage"]["completion_tokens"] <= 8

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import random
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from aurora_pool import BadRecord, JobError
+from aurora_pool import BadRecord, ConfigError, JobError
 from aurora_pool.jobs.claimed import ClaimedJob
+from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.merge import merge
+from aurora_pool.jobs.options import JobOptions
 from tests.jobs.fleets import fleet_of, pool_of
 from tests.jobs.killing import PATIENCE, Run, failing_fleet
 from tests.jobs.shared import read_records, texts_of, write_jsonl
@@ -191,6 +195,79 @@ def test_a_bad_line_stops_its_piece_only_and_is_told(tmp_path: Path) -> None:
     merged = merge(drivers.shared, tmp_path / "out.jsonl")
     assert (merged.requests, merged.skipped) == (29, 1)
     assert len(read_records(tmp_path / "out.jsonl")) == 29
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("in.csv", {}, r"in\.csv: --claim needs lines of JSON or text, got csv; --shard takes tables, too"),
+        ("in.jsonl.gz", {}, r"in\.jsonl\.gz: drivers that share an input need it as a file that is not compressed"),
+        ("-", {}, "drivers that share an input need it as a file that is not compressed"),
+        ("s3://bucket/in.jsonl", {}, "drivers that share an input need it as a file that each of them can read"),
+        ("in.jsonl", {"table": "out.csv"}, "--table comes later: merge, and run it again with -o"),
+        ("in.jsonl", {"ordered": True}, "--ordered and --retry-failed come later: merge"),
+        ("in.jsonl", {"retry_failed": True}, "--ordered and --retry-failed come later: merge"),
+        ("in.jsonl", {"guardrails": Guardrails(tokens=5)}, "there are no limits of failures, tokens or cost"),
+    ],
+)
+def test_what_drivers_can_not_share_is_refused_with_what_to_do(
+    tmp_path: Path, name: str, options: dict[str, Any], reason: str
+) -> None:
+    (tmp_path / "in.csv").write_text("id,prompt\na,Say a.\n")
+    write_jsonl(tmp_path / "in.jsonl", lines(2))
+    source = str(tmp_path / name) if name.startswith("in.") else name
+    with pytest.raises(ConfigError, match=reason):
+        ClaimedJob(source, tmp_path / "shared", JobOptions(**options))
+
+
+def test_a_folder_of_another_job_is_told(tmp_path: Path) -> None:
+    source, shared = str(write_jsonl(tmp_path / "in.jsonl", lines(20))), tmp_path / "shared"
+    ClaimedJob(source, shared, piece_lines=10).close()
+    with pytest.raises(ConfigError, match=r"begun with model None, not 'm'; use another folder for another job"):
+        ClaimedJob(source, shared, JobOptions(model="m"))
+    write_jsonl(tmp_path / "in.jsonl", lines(21))
+    with pytest.raises(BadRecord, match=r"the input has changed: it has \d+ bytes, and had \d+ when"):
+        ClaimedJob(source, shared)
+    with pytest.raises(BadRecord, match=r"the input has \d+ bytes, and had \d+ when"):
+        merge(shared, tmp_path / "out.jsonl")
+    (shared / "plan.json").write_text("{}")
+    with pytest.raises(JobError, match=r"plan\.json: this is no plan of drivers"):
+        merge(shared, tmp_path / "out.jsonl")
+    with pytest.raises(JobError, match=r"no plan is in it, so no drivers have shared a job there"):
+        merge(tmp_path, tmp_path / "out.jsonl")
+
+
+@pytest.mark.simulated_clock
+async def test_drivers_may_share_a_job_that_asks_for_embeddings(tmp_path: Path) -> None:
+    from aurora_pool.embeddings import EmbeddingPool
+
+    body = {"input": "text"}
+    requests = [{"custom_id": f"e{n}", "url": "/v1/embeddings", "method": "POST", "body": body} for n in range(40)]
+    source = write_jsonl(tmp_path / "in.jsonl", requests)
+    async with fleet_of(2) as fleet:
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            async with pool_of(fleet) as pool:
+                with pytest.raises(ConfigError, match="needs an EmbeddingPool"):
+                    await job.run(pool)
+            async with EmbeddingPool(fleet.endpoints) as embedders:
+                summary = await job.run(embedders)
+    assert (summary.ending, summary.answered) == ("finished", 40)
+    assert merge(tmp_path / "shared", tmp_path / "out.jsonl").requests == 40
+
+
+@pytest.mark.simulated_clock
+async def test_drivers_need_no_locks_of_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "as Lustre says where it is mounted without flock")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    source = write_jsonl(tmp_path / "in.jsonl", lines(20))
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            assert (await job.run(pool)).answered == 20
+    assert "lock" not in caplog.text
 
 
 async def test_an_error_that_nobody_foresaw_ends_the_driver_and_leaves_its_pieces_to_others(

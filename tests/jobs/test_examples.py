@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from aurora_pool.jobs.merge import merge
 from aurora_pool.jobs.metrics import METRICS
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.cli.conftest import simulated
@@ -71,6 +72,22 @@ def test_an_allocation_hands_over_only_when_it_is_out_of_time(
     assert said[0] == "run run in -o out --hostfile h --patience 1800"
     assert [line.split()[0] for line in said[1:]] == ([submit] if code == 75 else [])
     assert result.returncode == (0 if code == 75 else code)
+
+
+@pytest.mark.parametrize(("script", "environment"), [
+    ("claim_pbs.sh", {"PBS_O_WORKDIR": ".", "PBS_ARRAY_INDEX": "0"}),
+    ("claim_slurm.sh", {"SLURM_SUBMIT_DIR": ".", "SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "1",
+                        "SLURM_ARRAY_TASK_MIN": "5"}),
+])  # fmt: skip
+def test_the_drivers_of_an_array_share_an_input(
+    tmp_path: Path, hostfile: Path, script: str, environment: dict[str, str]
+) -> None:
+    (tmp_path / "in.txt").write_text("Say one.\nSay two.\n")
+    fake(tmp_path, "aurora-pool", f'exec {sys.executable} -m aurora_pool "$@"')
+    environment |= {"PATH": f"{tmp_path}:{os.environ['PATH']}", "INPUT": "in.txt", "ANSWERS": "answers"}
+    command = [EXAMPLES / script]
+    subprocess.run(command, cwd=tmp_path, env=environment | {"HOSTFILE": str(hostfile)}, timeout=90, check=True)
+    assert merge(tmp_path / "answers", tmp_path / "out.jsonl").requests == 2
 
 
 # -- metrics and the dashboard ----------------------------------------------------------------------------------

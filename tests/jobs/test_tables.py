@@ -105,6 +105,8 @@ def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
         open_source(both)
     with pytest.raises(BadRecord, match="can't be read"):
         open_source(tmp_path)
+    with pytest.raises(BadRecord, match=r"expected split=, config= or revision= after '\?', got 'splits'"):
+        open_source("hf://lab/genes?splits=test")
 
 
 @pytest.mark.parametrize("table", ["out.parquet", "out.csv", "out.tsv"])

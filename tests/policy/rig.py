@@ -7,20 +7,42 @@ from collections import Counter
 from collections.abc import Iterable
 
 from aurora_pool.errors import ConnectionLost, PoolError, ServerError
+from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.plan import Failure, Plan
+from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.statistics import PoolStatistics, snapshot
+
+BUSY = ServerError(503, "The engine is currently busy")
+
+
+def statistics_of(dispatcher: Dispatcher, now: float = 0.0) -> PoolStatistics:
+    """Give what ``pool.statistics()`` says of a fleet with this dispatcher."""
+    members = range(len(dispatcher.ledger.agents))
+    return snapshot(dispatcher.ledger, [AgentEndpoint(f"agent{i}", 8000) for i in members], members, 0, now)
+
+
+class Recorder(PolicyEvents):
+    """Keeps what no plan and no figure says."""
+
+    def __init__(self) -> None:
+        self.idle_timeouts: dict[int, float] = {}
+
+    def idle_timeout_seen(self, agent: int, seconds: float) -> None:
+        self.idle_timeouts[agent] = seconds
 
 
 class Rig:
     """Carries out plans by noting them, and reports what the test says that agents did.
 
-    A item whose ``work`` is "bad" gets any request with it a 400; one whose ``work`` is "poison" kills the agent.
+    An item whose ``work`` is "bad" gets any request with it a 400; one whose ``work`` is "poison" kills the agent. With
+    ``window``, each agent has said that it is overloaded when it held as many prompts as that; what begins alike is
+    kept together by ``prefix``. Tests read :attr:`statistics`; the dispatcher's own accounts are for :meth:`check`.
     """
 
     def __init__(
@@ -31,15 +53,21 @@ class Rig:
         timeout: float | None = None,
         seed: int = 0,
         requests_limit: int = 256,
+        window: int | None = None,
+        prefix: bool = True,
     ) -> None:
+        self.events = Recorder()
         self.dispatcher = Dispatcher(
             [f"agent{index}" for index in range(agents)],
             rng=random.Random(seed),
             balance=balance,
             timeout=timeout,
             requests_limit=requests_limit,
+            events=self.events,
+            beginning_of=str if prefix else None,
         )
-        self.ledger = self.dispatcher.ledger
+        self._ledger = self.dispatcher.ledger
+        self.size = agents
         self.now = 0.0
         self.queue = PromptQueue(range(agents))
         self.items: list[WorkItem] = []
@@ -48,6 +76,8 @@ class Rig:
         self.failures: dict[WorkItem, Failure] = {}
         self.open: dict[InFlightRequest, set[int]] = {}
         self.sent: list[InFlightRequest] = []
+        self.served: list[tuple[str, int]] = []
+        """What has been sent: each prompt's work, and the agent."""
         self.probes: list[int] = []
         self.looks: list[int] = []
         self.samples: list[int] = []
@@ -56,9 +86,37 @@ class Rig:
         self.refused_here: dict[WorkItem, int] = {}
         self.rejected: set[WorkItem] = set()
 
+        for agent in range(agents if window is not None else 0):
+            self._overload(agent, window or 1)
+
     @property
-    def agents(self) -> list[AgentState]:
-        return self.ledger.agents
+    def statistics(self) -> PoolStatistics:
+        return statistics_of(self.dispatcher, self.now)
+
+    def in_service(self, agent: int) -> bool:
+        return self.statistics.agents[agent].state in {"in service", "rate-limited"}
+
+    def held(self, agent: int) -> int:
+        return self.statistics.agents[agent].in_flight
+
+    @property
+    def _agents(self) -> list[AgentState]:
+        return self._ledger.agents
+
+    def _overload(self, agent: int, accepted: int) -> None:
+        """Have an agent refuse one prompt more than it holds, and go on as if it had held none."""
+        queue = PromptQueue([agent])
+        for count in (accepted, 1):
+            self.admit(count, queue=queue)
+            self.plan()
+        self.fail(self.sent[-1], BUSY)
+        self.withdraw(self.items)
+        while self.statistics.agents[agent].in_flight or self.unended():
+            self.plan()
+        self.wait(2.0)
+        self.items.clear()
+        self.sent.clear()
+        self.withdrawn.clear()
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
@@ -133,8 +191,8 @@ class Rig:
     def die(self, agent: int) -> None:
         for request in [a for a in self.open if a.agent == agent]:
             self.fail(request, ConnectionLost("connection lost", received=True))
-        if agent in self.ledger.pending.check:  # the look at it, which finds nobody there, takes no time
-            self.ledger.pending.check.remove(agent)
+        if agent in self._ledger.pending.check:  # the look at it, which finds nobody there, takes no time
+            self._ledger.pending.check.remove(agent)
             self.dispatcher.load_checked(agent, Finding.REFUSED, self.now)
             self._drop_closed()
 
@@ -158,6 +216,7 @@ class Rig:
         for request in plan.send:
             self._check_sending(request)
             self.sent.append(request)
+            self.served += [(item.work, request.agent) for item in request.unreleased()]
             if not request.closed:
                 self.open[request] = set()
                 if not self.waits_here:
@@ -182,29 +241,29 @@ class Rig:
             self.plan()
             if not self.unended() and not self.open:
                 break
-            if not self.open and not self.probes and not self.looks and self.ledger.timers.next_at < float("inf"):
-                self.now = max(self.now, self.ledger.timers.next_at)
+            if not self.open and not self.probes and not self.looks and self._ledger.timers.next_at < float("inf"):
+                self.now = max(self.now, self._ledger.timers.next_at)
         assert not self.unended(), self.describe()
         self.wait(60.0)
-        assert not self.ledger.in_flight
-        assert not self.ledger.queues, self.describe()
-        assert not self.ledger.quarantine_agents
-        assert self.ledger.queued == 0
-        for state in self.agents:
+        assert not self._ledger.in_flight
+        assert not self._ledger.queues, self.describe()
+        assert not self._ledger.quarantine_agents
+        assert self._ledger.queued == 0
+        for state in self._agents:
             assert (state.held, state.running, state.staged, dict(state.requests)) == (0, 0, [], {})
 
     def describe(self) -> str:
         """Say where everything is, for a failed test."""
         queues = [
             (queue.view.members, len(queue.items), len(queue.quarantined), queue.waiting)
-            for queue in self.ledger.queues
+            for queue in self._ledger.queues
         ]
         agents = [
             (a.index, a.breaker.state, a.limit, a.held, a.quarantine_for is not None, a.checking, a.cooling_down)
-            for a in self.agents
+            for a in self._agents
         ]
         items = [(t.index, t.work, t.holders, t.deaths, t.attempts) for t in self.unended()]
-        wakes_at = self.ledger.timers.next_at
+        wakes_at = self._ledger.timers.next_at
         return f"now {self.now}, {wakes_at=}, {queues=}, {agents=}, {items=}, open={len(self.open)}"
 
     def unended(self) -> list[WorkItem]:
@@ -213,7 +272,7 @@ class Rig:
     # -- what must always hold ----------------------------------------------------------------------------------
 
     def check(self) -> None:
-        held = Counter({agent.index: 0 for agent in self.agents})
+        held = Counter({agent.index: 0 for agent in self._agents})
         running: Counter[int] = Counter()
         holders: Counter[WorkItem] = Counter()
         for request, started in self.open.items():
@@ -224,11 +283,11 @@ class Rig:
             held[request.agent] += len(unreleased)
             running[request.agent] += sum(request.items[slot] is not None for slot in started)
             holders.update(unreleased)
-        for agent in self.agents:
+        for agent in self._agents:
             assert not agent.staged, "a plan empties every staged"
             assert agent.held == held[agent.index], agent.index
             assert agent.running == running[agent.index], agent.index
-        assert self.ledger.in_flight == sum(held.values())
+        assert self._ledger.in_flight == sum(held.values())
         for item in self.items:
             assert item.holders == holders[item] <= 2
             assert self.results[item] <= 1
@@ -236,15 +295,15 @@ class Rig:
         self._check_nobody_idles()
 
     def _check_nobody_idles(self) -> None:
-        for queue in self.ledger.queues:
-            for agent in self.agents:
+        for queue in self._ledger.queues:
+            for agent in self._agents:
                 if agent.index in queue.view.serves and agent.limit and not agent.held:
                     too_slow = queue.end is not None and not useful(queue.end, agent, self.now)
                     waiting = [t for t in queue.items if not t.done and t.avoid != agent.index]
                     assert too_slow or not waiting, f"agent {agent.index} idles while prompts wait"
 
     def _check_sending(self, request: InFlightRequest) -> None:
-        agent = self.agents[request.agent]
+        agent = self._agents[request.agent]
         items = request.unreleased()
         for item in items:
             assert request.agent in item.queue.view.serves

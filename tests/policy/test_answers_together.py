@@ -9,6 +9,7 @@ import pytest
 
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.work import PromptQueue, WorkItem
+from tests.policy.rig import statistics_of
 
 AGENTS = 3
 PROMPTS = 60
@@ -22,7 +23,7 @@ class Answer:
 
 
 def run(seed: int, *, together: bool) -> tuple[object, ...]:
-    """Send prompts, answer them in random portions, some twice, some withdrawn; return what the ledger say."""
+    """Send prompts, answer them in random portions, some twice, some withdrawn; return what the statistics say."""
     rng = random.Random(seed)
     dispatcher = Dispatcher([str(agent) for agent in range(AGENTS)], rng=random.Random(seed))
     queue = PromptQueue(range(AGENTS))
@@ -55,10 +56,9 @@ def run(seed: int, *, together: bool) -> tuple[object, ...]:
             ]
         first += sorted(found)
         dispatcher.plan(now)
-    ledger = dispatcher.ledger
-    agents = [(agent.held, agent.running, agent.prompts_done, agent.tokens_done) for agent in ledger.agents]
-    seconds = [pytest.approx(agent.mean_seconds) for agent in ledger.agents]
-    return first, agents, seconds, ledger.in_flight, ledger.lengths.count, ledger.lengths.total, ledger.answered
+    sums = statistics_of(dispatcher, now)
+    agents = [(agent.in_flight, agent.prompts_done, agent.tokens_done, agent.last_answer_age) for agent in sums.agents]
+    return first, agents, sums.in_flight, sums.prompts_done, sums.tokens_done
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -117,8 +117,8 @@ def test_one_that_flaps_cools_down_longer_each_time_and_is_forgiven_later(rng: r
         breaker.probed(Outcome.ANSWERED, now + 1, rng)
         now += 5
     assert cool_downs == [1, 2, 4]
-    assert not breaker.settled(now)
-    assert breaker.settled(now + 100)
+    assert not breaker.proven(now)
+    assert breaker.proven(now + 100)
     breaker.failed(Outcome.DEAD, now + 100, rng)
     assert breaker.cooldown == 1
 

@@ -43,9 +43,7 @@ def test_waiting_for_a_lost_fleet_counts_once_it_was_sent() -> None:
 
 
 def test_a_queue_is_no_timeout() -> None:
-    rig = Rig(1, timeout=20.0)
-    rig.agents[0].window.size = rig.agents[0].window.ceiling = 1
-    rig.agents[0].refresh()
+    rig = Rig(1, timeout=20.0, window=1)
     rig.admit(5)
     for _ in range(5):
         rig.wait(15.0)

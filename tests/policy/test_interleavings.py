@@ -32,7 +32,10 @@ PROBE_OUTCOMES = [
     Outcome.WRONG_MODEL,
     Outcome.BROKEN,
 ]
-WORK = st.sampled_from(["good"] * 12 + ["bad", "poison"])
+ABOUT = [f"Document {number}: {number} " * 40 for number in range(4)]
+"""Documents that prompts are about: groups of prompts that begin alike."""
+WORK = st.sampled_from(["good"] * 6 + [f"{document}{question}" for document in ABOUT for question in "?!"])
+ANY_WORK = st.one_of(WORK, WORK, WORK, WORK, st.sampled_from(["good", "bad", "poison"]))
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -44,14 +47,13 @@ class Interleavings(RuleBasedStateMachine):
         balance=st.sampled_from(["adaptive", "strict"]),
         timeout=st.sampled_from([None, 20.0]),
         seed=st.integers(0, 9),
-        window=st.sampled_from([1, 3, 16, 272]),
+        window=st.sampled_from([16, None]),
         ends=st.booleans(),
     )
-    def begin(self, agents: int, balance: Balance, timeout: float | None, seed: int, window: int, ends: bool) -> None:
-        self.rig = Rig(agents, balance=balance, timeout=timeout, seed=seed)
-        for agent in self.rig.agents:
-            agent.window.size = window
-            agent.refresh()
+    def begin(
+        self, agents: int, balance: Balance, timeout: float | None, seed: int, window: int | None, ends: bool
+    ) -> None:
+        self.rig = Rig(agents, balance=balance, timeout=timeout, seed=seed, window=window)
         self.rig.queue.unbounded = not ends
         view = list(range(0, agents, 2))
         self.queues = [
@@ -60,7 +62,7 @@ class Interleavings(RuleBasedStateMachine):
             PromptQueue([agents - 1], patience=0.0, pinned=True),
         ]
 
-    @rule(queue=st.integers(0, 2), work=st.lists(WORK, min_size=1, max_size=30), plan=st.booleans())
+    @rule(queue=st.integers(0, 2), work=st.lists(ANY_WORK, min_size=1, max_size=30), plan=st.booleans())
     def admit(self, queue: int, work: list[str], plan: bool) -> None:
         self.rig.admit(len(work), queue=self.queues[queue], work=work)
         self._plan(plan)
@@ -102,7 +104,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(data=st.data(), plan=st.booleans())
     def die(self, data: st.DataObject, plan: bool) -> None:
-        self.rig.die(data.draw(st.integers(0, len(self.rig.agents) - 1)))
+        self.rig.die(data.draw(st.integers(0, self.rig.size - 1)))
         self._plan(plan)
 
     @precondition(lambda self: self.rig.unended())
@@ -125,7 +127,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @rule(data=st.data(), running=st.integers(0, 300), waiting=st.integers(0, 300), preempted=st.integers(0, 3))
     def sample(self, data: st.DataObject, running: int, waiting: int, preempted: int) -> None:
-        agent = data.draw(st.integers(0, len(self.rig.agents) - 1))
+        agent = data.draw(st.integers(0, self.rig.size - 1))
         self.rig.dispatcher.sampled(agent, running, waiting, preempted, self.rig.now)
 
     def teardown(self) -> None:

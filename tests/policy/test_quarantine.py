@@ -1,11 +1,15 @@
-"""Poison: a prompt that kills agents is found, does not tour the fleet, and no innocent one is convicted for it."""
+"""Poison: a prompt that kills agents is found, does not tour the fleet, and no innocent one is blamed for it."""
 
 from __future__ import annotations
 
+import random
+
 from aurora_pool.errors import ServerError
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.quarantine import MAX_DEATHS, QUARANTINE_DELAY, TOGETHER, halve
 from aurora_pool.policy.stall import Finding
+from aurora_pool.policy.window import START
 from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from tests.policy.rig import Rig
 
@@ -30,7 +34,7 @@ def kill_under(rig: Rig, item: WorkItem, deaths: int) -> list[int]:
 
 def bring_back(rig: Rig) -> None:
     """Have every agent that is out answer its probe."""
-    while not all(agent.in_service for agent in rig.agents):
+    while rig.statistics.agents_in_service != rig.size:
         rig.wait(1.0)
         for agent in list(rig.probes):
             rig.probed(agent)
@@ -57,8 +61,9 @@ def answer_until_sent(rig: Rig, item: WorkItem) -> None:
         rig.wait(0.3)
 
 
-def quarantine_agents(rig: Rig) -> list[AgentState]:
-    return [agent for agent in rig.agents if agent.quarantine_for is not None]
+def quarantine_agents(rig: Rig) -> set[int]:
+    """The agents that hold quarantined prompts, which the rig has seen to hold no others."""
+    return {request.agent for request in rig.open for item in request.unreleased() if item.suspected}
 
 
 def served_in(rig: Rig, item: WorkItem) -> InFlightRequest:
@@ -90,12 +95,12 @@ def test_quarantined_prompts_run_together_first() -> None:
     rig.admit(3000)
     rig.plan()
     quarantined = two_deaths(rig)
-    assert rig.ledger.quarantined == len(quarantined) > 1
-    first = rig.queue.quarantined[0]
+    assert rig.statistics.quarantined == len(quarantined) == START
+    first = quarantined[0]
     answer_until_sent(rig, first)
-    ward = served_in(rig, first).agent
-    together = [item for request in rig.open if request.agent == ward for item in request.unreleased()]
-    assert len(together) >= TOGETHER
+    agent = served_in(rig, first).agent
+    together = [item for request in rig.open if request.agent == agent for item in request.unreleased()]
+    assert len(together) == TOGETHER
     assert set(together) <= set(quarantined)
     rig.finish()
     assert not rig.failures
@@ -111,9 +116,9 @@ def test_each_runs_alone_after_another_death() -> None:
     group = served_in(rig, quarantined[0]).unreleased()
     rig.die(served_in(rig, quarantined[0]).agent)
     rig.wait(0.3)
-    under_way = [item for item in group if item.request is not None]
-    assert under_way
-    assert all(served_in(rig, item).unreleased() == [item] for item in under_way)
+    in_flight = [item for item in group if item.request is not None]
+    assert in_flight
+    assert all(served_in(rig, item).unreleased() == [item] for item in in_flight)
     rig.finish()
     assert not rig.failures
 
@@ -140,25 +145,22 @@ def test_a_death_soon_after_coming_back_blames_nobody() -> None:
     for deaths in (1, 2, 3):
         kill_under(rig, item, deaths)
         bring_back(rig)
-    killed = kill_under(rig, item, 4)
-    assert not rig.agents[killed[0]].proven
+    kill_under(rig, item, 4)
     assert not item.done
     rig.finish()
     assert not rig.failures
 
 
 def test_only_answers_prove_that_an_agent_is_sound_again() -> None:
-    rig = Rig(1)
-    rig.admit(2)
-    rig.plan()
-    assert [agent.proven for agent in rig.agents] == [True]
-    rig.die(0)
-    bring_back(rig)
-    assert [agent.proven for agent in rig.agents] == [False]
-    rig.wait(LONG_ENOUGH)
-    assert [agent.proven for agent in rig.agents] == [False]
-    rig.finish()
-    assert [agent.proven for agent in rig.agents] == [True]
+    agent = AgentState(0, requests_limit=256)
+    assert agent.proven
+    agent.breaker.failed(Outcome.DEAD, 0.0, random.Random(0))
+    agent.breaker.probing()
+    agent.breaker.probed(Outcome.ANSWERED, 5.0, random.Random(0))
+    agent.answered(tokens=100, sent_at=5.0, now=6.0)
+    soon = agent.proven
+    agent.answered(tokens=100, sent_at=5.0, now=LONG_ENOUGH)
+    assert (soon, agent.proven) == (False, True)
 
 
 def test_poison_on_an_agent_of_its_own_comes_to_an_end() -> None:
@@ -167,7 +169,7 @@ def test_poison_on_an_agent_of_its_own_comes_to_an_end() -> None:
     rig.finish()
     (failure,) = rig.failures.values()
     assert failure.kind == "poison"
-    assert failure.item.deaths <= MAX_DEATHS
+    assert failure.item.deaths == MAX_DEATHS
 
 
 def test_an_agent_that_fell_silent_blames_nobody() -> None:
@@ -179,7 +181,6 @@ def test_an_agent_that_fell_silent_blames_nobody() -> None:
     while item.request is None:
         rig.wait(0.3)
     agent = item.request.agent
-    assert rig.agents[agent].proven
     for _ in range(20):
         rig.wait(5.0)
         if agent in rig.looks:
@@ -232,7 +233,7 @@ def test_the_only_agent_serves_the_others_first() -> None:
     for request in list(rig.open):
         rig.answer_all(request)
     rig.plan()
-    assert quarantine_agents(rig) == [rig.agents[2]]
+    assert quarantine_agents(rig) == {2}
     rig.finish()
     assert not rig.failures
 
@@ -261,7 +262,7 @@ def test_a_view_without_proven_agents_serves_its_quarantined_prompts() -> None:
         rig.die(1)
         bring_back(rig)
     assert all(item.suspected for item in items)
-    assert quarantine_agents(rig) == [rig.agents[1]]
+    assert quarantine_agents(rig) == {1}
     rig.finish()
     assert not rig.failures
 
@@ -274,7 +275,8 @@ def test_an_agent_kept_for_a_withdrawn_prompt_serves_others_again() -> None:
     rig.wait(0.3)
     rig.withdraw(rig.items)
     rig.plan()
-    assert not rig.ledger.quarantine_agents
-    assert all(agent.quarantine_for is None for agent in rig.agents)
+    before = len(rig.sent)
     rig.admit(100)
+    rig.plan()
+    assert {request.agent for request in rig.sent[before:]} == {2, 3}  # all that are left
     rig.finish()

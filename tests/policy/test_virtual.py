@@ -9,8 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from aurora_pool.policy.scheduler import Balance
+from aurora_pool.testing.profile import CPU_SERVER
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool, VirtualReport
+from tests.policy.rig import statistics_of
 
 Happening = Callable[[VirtualFleet], None]
 
@@ -28,9 +30,8 @@ def run(
     assert report.prompts == len(work)
     assert report.lost == report.duplicated == 0
     assert report.answered + report.failed.total() == len(work)
-    ledger = pool.dispatcher.ledger
-    assert ledger.in_flight == ledger.queued == 0
-    assert all(agent.held == agent.running == 0 for agent in ledger.agents)
+    statistics = statistics_of(pool.dispatcher)
+    assert statistics.in_flight == statistics.queued == sum(agent.in_flight for agent in statistics.agents) == 0
     return report
 
 
@@ -99,6 +100,19 @@ def test_mixed_fleets_end_about_when_equal_ones_of_the_same_capacity_do() -> Non
         assert report.makespan <= 1.35 * fleet.bound(work)
         assert report.wasted_share <= 0.03
         assert report.requests < 0.6 * len(work)  # a sixteenth of so small a window is 2 prompts
+
+
+@pytest.mark.parametrize("speeds", [[1.0, 1.0], [1.0, 0.7]])
+@pytest.mark.parametrize("shape", ["60 in, 2 out", "8 in, mixed"])
+def test_servers_on_cpus_with_long_steps_are_busy_and_hardly_hedged(speeds: list[float], shape: str) -> None:
+    short = shape == "60 in, 2 out"
+    work = [VirtualPrompt(2, 60)] * 60 if short else [VirtualPrompt((4, 4, 4, 16, 64)[i % 5], 8) for i in range(1200)]
+    fleet = VirtualFleet(speeds, profile=CPU_SERVER)
+    report = run(fleet, work)
+    assert report.hedged <= 0.02 * len(work)
+    assert report.hedged_twice == 0
+    assert report.wasted_share <= 0.02
+    assert len(work) >= 15 * report.requests
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

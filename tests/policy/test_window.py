@@ -136,7 +136,7 @@ def test_what_waits_at_the_server_by_its_own_counters_is_no_dry_server() -> None
     agent.started(START, now=1.0)
     assert agent.limit == START
     agent.sampled(running=START, waiting=0, preemptions=0, now=2.0)
-    agent.look_dry(now=2.0)
+    agent.check_dry(now=2.0)
     assert agent.limit == 2 * START
     agent.sampled(running=START, waiting=0, preemptions=3, now=3.0)
     assert agent.limit == 2 * START - START // 4
@@ -144,7 +144,7 @@ def test_what_waits_at_the_server_by_its_own_counters_is_no_dry_server() -> None
 
 def test_a_bad_state_heals_within_seconds() -> None:
     agent = AgentState(0, requests_limit=256)
-    agent.window.size = 4
+    agent.window.overloaded(accepted=4, refused=1, now=-STEADY)
     agent.refresh()
     flow, now = agent.flow, 0.0
     flow.first_byte(0.02, now)
@@ -154,7 +154,7 @@ def test_a_bad_state_heals_within_seconds() -> None:
         agent.answered(10, now - 0.5, now, answers=agent.held)
         agent.answers_since_send = 0
         agent.running = agent.held
-        agent.look_dry(now)
+        agent.check_dry(now)
     assert now <= 10.0
 
 
@@ -184,5 +184,5 @@ def test_a_small_window_grows_where_whole_lists_are_answered_at_once() -> None:
         agent.flow.holds(size)
         agent.held = 0
         agent.answered(10 * size, now - 0.1, now, answers=size)
-        agent.look_dry(now)
+        agent.check_dry(now)
     assert now < 60.0

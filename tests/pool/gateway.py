@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from aurora_pool import AgentEndpoint
 
 Answer = Callable[[], web.Response]
+Refuse = Callable[[str, Any], web.Response | None]
 
 
 def not_found() -> web.Response:
@@ -30,13 +33,18 @@ def bad_gateway() -> web.Response:
 
 
 @asynccontextmanager
-async def gateway(agent: AgentEndpoint, answers: Mapping[str, Answer]) -> AsyncGenerator[AgentEndpoint]:
-    """Run a proxy before an agent that answers these paths itself."""
+async def gateway(
+    agent: AgentEndpoint, answers: Mapping[str, Answer], refuse: Refuse | None = None
+) -> AsyncGenerator[AgentEndpoint]:
+    """Run a proxy before an agent that answers these paths itself, and bodies that it refuses."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
         if request.path in answers:
             return answers[request.path]()
         body = await request.read()
+        refusal = refuse(request.path, msgspec.json.decode(body)) if refuse is not None and body else None
+        if refusal is not None:
+            return refusal
         headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
         async with session.request(request.method, agent.base_url + request.path, data=body, headers=headers) as reply:
             passed = web.StreamResponse(status=reply.status, headers={"Content-Type": reply.headers["Content-Type"]})

@@ -36,6 +36,7 @@ ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
         ("timeout", 0),
         ("timeout", -1.0),
         ("balance", "random"),
+        ("prefix", "on"),
         ("concurrency", "4"),
         ("max_tokens", 8.0),
         ("timeout", "30"),

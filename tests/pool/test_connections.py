@@ -260,26 +260,30 @@ async def test_cookies_and_redirects_are_not_followed() -> None:
 
 async def test_nothing_is_left_in_memory_of_a_pool_that_was_closed_while_prompts_were_in_flight() -> None:
     async with SimulatedFleet(3, profile=SMALL) as fleet:
-        observer = Observer()
-        kept = weakref.ref(observer)  # the pool holds it, and everything in the pool holds the pool
-        pool = VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw"), timeout=100.0, observer=observer)
-        prompts = [f"p{i}" for i in range(2000)]
-        cancelled = asyncio.create_task(pool.send_all_batched(prompts, max_tokens=300))
-        closed = asyncio.create_task(pool.post_batch(1, prompts, max_tokens=300))
-        fleet.agents[0].hang()
-        await asyncio.sleep(0.5)
-        fleet.agents[2].die()
-        await asyncio.sleep(0.5)
-        assert pool.statistics().in_flight > 0
-        assert pool.statistics().queued > 0
-        cancelled.cancel()
-        await asyncio.sleep(0.1)
-        await pool.close()
-        await asyncio.gather(cancelled, closed, return_exceptions=True)
-        del pool, observer, cancelled, closed
+        kept = await _close_in_the_middle(fleet)
         await asyncio.sleep(0.1)
         gc.collect()
         assert kept() is None
+
+
+async def _close_in_the_middle(fleet: SimulatedFleet) -> weakref.ref[Observer]:
+    """Close a pool with prompts in flight; return what the pool holds, and everything in the pool holds the pool."""
+    observer = Observer()
+    pool = VLLMPool(fleet.endpoints, prompting=PromptOptions(prompt_format="raw"), timeout=100.0, observer=observer)
+    prompts = [f"p{i}" for i in range(2000)]
+    cancelled = asyncio.create_task(pool.send_all_batched(prompts, max_tokens=300))
+    closed = asyncio.create_task(pool.post_batch(1, prompts, max_tokens=300))
+    fleet.agents[0].hang()
+    await asyncio.sleep(0.5)
+    fleet.agents[2].die()
+    await asyncio.sleep(0.5)
+    assert pool.statistics().in_flight > 0
+    assert pool.statistics().queued > 0
+    cancelled.cancel()
+    await asyncio.sleep(0.1)
+    await pool.close()
+    await asyncio.gather(cancelled, closed, return_exceptions=True)
+    return weakref.ref(observer)
 
 
 async def test_servers_are_asked_about_few_prompts_at_a_time() -> None:

@@ -16,7 +16,7 @@ import pytest
 ray = pytest.importorskip("ray")
 from pyarrow import parquet  # noqa: E402 - only where Ray is
 
-from aurora_pool import AgentEndpoint, ConfigError, parse_hostfile  # noqa: E402
+from aurora_pool import AgentEndpoint, ConfigError, Timeouts, parse_hostfile  # noqa: E402
 from aurora_pool.contrib.ray import answer  # noqa: E402
 from tests.cli.conftest import simulated  # noqa: E402
 from tests.ray.conftest import write_rows  # noqa: E402
@@ -24,6 +24,7 @@ from tests.ray.conftest import write_rows  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own code warns, about itself
 
 FLEET = ("--slots", "32", "--median-length", "30", "--speed", "2")
+EXAMPLES = Path(__file__).parents[2] / "examples" / "ray_data"
 TEMPLATE = "What does {gene} do?"
 
 
@@ -71,7 +72,7 @@ def test_what_the_cluster_or_the_fleet_lacks_is_told_at_once(rows: Path) -> None
     with pytest.raises(ConfigError, match=r"the cluster has 3 CPUs and 5 are needed \(4 for the pools, 1 to read"):
         answer(dataset, nobody, template=TEMPLATE, actors=4, num_cpus=1)
     with pytest.raises(Exception, match=r"no agent answers|NoAgentsError"):
-        answer(dataset, nobody, template=TEMPLATE).materialize()
+        answer(dataset, nobody, template=TEMPLATE, pool={"timeouts": Timeouts(patience=2)}).materialize()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -96,6 +97,27 @@ def test_from_s3_to_s3(tmp_path: Path, rows: Path) -> None:
         assert len(set(table["id"].to_pylist())) == table.num_rows == 400
     finally:
         server.stop()
+
+
+def run_example(name: str, *arguments: object) -> str:
+    """Run an example on the cluster of the tests."""
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    return subprocess.run(
+        command, env=os.environ | {"RAY_ADDRESS": address}, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_examples(tmp_path: Path, rows: Path) -> None:
+    with simulated(tmp_path, "--agents", "2", "--instant") as hostfile:
+        options = ("--hostfile", hostfile, "--template", TEMPLATE, "--checkpoint", tmp_path / "checkpoint")
+        said = run_example("parquet_to_parquet.py", rows, tmp_path / "answers", *options)
+        assert "400 rows, of which 1 failed" in said
+        said = run_example("two_stages.py", rows, tmp_path / "verdicts", "--small", hostfile, "--large", hostfile)
+        assert "400 rows" in said
+    verdicts = read(tmp_path / "verdicts")
+    assert {name for name, row in verdicts.items() if row["verdict_error"]} == {"p7"}
 
 
 PIPELINE = """

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,13 @@ async def running(
     fleet: SimulatedFleet | None = None,
     patience: float = 5.0,
     waits: bool = True,
+    tags: Mapping[int, Mapping[str, str]] | None = None,
     **options: Any,
 ) -> AsyncIterator[Running]:
-    """Start a fleet, unless one is given, and a server over it; ``waits`` until it knows what the fleet serves."""
+    """Start a fleet, unless one is given, and a server over it; ``waits`` until it knows what the fleet serves.
+
+    ``tags`` are those that agents have in the hostfile, by their numbers.
+    """
     own = SimulatedFleet(agents, profile=profile)
     timeouts = Timeouts(connect=2.0, probe=2.0, patience=patience)
     if fleet is None:
@@ -62,7 +66,8 @@ async def running(
         there = fleet or own
         known: dict[str, Any] = {"data": data, "port": 0, "grace": 0.2, **options}
         chosen = ServerOptions(**known)
-        async with serving(there.endpoints, chosen, timeouts=timeouts) as server, aiohttp.ClientSession() as http:
+        endpoints = [replace(each, tags=(tags or {}).get(i, each.tags)) for i, each in enumerate(there.endpoints)]
+        async with serving(endpoints, chosen, timeouts=timeouts) as server, aiohttp.ClientSession() as http:
             client = openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
             run = Running(server, there, client, http, [client])
             if waits:

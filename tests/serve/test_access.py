@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,29 @@ async def test_keys_are_kept_as_hashes_only(tmp_path: Path) -> None:
     assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
     for name in ("serve.db", "secret"):
         assert key.removeprefix("ap-").encode() not in (tmp_path / name).read_bytes()
-    rows = sqlite3.connect(tmp_path / "serve.db").execute("select hash, hint from keys").fetchall()
+    with closing(sqlite3.connect(tmp_path / "serve.db")) as database:
+        rows = database.execute("select hash, hint from keys").fetchall()
     assert [(len(hashed), hint) for hashed, hint in rows] == [(64, key[-4:])]
+
+
+async def test_many_requests_at_once_look_a_key_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [text] = await make_keys(tmp_path, "ann")
+    storage = Storage(f"sqlite:///{tmp_path / 'serve.db'}")
+    await storage.open()
+    keys = KeyRing(storage, load_secret(tmp_path), UserLimits())
+    looks = []
+    read = storage.read
+
+    def counted() -> Any:
+        looks.append(1)
+        return read()
+
+    monkeypatch.setattr(storage, "read", counted)
+    callers = await asyncio.gather(*(keys.caller_of(text) for _ in range(50)))
+    assert {caller.user for caller in callers if caller is not None} == {"ann"}
+    assert all(await asyncio.gather(*(keys.exist() for _ in range(50))))
+    assert len(looks) == 2
+    await storage.close()
 
 
 async def test_a_key_of_another_secret_and_a_revoked_one_are_worthless(tmp_path: Path) -> None:

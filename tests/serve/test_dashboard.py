@@ -57,6 +57,7 @@ async def test_each_page_shows_what_it_is_for_and_runs_nothing_of_a_model(tmp_pa
         await page.goto(run.server.address)
         await expect(page.get_by_role("status")).to_contain_text("2 of 2 agents in service")
         await expect(page.locator("tr.agent")).to_have_count(2)
+        await expect(page.locator("thead")).to_contain_text("Prefix hits")
         await page.get_by_role("link", name="Jobs", exact=True).click()
         await page.get_by_role("link", name=HOSTILE).click()
         await expect(page.get_by_role("status")).to_contain_text("completed")

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
 
 from aurora_pool.serve.app import open_app
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.openapi import describe
 from aurora_pool.serve.options import ServerOptions
-from tests.serve.running import COMPLETIONS, Running, jsonl, line, running
+from tests.serve.running import COMPLETIONS, MODEL, Running, jsonl, line, running, submit
 
 ODD: list[Any] = [
     None, True, -1, 0, 1.5, 10**30, "", "x", "\ud83d", "\x00", "é" * 300, [], [[]], [1, "a"], {}, {"a": {"b": []}},
@@ -81,6 +90,49 @@ async def _ask(run: Running, method: str, url: str, body: bytes) -> None:
     if reply.status >= 400:
         error = msgspec.json.decode(content)["error"]
         assert set(error) >= {"message", "type"}, (method, url, content)
+
+
+async def test_every_route_does_what_its_description_says(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        batch = await submit(run.client, [line("a")])
+        hook = await run.client.webhooks.create(
+            name="hook", url="https://127.0.0.1/hook", event_types=["batch.completed"]
+        )
+        known = {"batch_id": batch.id, "file_id": batch.input_file_id, "webhook_endpoint_id": hook.id, "model": MODEL}
+        async with run.http.get(f"{run.server.address}/openapi.json") as reply:
+            content = await reply.json()
+        del content["paths"]["/api/events"]  # it never ends
+        await asyncio.to_thread(_try_all, content, run.server.address, known)
+
+
+def _try_all(content: dict[str, Any], address: str, known: dict[str, str]) -> None:
+    """Have schemathesis make requests of each route by its description, the same ones each time."""
+    for methods in content["paths"].values():
+        for operation in methods.values():
+            for parameter in operation["parameters"]:
+                if parameter["name"] in known:
+                    parameter["schema"] = {"enum": [known[parameter["name"]], "no such thing"]}
+    checks = [
+        not_a_server_error,
+        status_code_conformance,
+        content_type_conformance,
+        response_schema_conformance,
+    ]
+    schema: Any = schemathesis.openapi.from_dict(content)
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) > 25
+    for operation in operations:
+        used = [check for check in checks if operation.path != "/ready" or check is not not_a_server_error]
+        _try(operation, used, address)
+
+
+def _try(operation: Any, checks: list[Any], address: str) -> None:
+    @settings(max_examples=4, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(case=operation.as_strategy())
+    def attempt(case: Any) -> None:
+        case.validate_response(case.call(base_url=address), checks=checks)
+
+    attempt()
 
 
 async def test_every_route_is_described(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import running_sequences
-from tests.serve.running import MODEL, running, until
+from tests.serve.running import MODEL, ended, line, running, submit, until
 
 LONG = AgentProfile(slots=32, reply="word " * 400)
 HELLO: Any = [{"role": "user", "content": "Hello"}]
@@ -42,6 +42,50 @@ async def test_streams(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         stream = await run.client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=16, stream=True)
         assert "".join([event.choices[0].delta.content or "" async for event in stream]) == "You said: Hello"
+
+
+async def test_tokens_of_online_requests_are_counted_by_the_agents(tmp_path: Path) -> None:
+    async with running(tmp_path, agents=1) as run:
+        whole = await run.client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=16)
+        assert whole.usage is not None
+        stream = await run.client.chat.completions.create(
+            model=MODEL, messages=HELLO, max_tokens=16, stream=True, stream_options={"include_usage": True}
+        )
+        *_, last = [event async for event in stream]
+        assert last.usage is not None
+        told = whole.usage.completion_tokens + last.usage.completion_tokens
+        await until(lambda: run.server.fleet.statistics()[0].tokens_done == told)
+
+
+async def test_batches_of_a_user_and_a_priority_share_as_one_caller(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        fleet = run.server.fleet
+        model = fleet.models[MODEL]
+        ann = fleet.share(model, "ann", weight=2.0, priority=0)
+        assert ann is fleet.share(model, "ann", weight=2.0, priority=0)
+        assert ann is not fleet.share(model, "ann", weight=2.0, priority=1)
+        assert ann is not fleet.share(model, "bob", weight=2.0, priority=0)
+        assert ann.endpoints == model.pool.endpoints
+
+
+async def test_agents_that_are_kept_for_online_requests_take_no_batches(tmp_path: Path) -> None:
+    async with running(tmp_path, agents=2, tags={0: {"batches": "no"}}) as run:
+        kept, other = run.fleet.agents
+        at_first = [kept.prompts_received, other.prompts_received]  # what the pool finds out by
+
+        def received() -> tuple[int, int]:
+            return kept.prompts_received - at_first[0], other.prompts_received - at_first[1]
+
+        done = await ended(run.client, await submit(run.client, [line(f"r{i}") for i in range(30)]))
+        assert done.status == "completed"
+        assert received() == (0, 30)
+        for _ in range(4):
+            await run.client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=8)
+        assert received() == (4, 30)
+        kept.die()
+        for _ in range(4):  # while it is out, the others serve online requests as well
+            await run.client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=8)
+        assert received()[1] == 34
 
 
 async def test_a_list_is_spread_over_the_fleet_prompt_by_prompt(tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ http_requests_total{handler="/health",method="GET",status="2xx"} 12.0
 
 def test_models_aliases_and_adapters() -> None:
     assert parse_models(MODELS) == [
-        ServedModel("smollm2-135m", 2048, "/models/smollm2"),
-        ServedModel("small", 2048, "/models/smollm2"),
-        ServedModel("adapter", None, "/loras/a", "smollm2-135m"),
+        ServedModel("smollm2-135m", 2048, "/models/smollm2", None, "vllm"),
+        ServedModel("small", 2048, "/models/smollm2", None, "vllm"),
+        ServedModel("adapter", None, "/loras/a", "smollm2-135m", "vllm"),
     ]
 
 

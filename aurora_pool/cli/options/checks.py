@@ -42,7 +42,13 @@ MaxTotalTokens: TypeAlias = Annotated[
     typer.Option(metavar="N", min=1, help="End early after this many tokens, both ways.", rich_help_panel=CHECKS),
 ]
 MaxCost: TypeAlias = Annotated[
-    float | None, typer.Option(metavar="X", min=0.0, help="End early at this cost, by --price.", rich_help_panel=CHECKS)
+    float | None,
+    typer.Option(
+        metavar="X",
+        min=0.0,
+        help="The most to spend, by --price and hosted agents' prices.",
+        rich_help_panel=CHECKS,
+    ),
 ]
 Prices: TypeAlias = Annotated[
     list[str] | None,
@@ -82,7 +88,7 @@ def guardrails_of(failures: str | None, tokens: int | None, cost: float | None, 
         failures=None if count is None else int(count),
         failure_share=limit.get("failure_share"),
         tokens=tokens,
-        cost=cost,
+        cost=cost if prices else None,  # by hosted agents' prices the pool keeps it
         prices=tuple(map(parse_price, prices or [])),
     )
 

@@ -1,0 +1,159 @@
+"""Where groups of prompts that begin alike have been sent: their homes.
+
+:class:`Homes` remembers which agents were sent which groups, as many as servers are likely to remember.
+:class:`Grouper` finds the groups in what a caller admits, and those that an earlier call has met.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, KeysView, Sequence
+from itertools import islice
+from typing import Any
+
+from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
+from aurora_pool.policy.work import PromptQueue, WorkItem
+
+REMEMBERED = 1 << 19
+"""How many tokens of prompts an agent is taken to remember."""
+REMEMBERED_BY_ALL = 1 << 26
+"""The most of it for a fleet: 10 to 50 MB here."""
+FORGOTTEN_TOGETHER = 8
+"""An eighth of the groups more is remembered before some are forgotten: forgetting many at a time is cheaper."""
+MOST_HOMES = 32
+"""How many agents are remembered for one group; it is known nearly everywhere then."""
+DEPTHS = 4
+"""How many places are remembered at which prompts have differed."""
+_LIFE = 1 << 32
+"""Agents are numbered below this; which of an agent's lives is meant stands above it."""
+
+
+class Homes:
+    """Which agents have been sent which groups, the groups of longest ago forgotten first.
+
+    An entry stands for about as many tokens as the prompts had in the mean by which groups were met first.
+
+    >>> homes = Homes(2)
+    >>> homes.record(1, [5, 5, 6])
+    >>> homes.of(5), homes.of(7)
+    ([1], [])
+    >>> homes.forget(1)
+    >>> homes.of(5)
+    []
+    """
+
+    def __init__(self, agents: int) -> None:
+        self._agents = agents
+        self._known: dict[int, tuple[int, ...]] = {}
+        self._lives: dict[int, int] = {}
+        self._tokens = 0.0
+
+    @property
+    def keys(self) -> KeysView[int]:
+        """The keys of the groups that have been met and are not forgotten."""
+        return self._known.keys()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def of(self, key: int) -> list[int]:
+        """The agents that have computed a group's beginning, the first of them first."""
+        return [home % _LIFE for home in self._known.get(key, ()) if self._lives.get(home % _LIFE, 0) == home // _LIFE]
+
+    def meet(self, key: int) -> None:
+        """Record that a group waits for an agent."""
+        self._known.setdefault(key, ())
+
+    def record(self, agent: int, keys: Iterable[int]) -> None:
+        """Record that prompts of these groups go to an agent."""
+        known = self._known
+        home = agent + _LIFE * self._lives.get(agent, 0)
+        own = (home,)
+        last = 0
+        for key in keys:
+            if key and key != last:
+                homes = known.pop(key, own)
+                known[key] = homes if home in homes else (*homes[1 - MOST_HOMES :], home)
+                last = key
+        most = self._most()
+        if len(known) > most + most // FORGOTTEN_TOGETHER:
+            for key in list(islice(known, len(known) - most)):
+                del known[key]
+
+    def expect(self, tokens: float) -> None:
+        """Record how long prompts are that have been met now, in tokens in the mean."""
+        self._tokens += (tokens - self._tokens) * (0.25 if self._tokens else 1.0)
+
+    def forget(self, agent: int) -> None:
+        """Record that an agent has lost what it had computed."""
+        self._lives[agent] = self._lives.get(agent, 0) + 1
+
+    def joined(self) -> None:
+        """Record that the fleet has one more agent."""
+        self._agents += 1
+
+    def _most(self) -> int:
+        return int(min(REMEMBERED_BY_ALL, REMEMBERED * self._agents) / max(LENGTH / TOKEN, self._tokens))
+
+
+class Grouper:
+    """Groups what is admitted. ``beginning_of`` tells how a prompt begins, of what its item has as ``work``."""
+
+    def __init__(self, homes: Homes, beginning_of: Callable[[Any], Any]) -> None:
+        self._homes = homes
+        self._beginning_of = beginning_of
+        self._depths: deque[int] = deque(maxlen=DEPTHS)
+        self._last: Any = ""
+
+    def groups(self, items: Sequence[WorkItem], queue: PromptQueue) -> list[tuple[int, list[WorkItem]]] | None:
+        """The groups among prompts of one queue; None where they share nothing, or all the same.
+
+        A group of one is known from earlier, or belongs to none and has the key 0. Each item is told its key.
+        """
+        beginning_of = self._beginning_of
+        texts = [beginning_of(item.work) for item in items]
+        if len(set(map(type, texts))) > 1:
+            return None
+        if len(items) == 1:
+            return self._single(items[0], texts[0])
+        beside = queue.beginning if queue.beginning and type(queue.beginning) is type(texts[0]) else None
+        queue.beginning = texts[-1]
+        agents = len(queue.view.members)
+        most = -(-len(items) // agents)
+        depth, known = depth_of(texts, beside), self._homes.keys
+        keys, groups = find_groups(texts, depth, most, known)
+        if any(keys):
+            self._homes.expect(sum(map(len, texts)) / len(texts) / (TOKEN if isinstance(texts[0], str) else 1))
+            self._note(depth)
+            for item, key in zip(items, keys, strict=True):
+                item.prefix = key
+        if groups is None or not is_worth(texts, groups, depth, agents, known):
+            return None
+        found = []
+        for key, places in groups:
+            if len(places) == 1 and key not in known:
+                found.append((0, [items[places[0]]]))
+                continue
+            group = [items[place] for place in places]
+            for item in group:
+                item.prefix = key
+            self._homes.meet(key)
+            found.append((key, group))
+        return found
+
+    def _single(self, item: WorkItem, text: Any) -> list[tuple[int, list[WorkItem]]] | None:
+        """A prompt that came alone: what has come before shows where it may differ from others."""
+        if type(self._last) is type(text) and text:
+            self._note(depth_of([text], self._last))
+        self._last = text
+        for depth in sorted(self._depths, reverse=True):
+            key = key_of(text, depth)
+            if key:
+                item.prefix = key
+                if key in self._homes.keys:
+                    return [(key, [item])]
+        return None
+
+    def _note(self, depth: int) -> None:
+        if depth not in self._depths:
+            self._depths.append(depth)

@@ -1,0 +1,52 @@
+"""Short answers on real servers: few requests, hardly anything hedged, and every prompt answered once."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from aurora_pool import AgentEndpoint, Prompt, PromptOptions, Sampling, VLLMPool
+from tests.integration.servers import read_metrics
+
+RAW = PromptOptions(prompt_format="raw")
+EXACTLY = Sampling(temperature=0.0, extra={"ignore_eos": True})
+
+
+def prompts(count: int, read: int, *written: int) -> list[Prompt]:
+    """Prompts of random tokens, which no prefix cache knows, with answers of these lengths in turn."""
+    draw = random.Random(f"{read} {written}")
+    return [
+        Prompt([draw.randrange(1000, 40000) for _ in range(read)], EXACTLY, max_tokens=written[number % len(written)])
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("work", "requests"),
+    [
+        (prompts(40, 60, 2), 4),
+        # More than the first windows hold.
+        (prompts(700, 8, 2), 40),
+        (prompts(120, 8, 16), 8),
+        (prompts(80, 8, 4, 4, 4, 16, 64), 12),
+    ],
+    ids=["60 in 2 out", "8 in 2 out", "8 in 16 out", "8 in mixed"],
+)
+async def test_short_answers(endpoints: list[AgentEndpoint], work: list[Prompt], requests: int) -> None:
+    before = [await read_metrics(endpoint) for endpoint in endpoints]
+    async with VLLMPool(endpoints, prompting=RAW) as pool:
+        seen = [pair async for pair in pool.iter_responses(work)]
+        statistics = pool.statistics()
+
+    assert sorted(index for index, _ in seen) == list(range(len(work)))
+    for index, response in seen:
+        assert response.success, response.error
+        assert response.completion_tokens == work[index].max_tokens
+    assert statistics.hedged <= 0.05 * len(work)
+    assert statistics.requests <= requests + statistics.hedged
+    assert all(agent.failures == {} for agent in statistics.agents)
+    after = [await read_metrics(endpoint) for endpoint in endpoints]
+    tokens = sum(now.tokens - then.tokens for now, then in zip(after, before, strict=True))
+    wanted = sum(prompt.max_tokens or 0 for prompt in work)
+    assert wanted <= tokens <= wanted * 1.05 + 64 * statistics.hedged

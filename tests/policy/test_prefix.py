@@ -1,0 +1,284 @@
+"""Prompts that begin alike: which they are, and where they go."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aurora_pool.errors import ConnectFailed
+from aurora_pool.policy.homes import MOST_HOMES, Homes
+from aurora_pool.policy.prefix import LENGTH, depth_of, find_groups, is_worth, shared_length
+from aurora_pool.policy.waiting import Waiting
+from aurora_pool.policy.window import START
+from aurora_pool.policy.work import PromptQueue, WorkItem
+from tests.policy.rig import Rig
+
+WORDS = st.text(st.sampled_from("abcd "), min_size=0, max_size=8)
+
+
+def document(number: int, length: int = 2000) -> str:
+    draw = random.Random(number)
+    return f"{number} " + "".join(draw.choices("abcdefgh ", k=length))
+
+
+def questions(documents: int, each: int, *, header: str = "", first: int = 0) -> list[str]:
+    """Questions about documents, in the order of a file."""
+    return [f"{header}{document(first + d)} Question {q}?" for d in range(documents) for q in range(each)]
+
+
+def places(rig: Rig, works: Sequence[str], characters: int = 300) -> dict[str, set[int]]:
+    """Which agents were sent the first characters of which prompts."""
+    wanted = set(works)
+    found: dict[str, set[int]] = defaultdict(set)
+    for work, agent in rig.served:
+        if work in wanted:
+            found[work[:characters]].add(agent)
+    return found
+
+
+# -- which they are ---------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=30), st.text(max_size=30), st.text(max_size=30))
+def test_how_much_two_prompts_share(shared: str, one: str, other: str) -> None:
+    found = shared_length(shared + one, shared + other)
+    assert found >= len(shared)
+    assert (shared + one)[:found] == (shared + other)[:found]
+    assert (shared + one)[: found + 1] != (shared + other)[: found + 1] or shared + one == shared + other
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), WORDS), min_size=1, max_size=60),
+    st.integers(1, 20),
+    st.booleans(),
+)
+def test_every_prompt_is_in_one_group(parts: list[tuple[int, int, str]], most: int, tokens: bool) -> None:
+    texts = ["Header. " * 50 + document(d, 300) + f"part {p} " * 60 + question for d, p, question in parts]
+    given_texts = [[ord(character) for character in text] for text in texts] if tokens else texts
+    keys, groups = find_groups(given_texts, depth_of(given_texts), most)
+    assert len(keys) == len(texts)
+    if groups is not None:
+        assert sorted(place for _, places in groups for place in places) == list(range(len(texts)))
+        for key, members in groups:
+            assert key or len(members) == 1
+            assert len({texts[place][: 8 * 50 + LENGTH] for place in members}) == 1
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [document(number) for number in range(50)],
+        ["The same header. " * 100 + document(number) for number in range(50)],
+        ["The same text. " * 100] * 50,
+        [f"short {number % 3}" for number in range(50)],
+        [document(number, 100) for number in range(50)] + ["Hi"],
+        [document(0)],
+    ],
+)
+def test_nothing_is_grouped_where_nothing_or_all_is_shared(texts: list[str]) -> None:
+    assert find_groups(texts, depth_of(texts), 4).groups is None
+
+
+def test_groups_nest() -> None:
+    texts = [
+        f"{document(d, 4000)}{document(100 + d * 10 + p)} {q}?" for d in range(2) for p in range(4) for q in range(6)
+    ]
+    groups = find_groups(texts, depth_of(texts), 8).groups
+    assert groups is not None
+    assert sorted(sorted(members) for _, members in groups) == [list(range(n, n + 6)) for n in range(0, 48, 6)]
+    assert [members[0] // 24 for _, members in groups] == [0] * 4 + [1] * 4  # what shares more is next to each other
+
+
+def test_examples_that_each_leave_one_out_are_not_worth_it() -> None:
+    examples = [document(number, 60) for number in range(128)]
+    texts = ["".join(examples[:i] + examples[i + 1 :]) + examples[i] for i in range(len(examples))]
+    groups = find_groups(texts, depth_of(texts), 8).groups
+    assert groups is not None
+    assert not is_worth(texts, groups, depth_of(texts), agents=16)
+
+
+# -- where they go ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("header", ["", "You are helpful. " * 100])
+def test_each_document_goes_to_one_agent(shuffled: bool, header: str) -> None:
+    works = questions(100, 16, header=header)
+    if shuffled:
+        random.Random(1).shuffle(works)
+    rig = Rig(16)
+    rig.admit(len(works), work=works)
+    rig.plan()
+    assert len(rig.sent) == 16
+    assert {len(agents) for agents in places(rig, works, len(header) + 300).values()} == {1}
+    assert max(agent.in_flight for agent in rig.statistics.agents) <= 1.25 * len(works) / 16
+    rig.finish()
+
+
+def test_what_comes_later_finds_its_home() -> None:
+    rig = Rig(8)
+    first, later = questions(40, 4), [f"{work} Really?" for work in questions(40, 4)]
+    rig.admit(len(first), work=first)
+    rig.finish()
+    homes = places(rig, first)
+    random.Random(2).shuffle(later)
+    queue = PromptQueue(range(8))
+    rig.admit(len(later), work=later, queue=queue)
+    rig.finish()
+    moved = [work for work, agents in places(rig, later).items() if agents != homes[work]]
+    assert len(moved) <= 4  # of 40: only what levels the load
+
+
+def test_a_group_larger_than_its_share_spreads() -> None:
+    works = questions(1, 90) + [f"{document(50 + number)}" for number in range(10)]
+    rig = Rig(10)
+    rig.admit(len(works), work=works)
+    rig.plan()
+    assert all(agent.in_flight for agent in rig.statistics.agents)
+    assert max(agent.in_flight for agent in rig.statistics.agents) <= 20
+    rig.finish()
+
+
+def test_an_idle_agent_takes_what_waits_for_others() -> None:
+    rig = Rig(2)
+    works = questions(2, 2 * START)
+    rig.admit(len(works), work=works)
+    rig.plan()
+    assert [agent.in_flight for agent in rig.statistics.agents] == [START, START]
+    for _ in range(40):  # one agent answers, the other does nothing
+        for request in [request for request in rig.open if request.agent == 0]:
+            rig.start(request)
+            rig.answer_all(request)
+        rig.plan()
+    assert rig.statistics.queued == 0
+    rig.finish()
+
+
+def test_a_dead_agent_is_no_home() -> None:
+    rig = Rig(4)
+    works = questions(8, 4)
+    rig.admit(len(works), work=works)
+    rig.plan()
+    (lost,) = {request.agent for request in rig.sent if request.items[0] is rig.items[0]} or {0}
+    rig.fail(next(request for request in rig.sent if request.agent == lost), ConnectFailed("connection refused"))
+    assert not rig.dispatcher.ledger.homes.of(rig.items[0].prefix)
+    rig.finish()
+
+
+def test_a_view_is_served_by_its_own_agents() -> None:
+    rig = Rig(4)
+    works = questions(8, 4)
+    rig.admit(len(works), work=works)
+    rig.finish()
+    rig.sent.clear()
+    rig.admit(len(works), work=works, queue=PromptQueue([1, 3]))
+    rig.plan()
+    assert {request.agent for request in rig.sent} == {1, 3}
+    rig.finish()
+
+
+@given(
+    texts=st.lists(st.integers(0, 10_000), min_size=1, max_size=80, unique=True),
+    header=st.sampled_from(["", "Header. " * 60]),
+    agents=st.integers(1, 5),
+    length=st.sampled_from([10, 300, 700]),
+    cut=st.integers(1, 80),
+)
+def test_as_ever_where_nothing_is_shared(texts: list[int], header: str, agents: int, length: int, cut: int) -> None:
+    works = [header + document(number, length) for number in texts]
+    sent = []
+    for prefix in (True, False):
+        rig = Rig(agents, prefix=prefix)
+        for part in (works[:cut], works[cut:]):
+            rig.admit(len(part), work=part)
+            rig.plan()
+        sent.append([(request.agent, [item.index for item in request.unreleased()]) for request in rig.sent])
+        rig.finish()
+    assert sent[0] == sent[1]
+
+
+@given(
+    works=st.lists(st.tuples(st.integers(0, 6), st.integers(0, 99)), min_size=1, max_size=200),
+    agents=st.integers(1, 6),
+    window=st.sampled_from([1, 4, 16, None]),
+    cuts=st.lists(st.integers(0, 200), max_size=4),
+)
+def test_every_prompt_once_whatever_is_shared(
+    works: list[tuple[int, int]], agents: int, window: int | None, cuts: list[int]
+) -> None:
+    rig = Rig(agents, window=window)
+    texts = [f"{document(d, 400)} {q}" for d, q in works]
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(texts)], strict=True):
+        rig.admit(len(texts[start:end]), work=texts[start:end])
+        rig.plan()
+    rig.finish()
+    assert sum(rig.results.values()) == len(works)
+
+
+# -- what waits -------------------------------------------------------------------------------------------------------
+
+
+def item(queue: PromptQueue, number: int) -> WorkItem:
+    return WorkItem(queue, number, "kind", "work")
+
+
+def test_no_group_starves() -> None:
+    queue = PromptQueue(range(2))
+    waiting: Waiting[WorkItem] = Waiting()
+    waiting.extend_group(1, [item(queue, 0)], homes=[])
+    waiting.extend_group(2, [item(queue, 1)], homes=[1])
+    waiting.append(item(queue, 2))
+    rng = random.Random(1)
+    for number in range(3, 2000):  # agent 0 has enough of its own for ever
+        waiting.extend_group(3, [item(queue, number)], homes=[0])
+        group = waiting.next_for(0, rng, helps=False)
+        assert group is not None
+        group.items.popleft()
+        waiting.took(group, 0, 1)
+    assert all(left.index > 2 for left in waiting)
+
+
+def test_the_agent_for_which_most_waits_is_helped_with_the_newest() -> None:
+    queue = PromptQueue(range(3))
+    waiting: Waiting[WorkItem] = Waiting()
+    for key, home in ((1, 0), (2, 1), (3, 1), (4, 1)):
+        waiting.extend_group(key, [item(queue, key)], homes=[home])
+    rng = random.Random(1)
+    assert waiting.next_for(2, rng, helps=False) is None
+    group = waiting.next_for(2, rng, helps=True)
+    assert group is not None
+    assert group.key == 4
+
+
+def test_what_an_agent_loses_waits_for_anyone() -> None:
+    queue = PromptQueue(range(2))
+    waiting: Waiting[WorkItem] = Waiting()
+    waiting.extend_group(1, [item(queue, 1)], homes=[0])
+    waiting.lost(0)
+    group = waiting.next_for(1, random.Random(1), helps=False)
+    assert group is not None
+    assert group.key == 1
+    waiting.clear()
+    assert not waiting
+
+
+def test_homes_are_forgotten_by_tokens() -> None:
+    homes = Homes(1)
+    homes.expect(tokens=1 << 16)
+    homes.record(0, range(1, 100))
+    assert 8 <= len(homes) <= 9
+    assert homes.of(99) == [0]
+    assert not homes.of(1)
+
+
+def test_few_homes_are_remembered_of_one_group() -> None:
+    homes = Homes(100)
+    for agent in range(100):
+        homes.record(agent, [7])
+    assert len(homes.of(7)) == MOST_HOMES
+    assert 99 in homes.of(7)

@@ -1,0 +1,112 @@
+"""What holds for any fleet and any callers: each prompt ends once, nobody starves, no agent is left without work."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aurora_pool.policy.window import STEADY
+from aurora_pool.policy.work import TURN, Caller, PromptQueue
+from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
+from aurora_pool.testing.virtual_pool import VirtualPool
+from tests.policy.rig import Rig, statistics_of
+
+TOKENS = 128
+"""The tokens of each answer, and what the fair queueing expects before it has seen any."""
+FAULTS = ["die", "hang", "drain", "sleep", "terminate", "fail_engine", "revive"]
+
+speeds = st.lists(st.sampled_from([0.25, 0.5, 1.0, 2.0]), min_size=2, max_size=6)
+faults = st.lists(st.tuples(st.floats(0.0, 20.0), st.integers(0, 5), st.sampled_from(FAULTS)), max_size=6)
+lengths = st.lists(st.integers(1, 400), min_size=1, max_size=60)
+
+
+@settings(max_examples=40)
+@given(speeds=speeds, slots=st.sampled_from([2, 8, 32]), faults=faults, lengths=lengths, times=st.integers(1, 8))
+def test_every_prompt_ends_once(
+    speeds: list[float], slots: int, faults: list[tuple[float, int, str]], lengths: list[int], times: int
+) -> None:
+    fleet = VirtualFleet(speeds, slots=slots)
+    for when, index, fault in faults:
+        fleet.at(when, getattr(fleet.agents[index % len(speeds)], fault))
+    for agent in fleet.agents:
+        fleet.at(60.0, agent.revive)  # and so all can be answered
+    pool = VirtualPool(fleet, seed=1, patience=1000.0)
+    report = pool.run([VirtualPrompt(length) for length in lengths * times])
+    assert (report.answered, report.lost, report.duplicated) == (report.prompts, 0, 0)
+    left = statistics_of(pool.dispatcher)
+    assert (left.queued, left.in_flight) == (0, 0)
+
+
+@settings(max_examples=20)
+@given(
+    weights=st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=2, max_size=5),
+    agents=st.integers(1, 3),
+    window=st.sampled_from([4, 16]),
+)
+def test_callers_that_wait_get_what_their_weights_say_and_none_starves(
+    weights: list[float], agents: int, window: int
+) -> None:
+    """Of two that wait all the time, neither is ahead by more than a turn of each (Goyal, Vin and Cheng, theorem 1).
+
+    The first finds all credits free, and takes them: that is its lead at the beginning, and is made up for.
+    """
+    rig = Rig(agents, window=window)
+    queues = [PromptQueue(range(agents), caller=Caller(weight=weight)) for weight in weights]
+    for queue in queues:
+        rig.admit(8 * window * agents, queue=queue)
+    taken: Counter[PromptQueue] = Counter()
+    seen = 0
+    lead = window * agents * TOKENS / weights[0]
+    while all(queue.items for queue in queues):
+        rig.wait(1.0)
+        for request in rig.sent[seen:]:
+            taken.update(item.queue for item in request.unreleased())
+        seen = len(rig.sent)
+        service = [taken[queue] * TOKENS / queue.caller.weight for queue in queues]
+        apart = 2 * (TURN + TOKENS) / min(weights) + lead
+        if all(queue.items for queue in queues):
+            assert max(service) - min(service) <= apart
+        for request in list(rig.open):
+            rig.answer_all(request, tokens=TOKENS)
+    rig.finish(rounds=10_000)
+
+
+@settings(max_examples=12)
+@given(
+    speed=st.sampled_from([0.5, 1.0, 2.0]),
+    slots=st.sampled_from([8, 32]),
+    accepted=st.integers(1, 32),
+    relief=st.floats(1.0, 8.0),
+    length=st.integers(50, 300),
+)
+def test_no_window_stays_below_what_its_agent_can_work_on(
+    speed: float, slots: int, accepted: int, relief: float, length: int
+) -> None:
+    """Once a server no longer refuses, it is short of work for the time without growth at most, and 10 s more."""
+    fleet = VirtualFleet([speed, 1.0], slots=slots)
+    agent = fleet.agents[0]
+    agent.max_queued = min(accepted, slots)
+
+    def relieve() -> None:
+        agent.max_queued = None
+
+    fleet.at(relief, relieve)
+    pool = VirtualPool(fleet, seed=1)
+    short_since: list[float] = [0.0]
+    longest = 0.0
+
+    def look() -> None:
+        nonlocal longest
+        statistics = statistics_of(pool.dispatcher, fleet.now)
+        short = statistics.queued > 2 * slots and statistics.agents[0].window < slots
+        short_since[0] = short_since[0] if short and fleet.now > relief else fleet.now
+        longest = max(longest, fleet.now - short_since[0])
+        if fleet.now < 60.0:
+            fleet.at(fleet.now + 0.25, look)
+
+    fleet.at(0.0, look)
+    report = pool.run([VirtualPrompt(length)] * (100 * slots))
+    assert report.answered == report.prompts
+    assert longest <= STEADY + 10.0
