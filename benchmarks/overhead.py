@@ -7,9 +7,10 @@
 Prompts have about 300 characters, answers about 1,100. One server process, pinned to a core of its own, has every
 answer ready; each client is a process on another core and is told, in turns, to send prompts. Its process CPU
 time is what counts, not the wall clock, so other work on the machine disturbs little, and ratios are taken within
-rounds, so that what does disturb disturbs both sides. The server counts the requests by shape, and a round in which a
-client has sent other ones than asked does not count. The answers' texts, order and finish reasons are checked, outside
-of what is measured.
+rounds, so that what does disturb disturbs both sides. The server counts the requests, and a round in which a client has
+sent fewer than asked does not count. The answers' texts, order and finish reasons are checked, outside of what is
+measured. In the rows of ten windows, a call has ten times as many prompts as an agent is given at a time, and opens a
+client of its own, whose start is measured too.
 
 The check is for every case on its own, with the median of its rounds' ratios. If one is above what is allowed, all is
 measured once more, in new processes and with three times the rounds, and that decides.
@@ -33,7 +34,7 @@ from typing import IO, Any
 
 from aurora_pool import ConfigError
 from aurora_pool.runtime.open_files import ensure_open_files
-from benchmarks.peers.shared import AGENTS, CASES, IN_FLIGHT, Case
+from benchmarks.peers.shared import CASES, IN_FLIGHT, Case
 from benchmarks.printing import machine, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +74,7 @@ GOALS = (
 )
 """How many times cheaper aurora-pool is to be than a peer, in cases whose name begins so."""
 FLOOR_GOAL = 1.5
+REQUESTS_GOAL = 2.0
 
 ROUNDS, QUICK_ROUNDS, CHECK_AGAIN_ROUNDS = 9, 15, 45
 
@@ -132,8 +134,10 @@ class Measured:
     process: Process
     prompts: dict[str, int] = field(default_factory=dict)
     cost: dict[str, dict[int, float]] = field(default_factory=dict)
+    requests: dict[str, list[float]] = field(default_factory=dict)
+    """How many times the least number of requests it has sent, by case."""
     strayed: dict[str, str] = field(default_factory=dict)
-    """What it last sent in a round that does not count, because it sent other requests than asked."""
+    """What it last sent in a round in which it sent other requests than asked."""
     helper: dict[str, list[float]] = field(default_factory=dict)
     """The same for a process beside the client (a router), which ``cost`` contains."""
 
@@ -174,7 +178,7 @@ class Bench:
                     self._measure(one, case, number)
 
     def _measure(self, one: Measured, case: Case, number: int) -> None:
-        unit = IN_FLIGHT if case.chat else AGENTS * case.size
+        unit = case.in_call
         count = one.prompts.get(case.name, unit)
         told = one.process.ask({"case": CASES.index(case), "prompts": count})
         shape = self._server.ask("shapes")
@@ -182,13 +186,17 @@ class Bench:
             self.missing[one.peer.name] = f"it failed at {case.name}; see the errors below"
             return
         cpu = told["cpu"] + told["helper_cpu"]
+        least = count // case.size
+        requests = sum(shape.values())
         if case.name not in one.prompts:  # the first run warms up and tells how many prompts make a run
             one.prompts[case.name] = unit * max(1, round(self._seconds / cpu * count / unit))
-        elif shape == {case.shape: count // case.size}:
+            return
+        if requests != least:  # a pool may take a server that the machine starves for a slow one, and ask a second
+            one.strayed[case.name] = f"{shape} instead of {least} of {case.size}"
+        if requests >= least or case.lists > 1:
             one.cost.setdefault(case.name, {})[number] = cpu / count * 1e6
             one.helper.setdefault(case.name, []).append(told["helper_cpu"] / count * 1e6)
-        else:  # a pool may take a server that the machine starves for a slow one, and ask a second
-            one.strayed[case.name] = f"{shape} instead of {count // case.size} x {case.shape}"
+            one.requests.setdefault(case.name, []).append(requests / least)
 
     def end(self) -> None:
         """End all processes."""
@@ -228,8 +236,8 @@ def report(bench: Bench) -> Iterator[str]:
             shares = ", ".join(f"{name}: {statistics.median(values):.1f}" for name, values in one.helper.items())
             yield f"{one.peer.name}: of which the process beside the client, {shares}"
         for name, sent in one.strayed.items():
-            lost = len(floor.cost[name]) - len(one.cost.get(name, ()))
-            yield f"{one.peer.name}, {name}: {lost} rounds do not count; in the last of them it sent {sent}"
+            times = _times(one.requests.get(name, ()))
+            yield f"{one.peer.name}, {name}: {times} x the least number of requests; it last sent {sent}"
     for name, reason in bench.missing.items():
         yield f"{name}: not measured to the end, {reason}"
     yield "; ".join(dict.fromkeys(one.versions for one in bench.measured))
@@ -246,6 +254,10 @@ def goals(bench: Bench) -> Iterator[str]:
     for case in CASES:
         found = statistics.median(ratios(pool, floor, case.name) or [math.inf])
         yield _verdict(f"{case.name}: at most {FLOOR_GOAL} x the floor", f"{found:.2f} x", found <= FLOOR_GOAL)
+        if case.lists > 1:
+            found = statistics.median(pool.requests.get(case.name) or [math.inf])
+            goal = f"{case.name}: at most {REQUESTS_GOAL:.0f} x the least number of requests"
+            yield _verdict(goal, f"{found:.2f} x", found <= REQUESTS_GOAL)
     for name, prefix, times in GOALS:
         for case in CASES:
             if name in by_name and case.name.startswith(prefix) and by_name[name].cost.get(case.name):

@@ -1,4 +1,4 @@
-"""An instant server for the benchmarks of overhead and scale: many ports, every answer encoded beforehand.
+"""An instant server for the benchmarks of overhead and scale: many ports, answers put together of encoded parts.
 
     python -m benchmarks.overhead_server [--ports 8] [--answer 1100] [--delay 0]
 
@@ -16,12 +16,13 @@ import json
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from typing import cast
 
 import uvloop
 
 from aurora_pool.runtime.open_files import ensure_open_files
-from benchmarks.peers.shared import AGENTS, ANSWER, MODEL, answer, prompts_in
+from benchmarks.peers.shared import AGENTS, ANSWER, MODEL, answer_end, prompts_in
 
 PROMPT_TOKENS = 70
 COMPLETION_TOKENS = 240
@@ -53,17 +54,24 @@ def _head(kind: str, length: str) -> bytes:
     return "\r\n".join((*lines, "", "")).encode()
 
 
-def _json_reply(value: object) -> bytes:
-    body = _encode(value)
+def _json_reply(body: bytes) -> bytes:
     return _head("application/json", f"content-length: {len(body)}") + body
 
 
+_NUMBER = "<number>"
+"""Stands for what differs between answers, in what is encoded beforehand."""
+
+
+def _cut(value: object) -> list[bytes]:
+    """Encode a value once, and cut it where the numbers belong."""
+    return _encode(value).split(_NUMBER.encode())
+
+
 @functools.cache
-def chat_reply() -> bytes:
-    """The reply to any chat request."""
+def _chat_parts() -> list[bytes]:
     message: dict[str, object] = {
         "role": "assistant",
-        "content": answer(0, Settings.answer),
+        "content": f" Answer {_NUMBER}{answer_end(Settings.answer)}",
         "refusal": None,
         "annotations": None,
     }
@@ -73,11 +81,22 @@ def chat_reply() -> bytes:
     reply: dict[str, object] = {"id": "chatcmpl-9d1b2f4e7a", "object": "chat.completion", "created": 1795255200}
     reply |= {"model": MODEL, "choices": [choice], "service_tier": None, "system_fingerprint": FINGERPRINT}
     reply |= {"usage": usage() | {"prompt_tokens_details": None}, "prompt_logprobs": None, "kv_transfer_params": None}
-    return _json_reply(reply)
+    return _cut(reply)
 
 
-def _choice(slot: int, text: str, finish_reason: str | None) -> dict[str, object]:
-    choice = {"index": slot, "text": text, "logprobs": None, "finish_reason": finish_reason, "stop_reason": None}
+def chat_reply(numbers: Sequence[bytes]) -> bytes:
+    """The reply to a chat request."""
+    return _json_reply(numbers[0].join(_chat_parts()))
+
+
+def _choice(text: str, finish_reason: str | None) -> dict[str, object]:
+    choice: dict[str, object] = {
+        "index": _NUMBER,
+        "text": text,
+        "logprobs": None,
+        "finish_reason": finish_reason,
+        "stop_reason": None,
+    }
     return choice | {"prompt_token_ids": None, "token_ids": None}
 
 
@@ -85,37 +104,45 @@ _COMPLETION = {"id": "cmpl-9d1b2f4e7a", "object": "text_completion", "created": 
 
 
 @functools.cache
-def list_reply(prompts: int) -> bytes:
+def _list_parts() -> tuple[bytes, list[bytes]]:
+    """How the reply to a list request begins, and the parts of a choice of it."""
+    begun = _encode(_COMPLETION)[:-1] + b',"choices":['
+    choice = _choice(f" Answer {_NUMBER}{answer_end(Settings.answer)}", "stop") | {"prompt_logprobs": None}
+    return begun, _cut(choice)
+
+
+def list_reply(numbers: Sequence[bytes]) -> bytes:
     """The reply to a list request."""
-    choices = [
-        _choice(slot, answer(slot, Settings.answer), "stop") | {"prompt_logprobs": None} for slot in range(prompts)
-    ]
-    fingerprint = {"service_tier": None, "system_fingerprint": FINGERPRINT}
-    return _json_reply(_COMPLETION | {"choices": choices} | fingerprint | {"usage": usage(prompts)})
+    begun, (index, text, rest) = _list_parts()
+    before, after = index.removesuffix(b'"'), text.removeprefix(b'"')
+    choices = [b"%b%d%b%b%b" % (before, slot, after, number, rest) for slot, number in enumerate(numbers)]
+    ended = {"service_tier": None, "system_fingerprint": FINGERPRINT, "usage": usage(len(numbers))}
+    return _json_reply(begun + b",".join(choices) + b"]," + _encode(ended)[1:])
 
 
 @functools.cache
-def list_stream(prompts: int) -> bytes:
+def _stream_parts() -> tuple[list[bytes], list[bytes]]:
+    """The parts of a choice's two events."""
+    first = usage() | {"completion_tokens": 1, "total_tokens": PROMPT_TOKENS + 1}
+    last = {"choices": [_choice(f" {_NUMBER}{answer_end(Settings.answer)}", "stop")], "usage": usage()}
+    last["system_fingerprint"] = FINGERPRINT
+    return _cut(_COMPLETION | {"choices": [_choice(" Answer", None)], "usage": first}), _cut(_COMPLETION | last)
+
+
+def list_stream(numbers: Sequence[bytes]) -> bytes:
     """The reply to a streamed list request: two events per choice, each a chunk of its own."""
-    events = []
-    for slot in range(prompts):
-        text = answer(slot, Settings.answer)
-        first = usage() | {"completion_tokens": 1, "total_tokens": PROMPT_TOKENS + 1}
-        events.append(_encode(_COMPLETION | {"choices": [_choice(slot, text[:7], None)], "usage": first}))
-    for slot in range(prompts):
-        text = answer(slot, Settings.answer)
-        last = {"choices": [_choice(slot, text[7:], "stop")], "usage": usage(), "system_fingerprint": FINGERPRINT}
-        events.append(_encode(_COMPLETION | last))
-    events += [_encode(_COMPLETION | {"choices": [], "usage": usage(prompts)}), b"[DONE]"]
-    chunks = []
-    for event in events:
-        data = b"data: " + event + b"\n\n"
-        chunks.append(b"%x\r\n%b\r\n" % (len(data), data))
+    (first_before, first_after), (before, middle, after) = _stream_parts()
+    first_before, first_after = first_before.removesuffix(b'"'), first_after.removeprefix(b'"')
+    before, middle = before.removesuffix(b'"'), middle.removeprefix(b'"')
+    events = [b"%b%d%b" % (first_before, slot, first_after) for slot in range(len(numbers))]
+    events += [b"%b%d%b%b%b" % (before, slot, middle, number, after) for slot, number in enumerate(numbers)]
+    events += [_encode(_COMPLETION | {"choices": [], "usage": usage(len(numbers))}), b"[DONE]"]
+    chunks = [b"%x\r\ndata: %b\n\n\r\n" % (len(event) + 8, event) for event in events]
     head = _head("text/event-stream; charset=utf-8", "transfer-encoding: chunked")
     return head + b"".join(chunks) + b"0\r\n\r\n"
 
 
-MODELS = _json_reply({"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": 8192}]})
+MODELS = _json_reply(_encode({"object": "list", "data": [{"id": MODEL, "object": "model", "max_model_len": 8192}]}))
 HEALTH = _head("text/plain", "content-length: 0")
 
 shapes: Counter[str] = Counter()
@@ -165,15 +192,15 @@ class Connection(asyncio.Protocol):
 def reply(path: bytes, body: bytes) -> bytes:
     """The reply to a request."""
     if path.endswith(b"/completions"):
-        prompts = prompts_in(body)
+        numbers = prompts_in(body) or [b"00000000"]
         if path.endswith(b"/chat/completions"):
             shapes["chat"] += 1
-            return chat_reply()
+            return chat_reply(numbers)
         if b'"stream":true' in body or b'"stream": true' in body:
-            shapes[f"list of {prompts}, streamed"] += 1
-            return list_stream(prompts)
-        shapes[f"list of {prompts}"] += 1
-        return list_reply(prompts)
+            shapes[f"list of {len(numbers)}, streamed"] += 1
+            return list_stream(numbers)
+        shapes[f"list of {len(numbers)}"] += 1
+        return list_reply(numbers)
     if path.endswith(b"/metrics"):
         return metrics()
     return MODELS if path.endswith(b"/models") else HEALTH

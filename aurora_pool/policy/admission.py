@@ -60,7 +60,7 @@ class Admission:
             waiting.extend(items)  # for hosted agents, if for anybody
         others_wait = len(ledger.queues) > (queue in ledger.queues)
         given = []
-        for item in items if size else ():
+        for place, item in enumerate(items if size else ()):
             index = item.index
             home = agents[members[index % size]]
             if self.strict and home.in_service:
@@ -73,6 +73,9 @@ class Admission:
                     ledger.assign(item, home)
                     given.append(item)
                     continue
+            if not self.strict:  # now that one waits, so do all after it
+                waiting.extend(items[place:])
+                break
             waiting.append(item)
         if given:
             queue.caller.charge(given)

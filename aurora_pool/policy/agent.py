@@ -279,11 +279,13 @@ class AgentState:
 
     def check_dry(self, now: float) -> None:
         """Let the window grow if it is what leaves the server with too little: see :mod:`aurora_pool.policy.window`."""
-        if self.held + self.answers_since_send < self.window.size or 2 * self.answers_since_send > self.window.size:
+        size = self.window.size
+        if self.held + self.answers_since_send < size or (self.held and 2 * self.answers_since_send > size):
             return  # it is not the window that limits, or it was full too long ago to tell
         flow = self.flow
         if self.held - self.running <= flow.rate * flow.latency and not self.queued_at_server:
-            self.window.ran_dry(flow.rate, self.running, now)
+            rate = flow.rate if self.held or self.answered_at is None else flow.rate_until(self.answered_at)
+            self.window.ran_dry(rate, self.running, now)
             self.refresh()
 
     def sampled(self, running: int, waiting: int, preemptions: int | None, now: float) -> None:
@@ -329,6 +331,6 @@ class AgentState:
             self.mean_seconds += (seconds - self.mean_seconds) * weight
         else:
             self.mean_tokens, self.mean_seconds = tokens / answers, seconds
-        if self.flow.answered(answers, now, self.held):
-            self.window.fit(self.flow)
+        if self.flow.answered(answers, now, self.held) and self.flow.most_held > self.window.size - self.min_refill:
+            self.window.fit(self.flow)  # what an agent does whose window was never full says nothing of its window
             self.refresh()

@@ -235,7 +235,7 @@ class Dispatcher:
 
         Another copy is closed, and if this one fails, so does the prompt.
         """
-        for item in list(request.unreleased()):
+        for item in request.unreleased():
             item.committed = True
             for other in (item.request, item.second_request):
                 if other is not None and other is not request:

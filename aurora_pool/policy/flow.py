@@ -38,12 +38,14 @@ class Flow:
         "_best_at",
         "_count",
         "_floor_at",
+        "_held",
         "_running",
         "_since",
         "decode_speed",
         "decode_speed_best",
         "decode_speed_now",
         "latency",
+        "most_held",
         "most_running",
         "peak",
         "rate",
@@ -59,6 +61,8 @@ class Flow:
         """The mean throughput of late."""
         self.most_running = 0
         """The most prompts of late that had shown a first token and not ended."""
+        self.most_held = 0
+        """The most prompts that the agent held in the last whole bucket."""
         self.latency = 0.0
         """The least time from sending a request to the first byte that tells of one of its prompts; 0 while unknown."""
         self.decode_speed = 0.0
@@ -72,6 +76,7 @@ class Flow:
         self._since = 0.0
         self._count = 0
         self._running = 0
+        self._held = 0
         self._floor_at = 0.0
 
     def began(self, now: float) -> None:
@@ -91,6 +96,10 @@ class Flow:
         """Record how many prompts have shown a first token and not ended."""
         self._running = max(self._running, prompts)
 
+    def holds(self, prompts: int) -> None:
+        """Record how many prompts the agent holds, having been sent more."""
+        self._held = max(self._held, prompts)
+
     def answered(self, answers: int, now: float, held: int) -> bool:
         """Record answers, after which this many prompts are held; return whether there is a new average.
 
@@ -103,9 +112,15 @@ class Flow:
             loaded = held > 0 and 2 * held >= self._running
             if loaded or not self._averages:
                 self._average()
+            self.most_held, self._held = self._held, held
             self._since, self._count, self._running = now, 0, 0
             return loaded
         return False
+
+    def rate_until(self, ended: float) -> float:
+        """Prompts a second of an agent that has answered all it had, the last at that time, since it was given work."""
+        passed = ended - self._since
+        return self._count / passed if self._count and passed > 0.0 else self.rate
 
     def _average(self) -> None:
         averages = self._averages

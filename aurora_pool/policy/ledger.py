@@ -105,11 +105,15 @@ class Ledger:
     def assign(self, item: WorkItem, agent: AgentState) -> None:
         """Give a prompt, and one of its credits, to an agent: it goes with the next request there."""
         item.holders += 1
-        item.queue.caller.in_flight += 1
-        agent.held += 1
+        self.stage((item,), agent, item.queue.caller)
+
+    def stage(self, items: Sequence[WorkItem], agent: AgentState, caller: Caller) -> None:
+        """Put prompts of one caller, held by the agent already, among those that go with the next request there."""
+        caller.in_flight += len(items)
+        agent.held += len(items)
         if not agent.staged:
             self.touched[agent] = None
-        agent.staged.append(item)
+        agent.staged += items
 
     def unassign(self, agent: AgentState, items: list[WorkItem]) -> None:
         """Take prompts that are staged back again."""
@@ -163,6 +167,7 @@ class Ledger:
             item.started_at = -1.0
         if agent.held == len(items):
             agent.flow.began(now)
+        agent.flow.holds(agent.held)
         agent.requests[request] = None
         agent.answers_since_send = 0
         self.in_flight += len(items)
@@ -172,10 +177,11 @@ class Ledger:
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written: the clocks of its agent and of its prompts run from now on."""
         request.sent_at = now
-        for item in request.unreleased():
-            if not item.sends:
-                item.first_sent = now
-            item.sends += 1
+        for item in request.items:
+            if item is not None:
+                if not item.sends:
+                    item.first_sent = now
+                item.sends += 1
         agent = self.agents[request.agent]
         if not agent.sent:
             agent.last_byte = now

@@ -164,18 +164,21 @@ class Scheduler:
         """Assign the first prompts that wait, but not those that have just failed on this agent."""
         taken: list[WorkItem] = []
         aside: list[WorkItem] = []
-        assign = self.ledger.assign
+        own = agent.index
         while prompts > 0 and waiting:
             item = waiting.popleft()
             if item.done:
                 continue
-            if item.avoid == agent.index and self._anyone_in_service(queue, but=agent):
+            if item.avoid == own and self._anyone_in_service(queue, but=agent):
                 aside.append(item)
                 continue
-            assign(item, agent)
+            item.holders += 1
             taken.append(item)
             prompts -= 1
-        waiting.extendleft(reversed(aside))
+        if taken:
+            self.ledger.stage(taken, agent, queue.caller)
+        if aside:
+            waiting.extendleft(reversed(aside))
         return taken
 
     def _serve_homes(self) -> None:

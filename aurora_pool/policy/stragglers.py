@@ -7,10 +7,14 @@ not known beforehand, but their distribution so far is; and each agent's speed (
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 _STEPS = 4
 """Histogram buckets per doubling of the length."""
+
+_UNSORTED = 4096
+"""How many lengths are kept as they came, before they are counted."""
 
 _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(4096))
 """The buckets of most lengths, worked out beforehand."""
@@ -36,26 +40,34 @@ class Lengths:
     (325, 1000)
     """
 
-    __slots__ = ("_known", "count", "counts", "total", "totals")
+    __slots__ = ("_counts", "_known", "_new", "_totals", "count", "total")
 
     def __init__(self) -> None:
-        self.counts = [0] * (24 * _STEPS)
-        self.totals = [0] * (24 * _STEPS)
+        self._counts = [0] * (24 * _STEPS)
+        self._totals = [0] * (24 * _STEPS)
+        self._new: list[int] = []
         self.count = 0
         self.total = 0
         self._known: dict[tuple[float, int], float] = {}
 
     def add(self, *lengths: int) -> None:
         """Record the lengths of answers."""
-        counts, totals = self.counts, self.totals
-        for tokens in lengths:
-            bucket = _BUCKETS[tokens] if tokens < 4096 else int(math.log2(tokens) * _STEPS)
-            counts[bucket] += 1
-            totals[bucket] += tokens
+        self._new += lengths
         self.count += len(lengths)
         self.total += sum(lengths)
         if self._known:
             self._known.clear()
+        if len(self._new) >= _UNSORTED:
+            self._sort()
+
+    def _sort(self) -> None:
+        """Put the lengths that have come into their buckets: many at a time cost less than each for itself."""
+        counts, totals = self._counts, self._totals
+        for tokens, times in Counter(self._new).items():
+            bucket = _BUCKETS[tokens] if tokens < 4096 else int(math.log2(tokens) * _STEPS)
+            counts[bucket] += times
+            totals[bucket] += tokens * times
+        self._new.clear()
 
     @property
     def mean(self) -> float:
@@ -73,16 +85,18 @@ class Lengths:
     def mean_beyond(self, done: float) -> float:
         """The mean length of the answers that have more than ``done`` tokens."""
         first = int(math.log2(done) * _STEPS) + 1 if done >= 1 else 0
-        count = sum(self.counts[first:])
-        return max(sum(self.totals[first:]) / count if count else 1.0, done * 1.1)
+        self._sort()
+        count = sum(self._counts[first:])
+        return max(sum(self._totals[first:]) / count if count else 1.0, done * 1.1)
 
     def _look_up(self, share: float, first: int) -> float:
-        left = share * sum(self.counts[first:])
-        for bucket in range(first, len(self.counts)):
-            count = self.counts[bucket]
+        self._sort()
+        left = share * sum(self._counts[first:])
+        for bucket in range(first, len(self._counts)):
+            count = self._counts[bucket]
             left -= count
             if count and left <= 0:
-                return max(1.0, self.totals[bucket] / count)
+                return max(1.0, self._totals[bucket] / count)
         return 1.0
 
 

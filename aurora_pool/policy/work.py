@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -111,9 +111,9 @@ class InFlightRequest:
         """Whether any of its prompts has shown a sign."""
         self.closed = False
 
-    def unreleased(self) -> Iterator[WorkItem]:
+    def unreleased(self) -> list[WorkItem]:
         """The items whose part of the reply has not come."""
-        return (item for item in self.items if item is not None)
+        return [item for item in self.items if item is not None]
 
 
 class End(NamedTuple):

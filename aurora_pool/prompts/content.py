@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -88,9 +88,9 @@ def check_each(prompts: Collection[Any]) -> None:
             sound.add(id(prompt.sampling))
 
 
-def can_be_sent(texts: Iterable[Any]) -> bool:
+def can_be_sent(texts: Collection[Any]) -> bool:
     """Whether texts are valid Unicode, as JSON must be."""
-    return all(text.isascii() or why_unsendable(text) is None for text in texts)
+    return all(map(str.isascii, texts)) or all(why_unsendable(text) is None for text in texts)
 
 
 def why_unsendable(content: str | list[Any]) -> str | None:

@@ -63,7 +63,7 @@ class Exchanges:
 
     async def run(self, request: InFlightRequest) -> None:
         """Make one request and see it to its end, whatever that is. Raises only what is a defect of this program."""
-        items = list(request.unreleased())
+        items = request.unreleased()
         kind: RequestKind = items[0].kind
         quota = self._dispatcher.ledger.agents[request.agent].quota
         portable = items[0].portable
@@ -236,11 +236,11 @@ class Exchanges:
                 (
                     item.index,
                     Response(
-                        answer.finish_reason != FILTERED,
+                        (unfiltered := answer.finish_reason != FILTERED),
                         answer.text,
-                        None if answer.finish_reason != FILTERED else "the server's content filter ended the answer",
+                        None if unfiltered else "the server's content filter ended the answer",
                         where,
-                        None if answer.finish_reason != FILTERED else "rejected",
+                        None if unfiltered else "rejected",
                         answer.finish_reason,
                         None if (usage := answer.usage) is None else usage.prompt_tokens,
                         None if usage is None else usage.completion_tokens,

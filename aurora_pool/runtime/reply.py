@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Self, TypeVar
 
@@ -54,29 +54,22 @@ class Reply:
         """The whole body, of at most ``limit`` bytes. Raises :class:`ConnectionLost` and :class:`BadReply`."""
         return b"".join([chunk async for chunk in self.chunks(limit)])
 
-    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+    def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost` and :class:`BadReply`."""
-        read = self._response.content.readany
         unpack = unpacker(self.headers.get("Content-Encoding", ""))
-        received = 0
-        while True:
-            lost = ""
-            try:
-                packed = await read()
-            except (aiohttp.ClientError, OSError) as error:
-                lost = words(error)
-            if lost:  # not raised from aiohttp's own error, which shows the headers of the request
-                raise ConnectionLost(lost, received=True)
-            if not packed:
-                return
+        pieces = _Pieces(self, limit)
+        return pieces if unpack is None else _unpacked(pieces, unpack, limit)
+
+    async def piece(self) -> bytes:
+        """What comes next of the body, as it is sent; empty at its end. Raises :class:`ConnectionLost`."""
+        try:
+            piece = await self._response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            lost = words(error)
+        else:
             self.heard_at = self._loop.time()
-            for chunk in (packed,) if unpack is None else unpack(packed):
-                received += len(chunk)
-                if received > limit:
-                    raise BadReply(f"a reply of more than {limit} bytes, far more than was asked for")
-                yield chunk
-                if unpack is not None:
-                    await asyncio.sleep(0)  # one read may unpack to a thousand times its size: others want their turn
+            return piece
+        raise ConnectionLost(lost, received=True)  # not from aiohttp's own, which shows the headers of the request
 
     async def start(self) -> bytes:
         """As much of the body as an error may have, without the agent's own key. Raises :class:`ConnectionLost`."""
@@ -110,6 +103,46 @@ class Reply:
                     error.message = error.message.replace(secret, "***")
                 error.__cause__ = error.__context__ = None
         return error
+
+
+class _Pieces:
+    """Iterates over a body as it comes. A generator would cost several times as much, for each reply."""
+
+    __slots__ = ("_left", "_limit", "_reply")
+
+    def __init__(self, reply: Reply, limit: int) -> None:
+        self._reply = reply
+        self._limit = self._left = limit
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = await self._reply.piece()
+        if not piece:
+            raise StopAsyncIteration
+        self._left -= len(piece)
+        if self._left < 0:
+            raise _too_large(self._limit)
+        return piece
+
+
+async def _unpacked(
+    pieces: AsyncIterator[bytes], unpack: Callable[[bytes], Iterator[bytes]], limit: int
+) -> AsyncIterator[bytes]:
+    """Unpack a body that comes compressed. ``limit`` is for what comes of it."""
+    left = limit
+    async for packed in pieces:
+        for chunk in unpack(packed):
+            left -= len(chunk)
+            if left < 0:
+                raise _too_large(limit)
+            yield chunk
+            await asyncio.sleep(0)  # one read may unpack to a thousand times its size: others want their turn
+
+
+def _too_large(limit: int) -> BadReply:
+    return BadReply(f"a reply of more than {limit} bytes, far more than was asked for")
 
 
 def _origin(asked: URL, location: str) -> str | None:

@@ -13,7 +13,7 @@ from aurora_pool.policy.streaming import may_be_long, stream_interval
 from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, WorkItem
 from aurora_pool.wire import chat, completions, embeddings
 from aurora_pool.wire.answer import Reader
-from aurora_pool.wire.bounds import Bounds, bounds_of
+from aurora_pool.wire.bounds import Asked, Bounds
 from aurora_pool.wire.errors import context_left
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class RequestKind(Protocol):
 class _JSONKind:
     """What kinds of the pool's own requests have in common."""
 
-    __slots__ = ("__weakref__", "_n", "fields", "headers", "limit", "method", "model", "path", "sink")
+    __slots__ = ("__weakref__", "_asked", "_n", "fields", "headers", "limit", "method", "model", "path", "sink")
 
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int) -> None:
         self.limit = limit
@@ -123,6 +123,7 @@ class _JSONKind:
         self.model = model
         self.fields = fields
         self._n = fields.get("n") or 1
+        self._asked = Asked(fields)
 
     def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
         """0, where there is no form that is streamed."""
@@ -130,7 +131,7 @@ class _JSONKind:
 
     def bounds(self, prompts: int, token_budget: int, characters: int = 0) -> Bounds:
         """How large the reply may be."""
-        return bounds_of(prompts * self._n, token_budget, self.fields, characters)
+        return self._asked.bounds(prompts * self._n, token_budget, characters)
 
     def calibrate(self, item: WorkItem, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
@@ -185,9 +186,9 @@ class CompletionsBatch(_JSONKind):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
-        items = list(request.unreleased())
-        token_budget = max(item.token_budget for item in items)
-        bounds = self.bounds(len(request.items), token_budget, sum(len(item.work) for item in items))
+        items = request.unreleased()
+        token_budget = max([item.token_budget for item in items])
+        bounds = self.bounds(len(request.items), token_budget, sum([len(item.work) for item in items]))
         reader = completions.CompletionsReader(len(request.items), self._n, bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
@@ -240,7 +241,7 @@ class ChatBatch(_JSONKind):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        items = list(request.unreleased())
+        items = request.unreleased()
         token_budget = 0 if any(not item.token_budget for item in items) else max(item.token_budget for item in items)
         bounds = self.bounds(len(request.items), token_budget, sum(_characters(item.work) for item in items))
         reader = chat.ChatReader(conversations=len(request.items), bounds=bounds)

@@ -14,7 +14,6 @@ import io
 import logging
 import os
 import select
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from ssl import SSLContext
@@ -200,7 +199,6 @@ class _Connector(aiohttp.TCPConnector):
         super().__init__(**options)
         self._most_open = most_open
         self._shortage_told = False
-        self._used: weakref.WeakSet[Any] = weakref.WeakSet()
         self._turn = asyncio.Semaphore(CONNECTING)
 
     async def connect(
@@ -210,15 +208,11 @@ class _Connector(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,
     ) -> Connection:
         while True:
-            async with self._turn:
-                connection = await super().connect(req, traces, timeout)
-            reused = connection.protocol in self._used
-            if not reused or not _has_unread(connection):
+            _reused.set(True)
+            connection = await super().connect(req, traces, timeout)
+            if not _reused.get() or not _has_unread(connection):
                 break
             connection.close()
-        _reused.set(reused)
-        if not reused:
-            self._used.add(connection.protocol)
         on_sent = _on_sent.get()
         if on_sent is not None:
             try:
@@ -229,6 +223,13 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
     async def _create_connection(
+        self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        _reused.set(False)
+        async with self._turn:
+            return await self._open_connection(req, traces, timeout)
+
+    async def _open_connection(
         self, req: ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
     ) -> ResponseHandler:
         while self._most_open and len(self._acquired) + sum(map(len, self._conns.values())) > self._most_open:

@@ -55,7 +55,10 @@ class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs":
             return self.usage.completion_tokens
         if self.token_ids is not None:
             return len(self.token_ids)
-        return min(MOST_TOKENS, len(self.text) // 4) or (1 if self.embedding is None else 0)
+        tokens = len(self.text) // 4
+        if 0 < tokens <= MOST_TOKENS:
+            return tokens
+        return MOST_TOKENS if tokens else int(self.embedding is None)
 
 
 class Reader(Protocol):

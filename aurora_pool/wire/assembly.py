@@ -107,27 +107,35 @@ class Assembly:
         """Take all choices at once; the usage is of all of them together."""
         if len(answers) != self._choices:
             raise BadReply(f"expected {self._choices} choices, got {len(answers)}")
-        untold = not any(answer.finish_reason for answer in answers)
-        seen = set()
+        slots = [answer.slot for answer in answers]
+        if slots != list(range(self._choices)):
+            self._check_indices(slots)
         longest = self._bounds.longest
+        untold = True
         for answer in answers:
-            self._check_index(answer.slot)
-            seen.add(answer.slot)
+            reason = answer.finish_reason
+            if reason:
+                untold = False
+                if reason in _SAME_REASON:
+                    answer.finish_reason = _SAME_REASON[reason]
             if answer.wire_logprobs is not None:
                 answer.logprobs = answer.wire_logprobs.message()
-            if untold:
-                answer.finish_reason = "stop"
-            elif answer.finish_reason in _SAME_REASON:
-                answer.finish_reason = _SAME_REASON[answer.finish_reason]
             if len(answer.text) > longest:
                 self._too_long(answer)
-        if len(seen) < len(answers):
-            raise BadReply("two choices have the same index")
+        if untold:
+            for answer in answers:
+                answer.finish_reason = "stop"
         if self._n > 1:
             answers = [merged for answer in answers for merged in self._sample(answer)]
         if len(answers) == 1 and usage is not None and usage.completion_tokens <= self._n * self._bounds.tokens:
             answers[0].usage = usage
         return answers
+
+    def _check_indices(self, indices: list[int]) -> None:
+        for index in indices:
+            self._check_index(index)
+        if len(set(indices)) < len(indices):
+            raise BadReply("two choices have the same index")
 
     def _check_index(self, index: int) -> None:
         if not 0 <= index < self._choices:

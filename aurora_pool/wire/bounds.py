@@ -43,26 +43,35 @@ class Bounds(msgspec.Struct, frozen=True):
     stream: int
 
 
-def bounds_of(choices: int, max_tokens: int, fields: Mapping[str, Any], prompt_characters: int) -> Bounds:
-    """Work out the bounds of a reply with that number of choices; ``max_tokens`` is 0 where the request sets none.
+class Asked:
+    """What a request asks for with these fields, as far as it makes its reply larger.
 
-    >>> bounds_of(8, 64, {}, 1000).longest
+    >>> Asked({}).bounds(choices=8, max_tokens=64, prompt_characters=1000).longest
     82920
     """
-    own = [fields[name] for name in ("max_tokens", "max_completion_tokens") if type(fields.get(name)) is int]
-    tokens = max([max_tokens, *own]) or UNASKED_TOKENS
-    data = PER_ID + PER_LOGPROB * _alternatives(fields, "logprobs", "top_logprobs")
-    prompt = 8 * prompt_characters * (2 + PER_LOGPROB // 8 * _alternatives(fields, "prompt_logprobs"))
-    longest = (1 << 16) + PER_TOKEN_LONGEST * tokens
-    one = PER_CHOICE + tokens * (4 * PER_TOKEN_TEXT + data)
-    return Bounds(
-        tokens,
-        longest + prompt_characters,
-        SPARE_TEXT + PER_TOKEN_TEXT * choices * tokens + prompt_characters,
-        SPARE + max(one, longest) + prompt,
-        SPARE + choices * one + longest + prompt,
-        SPARE + choices * (PER_CHOICE + tokens * (PER_TOKEN_EVENT + data)) + prompt,
-    )
+
+    __slots__ = ("_per_character", "_per_token", "_tokens")
+
+    def __init__(self, fields: Mapping[str, Any]) -> None:
+        own = [fields[name] for name in ("max_tokens", "max_completion_tokens") if type(fields.get(name)) is int]
+        self._tokens = max(own, default=0)
+        self._per_token = PER_ID + PER_LOGPROB * _alternatives(fields, "logprobs", "top_logprobs")
+        self._per_character = 8 * (2 + PER_LOGPROB // 8 * _alternatives(fields, "prompt_logprobs"))
+
+    def bounds(self, choices: int, max_tokens: int, prompt_characters: int) -> Bounds:
+        """Work out the bounds of a reply with that number of choices; ``max_tokens`` is 0 where none are set."""
+        tokens = max(max_tokens, self._tokens) or UNASKED_TOKENS
+        prompt = prompt_characters * self._per_character
+        longest = (1 << 16) + PER_TOKEN_LONGEST * tokens
+        one = PER_CHOICE + tokens * (4 * PER_TOKEN_TEXT + self._per_token)
+        return Bounds(
+            tokens,
+            longest + prompt_characters,
+            SPARE_TEXT + PER_TOKEN_TEXT * choices * tokens + prompt_characters,
+            SPARE + max(one, longest) + prompt,
+            SPARE + choices * one + longest + prompt,
+            SPARE + choices * (PER_CHOICE + tokens * (PER_TOKEN_EVENT + self._per_token)) + prompt,
+        )
 
 
 def _alternatives(fields: Mapping[str, Any], *names: str) -> int:
@@ -72,4 +81,4 @@ def _alternatives(fields: Mapping[str, Any], *names: str) -> int:
     return 0 if most == -2 else 2 + (most if most >= 0 else 1 << 18)  # -1 is the whole vocabulary
 
 
-UNBOUNDED = bounds_of(1024, 0, {}, 1 << 24)
+UNBOUNDED = Asked({}).bounds(1024, 0, 1 << 24)

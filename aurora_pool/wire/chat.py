@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from aurora_pool.errors import BadReply
+from aurora_pool.messages import Usage
 from aurora_pool.wire import lenient
 from aurora_pool.wire.answer import Answer
 from aurora_pool.wire.assembly import Assembly
@@ -20,6 +21,35 @@ BATCH_PATH = "/v1/chat/completions/batch"
 """Many conversations in one request, since vLLM 0.19; n = 1, never streamed (``stream`` is accepted and breaks it)."""
 
 
+class _Message(msgspec.Struct, gc=False):
+    content: str
+    reasoning: str | None = None
+    reasoning_content: None = None
+    tool_calls: Annotated[list[Any], msgspec.Meta(max_length=0)] | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int
+    message: _Message
+    finish_reason: str
+    logprobs: None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: None = None
+    prompt_logprobs: None = None
+
+
+class _Reply(msgspec.Struct, gc=False):
+    """A reply with nothing in it but what nearly all have; the lenient reader knows the rest."""
+
+    choices: list[_Choice]
+    model: str
+    usage: Usage | None = None
+    error: None = None
+    prompt_token_ids: None = None
+    prompt_logprobs: None = None
+
+
+_DECODER = msgspec.json.Decoder(_Reply)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -78,9 +108,26 @@ class ChatReader:
 
     def whole(self, body: bytes) -> Sequence[Answer]:
         """Take the body; see :class:`~aurora_pool.wire.answer.Reader`."""
-        reply = lenient.read(body, "message", self._choices)
-        self.model = reply.model
-        return self._assembly.whole(sorted(reply.choices, key=lambda answer: answer.slot), reply.usage)
+        try:
+            plain = _DECODER.decode(body)
+        except Exception:  # noqa: BLE001 (the other reader says what is wrong)
+            reply = lenient.read(body, "message", self._choices)
+            self.model, usage, answers = reply.model, reply.usage, reply.choices
+        else:
+            self.model, usage = plain.model, plain.usage
+            answers = [
+                Answer(
+                    choice.index,
+                    choice.message.content,
+                    choice.finish_reason,
+                    reasoning=choice.message.reasoning,
+                    token_ids=choice.token_ids,
+                )
+                for choice in plain.choices
+            ]
+        if len(answers) > 1:
+            answers.sort(key=lambda answer: answer.slot)
+        return self._assembly.whole(answers, usage)
 
     def events(self, events: Iterable[bytes]) -> None:
         """Take the data of events; see :class:`~aurora_pool.wire.answer.Reader`."""

@@ -74,12 +74,27 @@ class _Floor:
     async def run(self, case: Case, prompts: list[str]) -> list[Answer]:
         if case.chat:
             return await in_order(self._chat, prompts, asyncio.gather)
+        if case.lists > 1:
+            async with _open_session() as session:
+                return await _Floor(session, self._urls).long_call(case, prompts)
         send = self._streamed if case.stream else self._whole
         answers: list[Answer] = []
         for shares in map(round_robin, rounds(case, prompts)):
             replies = [send(url + "/v1/completions", some) for url, some in zip(self._urls, shares, strict=True)]
             answers += gather_shares(await asyncio.gather(*replies))
         return answers
+
+    async def long_call(self, case: Case, prompts: list[str]) -> list[Answer]:
+        """Send each agent its lists one after the other."""
+        send = self._streamed if case.stream else self._whole
+
+        async def send_lists(url: str, some: list[str]) -> list[Answer]:
+            answers: list[Answer] = []
+            for start in range(0, len(some), case.size):
+                answers += await send(url + "/v1/completions", some[start : start + case.size])
+            return answers
+
+        return gather_shares(await asyncio.gather(*map(send_lists, self._urls, round_robin(prompts))))
 
     async def _chat(self, agent: int, text: str) -> Answer:
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": MAX_TOKENS}
@@ -118,10 +133,13 @@ class _Floor:
         return answers
 
 
+def _open_session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), read_bufsize=1 << 18)
+
+
 @asynccontextmanager
 async def open_client(urls: list[str]) -> AsyncIterator[Client]:
     """Open the client."""
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, read_bufsize=1 << 18) as session:
+    async with _open_session() as session:
         versions = f"aiohttp {aiohttp.__version__}, msgspec {msgspec.__version__}"
-        yield Client(_Floor(session, urls).run, lambda answer: Result(*answer), versions)
+        yield Client(_Floor(session, urls).run, lambda answer: Result(*answer), versions, long_calls=True)

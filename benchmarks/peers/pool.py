@@ -14,15 +14,18 @@ from benchmarks.peers.shared import MAX_TOKENS, MODEL, Case, Client, Result, rou
 async def open_client(urls: list[str]) -> AsyncIterator[Client]:
     """Open two pools, with and without streaming; each round of prompts is a call."""
     endpoints = [AgentEndpoint("127.0.0.1", int(url.rpartition(":")[2])) for url in urls]
+
+    def new_pool(*, stream: bool) -> VLLMPool:
+        return VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(prompt_format="raw", stream=stream))
+
     async with AsyncExitStack() as stack:
-        whole = await stack.enter_async_context(
-            VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(prompt_format="raw", stream=False))
-        )
-        streamed = await stack.enter_async_context(
-            VLLMPool(endpoints, model=MODEL, prompting=PromptOptions(prompt_format="raw", stream=True))
-        )
+        whole = await stack.enter_async_context(new_pool(stream=False))
+        streamed = await stack.enter_async_context(new_pool(stream=True))
 
         async def run(case: Case, prompts: list[str]) -> list[Response]:
+            if case.lists > 1:
+                async with new_pool(stream=case.stream) as pool:
+                    return await pool.send_all_batched(prompts, MAX_TOKENS)
             pool = streamed if case.stream else whole
             send = pool.send_all if case.chat else pool.send_all_batched
             answers: list[Response] = []
@@ -30,7 +33,7 @@ async def open_client(urls: list[str]) -> AsyncIterator[Client]:
                 answers += await send(some, MAX_TOKENS)
             return answers
 
-        yield Client(run, _result, f"aurora-pool {aurora_pool.__version__}")
+        yield Client(run, _result, f"aurora-pool {aurora_pool.__version__}", long_calls=True)
 
 
 def _result(response: Response) -> Result:

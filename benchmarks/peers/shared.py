@@ -6,6 +6,7 @@ A client in another environment than the project's imports this and its own libr
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,11 +18,14 @@ AGENTS = 8
 """How many agents there are: ports of one server process."""
 IN_FLIGHT = 128
 """How many single requests are in flight at a time."""
+WINDOW = 272
+"""How many prompts aurora-pool gives an agent at first."""
 
 ANSWER = 1100
 """Characters of an answer."""
 
 _QUESTION = "Question: "
+_NUMBERED = re.compile(rb"Question: (\d{8})").findall
 _WORDS = "the cell answers each signal with a slow but certain change of state and stores what it has learnt "
 
 Item = TypeVar("Item")
@@ -29,17 +33,22 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Case:
-    """One row of the table: chat requests of one prompt, or list requests of ``size`` prompts."""
+    """One row of the table: chat requests of one prompt, or list requests of ``size`` prompts.
+
+    A call has one list for each agent, or ``lists`` of them; where it is several, the client is opened for the call,
+    and closed after it.
+    """
 
     name: str
     size: int
     chat: bool = False
     stream: bool = False
+    lists: int = 1
 
     @property
-    def shape(self) -> str:
-        """What the server calls such a request."""
-        return "chat" if self.chat else f"list of {self.size}{', streamed' * self.stream}"
+    def in_call(self) -> int:
+        """How many prompts a call has."""
+        return IN_FLIGHT if self.chat else AGENTS * self.size * self.lists
 
 
 CASES = (
@@ -48,6 +57,8 @@ CASES = (
     Case("lists of 100", 100),
     Case("lists of 32, streamed", 32, stream=True),
     Case("lists of 100, streamed", 100, stream=True),
+    Case("ten windows", WINDOW, lists=10),
+    Case("ten windows, streamed", WINDOW, stream=True, lists=10),
 )
 
 
@@ -70,7 +81,8 @@ class Client:
 
     ``run`` is what is measured: it takes a case and prompts, and returns one answer per prompt, in their order, as
     whatever object the library gives. ``result`` reads such an object, and is not measured. ``skips`` names the cases
-    that the library can't do. ``helper_cpu`` tells the CPU seconds that processes beside the client have used.
+    that the library can't do; those with several lists to a call are for clients that say so by ``long_calls``.
+    ``helper_cpu`` tells the CPU seconds that processes beside the client have used.
     """
 
     run: Run
@@ -78,6 +90,12 @@ class Client:
     versions: str
     skips: tuple[str, ...] = ()
     helper_cpu: Callable[[], float] = lambda: 0.0
+    long_calls: bool = False
+
+    @property
+    def left_out(self) -> list[str]:
+        """The cases that it is not measured in."""
+        return [case.name for case in CASES if case.name in self.skips or (case.lists > 1 and not self.long_calls)]
 
 
 OpenClient = Callable[[list[str]], AbstractAsyncContextManager[Client]]
@@ -89,25 +107,24 @@ def prompt(number: int) -> str:
     return f"{_QUESTION}{number:08d} " + (_WORDS * 3)[:280]
 
 
-def prompts_in(body: bytes) -> int:
-    """How many of these prompts a request body holds."""
-    return body.count(_QUESTION.encode())
+def prompts_in(body: bytes) -> list[bytes]:
+    """The numbers of these prompts in a request body, eight digits each."""
+    return _NUMBERED(body)
 
 
-def answer(slot: int, characters: int = ANSWER) -> str:
-    """The answer to the prompt with this place in its request."""
-    return f" Answer {slot:04d}: " + (_WORDS * (characters // len(_WORDS) + 1))[: characters - 14]
+def answer(number: int, characters: int = ANSWER) -> str:
+    """The answer to the prompt with this number."""
+    return f" Answer {number:08d}{answer_end(characters)}"
 
 
-def expected(case: Case, count: int) -> Iterator[str]:
-    """The answers to these prompts, where prompt ``i`` of each round of lists goes to agent ``i % AGENTS``."""
-    return (answer(0 if case.chat else i % (AGENTS * case.size) // AGENTS) for i in range(count))
+def answer_end(characters: int = ANSWER) -> str:
+    """What all answers have in common."""
+    return (": " + _WORDS * (characters // len(_WORDS) + 1))[: characters - len(" Answer 00000000")]
 
 
 def rounds(case: Case, prompts: list[str]) -> Iterator[list[str]]:
-    """Cut the prompts into what is in flight at a time: one list per agent, or some single requests."""
-    step = IN_FLIGHT if case.chat else AGENTS * case.size
-    return (prompts[start : start + step] for start in range(0, len(prompts), step))
+    """Cut the prompts into calls."""
+    return (prompts[start : start + case.in_call] for start in range(0, len(prompts), case.in_call))
 
 
 def round_robin(prompts: list[str]) -> list[list[str]]:

@@ -179,7 +179,7 @@ class Rig:
         self._maybe_end(request)
 
     def fail(self, request: InFlightRequest, error: PoolError) -> Outcome:
-        unreleased = list(request.unreleased())
+        unreleased = request.unreleased()
         outcome = self.dispatcher.failed(request, error, self.now)
         self._drop_closed()
         if outcome is Outcome.BATCH_REJECTED:
@@ -282,7 +282,7 @@ class Rig:
         holders: Counter[WorkItem] = Counter()
         for request, started in self.open.items():
             assert not request.closed
-            unreleased = list(request.unreleased())
+            unreleased = request.unreleased()
             assert request.open == len(unreleased)
             assert request.live == sum(not item.done for item in unreleased) > 0
             held[request.agent] += len(unreleased)
@@ -309,7 +309,7 @@ class Rig:
 
     def _check_sending(self, request: InFlightRequest) -> None:
         agent = self._agents[request.agent]
-        items = list(request.unreleased())
+        items = request.unreleased()
         for item in items:
             assert request.agent in item.queue.view.serves
             assert item not in self.rejected, "a prompt's fault reached an agent again"

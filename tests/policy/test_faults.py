@@ -92,7 +92,7 @@ def test_a_withdrawn_culprit_does_not_blame_its_neighbour() -> None:
 def test_an_agent_that_is_gone_loses_its_prompts_to_others_and_uses_up_no_attempt(error: PoolError) -> None:
     rig = rig_with(20)
     first = rig.sent[0]
-    items = list(first.unreleased())
+    items = first.unreleased()
     rig.fail(first, error)
     assert not rig.in_service(first.agent)
     rig.plan()
@@ -104,7 +104,7 @@ def test_an_agent_that_is_gone_loses_its_prompts_to_others_and_uses_up_no_attemp
 def test_finished_answers_of_a_list_are_kept_when_its_agent_dies() -> None:
     rig = rig_with(20)
     first = rig.sent[0]
-    kept = list(first.unreleased())[:4]
+    kept = first.unreleased()[:4]
     for slot in range(4):
         rig.answer(first, slot)
     rig.die(first.agent)
@@ -174,7 +174,7 @@ def test_an_agent_that_fails_only_what_is_new_goes_out_though_it_answers_what_it
 def test_an_abort_moves_its_prompt_and_leaves_the_others() -> None:
     rig = rig_with(4)
     first = rig.sent[0]
-    moved = next(first.unreleased())
+    moved = first.unreleased()[0]
     rig.abort(first, 0)
     assert first.open == 1
     assert moved.attempts == 1

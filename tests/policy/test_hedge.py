@@ -34,7 +34,7 @@ def test_an_idle_agent_takes_what_a_slow_one_holds() -> None:
 def test_the_first_answer_wins_and_the_loser_is_closed() -> None:
     rig = slow_and_fast()
     rig.wait(1.0)
-    hedged = list(rig.sent[-1].unreleased())
+    hedged = rig.sent[-1].unreleased()
     slow = rig.sent[0]
     rig.answer_all(rig.sent[-1])
     for slot, item in enumerate(list(slow.items)):
@@ -50,7 +50,7 @@ def test_the_losers_answer_is_nobodys_result() -> None:
     rig = slow_and_fast()
     rig.wait(1.0)
     hedge, slow = rig.sent[-1], rig.sent[0]
-    item = next(hedge.unreleased())
+    item = hedge.unreleased()[0]
     before = rig.statistics.prompts_done
     rig.answer(hedge, hedge.items.index(item))
     rig.answer(slow, slow.items.index(item), tokens=70)
@@ -62,7 +62,7 @@ def test_a_hedged_prompt_survives_either_agent() -> None:
     for victim in (0, 1):
         rig = slow_and_fast()
         rig.wait(1.0)
-        hedged = list(rig.sent[-1].unreleased())
+        hedged = rig.sent[-1].unreleased()
         rig.die(victim)
         rig.plan()
         assert all(item.holders == 1 and item.request is not None for item in hedged)

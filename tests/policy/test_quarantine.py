@@ -113,12 +113,12 @@ def test_each_runs_alone_after_another_death() -> None:
     rig.plan()
     quarantined = two_deaths(rig)
     answer_until_sent(rig, quarantined[0])
-    group = list(served_in(rig, quarantined[0]).unreleased())
+    group = served_in(rig, quarantined[0]).unreleased()
     rig.die(served_in(rig, quarantined[0]).agent)
     rig.wait(0.3)
     in_flight = [item for item in group if item.request is not None]
     assert in_flight
-    assert all(list(served_in(rig, item).unreleased()) == [item] for item in in_flight)
+    assert all(served_in(rig, item).unreleased() == [item] for item in in_flight)
     rig.finish()
     assert not rig.failures
 

@@ -156,3 +156,33 @@ def test_a_bad_state_heals_within_seconds() -> None:
         agent.running = agent.held
         agent.check_dry(now)
     assert now <= 10.0
+
+
+def test_a_window_that_was_never_full_does_not_shrink() -> None:
+    agent = AgentState(0, requests_limit=256)
+    now = 0.0
+    for _ in range(40):  # short calls to a server, or of a process, that hardly gets the processor
+        agent.held = 64
+        agent.flow.holds(agent.held)
+        for _ in range(2):
+            now += 0.6
+            agent.held -= 32
+            agent.answered(32, now - 0.6, now, answers=32)
+    assert agent.limit == START
+
+
+def test_a_small_window_grows_where_whole_lists_are_answered_at_once() -> None:
+    agent = AgentState(0, requests_limit=256)
+    agent.window.size = 8
+    agent.refresh()
+    now = 0.0
+    while agent.limit < START and now < 60.0:
+        now += 0.1
+        size = agent.limit
+        agent.flow.began(now - 0.1)
+        agent.answers_since_send, agent.held = 0, size
+        agent.flow.holds(size)
+        agent.held = 0
+        agent.answered(10 * size, now - 0.1, now, answers=size)
+        agent.check_dry(now)
+    assert now < 60.0
