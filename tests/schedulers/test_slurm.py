@@ -64,8 +64,13 @@ def test_a_job_outlives_a_node_and_the_node_comes_back(cluster: SlurmCluster, tm
     assert [row["phase"] for row in states_of(run, environment).values()].count("ready") == 3
     cluster.start_node("n2")
     wait_for(lambda: "n2" in cluster.nodes("idle") or len(cluster.nodes("alloc")) == 4, "the node does not come back")
-    for element in cluster.run("squeue", "--noheader", "--array", "--states=PENDING", "--format", "%A").split():
-        cluster.run("scontrol", "update", f"JobId={element}", "StartTime=now")
+
+    def is_back() -> bool:
+        for element in cluster.run("squeue", "--noheader", "--array", "--states=PENDING", "--format", "%A").split():
+            cluster.run("scontrol", "update", f"JobId={element}", "StartTime=now")
+        return len(parse_hostfile(hostfile)) == 4
+
+    wait_for(is_back, "the agent of the node does not come back")
     aurora_pool("wait", "--hostfile", hostfile, "--min-agents", "100%", "--timeout", 200, environment=environment)
 
     aurora_pool("down", run, environment=environment)
