@@ -34,7 +34,7 @@ from aurora_pool.testing import SimulatedFleet, run_simulated
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool
 from benchmarks.chaos_fleet import CASES, RESTART, SEED, SLOTS, Case, prompts_of, serve_case, serving
-from benchmarks.overhead import PEERS, ROOT, prepare_peers
+from benchmarks.peers.environment import PEERS, ROOT, prepare_peers
 
 IN_FLIGHT = SLOTS + SLOTS // 16
 """What clients that have to be told may send to one agent at a time."""

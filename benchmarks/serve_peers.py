@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.overhead import PEERS, prepare_peers
+from benchmarks.peers.environment import PEERS, prepare_peers
 
 LITELLM = "LiteLLM's proxy"
 COMMANDS = {LITELLM: "litellm", "vllm-router": "vllm-router"}

@@ -70,8 +70,8 @@ def submit(
         file = client.files.create(file=content, purpose="batch")
         batch = client.batches.create(
             input_file_id=file.id,
-            endpoint=endpoint,  # type: ignore[arg-type]
-            completion_window=window,  # type: ignore[arg-type]
+            endpoint=endpoint,  # type: ignore[arg-type] # any string: the server decides
+            completion_window=window,  # type: ignore[arg-type] # the same
             metadata={"filename": source.name[:512]},
             extra_body={"priority": priority} if priority else None,
         )

@@ -244,7 +244,7 @@ def keys(
 
 def _check_extra() -> None:
     try:
-        import sqlalchemy  # noqa: F401
+        import sqlalchemy  # noqa: F401 - only whether it is there
     except ModuleNotFoundError:
         raise ConfigError("this needs more packages: pip install 'aurora-pool[server]'") from None
     logging.getLogger("alembic").setLevel(logging.WARNING)

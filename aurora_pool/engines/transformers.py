@@ -101,7 +101,7 @@ class TransformersEngine:
     def _load(self) -> None:
         try:
             import torch  # noqa: PLC0415 - takes many seconds
-            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+            from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415 - so does it
         except ImportError as error:
             raise ConfigError(f"--engine transformers needs transformers and torch here ({error})") from error
         try:
@@ -149,8 +149,8 @@ class TransformersEngine:
         return batch
 
     def _generate(self, batch: list[_Waiting]) -> None:
-        import torch  # noqa: PLC0415
-        from transformers import StoppingCriteriaList  # noqa: PLC0415
+        import torch  # noqa: PLC0415 - loaded by now
+        from transformers import StoppingCriteriaList  # noqa: PLC0415 - loaded by now
 
         options = dict(batch[0].options)
         seed = options.pop("seed", None)

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from aurora_pool import parse_hostfile
 from aurora_pool.cli.exit_codes import ExitCode
 from tests.cli.conftest import COMMAND, Call, simulated
 from tests.jobs.shared import read_records, texts_of, write_jsonl
@@ -80,15 +82,23 @@ def test_a_signal_ends_a_run_that_can_go_on(
     assert len(texts_of(output)) == COUNT
 
 
+def running_at(hostfile: Path) -> float:
+    """How many prompts the only server of a fleet computes."""
+    (agent,) = parse_hostfile(hostfile)
+    with urllib.request.urlopen(f"http://{agent}/metrics") as reply:
+        page = reply.read().decode()
+    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith("vllm:num_requests_running"))
+
+
 def test_sigterm_leaves_no_more_than_its_grace(tmp_path: Path, source: Path) -> None:
     output = tmp_path / "out.jsonl"
     # Two long answers a minute: nothing will be drained within any grace.
     with simulated(tmp_path, "--agents", "1", "--slots", "4", "--speed", "0.2") as hostfile:
         command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--grace", "0.5"]
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while not output.exists():
+        while running_at(hostfile) < 4:  # what starts a job is one prompt at a time
+            assert process.poll() is None
             time.sleep(0.02)
-        time.sleep(2)
         process.terminate()
         code, said = end(process)
     assert (code, "still to do (terminated)" in said) == (143, True)

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import gzip
-import io
-import json
 import os
-import random
 import stat
-import sys
-import tempfile
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from aurora_pool.errors import BadRecord, ConfigError, JobError
+from aurora_pool.errors import ConfigError, JobError
 from aurora_pool.jobs import Job, JobOptions, read_answers, run_job
 from aurora_pool.jobs.codec import Lines, encoder
-from aurora_pool.jobs.copies import TemporaryCopy
-from aurora_pool.jobs.files import InputFile, compression_of
-from aurora_pool.jobs.journal import Journal
+from aurora_pool.jobs.files import compression_of
 from aurora_pool.jobs.paths import check_apart, replacement, written_by_job
-from aurora_pool.jobs.records import encode_record
-from aurora_pool.jobs.requests import RequestReader
-from aurora_pool.messages import Response
 from tests.jobs.fleets import PROMPTS, fleet_of, pool_of, received
-from tests.jobs.shared import WriteLines, read_records, texts_of
+from tests.jobs.shared import WriteLines, texts_of
 from tests.jobs.test_journal import file_size_limit
 
 SIDES = [".lock", ".runlog", ".superseded", ".damaged", ".rescued"]
@@ -101,111 +89,6 @@ async def test_what_is_cut_off_is_set_aside_and_told(tmp_path: Path, write_lines
     assert (summary.resumed.torn, summary.done) == (True, 1)
     cut = whole.splitlines()[-1][:-29]
     assert (tmp_path / "out.jsonl.superseded").read_bytes() == cut + b"\n"
-
-
-# -- damage -----------------------------------------------------------------------------------------------------------
-
-RNG = random.Random(7)
-LINES = [
-    encode_record(
-        RequestReader().read(b'{"id": %d, "prompt": "a"}' % number, 1),
-        Response(True, RNG.randbytes(60).hex(), finish_reason="stop"),
-        model="m",
-        created=1,
-        agent="a:1",
-    )
-    for number in range(9000)
-]
-
-
-def packed(compression: str, lines: list[bytes], *, killed: bool = False) -> bytes:
-    coder = encoder(compression)  # type: ignore[arg-type]
-    data = b"".join(map(coder.encode, lines))
-    return data if killed else data + coder.finish()
-
-
-def flipped(data: bytes) -> bytes:
-    changed, rng = bytearray(data), random.Random(3)
-    for _ in range(8):
-        changed[rng.randrange(len(changed) // 2, len(changed))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def joined(compression: str) -> bytes:
-    return packed(compression, LINES[:3000], killed=True) + packed(compression, LINES[3000:])
-
-
-def cut_and_joined(compression: str) -> bytes:
-    return packed(compression, LINES[:3000], killed=True)[:-1000] + packed(compression, LINES[3000:])
-
-
-def zeros(compression: str) -> bytes:
-    return packed(compression, LINES)[:-4096] + bytes(4096)
-
-
-def bits(compression: str) -> bytes:
-    return flipped(packed(compression, LINES))
-
-
-@pytest.mark.parametrize("name", ["out.jsonl.gz", "out.jsonl.zst"])
-@pytest.mark.parametrize(("damage", "kept"), [(joined, 9000), (cut_and_joined, 8980), (zeros, 8900), (bits, 4400)])
-def test_every_readable_record_of_a_damaged_file_is_kept(
-    tmp_path: Path, name: str, damage: Callable[[str], bytes], kept: int
-) -> None:
-    path = tmp_path / name
-    path.write_bytes(damage(compression_of(name)))
-    lines = Lines(path, compression_of(name))
-    found = set(lines)
-    assert len(found.intersection(LINES)) >= kept
-    assert lines.torn
-
-
-@pytest.mark.parametrize("name", ["out.jsonl.gz", "out.jsonl.zst"])
-@pytest.mark.simulated_clock
-async def test_damage_is_set_aside_and_told_and_only_what_is_lost_is_asked_again(
-    tmp_path: Path, write_lines: WriteLines, name: str
-) -> None:
-    source, output = write_lines("in.jsonl", PROMPTS), tmp_path / name
-    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
-        await run_job(pool, source, output)
-        whole = output.read_bytes()
-        output.write_bytes(whole[:-512] + bytes(4096))
-        count = len(received(fleet))
-        summary = await run_job(pool, source, output)
-        assert 0 < len(received(fleet)) - count < 40
-    assert (summary.answered, summary.resumed.torn) == (200, True)
-    assert summary.resumed.unreadable + summary.resumed.damaged > 0  # zeros may well be gzip's code for some text
-    aside = [tmp_path / f"{name}{ending}" for ending in (".damaged", ".superseded")]
-    assert any(path.exists() and path.stat().st_size for path in aside)
-    assert len({answer.id for answer in read_answers(output)}) == 200
-
-
-def test_a_flipped_bit_is_never_an_answer(tmp_path: Path) -> None:
-    """At every byte of a record: it is no record any more, or it says the same."""
-    good = LINES[0]
-    for place in range(len(good) - 1):
-        for bit in (1, 16):
-            damaged = bytearray(good)
-            damaged[place] ^= bit
-            path = tmp_path / "out.jsonl"
-            path.write_bytes(bytes(damaged))
-            try:
-                answers = [(answer.id, answer.text) for answer in read_answers(path)]
-            except JobError:
-                continue
-            assert answers in (
-                [],
-                [(json.loads(good)["custom_id"], json.loads(good)["response"]["body"]["choices"][0]["text"])],
-            )
-
-
-def test_a_finished_zstd_output_has_a_checksum(tmp_path: Path) -> None:
-    import zstandard
-
-    journal = Journal(tmp_path / "out.jsonl.zst")
-    journal.append(LINES[0])
-    journal.close()
-    assert zstandard.get_frame_parameters((tmp_path / "out.jsonl.zst").read_bytes()).has_checksum
 
 
 # -- one file by two names --------------------------------------------------------------------------------------------
@@ -355,64 +238,3 @@ async def test_a_repair_that_is_out_of_room_sets_nothing_aside_twice(tmp_path: P
         await run_job(pool, source, output)
     assert (tmp_path / "out.jsonl.superseded").read_bytes() == b"noise\n" * 3
     assert len(texts_of(output)) == 200
-
-
-# -- inputs that can be read once -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["named pipe", "/dev/fd"])
-@pytest.mark.simulated_clock
-async def test_an_input_that_can_be_read_once_is_read_whole(tmp_path: Path, kind: str) -> None:
-    lines = "".join(f"Say {number}.\n" for number in range(500))
-    if kind == "named pipe":
-        source = tmp_path / "pipe"
-        os.mkfifo(source)
-        threading.Thread(target=source.write_text, args=[lines]).start()
-    else:
-        reading, writing = os.pipe()
-        os.write(writing, lines.encode())
-        os.close(writing)
-        source = Path(f"/dev/fd/{reading}")
-    with Job(source, tmp_path / "out.jsonl", JobOptions(input_format="text")) as job:
-        async with fleet_of(1) as fleet, pool_of(fleet) as pool:
-            summary = await job.run(pool)
-    if kind != "named pipe":
-        os.close(reading)
-    assert (summary.total, summary.answered, len(read_records(tmp_path / "out.jsonl"))) == (500, 500, 500)
-
-
-def test_standard_input_is_read_whole_by_every_pass() -> None:
-    source = InputFile("-", stdin=io.BytesIO(b"a prompt\n" * 50), input_format="text")
-    assert [len(list(source.lines())) for _ in range(3)] == [50, 50, 50]
-    first, second = source.lines(), source.lines()
-    assert [next(first), next(second), next(first)] == [(1, b"a prompt"), (1, b"a prompt"), (2, b"a prompt")]
-    source.close()
-
-
-@pytest.mark.parametrize("stdin", [None, "closed", "notebook"])
-def test_whatever_stands_in_for_standard_input(monkeypatch: pytest.MonkeyPatch, stdin: str | None) -> None:
-    replaced = io.StringIO("a prompt\n" * 3)
-    if stdin == "closed":
-        replaced.close()
-    monkeypatch.setattr(sys, "stdin", None if stdin is None else replaced)
-    if stdin == "notebook":
-        source = InputFile("-")
-        assert len(list(source.lines())) == 3
-        source.close()
-    else:
-        with pytest.raises(BadRecord, match="standard input is closed"):
-            InputFile("-")
-
-
-def test_no_room_for_a_copy_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with file_size_limit(5000), pytest.raises(BadRecord, match=r"no copy of it can be made in .*TMPDIR"):
-        TemporaryCopy(io.BytesIO(b"x" * 10_000), "<stdin>")
-
-
-def test_a_line_without_an_end_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aurora_pool.jobs.files.LONGEST_LINE", 1000)
-    path = tmp_path / "in.txt.gz"
-    path.write_bytes(gzip.compress(b"short\n" + b"x" * 5000))
-    with pytest.raises(BadRecord, match=r"in\.txt\.gz:2: a line of more than 1000 bytes"):
-        list(InputFile(path).lines())

@@ -6,7 +6,7 @@ import asyncio
 import os
 import resource
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -163,31 +163,8 @@ async def test_blobs(blobs: Blobs, tmp_path: Path) -> None:
         await anext(aiter(blobs.chunks("a")))
 
 
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket of a local S3 server."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "made-up",
-        "AWS_SECRET_ACCESS_KEY": "made-up",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-    }.items():
-        monkeypatch.setenv(name, value)
-    s3fs.S3FileSystem.clear_instance_cache()
-    s3fs.S3FileSystem().mkdir("fleet")
-    yield "s3://fleet/batches"
-    s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
-
-
 async def test_files_and_results_lie_in_s3(bucket: str, tmp_path: Path) -> None:
-    async with running(tmp_path, files=bucket) as run:
+    async with running(tmp_path, files=f"{bucket}/batches") as run:
         lines = [line("a"), line("b")]
         done = await ended(run.client, await submit(run.client, lines))
         assert done.status == "completed", done.errors

@@ -1,0 +1,113 @@
+"""Options of `run` that say what is asked, when it ends, and what is written."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Call
+from tests.jobs.shared import read_records, texts_of, write_jsonl
+
+PROMPTS = [{"id": f"p{n}", "prompt": f"Say {n}."} for n in range(300)]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return write_jsonl(tmp_path / "in.jsonl", PROMPTS)
+
+
+def test_rows_are_put_into_a_template_and_kept(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    (tmp_path / "in.csv").write_text("pmid,gene\n1,TP53\n2,BRCA1\n")
+    (tmp_path / "template.txt").write_text("Describe {gene}.\n")
+    output = tmp_path / "out.jsonl"
+    ended = call(
+        "run", tmp_path / "in.csv", "-o", output, "--hostfile", hostfile, "--template", tmp_path / "template.txt",
+        "--id-field", "pmid", "--keep", "gene", "--table", tmp_path / "out.csv", "--max-tokens", "3",
+    )  # fmt: skip
+    assert (ended.code, "as a table: " in ended.err) == (0, True)
+    assert {record["custom_id"]: record["aurora_pool"]["row"] for record in read_records(output)} == {
+        "1": {"gene": "TP53"},
+        "2": {"gene": "BRCA1"},
+    }
+    assert (tmp_path / "out.csv").read_text().splitlines()[0].startswith('"id","gene","answer"')
+    ended = call("run", tmp_path / "in.csv", "-o", output, "--hostfile", hostfile, "--template", "{gen}")
+    assert (ended.code, "in.csv:2: the template has {gen}, and there are pmid, gene" in ended.err) == (3, True)
+
+
+def test_a_dry_run_tells_and_writes_nothing(call: Call, tmp_path: Path, source: Path, hostfile: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--dry-run")
+    assert ended.code == 0
+    for words in (
+        "read as jsonl: 300 requests",
+        "model: simulated-model",
+        "to run: 300",
+        "tokens: about",
+        "time: less",
+    ):
+        assert words in ended.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl"]
+    call("run", source, "-o", output, "--hostfile", hostfile)
+    before = output.read_bytes()
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--dry-run", "--max-tokens", "3")
+    assert "run again: 300" in ended.out
+    assert output.read_bytes() == before
+
+
+def test_a_budget_and_hopelessness_have_codes_of_their_own(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    lines = [{"id": n, "prompt": "word " * 9000 if n % 2 else "Hi"} for n in range(3000)]
+    source = write_jsonl(tmp_path / "in.jsonl", lines)
+    run = ("run", source, "--hostfile", hostfile)
+    ended = call(*run, "-o", tmp_path / "a.jsonl", "--stop-after-failures", "5%")
+    assert (ended.code, "failed: rejected" in ended.err) == (7, True)
+    ended = call(*run, "-o", tmp_path / "b.jsonl", "--max-total-tokens", "100")
+    assert (ended.code, "of 100 allowed" in ended.err) == (8, True)
+
+
+def test_the_model_map_to_use_is_told(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [{"prompt": "Hi", "model": "gpt-4o-mini"}])
+    ended = call("run", source, "-o", tmp_path / "o.jsonl", "--hostfile", hostfile)
+    assert (ended.code, "--model-map 'gpt-4o-mini=simulated-model'" in ended.err) == (5, True)
+
+
+def test_a_file_of_options_means_what_it_says(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = tmp_path / "options.yaml"
+    config.write_text(f"no-run-log: true\noutput: ~/o.jsonl\nhostfile: {hostfile}\nmodel-map: a=b\nstop: x\n")
+    assert call("run", source, "--config", config).code == 0
+    assert (tmp_path / "o.jsonl").exists()
+    assert not (tmp_path / "o.jsonl.runlog").exists()
+    for text in ("a: 2024-13-45\n", "[" * 5000):
+        config.write_text(text)
+        ended = call("run", source, "--config", config)
+        assert (ended.code, "Traceback" in ended.err) == (2, False)
+
+
+def test_an_end_in_the_past_is_ignored_and_told(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "1500000000")
+    ended = call("run", source, "-o", tmp_path / "o.jsonl", "--hostfile", hostfile)
+    assert (ended.code, len(texts_of(tmp_path / "o.jsonl"))) == (0, 300)
+
+
+def test_the_version_is_told(call: Call) -> None:
+    assert call("--version").out.startswith("aurora-pool 0.")
+
+
+def test_commands_work_without_docstrings() -> None:
+    ended = subprocess.run([sys.executable, "-OO", *COMMAND[1:], "--help"], capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_embeddings_are_a_job_as_well(call: Call, tmp_path: Path, hostfile: Path) -> None:
+    lines = [{"custom_id": f"e{n}", "url": "/v1/embeddings", "body": {"input": f"text {n}"}} for n in range(9)]
+    output = tmp_path / "out.jsonl"
+    ended = call("run", write_jsonl(tmp_path / "in.jsonl", lines), "-o", output, "--hostfile", hostfile)
+    assert ended.code == 0
+    assert all(record["response"]["body"]["data"][0]["embedding"] for record in read_records(output))
