@@ -174,8 +174,9 @@ async def test_nothing_is_written_through_a_link_or_into_a_pipe(
             os.mkfifo(side)
         try:
             await run_job(pool, source, output)
-        except JobError:
+        except JobError as error:
             assert ending != ".runlog"  # which is no record of anything: the job goes on without
+            assert (ending == ".lock") == ("the lock can't be taken (" in str(error))
     assert precious.read_bytes() == b"precious"
 
 
