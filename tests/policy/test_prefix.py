@@ -164,10 +164,16 @@ def test_a_dead_agent_is_no_home() -> None:
     works = questions(8, 4)
     rig.admit(len(works), work=works)
     rig.plan()
-    (lost,) = {request.agent for request in rig.sent if request.items[0] is rig.items[0]} or {0}
+    (lost,) = places(rig, works[:4])[works[0][:300]]
     rig.fail(next(request for request in rig.sent if request.agent == lost), ConnectFailed("connection refused"))
-    assert not rig.dispatcher.ledger.homes.of(rig.items[0].prefix)
     rig.finish()
+    rig.probed(lost)  # it comes back, and has none of what it had computed
+    assert rig.in_service(lost)
+    homes = places(rig, works[:4])[works[0][:300]] - {lost}
+    later = [f"{work} Really?" for work in works[:4]]
+    rig.admit(len(later), work=later)
+    rig.finish()
+    assert places(rig, later)[works[0][:300]] <= homes
 
 
 def test_a_view_is_served_by_its_own_agents() -> None:
