@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool.policy.flow import Flow
-from aurora_pool.policy.window import LEAST_REFILL, START, STEADY, Window
+from aurora_pool.policy.window import START, STEADY, Window
 from tests.policy.rig import Rig
 
 
@@ -41,11 +41,11 @@ def test_creeps_where_growth_brings_nothing() -> None:
     assert window.size == 2 * (2 * START * 9 // 8)
 
 
-@pytest.mark.parametrize(("slots", "rate"), [(8, 2.0), (64, 30.0), (128, 60.0)])
-def test_shrinks_to_what_runs_and_what_begins_meanwhile(slots: int, rate: float) -> None:
+@pytest.mark.parametrize(("slots", "rate", "size"), [(8, 4.0, 27), (64, 32.0, 106), (128, 64.0, 197)])
+def test_shrinks_to_a_quarter_more_than_what_runs_and_begins_meanwhile(slots: int, rate: float, size: int) -> None:
     window = Window()
     window.fit(flowing(rate, slots))
-    assert slots + LEAST_REFILL < window.size < 1.6 * slots + 2 * LEAST_REFILL
+    assert window.size == size  # 1.25 * (slots + rate * 0.27 s) and a least refill
 
 
 @given(rate=st.floats(1.0, 5000.0), running=st.integers(0, 1024), latency=st.floats(0.001, 0.5))
@@ -92,10 +92,14 @@ def test_does_not_grow_soon_after_an_overload() -> None:
     assert window.size == 192
 
 
-def test_preemptions_take_off_an_eighth() -> None:
+def test_preemptions_take_off_an_eighth_for_a_while() -> None:
     window = Window(start=80)
-    window.preempted(now=0.0)
+    window.preempted(now=5.0)
     assert window.size == 70
+    window.ran_dry(rate=10.0, running=70, now=5.0 + STEADY - 0.1)
+    assert window.size == 70
+    window.ran_dry(rate=10.0, running=70, now=5.0 + STEADY)
+    assert window.size == 140
 
 
 def test_never_exceeds_its_ceiling() -> None:
