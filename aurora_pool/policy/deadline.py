@@ -10,7 +10,7 @@ from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.work import WorkItem
 
 SILENT = 1.0
-"""Seconds without a byte that are worth a word: a server that works shows something as often, or nothing till the end."""
+"""Seconds without a byte that are worth a word."""
 
 
 class Deadlines:
