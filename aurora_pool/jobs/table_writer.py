@@ -95,8 +95,13 @@ async def _schema(pyarrow: Any, survey: Survey, *, flat: bool) -> Any:
     if flat:
         found = {name: pyarrow.string() if pyarrow.types.is_nested(kind) else kind for name, kind in found.items()}
     prefix = "model_" if {"id", *OWN} & found.keys() else ""
+    while any(prefix + name in found for name in OWN):  # a table that was made of a table that was made so
+        prefix += "model_"
     own = [pyarrow.string(), pyarrow.string(), pyarrow.int64(), pyarrow.int64(), pyarrow.string()]
-    fields = [("id" if "id" not in found else "request_id", pyarrow.string()), *found.items()]
+    name = "id"
+    while name in found:
+        name = f"request_{name}"
+    fields = [(name, pyarrow.string()), *found.items()]
     fields += [(prefix + name, kind) for name, kind in zip(OWN, own, strict=True)]
     return pyarrow.schema(fields)
 
