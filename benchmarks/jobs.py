@@ -1,6 +1,6 @@
 """A job of a million lines on a fleet that answers at once: lines per second, peak memory; and resuming five million.
 
-Run it as ``python -m benchmarks.jobs [--lines N] [--resumed N] [--only run|tables|resume] [--rounds N]``. The fleet is a
+Run it as ``python -m benchmarks.jobs [--lines N] [--resumed N] [--only run|tables|resume]``. The fleet is a
 process of its own, and so is the job, whose memory is measured.
 """
 
