@@ -138,7 +138,9 @@ def _client(server: str) -> Iterator[openai.OpenAI]:
     """Open a client, and word its errors as this package's."""
     import openai
 
-    key = os.environ.get(KEY_VARIABLE) or "none"
+    from aurora_pool.runtime.credentials import read_secret
+
+    key = read_secret(KEY_VARIABLE) if os.environ.get(KEY_VARIABLE, "").strip() else "none"
     with openai.OpenAI(base_url=f"{server.rstrip('/').removesuffix('/v1')}/v1", api_key=key) as client:
         try:
             yield client
