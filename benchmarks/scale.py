@@ -200,7 +200,7 @@ def main() -> int:
     parser.add_argument("--agents", type=int, nargs="+", default=list(FLEETS))
     parser.add_argument("--per-agent", type=int, default=100, help="prompts for each agent in each call")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--rows", type=int, nargs="?", const=scale_rows.ROWS, help="so many rows, and four drivers")
+    parser.add_argument("--rows", type=int, nargs="?", const=scale_rows.ROWS, help="this number of rows, four drivers")
     parser.add_argument("--json", action="store_true", help="measure one fleet in this process and write JSON")
     arguments = parser.parse_args()
     if arguments.rows:

@@ -147,7 +147,7 @@ rows.write_parquet(f"{folder}/out")
 
 
 def run_until_killed(folder: Path, source: Path, hostfile: Path, *, more: int | None) -> int:
-    """Run the pipeline, and kill all its processes when so many more blocks are written; tell how many rows are."""
+    """Run the pipeline; kill all its processes when ``more`` blocks are written. Tell how many rows are."""
     out = folder / "out"
     before = len(list(out.glob("*.parquet")))
     command = [sys.executable, "-c", PIPELINE, str(source), str(hostfile), str(folder)]
