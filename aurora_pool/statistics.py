@@ -63,6 +63,11 @@ class PoolStatistics:
     wasted_tokens: int
 
     @property
+    def unpaid(self) -> bool:
+        """Whether any agent is out since the budget is spent."""
+        return any(agent.unpaid for agent in self.agents)
+
+    @property
     def cost(self) -> float:
         """What hosted agents have cost."""
         return sum(agent.cost for agent in self.agents)

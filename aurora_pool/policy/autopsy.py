@@ -28,7 +28,7 @@ class Autopsies:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._lost: dict[AgentState, list[tuple[list[WorkItem], str]]] = {}
-        self._silences: dict[AgentState, list[float]] = {}
+        self._idle_for: dict[AgentState, list[float]] = {}
         self._idle_times: dict[AgentState, float] = {}
 
     def begin(self, agent: AgentState, items: list[WorkItem], reason: str, silent_for: float) -> None:
@@ -36,7 +36,7 @@ class Autopsies:
 
         ``silent_for`` is how many seconds before the break nothing had come on its connection.
         """
-        self._silences.setdefault(agent, []).append(silent_for)
+        self._idle_for.setdefault(agent, []).append(silent_for)
         self._lost.setdefault(agent, []).append((items, reason))
         if not agent.load_check_sent:
             agent.load_check_sent = True
@@ -45,13 +45,13 @@ class Autopsies:
 
     def end(self, agent: AgentState, finding: Finding) -> list[tuple[list[WorkItem], str]]:
         """Take what had been lost, each list with the reason, now that the agent was looked at."""
-        silences = self._silences.pop(agent, [])
+        idle_for = self._idle_for.pop(agent, [])
         if finding not in DEAD:
-            for silent_for in silences:
-                self._note_silence(agent, silent_for)
+            for silent_for in idle_for:
+                self._note_idle(agent, silent_for)
         return self._lost.pop(agent, [])
 
-    def _note_silence(self, agent: AgentState, silent_for: float) -> None:
+    def _note_idle(self, agent: AgentState, silent_for: float) -> None:
         if silent_for < IDLE or agent.idle_timeout:
             return
         before = self._idle_times.get(agent, 0.0)
@@ -63,4 +63,4 @@ class Autopsies:
     def clear(self) -> None:
         """Forget all of it."""
         self._lost.clear()
-        self._silences.clear()
+        self._idle_for.clear()
