@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from parsl.config import Config
 from parsl.executors import ThreadPoolExecutor
 
