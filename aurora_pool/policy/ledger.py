@@ -164,7 +164,7 @@ class Ledger:
                 item.request = request
             else:
                 item.second_request = request
-            item.started_at = -1.0
+                item.started_at = -1.0
         if agent.held == len(items):
             agent.flow.began(now)
         agent.flow.holds(agent.held)
@@ -204,6 +204,8 @@ class Ledger:
             request.started -= 1
             agent.running -= 1
         item.holders -= 1
+        if not item.holders:
+            item.started_at = -1.0
         item.queue.caller.returned(1)
         if item.request is request:
             item.request = None
