@@ -174,6 +174,16 @@ class Ledger:
         self.pending.send.append(request)
         return request
 
+    def send_again(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> None:
+        """Have these prompts of one caller, which the agent has just rejected together, sent to it as one request."""
+        for item in items:
+            item.holders += 1
+        caller = items[0].queue.caller
+        caller.in_flight += len(items)
+        caller.charge(items)
+        agent.held += len(items)
+        self.open_request(items, agent, now)
+
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written: the clocks of its agent and of its prompts run from now on."""
         request.sent_at = now

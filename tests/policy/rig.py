@@ -122,8 +122,9 @@ class Rig:
 
     def admit(self, count: int = 1, *, queue: PromptQueue | None = None, work: Iterable[str] = ()) -> list[WorkItem]:
         kinds = list(work)
+        queue = queue or self.queue  # only prompts of one caller share requests
         items = [
-            WorkItem(queue or self.queue, len(self.items) + i, "batch", kinds[i] if i < len(kinds) else "good")
+            WorkItem(queue, len(self.items) + i, queue.caller, kinds[i] if i < len(kinds) else "good")
             for i in range(count)
         ]
         self.items += items
@@ -296,8 +297,8 @@ class Rig:
         of_callers: Counter[Caller] = Counter()
         for item, agents in holders.items():
             of_callers[item.queue.caller] += agents
-        for item in self.items:
-            assert item.queue.caller.in_flight == of_callers[item.queue.caller]
+        for caller in {item.queue.caller for item in self.items}:
+            assert caller.in_flight == of_callers[caller]
         for item in self.items:
             assert item.holders == holders[item] <= 2
             assert self.results[item] <= 1
