@@ -228,9 +228,8 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
-        if self._admitted:
-            admitted, self._admitted = self._admitted, []
-            self.dispatcher.admit(admitted, self.now)
+        admitted, self._admitted = self._admitted, []
+        self.dispatcher.admit(admitted, self.now)
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from aurora_pool import AgentEndpoint, Prompt, Sampling, VLLMPool
-from tests.integration.servers import Model, ServerMetrics, read_metrics, wait_until
+from tests.integration.servers import Model, read_metrics, wait_until
 
 ENDLESS = Sampling(temperature=0.0, extra={"ignore_eos": True})
 
