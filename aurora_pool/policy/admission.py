@@ -1,9 +1,11 @@
-"""What becomes of prompts as they come: dealt round-robin, or in groups of those that begin alike."""
+"""What becomes of prompts as they come: assigned round-robin, or in groups of those that begin alike."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from aurora_pool.policy.agent import AgentState
@@ -29,22 +31,19 @@ class Admission:
 
     def admit(self, items: Sequence[WorkItem], now: float) -> None:
         """Assign prompts to agents round-robin, or have them wait in groups of those that begin alike."""
-        start = 0
-        for end in range(1, len(items) + 1):
-            if end == len(items) or items[end].queue is not items[start].queue:
-                run, queue = items[start:end], items[start].queue
-                start = end
-                if queue.caller.priority < 0 and self.ledger.queues and not (self.strict or queue.waiting):
-                    run = self._room.place(run, queue, now)
-                    if not run:
-                        continue
-                groups = None
-                if self._grouper is not None and queue.view.members and not queue.pinned:
-                    groups = self._grouper.groups(run, queue)
-                if groups is not None:
-                    self._admit_groups(groups, queue)
-                elif not self._assign_shares(run, queue):
-                    self._admit(run, queue)
+        for queue, same in groupby(items, attrgetter("queue")):
+            run = list(same)
+            if queue.caller.priority < 0 and self.ledger.queues and not (self.strict or queue.waiting):
+                run = self._room.place(run, queue, now)
+                if not run:
+                    continue
+            groups = None
+            if self._grouper is not None and queue.view.members and not queue.pinned:
+                groups = self._grouper.groups(run, queue)
+            if groups is not None:
+                self._admit_groups(groups, queue)
+            elif not self._assign_shares(run, queue):
+                self._admit(run, queue)
 
     def _admit_groups(self, groups: Iterable[tuple[int, list[WorkItem]]], queue: PromptQueue) -> None:
         """Have groups wait for their homes, or for whoever comes first: the next plan gives each agent its share."""

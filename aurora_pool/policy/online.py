@@ -34,17 +34,17 @@ class OnlineRoom:
         self._until: dict[AgentState, float] = {}
         """The agents that keep room, and until when."""
 
-    def place(self, items: Sequence[WorkItem], queue: PromptQueue, now: float) -> Sequence[WorkItem]:
+    def place(self, items: Sequence[WorkItem], queue: PromptQueue, now: float) -> list[WorkItem]:
         """Assign online prompts to agents; return those for which there is no room anywhere."""
         for number, item in enumerate(items):
             agent = self._agent_for(queue)
             if agent is None:
-                return items[number:]
+                return list(items[number:])
             if self._ledger.turns.next_for(agent.index) is not None:
                 self._keep(agent, now)
             self._ledger.assign(item, agent)
             queue.caller.charge((item,))
-        return ()
+        return []
 
     def _agent_for(self, queue: PromptQueue) -> AgentState | None:
         agents, members, rng = self._ledger.agents, queue.view.members, self._ledger.rng

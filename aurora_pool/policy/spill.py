@@ -1,6 +1,6 @@
 """Spill-over: which prompts go to hosted agents, and when.
 
-Hosted agents cost money, so nothing is dealt to them, no prompt is given to them a second time, and they come last:
+Hosted agents cost money: the scheduler assigns nothing to them, none is a prompt's second agent, and they come last:
 when the own agents have taken what they can, and only if
 
 - no own agent has been in service for ``after`` seconds (or the pool has none at all); or
@@ -154,6 +154,8 @@ class Spillover:
     def _broke(self, agent: AgentState, now: float) -> None:
         """Take an agent out if there is no money for it; what is reserved for others may come back."""
         if not self._reserved:
+            assert agent.quota is not None
+            agent.quota.unpaid = True
             retire(self.ledger, agent, f"the budget of {self.budget.limit:g} is spent", now)
 
     def _wake(self, at: float) -> None:
