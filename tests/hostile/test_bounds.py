@@ -28,7 +28,7 @@ class Flood:
         self.sent = 0
 
     async def __call__(self, asked: Asked) -> None:
-        asked.writer.write(self.head + chunk(self.first))
+        asked.writer.write(self.head + (chunk(self.first) if self.first else b""))  # an empty chunk would end it
         while not asked.writer.is_closing() and self.sent < 400 * MIB:
             asked.writer.write(chunk(self.piece))
             self.sent += len(self.piece)
