@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from aurora_pool import Timeouts, VLLMPool, parse_hostfile
-from aurora_pool.fleets.run_folder import AgentState, RunFolder
+from aurora_pool.fleets.run_folder import AgentState, Launch, RunFolder
 from aurora_pool.fleets.spec import make_fleet
 from tests.cli.conftest import COMMAND, Call
 
@@ -126,9 +126,19 @@ async def test_no_error_endpoint_or_traceback_shows_the_key(
     assert KEY not in "".join(map(repr, shown)) + caplog.text
 
 
-@pytest.mark.parametrize("json_lines", [False, True])
+def answered(url: str, content: object = None) -> tuple[int, str]:
+    """The status of a reply, and its headers and body."""
+    sent = None if content is None else json.dumps(content).encode()
+    request = urllib.request.Request(url, sent, {"Content-Type": "application/json"})  # noqa: S310 - of this test
+    try:
+        with urllib.request.urlopen(request) as reply:  # noqa: S310
+            return reply.status, f"{reply.headers}{reply.read().decode()}"
+    except urllib.error.HTTPError as error:
+        return error.code, f"{error.headers}{error.read().decode()}"
+
+
 def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_terminal(
-    json_lines: bool, port: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    port: int, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CANARY", KEY)
@@ -139,22 +149,21 @@ def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_termin
     Path("in.jsonl").write_text(json.dumps(line) + "\n")
     serve = [*COMMAND, "serve", "--hostfile", "h", "--data", "data", "--port", "0", "--wait", "0.3"]
     shown = ""
-    with subprocess.Popen(
-        [*serve, *(["--log-json"] if json_lines else [])], stderr=subprocess.PIPE, text=True
-    ) as server:
+    with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
         first = server.stderr.readline()
         url = "http://" + first.partition("http://")[2].split()[0]
         monkeypatch.setenv("AURORA_POOL_SERVER", url)
         batch = ""
-        for status in (400, 401, 500):
+        while answered(f"{url}/v1/models")[0] != 200:
+            pass
+        for status in (400, 401):
             monkeypatch.setattr(Repeating, "status", status)
-            for path in ("completions", "chat/completions", "embeddings"):
-                content = json.dumps(body | {"messages": [{"role": "user", "content": "a"}], "input": "a"}).encode()
-                asked = urllib.request.Request(f"{url}/v1/{path}", content, {"Content-Type": "application/json"})
-                with pytest.raises(urllib.error.HTTPError) as raised:
-                    urllib.request.urlopen(asked)
-                shown += f"{raised.value.headers} {raised.value.read().decode()}"
+            for path in ("completions", "chat/completions"):
+                content = body | {"messages": [{"role": "user", "content": "a"}]}
+                code, text = answered(f"{url}/v1/{path}", content)
+                assert code >= 400
+                shown += text
             if status == 400:
                 for command in (("submit", "in.jsonl", "--watch", "-o", "out.jsonl"), ("jobs",)):
                     ended = call(*command)
@@ -170,7 +179,7 @@ def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_termin
     assert KEY.encode() not in written
     assert "***" in shown
     assert "\x1b" not in log
-    assert all(each.startswith(("{", "20")) for each in log.splitlines())  # a record each: none is forged
+    assert all(each.startswith("20") for each in log.splitlines())  # a record each: none is forged
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
@@ -181,6 +190,7 @@ def test_what_engines_write_changes_no_terminal(command: str, tmp_path: Path) ->
     said = "".join(ATTACKS.values())
     run = RunFolder(tmp_path)
     run.create(make_fleet({"engine": {"model": "m"}}))
+    run.write_launch(Launch(launcher="local", handles={}))
     run.write_state(AgentState(name="agent-000", phase="failed", reason=said, host=said, address=said, tail=[said]))
     run.log("agent-000").write_text(said)
     arguments = {"status": ("status", str(tmp_path), "--once"), "logs": ("logs", "agent-000", str(tmp_path))}
