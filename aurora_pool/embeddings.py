@@ -14,12 +14,13 @@ from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_instance, check_one_of, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
-from aurora_pool.messages import AnyPrompt, Response
+from aurora_pool.messages import AnyPrompt, AnyPrompts, Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.pool_options import CallOptions, EmbeddingOnTooLong, EmbeddingPoolOptions
 from aurora_pool.prompts.content import as_content, why_unsendable
+from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, PlanResult, Sink
@@ -113,9 +114,12 @@ class EmbeddingPool(AgentPool):
     def _probe_request(self) -> tuple[str, bytes]:
         return embeddings.PATH, embeddings.encode_request(self.model or "", ["ping"], self._fields)
 
-    def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
+    async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
         if options.max_tokens is not None or options.sampling is not None:
             raise ConfigError("max_tokens and sampling: expected neither, for embeddings generate nothing")
+        return await super()._call(queue, prompts, options, total)
+
+    def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         kinds: dict[Sink, EmbeddingsBatch] = {}
 
         def item(index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:

@@ -27,6 +27,7 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from types import MappingProxyType
@@ -198,12 +199,18 @@ def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[A
                 raise HostfileError(reason, path=path, line=number)
     low = next((one for one in endpoints if one.port < LOW_PORT and one.port not in _DEFAULT_PORTS.values()), None)
     if repeated:
-        log.warning("%s: agents that are listed again count once: %d lines", path, repeated)
+        _warn_once(f"{path}: agents that are listed again count once: {repeated} lines")
     if low is not None:
-        log.warning("%s: %s has a port below %d; if that is a number of slots, leave it out", path, low, LOW_PORT)
+        _warn_once(f"{path}: {low} has a port below {LOW_PORT}; if that is a number of slots, leave it out")
     if not endpoints:
         raise HostfileError("no agent in it; expected at least one line such as 'gpu01 8000'", path=path)
     return endpoints
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """Warn of what stands in a hostfile: one that is followed is read again every few seconds."""
+    log.warning("%s", message)
 
 
 def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:

@@ -21,6 +21,7 @@ RETIRED = {
     r"\btickets?\b|TicketMaker": "work item, Planner",
     r"\bBooks\b": "Ledger",
     r"\bDealer\b|\bhungry\b|\btakers?\b": "Scheduler, has capacity, candidates",
+    r"\bdealt\b(?! with)": "assigned",
     r"\boutbox\b|\brecall\b": "staged, unassign",
     r"\bdisown\w*": "detach",
     r"\bsuspects\b|\ba suspect\b|\bward\b|\bbereave\w*|\bconvict\w*": "quarantined, quarantine agent, blame",

@@ -65,7 +65,11 @@ def submit(
         typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait for FILE to appear.", rich_help_panel=INPUT),
     ] = 0.0,
 ) -> None:
-    """Upload a file and queue it as a batch; prints the batch's id."""
+    """Upload a file and queue it as a batch; prints the batch's id.
+
+    Example:
+      aurora-pool submit batch.jsonl --watch -o answers.jsonl
+    """
     endpoint = _endpoint_of(_wait_for(source, wait_file))
     with _client(server) as client, source.open("rb") as content:
         file = client.files.create(file=content, purpose="batch")
@@ -87,7 +91,11 @@ def jobs(
         int, typer.Option(metavar="N", min=1, max=100, help="How many, the newest first.", rich_help_panel=DISPLAY)
     ] = 20,
 ) -> None:
-    """List batches, a line each."""
+    """List batches, a line each.
+
+    Example:
+      aurora-pool jobs --server http://login01:8080
+    """
     with _client(server) as client:
         for batch in client.batches.list(limit=limit).data:
             counts = batch.request_counts
@@ -107,13 +115,21 @@ def fetch(
     ],
     server: Server = "http://127.0.0.1:8080",
 ) -> None:
-    """Download what a batch has answered, also while it runs."""
+    """Download what a batch has answered, also while it runs.
+
+    Example:
+      aurora-pool fetch batch_7c0e -o answers.jsonl
+    """
     with _client(server) as client:
         raise typer.Exit(_fetch(client, client.batches.retrieve(batch_id), output))
 
 
 def cancel(batch_id: BatchId, server: Server = "http://127.0.0.1:8080") -> None:
-    """Cancel a batch; what is answered is kept."""
+    """Cancel a batch; what is answered is kept.
+
+    Example:
+      aurora-pool cancel batch_7c0e
+    """
     with _client(server) as client:
         give(one_line(client.batches.cancel(batch_id).status))
 
@@ -123,7 +139,9 @@ def _client(server: str) -> Iterator[openai.OpenAI]:
     """Open a client, and word its errors as this package's."""
     import openai
 
-    key = os.environ.get(KEY_VARIABLE) or "none"
+    from aurora_pool.runtime.credentials import read_secret
+
+    key = read_secret(KEY_VARIABLE) if os.environ.get(KEY_VARIABLE, "").strip() else "none"
     with openai.OpenAI(base_url=f"{server.rstrip('/').removesuffix('/v1')}/v1", api_key=key) as client:
         try:
             yield client

@@ -140,7 +140,7 @@ def wait(
     """Wait until enough agents answer a prompt, and write the hostfile of those that do.
 
     Example:
-      aurora-pool wait --hostfile fleet.run/agents.d --min-agents 80% -o ready.hostfile
+      aurora-pool wait --hostfile agents.d --min-agents 80% -o ready.hostfile
     """
     from aurora_pool.errors import NoAgentsError
     from aurora_pool.hostfile import format_hostfile

@@ -8,16 +8,37 @@ from typing import Annotated
 
 import typer
 
+from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT
+
 
 def merge(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of --claim, or of -o with --shard.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the records go; it must not be there yet.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the records go; it must not be there yet.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
     source: Annotated[
-        Path | None, typer.Option("--input", help="The input, if it is no longer where the drivers read it.")
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="The input, if it is no longer where the drivers read it.",
+            rich_help_panel=INPUT,
+        ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=DISPLAY)] = False,
 ) -> None:
-    """Join what drivers have answered, if every request of the input is there exactly once; else say which is not."""
+    """Join what drivers have answered, if every request of the input is there exactly once; else say which is not.
+
+    Example:
+      aurora-pool merge shared/answers -o answers.jsonl
+    """
     from rich.console import Console
     from rich.progress import Progress
 

@@ -176,5 +176,5 @@ def run(
     from aurora_pool.cli.up import RUN, fleet_for_a_job
 
     folder = RUN if output in {None, "-"} else Path(f"{output}.fleet")
-    with fleet_for_a_job(up, folder, least=min_agents, wait=patience, quiet=quiet) as agents:
+    with fleet_for_a_job(up, folder, least=min_agents, patience=patience, quiet=quiet) as agents:
         raise typer.Exit(run_session(dataclasses.replace(session, hostfile=agents)))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from aurora_pool.cli.config import apply_config
-from aurora_pool.cli.panels import ACCESS, DISPLAY, FLEET, LIMITS, QUEUE, SERVER, STORAGE, USER
+from aurora_pool.cli.panels import ACCESS, DISPLAY, FLEET, LIMITS, QUEUE, SERVER, STORAGE, USER, Patience
 from aurora_pool.errors import ConfigError
 
 DATA = Path("aurora-pool-data")
@@ -126,15 +126,7 @@ def serve(
             "--private-webhooks", help="Let webhooks go to private addresses and by plain http.", rich_help_panel=ACCESS
         ),
     ] = False,
-    wait: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0.1,
-            help="Seconds that a request waits for an agent while none is in service.",
-            rich_help_panel=FLEET,
-        ),
-    ] = 60.0,
+    patience: Patience = 60.0,
     lease: Annotated[
         float,
         typer.Option(
@@ -152,7 +144,11 @@ def serve(
     ] = 10.0,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines of JSON.", rich_help_panel=DISPLAY)] = False,
 ) -> None:
-    """Serve a fleet as one URL: the OpenAI API, with files and batches that survive whatever is killed."""
+    """Serve a fleet as one URL: the OpenAI API, with files and batches that survive whatever is killed.
+
+    Example:
+      aurora-pool serve --hostfile fleet.hostfile --port 8080
+    """
     from aurora_pool.cli.serving import run_server
     from aurora_pool.options import Timeouts
 
@@ -180,7 +176,7 @@ def serve(
             requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day, batches_queued=batches_queued
         ),
     )
-    raise typer.Exit(run_server(hostfile, options, Timeouts(patience=wait), log_json=log_json))
+    raise typer.Exit(run_server(hostfile, options, Timeouts(patience=patience), log_json=log_json))
 
 
 def keys(
@@ -219,7 +215,11 @@ def keys(
         int | None, typer.Option(metavar="N", min=1, help="Batches running at a time.", rich_help_panel=LIMITS)
     ] = None,
 ) -> None:
-    """Make, list and revoke the keys of a server. A new key is printed once, and nowhere kept."""
+    """Make, list and revoke the keys of a server. A new key is printed once, and nowhere kept.
+
+    Example:
+      aurora-pool keys create --user ann --name laptop
+    """
     _check_extra()
     from aurora_pool.cli.serving import create_key, list_keys, revoke_key
 

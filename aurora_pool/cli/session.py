@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -84,11 +85,14 @@ def run_session(session: Session) -> ExitCode:
     Raises :class:`~aurora_pool.errors.PoolError`, whose kind tells the exit code.
     """
     interruptions = Interruptions()
+    display = make_display(quiet=session.quiet)
+    if session.quiet:
+        for package in ("DATASETS", "HUB"):  # which read this when they are imported
+            os.environ.setdefault(f"HF_{package}_DISABLE_PROGRESS_BARS", "1")
     if session.patience is None and session.engine is None:
         endpoints = parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
         if session.max_cost is not None:
             check_prices(endpoints, priced=bool(session.job.guardrails.prices))
-    display = make_display(quiet=session.quiet)
     if session.claim is None:
         table = session.job.table
         check_apart(

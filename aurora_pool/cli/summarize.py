@@ -37,7 +37,12 @@ def summarize(
     ],
     hostfile: Hostfile,
     input_format: Annotated[
-        DocumentFormat, typer.Option(help="The format of FILES.", rich_help_panel=INPUT)
+        DocumentFormat,
+        typer.Option(
+            metavar="FORMAT",
+            help="The format of FILES: text, chatgpt-export or claude-export.",
+            rich_help_panel=INPUT,
+        ),
     ] = DocumentFormat.TEXT,
     chunk_tokens: Annotated[
         int | None,

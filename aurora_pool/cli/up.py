@@ -34,7 +34,11 @@ def up(
     ] = False,
     engine: Annotated[
         Literal["vllm", "sglang", "llamacpp", "transformers", "sim"],
-        typer.Option(help="The engine, where FLEET is a model.", rich_help_panel=PANEL),
+        typer.Option(
+            metavar="ENGINE",
+            help="Where FLEET is a model: vllm, sglang, llamacpp, transformers or sim.",
+            rich_help_panel=PANEL,
+        ),
     ] = "vllm",
     agents: Annotated[
         int | None,
@@ -84,7 +88,7 @@ def down(run: Run = RUN) -> None:
 
 
 @contextmanager
-def fleet_for_a_job(what: str, run: Path, *, least: int, wait: float | None, quiet: bool) -> Iterator[Path]:
+def fleet_for_a_job(what: str, run: Path, *, least: int, patience: float | None, quiet: bool) -> Iterator[Path]:
     """Bring a fleet up for one job; gives its hostfile once enough agents are ready, and takes it down in the end.
 
     Raises :class:`~aurora_pool.errors.PoolError`.
@@ -105,7 +109,7 @@ def fleet_for_a_job(what: str, run: Path, *, least: int, wait: float | None, qui
     interruptions = Interruptions()
     with attached(folder, fleet, tell):
         try:
-            wait_until_ready(folder, least, within=wait, tell=tell)
+            wait_until_ready(folder, least, within=patience, tell=tell)
             yield folder.agents
         finally:
             interruptions.ignore()  # nothing must cut short what takes the fleet down

@@ -13,10 +13,11 @@ from aurora_pool.jobs.claims import Claims
 from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pieces import agree_on_plan, first_request
+from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.run import OnProgress
 from aurora_pool.jobs.runner import check_pool
-from aurora_pool.sharing.roster import Roster
+from aurora_pool.sharing.roster import Roster, process_name
 
 if TYPE_CHECKING:
     from aurora_pool.jobs.run import JobPool
@@ -52,13 +53,11 @@ class ClaimedJob:
         if self.options.guardrails != Guardrails():
             raise ConfigError("with --claim, there are no limits of failures, tokens or cost: no driver sees all")
         self.output = Path(folder)
+        self.plan = agree_on_plan(self.output, source, self.options, name=process_name(), piece_lines=piece_lines)
+        first = self._first_request()
         self._roster = Roster(self.output / "drivers", silent_after=silent_after)
-        self.plan = agree_on_plan(self.output, source, self.options, name=self._roster.name, piece_lines=piece_lines)
         skips = self.options.on_bad_line == "skip"
         self._claims = Claims(self.output, len(self.plan.offsets), self._roster, retry_unusable=skips)
-        first = first_request(self.plan)
-        if first is None and not self.plan.lines and not self.options.allow_empty:
-            raise BadRecord("there is no request in it", path=source)
         self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)
         self.embedding = first is not None and first.embedding
         self.dimensions: int | None = first.body.get("dimensions") if first is not None and first.embedding else None
@@ -66,6 +65,14 @@ class ClaimedJob:
         self.left_out = 0
         self._run: ClaimRun | None = None
         self._ending: tuple[Ending, str] | None = None
+
+    def _first_request(self) -> Request | None:
+        try:
+            return first_request(self.plan)
+        except BadRecord:
+            if self.options.allow_empty:
+                return None
+            raise
 
     @property
     def answering(self) -> bool:

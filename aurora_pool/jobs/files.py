@@ -109,11 +109,11 @@ class InputFile:
         """
         if self._copy is None and self._compression == "none":
             return self.path.open("rb", buffering=_BUFFER)
+        zstandard = import_zstandard() if self._compression == "zstd" else None
         file = self.path.open("rb") if self._copy is None else self._copy.open()
         if self._compression == "gzip":
             return io.BufferedReader(_Gzip(file))
-        if self._compression == "zstd":
-            zstandard = import_zstandard()
+        if zstandard is not None:
             return _Zstd(zstandard.ZstdDecompressor(), file, zstandard.ZstdError)
         return file
 

@@ -36,7 +36,7 @@ async def map_rows(
     >>> frame = await map_rows(frame, "Name the capital of {country}.", pool, column="capital")  # doctest: +SKIP
 
     Raises :class:`~aurora_pool.errors.ConfigError` for what is no such frame, for a template without any of its
-    columns, and for a ``column`` that is there already.
+    columns, for two columns of one name, and for a ``column`` that is there already.
     """
     # What is not imported can't have made the frame: neither library is imported here.
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
@@ -63,6 +63,9 @@ async def _answer(
     taken = {column, f"{column}_error"} & set(columns)
     if taken:
         raise ConfigError(f"map_rows: the frame has a column {min(taken)!r} already; name another by column=")
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"map_rows: two columns have the name {twice!r}")
     used = [name for name in columns if f"{{{name}}}" in template]
     if not used:
         raise ConfigError(f"map_rows: the template names no column; there are {', '.join(columns)}")

@@ -113,7 +113,7 @@ def agree_on_plan(
     """Read the plan in ``folder``; where there is none yet, make one. Of several that are made at once, one counts.
 
     ``name`` is the driver's. Raises :class:`~aurora_pool.errors.ConfigError` if the plan is for another input or asks
-    for something else, :class:`~aurora_pool.errors.BadRecord` if the input can't be read, and
+    for something else, :class:`~aurora_pool.errors.BadRecord` if the input can't be read or has no request, and
     :class:`~aurora_pool.errors.JobError` if the folder can't be used.
     """
     plan = read_plan(folder)
@@ -122,6 +122,8 @@ def agree_on_plan(
             kind = "a file that is not compressed" if piece_lines else "a file"
             raise ConfigError(f"{source}: drivers that share an input need it as {kind}")
         fresh = _make_plan(source, options, piece_lines=piece_lines, shards=shards)
+        if piece_lines and not options.allow_empty:
+            first_request(fresh)  # an input without any is refused before there is a folder that belongs to it
         try:
             folder.mkdir(parents=True, exist_ok=True)
             own = folder / f"plan.{name}.json"
@@ -154,17 +156,19 @@ def read_plan(folder: Path) -> Plan | None:
         raise JobError(f"{folder / PLAN}: this is no plan of drivers ({error})") from error
 
 
-def first_request(plan: Plan) -> Request | None:
-    """The input's first good request, where it is cut into pieces; None if the first piece has none."""
-    if not plan.lines:
-        return None
+def first_request(plan: Plan) -> Request:
+    """The input's first good request.
+
+    Raises :class:`~aurora_pool.errors.BadRecord` if there is none, with the first bad line, if there are such.
+    """
     reader = plan.reader()
-    for number, line in PieceFile(plan, plan.piece(0)).lines():
+    bad: BadRecord | None = None
+    for number, line in InputFile(plan.source, input_format=plan.kind).lines():
         try:
             return reader.read(line, number)
-        except RequestError:
-            continue
-    return None
+        except RequestError as error:
+            bad = bad or BadRecord(str(error), path=plan.source, line=number)
+    raise bad or BadRecord("there is no request in it", path=plan.source)
 
 
 def _make_plan(source: str, options: JobOptions, *, piece_lines: int, shards: int) -> Plan:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import tempfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,13 +34,26 @@ Kept = Literal["all"] | tuple[str, ...]
 
 
 def check_table(path: str | Path) -> None:
-    """Refuse a table that could not be written.
+    """Refuse a table that could not be written at the end.
 
-    Raises :class:`~aurora_pool.errors.ConfigError` for a name that tells no format, and where pyarrow is not installed.
+    Raises :class:`~aurora_pool.errors.ConfigError` for a name that tells no format, and where pyarrow is not installed,
+    :class:`~aurora_pool.errors.JobError` for a folder that is not there or can't be written to, and
+    :class:`~aurora_pool.errors.BadRecord` for a place elsewhere that nothing here knows how to reach.
     """
     if _format_of(path) is None:
         raise ConfigError(f"{path}: expected a table to end in .parquet, .csv or .tsv")
     import_pyarrow()
+    if is_remote(path):
+        open_remote(str(path), "wb")  # which opens nothing yet
+        return
+    try:
+        with tempfile.TemporaryFile(dir=Path(path).parent):
+            pass
+        problem = os.strerror(errno.EISDIR) if Path(path).is_dir() else None
+    except OSError as error:
+        problem = error.strerror
+    if problem is not None:
+        raise JobError(f"{path}: the table can't be written ({problem})")
 
 
 async def write_table(path: str | Path, output: Path, survey: Survey) -> None:
@@ -95,8 +110,13 @@ async def _schema(pyarrow: Any, survey: Survey, *, flat: bool) -> Any:
     if flat:
         found = {name: pyarrow.string() if pyarrow.types.is_nested(kind) else kind for name, kind in found.items()}
     prefix = "model_" if {"id", *OWN} & found.keys() else ""
+    while any(prefix + name in found for name in OWN):  # a table that was made of a table that was made so
+        prefix += "model_"
     own = [pyarrow.string(), pyarrow.string(), pyarrow.int64(), pyarrow.int64(), pyarrow.string()]
-    fields = [("id" if "id" not in found else "request_id", pyarrow.string()), *found.items()]
+    name = "id"
+    while name in found:
+        name = f"request_{name}"
+    fields = [(name, pyarrow.string()), *found.items()]
     fields += [(prefix + name, kind) for name, kind in zip(OWN, own, strict=True)]
     return pyarrow.schema(fields)
 

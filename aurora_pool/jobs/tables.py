@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -98,6 +99,7 @@ class ParquetSource(_Rows):
                 self.schema = self._pyarrow.parquet.read_schema(data)
         except (OSError, self._pyarrow.ArrowException) as error:
             raise unreadable(self.name, error) from error
+        _check_names(self.schema.names, self.name)
 
     def close(self) -> None:
         """Give up the temporary copy of what could be read only once."""
@@ -208,7 +210,7 @@ class CsvSource:
             with self._input.open() as data, io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as text:
                 reader = csv.reader(text, delimiter=self._delimiter, strict=True)
                 heading = next(reader, [])
-                self._check_heading(heading)
+                _check_names(heading, self.name, line=1)
                 number = reader.line_num + 1
                 for cells in reader:
                     if cells:
@@ -224,10 +226,12 @@ class CsvSource:
         except (OSError, EOFError, zlib.error) as error:
             raise unreadable(self.name, error) from error
 
-    def _check_heading(self, heading: list[str]) -> None:
-        twice = [name for place, name in enumerate(heading) if name in heading[:place]]
-        if twice:
-            raise BadRecord(f"two columns have the name {twice[0]!r}", path=self.name, line=1)
+
+def _check_names(names: list[str], path: str, *, line: int | None = None) -> None:
+    """Refuse a table of which two columns have one name: whichever is meant, the other would be lost."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise BadRecord(f"two columns have the name {twice[0]!r}", path=path, line=line)
 
 
 def _cells(heading: list[str], cells: list[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aurora_pool.arguments import check_many
+from aurora_pool.arguments import check_instance, check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
@@ -147,12 +147,13 @@ async def fan_out_fan_in(
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no prompts, a template without its
     placeholder.
     """
+    check_instance("prompts", prompts, Mapping, optional=False)
     if not prompts:
         raise ConfigError("there are no prompts to fan out to")
     for name, template in prompts.items():
         require_placeholder(f"prompts[{name!r}]", template, "item")
     check_many(items=items)
-    room = await reduce_room(pool, merge_prompt, reduce_max_tokens)
+    room = await reduce_room(pool, merge_prompt, reduce_max_tokens, "merge_prompt")
     inputs = [str(item) for item in items]
     names = list(prompts)
     trees = {
@@ -173,10 +174,12 @@ async def fan_out_fan_in(
 
 
 def _check(stages: Sequence[Stage]) -> None:
+    check_many(stages=stages)
     if not stages:
         raise ConfigError("a pipeline needs at least one stage")
     known = ["item", "input"]
-    for stage in stages:
+    for number, stage in enumerate(stages):
+        check_instance(f"stages[{number}]", stage, Stage, optional=False)
         if stage.name in known:
             raise ConfigError(f"stage name {stage.name!r} is taken: each stage needs one of its own")
         if not any(f"{{{name}}}" in stage.prompt for name in known):

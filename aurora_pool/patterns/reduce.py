@@ -172,14 +172,14 @@ async def map_reduce(
     return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)
 
 
-async def reduce_room(pool: VLLMPool, reduce_prompt: str, max_tokens: int | None) -> Room | None:
+async def reduce_room(
+    pool: VLLMPool, reduce_prompt: str, max_tokens: int | None, argument: str = "reduce_prompt"
+) -> Room | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
-    return await context_room(
-        pool, "reduce_prompt", reduce_prompt, "responses", max_tokens or pool.max_tokens_aggregation
-    )
+    return await context_room(pool, argument, reduce_prompt, "responses", max_tokens or pool.max_tokens_aggregation)
 
 
 async def context_room(

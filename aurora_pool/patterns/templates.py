@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 
+from aurora_pool.arguments import check_instance
 from aurora_pool.errors import ConfigError
 
 SEPARATOR = "\n\n"
@@ -50,6 +51,7 @@ def require_placeholder(argument: str, template: str, placeholder: str) -> None:
 
     Raises :class:`~aurora_pool.errors.ConfigError`.
     """
+    check_instance(argument, template, str, optional=False)
     if f"{{{placeholder}}}" not in template:
         shown = template if len(template) <= 60 else template[:57] + "..."
         raise ConfigError(f"{argument} has no {{{placeholder}}} in it: {shown!r}")

@@ -1,4 +1,4 @@
-"""What becomes of prompts as they come: dealt round-robin, or in groups of those that begin alike."""
+"""What becomes of prompts as they come: assigned round-robin, or in groups of those that begin alike."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ class AgentState:
         self.answered_at: float | None = None
         self.failures: Counter[str] = Counter()
         self.quota: Quota | None = None
-        """What it allows and costs, if it is hosted: nothing is dealt to it then."""
+        """What it allows and costs, if it is hosted: the scheduler assigns nothing to it then."""
         self.min_refill_share = max(1 / SLACK, REQUESTS_PER_SLACK / max(1, requests_limit))
         self.limit, self.min_refill = 0, 1
         self.refresh()
@@ -259,13 +259,13 @@ class AgentState:
         self.refresh()
 
     def cool_down(self, until: float) -> None:
-        """Give it nothing until then; :meth:`rested` ends that."""
+        """Give it nothing until then; :meth:`end_cooldown` ends that."""
         self.cooling_down = True
         self.cooldown_until = max(self.cooldown_until, until)
         self.refresh()
 
     def end_cooldown(self, now: float) -> None:
-        """End its rest, if the time has come."""
+        """End its cooldown, if the time has come."""
         if now >= self.cooldown_until:
             self.cooling_down = False
             self.refresh()

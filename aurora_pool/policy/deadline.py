@@ -9,6 +9,9 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.work import WorkItem
 
+SILENT = 1.0
+"""Seconds without a byte that are worth a word."""
+
 
 class Deadlines:
     """Fails prompts that are not answered in time; one entry for each request, none for a prompt.
@@ -46,10 +49,7 @@ class Deadlines:
             for item in items:
                 if item is not None and not item.done and item.sends and item.first_sent + self.timeout <= now:
                     agent = item.request.agent if item.request else None
-                    error = f"no answer within {self.timeout:g} s of sending"
-                    if agent is None and item.avoid >= 0:  # it waits again, because of an agent that failed
-                        last = self.ledger.agents[item.avoid]
-                        error += f"; {self.ledger.names[last.index]}, where it was: {last.last_error}"
+                    error = f"no answer within {self.timeout:g} s of sending{self._cause(item, now)}"
                     self.ledger.fail(item, Failure(item, "timeout", error, agent), now)
         if late:
             self.ledger.clear_staged()
@@ -57,3 +57,14 @@ class Deadlines:
             self.watch(items)
         if watched:
             self.ledger.timers.add(watched[0][0], self._expire, None)
+
+    def _cause(self, item: WorkItem, now: float) -> str:
+        """What is known of the agent that a late prompt is at, or was at before it had to wait again."""
+        if item.request is not None and item.request.sent_at is not None:
+            quiet = now - self.ledger.agents[item.request.agent].last_byte
+            name = self.ledger.names[item.request.agent]
+            return f"; {name} has sent nothing for {quiet:.0f} s" if quiet >= SILENT else ""
+        if item.avoid >= 0:
+            last = self.ledger.agents[item.avoid]
+            return f"; {self.ledger.names[last.index]}, where it was: {last.last_error}"
+        return ""

@@ -31,7 +31,7 @@ TOO_MANY_REQUESTS = 429
 NO_MONEY = "insufficient_quota"
 """What an API gives as the reason of a 429 that waiting does not mend."""
 SHORTEST_COOLDOWN = 0.05
-"""Seconds that an agent rests at least after a 503 or a 500, so that it can't take in the whole queue and fail it."""
+"""Seconds of cooldown at least after a 503 or a 500, so that an agent can't take in the whole queue and fail it."""
 
 
 class Faults:

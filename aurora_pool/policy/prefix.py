@@ -129,10 +129,10 @@ def _divided(texts: Sequence[Any], places: list[int], key: int, most: int, known
 def is_worth(
     texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: int, known: Set[int] = frozenset()
 ) -> bool:
-    """Tell whether groups save a good part of what the agents would compute if prompts were dealt round-robin.
+    """Tell whether groups save a good part of what the agents would compute if prompts were assigned round-robin.
 
     Some of the groups tell for all. Of a group, what two neighbours share counts, without what they share with the
-    group before: dealt round-robin, each agent would compute it, or as many as there are prompts in the group.
+    group before: assigned round-robin, each agent would compute it, or as many as there are prompts in the group.
 
     >>> texts = ["a" * 300 + "?", "a" * 300 + "!", "b" * 300 + "?"]
     >>> is_worth(texts, [(1, [0, 1]), (2, [2])], 0, agents=4), is_worth(texts, [(1, [0]), (2, [2])], 0, agents=4)

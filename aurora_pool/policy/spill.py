@@ -1,6 +1,6 @@
 """Spill-over: which prompts go to hosted agents, and when.
 
-Hosted agents cost money, so nothing is dealt to them, no prompt is given to them a second time, and they come last:
+Hosted agents cost money: the scheduler assigns nothing to them, none is a prompt's second agent, and they come last:
 when the own agents have taken what they can, and only if
 
 - no own agent has been in service for ``after`` seconds (or the pool has none at all); or

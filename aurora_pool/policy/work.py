@@ -134,7 +134,7 @@ class End(NamedTuple):
 class AgentView:
     """The agents of a pool or of a view of one, in the order of the round-robin.
 
-    ``hosted`` are the hosted ones among them: no prompt is dealt to these (:mod:`aurora_pool.policy.spill`).
+    ``hosted`` are the hosted ones among them: the scheduler assigns nothing to these (:mod:`aurora_pool.policy.spill`).
     """
 
     __slots__ = ("hosted", "members", "serves")

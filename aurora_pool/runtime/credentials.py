@@ -16,29 +16,40 @@ from aurora_pool.options import ConnectionOptions, check_header
 log = logging.getLogger("aurora_pool")
 
 
-def extra_headers(endpoint: AgentEndpoint, options: ConnectionOptions) -> dict[str, str]:
-    """Collect the headers for an agent: the pool's, and those that its tags name, which win.
+def headers_of(endpoint: AgentEndpoint, options: ConnectionOptions) -> dict[str, str]:
+    """Collect the headers for an agent: its key, the pool's headers, and those that its tags name, which win.
 
-    >>> extra_headers(AgentEndpoint("gpu01", tags={"header:X-Team": "blue"}), ConnectionOptions({"x-team": "red"}))
+    >>> headers_of(AgentEndpoint("gpu01", tags={"header:X-Team": "blue"}), ConnectionOptions({"x-team": "red"}))
     {'X-Team': 'blue'}
 
     Raises :class:`~aurora_pool.errors.ConfigError` for a variable that is not set and a header that HTTP can't carry.
     """
     own: dict[str, str] = {}
+    if endpoint.api_key_env:
+        own["Authorization"] = f"Bearer {read_secret(endpoint.api_key_env, f'{endpoint}: ', ' with its API key')}"
     for tag, value in endpoint.tags.items():
         if tag.startswith(HEADER_TAG):
             own[tag.removeprefix(HEADER_TAG)] = value
         elif tag.startswith(HEADER_ENV_TAG):
-            secret = os.environ.get(value, "").strip()
-            if not secret:
-                raise ConfigError(f"{endpoint}: the environment variable {value} of the tag {tag} is not set")
-            own[tag.removeprefix(HEADER_ENV_TAG)] = secret
+            own[tag.removeprefix(HEADER_ENV_TAG)] = read_secret(value, f"{endpoint}: ", f" of the tag {tag}")
     for name, text in own.items():
         check_header(name, text)
     named = {"content-type", *(name.lower() for name in own)}
-    if endpoint.api_key_env is not None:
-        named.add("authorization")
     return {name: value for name, value in options.headers.items() if name.lower() not in named} | own
+
+
+def read_secret(variable: str, whose: str = "", what: str = "") -> str:
+    """Read a secret from the environment, without the line end that a file or a ``$(...)`` has put there.
+
+    Raises :class:`~aurora_pool.errors.ConfigError`, with ``whose`` and ``what`` around the variable's name, if it is
+    not set, or holds what no header can carry; the secret itself is not shown.
+    """
+    secret = os.environ.get(variable, "").strip()
+    if not secret:
+        raise ConfigError(f"{whose}the environment variable {variable}{what} is not set")
+    if not secret.isprintable():
+        raise ConfigError(f"{whose}the environment variable {variable}{what}: expected text without control characters")
+    return secret
 
 
 def secrets_of(endpoint: AgentEndpoint, headers: Mapping[str, str]) -> tuple[str, ...]:

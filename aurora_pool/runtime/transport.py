@@ -12,7 +12,6 @@ import contextlib
 import errno
 import io
 import logging
-import os
 import select
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
@@ -22,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from yarl import URL
 
-from aurora_pool.errors import ConfigError, ConnectFailed, ConnectionLost
+from aurora_pool.errors import ConnectFailed, ConnectionLost
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import ConnectionOptions
-from aurora_pool.runtime.credentials import Trust, extra_headers, secrets_of
+from aurora_pool.runtime.credentials import Trust, headers_of, secrets_of
 from aurora_pool.runtime.reply import Reply, words
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Transport:
         Raises :class:`ConfigError` if a key's environment variable is not set or a certificate can't be read.
         """
         self._agents = [
-            (endpoint.base_url, _headers(endpoint) | extra_headers(endpoint, self._connection))
+            (endpoint.base_url, {"Content-Type": "application/json"} | headers_of(endpoint, self._connection))
             for endpoint in endpoints
         ]
         self._secrets = [secrets_of(e, headers) for e, (_, headers) in zip(endpoints, self._agents, strict=True)]
@@ -280,15 +279,3 @@ def _has_unread(connection: Connection) -> bool:
     poll = select.poll()
     poll.register(waiting.fileno(), select.POLLIN)
     return bool(poll.poll(0))
-
-
-def _headers(endpoint: AgentEndpoint) -> dict[str, str]:
-    headers = {"Content-Type": "application/json"}
-    if endpoint.api_key_env:
-        key = os.environ.get(endpoint.api_key_env)
-        if not key:
-            raise ConfigError(
-                f"{endpoint}: the environment variable {endpoint.api_key_env} with its API key is not set"
-            )
-        headers["Authorization"] = f"Bearer {key}"
-    return headers

@@ -82,10 +82,30 @@ def test_a_file_of_options_means_what_it_says(
     assert call("run", source, "--config", config).code == 0
     assert (tmp_path / "o.jsonl").exists()
     assert not (tmp_path / "o.jsonl.runlog").exists()
-    for text in ("a: 2024-13-45\n", "[" * 5000):
+    for text in ("a: 2024-13-45\n", "[" * 5000, "- a\n"):
         config.write_text(text)
         ended = call("run", source, "--config", config)
         assert (ended.code, "Traceback" in ended.err) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "reason"),
+    [
+        ((), 2, "expected -o FILE, or --claim DIR for a job that drivers share"),
+        (("--claim", "{}", "--dry-run"), 2, "--dry-run: with --claim, no driver knows what it will get"),
+        (("--claim", "{}", "--shard", "0/2"), 2, "--shard: with --claim, pieces of the input are handed out already"),
+        (("-o", "{}", "--template", "nowhere"), 2, "nowhere: neither a text with {column} in it nor a template to"),
+        (("-o", "{}", "--table", "nowhere/t.csv"), 6, "nowhere/t.csv: the table can't be written (No such file"),
+        (("-o", "{}", "--config", __file__), 2, "the configuration is not YAML"),
+    ],
+)
+def test_options_that_can_not_be_had_are_told_before_anything_is_there(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path, options: tuple[str, ...], code: int, reason: str
+) -> None:
+    given = [option.replace("{}", str(tmp_path / "out")) for option in options]
+    ended = call("run", source, "--hostfile", hostfile, *given)
+    assert (ended.code, reason in " ".join(ended.err.split())) == (code, True), ended.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_end_in_the_past_is_ignored_and_told(

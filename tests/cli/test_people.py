@@ -156,6 +156,20 @@ def test_a_terminal_of_any_kind(
     assert said.count("\n") < 40  # nothing floods it
 
 
+@pytest.mark.parametrize(("options", "bars"), [((), True), (("--quiet",), False)])
+def test_quiet_is_quiet_about_data_sets_too(
+    tmp_path: Path, hostfile: Path, options: tuple[str, ...], bars: bool
+) -> None:
+    import datasets
+
+    rows = [{"prompt": f"Say {number}."} for number in range(17)]
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "rows", num_shards=17)  # a bar from 17 files on
+    command = [*COMMAND, "run", str(tmp_path / "rows"), "-o", str(tmp_path / "o.jsonl"), "--hostfile", str(hostfile)]
+    code, said = on_terminal([*command, *options])
+    assert (code, "Loading dataset from disk" in said) == (0, bars)
+    assert bars or not said
+
+
 def test_the_count_is_shown_at_any_width() -> None:
     from io import StringIO
 

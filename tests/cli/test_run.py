@@ -221,6 +221,18 @@ def test_a_hostfile_that_is_wrong(call: Call, source: Path, output: Path, tmp_pa
     assert (ended.code, f"{hostfile}:1: expected a port" in one_line(ended)) == (4, True)
 
 
+def test_a_host_that_is_listed_again_is_warned_of_once(
+    call: Call, source: Path, output: Path, hostfile: Path, tmp_path: Path
+) -> None:
+    nodes = tmp_path / "nodes"
+    nodes.write_text(hostfile.read_text() * 3)
+    ended = call("run", source, "-o", output, "--hostfile", nodes)
+    assert ended.code == 0
+    assert [line for line in ended.err.splitlines() if "listed again" in line] == [
+        f"warning: {nodes}: agents that are listed again count once: 8 lines"
+    ]
+
+
 def test_a_model_that_nobody_serves(call: Call, source: Path, output: Path, hostfile: Path) -> None:
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--model", "other")
     assert ended.code == 5

@@ -161,6 +161,15 @@ async def test_a_server_that_refuses_for_ever_ends_in_an_error(status: int, capl
     assert ("rate-limited" in caplog.text) == (status == 429)
 
 
+@pytest.mark.parametrize("status", [429, 503])
+async def test_a_timeout_that_ends_it_first_tells_the_servers_words(status: int) -> None:
+    refusing = lambda _: http(b'{"error":{"message":"no more this month"}}', status)  # noqa: E731
+    async with pool_of(refusing, refusing, timeout=2.0) as (pool, _):
+        responses = await asyncio.wait_for(pool.send_all_batched(PROMPTS[:2]), 10)
+        assert {response.error_kind for response in responses} == {"timeout"}
+        assert all("within 2 s" in (r.error or "") and "no more this month" in (r.error or "") for r in responses)
+
+
 class Proxy:
     """A server that takes long for each answer, behind a proxy that cuts what is silent for too long."""
 

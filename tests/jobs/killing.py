@@ -27,7 +27,7 @@ from aurora_pool.cli import main as run_command
 from tests.jobs.shared import read_records, texts_of, write_jsonl
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
-PATIENCE = 120.0
+PATIENCE = 300.0
 
 
 @contextmanager
@@ -56,7 +56,8 @@ def failing_fleet(folder: Path, agents: int, rng: random.Random, *, faults: bool
             wait_for(hostfile)
             yield hostfile
         finally:
-            hostfile.unlink()  # a fleet that is killed leaves it, and the next one would seem to be there already
+            # A fleet that is killed leaves it, and the next one would seem to be there already.
+            hostfile.unlink(missing_ok=True)
             ended = process.poll()
             process.kill()
             process.wait()
@@ -93,7 +94,7 @@ class Run:
     def end(self) -> tuple[int, str]:
         """Wait for its end; gives the exit code, which is negative for a signal, and what it said."""
         self._process.join(PATIENCE)
-        assert self._process.exitcode is not None, "the job does not end"
+        assert self._process.exitcode is not None, f"the job does not end: {self._said.read_text()}"
         said = self._said.read_text(encoding="utf-8")
         assert "Traceback" not in said, said
         return self._process.exitcode, said

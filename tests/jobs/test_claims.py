@@ -130,7 +130,7 @@ def test_a_lease_is_lost_when_another_driver_has_the_next_one_and_kept_when_it_h
     assert silent == SILENT
     clocks[0].now += 40
     by_number = {lease.number: lease for lease in leases if lease is not None}
-    with pytest.raises(LeaseLost):
+    with pytest.raises(LeaseLost, match=r"\.1\.jsonl: another driver has taken over this piece"):
         by_number.pop(taken.number).check()
     (kept,) = by_number.values()
     kept.check()

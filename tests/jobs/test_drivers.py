@@ -18,6 +18,8 @@ from aurora_pool.jobs.claimed import ClaimedJob
 from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.merge import merge
 from aurora_pool.jobs.options import JobOptions
+from aurora_pool.jobs.shard import open_shard
+from aurora_pool.sharing import Part
 from tests.jobs.fleets import fleet_of, pool_of
 from tests.jobs.killing import PATIENCE, Run, failing_fleet
 from tests.jobs.shared import read_records, texts_of, write_jsonl
@@ -99,6 +101,8 @@ def test_drivers_killed_at_random_answer_everything_once_and_begin_no_piece_agai
         for each in running:
             code, said = each.end()
             assert code == 0, said
+    with pytest.raises(JobError, match=r"nowhere/out\.jsonl: can't be merged \(No such file or directory\)"):
+        merge(drivers.shared, tmp_path / "nowhere" / "out.jsonl")
     merged = merge(drivers.shared, tmp_path / "out.jsonl.gz")
     assert (merged.requests, merged.failed) == (1500, 0)
     answers = sorted((drivers.shared / "answers").glob("[0-9]*.jsonl"))
@@ -218,6 +222,44 @@ def test_what_drivers_can_not_share_is_refused_with_what_to_do(
     source = str(tmp_path / name) if name.startswith("in.") else name
     with pytest.raises(ConfigError, match=reason):
         ClaimedJob(source, tmp_path / "shared", JobOptions(**options))
+    assert not (tmp_path / "shared").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", r"in\.jsonl: there is no request in it"),
+        ("\n" * 30, r"in\.jsonl: there is no request in it"),
+        ("\n{\n[]\n", r"in\.jsonl:2: expected a JSON object"),
+    ],
+)
+async def test_an_input_without_requests_is_refused_by_each_driver_unless_allowed(
+    tmp_path: Path, text: str, reason: str
+) -> None:
+    source, shared = tmp_path / "in.jsonl", tmp_path / "shared"
+    source.write_text(text)
+    with pytest.raises(BadRecord, match=reason):
+        ClaimedJob(str(source), shared, piece_lines=10)
+    assert not shared.exists()
+    options = JobOptions(allow_empty=True, on_bad_line="skip")
+    async with fleet_of(1, instant=True) as fleet, pool_of(fleet) as pool:
+        with ClaimedJob(str(source), shared, options, piece_lines=10) as job:
+            assert (await job.run(pool)).ending == "finished"
+    with pytest.raises(BadRecord, match=reason):
+        ClaimedJob(str(source), shared, piece_lines=10)
+    write_jsonl(source, lines(3))  # mended: no folder stands in its way
+    ClaimedJob(str(source), tmp_path / "other", piece_lines=10).close()
+
+
+def test_a_shard_needs_a_folder_and_gives_no_table(tmp_path: Path) -> None:
+    source, output = str(write_jsonl(tmp_path / "in.jsonl", lines(2))), tmp_path / "out"
+    with pytest.raises(ConfigError, match="with --shard, --table comes later: merge, and run it again with -o"):
+        open_shard(source, output, JobOptions(table="out.csv"), Part(0, 2))
+    assert not output.exists()
+    output.write_text("a file")
+    with pytest.raises(ConfigError, match="out: expected a folder, in which each shard has its output"):
+        open_shard(source, output, JobOptions(), Part(0, 2))
+    assert output.read_text() == "a file"
 
 
 def test_a_folder_of_another_job_is_told(tmp_path: Path) -> None:

@@ -173,10 +173,13 @@ async def test_nothing_is_written_through_a_link_or_into_a_pipe(
             side.mkdir()
         else:
             os.mkfifo(side)
+        told = ""
         try:
             await run_job(pool, source, output)
-        except JobError:
-            assert ending != ".runlog"  # which is no record of anything: the job goes on without
+        except JobError as error:
+            told = str(error)
+        assert not told or ending != ".runlog"  # which is no record of anything: the job goes on without
+        assert (ending == ".lock") == ("the lock can't be taken (" in told)
     assert precious.read_bytes() == b"precious"
 
 

@@ -52,6 +52,8 @@ async def test_what_is_invalid_is_told_before_anything_is_sent() -> None:
             await map_rows(frame, "{country}", pool, column="year")
         with pytest.raises(ConfigError, match="got dict"):
             await map_rows(ROWS, "{country}", pool)
+        with pytest.raises(ConfigError, match="two columns have the name 'a'"):
+            await map_rows(pd.DataFrame([["x", "y"]], columns=["a", "a"]), "{a}", pool)
         assert fleet.prompts_received == before
 
 

@@ -92,6 +92,13 @@ def test_what_is_no_parquet_is_told(tmp_path: Path) -> None:
         open_source(tmp_path / "in.parquet")
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    names = ["prompt", "x", "y", "x"]
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 4, names=names), tmp_path / "in.parquet")
+    with pytest.raises(BadRecord, match=r"in\.parquet: two columns have the name 'x'$"):
+        open_source(tmp_path / "in.parquet")
+
+
 def test_a_saved_data_set_is_read(tmp_path: Path) -> None:
     one, both = tmp_path / "one", tmp_path / "both"
     data = datasets.Dataset.from_list(ROWS[:3000])
@@ -149,6 +156,22 @@ async def test_columns_of_several_kinds_and_names_that_are_taken(tmp_path: Path,
     assert found.column("answer").to_pylist() == ["1", "x", "[1]"]
     assert all(found.column("model_answer").to_pylist())
     assert "row" not in (tmp_path / "out.jsonl").read_text()
+
+
+@pytest.mark.simulated_clock
+async def test_a_table_made_of_a_table_that_was_made_so_keeps_all_columns(tmp_path: Path) -> None:
+    source = write_parquet(tmp_path / "0.parquet", [{"prompt": "a", "request_id": "r"}])
+    columns = Columns(keep=("request_id",))
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        for number in range(1, 4):
+            table = tmp_path / f"{number}.parquet"
+            await run_job(pool, source, tmp_path / f"{number}.jsonl", JobOptions(table=table, columns=columns))
+            rows = [{**row, "prompt": "a"} for row in pq.read_table(table).to_pylist()]
+            source = write_parquet(tmp_path / f"{number}-next.parquet", rows)
+            columns = Columns(keep=tuple(name for name in rows[0] if name != "prompt"))
+    names = pq.read_schema(tmp_path / "3.parquet").names
+    assert len(names) == len(set(names)) == 1 + 3 + 3 * 5
+    assert {"request_id", "answer", "model_answer", "model_model_answer", "request_request_id"} <= set(names)
 
 
 def test_a_table_that_could_not_be_written_is_refused_at_once(tmp_path: Path, write_lines: WriteLines) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from aurora_pool.errors import ConfigError
@@ -71,10 +73,12 @@ async def test_no_items_give_no_results() -> None:
         ([], "at least one stage"),
         ([FIRST, FIRST], "stage name 'first' is taken"),
         ([Stage("item", "{item}")], "stage name 'item' is taken"),
+        (FIRST, r"stages: expected a list, .* got Stage"),
+        (["{item}"], r"stages\[0\]: expected Stage, got '{item}'"),
         ([FIRST, Stage("x", "{third}")], r"stage 'x' has no \{item\} or \{input\} or \{first\} in it"),
     ],
 )
-async def test_misuse_is_told_before_anything_is_sent(stages: list[Stage], match: str) -> None:
+async def test_misuse_is_told_before_anything_is_sent(stages: Any, match: str) -> None:
     pool = FakePool(echo)
     with pytest.raises(ConfigError, match=match):
         await run_pipeline(pool, stages, ["a", "b"])
@@ -138,9 +142,12 @@ async def test_a_blank_branch_is_lost_unless_it_is_kept(keep_blank: bool) -> Non
         ({}, "{responses}", "no prompts"),
         ({"a": "x"}, "{responses}", r"prompts\['a'\] has no \{item\}"),
         ({"a": "{item}"}, "x", r"has no \{responses\}"),
+        (["{item}"], "{responses}", r"prompts: expected Mapping, got \['{item}'\]"),
+        ({"a": 7}, "{responses}", r"prompts\['a'\]: expected str, got 7"),
+        ({"a": "{item}"}, None, r"merge_prompt: expected str, got None"),
     ],
 )
-async def test_fan_out_fan_in_refuses_misuse(prompts: dict[str, str], merge_prompt: str, match: str) -> None:
+async def test_fan_out_fan_in_refuses_misuse(prompts: Any, merge_prompt: Any, match: str) -> None:
     pool = FakePool(merge)
     with pytest.raises(ConfigError, match=match):
         await fan_out_fan_in(pool, ["a", "b"], prompts, merge_prompt)

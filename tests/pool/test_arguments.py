@@ -16,10 +16,12 @@ from aurora_pool import (
     NoAgentsError,
     Prompt,
     PromptOptions,
+    Sampling,
     Timeouts,
     VLLMPool,
 )
 from aurora_pool.pool_options import EmbeddingPoolOptions, VLLMPoolOptions
+from tests.pool.running import running
 
 ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
 
@@ -163,6 +165,25 @@ async def test_prompts_of_other_types(method: str, prompts: Any) -> None:
 async def test_options_of_a_call(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         await VLLMPool(ENDPOINTS).send_all_batched(["a"], **options)
+
+
+@pytest.mark.parametrize("options", [{"max_tokens": 8}, {"sampling": Sampling()}], ids=str)
+@pytest.mark.parametrize("method", ["ask", "send_all", "send_all_batched", "iter_responses"])
+async def test_embeddings_have_no_options_of_generating(method: str, options: dict[str, Any]) -> None:
+    pool = EmbeddingPool(ENDPOINTS)
+    given = getattr(pool, method)("a" if method == "ask" else ["a"], **options)
+    with pytest.raises(ConfigError, match="max_tokens and sampling: expected neither"):
+        await (anext(given) if method == "iter_responses" else given)
+
+
+@pytest.mark.simulated_clock
+async def test_misuse_leaves_no_counter_behind() -> None:
+    async with running(1) as (_, pool):
+        for prompts in (None, "a prompt", [None], ["a", {}]):
+            with pytest.raises(ConfigError):
+                await pool.send_all_batched(prompts)  # type: ignore[arg-type]
+        figures = pool.statistics()
+        assert (figures.queued, figures.in_flight, figures.prompts_failed) == (0, 0, 0)
 
 
 def test_no_endpoints() -> None:

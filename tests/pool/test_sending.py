@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -197,6 +198,24 @@ async def test_a_job_on_a_fleet_that_is_gone_fails_after_the_patience_with_reaso
         assert {response.error_kind for response in responses} == {"no_agents"}
         assert all(str(fleet.endpoints[1]) in (response.error or "") for response in responses)
         assert 7.0 <= now() <= 9.0
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"), [("die", "where it was: can't connect"), ("hang", "has sent nothing for [12] s")]
+)
+@pytest.mark.parametrize("method", ["send_all", "send_all_batched"])
+async def test_a_timeout_that_is_shorter_than_the_patience_names_the_cause(fault: str, cause: str, method: str) -> None:
+    profile = AgentProfile(slots=16, reply="word " * 500, step_base=0.02)
+    async with running(2, profile=profile, timeout=2.0) as (fleet, pool):
+        sending = asyncio.create_task(getattr(pool, method)(["a", "b"], max_tokens=500))
+        await asyncio.sleep(0.5)
+        for agent in fleet.agents:
+            getattr(agent, fault)()
+        responses = await sending
+        assert {response.error_kind for response in responses} == {"timeout"}
+        for response, endpoint in zip(responses, fleet.endpoints, strict=True):
+            assert re.search(f"no answer within 2 s of sending; .*{endpoint}.*{cause}", response.error or "")
+        assert now() < 3.0
 
 
 async def test_list_requests_name_their_model() -> None:

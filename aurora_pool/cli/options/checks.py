@@ -16,8 +16,8 @@ CHECKS = "Checks"
 Expect: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        metavar="json|FILE|regex:PATTERN",
-        help="What an answer must be: JSON, JSON by the schema in FILE, or a match.",
+        metavar="WHAT",
+        help="What an answer must be: json, FILE with a schema, or regex:PATTERN.",
         rich_help_panel=CHECKS,
     ),
 ]
