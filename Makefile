@@ -76,6 +76,7 @@ bench-all: bench ## The same, then makespan, chaos, reductions, jobs, memory and
 	$(BIN)/python -m benchmarks.tree_reduce
 	$(BIN)/python -m benchmarks.jobs
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.floods
 	$(BIN)/python -m benchmarks.scale
 
 cost: $(VENV)/.dev ## Fail if a prompt costs more than twice what it costs a client written by hand
