@@ -151,8 +151,8 @@ def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_termin
     shown = ""
     with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None
-        first = server.stderr.readline()
-        url = "http://" + first.partition("http://")[2].split()[0]
+        log = next((line for line in server.stderr if " serves " in line), "")
+        url = log.partition(" serves ")[0].split()[-1]
         monkeypatch.setenv("AURORA_POOL_SERVER", url)
         batch = ""
         while answered(f"{url}/v1/models")[0] != 200:
@@ -172,7 +172,7 @@ def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_termin
                 ended = call("fetch", batch, "-o", "again.jsonl")
                 shown += ended.out + ended.err
         server.terminate()
-        log = first + server.stderr.read()
+        log += server.stderr.read()
     assert json.loads(Path("again.jsonl").read_text())["custom_id"] == "a"
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert KEY not in shown + log
