@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import pytest
@@ -84,6 +84,14 @@ def test_nothing_is_grouped_where_nothing_or_all_is_shared(texts: list[str]) -> 
     assert find_groups(texts, depth_of(texts), 4).groups is None
 
 
+def test_what_all_share_is_told_in_whole_blocks_by_prompts_from_all_over() -> None:
+    alike = [f"{'The same header. ' * 6}{number}" for number in range(80)]  # 102 characters and a number
+    assert depth_of(alike) == 64
+    assert depth_of([[ord(character) for character in text] for text in alike]) == 96
+    assert depth_of([*alike, *[document(number) for number in range(80)]]) == 0
+    assert depth_of(alike, document(1)) == 0
+
+
 def test_groups_nest() -> None:
     texts = [
         f"{document(d, 4000)}{document(100 + d * 10 + p)} {q}?" for d in range(2) for p in range(4) for q in range(6)
@@ -134,6 +142,35 @@ def test_what_comes_later_finds_its_home() -> None:
     assert len(moved) <= 4  # of 40: only what levels the load
 
 
+def test_single_prompts_of_known_groups_find_their_home() -> None:
+    rig = Rig(8)
+    first, later = questions(40, 4), [f"{work} Really?" for work in questions(40, 1)]
+    rig.admit(len(first), work=first)
+    rig.finish()
+    homes = places(rig, first)
+    rig.admit(len(later), work=later)
+    rig.finish()
+    moved = [work for work, agents in places(rig, later).items() if not agents <= homes[work]]
+    assert len(moved) <= 4  # of 40: only what levels the load
+
+
+def test_agents_take_what_they_are_the_home_of_before_others_help_up_to_a_quarter_more() -> None:
+    rig = Rig(2)
+    for agent, documents in ((0, range(2)), (1, range(2, 8))):
+        works = [work for number in documents for work in questions(1, 2, first=number)]
+        rig.admit(len(works), work=works, queue=PromptQueue([agent]))
+        rig.finish()
+    rig.served.clear()
+    later = [f"{work} Really?" for work in questions(8, 4)]
+    rig.admit(len(later), work=later)
+    rig.plan()
+    found = list(places(rig, later).values())
+    assert found[:2] == [{0}] * 2
+    assert found.count({1}) == 5  # of 6: 20 of the 32 prompts, and 16 would be even
+    assert Counter(agent for _, agent in rig.served)[0] >= 11
+    rig.finish()
+
+
 def test_a_group_larger_than_its_share_spreads() -> None:
     works = questions(1, 90) + [f"{document(50 + number)}" for number in range(10)]
     rig = Rig(10)
@@ -164,10 +201,16 @@ def test_a_dead_agent_is_no_home() -> None:
     works = questions(8, 4)
     rig.admit(len(works), work=works)
     rig.plan()
-    (lost,) = {request.agent for request in rig.sent if request.items[0] is rig.items[0]} or {0}
+    (lost,) = places(rig, works[:4])[works[0][:300]]
     rig.fail(next(request for request in rig.sent if request.agent == lost), ConnectFailed("connection refused"))
-    assert not rig.dispatcher.ledger.homes.of(rig.items[0].prefix)
     rig.finish()
+    rig.probed(lost)  # it comes back, and has none of what it had computed
+    assert rig.in_service(lost)
+    homes = places(rig, works[:4])[works[0][:300]] - {lost}
+    later = [f"{work} Really?" for work in works[:4]]
+    rig.admit(len(later), work=later)
+    rig.finish()
+    assert places(rig, later)[works[0][:300]] <= homes
 
 
 def test_a_view_is_served_by_its_own_agents() -> None:

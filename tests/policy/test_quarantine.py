@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import random
+import pytest
 
 from aurora_pool.errors import ServerError
-from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.quarantine import MAX_DEATHS, QUARANTINE_DELAY, TOGETHER, halve
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.window import START
@@ -151,16 +149,27 @@ def test_a_death_soon_after_coming_back_blames_nobody() -> None:
     assert not rig.failures
 
 
-def test_only_answers_prove_that_an_agent_is_sound_again() -> None:
-    agent = AgentState(0, requests_limit=256)
-    assert agent.proven
-    agent.breaker.failed(Outcome.DEAD, 0.0, random.Random(0))
-    agent.breaker.probing()
-    agent.breaker.probed(Outcome.ANSWERED, 5.0, random.Random(0))
-    agent.answered(tokens=100, sent_at=5.0, now=6.0)
-    soon = agent.proven
-    agent.answered(tokens=100, sent_at=5.0, now=LONG_ENOUGH)
-    assert (soon, agent.proven) == (False, True)
+@pytest.mark.parametrize("answers", [True, False])
+def test_only_answers_prove_that_an_agent_is_sound_again(answers: bool) -> None:
+    rig = Rig(2)
+    (item,) = rig.admit()
+    rig.plan()
+    for deaths in (1, 2):
+        kill_under(rig, item, deaths)
+        bring_back(rig)
+    other = PromptQueue([1 - served_in(rig, item).agent])
+    while rig.now < 2 * LONG_ENOUGH:
+        rig.wait(4.0)
+        for agent in list(rig.looks):
+            rig.load_checked(agent, Finding.PROGRESSING)
+        if answers:
+            (prompt,) = rig.admit(1, queue=other)
+            rig.plan()
+            rig.answer_all(served_in(rig, prompt))
+    kill_under(rig, item, 4)
+    rig.plan()
+    assert item.done == answers  # the second of the two to die had proved sound, or has only been idle
+    rig.finish()
 
 
 def test_poison_on_an_agent_of_its_own_comes_to_an_end() -> None:

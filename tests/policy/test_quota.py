@@ -87,9 +87,10 @@ def test_a_prompt_beyond_a_whole_minutes_tokens_is_never_sent() -> None:
 
 def test_the_agents_own_words_correct_downwards_only() -> None:
     quota = Quota(HostedTerms(requests=60, tokens=6000))
-    quota.told(Left(1e6, 0.0), Left(1e9, 0.0), 0.0)
     quota.reserve(600, 0.0)
-    assert quota.ready_at(600, 0.0) > 1.0
+    free = quota.ready_at(600, 0.0)
+    quota.told(Left(1e6, 0.0), Left(1e9, 0.0), 0.0)
+    assert quota.ready_at(600, 0.0) == free > 1.0
     quota.told(Left(0, 20.0), None, 1.0)
     assert quota.ready_at(1, 1.0) == 21.0
     quota.told(None, Left(0, 50.0), 1.0)

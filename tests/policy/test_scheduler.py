@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from aurora_pool.errors import ConnectFailed, ServerError
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.window import START
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.work import Caller, PromptQueue
 from tests.policy.rig import Rig
 
 
@@ -55,8 +57,9 @@ def test_what_finds_no_credit_waits_and_goes_to_whoever_is_ready() -> None:
     rig.finish()
 
 
-def test_a_refill_waits_until_it_is_worth_a_request() -> None:
-    rig = Rig(1)
+@pytest.mark.parametrize("balance", ["adaptive", "strict"])
+def test_a_refill_waits_until_it_is_worth_a_request(balance: Balance) -> None:
+    rig = Rig(1, balance=balance)
     rig.admit(2 * START)
     rig.plan()
     request = rig.sent[0]
@@ -179,19 +182,54 @@ def test_withdrawn_prompts_are_not_sent() -> None:
     rig.finish()
 
 
-def test_a_slow_agent_gets_no_last_prompts() -> None:
-    rig = Rig(2, window=20)
-    rig.admit(60)
+def sent_to_a_slow_agent(*, expected: int = 0, unknown: int = 0) -> int:
+    """Have one agent answer at once and another slowly; return how many of the last prompts the slow one gets.
+
+    ``expected`` prompts are still to come, and ``unknown`` agents hold prompts and have answered none.
+    """
+    rig = Rig(2 + unknown, window=20)
+    rig.queue.expected = expected
+    rig.admit(90 + 20 * unknown)
     rig.plan()
-    slow, fast = rig.sent[:2]
-    rig.now = 1.0
+    slow, fast, *others = rig.sent
+    rig.now += 1.0
     rig.answer_all(fast)
     rig.plan()
-    rig.now = 10.0
+    rig.now += 9.0
     for slot in range(10):
         rig.answer(slow, slot)
     rig.wait(0.3)
-    assert not any(a.agent == slow.agent for a in rig.sent[2:])
+    rig.queue.expected = 0
+    found = sum(request.open for request in rig.sent[2 + len(others) :] if request.agent == slow.agent)
+    rig.finish()
+    return found
+
+
+def test_a_slow_agent_gets_no_last_prompts() -> None:
+    assert sent_to_a_slow_agent() == 0
+
+
+def test_a_slow_agent_gets_more_while_its_prompts_are_not_the_last() -> None:
+    assert sent_to_a_slow_agent(expected=1000) == 10
+
+
+def test_no_end_is_foreseen_while_an_agent_has_not_shown_how_fast_it_is() -> None:
+    assert sent_to_a_slow_agent(unknown=1) == 10
+
+
+def test_callers_share_each_refill_in_turns() -> None:
+    rig = Rig(1, window=64)
+    queues = [PromptQueue([0], caller=Caller()) for _ in range(2)]
+    for queue in queues:
+        rig.admit(256, queue=queue)
+    rig.plan()
+    for _ in queues:  # the first has found all credits free; the second makes up for it
+        for request in list(rig.open):
+            rig.answer_all(request, tokens=128)
+        before = len(rig.sent)
+        rig.plan()
+    refill = Counter(item.queue for request in rig.sent[before:] for item in request.unreleased())
+    assert [refill[queue] for queue in queues] == [32, 32]  # two turns each of 16, which is 2,048 tokens
     rig.finish()
 
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.flow import Flow
-from aurora_pool.policy.window import LEAST_REFILL, START, STEADY, Window
+from aurora_pool.policy.window import START, STEADY, Window
+from tests.policy.rig import Rig
 
 
 def flowing(rate: float, running: int, latency: float = 0.02, seconds: int = 10) -> Flow:
@@ -41,11 +41,11 @@ def test_creeps_where_growth_brings_nothing() -> None:
     assert window.size == 2 * (2 * START * 9 // 8)
 
 
-@pytest.mark.parametrize(("slots", "rate"), [(8, 2.0), (64, 30.0), (128, 60.0)])
-def test_shrinks_to_what_runs_and_what_begins_meanwhile(slots: int, rate: float) -> None:
+@pytest.mark.parametrize(("slots", "rate", "size"), [(8, 4.0, 27), (64, 32.0, 106), (128, 64.0, 197)])
+def test_shrinks_to_a_quarter_more_than_what_runs_and_begins_meanwhile(slots: int, rate: float, size: int) -> None:
     window = Window()
     window.fit(flowing(rate, slots))
-    assert slots + LEAST_REFILL < window.size < 1.6 * slots + 2 * LEAST_REFILL
+    assert window.size == size  # 1.25 * (slots + rate * 0.27 s) and a least refill
 
 
 @given(rate=st.floats(1.0, 5000.0), running=st.integers(0, 1024), latency=st.floats(0.001, 0.5))
@@ -92,10 +92,14 @@ def test_does_not_grow_soon_after_an_overload() -> None:
     assert window.size == 192
 
 
-def test_preemptions_take_off_an_eighth() -> None:
+def test_preemptions_take_off_an_eighth_for_a_while() -> None:
     window = Window(start=80)
-    window.preempted(now=0.0)
+    window.preempted(now=5.0)
     assert window.size == 70
+    window.ran_dry(rate=10.0, running=70, now=5.0 + STEADY - 0.1)
+    assert window.size == 70
+    window.ran_dry(rate=10.0, running=70, now=5.0 + STEADY)
+    assert window.size == 140
 
 
 def test_never_exceeds_its_ceiling() -> None:
@@ -111,78 +115,95 @@ def test_a_refill_is_worth_a_request(size: int, rate: float, refill: int) -> Non
     assert Window().min_refill(size, rate, 1 / 16) == refill
 
 
+def window_of(rig: Rig) -> int:
+    return rig.statistics.agents[0].window
+
+
+def answer_what_is_open(rig: Rig) -> None:
+    for request in list(rig.open):
+        rig.answer_all(request)
+    rig.plan()
+
+
 def test_an_agent_of_which_all_prompts_run_gets_more() -> None:
-    agent = AgentState(0, requests_limit=256)
-    agent.held = START
-    agent.started(START, now=1.0)
-    assert agent.limit == 2 * START
+    rig = Rig(1)
+    rig.admit(START)
+    rig.plan()
+    rig.start(rig.sent[0])
+    assert window_of(rig) == 2 * START
+    rig.finish()
 
 
 def test_answers_that_make_way_for_the_queue_do_not_widen_the_window() -> None:
-    agent = AgentState(0, requests_limit=256)
-    agent.held = START
-    agent.started(200, now=0.0)
-    agent.answers_since_send = START // 2 + 1
-    agent.held -= START // 2 + 1
-    agent.running = agent.held
-    agent.started(0, now=1.0)
-    assert agent.limit == START
+    rig = Rig(1)
+    rig.admit(START)
+    rig.plan()
+    (request,) = rig.sent
+    rig.start(request, 200)
+    for slot in range(START // 2 + 1):
+        rig.answer(request, slot)
+    rig.start(request)
+    assert window_of(rig) == START
+    rig.finish()
 
 
 def test_what_waits_at_the_server_by_its_own_counters_is_no_dry_server() -> None:
-    agent = AgentState(0, requests_limit=256)
-    agent.held = START
-    agent.sampled(running=64, waiting=START - 64, preemptions=0, now=0.0)
-    agent.started(START, now=1.0)
-    assert agent.limit == START
-    agent.sampled(running=START, waiting=0, preemptions=0, now=2.0)
-    agent.check_dry(now=2.0)
-    assert agent.limit == 2 * START
-    agent.sampled(running=START, waiting=0, preemptions=3, now=3.0)
-    assert agent.limit == 2 * START - START // 4
+    rig = Rig(1)
+    rig.admit(4 * START)
+    rig.plan()
+    (request,) = rig.sent
+    rig.dispatcher.sampled(0, 64, START - 64, 0, rig.now)
+    rig.start(request)
+    assert window_of(rig) == START
+    rig.dispatcher.sampled(0, START, 0, 0, rig.now)
+    for slot in range(START // 16 + 1):
+        rig.answer(request, slot)
+    rig.plan()
+    assert window_of(rig) == 2 * START
+    rig.dispatcher.sampled(0, START, 0, 3, rig.now)
+    assert window_of(rig) == 2 * START - START // 4
+    rig.finish()
 
 
-def test_a_bad_state_heals_within_seconds() -> None:
-    agent = AgentState(0, requests_limit=256)
-    agent.window.overloaded(accepted=4, refused=1, now=-STEADY)
-    agent.refresh()
-    flow, now = agent.flow, 0.0
-    flow.first_byte(0.02, now)
-    while agent.window.size < START and now < 60.0:
-        now += 0.5
-        agent.held = agent.window.size  # every half second all that it may hold is answered, and nothing waits there
-        agent.answered(10, now - 0.5, now, answers=agent.held)
-        agent.answers_since_send = 0
-        agent.running = agent.held
-        agent.check_dry(now)
-    assert now <= 10.0
+def test_a_small_window_heals_within_seconds_of_the_time_without_growth() -> None:
+    rig = Rig(1, window=4)
+    rig.queue.unbounded = True
+    rig.admit(2000)
+    rig.plan()
+    while window_of(rig) < START and rig.now < 60.0:
+        held = rig.held(0)
+        for request in list(rig.open):  # all that it may hold runs at once, and takes half a second
+            rig.start(request)
+            for slot in range(request.open):
+                rig.now += 0.5 / held
+                rig.answer(request, slot)
+        rig.plan()
+    assert rig.now <= STEADY + 5.0
+    rig.finish()
 
 
 def test_a_window_that_was_never_full_does_not_shrink() -> None:
-    agent = AgentState(0, requests_limit=256)
-    now = 0.0
+    rig = Rig(1)
+    rig.queue.unbounded = True
     for _ in range(40):  # short calls to a server, or of a process, that hardly gets the processor
-        agent.held = 64
-        agent.flow.holds(agent.held)
-        for _ in range(2):
-            now += 0.6
-            agent.held -= 32
-            agent.answered(32, now - 0.6, now, answers=32)
-    assert agent.limit == START
+        rig.admit(64)
+        rig.plan()
+        (request,) = rig.open
+        for half in (range(32), range(32, 64)):
+            rig.wait(0.6)
+            for slot in half:
+                rig.answer(request, slot)
+    assert window_of(rig) == START
+    rig.finish()
 
 
 def test_a_small_window_grows_where_whole_lists_are_answered_at_once() -> None:
-    agent = AgentState(0, requests_limit=256)
-    agent.window.size = 8
-    agent.refresh()
-    now = 0.0
-    while agent.limit < START and now < 60.0:
-        now += 0.1
-        size = agent.limit
-        agent.flow.began(now - 0.1)
-        agent.answers_since_send, agent.held = 0, size
-        agent.flow.holds(size)
-        agent.held = 0
-        agent.answered(10 * size, now - 0.1, now, answers=size)
-        agent.check_dry(now)
-    assert now < 60.0
+    rig = Rig(1, window=8)
+    rig.wait(STEADY)
+    while window_of(rig) < START and rig.now < 60.0:
+        rig.admit(2 * window_of(rig))
+        rig.plan()
+        rig.now += 0.1
+        answer_what_is_open(rig)
+    assert rig.now <= STEADY + 10.0
+    rig.finish()

@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from aurora_pool import AgentEndpoint, HostedOptions, HostfileError, Prompt, Sampling, Timeouts, VLLMPool
 from aurora_pool.hostfile import format_hostfile, parse_hostfile_text
 from aurora_pool.testing import AgentProfile, SimulatedAgent, SimulatedFleet, run_simulated
+from tests.pool.gateway import gateway
 from tests.pool.running import CHAT, chats_at
 
 OWN = AgentProfile(slots=16, median_length=40, longest=60)
@@ -130,6 +132,41 @@ def test_its_own_words_on_what_is_left_are_believed() -> None:
             before = asyncio.get_running_loop().time()
             await pool.ask("three")
             assert chats_at(agent)[-1].at - before >= 300.0
+
+    run_simulated(run())
+
+
+def as_reasoning_model(path: str, body: Any) -> web.Response | None:
+    """Refuse what OpenAI's reasoning models refuse, in their words."""
+    if "max_tokens" not in body:
+        return None
+    message = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    )
+    error = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": "max_tokens",
+        "code": "unsupported_parameter",
+    }
+    return web.json_response({"error": error}, status=400)
+
+
+def test_a_model_that_takes_no_max_tokens_is_asked_by_the_other_name() -> None:
+    async def run() -> None:
+        async with (
+            SimulatedFleet(1, profile=API) as fleet,
+            gateway(fleet.endpoints[0], {}, as_reasoning_model) as endpoint,
+        ):
+            tags = HOSTED | {"price_in": "1", "price_out": "1", "rpm": "60"}
+            api = AgentEndpoint(endpoint.host, endpoint.port, tags)
+            async with VLLMPool([api], max_tokens=60, hosted=HostedOptions(max_cost=1.0)) as pool:
+                responses = await pool.send_all_batched([f"prompt {n}" for n in range(20)])
+                assert [response.error for response in responses] == [None] * 20
+                tokens = sum((r.prompt_tokens or 0) + (r.completion_tokens or 0) for r in responses)
+                assert pool.statistics().cost == pytest.approx(tokens / 1e6)
+            bodies = [request.body for request in chats_at(fleet.agents[0])]
+            assert [body["max_completion_tokens"] for body in bodies] == [60] * 20
 
     run_simulated(run())
 
