@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from aurora_pool.policy.agent import AgentState
@@ -27,18 +29,15 @@ class Admission:
 
     def admit(self, items: Sequence[WorkItem]) -> None:
         """Assign prompts to agents round-robin, or have them wait in groups of those that begin alike."""
-        start = 0
-        for end in range(1, len(items) + 1):
-            if end == len(items) or items[end].queue is not items[start].queue:
-                run, queue = items[start:end], items[start].queue
-                groups = None
-                if self._grouper is not None and queue.view.members and not queue.pinned:
-                    groups = self._grouper.groups(run, queue)
-                if groups is not None:
-                    self._admit_groups(groups, queue)
-                elif not self._assign_shares(run, queue):
-                    self._admit(run, queue)
-                start = end
+        for queue, same in groupby(items, attrgetter("queue")):
+            run = list(same)
+            groups = None
+            if self._grouper is not None and queue.view.members and not queue.pinned:
+                groups = self._grouper.groups(run, queue)
+            if groups is not None:
+                self._admit_groups(groups, queue)
+            elif not self._assign_shares(run, queue):
+                self._admit(run, queue)
 
     def _admit_groups(self, groups: Iterable[tuple[int, list[WorkItem]]], queue: PromptQueue) -> None:
         """Have groups wait for their homes, or for whoever comes first: the next plan gives each agent its share."""

@@ -15,7 +15,7 @@ from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 BUSY = ServerError(503, "The engine is currently busy")
@@ -122,8 +122,9 @@ class Rig:
 
     def admit(self, count: int = 1, *, queue: PromptQueue | None = None, work: Iterable[str] = ()) -> list[WorkItem]:
         kinds = list(work)
+        queue = queue or self.queue  # only prompts of one caller share requests
         items = [
-            WorkItem(queue or self.queue, len(self.items) + i, "batch", kinds[i] if i < len(kinds) else "good")
+            WorkItem(queue, len(self.items) + i, queue.caller, kinds[i] if i < len(kinds) else "good")
             for i in range(count)
         ]
         self.items += items
@@ -293,6 +294,11 @@ class Rig:
             assert agent.held == held[agent.index], agent.index
             assert agent.running == running[agent.index], agent.index
         assert self._ledger.in_flight == sum(held.values())
+        of_callers: Counter[Caller] = Counter()
+        for item, agents in holders.items():
+            of_callers[item.queue.caller] += agents
+        for caller in {item.queue.caller for item in self.items}:
+            assert caller.in_flight == of_callers[caller]
         for item in self.items:
             assert item.holders == holders[item] <= 2
             assert self.results[item] <= 1

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 from aiohttp import web
+from openai import AsyncOpenAI
 
 from aurora_pool import AgentEndpoint, HostedOptions, HostfileError, Prompt, Sampling, Timeouts, VLLMPool
 from aurora_pool.hostfile import format_hostfile, parse_hostfile_text
@@ -117,6 +118,33 @@ def test_a_429_pauses_the_agent_and_costs_no_attempt() -> None:
             assert response.success
             first, second = [request.at for request in chats_at(agent)]
             assert second - first >= 120.0
+
+    run_simulated(run())
+
+
+@pytest.mark.parametrize("headers", [{"retry-after": "7"}, {"retry-after-ms": "2500"}, {"retry-after": "1.5"}])
+@pytest.mark.parametrize("status", [429, 503])
+def test_it_waits_as_long_as_the_openai_client_does(status: int, headers: Mapping[str, str]) -> None:
+    async def waited(ask: Callable[[AgentEndpoint], Awaitable[object]]) -> float:
+        async with SimulatedFleet(1, profile=API, seed=1) as fleet:
+            (agent,) = fleet.agents
+            agent.fail(status, message="Rate limit reached", headers=headers)
+            asyncio.get_running_loop().call_later(0.1, agent.revive)
+            await ask(agent.endpoint)
+            first, second = [request.at for request in chats_at(agent)]
+            return second - first
+
+    async def by_openai(endpoint: AgentEndpoint) -> None:
+        async with AsyncOpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none") as client:
+            await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "one"}])
+
+    async def by_pool(endpoint: AgentEndpoint) -> None:
+        api = AgentEndpoint(endpoint.host, endpoint.port, HOSTED)
+        async with VLLMPool([api], max_tokens=60) as pool:
+            assert (await pool.ask("one")).success
+
+    async def run() -> None:
+        assert await waited(by_pool) == pytest.approx(await waited(by_openai), abs=0.1)
 
     run_simulated(run())
 
