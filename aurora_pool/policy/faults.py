@@ -185,10 +185,7 @@ class Faults:
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
-                    for item in part:
-                        item.holders += 1
-                    agent.held += len(part)
-                    self.ledger.open_request(part, agent, now)
+                    self.ledger.send_again(part, agent, now)
             case Outcome.PROMPT_REJECTED if agent.quota is not None and any(t.queue.view.members for t in items):
                 for item in items:
                     item.portable = None  # it waits for the pool's own agents
