@@ -214,7 +214,9 @@ class Scheduler:
                 queue.end = None
                 remaining = self._remaining(now)
                 if not self.strict and remaining is not None:
-                    members = [agent for agent in (ledger.agents[i] for i in queue.view.members) if agent.limit]
+                    barred = _barred(queue)
+                    able = (ledger.agents[i] for i in queue.view.members if i != barred)
+                    members = [agent for agent in able if agent.limit]
                     queue.end = foresee_end(members, remaining, ledger.lengths, now)
         if queue in ledger.queues and not queue.rescan_set:
             queue.rescan_set = True
@@ -284,6 +286,16 @@ def portion(size: int, wanted: int, most: int, *, begun: bool) -> int:
     if size <= min(2 * wanted, most):
         return size
     return 0 if begun else wanted
+
+
+def _barred(queue: PromptQueue) -> int:
+    """The agent that gets nothing of what waits, for all of it has just failed there; -1 if there is none.
+
+    The others are not to be measured by it: they would be too slow, and nobody would take the rest.
+    """
+    waiting = iter(queue.items)
+    barred = next(waiting).avoid if queue.items else -1
+    return barred if barred >= 0 and all(item.done or item.avoid == barred for item in waiting) else -1
 
 
 def _drop_done(queue: deque[WorkItem]) -> None:

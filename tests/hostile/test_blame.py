@@ -59,6 +59,34 @@ async def test_one_bad_prompt_in_a_hundred_leaves_the_others_answered() -> None:
         assert sum(len(server.asked) for server in servers) < 20 * 40
 
 
+def at_pace(seconds: float, failure: Any = None) -> Any:
+    """A server that streams one answer after the other, ``seconds`` apart, and fails lists with a BAD prompt."""
+
+    async def answer(asked: Asked) -> None:
+        if failure is not None and any("BAD" in prompt for prompt in asked.prompts):
+            asked.writer.write(failure(asked))
+            return
+        texts = [text_for(prompt) for prompt in asked.prompts]
+        asked.writer.write(begin() + chunk(sse(*(choice(index, text[:3]) for index, text in enumerate(texts)))))
+        for index, text in enumerate(texts):
+            await asyncio.sleep(seconds)
+            asked.writer.write(chunk(sse(choice(index, text[3:], "stop"))))
+        asked.writer.write(chunk(sse(b"[DONE]")) + chunk(b""))
+
+    return answer
+
+
+@pytest.mark.parametrize("failure", [FAILURES["500"], lambda _: http(b"", 503)], ids=["500", "503"])
+@pytest.mark.parametrize("slow_fails_too", [False, True])
+async def test_what_the_fast_agent_fails_at_the_end_is_taken_by_a_slow_one(failure: Any, slow_fails_too: bool) -> None:
+    fast, slow = at_pace(0.01, failure), at_pace(0.1, FAILURES["500"] if slow_fails_too else None)
+    async with pool_of(fast, slow) as (pool, _):
+        await pool.send_all_batched([f"first {number}" for number in range(100)])
+        responses = await asyncio.wait_for(pool.send_all_batched(["BAD", *PROMPTS]), 100)
+        assert all(response.success for response in responses[1:])
+        assert responses[0].error_kind == ("exhausted" if slow_fails_too else None)
+
+
 @pytest.mark.parametrize("status", [204, 301, 302, 307, 308, 402, 407, 410, 421, 426, 451, 418, 599])
 async def test_a_status_that_says_nothing_of_prompts_is_the_agents(status: int) -> None:
     async with pool_of(lambda _: http(b"", status, headers={"Location": "/"}), good) as (pool, _):
