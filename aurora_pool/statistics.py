@@ -22,7 +22,7 @@ class AgentStatistics:
     still holds. ``prefix_hit_share`` is the share of its prompts' tokens, 0 to 1, that its server found in its prefix
     cache, by the server's own counters since the pool first looked at them; None before the second look (a busy agent
     is looked at after 5 seconds, and then every 15), and where the server does not tell. ``cost`` is what a hosted
-    agent's answers have cost, in the currency of its prices.
+    agent's answers have cost, in the currency of its prices, ``unpaid`` whether it is out since the budget is spent.
     """
 
     endpoint: AgentEndpoint
@@ -38,6 +38,7 @@ class AgentStatistics:
     last_error: str = ""
     prefix_hit_share: float | None = None
     cost: float = 0.0
+    unpaid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,11 @@ class PoolStatistics:
     moved: int
     quarantined: int
     wasted_tokens: int
+
+    @property
+    def unpaid(self) -> bool:
+        """Whether any agent is out since the budget is spent."""
+        return any(agent.unpaid for agent in self.agents)
 
     @property
     def cost(self) -> float:
@@ -109,4 +115,5 @@ def _agent(agent: AgentState, endpoint: AgentEndpoint, now: float) -> AgentStati
         last_error=agent.last_error,
         prefix_hit_share=agent.prefix_cache.share,
         cost=0.0 if agent.quota is None else agent.quota.cost,
+        unpaid=agent.quota is not None and agent.quota.unpaid,
     )

@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py                               three fleets, 100,000 to 400,000 prompts, about 6 minutes
     python benchmarks/scale.py --agents 4000 --per-agent 250 a million prompts on 4,000 agents
+    python -m benchmarks.scale --rows                        four drivers of 1,000 agents, 100 million rows
 
 The agents are ports of a few server processes that have every answer ready, so the client is what is measured. Each
 agent gets lists of the same size in all fleets; what would cost more with more agents would be the pool's own doing.
@@ -29,6 +30,7 @@ from pathlib import Path
 
 from aurora_pool import AgentEndpoint, ConfigError, Observer, VLLMPool, event_loop
 from aurora_pool.runtime.open_files import ensure_open_files
+from benchmarks import scale_rows
 from benchmarks.peers.shared import MAX_TOKENS, MODEL, prompt
 from benchmarks.printing import machine, table
 
@@ -198,8 +200,12 @@ def main() -> int:
     parser.add_argument("--agents", type=int, nargs="+", default=list(FLEETS))
     parser.add_argument("--per-agent", type=int, default=100, help="prompts for each agent in each call")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, nargs="?", const=scale_rows.ROWS, help="this number of rows, four drivers")
     parser.add_argument("--json", action="store_true", help="measure one fleet in this process and write JSON")
     arguments = parser.parse_args()
+    if arguments.rows:
+        scale_rows.measure_rows(arguments.rows, 1000)
+        return 0
     try:
         ensure_open_files(4 * max(arguments.agents) + 200)
     except ConfigError as error:

@@ -205,7 +205,7 @@ class Run:
         taken = self._taken.pop(index)
         if response.error_kind == "no_agents":
             # Nobody was there to answer: that says nothing about the prompt, so it gets no record.
-            self.end("no agents", response.error or "no agent is in service")
+            self.end("budget spent" if self._pool.statistics().unpaid else "no agents", response.error or "")
             return
         self._guard.spend(response, self._shares.tags_of(response.agent_index))
         checked = self._checked(taken, response)

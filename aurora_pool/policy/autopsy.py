@@ -2,8 +2,8 @@
 
 Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent is
 looked at: it has died if it accepts no connection, or if its counters have started anew. If it works on, the prompts
-just go again. If the connections that broke had all been silent for the same time, a proxy stands before it, which cuts
-what is silent for so long.
+just go again. If the connections of an agent that works on had all been silent for the same time when they broke, a
+proxy stands before it, which cuts what is silent for so long.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import WorkItem
 
 DIED = frozenset({Finding.REFUSED, Finding.RESTARTED})
+DEAD = DIED | {Finding.UNRESPONSIVE}
+"""What a look shows of an agent that does not work: it may have died, or hang."""
 IDLE = 5.0
 """Seconds of silence from which on a break may be a proxy's cut."""
 SAME = 0.05
@@ -26,22 +28,30 @@ class Autopsies:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._lost: dict[AgentState, list[tuple[list[WorkItem], str]]] = {}
+        self._idle_for: dict[AgentState, list[float]] = {}
         self._idle_times: dict[AgentState, float] = {}
 
-    def begin(self, agent: AgentState, items: list[WorkItem], reason: str) -> None:
-        """Have an agent looked at. It gets nothing meanwhile, and what it held goes nowhere."""
+    def begin(self, agent: AgentState, items: list[WorkItem], reason: str, silent_for: float) -> None:
+        """Have an agent looked at. It gets nothing meanwhile, and what it held goes nowhere.
+
+        ``silent_for`` is how many seconds before the break nothing had come on its connection.
+        """
+        self._idle_for.setdefault(agent, []).append(silent_for)
         self._lost.setdefault(agent, []).append((items, reason))
         if not agent.load_check_sent:
             agent.load_check_sent = True
             self._ledger.pending.check.append(agent.index)
         agent.check(True)
 
-    def end(self, agent: AgentState) -> list[tuple[list[WorkItem], str]]:
-        """Take what had been lost, each list with the reason."""
+    def end(self, agent: AgentState, finding: Finding) -> list[tuple[list[WorkItem], str]]:
+        """Take what had been lost, each list with the reason, now that the agent was looked at."""
+        idle_for = self._idle_for.pop(agent, [])
+        if finding not in DEAD:
+            for silent_for in idle_for:
+                self._note_idle(agent, silent_for)
         return self._lost.pop(agent, [])
 
-    def note_idle(self, agent: AgentState, silent_for: float) -> None:
-        """Record that a connection broke that had been silent for so long."""
+    def _note_idle(self, agent: AgentState, silent_for: float) -> None:
         if silent_for < IDLE or agent.idle_timeout:
             return
         before = self._idle_times.get(agent, 0.0)
@@ -53,3 +63,4 @@ class Autopsies:
     def clear(self) -> None:
         """Forget all of it."""
         self._lost.clear()
+        self._idle_for.clear()

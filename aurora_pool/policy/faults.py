@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.agent import RATE_LIMITED, AgentState
-from aurora_pool.policy.autopsy import DIED, Autopsies
+from aurora_pool.policy.autopsy import DEAD, DIED, Autopsies
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, classify
@@ -62,8 +62,7 @@ class Faults:
         if isinstance(error, ServerError) and error.status == GATEWAY_TIMEOUT and request.sent_at is not None:
             self.autopsies.note_idle(agent, now - request.sent_at)  # a proxy's cut, of a reply that had not begun
         if isinstance(error, ConnectionLost):
-            self.autopsies.note_idle(agent, error.silent_for)
-            self.autopsies.begin(agent, left, reason)
+            self.autopsies.begin(agent, left, reason, error.silent_for)
             return outcome
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
             agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
@@ -86,10 +85,10 @@ class Faults:
 
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
         """Record what a look at an agent has shown, whose connections broke or that is silent."""
-        lost = self.autopsies.end(agent)
+        lost = self.autopsies.end(agent, finding)
         died = finding in DIED
         if lost:
-            outcome = Outcome.DEAD if died or finding is Finding.UNRESPONSIVE else Outcome.BROKEN
+            outcome = Outcome.DEAD if finding in DEAD else Outcome.BROKEN
             agent_failed(self.ledger, agent, outcome, lost[0][1], now)
             if not agent.sent:
                 agent.load_check_sent = False
@@ -189,10 +188,7 @@ class Faults:
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
-                    for item in part:
-                        item.holders += 1
-                    agent.held += len(part)
-                    self.ledger.open_request(part, agent, now)
+                    self.ledger.send_again(part, agent, now)
             case Outcome.PROMPT_REJECTED if agent.quota is not None and any(t.queue.view.members for t in items):
                 for item in items:
                     item.portable = None  # it waits for the pool's own agents

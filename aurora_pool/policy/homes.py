@@ -69,12 +69,14 @@ class Homes:
         known = self._known
         home = agent + _LIFE * self._lives.get(agent, 0)
         own = (home,)
-        last = 0
-        for key in keys:
-            if key and key != last:
+        sent = dict.fromkeys(keys, own)
+        sent.pop(0, None)
+        if known.keys().isdisjoint(sent):
+            known.update(sent)
+        else:
+            for key in sent:
                 homes = known.pop(key, own)
                 known[key] = homes if home in homes else (*homes[1 - MOST_HOMES :], home)
-                last = key
         most = self._most()
         if len(known) > most + most // FORGOTTEN_TOGETHER:
             for key in list(islice(known, len(known) - most)):
@@ -110,9 +112,12 @@ class Grouper:
 
         A group of one is known from earlier, or belongs to none and has the key 0. Each item is told its key.
         """
-        beginning_of = self._beginning_of
-        texts = [beginning_of(item.work) for item in items]
-        if len(set(map(type, texts))) > 1:
+        texts = [item.work for item in items]
+        kinds = set(map(type, texts))
+        if kinds != {str}:  # a text begins as it is
+            texts = list(map(self._beginning_of, texts))
+            kinds = set(map(type, texts))
+        if len(kinds) > 1:
             return None
         if len(items) == 1:
             return self._single(items[0], texts[0])

@@ -147,10 +147,15 @@ class Ledger:
                 self.unassign(agent, done)
 
     def trim_staged(self, now: float) -> None:
-        """Take back what was assigned to agents whose windows have shrunk since, or that cool down."""
+        """Take back what was assigned to agents whose windows have shrunk since, or that cool down.
+
+        An online prompt stays where it is while anything may be sent there: it goes beyond what batches may hold.
+        """
         for agent in self.touched:
             if agent.held > agent.limit and agent.staged:
                 excess = agent.staged[-(agent.held - agent.limit) :]
+                if agent.limit:
+                    excess = [item for item in excess if item.queue.caller.priority >= 0]
                 self.unassign(agent, excess)
                 self.requeue(reversed(excess), now)
 
@@ -164,7 +169,7 @@ class Ledger:
                 item.request = request
             else:
                 item.second_request = request
-            item.started_at = -1.0
+                item.started_at = -1.0
         if agent.held == len(items):
             agent.flow.began(now)
         agent.flow.holds(agent.held)
@@ -173,6 +178,16 @@ class Ledger:
         self.in_flight += len(items)
         self.pending.send.append(request)
         return request
+
+    def send_again(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> None:
+        """Have these prompts of one caller, which the agent has just rejected together, sent to it as one request."""
+        for item in items:
+            item.holders += 1
+        caller = items[0].queue.caller
+        caller.in_flight += len(items)
+        caller.charge(items)
+        agent.held += len(items)
+        self.open_request(items, agent, now)
 
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written: the clocks of its agent and of its prompts run from now on."""
@@ -204,6 +219,8 @@ class Ledger:
             request.started -= 1
             agent.running -= 1
         item.holders -= 1
+        if not item.holders:
+            item.started_at = -1.0
         item.queue.caller.returned(1)
         if item.request is request:
             item.request = None

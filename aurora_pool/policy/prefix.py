@@ -9,6 +9,7 @@ way. No tokenizer, and no tree: a client that sees many prompts at a time needs 
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from random import Random
 from typing import Any, Literal, NamedTuple
 
 Prefix = Literal["auto", "off"]
@@ -27,6 +28,8 @@ TOKEN = 4
 """The characters of a token, about."""
 LOOKED_AT = 32
 """How many prompts from all over, and how many of the first, show what all share."""
+DRAWN = 1024
+"""Of many prompts, this number drawn at random shows whether they are alike: what it does not show is not worth it."""
 WORTH = 0.2
 """Groups must save this share of what would be computed without them: they come at a price in balance."""
 LEVELS = 64
@@ -87,9 +90,9 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Set[int] = f
     end = depth + length
     if max(map(len, texts)) < end:
         return Grouping([0] * len(texts), None)
-    slices = _slices(texts, depth, end)
-    keys = [hash(each) ^ depth if len(each) == length else 0 for each in slices]
-    if len(set(slices)) == len(slices) and known.isdisjoint(keys):
+    keys = _keys(texts, depth, end)
+    some = keys if len(keys) <= DRAWN else Random(len(keys)).sample(keys, DRAWN)
+    if len(some) - len(set(some)) == max(0, some.count(0) - 1) and known.isdisjoint(some):
         return Grouping(keys, None)
     buckets: dict[int, list[int]] = {}
     for place, key in enumerate(keys):
@@ -174,7 +177,8 @@ def _slice(text: Any, start: int, end: int) -> Any:
     return text[start:end] if isinstance(text, str) else tuple(text[start:end])
 
 
-def _slices(texts: Sequence[Any], start: int, end: int) -> list[Any]:
-    if isinstance(texts[0], str):
-        return [text[start:end] for text in texts]
-    return [tuple(text[start:end]) for text in texts]
+def _keys(texts: Sequence[Any], start: int, end: int) -> list[int]:
+    """The same as :func:`key_of` for each of them; this is what a prompt costs that shares nothing."""
+    if isinstance(texts[0], str) and min(map(len, texts)) >= end:
+        return [hash(text[start:end]) ^ start for text in texts]
+    return [key_of(text, start) for text in texts]

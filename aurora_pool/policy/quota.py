@@ -89,6 +89,8 @@ class Quota:
         self.terms = terms
         self.cost = 0.0
         """What its answers have cost so far."""
+        self.unpaid = False
+        """Whether it is out since the budget is spent."""
         requests, tokens = terms.requests, terms.tokens
         self._requests = None if requests is None else Bucket(1.0, requests / (MINUTE * SPARE))
         self._limit = math.inf if tokens is None else tokens

@@ -154,6 +154,8 @@ class Spillover:
     def _broke(self, agent: AgentState, now: float) -> None:
         """Take an agent out if there is no money for it; what is reserved for others may come back."""
         if not self._reserved:
+            assert agent.quota is not None
+            agent.quota.unpaid = True
             retire(self.ledger, agent, f"the budget of {self.budget.limit:g} is spent", now)
 
     def _wake(self, at: float) -> None:

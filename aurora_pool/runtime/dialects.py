@@ -54,12 +54,16 @@ class Dialects:
         """Whether any of these agents may need chats."""
         return any(not self._of.get(agent, VLLM).further_fields for agent in agents) if self._of else False
 
-    def refused(self, agent: int, error: ServerError) -> bool:
-        """Record a refusal; return whether it shows something new of how the agent speaks."""
-        dialect = learnt(self.of(agent), error)
-        if dialect is None:
+    def refused(self, agent: int, error: ServerError, used: Dialect) -> bool:
+        """Record a refusal of what was written in a dialect; return whether it shows that the agent speaks otherwise.
+
+        Of several requests that were on their way, the first shows something new, and the others are to go again too.
+        """
+        if learnt(used, error) is None:
             return False
-        self._set(agent, dialect)
+        dialect = learnt(self.of(agent), error)
+        if dialect is not None:
+            self._set(agent, dialect)
         return True
 
     def write(self, agent: int, path: str, body: bytes | None) -> bytes | None:

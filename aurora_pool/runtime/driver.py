@@ -194,6 +194,7 @@ class Driver:
     def withdraw(self, items: Iterable[WorkItem]) -> None:
         """Record that the caller no longer wants these prompts: requests that serve nobody else are closed now."""
         self.dispatcher.withdraw(items, self.now)
+        self._admitted = [item for item in self._admitted if not item.done]
         self._make_round()
 
     def capacity(self, queue: PromptQueue) -> int:
@@ -227,9 +228,8 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
-        if self._admitted:
-            admitted, self._admitted = self._admitted, []
-            self.dispatcher.admit([item for item in admitted if not item.done], self.now)
+        admitted, self._admitted = self._admitted, []
+        self.dispatcher.admit(admitted, self.now)
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)

@@ -103,6 +103,7 @@ class Exchanges:
     async def _until_accepted(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
         """Send it; where the server refuses only its form, send it again in the form that it takes."""
         agent = request.agent
+        quota = self._dispatcher.ledger.agents[agent].quota
         interval = 0
         if self._stream and agent not in self._unstreamed:
             interval = kind.interval(items, self._dispatcher.ledger.agents[agent])
@@ -110,6 +111,7 @@ class Exchanges:
         while True:
             try:
                 body = kind.encode(items, interval=interval)
+                dialect = self._dialects.of(agent)
                 if kind.model:
                     body = self._dialects.write(agent, kind.path, body)
                 with await self._transport.request(
@@ -125,10 +127,11 @@ class Exchanges:
             except ServerError as error:
                 if interval and refuses_streaming(error):
                     interval, refused_streaming = 0, True
-                elif kind.model and self._dialects.refused(agent, error):
-                    if len(items) > 1 and not self._dialects.of(agent).lists:
+                elif kind.model and self._dialects.refused(agent, error, dialect):
+                    # Without lists they go one by one, and each request to a hosted agent needs a place in its quota.
+                    if quota is not None or (len(items) > 1 and not self._dialects.of(agent).lists):
                         self._dispatcher.ledger.give_back(request, self._clock())
-                        return
+                        raise
                 elif not kind.fit_max_tokens(items, error):
                     raise
             else:

@@ -179,16 +179,15 @@ class CompletionsBatch(_JSONKind):
         return stream_interval(agent.speed, agent.idle_timeout) if self._streams else 0
 
     def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
-        """Write a list request, with the smallest token budget of its prompts as ``max_tokens``."""
-        token_budget = min([item.token_budget for item in items])
+        """Write a list request; its prompts have one token budget, as :mod:`~aurora_pool.policy.batching` has it."""
         contents = [item.work for item in items]
-        return completions.encode_request(self.model, contents, self.fields, token_budget, interval=interval)
+        return completions.encode_request(self.model, contents, self.fields, items[0].token_budget, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
         items = request.unreleased()
-        token_budget = max([item.token_budget for item in items])
-        bounds = self.bounds(len(request.items), token_budget, sum([len(item.work) for item in items]))
+        characters = sum([len(item.work) for item in items])
+        bounds = self.bounds(len(request.items), items[0].token_budget, characters)
         reader = completions.CompletionsReader(len(request.items), self._n, bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 

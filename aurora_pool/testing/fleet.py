@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -84,9 +85,11 @@ class SimulatedFleet:
         return sum(agent.prompts_answered for agent in self.agents)
 
     def write_hostfile(self, path: str | Path) -> Path:
-        """Write the endpoints as a hostfile, and return its path."""
+        """Write the endpoints as a hostfile, and return its path. Readers see all of it or nothing."""
         path = Path(path)
-        path.write_text(format_hostfile(self.endpoints), encoding="utf-8")
+        fresh = path.with_name(f".{path.name}.{os.getpid()}")
+        fresh.write_text(format_hostfile(self.endpoints), encoding="utf-8")
+        fresh.replace(path)
         return path
 
     async def start(self) -> None:

@@ -15,6 +15,8 @@ from aurora_pool.errors import ServerError
 from aurora_pool.wire.tokens import TOKENIZE_PATH
 
 ENGINE_TAG = "engine"
+MAX_TOKENS = "max_tokens"
+MAX_COMPLETION_TOKENS = "max_completion_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +25,14 @@ class Dialect:
 
     - ``lists``: many prompts in one request, each of which is text or token ids;
     - ``further_fields``: fields that the API does not have; others refuse a request that has one;
-    - ``tokenize_field``: under which name ``/tokenize`` takes a text.
+    - ``tokenize_field``: under which name ``/tokenize`` takes a text;
+    - ``tokens_field``: under which name an answer's limit goes: OpenAI's reasoning models refuse ``max_tokens``.
     """
 
     lists: bool = True
     further_fields: bool = True
     tokenize_field: str = "prompt"
+    tokens_field: str = MAX_TOKENS
 
 
 VLLM = Dialect()
@@ -62,7 +66,7 @@ def learnt(dialect: Dialect, error: ServerError) -> Dialect | None:
     >>> learnt(VLLM, ServerError(400, "prompt must be a string.")) == Dialect(lists=False)
     True
     >>> learnt(VLLM, ServerError(422, "Unexpected fields in the request: {'stream_interval'}"))
-    Dialect(lists=True, further_fields=False, tokenize_field='prompt')
+    Dialect(lists=True, further_fields=False, tokenize_field='prompt', tokens_field='max_tokens')
     """
     if error.status not in (400, 422):
         return None
@@ -71,6 +75,8 @@ def learnt(dialect: Dialect, error: ServerError) -> Dialect | None:
         return replace(dialect, lists=False)
     if dialect.further_fields and any(field in words for field in OURS) and "unexpected" in words:
         return replace(dialect, further_fields=False)
+    if dialect.tokens_field == MAX_TOKENS and f"'{MAX_TOKENS}'" in words and f"'{MAX_COMPLETION_TOKENS}'" in words:
+        return replace(dialect, tokens_field=MAX_COMPLETION_TOKENS)
     return None
 
 
@@ -85,6 +91,9 @@ def written(dialect: Dialect, path: str, body: dict[str, Any]) -> dict[str, Any]
         body = {name: value for name, value in body.items() if name not in OURS}
         if "stream_options" in body:
             body["stream_options"] = {"include_usage": True}
+    if dialect.tokens_field != MAX_TOKENS and MAX_TOKENS in body:
+        body = {**body, dialect.tokens_field: body[MAX_TOKENS]}
+        del body[MAX_TOKENS]
     prompt = body.get("prompt")
     if path == TOKENIZE_PATH and dialect.tokenize_field != "prompt" and prompt is not None:
         return {dialect.tokenize_field: prompt, "add_special": body["add_special_tokens"]}

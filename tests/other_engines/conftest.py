@@ -1,6 +1,6 @@
 """Real servers of other engines: llama.cpp's from an environment of ``make engines``, transformers' from vLLM's.
 
-Each is started once, and killed with all that it has started at the end.
+Each is started once, and killed with all that it has started at the end, or when the tests end in any other way.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from tests.integration.vllm_environment import tail, vllm_environment
 
 HERE = Path(__file__).parent
 STARTING = 300.0
+BOUND = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 -$$) & exec "$@" </dev/null 3<&-'
+"""Runs a command, and kills its process group when the pipe ends at whose other end we are: whatever has ended us."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ def free_port() -> int:
 def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[str]:
     """Run a server until it is told to end; gives its address once it answers."""
     with log.open("w") as file:
-        process = subprocess.Popen(list(map(str, command)), stdout=file, stderr=file, start_new_session=True)
+        bound = ["sh", "-c", BOUND, "sh", *map(str, command)]
+        process = subprocess.Popen(bound, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True)
     try:
         deadline = time.monotonic() + STARTING
         while not answers(f"http://127.0.0.1:{port}/health"):
@@ -60,7 +63,7 @@ def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[str
         yield f"127.0.0.1:{port}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.communicate()
 
 
 def answers(url: str) -> bool:

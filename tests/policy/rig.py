@@ -10,12 +10,13 @@ from aurora_pool.errors import ConnectionLost, PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.online import BEYOND
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 BUSY = ServerError(503, "The engine is currently busy")
@@ -122,8 +123,9 @@ class Rig:
 
     def admit(self, count: int = 1, *, queue: PromptQueue | None = None, work: Iterable[str] = ()) -> list[WorkItem]:
         kinds = list(work)
+        queue = queue or self.queue  # only prompts of one caller share requests
         items = [
-            WorkItem(queue or self.queue, len(self.items) + i, "batch", kinds[i] if i < len(kinds) else "good")
+            WorkItem(queue, len(self.items) + i, queue.caller, kinds[i] if i < len(kinds) else "good")
             for i in range(count)
         ]
         self.items += items
@@ -293,6 +295,11 @@ class Rig:
             assert agent.held == held[agent.index], agent.index
             assert agent.running == running[agent.index], agent.index
         assert self._ledger.in_flight == sum(held.values())
+        of_callers: Counter[Caller] = Counter()
+        for item, agents in holders.items():
+            of_callers[item.queue.caller] += agents
+        for caller in {item.queue.caller for item in self.items}:
+            assert caller.in_flight == of_callers[caller]
         for item in self.items:
             assert item.holders == holders[item] <= 2
             assert self.results[item] <= 1
@@ -316,7 +323,9 @@ class Rig:
         halves = all(self.refused_here.get(item) == agent.index for item in items)
         if not halves and not request.closed:
             assert agent.in_service
-            assert agent.held <= agent.window.size, "an agent holds more than its window"
+            online = any(item.queue.caller.priority < 0 for item in items)
+            most = agent.window.size * (BEYOND if online else 1) + online
+            assert agent.held <= most, "an agent holds more than its window"
         held = [item for request in self.open if request.agent == agent.index for item in request.unreleased()]
         if any(item.suspected for item in items):
             assert all(item.suspected for item in (*held, *items)), "quarantined run among quarantined only"

@@ -255,6 +255,24 @@ def test_twenty_prompts_whose_connections_break_again_and_again_are_no_poison() 
     assert not rig.failures
 
 
+@pytest.mark.parametrize("finding", list(Finding))
+def test_connections_of_an_agent_that_died_are_not_taken_for_cut_by_a_proxy(finding: Finding) -> None:
+    rig = Rig(4)
+    rig.admit(20)
+    for _ in range(3):
+        rig.wait(20.0)
+        for request in [request for request in rig.open if request.agent == 1]:
+            rig.fail(request, ConnectionLost("cut", received=True, silent_for=20.0))
+        rig.plan()
+        if 1 in rig.looks:
+            rig.load_checked(1, finding)
+        for agent in list(rig.probes):
+            rig.probed(agent)
+    dead = finding in (Finding.REFUSED, Finding.RESTARTED, Finding.UNRESPONSIVE)
+    assert rig.events.idle_timeouts == ({} if dead else {1: 20.0})
+    rig.finish()
+
+
 @pytest.mark.parametrize("bad", [1, 4])
 def test_what_shares_a_list_with_a_prompt_that_breaks_it_loses_nothing(bad: int) -> None:
     rig = Rig(4)

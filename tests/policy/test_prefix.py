@@ -84,6 +84,19 @@ def test_nothing_is_grouped_where_nothing_or_all_is_shared(texts: list[str]) -> 
     assert find_groups(texts, depth_of(texts), 4).groups is None
 
 
+@pytest.mark.parametrize("order", ["file", "rounds", "shuffled"])
+def test_pairs_are_found_among_many(order: str) -> None:
+    pairs = [(number, question) for number in range(2000) for question in "ab"]
+    if order == "rounds":
+        pairs.sort(key=lambda pair: pair[1])
+    elif order == "shuffled":
+        random.Random(1).shuffle(pairs)
+    texts = [f"{number:08d}" * 40 + question for number, question in pairs]
+    groups = find_groups(texts, 0, 4).groups
+    assert groups is not None
+    assert {len(members) for _, members in groups} == {2}
+
+
 def test_what_all_share_is_told_in_whole_blocks_by_prompts_from_all_over() -> None:
     alike = [f"{'The same header. ' * 6}{number}" for number in range(80)]  # 102 characters and a number
     assert depth_of(alike) == 64

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from aiohttp import web
+from openai import AsyncOpenAI
 
 from aurora_pool import AgentEndpoint, HostedOptions, HostfileError, Prompt, Sampling, Timeouts, VLLMPool
 from aurora_pool.hostfile import format_hostfile, parse_hostfile_text
 from aurora_pool.testing import AgentProfile, SimulatedAgent, SimulatedFleet, run_simulated
+from tests.pool.gateway import gateway
 from tests.pool.running import CHAT, chats_at
 
 OWN = AgentProfile(slots=16, median_length=40, longest=60)
@@ -119,6 +122,33 @@ def test_a_429_pauses_the_agent_and_costs_no_attempt() -> None:
     run_simulated(run())
 
 
+@pytest.mark.parametrize("headers", [{"retry-after": "7"}, {"retry-after-ms": "2500"}, {"retry-after": "1.5"}])
+@pytest.mark.parametrize("status", [429, 503])
+def test_it_waits_as_long_as_the_openai_client_does(status: int, headers: Mapping[str, str]) -> None:
+    async def waited(ask: Callable[[AgentEndpoint], Awaitable[object]]) -> float:
+        async with SimulatedFleet(1, profile=API, seed=1) as fleet:
+            (agent,) = fleet.agents
+            agent.fail(status, message="Rate limit reached", headers=headers)
+            asyncio.get_running_loop().call_later(0.1, agent.revive)
+            await ask(agent.endpoint)
+            first, second = [request.at for request in chats_at(agent)]
+            return second - first
+
+    async def by_openai(endpoint: AgentEndpoint) -> None:
+        async with AsyncOpenAI(base_url=f"{endpoint.base_url}/v1", api_key="none") as client:
+            await client.chat.completions.create(model="small", messages=[{"role": "user", "content": "one"}])
+
+    async def by_pool(endpoint: AgentEndpoint) -> None:
+        api = AgentEndpoint(endpoint.host, endpoint.port, HOSTED)
+        async with VLLMPool([api], max_tokens=60) as pool:
+            assert (await pool.ask("one")).success
+
+    async def run() -> None:
+        assert await waited(by_pool) == pytest.approx(await waited(by_openai), abs=0.1)
+
+    run_simulated(run())
+
+
 def test_its_own_words_on_what_is_left_are_believed() -> None:
     async def run() -> None:
         async with spilling(0, {"rpm": "600"}) as (fleet, pool):
@@ -130,6 +160,41 @@ def test_its_own_words_on_what_is_left_are_believed() -> None:
             before = asyncio.get_running_loop().time()
             await pool.ask("three")
             assert chats_at(agent)[-1].at - before >= 300.0
+
+    run_simulated(run())
+
+
+def as_reasoning_model(path: str, body: Any) -> web.Response | None:
+    """Refuse what OpenAI's reasoning models refuse, in their words."""
+    if "max_tokens" not in body:
+        return None
+    message = (
+        "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    )
+    error = {
+        "message": message,
+        "type": "invalid_request_error",
+        "param": "max_tokens",
+        "code": "unsupported_parameter",
+    }
+    return web.json_response({"error": error}, status=400)
+
+
+def test_a_model_that_takes_no_max_tokens_is_asked_by_the_other_name() -> None:
+    async def run() -> None:
+        async with (
+            SimulatedFleet(1, profile=API) as fleet,
+            gateway(fleet.endpoints[0], {}, as_reasoning_model) as endpoint,
+        ):
+            tags = HOSTED | {"price_in": "1", "price_out": "1", "rpm": "60"}
+            api = AgentEndpoint(endpoint.host, endpoint.port, tags)
+            async with VLLMPool([api], max_tokens=60, hosted=HostedOptions(max_cost=1.0)) as pool:
+                responses = await pool.send_all_batched([f"prompt {n}" for n in range(20)])
+                assert [response.error for response in responses] == [None] * 20
+                tokens = sum((r.prompt_tokens or 0) + (r.completion_tokens or 0) for r in responses)
+                assert pool.statistics().cost == pytest.approx(tokens / 1e6)
+            bodies = [request.body for request in chats_at(fleet.agents[0])]
+            assert [body["max_completion_tokens"] for body in bodies] == [60] * 20
 
     run_simulated(run())
 

@@ -25,6 +25,9 @@ async def test_a_fleet_writes_its_hostfile(tmp_path: Path) -> None:
         path = fleet.write_hostfile(tmp_path / "fleet.hostfile")
         assert parse_hostfile(path) == fleet.endpoints
         assert [endpoint.tags.get("rack") for endpoint in fleet.endpoints] == ["1", None, "2"]
+        before = path.stat().st_ino
+        fleet.write_hostfile(path)
+        assert path.stat().st_ino != before  # another file took its place: no reader sees a part of it
 
 
 async def test_a_root_path_may_be_given_or_left_out(client: Client) -> None:
