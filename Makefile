@@ -9,8 +9,12 @@ PYTHONS := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 py
 # Tests over the network in which nothing takes time: once more, in real time, on the event loop of `aurora-pool run`.
 ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py)
 
+# Tests that need more than this package: real servers, schedulers, Ray.
+APART  := $(addprefix --ignore=tests/,integration schedulers ray other_engines)
+OTHERS ?= python3.11 python3.12 python3.13 python3.14
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test schedulers integration engines check format test-ray test-lowest
+.PHONY: help demo demo-serve test schedulers integration engines check format test-ray test-lowest test-pythons
 .PHONY: bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
@@ -23,16 +27,24 @@ demo-serve: $(VENV)/.server ## Serve a simulated fleet, and run a batch by the o
 	$(BIN)/python examples/serve/demo.py
 
 test: $(VENV)/.test ## Run every test that needs no vLLM, no scheduler and no Ray
-	$(BIN)/python -m pytest tests --ignore=tests/integration --ignore=tests/schedulers --ignore=tests/ray --ignore=tests/other_engines \
-		--numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest tests $(APART) --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
 
-test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask and Hugging Face datasets, which are installed apart
+test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask, Parsl and Hugging Face datasets, which are installed apart
 	$(VENV)-ray/bin/python -m pytest tests/ray
 
 test-lowest: $(VENV)-lowest/.test ## Run the tests with the lowest versions that pyproject.toml allows, installed apart
-	$(VENV)-lowest/bin/python -m pytest tests --ignore=tests/integration --ignore=tests/ray --ignore=tests/schedulers --ignore=tests/other_engines \
-		--numprocesses auto --dist worksteal
+	$(VENV)-lowest/bin/python -m pytest tests $(APART) --numprocesses auto --dist worksteal
+
+test-pythons: ## Run the tests on each Python of OTHERS that is installed, in environments of their own
+	@for python in $(OTHERS); do \
+		version=$$("$$python" -c 'import platform; print(platform.python_version())' 2>/dev/null) \
+			|| { echo "$$python: not installed"; continue; }; \
+		echo "Python $$version"; \
+		"$$python" -m venv $(VENV)-others/$$version && \
+		$(VENV)-others/$$version/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test]' && \
+		$(VENV)-others/$$version/bin/python -m pytest tests $(APART) --numprocesses auto --dist worksteal || exit 1; \
+	done
 
 schedulers: $(VENV)/.test ## Run the tests that need a Slurm and an sshd, which they start, about 5 minutes
 	$(BIN)/python -m pytest tests/schedulers
@@ -57,7 +69,7 @@ bench: $(VENV)/.dev ## Measure what the client costs beside other clients, and s
 	$(call measure,overhead startup)
 
 bench-all: $(VENV)/.dev ## The same, then makespan, chaos, reductions, jobs, memory and thousands of agents, about 45 minutes
-	$(call measure,overhead startup makespan prefix chaos tree_reduce jobs memory scale)
+	$(call measure,overhead startup makespan prefix chaos tree_reduce jobs memory floods scale)
 
 # A goal that is missed, as on a busy machine, fails the target once everything is measured.
 measure = @missed=; for name in $(1); do \
@@ -81,7 +93,7 @@ docs: $(VENV)/.docs graph ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was made here, the environment included
-	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest $(VENV)-engines out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest $(VENV)-others $(VENV)-engines out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is installed again only when pyproject.toml has changed.

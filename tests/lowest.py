@@ -11,8 +11,8 @@ from pathlib import Path
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 _BOUND = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?>=([0-9.]+)")
-APART = {"dev", "docs", "ray", "test-ray"}
-"""Extras that are not installed with the others."""
+APART = {"dev", "docs", "ray", "test", "test-ray"}
+"""Extras that are not installed with the others, or only bring what tests: another hypothesis tries other examples."""
 
 
 def lowest(pyproject: str) -> list[str]:

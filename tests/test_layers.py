@@ -26,6 +26,7 @@ LAYERS = (
         "options",
         "progress",
         "event_loop",
+        "own_files",
     ),
     ("terminal",),
     ("wire", "policy"),

@@ -15,6 +15,7 @@ from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, JobError, PoolError
+from aurora_pool.own_files import replacement
 from aurora_pool.terminal import one_line
 
 if TYPE_CHECKING:
@@ -213,12 +214,11 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     """Write a batch's records to a file, which is there as a whole or not at all."""
     import httpx2
 
-    fresh = output.with_name(output.name + ".part")
     names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
     running = batch.status in {"validating", "in_progress", "finalizing", "cancelling"}
     paths = [f"batches/{batch.id}/output"] if running else [f"files/{name}/content" for name in names]
     try:
-        with fresh.open("wb") as file:
+        with replacement(output) as file:
             for path in paths:
                 # By hand: the package's client has no call for the first, and this one is never whole in memory.
                 with httpx2.stream("GET", client.base_url.join(path), headers=client.auth_headers) as reply:
@@ -226,13 +226,10 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
                         raise PoolError(f"{client.base_url}{path}: status {reply.status_code}")
                     for chunk in reply.iter_bytes(1 << 20):
                         file.write(chunk)
-        fresh.replace(output)
     except httpx2.HTTPError as error:
         raise PoolError(f"{client.base_url}: the download broke off ({error})") from error
     except OSError as error:
         raise JobError(f"{output}: the output can't be written ({error.strerror})") from error
-    finally:
-        fresh.unlink(missing_ok=True)
     return _code_of(batch)
 
 

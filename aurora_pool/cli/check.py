@@ -142,7 +142,7 @@ def wait(
     Example:
       aurora-pool wait --hostfile agents.d --min-agents 80% -o ready.hostfile
     """
-    from aurora_pool.errors import NoAgentsError
+    from aurora_pool.errors import JobError, NoAgentsError
     from aurora_pool.hostfile import format_hostfile
 
     answering, needed = asyncio.run(_wait(hostfile, min_agents, timeout))
@@ -152,7 +152,10 @@ def wait(
     if output is None:
         typer.echo(text, nl=False)
     else:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise JobError(f"{output}: the hostfile can't be written ({error.strerror})") from error
     typer.echo(f"{len(answering)} agents answer", err=True)
 
 

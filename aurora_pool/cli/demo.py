@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,7 @@ import typer
 from aurora_pool.cli.console import say
 from aurora_pool.cli.panels import FLEET, INPUT, OUTPUT
 from aurora_pool.errors import ConfigError
+from aurora_pool.own_files import open_own
 
 STARTING = 30.0
 """Seconds that the simulated fleet has to listen."""
@@ -72,14 +74,11 @@ def _clear(output: Path, log: Path) -> None:
     """
     if output.exists() or log.exists():
         try:
-            events = [line.partition(b",")[0] for line in log.read_bytes().splitlines()]
+            with os.fdopen(open_own(log, os.O_RDONLY), "rb") as file:
+                events = [line.partition(b",")[0] for line in file.read().splitlines()]
         except OSError:
             events = []
-        if (
-            events[:1] != [_MARK]
-            or events.count(b'{"event":"start"') > 1
-            or not (log.is_file() and not log.is_symlink())
-        ):
+        if events[:1] != [_MARK] or events.count(b'{"event":"start"') > 1:
             raise ConfigError(f"{output}: it is there, and not of a demonstration; name another output with -o")
         output.unlink(missing_ok=True)
         log.unlink()

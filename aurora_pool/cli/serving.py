@@ -22,7 +22,7 @@ from aurora_pool.serve.app import open_data
 from aurora_pool.serve.keys import KeyRing, load_secret
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.server import serving
-from aurora_pool.terminal import printable
+from aurora_pool.terminal import one_line, printable
 
 T = TypeVar("T")
 
@@ -104,6 +104,10 @@ def _log_to_stderr(*, json_lines: bool) -> None:
 
 
 class _Lines(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        record.message = one_line(record.message)  # only a traceback has lines of its own
+        return super().formatMessage(record)
+
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 

@@ -26,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from aurora_pool.fleets.processes import adopt_orphans, descendants, kill_all, reap
+from aurora_pool.own_files import open_own
 
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL: a server with requests in flight never ends by itself."""
@@ -54,11 +55,16 @@ def start(
     os._exit(code)
 
 
+def open_log(log: Path) -> int:
+    """Open an agent's log to append to it. Raises :class:`OSError`."""
+    return open_own(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+
 class _Leash:
     def __init__(self, pipe: int, log: Path, orphaned: Callable[[], None]) -> None:
         os.setpgid(0, 0)  # what is sent to the supervisor's group is not meant for it
         adopt_orphans()
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        output = open_log(log)
         for number, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
             os.dup2(number, target)
         self._pipe = pipe

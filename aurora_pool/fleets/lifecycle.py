@@ -14,7 +14,7 @@ from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fleets.gpus import free_gpus
 from aurora_pool.fleets.launchers import launcher_name, make_launcher
 from aurora_pool.fleets.leash import GRACE
-from aurora_pool.fleets.run_folder import AgentState, Launch, RunFolder
+from aurora_pool.fleets.run_folder import AgentState, Launch, RunFolder, write
 from aurora_pool.fleets.spec import EngineKind, Fleet, load_fleet, make_fleet
 from aurora_pool.fleets.sweep import sweep
 from aurora_pool.hostfile_source import HEARTBEAT, STALE_AFTER
@@ -63,7 +63,7 @@ def bring_up(run: RunFolder, fleet: Fleet, *, attached: bool = False) -> None:
     launcher = make_launcher(launch.launcher)
     try:
         for group in fleet.groups:
-            run.script(fleet, group).write_text(scripts[group.name], encoding="utf-8")
+            write(run.script(fleet, group), scripts[group.name].encode())
         for group in fleet.groups:
             launch.handles[group.name] = launcher.start(run, fleet, group)
             run.write_launch(launch)

@@ -31,6 +31,7 @@ import msgspec
 from aurora_pool.errors import ConfigError
 from aurora_pool.fleets.spec import Fleet, Group
 from aurora_pool.hostfile_source import HEARTBEAT
+from aurora_pool.own_files import replacement
 
 _Kind = TypeVar("_Kind")
 
@@ -202,9 +203,8 @@ class RunFolder:
 
 def write(path: Path, content: bytes) -> None:
     """Write a file so that readers see all of it or nothing."""
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    new.write_bytes(content)
-    new.rename(path)
+    with replacement(path) as file:
+        file.write(content)
 
 
 def _read(path: Path, kind: type[_Kind], missing: str) -> _Kind:

@@ -123,7 +123,7 @@ def load_fleet(path: Path) -> Fleet:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"{path}: the fleet can't be read ({reason})") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, a thousand brackets
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     try:
         return make_fleet(content)

@@ -245,8 +245,13 @@ class Agent:
         environment |= {MARK: f"{self._run.path}:{self._name}", ADDRESS: self._state.address, PORT: str(self.port)}
         command = engine_command(engine, self._state.address, self.port)
         log = self._run.log(self._name)
-        with log.open("a", encoding="utf-8") as file:
-            file.write(f"[aurora-pool] {time.strftime('%F %T')} on {self._state.host}: {command}\n")
+        try:
+            with os.fdopen(leash.open_log(log), "a", encoding="utf-8") as file:
+                file.write(f"[aurora-pool] {time.strftime('%F %T')} on {self._state.host}: {command}\n")
+        except OSError as error:
+            self._state.reason = f"{log}: can't be written ({error.strerror})"
+            self._tell("failed")
+            return
         self._began = now
         self._errors = 0
         self._why = ""

@@ -26,6 +26,7 @@ from itertools import islice
 from pathlib import Path
 
 from aurora_pool.errors import JobError
+from aurora_pool.own_files import replacement
 from aurora_pool.sharing.roster import Roster, claim_name, holder_of
 
 
@@ -157,13 +158,14 @@ class Claims:
         self._mine.discard(lease.number)
         self._refused.add(lease.number)
         try:
-            (self.unusable / f"{lease.number:05}").write_text(f"{reason}\n", encoding="utf-8")
+            with replacement(self.unusable / f"{lease.number:05}") as file:
+                file.write(f"{reason}\n".encode())
         except OSError as error:
             raise self._failure(error) from error
 
     def refusals(self) -> list[str]:
         """Why pieces can't be answered, as far as any driver knows."""
-        return [path.read_text(encoding="utf-8").strip() for path in sorted(self.unusable.iterdir())]
+        return [path.read_text(encoding="utf-8").strip() for path in sorted(self.unusable.glob("[0-9]*"))]
 
     @property
     def finished(self) -> frozenset[int]:
@@ -229,15 +231,11 @@ class Claims:
         """Copy what the latest lease before this one has answered, if any has, as a whole."""
         for earlier in range(generation - 1, 0, -1):
             before = self.answers / f"{lease.number:05}.{earlier}.jsonl"
-            fresh = lease.output.with_name(f".{lease.output.name}")
             try:
-                with before.open("rb") as source, fresh.open("wb") as target:
+                with before.open("rb") as source, replacement(lease.output, like=before) as target:
                     shutil.copyfileobj(source, target, 1 << 20)
-                    target.flush()
-                    os.fsync(target.fileno())
             except FileNotFoundError:
                 continue  # it died before its first record
-            fresh.replace(lease.output)
             return
 
     def _failure(self, error: OSError) -> JobError:

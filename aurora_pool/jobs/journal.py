@@ -16,8 +16,9 @@ from aurora_pool.errors import JobError
 from aurora_pool.jobs.codec import Lines, encoder
 from aurora_pool.jobs.files import compression_of
 from aurora_pool.jobs.lock import Lock, OutputLock, lock_file
-from aurora_pool.jobs.paths import beside, mode_of, open_beside, replacement
+from aurora_pool.jobs.paths import beside
 from aurora_pool.jobs.records import renamed_record
+from aurora_pool.own_files import mode_of, open_own, replacement
 
 _CHUNK = 1 << 20
 
@@ -194,7 +195,7 @@ class Journal:
     def _appended(self, ending: str) -> Iterator[IO[bytes]]:
         """Append to a file beside the output. If the block fails, the file is as it was; an empty one is removed."""
         path = beside(self._path, ending)
-        fd = open_beside(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=mode_of(self._path))
+        fd = open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, mode=mode_of(self._path))
         before = os.fstat(fd).st_size
         try:
             with os.fdopen(fd, "wb") as file:
@@ -250,7 +251,7 @@ class Journal:
         rescued = beside(self._path, ".rescued")
         try:
             mode = stat.S_IMODE(os.fstat(self._fd).st_mode)
-            with os.fdopen(open_beside(rescued, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=mode), "wb") as file:
+            with os.fdopen(open_own(rescued, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode=mode), "wb") as file:
                 offset = 0
                 while chunk := os.pread(self._fd, _CHUNK, offset):
                     offset += file.write(chunk)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from aurora_pool.errors import JobError
-from aurora_pool.jobs.paths import beside, open_beside
+from aurora_pool.jobs.paths import beside
+from aurora_pool.own_files import open_own
 
 _UNSUPPORTED = frozenset({errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP})
 
@@ -70,7 +71,7 @@ class OutputLock:
     def _acquire(self, output: Path) -> int:
         while True:
             try:
-                fd = open_beside(self._path, os.O_RDWR | os.O_CREAT)
+                fd = open_own(self._path, os.O_RDWR | os.O_CREAT)
             except OSError as error:
                 if error.errno not in _NO_FILE:
                     raise

@@ -14,13 +14,13 @@ from aurora_pool.errors import BadRecord, JobError
 from aurora_pool.jobs.codec import Lines
 from aurora_pool.jobs.files import compression_of
 from aurora_pool.jobs.ordered import packed
-from aurora_pool.jobs.paths import replacement
 from aurora_pool.jobs.pieces import PieceFile, Plan, read_plan
 from aurora_pool.jobs.records import decode_record
 from aurora_pool.jobs.requests import RequestError, RequestReader
 from aurora_pool.jobs.shard import shard_output
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.tables import open_source
+from aurora_pool.own_files import replacement
 from aurora_pool.sharing.ranks import Part
 
 SHOWN = 5

@@ -14,9 +14,9 @@ from typing import IO, cast
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.codec import Lines
 from aurora_pool.jobs.files import Compression, compression_of, import_zstandard
-from aurora_pool.jobs.paths import replacement
 from aurora_pool.jobs.records import decode_record
 from aurora_pool.jobs.survey import Survey
+from aurora_pool.own_files import replacement
 
 _TURN = 4096
 """After how many records other tasks get their turn."""

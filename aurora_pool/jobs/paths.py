@@ -1,14 +1,11 @@
-"""Which files a job may touch: none that it reads, none that is a link or no file, none that holds something else."""
+"""Which files a job may touch: none that it reads, and none twice."""
 
 from __future__ import annotations
 
 import os
 import stat
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
 
 from aurora_pool.errors import ConfigError
 
@@ -61,49 +58,3 @@ def _identity(path: AnyPath) -> object:
     except (OSError, ValueError):
         return os.path.realpath(path) if "\0" not in str(path) else None
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
-
-
-def open_beside(path: Path, flags: int, *, mode: int = 0o644) -> int:
-    """Open a file that this package keeps beside an output, as :func:`os.open` does, and never anything else.
-
-    A link is not followed, and a pipe or a device neither opened nor waited for. Raises :class:`OSError`.
-    """
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        os.close(fd)
-        raise OSError(0, "it is no file of its own", str(path))
-    return fd
-
-
-@contextmanager
-def replacement(path: Path, *, like: Path | None = None) -> Iterator[IO[bytes]]:
-    """Write a file anew: what is written takes the old one's place once the block ends well.
-
-    It has the mode of the old one, or of the file ``like`` which it is made.
-
-    The new file has a name of its own in the same folder until then. Raises :class:`OSError`.
-    """
-    mode = mode_of(like or path)
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    fresh = Path(name)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(file.fileno(), mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            fresh.replace(path)
-    except BaseException:
-        fresh.unlink(missing_ok=True)
-        raise
-
-
-def mode_of(path: Path) -> int:
-    """The permissions of a file; those of a new one if it is not there."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask

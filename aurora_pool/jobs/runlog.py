@@ -14,8 +14,9 @@ from typing import IO, Any
 
 import msgspec
 
-from aurora_pool.jobs.paths import beside, open_beside
+from aurora_pool.jobs.paths import beside
 from aurora_pool.messages import Response
+from aurora_pool.own_files import open_own
 from aurora_pool.statistics import PoolStatistics
 
 EVERY = 30.0
@@ -57,7 +58,7 @@ class RunLog:
 
     def _open(self, path: Path) -> IO[bytes]:
         # Readable as well: what stands there is looked at before anything is put behind it.
-        fd = open_beside(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode=self._mode)
+        fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode=self._mode)
         size = os.fstat(fd).st_size
         if size and os.pread(fd, len(_BEGINNING), 0) != _BEGINNING:
             os.close(fd)

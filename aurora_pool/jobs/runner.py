@@ -19,7 +19,7 @@ from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.lock import Lock
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.ordered import ordered_path, write_ordered
-from aurora_pool.jobs.paths import check_apart, mode_of, written_by_job
+from aurora_pool.jobs.paths import check_apart, written_by_job
 from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.jobs.resume import Resumed, resume
 from aurora_pool.jobs.run import OnProgress, Run
@@ -28,6 +28,7 @@ from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.table_writer import check_table, write_table
 from aurora_pool.jobs.tables import Source, open_source
 from aurora_pool.messages import AnyPrompt
+from aurora_pool.own_files import mode_of
 
 if TYPE_CHECKING:
     from aurora_pool.jobs.run import JobPool

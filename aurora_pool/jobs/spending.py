@@ -14,7 +14,8 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, JobError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.jobs.paths import beside, replacement
+from aurora_pool.jobs.paths import beside
+from aurora_pool.own_files import replacement
 
 
 def spending_of(output: str | Path) -> Path:

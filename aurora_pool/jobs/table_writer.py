@@ -20,9 +20,9 @@ from aurora_pool.jobs.codec import Lines
 from aurora_pool.jobs.copies import is_remote, open_remote
 from aurora_pool.jobs.files import compression_of
 from aurora_pool.jobs.ordered import places_of
-from aurora_pool.jobs.paths import replacement
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.tables import import_pyarrow
+from aurora_pool.own_files import replacement
 
 _ROWS = 8192
 """Rows of a row group; what is in memory at a time."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -19,6 +18,7 @@ from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.wire.bounds import OTHER_BODY, bounds_of
 from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 
 if TYPE_CHECKING:
@@ -222,10 +222,18 @@ class _Forward:
         if self._begin(reply, request, content):
             reports.answered(request, self.usage)
 
+    def _limit(self, reply: Reply) -> int:
+        """How many bytes of the body are read: a short length that was told is kept to; else what was asked counts."""
+        told = reply.headers.get("Content-Length", "")
+        if told and int(told) <= OTHER_BODY and "Content-Encoding" not in reply.headers:
+            return OTHER_BODY
+        bounds = bounds_of(self._body)
+        return max(bounds.stream, bounds.body)
+
     async def _read(self, reply: Reply, request: InFlightRequest, reports: Reports) -> bytes:
         """Read a whole body: until it is here, another agent may still answer instead."""
         parts = []
-        async for chunk in reply.chunks(sys.maxsize):
+        async for chunk in reply.chunks(self._limit(reply)):
             reports.progress(request)
             parts.append(chunk)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -233,7 +241,7 @@ class _Forward:
     async def _hand_on_stream(self, reply: Reply, request: InFlightRequest, reports: Reports) -> bool:
         """Hand on events as they come; return whether it was this reply that the client got."""
         before = last = b""
-        async for chunk in reply.chunks(sys.maxsize):
+        async for chunk in reply.chunks(self._limit(reply)):
             reports.progress(request)
             if self._taken_by is None:
                 reports.commit(request)
@@ -259,7 +267,7 @@ class _Forward:
         """Hand on the head of a reply, and its whole body where it is no stream, unless another one's is."""
         if self._taken_by is None and not self.head.done():
             self._taken_by = request
-            self.head.set_result((reply.status, reply.headers, content))
+            self.head.set_result((reply.status, reply.open_headers(), content))
         return self._taken_by is request
 
     def deliver(self, results: Sequence[tuple[int, Response]]) -> None:

@@ -80,6 +80,12 @@ class Reply:
                 break
         return self.without_secret(start[:ERROR_BODY])
 
+    def open_headers(self) -> Mapping[str, str]:
+        """The headers for anybody to see: without the agent's own key, should the server have repeated it."""
+        if not any(secret in value for secret in self._secrets for value in self.headers.values()):
+            return self.headers
+        return {name: self.without_secret(value.encode()).decode() for name, value in self.headers.items()}
+
     def without_secret(self, content: bytes) -> bytes:
         """Bytes without the agent's own key, should the server have repeated it."""
         for secret in self._secrets:

@@ -18,6 +18,7 @@ from aiohttp import web
 from sqlalchemy.exc import SQLAlchemyError
 
 from aurora_pool.errors import ConfigError
+from aurora_pool.own_files import open_own
 from aurora_pool.serve.access import Gatekeeper, is_open, set_caller
 from aurora_pool.serve.batch_run import Machinery
 from aurora_pool.serve.batches import BatchesApi
@@ -169,7 +170,8 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages) -> Any:
             logger.exception("%s %s failed, because of a defect", request.method, request.path)
             response = word(request, ApiError(500, "The server had an error.", kind="server_error"))
         if not response.prepared:
-            response.headers.setdefault(REQUEST_ID, request_id_of(request))
+            if REQUEST_ID not in response.headers:
+                response.headers[REQUEST_ID] = request_id_of(request)
             response.headers.setdefault("X-Content-Type-Options", "nosniff")
             response.headers.setdefault("Server", "aurora-pool")
         logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
@@ -194,7 +196,11 @@ async def _cancelled(task: asyncio.Task[None]) -> None:
 
 def _lock(database: Path) -> Callable[[], None]:
     """Keep other servers off a SQLite database."""
-    descriptor = os.open(database.with_name(database.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = database.with_name(database.name + ".lock")
+    try:
+        descriptor = open_own(path, os.O_RDWR | os.O_CREAT, mode=0o600)
+    except OSError as error:
+        raise ConfigError(f"{path}: the lock can't be taken ({error.strerror})") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

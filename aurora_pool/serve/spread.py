@@ -11,10 +11,9 @@ from typing import Any, Self, TypeAlias
 
 import msgspec
 
-from aurora_pool.errors import PoolError
+from aurora_pool.errors import BadReply, PoolError
 from aurora_pool.messages import Usage
 from aurora_pool.runtime.forward import ONLINE, Forwarder
-from aurora_pool.serve.errors import error_body
 from aurora_pool.serve.request_ids import REQUEST_ID
 from aurora_pool.wire.sse import DONE, EventSplitter
 
@@ -85,7 +84,7 @@ async def answer_list(
                 charge(reply.usage)
             if reply.status != 200:
                 raise _Refused(reply.status, content)
-            replies[number] = msgspec.json.decode(content)
+            replies[number] = _read(content)
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -95,17 +94,33 @@ async def answer_list(
         first = errors.exceptions[0]
         if isinstance(first, _Refused):
             return first.status, first.content
-        if isinstance(first, msgspec.DecodeError | UnicodeDecodeError):
-            return 502, error_body("A server's reply is no JSON.", kind="InternalServerError", code=502)
         raise first from None
     return 200, _encode(_merge(replies, listed.samples, request_id))
+
+
+def _read(content: bytes) -> dict[str, Any]:
+    """Read a reply, or an event of one. Raises :class:`BadReply` for what is none: its choices are to be numbered."""
+    try:
+        reply = msgspec.json.decode(content, type=dict[str, Any])
+        msgspec.convert(reply, type=_Numbered)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError) as error:
+        raise BadReply(f"the reply is not what the API promises: {content[:120]!r}") from error
+    return reply
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+
+
+class _Numbered(msgspec.Struct, gc=False):
+    choices: list[_Choice] | None = None
 
 
 def _merge(replies: Sequence[dict[str, Any]], samples: int, request_id: str) -> dict[str, Any]:
     choices = []
     usage: dict[str, Any] | None = None
     for number, reply in enumerate(replies):
-        for choice in reply.get("choices", ()):
+        for choice in reply.get("choices") or ():
             choice["index"] = number * samples + choice.get("index", 0)
             choices.append(choice)
         usage = _add(usage, reply.get("usage"))
@@ -199,7 +214,7 @@ class ListStream:
 
     async def _take(self, number: int, data: bytes) -> None:
         """Put one prompt's event into its place in the list."""
-        event = msgspec.json.decode(data)
+        event = _read(data)
         if event.get("error") is not None:
             raise _Refused(200, data)
         choices = event.get("choices")

@@ -117,7 +117,7 @@ class VerbatimRun:
             else:
                 response = {"status_code": reply.status, "request_id": line.custom_id, "body": msgspec.Raw(body)}
                 msgspec.json.decode(body, type=msgspec.Raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             response, error = None, {"code": "bad_reply", "message": "the server's reply is no JSON"}
         except PoolError as failure:
             error = {"code": "exhausted", "message": str(failure)}

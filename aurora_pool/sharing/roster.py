@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from aurora_pool.errors import JobError
+from aurora_pool.own_files import open_own
 
 BEATS = 6
 """How many beats there are in the time after which silence means death."""
@@ -100,7 +101,8 @@ class Roster:
             self.lapses += not self.safe
             self._beats += 1
             fresh = self.folder / f".{self.name}"
-            fresh.write_text(f"{self._beats}\n{note}", encoding="utf-8")
+            with os.fdopen(open_own(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w", encoding="utf-8") as file:
+                file.write(f"{self._beats}\n{note}")
             fresh.replace(self.folder / self.name)
             self._beaten_at = began
 

@@ -38,6 +38,7 @@ class Assembly:
         "_reasons_told",
         "_samples",
         "_started",
+        "_thoughts",
     )  # fmt: skip
 
     def __init__(self, prompts: int, n: int = 1, bounds: Bounds = UNBOUNDED) -> None:
@@ -47,6 +48,8 @@ class Assembly:
         self._parts: dict[int, Answer] = {}
         self._pieces: dict[int, list[str]] = {}
         """The texts of choices with more than two pieces: to add them up one by one would be quadratic."""
+        self._thoughts: dict[int, list[str]] = {}
+        """The same of what models think."""
         self._samples: dict[int, list[Answer]] = {}
         self._characters = 0
         self._started: list[int] = []
@@ -179,7 +182,12 @@ class Assembly:
             else:
                 part.token_ids += choice.token_ids
         if choice.reasoning is not None:
-            part.reasoning = (part.reasoning or "") + choice.reasoning
+            self._characters += len(choice.reasoning)
+            thoughts = self._thoughts.get(part.slot)
+            if thoughts is None:
+                self._thoughts[part.slot] = [part.reasoning or "", choice.reasoning]
+            else:
+                thoughts.append(choice.reasoning)
         if choice.tool_calls is not None:
             part.tool_calls = choice.tool_calls
 
@@ -191,6 +199,9 @@ class Assembly:
         pieces = self._pieces.pop(index, None)
         if pieces is not None:
             part.text = "".join(pieces)
+        thoughts = self._thoughts.pop(index, None)
+        if thoughts is not None:
+            part.reasoning = "".join(thoughts)
         if part.finish_reason in _SAME_REASON:
             part.finish_reason = _SAME_REASON[part.finish_reason]
         bounds = self._bounds

@@ -88,3 +88,37 @@ def _alternatives(fields: Mapping[str, Any], *names: str) -> int:
 
 
 UNBOUNDED = Asked({}).bounds(1024, 0, 1 << 24)
+
+_MOST_CHOICES = 1 << 11
+"""The longest list that servers take."""
+
+
+class _Foreign(msgspec.Struct, gc=False):
+    prompt: Any = None
+    input: Any = None
+    n: Any = 1
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    logprobs: Any = None
+    top_logprobs: Any = None
+    prompt_logprobs: Any = None
+
+
+_decode_foreign = msgspec.json.Decoder(_Foreign).decode
+
+
+def bounds_of(body: bytes | None) -> Bounds:
+    """Work out the bounds of a reply to a request that somebody else wrote, of whatever kind it is.
+
+    >>> bounds_of(b'{"prompt": ["a", "b"], "max_tokens": 16}') == Asked({}).bounds(2, 16, 40)
+    True
+    """
+    body = body or b""
+    try:
+        asked = _decode_foreign(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        asked = _Foreign()
+    listed = asked.input if asked.prompt is None else asked.prompt
+    prompts = len(listed) if isinstance(listed, list) and listed and not isinstance(listed[0], int) else 1
+    samples = asked.n if type(asked.n) is int and asked.n > 0 else 1
+    return Asked(msgspec.structs.asdict(asked)).bounds(min(prompts * samples, _MOST_CHOICES), 0, len(body))

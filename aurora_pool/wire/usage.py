@@ -26,7 +26,7 @@ def usage_of(body: bytes) -> Usage | None:
     """
     try:
         return _decode(body).usage
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 

@@ -113,5 +113,6 @@ def test_wait_writes_those_that_answer(call: Call, hostfile: Path, tmp_path: Pat
     ended = call("wait", "--hostfile", some, "--min-agents", "5", "--timeout", "0.2")
     assert (ended.code, "4 agents answer, and 5 are needed" in ended.err) == (5, True)
     assert call("wait", "--hostfile", tmp_path / "none", "--timeout", "0.2").code == 4
+    assert call("wait", "--hostfile", hostfile, "-o", tmp_path).code == 6
     for wrong in ("0", "120%", "half", "1.5"):
         assert call("wait", "--hostfile", some, "--min-agents", wrong).code == 2

@@ -67,7 +67,16 @@ def test_a_mistake_is_told_with_its_place(content: object, message: str) -> None
     assert message in str(raised.value)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "not YAML"), (None, "can't be read"), ("a: 1", "no key 'a'")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML"),
+        ("a: 2024-13-45", "not YAML"),
+        ("[" * 5000, "not YAML"),
+        (None, "can't be read"),
+        ("a: 1", "no key 'a'"),
+    ],
+)
 def test_a_mistake_is_told_with_its_file(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "fleet.yaml"
     if text is not None:

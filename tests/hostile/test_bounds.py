@@ -28,7 +28,7 @@ class Flood:
         self.sent = 0
 
     async def __call__(self, asked: Asked) -> None:
-        asked.writer.write(self.head + chunk(self.first))
+        asked.writer.write(self.head + (chunk(self.first) if self.first else b""))  # an empty chunk would end it
         while not asked.writer.is_closing() and self.sent < 400 * MIB:
             asked.writer.write(chunk(self.piece))
             self.sent += len(self.piece)
@@ -57,6 +57,16 @@ async def test_a_flood_is_cut_and_every_prompt_is_answered(flood: Flood) -> None
         responses = await pool.send_all_batched(PROMPTS)
     assert [(r.success, r.text) for r in responses] == [(True, text_for(p)) for p in PROMPTS]
     assert flood.sent < 20 * MIB  # all its requests together, what lies in sockets included
+
+
+async def test_thoughts_without_end_are_cut() -> None:
+    thought = {"model": "m", "choices": [{"index": 0, "delta": {"reasoning": "x" * 1000}, "finish_reason": None}]}
+    flood = Flood(begin(), sse(thought), sse(*[thought] * 60))
+    conversations = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    async with pool_of(flood, good, max_tokens=1 << 17) as (pool, _):
+        responses = await pool.send_all_batched(conversations)
+    assert [(r.success, r.text) for r in responses] == [(True, text_for(p)) for p in PROMPTS]
+    assert flood.sent < 60 * MIB  # as much as texts may have, and not what events may take: 130 MiB for each request
 
 
 async def test_what_is_packed_is_not_unpacked_at_once() -> None:

@@ -13,7 +13,8 @@ from aurora_pool.errors import ConfigError, JobError
 from aurora_pool.jobs import Job, JobOptions, read_answers, run_job
 from aurora_pool.jobs.codec import Lines, encoder
 from aurora_pool.jobs.files import compression_of
-from aurora_pool.jobs.paths import check_apart, replacement, written_by_job
+from aurora_pool.jobs.paths import check_apart, written_by_job
+from aurora_pool.own_files import replacement
 from tests.jobs.fleets import PROMPTS, fleet_of, pool_of, received
 from tests.jobs.shared import WriteLines, texts_of
 from tests.jobs.test_journal import file_size_limit

@@ -82,7 +82,7 @@ def test_every_prompt_ends_once_whatever_happens(case: str, balance: Balance) ->
     work[1000].bad = True
     report = run(fleet, work, balance=balance)
     assert report.failed["rejected"] == 1
-    assert report.wasted_share < 0.1
+    assert report.wasted_share <= (0.08 if case == "everything" else 0.02)  # of 6 seeds 0.071 and 0.017
 
 
 def test_poison_is_quarantined_and_the_job_goes_on() -> None:
