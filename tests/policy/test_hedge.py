@@ -99,15 +99,19 @@ def test_nothing_is_hedged_while_others_of_its_queue_wait() -> None:
     assert rig.statistics.hedged == 2  # 3 % of them
 
 
-def test_nothing_is_hedged_for_a_pinned_queue() -> None:
+@pytest.mark.parametrize("pinned", [True, False])
+def test_nothing_is_hedged_outside_of_its_view(pinned: bool) -> None:
     rig = Rig(2)
-    rig.admit(4, queue=PromptQueue([0], pinned=True))
+    rig.admit(4, queue=PromptQueue([0], pinned=pinned))
     rig.admit(4, queue=PromptQueue([1]))
     rig.plan()
     rig.now = 1.0
     rig.answer_all(rig.sent[1])
     rig.answer(rig.sent[0], 0)
-    rig.wait(100.0)
+    while rig.now < 20.0:
+        rig.wait(1.0)
+        while rig.looks:
+            rig.load_checked(0, Finding.IDLE)
     assert rig.statistics.hedged == 0
 
 
