@@ -30,7 +30,7 @@ test: $(VENV)/.test ## Run every test that needs no vLLM, no scheduler and no Ra
 	$(BIN)/python -m pytest tests $(APART) --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
 
-test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask and Hugging Face datasets, which are installed apart
+test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask, Parsl and Hugging Face datasets, which are installed apart
 	$(VENV)-ray/bin/python -m pytest tests/ray
 
 test-lowest: $(VENV)-lowest/.test ## Run the tests with the lowest versions that pyproject.toml allows, installed apart

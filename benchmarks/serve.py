@@ -28,7 +28,7 @@ from benchmarks.serve_processes import AURORA_POOL, Process, fleet, free_port, r
 
 MODEL = "simulated-model"
 AT_ONCE = 32
-ROUNDS = 4
+ROUNDS = 12
 MIB = 1 << 20
 
 
@@ -60,7 +60,7 @@ async def cpu(folder: Path, *, peers: bool) -> None:
             gateways[name] = Process(start_command(name, folder, urls, ports, MODEL), ports[0])
         try:
             await ready(*gateways.values())
-            for stream, count in ((False, 2000), (True, 1000)):
+            for stream, count in ((False, 1000), (True, 500)):
                 costs: dict[str, list[float]] = {name: [] for name in gateways}
                 for process in gateways.values():
                     await load(process.url, 200, stream=stream)
@@ -240,23 +240,38 @@ async def latency(folder: Path, lines: int) -> None:
                 found.append(time.monotonic() - began)
         return sorted(found)[int(0.95 * len(found))]
 
-    with fleet(folder, "--agents", "4", "--slots", "64") as hostfile:
-        first, *others = hostfile.read_text().splitlines()
-        kept = folder / "kept.hostfile"
-        kept.write_text("\n".join([f"{first} batches=no", *others]) + "\n")
-        for what, path in (("all agents take batches", hostfile), ("one is kept for online requests", kept)):
-            with server(folder, path) as ours:
-                await ready(ours)
-                idle = await measure(ours.url)
-                async with openai.AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", timeout=600) as client:
-                    with source.open("rb") as content:
-                        file_object = await client.files.create(file=content, purpose="batch")
-                    running = asyncio.create_task(run_batch(client, file_object.id))
-                    await asyncio.sleep(5)
-                    busy = await measure(ours.url)
-                    still = not running.done()
-                    running.cancel()
-            print(f"{what}: p95 idle {idle:.2f} s, beside a batch {busy:.2f} s: {busy / idle:.2f}x (running: {still})")
+    for slots in (64, 256):
+        with fleet(folder, "--agents", "4", "--slots", str(slots)) as hostfile, server(folder, hostfile) as ours:
+            await ready(ours)
+            idle = await measure(ours.url)
+            async with openai.AsyncOpenAI(base_url=f"{ours.url}/v1", api_key="none", timeout=600) as client:
+                with source.open("rb") as content:
+                    file_object = await client.files.create(file=content, purpose="batch")
+                running = asyncio.create_task(run_batch(client, file_object.id))
+                await asyncio.sleep(10)
+                alone = await _rate(client, 10.0)
+                asking = asyncio.create_task(measure(ours.url))
+                beside = await _rate(client, 25.0)
+                busy = await asking
+                still = not running.done()
+                running.cancel()
+        print(
+            f"{slots} slots: p95 idle {idle:.2f} s, beside a batch {busy:.2f} s: {busy / idle:.2f}x; "
+            f"the batch {alone:.0f} lines/s alone, {beside:.0f} beside online requests (running: {still})",
+            flush=True,
+        )
+
+
+async def _rate(client: openai.AsyncOpenAI, seconds: float) -> float:
+    """Lines a second that the newest batch gets."""
+
+    async def done() -> int:
+        counts = (await client.batches.list(limit=1)).data[0].request_counts
+        return counts.completed if counts else 0
+
+    before, began = await done(), time.monotonic()
+    await asyncio.sleep(seconds)
+    return (await done() - before) / (time.monotonic() - began)
 
 
 async def streams(folder: Path, count: int = 2000) -> None:

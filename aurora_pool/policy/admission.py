@@ -11,6 +11,7 @@ from typing import Any
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.homes import Grouper
 from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.online import OnlineRoom
 from aurora_pool.policy.work import PromptQueue, WorkItem
 
 WORTH_SHARING = 4
@@ -25,12 +26,17 @@ class Admission:
     def __init__(self, ledger: Ledger, *, strict: bool, beginning_of: Callable[[Any], Any] | None) -> None:
         self.ledger = ledger
         self.strict = strict
+        self._room = OnlineRoom(ledger)
         self._grouper = None if strict or beginning_of is None else Grouper(ledger.homes, beginning_of)
 
-    def admit(self, items: Sequence[WorkItem]) -> None:
+    def admit(self, items: Sequence[WorkItem], now: float) -> None:
         """Assign prompts to agents round-robin, or have them wait in groups of those that begin alike."""
         for queue, same in groupby(items, attrgetter("queue")):
             run = list(same)
+            if queue.caller.priority < 0 and self.ledger.queues and not (self.strict or queue.waiting):
+                run = self._room.place(run, queue, now)
+                if not run:
+                    continue
             groups = None
             if self._grouper is not None and queue.view.members and not queue.pinned:
                 groups = self._grouper.groups(run, queue)

@@ -7,6 +7,7 @@ from collections import Counter
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.flow import Flow
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.prefix_cache import CacheCounters
 from aurora_pool.policy.quota import Quota
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
@@ -31,31 +32,9 @@ TRIAL_SHARE = 16
 answers for a while: what it holds when it flaps is generated in vain."""
 
 
-class CacheCounters:
-    """What a server has found in its prefix cache since the first look at its counters, in tokens of prompts.
-
-    >>> cache = CacheCounters()
-    >>> cache.counted(1000, 500), cache.share
-    (None, None)
-    >>> cache.counted(2000, 1250), cache.share
-    (None, 0.75)
-    """
-
-    __slots__ = ("_before", "share")
-
-    def __init__(self) -> None:
-        self._before: tuple[float, float] | None = None
-        self.share: float | None = None
-        """The share that was found, 0 to 1, of all that was looked for; None before the second look."""
-
-    def counted(self, queries: float, hits: float) -> None:
-        """Record a look: the tokens that the server has looked for since it was started, and those that it found."""
-        before = self._before
-        if before is None or queries < before[0]:  # the first look, or a new process
-            if queries:
-                self._before = queries, hits
-        elif queries > before[0]:
-            self.share = min(1.0, max(0.0, (hits - before[1]) / (queries - before[0])))
+BATCH_SHARE = 3 / 8
+"""The part of its slots that batches may fill on an agent to which online requests go. A step of vLLM takes longer with
+each sequence in it: with all 256 slots full about twice as long as with one, with this part of them 1.4 times."""
 
 
 class AgentState:
@@ -64,7 +43,8 @@ class AgentState:
     ``held`` counts its prompts in ``staged`` (assigned to it, not yet in a request) and in open requests, ``running``
     those of them that have shown a first token, ``sent`` the requests that it has been sent and that are open.
 
-    ``limit`` is how many it may hold now: its window while it is available, else 0; ``min_refill`` how many free
+    ``limit`` is how many it may hold now: its window while it is available, less where it ``keeps_room`` for online
+    prompts (:mod:`aurora_pool.policy.online`), else 0; ``min_refill`` how many free
     credits are worth a request of their own. What these two follow from is changed by methods
     only, so that they are always right.
     """
@@ -84,6 +64,7 @@ class AgentState:
         "held",
         "idle_timeout",
         "index",
+        "keeps_room",
         "last_byte",
         "last_error",
         "limit",
@@ -129,7 +110,7 @@ class AgentState:
         """The queue for whose quarantined it is kept."""
         self.accepting = False
         """Whether, as a quarantine agent, it has been emptied, and holds no prompt that must be isolated."""
-        self.cooling_down = False
+        self.cooling_down = self.keeps_room = False
         self.cooldown_until = 0.0
         self.cooldowns = 0
         self.checking = False
@@ -233,6 +214,8 @@ class AgentState:
         size = self.window.size
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
+        if self.keeps_room and self.flow.slots:
+            size = min(size, max(1, int(self.flow.slots * BATCH_SHARE)))
         self.min_refill = self.window.min_refill(size, self.flow.rate, self.min_refill_share)
         self.limit = size if self.available and self.quarantine_for is None and self.quota is None else 0
 
@@ -256,6 +239,11 @@ class AgentState:
         """Give it nothing while it is looked at for its silence."""
         self.checking = checking
         self.stalled = self.stalled and checking
+        self.refresh()
+
+    def keep_room(self, keeps: bool) -> None:
+        """Keep slots free of batches, or fill all of them again."""
+        self.keeps_room = keeps
         self.refresh()
 
     def cool_down(self, until: float) -> None:
@@ -296,6 +284,9 @@ class AgentState:
                 self.refresh()
             self.preemptions = preemptions
         self.queued_at_server = waiting > 0
+        if waiting:
+            self.flow.slots = running
+            self.refresh()
         if self.held and not self.running:  # replies that are not streamed show nothing themselves
             self.flow.running(running)
 

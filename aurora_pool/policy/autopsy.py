@@ -48,10 +48,11 @@ class Autopsies:
         idle_for = self._idle_for.pop(agent, [])
         if finding not in DEAD:
             for silent_for in idle_for:
-                self._note_idle(agent, silent_for)
+                self.note_idle(agent, silent_for)
         return self._lost.pop(agent, [])
 
-    def _note_idle(self, agent: AgentState, silent_for: float) -> None:
+    def note_idle(self, agent: AgentState, silent_for: float) -> None:
+        """Record that a proxy may have ended a reply that had been silent for so long."""
         if silent_for < IDLE or agent.idle_timeout:
             return
         before = self._idle_times.get(agent, 0.0)

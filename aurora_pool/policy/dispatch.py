@@ -93,7 +93,7 @@ class Dispatcher:
 
     def admit(self, items: Sequence[WorkItem], now: float) -> None:
         """Record prompts, in the order of their indices."""
-        self._admission.admit(items)
+        self._admission.admit(items, now)
 
     def withdraw(self, items: Iterable[WorkItem], now: float) -> None:
         """Record that the caller no longer wants these prompts."""

@@ -28,6 +28,7 @@ REFUSED_PATIENCE = 5
 REFUSED_ALONE = 300.0
 """The same in seconds, for prompts that are pinned to an agent."""
 TOO_MANY_REQUESTS = 429
+GATEWAY_TIMEOUT = 504
 NO_MONEY = "insufficient_quota"
 """What an API gives as the reason of a 429 that waiting does not mend."""
 SHORTEST_COOLDOWN = 0.05
@@ -58,6 +59,8 @@ class Faults:
         if agent.quota is not None and (outcome is Outcome.WRONG_MODEL or no_money):
             outcome = Outcome.WRONG_MODEL
             retire(ledger, agent, reason, now)
+        if isinstance(error, ServerError) and error.status == GATEWAY_TIMEOUT and request.sent_at is not None:
+            self.autopsies.note_idle(agent, now - request.sent_at)  # a proxy's cut, of a reply that had not begun
         if isinstance(error, ConnectionLost):
             self.autopsies.begin(agent, left, reason, error.silent_for)
             return outcome

@@ -49,6 +49,7 @@ class Flow:
         "most_running",
         "peak",
         "rate",
+        "slots",
         "sustained",
     )
 
@@ -61,6 +62,8 @@ class Flow:
         """The mean throughput of late."""
         self.most_running = 0
         """The most prompts of late that had shown a first token and not ended."""
+        self.slots = 0
+        """How many prompts the engine worked on when others were last seen to wait there; 0 while none were."""
         self.most_held = 0
         """The most prompts that the agent held in the last whole bucket."""
         self.latency = 0.0

@@ -147,10 +147,15 @@ class Ledger:
                 self.unassign(agent, done)
 
     def trim_staged(self, now: float) -> None:
-        """Take back what was assigned to agents whose windows have shrunk since, or that cool down."""
+        """Take back what was assigned to agents whose windows have shrunk since, or that cool down.
+
+        An online prompt stays where it is while anything may be sent there: it goes beyond what batches may hold.
+        """
         for agent in self.touched:
             if agent.held > agent.limit and agent.staged:
                 excess = agent.staged[-(agent.held - agent.limit) :]
+                if agent.limit:
+                    excess = [item for item in excess if item.queue.caller.priority >= 0]
                 self.unassign(agent, excess)
                 self.requeue(reversed(excess), now)
 

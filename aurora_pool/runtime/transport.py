@@ -238,10 +238,11 @@ class _Connector(aiohttp.TCPConnector):
         while True:
             try:
                 return await super()._create_connection(req, traces, timeout)
-            except aiohttp.ClientConnectorError as error:
-                # The name may stand for another machine by now: next time it is looked up anew.
+            except BaseException as error:
+                # The name may stand for another machine by now: next time it is looked up anew. One that is gone
+                # refuses nothing, so this is often the cancellation by a time limit.
                 self.clear_dns_cache(req.connection_key.host, req.connection_key.port or 0)
-                if error.os_error.errno not in _NO_MORE_FILES:
+                if not isinstance(error, aiohttp.ClientConnectorError) or error.os_error.errno not in _NO_MORE_FILES:
                     raise
             # It is this process that is short of something, and no agent's fault: what is idle makes room, and the
             # request waits, unsent, until another has ended.

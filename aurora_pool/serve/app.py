@@ -170,7 +170,8 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages) -> Any:
             logger.exception("%s %s failed, because of a defect", request.method, request.path)
             response = word(request, ApiError(500, "The server had an error.", kind="server_error"))
         if not response.prepared:
-            response.headers.setdefault(REQUEST_ID, request_id_of(request))
+            if REQUEST_ID not in response.headers:
+                response.headers[REQUEST_ID] = request_id_of(request)
             response.headers.setdefault("X-Content-Type-Options", "nosniff")
             response.headers.setdefault("Server", "aurora-pool")
         logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)

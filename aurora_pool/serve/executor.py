@@ -22,7 +22,9 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
 
 TICK = 1.0
-"""Seconds between looks at the database."""
+"""Seconds between looks at the database while there is any batch that has not ended."""
+IDLE_TICK = 5.0
+"""Seconds between looks while there is none. What comes here wakes it; another replica may leave something behind."""
 AGAIN = 10.0
 """Seconds before a batch that could not be driven (a full disk, say) is tried again."""
 VALIDATIONS = 2
@@ -67,12 +69,13 @@ class Executor:
         """Drive batches, until :meth:`stop`."""
         while True:
             self._woken.clear()
+            active = True
             try:
-                await self._tick()
+                active = await self._tick()
             except (SQLAlchemyError, OSError) as error:
                 logger.warning("the database can't be used: %s", error)
             try:
-                async with asyncio.timeout(TICK):
+                async with asyncio.timeout(TICK if active else IDLE_TICK):
                     await self._woken.wait()
             except TimeoutError:
                 continue
@@ -89,11 +92,12 @@ class Executor:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _tick(self) -> None:
+    async def _tick(self) -> bool:
+        """Begin what may; return whether there is any batch that has not ended."""
         if self._running or self._validating or self._ending:
             await self._renew()
         if self._stopping or not await self._leases.any_active():
-            return
+            return False
         now = asyncio.get_running_loop().time()
         self._resting = {name: until for name, until in self._resting.items() if until > now}
         for each in (await self._leases.overdue())[: ENDINGS - len(self._ending)]:
@@ -101,6 +105,7 @@ class Executor:
                 await self._claim(each, self._ending, self._run)
         await self._begin(self._validating, VALIDATIONS, ("validating",), self._validate)
         await self._begin(self._running, self._options.batches_at_once, RUNNABLE, self._run)
+        return True
 
     async def _renew(self) -> None:
         progress, self._progress = self._progress, {}

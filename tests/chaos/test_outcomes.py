@@ -64,8 +64,8 @@ class TestHanging:
         outcome = run_job({VICTIM: [Fault(action="hang", at=SOON)]}, profile=slowly, timeouts=Timeouts(stall=6.0))
         assert outcome.failed == {}
         assert outcome.statistics.agents[VICTIM].state != "in service"
-        assert outcome.statistics.agents[VICTIM].failures["dead"] >= 1
-        assert sum(outcome.received[VICTIM].values()) < 400
+        assert outcome.statistics.agents[VICTIM].failures["dead"] == 1
+        assert sum(outcome.received[VICTIM].values()) <= 300  # a window, and what was given for answers until then
 
     def test_one_that_was_only_stopped_for_a_while_goes_on(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="hang", at=SOON, lasting=3.0)]})
@@ -77,13 +77,13 @@ class TestDraining:
         outcome = run_job({VICTIM: [Fault(action="terminate", at=SOON)]})
         check(outcome, slower=2.0)
         assert outcome.statistics.agents[VICTIM].state != "in service"
-        assert outcome.statistics.agents[VICTIM].failures["draining"] >= 1
+        assert outcome.statistics.agents[VICTIM].failures["draining"] == 1
 
     def test_a_draining_agent_that_fails_in_milliseconds_does_not_swallow_the_job(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="drain", at=SOON)]})
         check(outcome, slower=2.0)
-        assert outcome.statistics.agents[VICTIM].failures["draining"] >= 1
-        assert sum(outcome.received[VICTIM].values()) < 1.5 * len(PROMPTS) / AGENTS
+        assert outcome.statistics.agents[VICTIM].failures["draining"] == 1
+        assert sum(outcome.received[VICTIM].values()) <= 1.05 * len(PROMPTS) / AGENTS  # about its share
 
     def test_what_a_draining_agent_holds_is_finished_there(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="drain", at=SOON, arguments={"seconds": 60.0})]})
@@ -99,7 +99,8 @@ class TestDraining:
     def test_a_restart_is_noticed_and_the_agent_used_again(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="die", at=0.0, lasting=3.0)]})
         check(outcome, slower=1.6)
-        assert sum(response.agent_index == VICTIM for response in outcome.responses) > 50
+        # Probes come at random: with 14 seeds, 23 to 277.
+        assert sum(response.agent_index == VICTIM for response in outcome.responses) >= 20
 
 
 class TestDying:
@@ -108,8 +109,8 @@ class TestDying:
         check(outcome, slower=2.0)
         kept = {PROMPTS[i] for i, response in enumerate(outcome.responses) if response.agent_index == VICTIM}
         moved = set(outcome.received[VICTIM]) - kept
-        assert kept
-        assert moved
+        assert 220 <= len(kept) <= 280  # of 14 seeds and sets of prompts, 241 to 267
+        assert 130 <= len(moved) <= 190  # 139 to 183
         elsewhere = set().union(*(outcome.received[agent] for agent in OTHERS))
         assert not kept & elsewhere
         assert moved <= elsewhere
@@ -119,12 +120,12 @@ class TestDying:
     def test_a_dead_engine(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="fail_engine", at=SOON, lasting=4.0)]})
         check(outcome, slower=1.8)
-        assert outcome.statistics.agents[VICTIM].failures["dead"] >= 1
+        assert 1 <= outcome.statistics.agents[VICTIM].failures["dead"] <= 16  # the requests that were open, once
 
     def test_a_flapping_agent(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="flap", at=SOON, arguments={"up": 1.0, "down": 0.5})]})
         check(outcome, slower=2.0)
-        assert max(outcome.sent_again().values()) <= 5
+        assert max(outcome.sent_again().values()) <= 3
 
     def test_two_of_three_die_one_after_the_other(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="die", at=SOON)], 2: [Fault(action="die", at=SOON + 1)]})
@@ -142,7 +143,7 @@ class TestDying:
         faults = {i: [Fault(action="die", at=SOON)] for i in range(AGENTS)}
         outcome = run_job(faults, timeouts=Timeouts(patience=15.0))
         assert set(outcome.failed.values()) == {"no_agents"}
-        assert 0 < len(outcome.failed) < len(PROMPTS)
+        assert 570 <= len(outcome.failed) <= 630  # what was not answered by then: of 14 seeds, 585 to 611
         assert outcome.seconds < SOON + 15.0 + 3.0
         done = [text for i, text in enumerate(outcome.texts) if i not in outcome.failed]
         assert done == [text for i, text in enumerate(healthy().texts) if i not in outcome.failed]
@@ -152,7 +153,7 @@ class TestBroken:
     def test_a_sleeping_agent_aborts_with_partial_texts_and_then_hangs(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="sleep", at=SOON)]})
         check(outcome, slower=2.0)
-        assert outcome.statistics.agents[VICTIM].failures["broken"] >= 1
+        assert outcome.statistics.agents[VICTIM].failures["broken"] == len(outcome.sent_again())  # each aborted prompt
 
     def test_a_paused_agent_that_goes_on_later(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="pause", at=SOON, lasting=4.0)]})
@@ -161,8 +162,8 @@ class TestBroken:
     def test_an_error_event_and_done_after_some_choices(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="break_streams", at=SOON, arguments={"after": 3}, lasting=3.0)]})
         check(outcome, slower=2.0)
-        kept = {PROMPTS[i] for i, response in enumerate(outcome.responses) if response.agent_index == VICTIM}
-        assert kept
+        kept = sum(response.agent_index == VICTIM for response in outcome.responses)
+        assert 350 <= kept <= 500  # of 4 sets of prompts, 392 to 450
 
     def test_an_agent_that_always_breaks_its_streams_keeps_nobody_waiting(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="break_streams", at=0.0, arguments={"after": 3})]})
@@ -185,7 +186,9 @@ class TestBroken:
         faults = {i: [Fault(action="fail", at=SOON, arguments={"status": 500})] for i in range(AGENTS)}
         outcome = run_job(faults, timeouts=Timeouts(patience=20.0))
         failed = len(outcome.failed)
-        assert failed > 0
+        assert (
+            40 <= failed <= 250
+        )  # what was sent and has used up its attempts by then: of 4 sets of prompts, 47 to 191
         assert set(outcome.failed.values()) <= {"exhausted", "no_agents"}
         assert max(outcome.sent_again().values()) <= 8  # its attempts, and the halves of what failed together
         assert outcome.statistics.requests < 4 * failed
@@ -203,12 +206,12 @@ class TestBusy:
         short = AgentProfile(slots=64, median_length=50, longest=250, max_queued=68)
         outcome = run_job(profile=[short if agent == VICTIM else PROFILE for agent in range(AGENTS)])
         check(outcome, slower=1.4)
-        assert sum(response.agent_index == VICTIM for response in outcome.responses) > 100
+        assert sum(response.agent_index == VICTIM for response in outcome.responses) >= 400  # a third of all are 467
 
     def test_a_503_for_everything_takes_no_prompt_down(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="fail", at=SOON, arguments={"status": 503}, lasting=5.0)]})
         check(outcome, slower=1.8)
-        assert outcome.statistics.agents[VICTIM].failures["overloaded"] >= 1
+        assert 1 <= outcome.statistics.agents[VICTIM].failures["overloaded"] <= 4  # one at each end of a cooldown
 
     @pytest.mark.parametrize("status", [429, 503])
     def test_a_fleet_that_is_busy_for_a_while_is_waited_for(self, status: int) -> None:
@@ -267,7 +270,7 @@ class TestInTheWrongPlace:
     def test_an_agent_that_changes_its_model_in_the_middle(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="serve_model", at=SOON, arguments={"name": "another-model"})]})
         check(outcome, slower=1.8)
-        assert outcome.statistics.agents[VICTIM].failures["wrong_model"] >= 1
+        assert outcome.statistics.agents[VICTIM].failures["wrong_model"] == 1
 
     def test_a_fleet_that_has_all_changed_its_model_is_one_clear_error(self) -> None:
         faults = {i: [Fault(action="serve_model", at=SOON, arguments={"name": "another-model"})] for i in range(AGENTS)}

@@ -201,8 +201,8 @@ async def test_a_timeout_that_ends_it_first_tells_the_servers_words(status: int)
 class Proxy:
     """A server that takes long for each answer, behind a proxy that cuts what is silent for too long."""
 
-    def __init__(self, seconds: float, tokens: int, cut: float = 60.0) -> None:
-        self.seconds, self.tokens, self.cut = seconds, tokens, cut
+    def __init__(self, seconds: float, tokens: int, cut: float = 60.0, says_so: bool = False) -> None:
+        self.seconds, self.tokens, self.cut, self.says_so = seconds, tokens, cut, says_so
         self.cuts = 0
 
     async def __call__(self, asked: Asked) -> None:
@@ -214,7 +214,10 @@ class Proxy:
         if min(pause, self.seconds) >= self.cut:
             self.cuts += 1
             await asyncio.sleep(self.cut)
-            asked.writer.transport.abort()
+            if self.says_so and not asked.body.get("stream"):  # as nginx does before a reply has begun
+                asked.writer.write(http(b"<title>504 Gateway Time-out</title>", 504, "text/html"))
+            else:
+                asked.writer.transport.abort()
             return
         if not asked.body.get("stream"):
             await asyncio.sleep(self.seconds)
@@ -240,8 +243,9 @@ async def test_answers_that_take_longer_than_a_proxy_allows_are_answered(seconds
         assert all(r.success and r.text == text_for(p) for p, r in zip(PROMPTS, responses, strict=False))
 
 
-async def test_a_short_chat_on_a_slow_agent_is_streamed_once_the_proxy_has_shown_itself() -> None:
-    proxy = Proxy(90, tokens=64)
+@pytest.mark.parametrize("says_so", [False, True], ids=["it breaks the connection", "it answers 504"])
+async def test_a_short_chat_on_a_slow_agent_is_streamed_once_the_proxy_has_shown_itself(says_so: bool) -> None:
+    proxy = Proxy(90, tokens=64, says_so=says_so)
     async with pool_of(proxy, max_tokens=64) as (pool, _):
         responses = await asyncio.wait_for(pool.send_all(PROMPTS[:4]), 20_000)
         assert all(response.success for response in responses)

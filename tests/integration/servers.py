@@ -71,10 +71,13 @@ async def read_metrics(endpoint: AgentEndpoint) -> ServerMetrics:
 
 
 async def read_settled(endpoints: Sequence[AgentEndpoint]) -> list[ServerMetrics]:
-    """Read every server's metrics once nothing moves in them any more: a request is counted when its answer is out."""
+    """Read every server's metrics once all are idle and nothing moves in them: a request is counted after its answer.
+
+    Counters that stand still are not enough: on a busy machine one step of an engine may take longer than the look.
+    """
     async with asyncio.timeout(PATIENCE):
         while True:
-            seen = [await read_metrics(endpoint) for endpoint in endpoints]
+            seen = await wait_until(endpoints, lambda metrics: metrics.idle)
             await asyncio.sleep(0.2)
             if seen == [await read_metrics(endpoint) for endpoint in endpoints]:
                 return seen

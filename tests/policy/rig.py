@@ -10,6 +10,7 @@ from aurora_pool.errors import ConnectionLost, PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.online import BEYOND
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
@@ -322,7 +323,9 @@ class Rig:
         halves = all(self.refused_here.get(item) == agent.index for item in items)
         if not halves and not request.closed:
             assert agent.in_service
-            assert agent.held <= agent.window.size, "an agent holds more than its window"
+            online = any(item.queue.caller.priority < 0 for item in items)
+            most = agent.window.size * (BEYOND if online else 1) + online
+            assert agent.held <= most, "an agent holds more than its window"
         held = [item for request in self.open if request.agent == agent.index for item in request.unreleased()]
         if any(item.suspected for item in items):
             assert all(item.suspected for item in (*held, *items)), "quarantined run among quarantined only"

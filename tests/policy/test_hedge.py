@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aurora_pool.policy.hedge import READING
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
@@ -149,6 +150,42 @@ def test_hedges_keep_to_their_budget(prompts: int, hedges: int) -> None:
     rig = slow_and_fast(prompts=prompts)
     rig.wait(30.0)
     assert rig.statistics.hedged == hedges
+
+
+def test_what_goes_to_its_caller_already_gets_no_second_agent() -> None:
+    rig = slow_and_fast()
+    rig.dispatcher.commit(rig.sent[0], rig.now)
+    rig.wait(30.0)
+    assert rig.statistics.hedged == 0
+
+
+def test_a_look_that_comes_late_says_nothing_of_the_agents() -> None:
+    rig = slow_and_fast()
+    rig.plan()
+    while rig.dispatcher.wake_at > rig.now + 1.01 * READING:
+        rig.now = rig.dispatcher.wake_at
+        rig.plan()
+    rig.now += 1.0  # it is this process that did not keep up: answers may lie unread
+    rig.plan()
+    assert rig.statistics.hedged == 0
+    rig.wait(1.0)
+    assert rig.statistics.hedged == 1
+
+
+def test_a_slow_agent_is_no_second_agent() -> None:
+    rig = Rig(3)
+    rig.admit(12)
+    rig.plan()
+    rig.now = 1.0
+    rig.answer_all(rig.sent[1])
+    rig.now = 3.0
+    rig.answer_all(rig.sent[2])
+    while rig.now < 20.0:
+        rig.wait(1.0)
+        while rig.looks:
+            rig.load_checked(0, Finding.IDLE)
+    assert rig.statistics.hedged == 4
+    assert {request.agent for request in rig.sent[3:]} == {1}
 
 
 def test_strict_hedges_nothing() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed
 from aurora_pool.policy.homes import MOST_HOMES, Homes
-from aurora_pool.policy.prefix import LENGTH, depth_of, find_groups, is_worth, shared_length
+from aurora_pool.policy.prefix import LENGTH, depth_of, find_groups, is_worth, key_of, shared_length
 from aurora_pool.policy.waiting import Waiting
 from aurora_pool.policy.window import START
 from aurora_pool.policy.work import PromptQueue, WorkItem
@@ -113,6 +113,23 @@ def test_groups_nest() -> None:
     assert groups is not None
     assert sorted(sorted(members) for _, members in groups) == [list(range(n, n + 6)) for n in range(0, 48, 6)]
     assert [members[0] // 24 for _, members in groups] == [0] * 4 + [1] * 4  # what shares more is next to each other
+
+
+def test_a_single_prompt_of_a_large_group_belongs_where_its_like_have_been() -> None:
+    shared = document(0, 1000)
+    texts = [shared + document(number, 300) for number in range(1, 10)]
+    assert find_groups(texts, 0, 4).groups == [(key_of(texts[0], 0), list(range(9)))]
+    depth = depth_of(texts)
+    met = key_of(texts[5], depth)
+    groups = find_groups(texts, 0, 4, {met}).groups
+    assert groups == [(key_of(texts[0], 0), [0, 1, 2, 3, 4, 6, 7, 8]), (met, [5])]
+
+
+def test_what_is_most_alike_is_next_to_each_other_in_a_group() -> None:
+    texts = [f"{document(0, 300)}{document(number % 2, 40)}{number}" for number in range(8)] + [document(9)]
+    groups = find_groups(texts, 0, 8).groups
+    assert groups is not None
+    assert [members for _, members in groups if len(members) == 8] == [[0, 2, 4, 6, 1, 3, 5, 7]]
 
 
 def test_examples_that_each_leave_one_out_are_not_worth_it() -> None:

@@ -199,6 +199,20 @@ def test_an_agent_that_fell_silent_blames_nobody() -> None:
     assert not rig.failures
 
 
+def test_what_may_kill_agents_gets_no_second_agent() -> None:
+    rig = Rig(4)
+    rig.admit(8)
+    rig.plan()
+    kill_under(rig, rig.items[0], 2)
+    answer_until_sent(rig, rig.items[0])
+    for _ in range(20):
+        rig.wait(1.0)
+        for agent in list(rig.looks):
+            rig.load_checked(agent, Finding.IDLE)
+    assert rig.statistics.hedged == 0
+    rig.finish()
+
+
 def test_a_quarantined_prompt_that_fails_otherwise_stays_among_quarantined_prompts() -> None:
     rig = Rig(3)
     rig.admit(3)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed, ServerError
 from aurora_pool.policy.outcome import Outcome
-from aurora_pool.policy.scheduler import Balance
+from aurora_pool.policy.scheduler import Balance, portion
 from aurora_pool.policy.window import START
 from aurora_pool.policy.work import Caller, PromptQueue
 from tests.policy.rig import Rig
@@ -55,6 +55,21 @@ def test_what_finds_no_credit_waits_and_goes_to_whoever_is_ready() -> None:
     assert rig.held(0) == START
     assert rig.held(1) == 2 * START  # what it ran all at once has doubled its window
     rig.finish()
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "begun", "taken"),
+    [
+        (5, 100, True, 5),
+        (20, 100, True, 20),  # twice what is wanted: it stays together
+        (20, 15, True, 0),  # there is no room for it
+        (21, 100, True, 0),
+        (21, 100, False, 10),
+        (21, 10, True, 10),
+    ],
+)
+def test_a_group_stays_together_up_to_twice_of_what_is_wanted(size: int, most: int, begun: bool, taken: int) -> None:
+    assert portion(size, 10, most, begun=begun) == taken
 
 
 @pytest.mark.parametrize("balance", ["adaptive", "strict"])

@@ -64,6 +64,15 @@ CASES: dict[str, Happening] = {
 }
 
 
+@pytest.mark.parametrize("fault", ["die", "hang"])
+def test_what_a_failed_agent_had_generated_is_counted_apart(fault: str) -> None:
+    fleet = VirtualFleet([1.0, 1.0])
+    fleet.at(1.0, getattr(fleet.agents[1], fault))
+    report = VirtualPool(fleet, seed=1).run([VirtualPrompt(1000)] * 40)
+    assert report.answered == 40
+    assert 20 <= report.tokens_lost == report.wasted < 20 * 1000
+
+
 @pytest.mark.parametrize("balance", ["adaptive", "strict"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_prompt_ends_once_whatever_happens(case: str, balance: Balance) -> None:
@@ -73,7 +82,7 @@ def test_every_prompt_ends_once_whatever_happens(case: str, balance: Balance) ->
     work[1000].bad = True
     report = run(fleet, work, balance=balance)
     assert report.failed["rejected"] == 1
-    assert report.wasted_share < 0.1
+    assert report.wasted_share <= (0.08 if case == "everything" else 0.02)  # of 6 seeds 0.071 and 0.017
 
 
 def test_poison_is_quarantined_and_the_job_goes_on() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import socket
@@ -87,3 +88,35 @@ async def test_a_name_that_has_moved_is_looked_up_anew(monkeypatch: pytest.Monke
             (response,) = await pool.send_all_batched(["a"], max_tokens=4)
             assert response.success, response.error
     await pool.close()
+
+
+@pytest.mark.simulated_clock
+@pytest.mark.parametrize("connect", [3.0, 20.0], ids=["its own limit", "the limit of a probe"])
+async def test_a_name_of_a_machine_that_is_gone_is_looked_up_anew(
+    connect: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+
+    async def look_up(self: object, host: str, port: int, **options: Any) -> Any:
+        where = "127.0.0.2" if host == "moving.test" and looked_up else "127.0.0.1"
+        looked_up.append(where)
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (where, port))]
+
+    with contextlib.ExitStack() as sockets:
+        # A listener whose backlog is full: the kernel drops what comes, as if nobody were there.
+        full = sockets.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(3):
+            filler = sockets.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        port = full.getsockname()[1]
+        raw = PromptOptions(prompt_format="raw")
+        timeouts = Timeouts(connect=connect, probe=5.0, patience=60.0)
+        async with SimulatedFleet(1, profile=AgentProfile(instant=True), ports=[port], host="127.0.0.2"):
+            monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", look_up)
+            async with VLLMPool([AgentEndpoint("moving.test", port)], prompting=raw, timeouts=timeouts) as pool:
+                (response,) = await pool.send_all_batched(["a"], max_tokens=4)
+                assert response.success, response.error
+    assert looked_up[0] == "127.0.0.1"

@@ -1,0 +1,78 @@
+"""Room for prompts that somebody waits for, on agents that batches would fill.
+
+A batch gives each agent a little more than it can work on, so whatever comes next waits in the agent's own queue for
+about as long as an answer takes, and is then worked on beside as many others as there are slots. So an online prompt
+(of a priority below 0) goes to an agent at once, and that agent *keeps room* from then on: batches may fill only
+:data:`~aurora_pool.policy.agent.BATCH_SHARE` of its slots until :data:`KEEP` seconds have passed without another one.
+Further online prompts go to agents that keep room, as long as these have some: so few online prompts take room from
+the batches on few agents, and many on many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.work import PromptQueue, WorkItem
+
+KEEP = 10.0
+"""Seconds that an agent keeps room after the last online prompt."""
+LOOK_EVERY = 1.0
+"""Seconds between looks at the counters of such an agent, until they have shown how many slots it has."""
+DRAWN = 4
+"""An online prompt goes to the one of this many agents that holds fewest."""
+BEYOND = 1.125
+"""An agent that does not keep room yet may hold this many times its window, so that an online prompt need not wait."""
+
+
+class OnlineRoom:
+    """Places online prompts while batches wait, and tells which agents keep room for them."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._until: dict[AgentState, float] = {}
+        """The agents that keep room, and until when."""
+
+    def place(self, items: Sequence[WorkItem], queue: PromptQueue, now: float) -> list[WorkItem]:
+        """Assign online prompts to agents; return those for which there is no room anywhere."""
+        for number, item in enumerate(items):
+            agent = self._agent_for(queue)
+            if agent is None:
+                return list(items[number:])
+            if self._ledger.turns.next_for(agent.index) is not None:
+                self._keep(agent, now)
+            self._ledger.assign(item, agent)
+            queue.caller.charge((item,))
+        return []
+
+    def _agent_for(self, queue: PromptQueue) -> AgentState | None:
+        agents, members, rng = self._ledger.agents, queue.view.members, self._ledger.rng
+        roomy: list[AgentState] = []
+        for agent in self._until:
+            if agent.held < 2 * agent.limit and agent.index in queue.view.serves:
+                roomy.append(agent)
+                if len(roomy) == DRAWN:
+                    break
+        if not roomy:
+            drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
+            roomy = [agents[index] for index in drawn if agents[index].held < BEYOND * agents[index].limit]
+        return min(roomy, key=lambda agent: agent.held, default=None)
+
+    def _keep(self, agent: AgentState, now: float) -> None:
+        if agent not in self._until:
+            agent.keep_room(True)
+            self._ledger.timers.add(now + KEEP, self._end, agent)
+        self._until[agent] = now + KEEP
+        if not agent.flow.slots and now >= agent.sampled_at + LOOK_EVERY:
+            agent.sampled_at = now
+            self._ledger.pending.sample.append(agent.index)
+
+    def _end(self, agent: AgentState, now: float) -> None:
+        until = self._until[agent]
+        if now < until:
+            self._ledger.timers.add(until, self._end, agent)
+            return
+        del self._until[agent]
+        agent.keep_room(False)
+        self._ledger.touched[agent] = None
