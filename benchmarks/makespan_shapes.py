@@ -155,9 +155,9 @@ class Cell:
         return [prompt() for _ in range(count)]
 
 
-COLUMNS = "{:36}{:>8}{:>9}{:>8}{:>12}{:>9}{:>7}{:>8}{:>7}{:>8}{:>7}"
+COLUMNS = "{:36}{:>8}{:>9}{:>8}{:>12}{:>9}{:>7}{:>8}{:>7}{:>8}{:>7}{:>7}"
 HEADER = COLUMNS.format(
-    "row", "prompts", "makespan", "/ bound", "static", "/ static", "p/req", "hedged", "twice", "wasted", "us/p"
+    "row", "prompts", "makespan", "/ bound", "static", "/ static", "p/req", "hedged", "twice", "wasted", "lost", "us/p"
 )
 
 
@@ -189,6 +189,7 @@ def run_cell(cell: Cell) -> tuple[str, list[str]]:
         f"{report.hedged / count:.2%}",
         report.hedged_twice,
         f"{report.wasted_share:.2%}",
+        f"{report.tokens_lost / report.tokens:.2%}",
         f"{report.policy_seconds / count * 1e6:.1f}",
     )
     missed = []

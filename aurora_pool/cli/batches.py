@@ -58,7 +58,14 @@ def submit(
         str, typer.Option(metavar="TIME", help="How long the batch may take, as 24h or 7d.", rich_help_panel=QUEUE)
     ] = "24h",
     priority: Annotated[
-        int, typer.Option(metavar="N", min=-100, max=100, help="Higher ones begin first.", rich_help_panel=QUEUE)
+        int,
+        typer.Option(
+            metavar="N",
+            min=-100,
+            max=100,
+            help="Higher ones go first; above 0 for administrators.",
+            rich_help_panel=QUEUE,
+        ),
     ] = 0,
     wait_file: Annotated[
         float,

@@ -185,9 +185,10 @@ class CompletionsBatch(_JSONKind):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
-        items = request.unreleased()
-        characters = sum([len(item.work) for item in items])
-        bounds = self.bounds(len(request.items), items[0].token_budget, characters)
+        items = request.items if self._asked.echoes else ()
+        characters = sum([len(item.work) for item in items if item is not None])
+        token_budget = next(item.token_budget for item in request.items if item is not None)
+        bounds = self.bounds(len(request.items), token_budget, characters)
         reader = completions.CompletionsReader(len(request.items), self._n, bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 

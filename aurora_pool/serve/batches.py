@@ -77,6 +77,10 @@ class BatchesApi:
     async def create_for(self, caller: Caller, wanted: CreateBatch) -> RowMapping:
         """Queue a batch. Raises :class:`ApiError`."""
         values = _checked(wanted)
+        if wanted.priority > 0 and not caller.admin:
+            # Priorities hold across users: who raises his own takes all from the others, whatever the weights.
+            message = "Only administrators may give a batch a 'priority' above 0; a lower one lets others go first."
+            raise ApiError(403, message, param="priority", code="insufficient_permissions")
         async with self._storage.read() as connection:
             file = await find_file(connection, wanted.input_file_id, caller.user)
         batch_id = new_id("batch_")

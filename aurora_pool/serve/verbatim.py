@@ -1,7 +1,8 @@
 """Batches whose requests go to the servers as they stand: embeddings, tools, adapters.
 
-The journal is that of :mod:`aurora_pool.jobs`: a record, whole, as soon as its request is finished, and a run that is
-cut off goes on where it ended.
+:mod:`aurora_pool.jobs` puts prompts into the pool's own requests, so that many travel in one, and takes answers apart;
+here a body is sent whole and its reply kept whole, as the gateway does, which no prompt of a job can say. The journal
+is theirs: a record, whole, as soon as its request is finished, and a run that is cut off goes on where it ended.
 """
 
 from __future__ import annotations

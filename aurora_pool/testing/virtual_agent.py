@@ -32,6 +32,8 @@ class VirtualAgent:
         self.most_held = 0
         self.prompts_received = 0
         self.deaths = 0
+        self.tokens_lost = 0
+        """Tokens generated for the client, of answers that were not whole when it died or began to hang."""
         self.engine = profile.new_engine()
         self._others: dict[Sequence, Callable[[bool], None]] = {}
         self._others_tokens = 0
@@ -118,6 +120,7 @@ class VirtualAgent:
     def hang(self) -> None:
         """Accept everything and do nothing."""
         self._set("hung", paused=True)
+        self._lose()
 
     def terminate(self) -> None:
         """Refuse connections, and leave what is in flight unanswered for ever."""
@@ -186,6 +189,7 @@ class VirtualAgent:
         self.condition = "dead"
         self.deaths += 1
         self.engine.advance(self.network.now)
+        self._lose()
         self._tokens_before = self.tokens
         self.engine = self.profile.new_engine()
         self._others_tokens = 0
@@ -196,6 +200,13 @@ class VirtualAgent:
             self.network.tell_failed(request, error())
         for ended in others.values():
             ended(False)
+
+    def _lose(self) -> None:
+        self.engine.catch_up(self.network.now)
+        for request in self.requests:
+            for sequence in request.sequences:
+                generated = self.engine.generated(sequence)
+                self.tokens_lost += generated if generated < sequence.length else 0
 
     def _capacity(self, condition: str) -> float:
         return self.engine.speed if condition == "up" else 0.0

@@ -36,8 +36,9 @@ class VirtualReport:
 
     ``lost`` prompts have no result at all, ``duplicated`` ones more than one; ``failed`` counts results that are no
     answer, by kind. ``hedged`` counts second copies, ``hedged_twice`` prompts of which there were more. ``wasted``
-    tokens were generated and ended in no delivered answer. ``most_open`` is the largest number of prompts admitted and
-    unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
+    tokens were generated and ended in no delivered answer; ``tokens_lost`` are those of them that agents had generated
+    of the answers they held when they died or began to hang: no client could have saved these. ``most_open`` is the
+    largest number of prompts admitted and unanswered, ``policy_seconds`` the processor time spent in the dispatcher.
     """
 
     prompts: int = 0
@@ -49,6 +50,7 @@ class VirtualReport:
     requests: int = 0
     tokens: int = 0
     wasted: int = 0
+    tokens_lost: int = 0
     hedged: int = 0
     hedged_twice: int = 0
     moved: int = 0
@@ -156,6 +158,7 @@ class VirtualPool:
         report.policy_seconds = self._meter.seconds
         report.tokens = self.fleet.tokens
         report.wasted = report.tokens - self._delivered
+        report.tokens_lost = sum(agent.tokens_lost for agent in self.fleet.agents)
         report.requests, report.hedged = ledger.requests, ledger.hedged
         report.moved, report.quarantined = ledger.moved, ledger.quarantined
         return report

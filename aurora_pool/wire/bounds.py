@@ -50,16 +50,22 @@ class Asked:
     82920
     """
 
-    __slots__ = ("_per_character", "_per_token", "_tokens")
+    __slots__ = ("_per_character", "_per_token", "_tokens", "echoes")
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         own = [fields[name] for name in ("max_tokens", "max_completion_tokens") if type(fields.get(name)) is int]
         self._tokens = max(own, default=0)
+        asks = fields.get("echo") or fields.get("return_token_ids")
+        self.echoes = bool(asks) or fields.get("prompt_logprobs") is not None
+        """Whether the reply holds what the prompts say, or one entry for each of their tokens."""
         self._per_token = PER_ID + PER_LOGPROB * _alternatives(fields, "logprobs", "top_logprobs")
         self._per_character = 8 * (2 + PER_LOGPROB // 8 * _alternatives(fields, "prompt_logprobs"))
 
     def bounds(self, choices: int, max_tokens: int, prompt_characters: int) -> Bounds:
-        """Work out the bounds of a reply with that number of choices; ``max_tokens`` is 0 where none are set."""
+        """Work out the bounds of a reply with that number of choices; ``max_tokens`` is 0 where none are set.
+
+        How many characters the prompts have matters only to one that :attr:`echoes` them.
+        """
         tokens = max(max_tokens, self._tokens) or UNASKED_TOKENS
         prompt = prompt_characters * self._per_character
         longest = (1 << 16) + PER_TOKEN_LONGEST * tokens

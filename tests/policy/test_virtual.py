@@ -64,6 +64,15 @@ CASES: dict[str, Happening] = {
 }
 
 
+@pytest.mark.parametrize("fault", ["die", "hang"])
+def test_what_a_failed_agent_had_generated_is_counted_apart(fault: str) -> None:
+    fleet = VirtualFleet([1.0, 1.0])
+    fleet.at(1.0, getattr(fleet.agents[1], fault))
+    report = VirtualPool(fleet, seed=1).run([VirtualPrompt(1000)] * 40)
+    assert report.answered == 40
+    assert 20 <= report.tokens_lost == report.wasted < 20 * 1000
+
+
 @pytest.mark.parametrize("balance", ["adaptive", "strict"])
 @pytest.mark.parametrize("case", CASES)
 def test_every_prompt_ends_once_whatever_happens(case: str, balance: Balance) -> None:

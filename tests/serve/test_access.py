@@ -155,6 +155,19 @@ async def test_users_see_their_own_only(tmp_path: Path) -> None:
             assert [each["id"] for each in (await reply.json())["batches"]] == [batch.id]
 
 
+async def test_only_administrators_put_a_batch_before_those_of_others(tmp_path: Path) -> None:
+    ann, root = await make_keys(tmp_path, "ann", "root")
+    async with running(tmp_path) as run:
+        mine, admins = map(run.client_of, (ann, root))
+
+        with pytest.raises(openai.PermissionDeniedError, match="Only administrators") as refused:
+            await submit(mine, [line("a")], extra_body={"priority": 1})
+
+        assert (refused.value.param, refused.value.code) == ("priority", "insufficient_permissions")
+        await ended(mine, await submit(mine, [line("a")], extra_body={"priority": -1}))
+        await ended(admins, await submit(admins, [line("a")], extra_body={"priority": 1}))
+
+
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
