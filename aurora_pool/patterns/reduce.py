@@ -73,20 +73,10 @@ async def tree_reduce(
     items = list(items)
     room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(len(items), fanin, room=room, on_level=on_level, keep_blank=keep_blank)
-    leaves = (
-        ((None, index), Prompt(render(prompt, item=item), max_tokens=max_tokens)) for index, item in enumerate(items)
-    )
+    leaves = (Prompt(render(prompt, item=item), max_tokens=max_tokens) for item in items)
+    merge: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt, reduce_max_tokens)
     with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
-        results = await reduce_forest(
-            pool,
-            {None: tree},
-            leaves,
-            merging(pool, reduce_prompt, reduce_max_tokens),
-            sampling=sampling,
-            clean=clean,
-            report=report,
-        )
-    return results[None]
+        return await reduce_leaves(pool, tree, leaves, merge, sampling=sampling, clean=clean, report=report)
 
 
 async def broadcast_and_reduce(
@@ -210,6 +200,22 @@ async def _count(pool: VLLMPool, text: str) -> int:
         return len(await pool.tokenize(text))
     except PoolError:
         return pool.estimate_tokens(text)
+
+
+async def reduce_leaves(
+    pool: VLLMPool,
+    tree: ReduceTree,
+    leaves: Iterable[Prompt],
+    prompt_for: Callable[[None, ReduceCall], Prompt],
+    *,
+    sampling: Sampling | None,
+    clean: Clean | None,
+    report: ProgressReport,
+) -> ReduceResult:
+    """Carry out what one tree decides, from its leaves on."""
+    first = (((None, index), prompt) for index, prompt in enumerate(leaves))
+    results = await reduce_forest(pool, {None: tree}, first, prompt_for, sampling=sampling, clean=clean, report=report)
+    return results[None]
 
 
 async def reduce_forest(

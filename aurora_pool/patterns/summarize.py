@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aurora_pool.arguments import check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.patterns.documents import Document
-from aurora_pool.patterns.reduce import DEFAULT_FANIN, Clean, context_room, merging, reduce_forest, reduce_room
+from aurora_pool.patterns.reduce import DEFAULT_FANIN, Clean, context_room, merging, reduce_leaves, reduce_room
 from aurora_pool.patterns.templates import render
-from aurora_pool.patterns.tree import OnLevel, ReduceResult, ReduceTree
+from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree
 from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.prompts.chunking import chunk_text
@@ -86,15 +86,6 @@ async def summarize(
     if not prompts:
         raise ConfigError("there is no text in the documents to summarise")
     tree = ReduceTree(len(prompts), fanin, room=room, names=names.__getitem__, on_level=on_level)
-    leaves = (((None, index), prompt) for index, prompt in enumerate(prompts))
+    merge: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt, reduce_max_tokens)
     with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
-        results = await reduce_forest(
-            pool,
-            {None: tree},
-            leaves,
-            merging(pool, reduce_prompt, reduce_max_tokens),
-            sampling=sampling,
-            clean=clean,
-            report=report,
-        )
-    return results[None]
+        return await reduce_leaves(pool, tree, prompts, merge, sampling=sampling, clean=clean, report=report)

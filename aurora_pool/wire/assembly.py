@@ -152,6 +152,8 @@ class Assembly:
             self._check_index(index)
         self._parts[index] = choice
         self._characters += len(choice.text)
+        if choice.reasoning is not None:
+            self._characters += len(choice.reasoning)
         if self._doubtful:
             if index >= self._n:
                 self._others_begun = True

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from aurora_pool import Timeouts
+from aurora_pool import BadReply, Timeouts
+from aurora_pool.wire.bounds import Bounds
+from aurora_pool.wire.chat import ChatReader
 from tests.hostile.odd_server import Asked, begin, choice, chunk, good, http, pool_of, sse, text_for
 
 pytestmark = pytest.mark.simulated_clock
@@ -59,14 +61,15 @@ async def test_a_flood_is_cut_and_every_prompt_is_answered(flood: Flood) -> None
     assert flood.sent < 20 * MIB  # all its requests together, what lies in sockets included
 
 
-async def test_thoughts_without_end_are_cut() -> None:
+def test_thoughts_without_end_are_cut_as_texts_are() -> None:
     thought = {"model": "m", "choices": [{"index": 0, "delta": {"reasoning": "x" * 1000}, "finish_reason": None}]}
-    flood = Flood(begin(), sse(thought), sse(*[thought] * 60))
-    conversations = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
-    async with pool_of(flood, good, max_tokens=1 << 17) as (pool, _):
-        responses = await pool.send_all_batched(conversations)
-    assert [(r.success, r.text) for r in responses] == [(True, text_for(p)) for p in PROMPTS]
-    assert flood.sent < 60 * MIB  # as much as texts may have, and not what events may take: 130 MiB for each request
+    reader = ChatReader(bounds=Bounds(tokens=16, longest=5000, characters=50_000, event=MIB, body=MIB, stream=MIB))
+    taken = 0
+    with pytest.raises(BadReply, match="far more than was asked for"):
+        for _ in range(100):
+            reader.events([msgspec.json.encode(thought)])
+            taken += 1
+    assert taken == 50
 
 
 async def test_what_is_packed_is_not_unpacked_at_once() -> None:

@@ -45,6 +45,18 @@ async def test_calls_at_once_share_one_start_and_its_failure() -> None:
 
 
 @pytest.mark.simulated_clock
+@pytest.mark.parametrize("keys", [(), ("k",)], ids=["it starts", "it can't"])
+async def test_calls_at_once_ask_each_agent_once(keys: tuple[str, ...]) -> None:
+    async with SimulatedFleet(5, profile=AgentProfile(slots=64, median_length=5, api_keys=keys)) as fleet:
+        pool = VLLMPool(fleet.endpoints)
+        calls = [pool.send_all_batched(["a"], max_tokens=4) for _ in range(30)]
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        assert [isinstance(error, NoAgentsError) for error in found] == [bool(keys)] * 30
+        assert sum(request.path == "/v1/models" for request in fleet.requests) == 5
+        await pool.close()
+
+
+@pytest.mark.simulated_clock
 async def test_a_caller_that_gives_up_leaves_the_start_to_the_others() -> None:
     async with SimulatedFleet(1) as fleet:
         fleet.agents[0].die()

@@ -57,7 +57,17 @@ def test_load_of_an_old_version() -> None:
     assert parse_load(b'vllm:gpu_cache_usage_perc{model_name="a, b c"} 0.5\n') == EngineLoad(cache_usage=0.5)
 
 
-@pytest.mark.parametrize("body", [b"", b"http_requests_total 1.0\n", b"<html>", b'vllm:unknown{a="b"} 1.0\n'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"http_requests_total 1.0\n",
+        b"<html>",
+        b'vllm:unknown{a="b"} 1.0\n',
+        b"vllm:num_requests_running abc\n",
+        b"vllm:num_requests_waiting 1.0\nvllm:num_requests_running abc\n",
+    ],
+)
 def test_no_figures_of_an_engine(body: bytes) -> None:
     assert parse_load(body) is None
 
