@@ -64,12 +64,10 @@ async def test_a_flood_is_cut_and_every_prompt_is_answered(flood: Flood) -> None
 def test_thoughts_without_end_are_cut_as_texts_are() -> None:
     thought = {"model": "m", "choices": [{"index": 0, "delta": {"reasoning": "x" * 1000}, "finish_reason": None}]}
     reader = ChatReader(bounds=Bounds(tokens=16, longest=5000, characters=50_000, event=MIB, body=MIB, stream=MIB))
-    taken = 0
+    for _ in range(50):
+        reader.events([msgspec.json.encode(thought)])
     with pytest.raises(BadReply, match="far more than was asked for"):
-        for _ in range(100):
-            reader.events([msgspec.json.encode(thought)])
-            taken += 1
-    assert taken == 50
+        reader.events([msgspec.json.encode(thought)])
 
 
 async def test_what_is_packed_is_not_unpacked_at_once() -> None:
