@@ -82,6 +82,7 @@ class Window:
     def overloaded(self, accepted: int, refused: int, now: float) -> None:
         """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""
         self.steady_until = now + STEADY
+        self._grown_from = (0.0, 0)  # the last growth is undone: it says nothing of the next
         self.size = max(1, min(self.size, max(accepted, (accepted + refused) // 2)))
 
     def preempted(self, now: float) -> None:

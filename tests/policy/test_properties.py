@@ -107,7 +107,7 @@ def longest_shortage(fleet: VirtualFleet, slots: int, prompts: list[VirtualPromp
     speed=st.sampled_from([0.5, 1.0, 2.0]),
     slots=st.sampled_from([8, 32]),
     accepted=st.integers(1, 32),
-    relief=st.floats(1.0, 8.0),
+    relief=st.floats(1.0, 25.0),
     length=st.integers(50, 300),
 )
 def test_no_window_stays_below_what_the_rate_of_its_agent_needs(
