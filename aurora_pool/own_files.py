@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+__all__ = ["mode_of", "open_own", "replacement"]
+
 
 def open_own(path: Path, flags: int, *, mode: int = 0o644) -> int:
     """Open a file of this package's own, as :func:`os.open` does, and never anything else.

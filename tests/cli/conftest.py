@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -57,14 +59,14 @@ def hostfile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Call:
-    """Call the command line in this process, which has its signals back afterwards."""
+    """Call the command line in this process, which has its signals and its environment back afterwards."""
     monkeypatch.delenv("AURORA_POOL_HOSTFILE", raising=False)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments: object) -> Ended:
         monkeypatch.setattr(sys, "argv", ["aurora-pool", *map(str, arguments)])
         capfd.readouterr()
-        with pytest.raises(SystemExit) as raised:
+        with mock.patch.dict(os.environ), pytest.raises(SystemExit) as raised:
             main()
         for number, handler in handlers.items():
             signal.signal(number, handler)
