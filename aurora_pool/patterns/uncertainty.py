@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from aurora_pool.errors import ConfigError
+from aurora_pool.arguments import check_whole
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.gather import sample_many
 from aurora_pool.patterns.templates import render, strip_reasoning
@@ -87,8 +87,7 @@ async def semantic_entropy(
 
     Raises :class:`~aurora_pool.errors.ConfigError` if ``samples`` is less than 2, or if the temperature is 0.
     """
-    if samples < 2:
-        raise ConfigError(f"samples: expected at least 2, for one alone differs from nothing, got {samples!r}")
+    check_whole(2, samples=samples)  # one alone differs from nothing
     check_prompts(prompts)
     asked = [_with_logprobs(prompt, sampling) for prompt in prompts]
     answers = await sample_many(pool, asked, samples, max_tokens)

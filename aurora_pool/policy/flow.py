@@ -21,6 +21,8 @@ BEST_LOSS = 0.01
 """How much of the best decoding speed is forgotten each second."""
 FRESH = 1 / 32
 """How much one answer weighs in the running mean of the decoding speed."""
+SHORTEST = 0.001
+"""Seconds that decoding takes an answer at least: less than any server needs for one token."""
 
 
 class Flow:
@@ -137,7 +139,7 @@ class Flow:
 
         An agent that runs much less than it can is faster than at its usual load.
         """
-        if seconds <= 0.0 or tokens <= 0:
+        if seconds < SHORTEST * answers or tokens <= 0:  # they came at once, from a proxy that held them back perhaps
             return
         speed, weight = tokens / seconds, min(1.0, answers * FRESH)
         now, usual = self.decode_speed_now, self.decode_speed

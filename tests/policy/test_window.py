@@ -22,6 +22,14 @@ def flowing(rate: float, running: int, latency: float = 0.02, seconds: int = 10)
     return flow
 
 
+def test_answers_that_come_at_once_say_nothing_of_the_speed_of_decoding() -> None:
+    flow = Flow()
+    flow.decoded(tokens=500.0, seconds=2e-16, answers=5, running=5, at=1.0)
+    assert (flow.decode_speed, flow.decode_speed_now, flow.decode_speed_best) == (0.0, 0.0, 0.0)
+    flow.decoded(tokens=500.0, seconds=10.0, answers=5, running=5, at=2.0)
+    assert flow.decode_speed == flow.decode_speed_now == flow.decode_speed_best == 50.0
+
+
 def test_doubles_while_the_server_runs_dry() -> None:
     window = Window()
     window.ran_dry(rate=0.0, running=START, now=0.0)
