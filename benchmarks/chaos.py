@@ -16,6 +16,7 @@ import argparse
 import asyncio
 import functools
 import json
+import random
 import statistics
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from typing import Any
 
 import aiohttp
 
-from aurora_pool import VLLMPool
+from aurora_pool import PromptOptions, VLLMPool
 from aurora_pool.testing import SimulatedFleet, run_simulated
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool
@@ -71,8 +72,8 @@ async def by_pool(
     fleet: SimulatedFleet, prompts: list[str], report: Callable[[int, int, str], None], *, seed: int
 ) -> None:
     """The pool."""
-    options: dict[str, Any] = {"model": MODEL, "max_tokens": MAX_TOKENS, "prompt_format": "raw", "seed": seed}
-    async with VLLMPool(fleet.endpoints, **options) as pool:
+    raw, rng = PromptOptions(prompt_format="raw"), random.Random(seed)
+    async with VLLMPool(fleet.endpoints, model=MODEL, max_tokens=MAX_TOKENS, prompting=raw, rng=rng) as pool:
         async for index, response in pool.iter_responses(prompts):
             report(index, response.completion_tokens or 0, response.error_kind or "")
 
