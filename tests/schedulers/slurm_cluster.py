@@ -121,6 +121,16 @@ class SlurmCluster:
         """Give the ids of the jobs and array elements in the queue, running or not."""
         return self.run("squeue", "--noheader", "--array", "--format", "%i").split()
 
+    def start_pending(self) -> None:
+        """Let what is queued again begin at once, and not after Slurm's pause."""
+        for job in self.run("squeue", "--noheader", "--array", "--states=PENDING", "--format", "%A").split():
+            command = ["scontrol", "update", f"JobId={job}", "StartTime=now"]
+            ran = subprocess.run(
+                command, env=self.environment, capture_output=True, text=True, timeout=120, check=False
+            )
+            if ran.returncode:  # it may have begun since, or be gone
+                assert "no longer pending" in ran.stderr or "Invalid job id" in ran.stderr, (command, ran.stderr)
+
     def start_node(self, node: str) -> None:
         """Start a node's daemon, for the first time or after it was killed."""
         (self.folder / "spool" / node).mkdir(exist_ok=True)

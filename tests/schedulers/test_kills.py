@@ -77,9 +77,7 @@ def _is_further(output: Path, records: int, job: subprocess.Popen[bytes]) -> boo
 
 def _hurry(cluster: SlurmCluster, run: Path, folder: Path) -> None:
     """Let what Slurm has queued again begin at once; where all agents have ended, bring the fleet up anew."""
-    for element in cluster.run("squeue", "--noheader", "--array", "--states=PENDING", "--format", "%i").split():
-        command = ["scontrol", "update", f"JobId={element}", "StartTime=now"]
-        subprocess.run(command, env=cluster.environment, capture_output=True, check=False)  # it may have just begun
+    cluster.start_pending()
     if not cluster.jobs():
         aurora_pool("down", run, environment=cluster.environment)
         aurora_pool("up", folder / "fleet.yaml", "--run", run, environment=cluster.environment)

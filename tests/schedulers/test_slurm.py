@@ -66,8 +66,7 @@ def test_a_job_outlives_a_node_and_the_node_comes_back(cluster: SlurmCluster, tm
     wait_for(lambda: "n2" in cluster.nodes("idle") or len(cluster.nodes("alloc")) == 4, "the node does not come back")
 
     def is_back() -> bool:
-        for element in cluster.run("squeue", "--noheader", "--array", "--states=PENDING", "--format", "%A").split():
-            cluster.run("scontrol", "update", f"JobId={element}", "StartTime=now")
+        cluster.start_pending()
         return len(parse_hostfile(hostfile)) == 4
 
     wait_for(is_back, "the agent of the node does not come back")
