@@ -23,6 +23,9 @@ LATE = 0.05
 """Seconds by which that may take longer, and the look still say something about the agents."""
 WASTE_SHARE = 0.012
 """Hedges may waste this share of all tokens generated."""
+OUTLIER = 3.0
+OUTLIER_WASTE_SHARE = 0.018
+"""The same for what an agent holds that takes this many times as long as the second one: a job would wait for it alone."""
 WASTE_FREE = 4
 """A few hedges, in mean answers, that even a job of few tokens may have."""
 KNOWN = 4
@@ -130,7 +133,8 @@ class Hedger:
             rotation.popleft()
         if not rotation or (rotation[0] is slow and len(rotation) == 1):
             return
-        if not slow.seems_stalled(now) and not self._affordable(item, slow, now):
+        fast = rotation[0] if rotation[0] is not slow else rotation[1]
+        if not slow.seems_stalled(now) and not self._affordable(item, slow, fast, now):
             return
         if rotation[0] is slow:
             rotation.rotate(-1)
@@ -143,13 +147,15 @@ class Hedger:
         ledger.events.prompt_hedged(slow.index, agent.index)
         ledger.assign(item, agent)
 
-    def _affordable(self, item: WorkItem, slow: AgentState, now: float) -> bool:
+    def _affordable(self, item: WorkItem, slow: AgentState, fast: AgentState, now: float) -> bool:
         """Whether one more hedge stays within the limits; if so, it is counted."""
         ledger = self.ledger
         lengths = ledger.lengths
         done = 0.0 if item.started_at < 0 else (now - item.started_at) * slow.flow.decode_speed_now
         cost = lengths.mean_beyond(done)  # the loser's list goes on for its other prompts: it is generated whole
-        if self.spent + cost > WASTE_SHARE * lengths.total + WASTE_FREE * lengths.mean:
+        outlier = slow.pace.seconds_for(lengths.mean) > OUTLIER * fast.pace.seconds_for(lengths.mean)
+        share = OUTLIER_WASTE_SHARE if outlier else WASTE_SHARE
+        if self.spent + cost > share * lengths.total + WASTE_FREE * lengths.mean:
             return False
         if self.hedged >= PROMPTS_SHARE * (ledger.answered + ledger.in_flight):
             return False
