@@ -25,7 +25,7 @@ WASTE_SHARE = 0.012
 """Hedges may waste this share of all tokens generated."""
 OUTLIER = 3.0
 OUTLIER_WASTE_SHARE = 0.018
-"""The same for what an agent holds that takes this many times as long as the second one: a job would wait for it alone."""
+"""The same for an agent that takes this many times as long as the second one: a job would wait for it alone."""
 WASTE_FREE = 4
 """A few hedges, in mean answers, that even a job of few tokens may have."""
 KNOWN = 4

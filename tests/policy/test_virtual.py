@@ -64,6 +64,18 @@ CASES: dict[str, Happening] = {
 }
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_job_does_not_wait_for_one_agent_that_is_far_slower(seed: int) -> None:
+    fleet = VirtualFleet([1.0] * 8, slots=64)
+    fleet.agents[0].slow(5.0)
+    draw = random.Random(seed)
+    lengths = [max(8, min(1500, int(draw.lognormvariate(math.log(200), 0.8)))) for _ in range(8000)]
+    work = [VirtualPrompt(length) for length in lengths]
+    report = VirtualPool(fleet, seed=seed).run(work)
+    assert report.makespan < 1.3 * fleet.bound(work)
+    assert report.wasted_share < 0.02
+
+
 @pytest.mark.parametrize("fault", ["die", "hang"])
 def test_what_a_failed_agent_had_generated_is_counted_apart(fault: str) -> None:
     fleet = VirtualFleet([1.0, 1.0])
