@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -118,6 +119,13 @@ def test_an_end_in_the_past_is_ignored_and_told(
 
 def test_the_version_is_told(call: Call) -> None:
     assert call("--version").out.startswith("aurora-pool 0.")
+
+
+def test_a_shell_completes_commands() -> None:
+    asked = {"_AURORA_POOL_COMPLETE": "complete_bash", "COMP_WORDS": "aurora-pool r", "COMP_CWORD": "1"}
+    program = Path(sys.executable).with_name("aurora-pool")
+    told = subprocess.run([program], env={**os.environ, **asked}, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["run", "report"]
 
 
 def test_commands_work_without_docstrings() -> None:
