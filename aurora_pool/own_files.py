@@ -30,7 +30,7 @@ def open_own(path: Path, flags: int, *, mode: int = 0o644) -> int:
 def replacement(path: Path, *, like: Path | None = None) -> Iterator[IO[bytes]]:
     """Write a file anew: what is written takes the old one's place once the block ends well.
 
-    It has the mode of the old one, or of the file ``like`` which it is made.
+    It has the mode of the old one, or, with ``like``, that of another file.
 
     The new file has a name of its own in the same folder until then. Raises :class:`OSError`.
     """

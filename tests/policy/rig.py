@@ -16,7 +16,7 @@ from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
-from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 BUSY = ServerError(503, "The engine is currently busy")
@@ -86,7 +86,6 @@ class Rig:
         """Whether requests that are assigned wait on this side, and are not sent."""
         self.refused_here: dict[WorkItem, int] = {}
         self.rejected: set[WorkItem] = set()
-
         for agent in range(agents if window is not None else 0):
             self._overload(agent, window or 1)
 
@@ -146,6 +145,13 @@ class Rig:
             self.plan()
         self.now = end
         return self.plan()
+
+    def stay_idle(self, until: float) -> None:
+        """Let time pass in which every look at a silent agent shows an engine that does nothing."""
+        while self.now < until:
+            self.wait(1.0)
+            while self.looks:
+                self.load_checked(self.looks[0], Finding.IDLE)
 
     # -- what agents do -----------------------------------------------------------------------------------------
 
@@ -270,8 +276,7 @@ class Rig:
             for a in self._agents
         ]
         items = [(t.index, t.work, t.holders, t.deaths, t.attempts) for t in self.unended()]
-        wakes_at = self._ledger.timers.next_at
-        return f"now {self.now}, {wakes_at=}, {queues=}, {agents=}, {items=}, open={len(self.open)}"
+        return f"now {self.now}, due {self.dispatcher.wake_at}, {queues=}, {agents=}, {items=}, open={len(self.open)}"
 
     def unended(self) -> list[WorkItem]:
         return [item for item in self.items if not self.results[item] and item not in self.withdrawn]
@@ -295,11 +300,8 @@ class Rig:
             assert agent.held == held[agent.index], agent.index
             assert agent.running == running[agent.index], agent.index
         assert self._ledger.in_flight == sum(held.values())
-        of_callers: Counter[Caller] = Counter()
-        for item, agents in holders.items():
-            of_callers[item.queue.caller] += agents
         for caller in {item.queue.caller for item in self.items}:
-            assert caller.in_flight == of_callers[caller]
+            assert caller.in_flight == sum(count for item, count in holders.items() if item.queue.caller is caller)
         for item in self.items:
             assert item.holders == holders[item] <= 2
             assert self.results[item] <= 1

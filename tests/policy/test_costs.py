@@ -7,7 +7,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig, statistics_of
 
@@ -43,10 +42,7 @@ def silent_beside_idle(agents: int) -> Rig:
     for request in list(rig.open):
         if request.agent >= half:
             rig.answer_all(request)
-    for _ in range(20):
-        rig.wait(1.0)
-        while rig.looks:
-            rig.load_checked(rig.looks[0], Finding.IDLE)
+    rig.stay_idle(until=21.0)
     assert rig.statistics.in_flight == IN_A_LIST * half
     return rig
 

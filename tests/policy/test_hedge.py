@@ -108,10 +108,7 @@ def test_nothing_is_hedged_outside_of_its_view(pinned: bool) -> None:
     rig.now = 1.0
     rig.answer_all(rig.sent[1])
     rig.answer(rig.sent[0], 0)
-    while rig.now < 20.0:
-        rig.wait(1.0)
-        while rig.looks:
-            rig.load_checked(0, Finding.IDLE)
+    rig.stay_idle(until=20.0)
     assert rig.statistics.hedged == 0
 
 
@@ -126,10 +123,7 @@ def test_what_a_silent_agent_holds_goes_to_an_idle_one() -> None:
     rig.load_checked(0, Finding.IDLE)
     rig.wait(3.0)
     assert rig.statistics.hedged == 0  # it may be in a long step
-    while rig.now < 16.0:
-        rig.wait(1.0)
-        while rig.looks:
-            rig.load_checked(0, Finding.IDLE)
+    rig.stay_idle(until=16.0)
     rig.wait(1.0)
     assert rig.statistics.hedged == 2
     rig.finish()
@@ -184,10 +178,7 @@ def test_a_slow_agent_is_no_second_agent() -> None:
     rig.answer_all(rig.sent[1])
     rig.now = 3.0
     rig.answer_all(rig.sent[2])
-    while rig.now < 20.0:
-        rig.wait(1.0)
-        while rig.looks:
-            rig.load_checked(0, Finding.IDLE)
+    rig.stay_idle(until=20.0)
     assert rig.statistics.hedged == 4
     assert {request.agent for request in rig.sent[3:]} == {1}
 
