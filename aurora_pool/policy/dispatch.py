@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from aurora_pool.errors import BadReply, PoolError
 from aurora_pool.hosted import HostedTerms
@@ -27,14 +27,17 @@ from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
 from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.line import Staged
+from aurora_pool.policy.lots import Lot, Prompts
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Plan, PolicyEvents
 from aurora_pool.policy.quarantine import refill_quarantine_agents
+from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agent
 from aurora_pool.policy.scheduler import Balance, Scheduler
 from aurora_pool.policy.spill import Spillover
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.work import Caller, WorkItem
 
 
 class PromptAnswer(Protocol):
@@ -50,6 +53,17 @@ class PromptAnswer(Protocol):
 
 
 AnyAnswer = TypeVar("AnyAnswer", bound=PromptAnswer)
+
+
+class Results(NamedTuple, Generic[AnyAnswer]):
+    """Answers that are the results of their prompts, and the indices of these, in the same order.
+
+    ``items`` are those of the prompts; none where the prompts had none, which were sent just once, in this request.
+    """
+
+    indices: Sequence[int]
+    answers: Sequence[AnyAnswer]
+    items: Sequence[WorkItem]
 
 
 class Dispatcher:
@@ -91,9 +105,9 @@ class Dispatcher:
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
-    def admit(self, items: Sequence[WorkItem], now: float) -> None:
+    def admit(self, prompts: Prompts, now: float) -> None:
         """Record prompts, in the order of their indices."""
-        self._admission.admit(items, now)
+        self._admission.admit(prompts, now)
 
     def withdraw(self, items: Iterable[WorkItem], now: float) -> None:
         """Record that the caller no longer wants these prompts."""
@@ -101,6 +115,10 @@ class Dispatcher:
             if not item.done:
                 self.ledger.complete(item, now)
         self.ledger.clear_staged()
+
+    def make_items(self, made: list[WorkItem]) -> None:
+        """Make the items of all lots that keep what is made in this list."""
+        self.ledger.make_items(made)
 
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written. Until then it waits on this side, and no clock of its agent runs.
@@ -112,7 +130,7 @@ class Dispatcher:
             if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to look at
                 self._faults.stall.watch(self.ledger.agents[request.agent], now)
             if self._deadlines is not None:
-                self._deadlines.watch(request.items)
+                self._deadlines.watch(request)
 
     def progress(self, request: InFlightRequest, now: float, started: Sequence[int] = ()) -> None:
         """Record that bytes of a reply came, and which of its slots have shown a first token in them."""
@@ -122,10 +140,7 @@ class Dispatcher:
             self._faults.stall.saw_activity(agent)
         if started and not request.closed:
             self._first_sign(request, agent, now)
-            for slot in started:
-                item = request.items[slot]
-                if item is not None:
-                    item.started_at = now
+            request.shown(started, now)
             request.started += len(started)
             agent.started(len(started), now)
             if agent.limit - agent.held >= agent.min_refill:
@@ -162,20 +177,18 @@ class Dispatcher:
         return first
 
     def answered_together(
-        self, request: InFlightRequest, answers: Iterable[AnyAnswer], now: float
-    ) -> list[tuple[WorkItem, AnyAnswer]]:
-        """Record answers that came at the same moment; return those that are their prompts' first, with the items.
+        self, request: InFlightRequest, answers: Sequence[AnyAnswer], now: float
+    ) -> Results[AnyAnswer]:
+        """Record answers that came at the same moment; return those that are their prompts' first.
 
-        It comes to the same as :meth:`answered` for each, at a third of the cost where a reply brings many.
+        It comes to the same as :meth:`answered` for each, at a small part of the cost where a reply brings many.
         """
-        ledger = self.ledger
-        agent = ledger.agents[request.agent]
+        if request.lot is not None:
+            return self._lot_answered(request, request.lot, answers, now)
         items = request.items
         results: list[tuple[WorkItem, AnyAnswer]] = []
         entangled: list[tuple[WorkItem, AnyAnswer]] = []
-        lengths: list[int] = []
-        started = 0
-        shown = decoded = 0.0
+        shown = 0.0
         for answer in answers:
             slot = answer.slot
             item = items[slot]
@@ -187,35 +200,55 @@ class Dispatcher:
             items[slot] = item.request = None
             item.holders = 0
             item.done = True
-            tokens = answer.tokens
-            if tokens:
-                lengths.append(tokens)
             if answer.started:
-                started += 1
                 shown += item.started_at
-                decoded += tokens - 1
             results.append((item, answer))
-        completed = len(results)
+        ended = [answer for _, answer in results]
         results += [
             (item, answer)
             for item, answer in entangled
             if self.answered(request, answer.slot, answer.tokens, now, started=answer.started)
         ]
-        if completed:
-            ledger.lengths.add(*lengths)
-            caller = results[0][0].queue.caller
-            ledger.release_done(request, caller, completed, started)
-            caller.answered(sum(lengths), completed)
-            ledger.turns.fell(caller)
-            self._first_sign(request, agent, now)
-            if started:
-                agent.flow.decoded(decoded, started * now - shown, started, agent.running, now)
-            agent.answered(sum(lengths), request.sent_at, now, completed)
-            if agent.checking:
-                self._faults.stall.saw_activity(agent)
-            if not request.live and request.open:
-                ledger.close(request, now)
-        return results
+        if ended:
+            self._ended_together(request, results[0][0].queue.caller, ended, shown, now)
+        return Results([item.index for item, _ in results], [a for _, a in results], [item for item, _ in results])
+
+    def _lot_answered(
+        self, request: InFlightRequest, lot: Lot, answers: Sequence[AnyAnswer], now: float
+    ) -> Results[AnyAnswer]:
+        """The same for prompts that have no items: each is its agent's alone, and this its first answer."""
+        if len(answers) < request.size or request.open < request.size:
+            answers = [answer for answer in answers if request.take_off(answer.slot)]
+        if not answers:
+            return Results([], [], [])
+        slots = [answer.slot for answer in answers]
+        indices = lot.indices if slots == list(range(request.size)) else [lot.indices[slot] for slot in slots]
+        shown = sum([request.shown_at(answer.slot) for answer in answers if answer.started])
+        self._ended_together(request, lot.queue.caller, answers, shown, now)
+        return Results(indices, answers, [])
+
+    def _ended_together(
+        self, request: InFlightRequest, caller: Caller, answers: Sequence[AnyAnswer], shown: float, now: float
+    ) -> None:
+        """Count answers that ended their prompts; ``shown`` is the sum of the times of their first tokens."""
+        ledger = self.ledger
+        agent = ledger.agents[request.agent]
+        tokens = [answer.tokens for answer in answers]
+        started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
+        total = sum(tokens)
+        ledger.lengths.add(*filter(None, tokens))
+        ledger.release_done(request, caller, len(answers), len(started))
+        caller.answered(total, len(answers))
+        ledger.turns.fell(caller)
+        self._first_sign(request, agent, now)
+        if started:
+            count = len(started)
+            agent.flow.decoded(sum(started) - count, count * now - shown, count, agent.running, now)
+        agent.answered(total, request.sent_at, now, len(answers))
+        if agent.checking:
+            self._faults.stall.saw_activity(agent)
+        if not request.live and request.open:
+            ledger.close(request, now)
 
     def _first_sign(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
         if not request.answers:
@@ -343,7 +376,8 @@ class Dispatcher:
         touched.clear()
 
     def _send(self, agent: AgentState, now: float) -> None:
-        items, agent.staged = agent.staged, []
-        self.ledger.homes.record(agent.index, [item.prefix for item in items])
-        for group in form_batches(items) if agent.lists else [[item] for item in items]:
-            self.ledger.open_request(group, agent, now)
+        staged, agent.staged = agent.staged, Staged()
+        for batch in form_batches(staged) if agent.lists else [[item] for item in staged]:
+            keys = batch.own_keys if isinstance(batch, Lot) else [item.prefix for item in batch]
+            self.ledger.homes.record(agent.index, keys)
+            self.ledger.open_request(batch, agent, now)

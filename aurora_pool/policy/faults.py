@@ -14,10 +14,11 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.plan import Failure, describe
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
+from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
 from aurora_pool.policy.rotation import agent_failed, remove_agent, retire
 from aurora_pool.policy.stall import CHECK_AFTER, Finding, StallDetector
-from aurora_pool.policy.work import SUSPICIOUS_DEATHS, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import SUSPICIOUS_DEATHS, PromptQueue, WorkItem
 
 __all__ = ["Faults", "Finding"]
 

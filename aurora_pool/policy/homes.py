@@ -7,12 +7,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, KeysView, Sequence
+from collections.abc import Callable, Iterable, KeysView
 from itertools import islice
 from typing import Any
 
+from aurora_pool.policy.line import items_of
+from aurora_pool.policy.lots import Lot, Prompts
 from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
 from aurora_pool.policy.work import PromptQueue, WorkItem
+
+Group = tuple[int, list[WorkItem]]
+"""Prompts that begin alike, with the key of their group; 0 for a prompt that belongs to none."""
 
 REMEMBERED = 1 << 19
 """How many tokens of prompts an agent is taken to remember."""
@@ -107,34 +112,39 @@ class Grouper:
         self._depths: deque[int] = deque(maxlen=DEPTHS)
         self._last: Any = ""
 
-    def groups(self, items: Sequence[WorkItem], queue: PromptQueue) -> list[tuple[int, list[WorkItem]]] | None:
+    def groups(self, prompts: Prompts, queue: PromptQueue) -> list[Group] | None:
         """The groups among prompts of one queue; None where they share nothing, or all the same.
 
         A group of one is known from earlier, or belongs to none and has the key 0. Each item is told its key.
         """
-        texts = [item.work for item in items]
+        texts = prompts.contents if isinstance(prompts, Lot) else [item.work for item in prompts]
         kinds = set(map(type, texts))
         if kinds != {str}:  # a text begins as it is
             texts = list(map(self._beginning_of, texts))
             kinds = set(map(type, texts))
         if len(kinds) > 1:
             return None
-        if len(items) == 1:
-            return self._single(items[0], texts[0])
+        if len(texts) == 1:
+            (item,) = items_of(prompts)
+            return self._single(item, texts[0])
         beside = queue.beginning if queue.beginning and type(queue.beginning) is type(texts[0]) else None
         queue.beginning = texts[-1]
         agents = len(queue.view.members)
-        most = -(-len(items) // agents)
+        most = -(-len(texts) // agents)
         depth, known = depth_of(texts, beside), self._homes.keys
         keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
             self._homes.expect(sum(map(len, texts)) / len(texts) / (TOKEN if isinstance(texts[0], str) else 1))
             self._note(depth)
-            for item, key in zip(items, keys, strict=True):
-                item.prefix = key
+            if isinstance(prompts, Lot):
+                prompts.keys = keys
+            else:
+                for item, key in zip(prompts, keys, strict=True):
+                    item.prefix = key
         if groups is None or not is_worth(texts, groups, depth, agents, known):
             return None
         found = []
+        items = items_of(prompts)
         for key, places in groups:
             if len(places) == 1 and key not in known:
                 found.append((0, [items[places[0]]]))
@@ -146,7 +156,7 @@ class Grouper:
             found.append((key, group))
         return found
 
-    def _single(self, item: WorkItem, text: Any) -> list[tuple[int, list[WorkItem]]] | None:
+    def _single(self, item: WorkItem, text: Any) -> list[Group] | None:
         """A prompt that came alone: what has come before shows where it may differ from others."""
         if type(self._last) is type(text) and text:
             self._note(depth_of([text], self._last))

@@ -20,8 +20,9 @@ from aurora_pool.messages import Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.quota import Budget, Left, Quota
+from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.rotation import retire
-from aurora_pool.policy.work import InFlightRequest, Portable, PromptQueue, WorkItem
+from aurora_pool.policy.work import Portable, PromptQueue, WorkItem
 
 LOOKED_AT = 1024
 """Prompts of a queue that are looked at in one plan for some that may go."""

@@ -1,15 +1,20 @@
-"""What waits and what is in flight: prompts on their way (work items), the queues they wait in, and requests."""
+"""What is to be done: prompts on their way (work items), whose they are, and the queues they wait in."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.waiting import Waiting
+
+if TYPE_CHECKING:
+    from aurora_pool.policy.line import Line
+    from aurora_pool.policy.lots import Prompts
+    from aurora_pool.policy.requests import InFlightRequest
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
@@ -88,34 +93,6 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
         return self.deaths > SUSPICIOUS_DEATHS
 
 
-class InFlightRequest:
-    """One HTTP request that the pool is to make: to which agent, with which prompts, in which order.
-
-    It is assigned when it is made, and sent when it begins to be written: ``sent_at`` is None until then, for a request
-    that waits on this side for its turn or a connection is no work of the agent's, and none of its clocks runs.
-
-    A slot of ``items`` becomes None when its prompt is released; ``open`` counts those that are not. ``live`` counts
-    the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
-    slots that have shown a first token.
-    """
-
-    __slots__ = ("agent", "answers", "closed", "items", "live", "open", "sent_at", "started")
-
-    def __init__(self, agent: int, items: Sequence[WorkItem]) -> None:
-        self.agent = agent
-        self.items: list[WorkItem | None] = [*items]
-        self.live = self.open = len(items)
-        self.started = 0
-        self.sent_at: float | None = None
-        self.answers = False
-        """Whether any of its prompts has shown a sign."""
-        self.closed = False
-
-    def unreleased(self) -> list[WorkItem]:
-        """The items whose part of the reply has not come."""
-        return [item for item in self.items if item is not None]
-
-
 class End(NamedTuple):
     """How the end of a queue was foreseen, at some time."""
 
@@ -178,11 +155,12 @@ class Caller:
         self.answer_tokens = EXPECTED_TOKENS
         """The mean length of its answers, in tokens."""
 
-    def charge(self, items: Sequence[WorkItem]) -> None:
+    def charge(self, prompts: Prompts) -> None:
         """Record that these prompts were given to an agent."""
-        owed = len(items) * self.answer_tokens
-        cost = sum([item.prompt_tokens for item in items]) + owed
-        self.prompt_cost = cost / len(items)
+        owed = len(prompts) * self.answer_tokens
+        known = sum([item.prompt_tokens for item in prompts]) if isinstance(prompts, Sequence) else prompts.tokens
+        cost = known + owed
+        self.prompt_cost = cost / len(prompts)
         self.owed += owed
         self.service += cost / self.weight
 
@@ -249,12 +227,12 @@ class PromptQueue:
         self.caller = caller or Caller()
         self.patience = patience
         self.pinned = pinned
-        self.items: Waiting[WorkItem] = Waiting()
+        self.items = Waiting()
         self.beginning: Any = ""
         """How one of its last prompts began."""
         self.entry = -1
         """Its valid entry among those whose turn may be."""
-        self.by_agent: dict[int, deque[WorkItem]] = {}
+        self.by_agent: dict[int, Line] = {}
         """What waits for a particular agent."""
         self.quarantined: deque[WorkItem] = deque()
         self.quarantine_after: float | None = None

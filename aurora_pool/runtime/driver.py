@@ -20,11 +20,13 @@ from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
 from aurora_pool.policy.dispatch import Dispatcher
+from aurora_pool.policy.lots import Lot
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quota import Budget
+from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
@@ -83,7 +85,7 @@ class Driver:
         )
         self._deadline: float | None = None
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
-        self._admitted: list[WorkItem] = []
+        self._admitted: list[list[WorkItem] | Lot] = []
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()
@@ -186,16 +188,25 @@ class Driver:
 
     # -- prompts ------------------------------------------------------------------------------------------------
 
-    def admit(self, items: Sequence[WorkItem]) -> None:
+    def admit(self, prompts: list[WorkItem] | Lot) -> None:
         """Record prompts, in the order of their indices: with the next plan, together with what comes until then."""
-        self._admitted += items
+        if self._admitted and isinstance(prompts, list) and isinstance(self._admitted[-1], list):
+            self._admitted[-1] += prompts
+        else:
+            self._admitted.append([*prompts] if isinstance(prompts, list) else prompts)
         self.schedule()
 
     def withdraw(self, items: Iterable[WorkItem]) -> None:
         """Record that the caller no longer wants these prompts: requests that serve nobody else are closed now."""
+        self._admit()
         self.dispatcher.withdraw(items, self.now)
-        self._admitted = [item for item in self._admitted if not item.done]
         self._make_round()
+
+    def withdraw_all(self, made: list[WorkItem]) -> None:
+        """The same for all prompts of a caller: those that are ``made``, and those of lots whose items would be."""
+        self._admit()
+        self.dispatcher.make_items(made)
+        self.withdraw([item for item in made if not item.done])
 
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
@@ -228,8 +239,7 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
-        admitted, self._admitted = self._admitted, []
-        self.dispatcher.admit(admitted, self.now)
+        self._admit()
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)
@@ -246,6 +256,11 @@ class Driver:
         for agent in plan.sample:
             self.run_in_background(self._sample(agent))
         self._set_timer()
+
+    def _admit(self) -> None:
+        admitted, self._admitted = self._admitted, []
+        for prompts in admitted:
+            self.dispatcher.admit(prompts, self.now)
 
     def _set_timer(self) -> None:
         assert self._loop is not None
@@ -297,12 +312,12 @@ class Driver:
         latency = self.now - item.first_sent if item.first_sent >= 0 else 0.0
         where = sink.agent_index(failure.agent)
         response = Response(False, "", failure.error, where, failure.kind, attempts=item.sends, latency=latency)
-        self._deliver(sink, [(item.index, response)])
+        self._deliver(sink, [item.index], [response])
 
-    def _deliver(self, sink: Sink, results: Sequence[tuple[int, Response]]) -> None:
-        sink.deliver(results)
+    def _deliver(self, sink: Sink, indices: Sequence[int], responses: Sequence[Response]) -> None:
+        sink.deliver(indices, responses)
         if self._observed:
-            for _, response in results:
+            for response in responses:
                 self.observer.prompt_done(response)
 
     # -- background tasks ---------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolErro
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import InFlightRequest, PromptQueue
+from aurora_pool.policy.requests import InFlightRequest
+from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 ERRORS: list[PoolError] = [

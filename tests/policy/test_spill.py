@@ -10,7 +10,8 @@ import pytest
 from aurora_pool.hosted import HostedTerms
 from aurora_pool.messages import Usage
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.work import AgentView, InFlightRequest, Portable, PromptQueue, WorkItem
+from aurora_pool.policy.requests import InFlightRequest
+from aurora_pool.policy.work import AgentView, Portable, PromptQueue, WorkItem
 
 TERMS = HostedTerms(requests=100, at_once=2)
 
