@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any
 
 from aurora_pool.errors import BadReply, PoolError
 from aurora_pool.hosted import HostedTerms
 from aurora_pool.policy.admission import Admission
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.answers import Answers, AnyAnswer, Results
 from aurora_pool.policy.batching import form_batches
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.faults import Faults
@@ -37,33 +38,7 @@ from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agen
 from aurora_pool.policy.scheduler import Balance, Scheduler
 from aurora_pool.policy.spill import Spillover
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import Caller, WorkItem
-
-
-class PromptAnswer(Protocol):
-    """What the dispatcher wants to know of an answer: the parameters of :meth:`Dispatcher.answered`."""
-
-    slot: int
-    started: bool
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has; 0 where the server does not tell."""
-        ...
-
-
-AnyAnswer = TypeVar("AnyAnswer", bound=PromptAnswer)
-
-
-class Results(NamedTuple, Generic[AnyAnswer]):
-    """Answers that are the results of their prompts, and the indices of these, in the same order.
-
-    ``items`` are those of the prompts; none where the prompts had none, which were sent just once, in this request.
-    """
-
-    indices: Sequence[int]
-    answers: Sequence[AnyAnswer]
-    items: Sequence[WorkItem]
+from aurora_pool.policy.work import WorkItem
 
 
 class Dispatcher:
@@ -100,6 +75,7 @@ class Dispatcher:
         self._scheduler = Scheduler(self.ledger, balance)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
         self._faults = Faults(self.ledger, stall, self._deadlines)
+        self._answers = Answers(self.ledger, self._faults.stall)
         self.spill = Spillover(self.ledger, hosted or {})
         self._hedger = Hedger(self.ledger, self._scheduler.idle) if balance == "adaptive" else None
 
@@ -139,7 +115,7 @@ class Dispatcher:
         if agent.checking:
             self._faults.stall.saw_activity(agent)
         if started and not request.closed:
-            self._first_sign(request, agent, now)
+            self._answers.first_sign(request, agent, now)
             request.shown(started, now)
             request.started += len(started)
             agent.started(len(started), now)
@@ -152,29 +128,7 @@ class Dispatcher:
         ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
         ``tokens`` is 0 where the server does not tell.
         """
-        if request.items[slot] is None:
-            return False
-        ledger = self.ledger
-        agent = ledger.agents[request.agent]
-        self._first_sign(request, agent, now)
-        agent.answered(tokens, request.sent_at, now)
-        if agent.checking:
-            self._faults.stall.saw_activity(agent)
-        if tokens:
-            ledger.lengths.add(tokens)
-        ledger.answered += 1
-        item = ledger.release(request, slot, started=started)
-        item.queue.caller.answered(tokens, 1)
-        ledger.turns.fell(item.queue.caller)
-        first = not item.done
-        if first:
-            ledger.complete(item, now)
-        else:
-            ledger.wasted_tokens += tokens
-            agent.discard_duplicate(tokens)
-        if not request.live and request.open:
-            ledger.close(request, now)
-        return first
+        return self._answers.one(request, slot, tokens, now, started=started)
 
     def answered_together(
         self, request: InFlightRequest, answers: Sequence[AnyAnswer], now: float
@@ -183,78 +137,7 @@ class Dispatcher:
 
         It comes to the same as :meth:`answered` for each, at a small part of the cost where a reply brings many.
         """
-        if request.lot is not None:
-            return self._lot_answered(request, request.lot, answers, now)
-        items = request.items
-        results: list[tuple[WorkItem, AnyAnswer]] = []
-        entangled: list[tuple[WorkItem, AnyAnswer]] = []
-        shown = 0.0
-        for answer in answers:
-            slot = answer.slot
-            item = items[slot]
-            if item is None:
-                continue
-            if item.done or item.holders > 1 or item.request is not request:
-                entangled.append((item, answer))
-                continue
-            items[slot] = item.request = None
-            item.holders = 0
-            item.done = True
-            if answer.started:
-                shown += item.started_at
-            results.append((item, answer))
-        ended = [answer for _, answer in results]
-        results += [
-            (item, answer)
-            for item, answer in entangled
-            if self.answered(request, answer.slot, answer.tokens, now, started=answer.started)
-        ]
-        if ended:
-            self._ended_together(request, results[0][0].queue.caller, ended, shown, now)
-        return Results([item.index for item, _ in results], [a for _, a in results], [item for item, _ in results])
-
-    def _lot_answered(
-        self, request: InFlightRequest, lot: Lot, answers: Sequence[AnyAnswer], now: float
-    ) -> Results[AnyAnswer]:
-        """The same for prompts that have no items: each is its agent's alone, and this its first answer."""
-        if len(answers) < request.size or request.open < request.size:
-            answers = [answer for answer in answers if request.take_off(answer.slot)]
-        if not answers:
-            return Results([], [], [])
-        slots = [answer.slot for answer in answers]
-        indices = lot.indices if slots == list(range(request.size)) else [lot.indices[slot] for slot in slots]
-        shown = sum([request.shown_at(answer.slot) for answer in answers if answer.started])
-        self._ended_together(request, lot.queue.caller, answers, shown, now)
-        return Results(indices, answers, [])
-
-    def _ended_together(
-        self, request: InFlightRequest, caller: Caller, answers: Sequence[AnyAnswer], shown: float, now: float
-    ) -> None:
-        """Count answers that ended their prompts; ``shown`` is the sum of the times of their first tokens."""
-        ledger = self.ledger
-        agent = ledger.agents[request.agent]
-        tokens = [answer.tokens for answer in answers]
-        started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
-        total = sum(tokens)
-        ledger.lengths.add(*filter(None, tokens))
-        ledger.release_done(request, caller, len(answers), len(started))
-        caller.answered(total, len(answers))
-        ledger.turns.fell(caller)
-        self._first_sign(request, agent, now)
-        if started:
-            count = len(started)
-            agent.flow.decoded(sum(started) - count, count * now - shown, count, agent.running, now)
-        agent.answered(total, request.sent_at, now, len(answers))
-        if agent.checking:
-            self._faults.stall.saw_activity(agent)
-        if not request.live and request.open:
-            ledger.close(request, now)
-
-    def _first_sign(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
-        if not request.answers:
-            request.answers = True
-            if request.sent_at is not None:
-                agent.flow.first_byte(now - request.sent_at, now)
+        return self._answers.together(request, answers, now)
 
     def aborted(self, request: InFlightRequest, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Record that one prompt ended as no answer (``abort``), while the rest of its request goes on."""
@@ -324,6 +207,10 @@ class Dispatcher:
     def restore_agent(self, agent: int, now: float) -> None:
         """Record that a removed agent is part of the fleet again."""
         restore_agent(self.ledger, self.ledger.agents[agent], now)
+
+    def is_hosted(self, agent: int) -> bool:
+        """Whether an agent is one that others run, and that costs."""
+        return self.ledger.agents[agent].quota is not None
 
     def close(self) -> None:
         """Forget all prompts. Without it, those left over are never freed: see :class:`WorkItem`."""

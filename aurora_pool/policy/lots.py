@@ -23,7 +23,7 @@ class Lot:
     >>> lot = Lot(queue=None, kind="kind", works=["a", "b", "c", "d"], indices=range(10, 14))
     >>> part = lot.part(1, 4, 2)
     >>> len(part), part.contents, part.indices, [item.index for item in part.items()]
-    (2, ['b', 'd'], range(11, 15, 2), [11, 13])
+    (2, ['b', 'd'], range(11, 14, 2), [11, 13])
 
     Parts share ``works`` with the whole, and so they do ``keys``, the names of the groups that prompts begin like, and
     ``prompt_tokens``, about how many tokens each has, where these are known; what is :meth:`joined` has its own. Items

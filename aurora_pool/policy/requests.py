@@ -27,6 +27,7 @@ class InFlightRequest:
         "agent",
         "answers",
         "closed",
+        "kind",
         "live",
         "lot",
         "open",
@@ -37,6 +38,7 @@ class InFlightRequest:
 
     def __init__(self, agent: int, prompts: Prompts) -> None:
         self.agent = agent
+        self.kind: Any = prompts.kind if isinstance(prompts, Lot) else prompts[0].kind if prompts else None
         self.lot = prompts if isinstance(prompts, Lot) else None
         self._items: list[WorkItem | None] = [] if isinstance(prompts, Lot) else [*prompts]
         self._left: bytearray | None = None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
-from aurora_pool.policy.dispatch import Dispatcher, Results
+from aurora_pool.policy.answers import Results
+from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
 from aurora_pool.policy.quota import Left
 from aurora_pool.policy.requests import InFlightRequest
@@ -65,7 +66,7 @@ class Exchanges:
 
     async def run(self, request: InFlightRequest) -> None:
         """Make one request and see it to its end, whatever that is. Raises only what is a defect of this program."""
-        kind: RequestKind = request.any_prompt.kind
+        kind: RequestKind = request.kind
         quota = self._dispatcher.ledger.agents[request.agent].quota
         portable = request.portable
         if portable is not None and (quota is not None or self._dialects.needs_chat(request.agent, kind.fields)):

@@ -186,11 +186,13 @@ class VirtualPool:
         if self.queue.expected:
             self.queue.expected -= len(pulled)
         lengths = [prompt.prompt_tokens for prompt in pulled]
-        lot = Lot(self.queue, self, pulled, range(first, first + len(pulled)), prompt_tokens=lengths)
-        self.dispatcher.admit(lot, self.fleet.now)
+        self._admit(Lot(self.queue, self, pulled, range(first, first + len(pulled)), prompt_tokens=lengths))
         self._meter.stop()
 
-    def _end(self, indices: Sequence[int], items: Sequence[WorkItem]) -> None:
+    def _admit(self, lot: Lot) -> None:
+        self.dispatcher.admit(lot, self.fleet.now)
+
+    def _end(self, kind: object, indices: Sequence[int], items: Sequence[WorkItem]) -> None:
         for index in indices:
             self._results[index] = min(255, self._results[index] + 1)
         self._open -= len(indices)
@@ -218,7 +220,7 @@ class VirtualPool:
             dispatcher.progress(in_flight, now, started)
             if answers:
                 results = dispatcher.answered_together(in_flight, answers, now)
-                self._end(results.indices, results.items)
+                self._end(in_flight.kind, results.indices, results.items)
                 answered += results.answers
             if not request.unread and not in_flight.closed:
                 dispatcher.ended(in_flight)
@@ -271,7 +273,7 @@ class VirtualPool:
         fleet = self.fleet
         for failure in plan.fail:
             self.report.failed[failure.kind] += 1
-            self._end([failure.item.index], [failure.item])
+            self._end(failure.item.kind, [failure.item.index], [failure.item])
             self._news = True
         for in_flight in plan.close:
             request = self._requests.pop(in_flight, None)

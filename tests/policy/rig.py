@@ -13,10 +13,10 @@ from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.online import BEYOND
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
+from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.work import PromptQueue, WorkItem
 from aurora_pool.statistics import PoolStatistics, snapshot
 

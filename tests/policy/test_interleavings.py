@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
 from aurora_pool.policy.outcome import Outcome
+from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
