@@ -15,8 +15,8 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from aurora_pool.policy.lots import Lot
-from aurora_pool.policy.work import Caller, PromptQueue, WorkItem
+from aurora_pool.policy.callers import Caller, PromptQueue
+from aurora_pool.policy.work import Lot, WorkItem
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import AHEAD, VirtualPool

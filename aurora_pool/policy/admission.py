@@ -8,12 +8,12 @@ from operator import attrgetter
 from typing import Any
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.homes import Group, Grouper
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.line import Line
-from aurora_pool.policy.lots import Lot, Prompts
 from aurora_pool.policy.online import OnlineRoom
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, Prompts, WorkItem, tokens_of
 
 WORTH_SHARING = 4
 """Prompts of a lot for each agent, from which on they are assigned as shares."""
@@ -105,7 +105,7 @@ class Admission:
                 break
             waiting.extend((item,))
         if given:
-            queue.caller.charge(given)
+            queue.caller.charge(len(given), tokens_of(given))
         if waiting:
             ledger.wake(queue)
 
@@ -125,7 +125,7 @@ class Admission:
         for offset, agent in enumerate(agents[:given]):
             ledger.stage(lot.part(offset, given, size), agent, queue.caller)
         if given:
-            queue.caller.charge(lot.part(0, given))
+            queue.caller.charge(given, lot.part(0, given).tokens)
         if given < len(lot):
             queue.items.extend(lot.part(given, len(lot)))
             ledger.wake(queue)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.breaker import Breaker, State
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.flow import Flow
-from aurora_pool.policy.line import Staged
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.prefix_cache import CacheCounters
 from aurora_pool.policy.quota import Quota
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.work import InFlightRequest
 
 RATE_LIMITED = "rate-limited"
 """The state of an agent in service that answers 429 to whatever it gets."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import Caller
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.lots import Lot
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.stall import StallDetector
-from aurora_pool.policy.work import Caller, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
 
 
 class PromptAnswer(Protocol):

@@ -6,12 +6,22 @@ from collections import Counter
 from collections.abc import Sequence
 
 from aurora_pool.policy.line import Line
-from aurora_pool.policy.lots import Lot, Prompts
-from aurora_pool.policy.requests import InFlightRequest
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem
 
 
-def form_batches(staged: Line) -> list[Prompts]:
+class Staged(Line[WorkItem, Lot]):
+    """What an agent is to be sent: it holds these prompts already."""
+
+    __slots__ = ()
+
+    def _made(self, lot: Lot) -> Sequence[WorkItem]:
+        items = lot.items()
+        for item in items:
+            item.holders = 1
+        return items
+
+
+def form_batches(staged: Line[WorkItem, Lot]) -> list[Prompts]:
     """Group one agent's prompts into requests.
 
     Prompts of the same kind and token budget travel together, as many as their ``limit`` allows, and those that failed

@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.plan import Failure
-from aurora_pool.policy.requests import InFlightRequest
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 Watched: TypeAlias = InFlightRequest | Sequence[WorkItem]
 

@@ -23,22 +23,19 @@ from aurora_pool.hosted import HostedTerms
 from aurora_pool.policy.admission import Admission
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.answers import Answers, AnyAnswer, Results
-from aurora_pool.policy.batching import form_batches
+from aurora_pool.policy.batching import Staged, form_batches
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.line import Staged
-from aurora_pool.policy.lots import Lot, Prompts
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Plan, PolicyEvents
 from aurora_pool.policy.quarantine import refill_quarantine_agents
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agent
 from aurora_pool.policy.scheduler import Balance, Scheduler
 from aurora_pool.policy.spill import Spillover
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem
 
 
 class Dispatcher:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterable, KeysView
 from itertools import islice
 from typing import Any
 
-from aurora_pool.policy.line import items_of
-from aurora_pool.policy.lots import Lot, Prompts
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, Prompts, WorkItem, items_of
 
 Group = tuple[int, list[WorkItem]]
 """Prompts that begin alike, with the key of their group; 0 for a prompt that belongs to none."""

@@ -15,16 +15,15 @@ import random
 from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.batching import Staged
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.homes import Homes
-from aurora_pool.policy.line import Staged
-from aurora_pool.policy.lots import Lot, Prompts
 from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
 from aurora_pool.policy.queues import Turns
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.timers import Timers
-from aurora_pool.policy.work import Caller, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem, tokens_of
 
 
 class Ledger:
@@ -199,7 +198,7 @@ class Ledger:
             item.holders += 1
         caller = items[0].queue.caller
         caller.in_flight += len(items)
-        caller.charge(items)
+        caller.charge(len(items), tokens_of(items))
         agent.held += len(items)
         self.open_request(items, agent, now)
 

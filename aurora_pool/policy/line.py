@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from aurora_pool.policy.lots import Lot, Prompts
-    from aurora_pool.policy.work import WorkItem
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 
-class Line:
+class Pieces(Protocol):
+    """What a line keeps whole: a lot."""
+
+    made: list[Any]
+
+    def __len__(self) -> int:
+        """How many items can be made of it."""
+        ...
+
+    def part(self, start: int, stop: int) -> Self:
+        """A part of it, as a lot of its own."""
+        ...
+
+    def items(self) -> Sequence[Any]:
+        """Make its items."""
+        ...
+
+
+Item = TypeVar("Item")
+Lot = TypeVar("Lot", bound=Pieces)
+
+
+class Line(Generic[Item, Lot]):
     """A queue of work items and lots.
 
     >>> line = Line("ab")
@@ -23,24 +41,24 @@ class Line:
 
     __slots__ = ("_length", "_pieces")
 
-    def __init__(self, prompts: Prompts = ()) -> None:
-        self._pieces: deque[deque[WorkItem] | Lot] = deque()
+    def __init__(self, prompts: Sequence[Item] | Lot = ()) -> None:
+        self._pieces: deque[deque[Item] | Lot] = deque()
         self._length = 0
         self.extend(prompts)
 
     def __len__(self) -> int:
         return self._length
 
-    def __iter__(self) -> Iterator[WorkItem]:
+    def __iter__(self) -> Iterator[Item]:
         """All items, those of lots made now."""
-        items: deque[WorkItem] = deque()
+        items: deque[Item] = deque()
         for piece in self._pieces:
             items.extend(self._items_of(piece))
         self._pieces = deque([items])
         return iter(items)
 
     @property
-    def singles(self) -> Iterator[WorkItem]:
+    def singles(self) -> Iterator[Item]:
         """The items that are here already: not those of lots."""
         return (item for piece in self._pieces if isinstance(piece, deque) for item in piece)
 
@@ -51,12 +69,12 @@ class Line:
         return lots if sum(map(len, lots)) == self._length else None
 
     @property
-    def first(self) -> WorkItem | None:
+    def first(self) -> Item | None:
         """The first item; None where there is none, or a lot is first."""
         head = self._head()
         return head[0] if isinstance(head, deque) else None
 
-    def extend(self, prompts: Prompts) -> None:
+    def extend(self, prompts: Sequence[Item] | Lot) -> None:
         """Put items or a lot at the end."""
         pieces = self._pieces
         self._length += len(prompts)
@@ -67,7 +85,7 @@ class Line:
         else:
             pieces.append(deque(prompts))
 
-    def appendleft(self, item: WorkItem) -> None:
+    def appendleft(self, item: Item) -> None:
         """Put an item at the head."""
         self._length += 1
         head = self._head()
@@ -76,7 +94,7 @@ class Line:
         else:
             self._pieces.appendleft(deque([item]))
 
-    def take(self, most: int) -> Prompts:
+    def take(self, most: int) -> Sequence[Item] | Lot:
         """Take what comes first, ``most`` at most: items or a lot; fewer than that where a lot begins or ends."""
         head = self._head()
         if head is None:
@@ -91,7 +109,11 @@ class Line:
         self._pieces.popleft()
         return head
 
-    def make_items(self, made: list[WorkItem]) -> None:
+    def take_items(self, most: int) -> Sequence[Item]:
+        """The same, as items whatever it was."""
+        return self._items_of(self.take(most))
+
+    def make_items(self, made: list[Item]) -> None:
         """Make the items of those lots that keep what is made in this list."""
         for place, piece in enumerate(self._pieces):
             if not isinstance(piece, deque) and piece.made is made:
@@ -102,30 +124,14 @@ class Line:
         self._pieces.clear()
         self._length = 0
 
-    def _items_of(self, piece: Prompts) -> Sequence[WorkItem]:
-        return items_of(piece)
+    def _items_of(self, piece: Sequence[Item] | Lot) -> Sequence[Item]:
+        return piece if isinstance(piece, Sequence) else self._made(piece)
 
-    def _head(self) -> deque[WorkItem] | Lot | None:
+    def _made(self, lot: Lot) -> Sequence[Item]:
+        return lot.items()
+
+    def _head(self) -> deque[Item] | Lot | None:
         pieces = self._pieces
         while pieces and not len(pieces[0]):
             pieces.popleft()
         return pieces[0] if pieces else None
-
-
-class Staged(Line):
-    """What an agent is to be sent: it holds these prompts already."""
-
-    __slots__ = ()
-
-    def _items_of(self, piece: Prompts) -> Sequence[WorkItem]:
-        if isinstance(piece, Sequence):
-            return piece
-        items = piece.items()
-        for item in items:
-            item.holders = 1
-        return items
-
-
-def items_of(prompts: Prompts) -> Sequence[WorkItem]:
-    """The items that prompts are, or, of a lot, those that are made now."""
-    return prompts if isinstance(prompts, Sequence) else prompts.items()

@@ -6,8 +6,7 @@ import msgspec
 
 from aurora_pool.errors import PoolError
 from aurora_pool.messages import ErrorKind
-from aurora_pool.policy.requests import InFlightRequest
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 
 class Failure:

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import TURN, PromptQueue
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.line import Line
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.tail import foresee_end, useful
-from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, WorkItem, tokens_of
 
 Balance = Literal["adaptive", "strict"]
 
@@ -159,7 +160,7 @@ class Scheduler:
                 singles = False  # all that are left have just failed here
         return taken
 
-    def _take(self, agent: AgentState, queue: PromptQueue, waiting: Line, most: int) -> int:
+    def _take(self, agent: AgentState, queue: PromptQueue, waiting: Line[WorkItem, Lot], most: int) -> int:
         """Assign the first prompts that wait, but not those that have just failed on this agent; return how many."""
         aside: list[WorkItem] = []
         taken = 0
@@ -169,7 +170,7 @@ class Scheduler:
                 some = self._takeable(agent, queue, some, aside)
             if some:
                 self.ledger.stage(some, agent, queue.caller)
-                queue.caller.charge(some)
+                queue.caller.charge(len(some), tokens_of(some))
                 taken += len(some)
         for item in reversed(aside):
             waiting.appendleft(item)

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Generic, Protocol, TypeVar
 
-from aurora_pool.policy.line import Line, items_of
-
-if TYPE_CHECKING:
-    from aurora_pool.policy.lots import Prompts
-    from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.line import Line, Lot
 
 DRAWN = 16
 """Of this number of agents, drawn at random, the one for which most groups wait is helped."""
@@ -25,7 +21,17 @@ PASSED_OVER = 4
 PASSED_OVER_AT_LEAST = 256
 
 
-class WaitingGroup:
+class Waits(Protocol):
+    """What can wait."""
+
+    done: bool
+    """Whether nobody waits for it any more."""
+
+
+Item = TypeVar("Item", bound=Waits)
+
+
+class WaitingGroup(Generic[Item, Lot]):
     """Prompts that share a beginning, and the agents that have computed it."""
 
     __slots__ = ("due", "homes", "items", "key")
@@ -33,11 +39,11 @@ class WaitingGroup:
     def __init__(self, key: int, due: int) -> None:
         self.key = key
         self.due = due
-        self.items: Line = Line()
+        self.items: Line[Item, Lot] = Line()
         self.homes: dict[int, None] = {}
 
 
-class Waiting:
+class Waiting(Generic[Item, Lot]):
     """The prompts of a queue that any agent of its view may take.
 
     >>> waiting = Waiting()
@@ -48,11 +54,11 @@ class Waiting:
     __slots__ = ("_at", "_count", "_groups", "_new", "_taken", "singles")
 
     def __init__(self) -> None:
-        self.singles: WaitingGroup = WaitingGroup(0, 0)
+        self.singles: WaitingGroup[Item, Lot] = WaitingGroup(0, 0)
         """Those that belong to no group, and those that have been sent before."""
-        self._groups: dict[int, WaitingGroup] = {}
-        self._new: dict[WaitingGroup, None] = {}
-        self._at: dict[int, dict[WaitingGroup, None]] = {}
+        self._groups: dict[int, WaitingGroup[Item, Lot]] = {}
+        self._new: dict[WaitingGroup[Item, Lot], None] = {}
+        self._at: dict[int, dict[WaitingGroup[Item, Lot], None]] = {}
         self._count = 0
         self._taken = 0
 
@@ -62,12 +68,12 @@ class Waiting:
     def __bool__(self) -> bool:
         return bool(self.singles.items) or self._count > 0
 
-    def __iter__(self) -> Iterator[WorkItem]:
+    def __iter__(self) -> Iterator[Item]:
         for line in self._lines():
             yield from line
 
     @property
-    def first(self) -> WorkItem | None:
+    def first(self) -> Item | None:
         """The first prompt, if an item has been made of it."""
         return next((line.first for line in self._lines() if line), None)
 
@@ -78,18 +84,18 @@ class Waiting:
 
     # -- what comes ---------------------------------------------------------------------------------------------
 
-    def extend(self, prompts: Prompts) -> None:
+    def extend(self, prompts: Sequence[Item] | Lot) -> None:
         """Put single prompts at the end."""
         if not self.singles.items:
             self.singles.due = self._next_due()
         self.singles.items.extend(prompts)
 
-    def appendleft(self, item: WorkItem) -> None:
+    def appendleft(self, item: Item) -> None:
         """Put a prompt that has waited before at the head: it is next."""
         self.singles.due = self._taken
         self.singles.items.appendleft(item)
 
-    def extend_group(self, key: int, items: Sequence[WorkItem], homes: Iterable[int]) -> None:
+    def extend_group(self, key: int, items: Sequence[Item], homes: Iterable[int]) -> None:
         """Put prompts of a group at its end; if nothing of it waits yet, at the end of the groups of these homes."""
         group = self._groups.get(key)
         if group is None:
@@ -103,14 +109,14 @@ class Waiting:
 
     # -- what goes ----------------------------------------------------------------------------------------------
 
-    def own(self, agent: int) -> WaitingGroup | None:
+    def own(self, agent: int) -> WaitingGroup[Item, Lot] | None:
         """The group that an agent should take from because it is its home; None where others come first."""
         if self._overdue() is not None:
             return None
         own = self._at.get(agent)
         return next(iter(own)) if own else None
 
-    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> WaitingGroup | None:
+    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> WaitingGroup[Item, Lot] | None:
         """What an agent should take from next; None where that is all.
 
         What waits for other agents is considered only if it ``helps`` them, and single prompts only if ``singles``.
@@ -126,20 +132,20 @@ class Waiting:
             return new if single is None or new.due < single.due else single
         return single or (self._of_another(rng) if helps and self._at else None)
 
-    def took(self, group: WaitingGroup, agent: int, prompts: int) -> None:
+    def took(self, group: WaitingGroup[Item, Lot], agent: int, prompts: int) -> None:
         """Record that an agent took the first prompts of a group, and is a home of it now."""
         self._removed(group, prompts)
         if group.items and group is not self.singles and agent not in group.homes:
             self._new.pop(group, None)
             self._add_home(group, agent)
 
-    def offer(self, take: Callable[[WorkItem], bool], most: int) -> None:
+    def offer(self, take: Callable[[Item], bool], most: int) -> None:
         """Offer what waits longest, one after the other, ``most`` at most: what is taken, or done, waits no more."""
         for group in [self.singles, *self._groups.values()]:
             before = len(group.items)
-            stays: list[WorkItem] = []
+            stays: list[Item] = []
             while group.items and most > 0:
-                offered = items_of(group.items.take(most))
+                offered = group.items.take_items(most)
                 most -= len(offered)
                 stays += [item for item in offered if not item.done and not take(item)]
             for item in reversed(stays):
@@ -165,7 +171,7 @@ class Waiting:
                 break
             self._drop(group)
 
-    def make_items(self, made: list[WorkItem]) -> None:
+    def make_items(self, made: list[Item]) -> None:
         """Make the items of those lots that keep what is made in this list."""
         self.singles.items.make_items(made)
 
@@ -176,14 +182,14 @@ class Waiting:
             self._drop(group)
         self._count = 0
 
-    def _lines(self) -> Iterator[Line]:
+    def _lines(self) -> Iterator[Line[Item, Lot]]:
         yield self.singles.items
         for group in self._groups.values():
             yield group.items
 
     # -- within -------------------------------------------------------------------------------------------------
 
-    def _removed(self, group: WaitingGroup, prompts: int) -> None:
+    def _removed(self, group: WaitingGroup[Item, Lot], prompts: int) -> None:
         self._taken += prompts
         if group is not self.singles:
             self._count -= prompts
@@ -193,13 +199,13 @@ class Waiting:
     def _next_due(self) -> int:
         return self._taken + PASSED_OVER * len(self) + PASSED_OVER_AT_LEAST
 
-    def _overdue(self) -> WaitingGroup | None:
+    def _overdue(self) -> WaitingGroup[Item, Lot] | None:
         if self.singles.items and self.singles.due <= self._taken:
             return self.singles
         group = next(iter(self._groups.values()), None)
         return group if group is not None and group.due <= self._taken else None
 
-    def _of_another(self, rng: Random) -> WaitingGroup:
+    def _of_another(self, rng: Random) -> WaitingGroup[Item, Lot]:
         """The newest group of the agent for which most wait, of some that are drawn."""
         agents = list(self._at)
         drawn = agents if len(agents) <= DRAWN else rng.sample(agents, DRAWN)
@@ -207,11 +213,11 @@ class Waiting:
         last = [next(reversed(self._at[agent])) for agent in drawn if len(self._at[agent]) == most]
         return max(last, key=lambda group: len(group.items))
 
-    def _add_home(self, group: WaitingGroup, agent: int) -> None:
+    def _add_home(self, group: WaitingGroup[Item, Lot], agent: int) -> None:
         group.homes[agent] = None
         self._at.setdefault(agent, {})[group] = None
 
-    def _drop(self, group: WaitingGroup) -> None:
+    def _drop(self, group: WaitingGroup[Item, Lot]) -> None:
         del self._groups[group.key]
         self._new.pop(group, None)
         for home in group.homes:
@@ -221,7 +227,7 @@ class Waiting:
                 del self._at[home]
 
 
-def _drop_done(line: Line) -> int:
+def _drop_done(line: Line[Item, Lot]) -> int:
     """Drop what nobody waits for any more from the head of a line; return how much."""
     dropped = 0
     while (first := line.first) is not None and first.done:

@@ -11,8 +11,8 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
-from aurora_pool.policy.lots import Lot
-from aurora_pool.policy.work import Portable, PromptQueue, WorkItem
+from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.work import Lot, Portable, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
@@ -90,7 +90,7 @@ class Planner:
         # A character has at most 4 bytes: what fits even then needs no closer look.
         if budget is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
             lot = Lot(queue, kind, works, range(start, start + len(works)), budget, limit)
-            if limit > 1 and not (queue.view.hosted or settings.keeps_messages):
+            if limit > 1 and len(lot) > 1 and not (queue.view.hosted or settings.keeps_messages):
                 return lot
             items = lot.items()
             for item, prompt in zip(items, prompts, strict=True):

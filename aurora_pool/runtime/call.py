@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, 
 from typing import TYPE_CHECKING, Any
 
 from aurora_pool.messages import AnyPrompt, Response
-from aurora_pool.policy.lots import Lot
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.work import Lot, WorkItem
 from aurora_pool.runtime.request_kinds import PlanPrompts, PlanResult
 
 if TYPE_CHECKING:

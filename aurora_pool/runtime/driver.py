@@ -19,13 +19,12 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.lots import Lot
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quota import Budget
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
 from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges

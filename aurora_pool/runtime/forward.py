@@ -16,9 +16,9 @@ import msgspec
 
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.messages import Response, Usage
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.requests import InFlightRequest
-from aurora_pool.policy.work import Caller, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.wire.bounds import OTHER_BODY, bounds_of
 from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aurora_pool.errors import ServerError
 from aurora_pool.messages import Sampling, Usage
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.requests import InFlightRequest
-from aurora_pool.policy.work import Portable
+from aurora_pool.policy.work import InFlightRequest, Portable
 from aurora_pool.runtime.request_kinds import Reports, RequestKind, SingleChat
 from aurora_pool.wire import chat
 from aurora_pool.wire.rate_limits import left

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aurora_pool.errors import ServerError
 from aurora_pool.messages import AnyPrompt, Response, Usage
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.lots import Lot
 from aurora_pool.policy.quota import Left
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.streaming import may_be_long, stream_interval
-from aurora_pool.policy.work import LIST_LIMIT, WorkItem
+from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, Lot, WorkItem
 from aurora_pool.wire import chat, completions, embeddings
 from aurora_pool.wire.answer import Reader
 from aurora_pool.wire.bounds import Asked, Bounds

@@ -17,14 +17,13 @@ from operator import attrgetter
 import msgspec
 
 from aurora_pool.errors import PoolError
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
-from aurora_pool.policy.lots import Lot
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import Plan
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import Caller, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 

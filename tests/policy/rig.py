@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from aurora_pool.errors import ConnectionLost, PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.online import BEYOND
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
-from aurora_pool.policy.requests import InFlightRequest
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 BUSY = ServerError(503, "The engine is currently busy")

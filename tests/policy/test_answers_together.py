@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import WorkItem
 from tests.policy.rig import statistics_of
 
 AGENTS = 3

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.homes import MOST_HOMES, Homes
 from aurora_pool.policy.waiting import Waiting
 from aurora_pool.policy.window import START
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, WorkItem
 from tests.policy.documents import document
 from tests.policy.rig import Rig
 
@@ -198,7 +199,7 @@ def item(queue: PromptQueue, number: int) -> WorkItem:
 
 def test_no_group_starves() -> None:
     queue = PromptQueue(range(2))
-    waiting = Waiting()
+    waiting = Waiting[WorkItem, Lot]()
     waiting.extend_group(1, [item(queue, 0)], homes=[])
     waiting.extend_group(2, [item(queue, 1)], homes=[1])
     waiting.extend([item(queue, 2)])
@@ -214,7 +215,7 @@ def test_no_group_starves() -> None:
 
 def test_the_agent_for_which_most_waits_is_helped_with_the_newest() -> None:
     queue = PromptQueue(range(3))
-    waiting = Waiting()
+    waiting = Waiting[WorkItem, Lot]()
     for key, home in ((1, 0), (2, 1), (3, 1), (4, 1)):
         waiting.extend_group(key, [item(queue, key)], homes=[home])
     rng = random.Random(1)
@@ -226,7 +227,7 @@ def test_the_agent_for_which_most_waits_is_helped_with_the_newest() -> None:
 
 def test_what_an_agent_loses_waits_for_anyone() -> None:
     queue = PromptQueue(range(2))
-    waiting = Waiting()
+    waiting = Waiting[WorkItem, Lot]()
     waiting.extend_group(1, [item(queue, 1)], homes=[0])
     waiting.lost(0)
     group = waiting.next_for(1, random.Random(1), helps=False)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.line import Line
-from aurora_pool.policy.lots import Lot
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, WorkItem
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool, VirtualReport
 from tests.policy.test_virtual import CASES, prompts
@@ -58,7 +58,7 @@ def lot(first: int, count: int) -> Lot:
 @given(st.data())
 def test_a_line_gives_what_came_in_its_order(data: st.DataObject) -> None:
     """Against a plain list, whatever comes and goes, and wherever lots begin and end."""
-    line, model = Line(), list[int]()
+    line, model = Line[WorkItem, Lot](), list[int]()
     for number in range(data.draw(st.integers(1, 30))):
         first, count = 100 * number, data.draw(st.integers(0, 6))
         match data.draw(st.sampled_from(["lot", "items", "left", "take", "look"])):
