@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, KeysView
-from itertools import islice
+from collections.abc import Callable, KeysView, Sequence
+from itertools import islice, repeat
 from typing import Any
 
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
+from aurora_pool.policy.prefix import DRAWN, LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
 from aurora_pool.policy.work import Lot, Prompts, WorkItem, items_of
 
 Group = tuple[int, list[WorkItem]]
@@ -68,17 +68,16 @@ class Homes:
         """Record that a group waits for an agent."""
         self._known.setdefault(key, ())
 
-    def record(self, agent: int, keys: Iterable[int]) -> None:
+    def record(self, agent: int, keys: Sequence[int]) -> None:
         """Record that prompts of these groups go to an agent."""
         known = self._known
         home = agent + _LIFE * self._lives.get(agent, 0)
         own = (home,)
-        sent = dict.fromkeys(keys, own)
-        sent.pop(0, None)
-        if known.keys().isdisjoint(sent):
-            known.update(sent)
+        if known.keys().isdisjoint(keys):
+            known.update(zip(keys, repeat(own), strict=False))
+            known.pop(0, None)
         else:
-            for key in sent:
+            for key in filter(None, dict.fromkeys(keys)):
                 homes = known.pop(key, own)
                 known[key] = homes if home in homes else (*homes[1 - MOST_HOMES :], home)
         most = self._most()
@@ -133,7 +132,8 @@ class Grouper:
         depth, known = depth_of(texts, beside), self._homes.keys
         keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
-            self._homes.expect(sum(map(len, texts)) / len(texts) / (TOKEN if isinstance(texts[0], str) else 1))
+            some = texts[:: len(texts) // DRAWN + 1]
+            self._homes.expect(sum(map(len, some)) / len(some) / (TOKEN if isinstance(texts[0], str) else 1))
             self._note(depth)
             if isinstance(prompts, Lot):
                 prompts.keys = keys

@@ -87,10 +87,7 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Set[int] = f
     the keys of groups that have been met: a single prompt of one belongs there.
     """
     _, length = units_of(texts[0])
-    end = depth + length
-    if max(map(len, texts)) < end:
-        return Grouping([0] * len(texts), None)
-    keys = _keys(texts, depth, end)
+    keys = _keys(texts, depth, depth + length)
     some = keys if len(keys) <= DRAWN else Random(len(keys)).sample(keys, DRAWN)
     if len(some) - len(set(some)) == max(0, some.count(0) - 1) and known.isdisjoint(some):
         return Grouping(keys, None)
@@ -179,6 +176,6 @@ def _slice(text: Any, start: int, end: int) -> Any:
 
 def _keys(texts: Sequence[Any], start: int, end: int) -> list[int]:
     """The same as :func:`key_of` for each of them; this is what a prompt costs that shares nothing."""
-    if isinstance(texts[0], str) and min(map(len, texts)) >= end:
-        return [hash(text[start:end]) ^ start for text in texts]
+    if isinstance(texts[0], str):
+        return [hash(text[start:end]) ^ start if len(text) >= end else 0 for text in texts]
     return [key_of(text, start) for text in texts]

@@ -226,10 +226,11 @@ class Exchanges:
     # -- answers ----------------------------------------------------------------------------------------------
 
     def _answers(self, request: InFlightRequest, kind: RequestKind, answers: Sequence[Answer], now: float) -> None:
-        finished = [answer for answer in answers if answer.finish_reason in FINISHED]
-        if len(finished) < len(answers):
+        reasons = {answer.finish_reason for answer in answers}
+        if not reasons <= FINISHED:
             self._unfinished(request, answers, now)
-        results = self._dispatcher.answered_together(request, finished, now)
+            answers = [answer for answer in answers if answer.finish_reason in FINISHED]
+        results = self._dispatcher.answered_together(request, answers, now)
         if not results.answers:
             return
         self._calibrate(request, kind, results)
