@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, KeysView, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice, repeat
 from typing import Any
 
@@ -26,6 +26,8 @@ FORGOTTEN_TOGETHER = 8
 """An eighth of the groups more is remembered before some are forgotten: forgetting many at a time is cheaper."""
 MOST_HOMES = 32
 """How many agents are remembered for one group; it is known nearly everywhere then."""
+SIGN_OF = 16
+"""One key in this many of what has been recorded tells at once whether prompts come again."""
 DEPTHS = 4
 """How many places are remembered at which prompts have differed."""
 _LIFE = 1 << 32
@@ -51,35 +53,61 @@ class Homes:
         self._known: dict[int, tuple[int, ...]] = {}
         self._lives: dict[int, int] = {}
         self._tokens = 0.0
-
-    @property
-    def keys(self) -> KeysView[int]:
-        """The keys of the groups that have been met and are not forgotten."""
-        return self._known.keys()
+        self._new: deque[tuple[int, Sequence[int]]] = deque()
+        """What has been recorded since somebody last asked for it: to put it into its place costs more than all else
+        that is done for a prompt that shares nothing."""
+        self._new_keys = 0
+        self._signs: set[int] = set()
+        """Some of the keys that are new: prompts that come again have some of these."""
 
     def __len__(self) -> int:
+        self.settle()
         return len(self._known)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a group has been met and is not forgotten."""
+        self.settle()
+        return key in self._known
+
+    def isdisjoint(self, keys: Iterable[int]) -> bool:
+        """Whether none of these groups has been met; a few that have been may be missed among many that have not."""
+        if not self._signs.isdisjoint(keys):
+            self.settle()
+        return self._known.keys().isdisjoint(keys)
 
     def of(self, key: int) -> list[int]:
         """The agents that have computed a group's beginning, the first of them first."""
+        self.settle()
         return [home % _LIFE for home in self._known.get(key, ()) if self._lives.get(home % _LIFE, 0) == home // _LIFE]
 
     def meet(self, key: int) -> None:
         """Record that a group waits for an agent."""
+        self.settle()
         self._known.setdefault(key, ())
 
     def record(self, agent: int, keys: Sequence[int]) -> None:
         """Record that prompts of these groups go to an agent."""
+        self._new.append((agent + _LIFE * self._lives.get(agent, 0), keys))
+        self._new_keys += len(keys)
+        self._signs.update(keys[::SIGN_OF])
+        if self._new_keys > self._most() and len(self._new) > 1:
+            self._new_keys -= len(self._new.popleft()[1])
+
+    def settle(self) -> None:
+        """Put what has been recorded into its place, so that nothing of it is missed."""
         known = self._known
-        home = agent + _LIFE * self._lives.get(agent, 0)
-        own = (home,)
-        if known.keys().isdisjoint(keys):
-            known.update(zip(keys, repeat(own), strict=False))
-            known.pop(0, None)
-        else:
+        for home, keys in self._new:
+            own = (home,)
+            if known.keys().isdisjoint(keys):
+                known.update(zip(keys, repeat(own), strict=False))
+                known.pop(0, None)
+                continue
             for key in filter(None, dict.fromkeys(keys)):
                 homes = known.pop(key, own)
                 known[key] = homes if home in homes else (*homes[1 - MOST_HOMES :], home)
+        self._new.clear()
+        self._new_keys = 0
+        self._signs.clear()
         most = self._most()
         if len(known) > most + most // FORGOTTEN_TOGETHER:
             for key in list(islice(known, len(known) - most)):
@@ -129,7 +157,9 @@ class Grouper:
         queue.beginning = texts[-1]
         agents = len(queue.view.members)
         most = -(-len(texts) // agents)
-        depth, known = depth_of(texts, beside), self._homes.keys
+        if beside is None and len(texts) <= SIGN_OF:
+            self._homes.settle()
+        depth, known = depth_of(texts, beside), self._homes
         keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
             some = texts[:: len(texts) // DRAWN + 1]
@@ -164,7 +194,7 @@ class Grouper:
             key = key_of(text, depth)
             if key:
                 item.prefix = key
-                if key in self._homes.keys:
+                if key in self._homes:
                     return [(key, [item])]
         return None
 

@@ -164,14 +164,12 @@ class Lot:
     def joined(self, others: Sequence[Self]) -> Self:
         """This and others of the same queue, kind and budget as one lot, which shares nothing with them."""
         lots = [self, *others]
-        works, indices = list(self.contents), self.indices
-        if others:
-            works = [work for lot in lots for work in lot.contents]
-            indices = [index for lot in lots for index in lot.indices]
-        joined = self._like(works, indices, range(len(works)))
-        joined.keys = [key for lot in lots for key in lot.own_keys]
+        works = _chained([lot.contents for lot in lots])
+        joined = self._like(works, _chained([lot.indices for lot in lots]), range(len(works)))
+        if any(lot.keys is not None for lot in lots):
+            joined.keys = _chained([lot.own_keys for lot in lots])
         if self.prompt_tokens is not None:
-            joined.prompt_tokens = [tokens for lot in lots for tokens in lot.own_prompt_tokens]
+            joined.prompt_tokens = _chained([lot.own_prompt_tokens for lot in lots])
         return joined
 
     def is_like(self, other: Lot) -> bool:
@@ -200,6 +198,10 @@ class Lot:
         lot.places = places
         lot.keys, lot.prompt_tokens, lot.made = self.keys, self.prompt_tokens, self.made
         return lot
+
+
+def _chained(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    return parts[0] if len(parts) == 1 else [each for part in parts for each in part]
 
 
 Prompts: TypeAlias = Sequence[WorkItem] | Lot
