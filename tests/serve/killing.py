@@ -108,7 +108,7 @@ async def run(
             stack.callback(server.wake)
             await server.ready()
         client = await stack.enter_async_context(
-            openai.AsyncOpenAI(base_url=servers[0].url, api_key="none", max_retries=0, timeout=10.0)
+            openai.AsyncOpenAI(base_url=servers[0].url, api_key="none", max_retries=0, timeout=STARTING)
         )
         types: Any = ["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"]
         await client.webhooks.create(name="tests", url=hook, event_types=types)
