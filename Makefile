@@ -62,7 +62,10 @@ integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two 
 		$(BIN)/python -m pytest tests/integration tests/conformance
 
 engines: $(VENV)/.test $(VENV)-engines/.test ## Run the tests that need real servers of other engines, which they start
+	$(BIN)/python tests/integration/local_fleet.py build
 	$(BIN)/python -m pytest tests/other_engines
+	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine llamacpp
+	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine transformers
 
 check: $(VENV)/.dev ## Lint, formatting and types
 	$(BIN)/ruff check .
