@@ -44,7 +44,7 @@ test-pythons: $(BIN)/python ## Run the tests on the other Pythons that are insta
 	@run="$$($(BIN)/python -c 'import platform; print(platform.python_version())')"; left=$(MOST); \
 	for python in $(OTHERS); do \
 		[ $$left -gt 0 ] || break; \
-		version=$$("$$python" -c 'import platform; print(platform.python_version())' 2>/dev/null) \
+		version=$$("$$python" -c 'import ensurepip, platform, venv; print(platform.python_version())' 2>/dev/null) \
 			|| { echo "$$python: not installed"; continue; }; \
 		case " $$run " in *" $$version "*) echo "Python $$version: has been tested"; continue;; esac; \
 		echo "Python $$version"; \
@@ -151,7 +151,7 @@ $(VENV)-engines/.test: | $(BIN)/python
 		for n in z.namelist() if n.endswith('.gguf')]"
 	@touch $@
 
-$(VENV)-lowest/.test: pyproject.toml | $(BIN)/python
+$(VENV)-lowest/.test: pyproject.toml tests/lowest.py | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)-lowest
 	$(BIN)/python tests/lowest.py > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test]' \
