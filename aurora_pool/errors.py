@@ -114,7 +114,8 @@ class ServerError(PoolError):
 
     ``status`` is the HTTP status or the event's code; ``message`` the server's own words; ``param`` the request
     field that it names, if it names one; ``retry_after`` the seconds after which it may be asked again, if it says so;
-    ``reason`` its word for the error, such as ``insufficient_quota``.
+    ``reason`` its word for the error, such as ``insufficient_quota``; ``should_retry`` what it says of sending the same
+    request again (``x-should-retry``).
     """
 
     def __init__(
@@ -125,8 +126,10 @@ class ServerError(PoolError):
         param: str | None = None,
         retry_after: float | None = None,
         reason: str | None = None,
+        should_retry: bool | None = None,
     ) -> None:
         self.status = status
+        self.should_retry = should_retry
         self.reason = reason
         self.retry_after = retry_after
         self.message = message

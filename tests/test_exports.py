@@ -52,21 +52,19 @@ MODULES = sorted(
     and (module.name != "aurora_pool.contrib.ray" or importlib.util.find_spec("ray") is not None)
 )
 
-PUBLIC = (
-    "aurora_pool",
-    *(
-        f"aurora_pool.{room}"
-        for room in ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
-    ),
-)
-"""What users import from; the reference in the docs has the names of these."""
+ROOT = Path(__file__).parents[1]
+PUBLIC = set(re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"), re.MULTILINE))
+"""What users import from: the modules of the reference in the docs."""
 INTERNAL = ("policy", "prompts", "runtime", "wire")
 """Folders that nobody imports from as such."""
 WITH_A_LIST = [
     name
     for name in ("aurora_pool", *MODULES)
-    if name.count(".") < 2 and name.removeprefix("aurora_pool.") not in INTERNAL
+    if name in PUBLIC or (name.count(".") < 2 and name.removeprefix("aurora_pool.") not in INTERNAL)
 ]
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+EXAMPLES = [path for path in (ROOT / "examples").rglob("*") if path.suffix in {".py", ".md"}]
+IMPORT = re.compile(r"^ *from (aurora_pool[\w.]*) import (\w+(?:, \w+)*)", re.MULTILINE)
 
 
 def load(name: str) -> ModuleType:
@@ -115,9 +113,16 @@ def test_what_is_offered_is_listed_in_order(name: str) -> None:
     assert listed == sorted(listed, key=lambda public: (not public.isupper(), public[0] != public[0].upper(), public))
 
 
-def test_the_reference_has_every_public_module() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "reference.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^::: ([\w.]+)$", page, re.MULTILINE)) == set(PUBLIC)
+def test_the_reference_has_every_adapter_and_all_that_pages_and_examples_import() -> None:
+    rooms = ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
+    adapters = {path.stem for path in (ROOT / "aurora_pool" / "contrib").glob("[!_]*.py")}
+    assert {"aurora_pool", *(f"aurora_pool.{room}" for room in rooms)} <= PUBLIC
+    assert {f"aurora_pool.contrib.{name}" for name in adapters} <= PUBLIC
+    for path in (*PAGES, *EXAMPLES):
+        for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):
+            assert module in PUBLIC, f"{path.name} imports from {module}, which is not in docs/reference.md"
+            if module in MODULES or module == "aurora_pool":
+                assert set(names.split(", ")) <= {*load(module).__all__, "EmbeddingPool"}, f"{path.name}: {module}"
 
 
 def test_embedding_pools_are_at_the_root() -> None:

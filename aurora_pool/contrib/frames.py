@@ -12,6 +12,8 @@ from typing import Any
 
 from aurora_pool.contrib.rows import RowPool, RowPrompts, beside, columns_of
 
+__all__ = ["answer_batch", "answer_partition"]
+
 _TYPES = ("str", "str", "Int64", "Int64", "str")
 
 

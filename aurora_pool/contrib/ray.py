@@ -29,6 +29,8 @@ from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
 from aurora_pool.messages import Sampling
 from aurora_pool.sharing import AgentShare, Part
 
+__all__ = ["PoolStage", "answer"]
+
 AGENTS_PER_ACTOR = 256
 BATCH = 256
 CALLS = 32

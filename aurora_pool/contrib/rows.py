@@ -24,6 +24,8 @@ from aurora_pool.patterns.templates import render
 from aurora_pool.pool import VLLMPool
 from aurora_pool.sharing import AgentShare
 
+__all__ = ["RowPool", "RowPrompts", "beside", "columns_of"]
+
 T = TypeVar("T")
 
 LINGER = 0.2

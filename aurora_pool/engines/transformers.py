@@ -15,6 +15,8 @@ from aurora_pool.engines.sampling import given_fields, tokens_of
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response
 
+__all__ = ["TransformersEngine"]
+
 BATCH = 16
 """How many prompts are computed together; the next ones start when the longest answer has ended."""
 BUDGET = 8192

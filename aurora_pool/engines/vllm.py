@@ -16,6 +16,8 @@ from aurora_pool.engines.sampling import given_fields, tokens_of
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Logprobs, Response, Sample
 
+__all__ = ["VllmEngine"]
+
 GOOD = frozenset({"stop", "length", "repetition"})
 
 

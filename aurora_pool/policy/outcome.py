@@ -51,6 +51,9 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"
 
 
+_SENT_AGAIN = frozenset({Outcome.OVERLOADED, Outcome.DRAINING, Outcome.DEAD, Outcome.BROKEN})
+
+
 def classify(error: PoolError, prompts: int) -> Outcome:
     """Tell what a failed request that carried this many unfinished prompts means.
 
@@ -75,6 +78,20 @@ def classify(error: PoolError, prompts: int) -> Outcome:
             return Outcome.BROKEN
         case _:
             raise TypeError(f"expected an error of an attempt, got {error!r}")
+
+
+def as_told(error: PoolError, outcome: Outcome) -> Outcome:
+    """What an outcome is at a hosted agent, which may say whether to send the same again: the openai client heeds it.
+
+    >>> as_told(ServerError(500, "", should_retry=False), Outcome.BROKEN)
+    <Outcome.PROMPT_REJECTED: 'prompt_rejected'>
+    """
+    told = error.should_retry if isinstance(error, ServerError) else None
+    if told is False and outcome in _SENT_AGAIN:
+        return Outcome.PROMPT_REJECTED
+    if told is True and outcome is Outcome.PROMPT_REJECTED:
+        return Outcome.BROKEN
+    return outcome
 
 
 def _classify_status(error: ServerError, prompts: int) -> Outcome:

@@ -14,7 +14,7 @@ from yarl import URL
 from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.runtime.unpacking import unpacker
 from aurora_pool.wire.bounds import ERROR_BODY, OTHER_BODY
-from aurora_pool.wire.errors import parse_error, redirected, retry_after, shortened
+from aurora_pool.wire.errors import parse_error, redirected, retry_after, shortened, should_retry
 
 AnyError = TypeVar("AnyError", bound=PoolError)
 
@@ -98,6 +98,7 @@ class Reply:
             return redirected(self.status, _origin(self._response.url, self.headers.get("Location", "")))
         error = parse_error(self.status, await self.start() if start is None else start)
         error.retry_after = retry_after(self.headers, datetime.now(UTC))
+        error.should_retry = should_retry(self.headers)
         return error
 
     def redacted(self, error: AnyError) -> AnyError:

@@ -6,6 +6,7 @@ with ``"object": "error"`` (before), ``{"error": "Unauthorized"}`` (401), ``{"de
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -59,16 +60,27 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     >>> [retry_after({"Retry-After": text}, datetime(2026, 1, 1)) for text in ("30", "soon")]
     [30.0, None]
     """
-    thousandths = headers.get("retry-after-ms")
-    text = headers.get("Retry-After", "") if thousandths is None else thousandths
-    try:
-        seconds = float(text) / (1 if thousandths is None else 1000)
-    except ValueError:
+    for name, unit in (("retry-after-ms", 0.001), ("Retry-After", 1.0)):
         try:
-            seconds = (parsedate_to_datetime(text) - now).total_seconds()
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        break
+    else:
+        try:
+            seconds = (parsedate_to_datetime(headers.get("Retry-After", "")) - now).total_seconds()
         except (TypeError, ValueError):
             return None
-    return min(seconds, LONGEST_WAIT) if seconds >= 0 else None
+    return min(seconds, LONGEST_WAIT) if 0 <= seconds < math.inf else None
+
+
+def should_retry(headers: Mapping[str, str]) -> bool | None:
+    """What a server says of sending the same request again, in the header that the openai client heeds.
+
+    >>> should_retry({"x-should-retry": "false"}), should_retry({})
+    (False, None)
+    """
+    return {"true": True, "false": False}.get(headers.get("x-should-retry", ""))
 
 
 def shortened(text: str, most: int = MESSAGE) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import openai
 
-from aurora_pool import event_loop
 from aurora_pool.serve import ServerOptions, serving
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
@@ -69,4 +68,4 @@ if __name__ == "__main__":
     parser.add_argument("--once", action="store_true", help="end when the batch has ended")
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        event_loop.run(main(port=arguments.port, stay=not arguments.once))
+        asyncio.run(main(port=arguments.port, stay=not arguments.once))

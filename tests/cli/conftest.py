@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 
 from aurora_pool.cli import main
+from tests.tied import tied
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
 STARTING = 60.0
@@ -37,7 +38,8 @@ Call = Callable[..., Ended]
 def simulated(folder: Path, *options: str) -> Iterator[Path]:
     """Run ``aurora-pool sim``; gives its hostfile."""
     hostfile = folder / "fleet.hostfile"
-    process = subprocess.Popen([*COMMAND, "sim", "--hostfile", str(hostfile), *options], stderr=subprocess.DEVNULL)
+    command = [*tied(), *COMMAND, "sim", "--hostfile", str(hostfile), *options]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + STARTING
         while not hostfile.exists():

@@ -21,6 +21,7 @@ from aurora_pool import Timeouts, VLLMPool, parse_hostfile
 from aurora_pool.fleets.run_folder import AgentState, Launch, RunFolder
 from aurora_pool.fleets.spec import make_fleet
 from tests.cli.conftest import COMMAND, Call
+from tests.tied import tied
 
 KEY = "sk-canary-0123456789abcdef"
 EVIL = "\x1b]0;owned\x1b[2J"
@@ -134,7 +135,8 @@ def answered(url: str, content: object = None) -> tuple[int, str]:
         with urllib.request.urlopen(request) as reply:  # noqa: S310
             return reply.status, f"{reply.headers}{reply.read().decode()}"
     except urllib.error.HTTPError as error:
-        return error.code, f"{error.headers}{error.read().decode()}"
+        with error:
+            return error.code, f"{error.headers}{error.read().decode()}"
 
 
 def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_terminal(
@@ -147,7 +149,7 @@ def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_termin
     body = {"model": "m", "prompt": "a", "max_tokens": 4}
     line = {"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": body}
     Path("in.jsonl").write_text(json.dumps(line) + "\n")
-    serve = [*COMMAND, "serve", "--hostfile", "h", "--data", "data", "--port", "0", "--patience", "0.3"]
+    serve = [*tied(), *COMMAND, "serve", "--hostfile", "h", "--data", "data", "--port", "0", "--patience", "0.3"]
     shown = ""
     with subprocess.Popen(serve, stderr=subprocess.PIPE, text=True) as server:
         assert server.stderr is not None

@@ -13,12 +13,14 @@ import pytest
 
 from tests.cli.conftest import COMMAND, Call
 from tests.serve.running import jsonl, line
+from tests.tied import tied
 
 
 class Serving:
     def __init__(self, hostfile: Path, data: Path, *options: str) -> None:
         self.process = subprocess.Popen(
             [
+                *tied(),
                 *COMMAND,
                 "serve",
                 "--hostfile",

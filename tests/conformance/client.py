@@ -9,6 +9,7 @@ import aiohttp
 import msgspec
 
 from aurora_pool import AgentEndpoint
+from aurora_pool.wire.dialect import ENGINE_TAG, Dialect, dialect_of, written
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,28 @@ class Server:
 
     session: aiohttp.ClientSession
     endpoint: AgentEndpoint
-    model: str
-    max_model_len: int
+    card: dict[str, Any]
 
     @classmethod
     async def find(cls, session: aiohttp.ClientSession, endpoint: AgentEndpoint) -> Server:
+        """See what it serves first."""
         async with session.get(endpoint.base_url + "/v1/models") as reply:
-            card = (await reply.json())["data"][0]
-        return cls(session, endpoint, card["id"], card["max_model_len"])
+            return cls(session, endpoint, (await reply.json())["data"][0])
+
+    @property
+    def model(self) -> str:
+        name: str = self.card["id"]
+        return name
+
+    @property
+    def max_model_len(self) -> int:
+        length: int = self.card["max_model_len"]
+        return length
+
+    @property
+    def dialect(self) -> Dialect:
+        """What it is known to take, by the tag of its line."""
+        return dialect_of(self.endpoint.tags.get(ENGINE_TAG, "vllm"))
 
     async def request(self, method: str, path: str, **options: Any) -> Reply:
         async with self.session.request(method, self.endpoint.base_url + path, **options) as reply:
@@ -71,9 +86,13 @@ class Server:
     async def post(self, path: str, body: Any, headers: dict[str, str] | None = None) -> Reply:
         return await self.request("POST", path, json=body, headers=headers)
 
+    async def ask(self, path: str, body: dict[str, Any], dialect: Dialect | None = None) -> Reply:
+        """Ask in a dialect, the server's own if none is given."""
+        return await self.post(path, written(dialect or self.dialect, path, {"model": self.model, **body}))
+
     async def complete(self, prompt: Any, headers: dict[str, str] | None = None, **fields: Any) -> Reply:
         """Ask ``/v1/completions``: 4 tokens at temperature 0 if nothing else is said."""
-        body = {"prompt": prompt, "max_tokens": 4, "temperature": 0, **fields}
+        body = {"model": self.model, "prompt": prompt, "max_tokens": 4, "temperature": 0, **fields}
         return await self.post("/v1/completions", body, headers)
 
     async def stream(self, prompt: Any, **fields: Any) -> Reply:
@@ -81,7 +100,7 @@ class Server:
         return await self.complete(prompt, **{"stream": True, "stream_interval": 1_000_000, **fields})
 
     async def chat(self, *messages: dict[str, Any], path: str = "", **fields: Any) -> Reply:
-        body = {"messages": list(messages), "max_tokens": 4, "temperature": 0, **fields}
+        body = {"model": self.model, "messages": list(messages), "max_tokens": 4, "temperature": 0, **fields}
         return await self.post("/v1/chat/completions" + path, body)
 
     async def tokens(self, count: int) -> list[int]:

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from aurora_pool.cli import main as run_command
 from tests.jobs.shared import read_records, texts_of, write_jsonl
+from tests.tied import tied
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
 PATIENCE = 300.0
@@ -51,7 +52,7 @@ def failing_fleet(folder: Path, agents: int, rng: random.Random, *, faults: bool
         # The first agent stays: a fleet without any would be waited for.
         options += ["--fault", f"{rng.randrange(1, agents)}:{action}@{1 + 2 * number}+{rng.uniform(1, 4):.1f}"]
     with (folder / "fleet.said").open("w+", encoding="utf-8") as said:
-        process = subprocess.Popen([*COMMAND, "sim", *options], stderr=said)
+        process = subprocess.Popen([*tied(), *COMMAND, "sim", *options], stderr=said)
         try:
             wait_for(hostfile)
             yield hostfile

@@ -1,97 +1,14 @@
-"""Real servers of other engines: llama.cpp's from an environment of ``make engines``, transformers' from vLLM's.
-
-Each is started once, and killed with all that it has started at the end, or when the tests end in any other way.
-"""
-
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.vllm_environment import tail, vllm_environment
-
-HERE = Path(__file__).parent
-STARTING = 300.0
-BOUND = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 -$$) & exec "$@" </dev/null 3<&-'
-"""Runs a command, and kills its process group when the pipe ends at whose other end we are: whatever has ended us."""
+from tests.other_engines.servers import ENGINES, Engine, running
 
 
-@dataclass(frozen=True)
-class Engine:
-    """A server that runs: its engine's name in a hostfile, its address, and the model to ask for.
-
-    ``prompts`` are as many as it answers in a test's time.
-    """
-
-    name: str
-    address: str
-    model: str
-    context: int | None
-    prompts: int
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
-
-
-@contextmanager
-def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[str]:
-    """Run a server until it is told to end; gives its address once it answers."""
-    with log.open("w") as file:
-        bound = ["sh", "-c", BOUND, "sh", *map(str, command)]
-        process = subprocess.Popen(bound, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True)
-    try:
-        deadline = time.monotonic() + STARTING
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"{command[0]} does not start; the end of {log}:\n{tail(log)}", pytrace=False)
-            time.sleep(0.2)
-        yield f"127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  (an address on this machine)
-            return bool(reply.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False
-
-
-@pytest.fixture(scope="session", params=["llamacpp", "transformers"])
+@pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    log = tmp_path_factory.mktemp("engine") / "log"
-    port = free_port()
-    if request.param == "llamacpp":
-        venv = Path(os.environ.get("AURORA_POOL_ENGINES", ".venv-engines"))
-        models = list((venv / "model").glob("*.gguf"))
-        if not models:
-            pytest.fail(f"no model in {venv / 'model'}: `make engines` makes that environment", pytrace=False)
-        command: list[str | Path] = [venv / "bin" / "python", HERE / "serve_llamacpp.py", str(port), models[0]]
-        with serving(command, port, log) as address:
-            yield Engine("llamacpp", address, str(models[0]), 1024, 12)
-        return
-    environment = vllm_environment()
-    if not environment.complete:
-        pytest.fail("no environment with transformers: `make integration` makes it", pytrace=False)
-    # Without --continuous-batching, which takes most of the machine's memory for its cache.
-    options = ["--device", "cpu", "--host", "127.0.0.1", "--port", str(port)]
-    command = [environment.folder / "venv" / "bin" / "transformers", "serve", environment.model, *options]
-    with serving(command, port, log) as address:
-        yield Engine("transformers", address, str(environment.model), None, 3)
+    """Each engine's server, started once."""
+    with running(request.param, tmp_path_factory.mktemp("engine") / "log") as found:
+        yield found

@@ -13,6 +13,8 @@ params.hostnames = ["127.0.0.1"]
 params.port = int(sys.argv[1])
 params.n_parallel = 4
 params.n_ctx = 4096
+params.cpuparams.n_threads = 1  # more of them spin while they wait for each other, which on a busy machine is for long
+params.cpuparams_batch.n_threads = 1
 server = Server(params)
 while True:
     time.sleep(60)

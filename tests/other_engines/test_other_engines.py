@@ -10,7 +10,7 @@ import pytest
 from aurora_pool import PromptOptions, Sampling, Timeouts, VLLMPool
 from aurora_pool.jobs import run_job
 from aurora_pool.testing import AgentProfile, SimulatedFleet
-from tests.other_engines.conftest import Engine
+from tests.other_engines.servers import Engine
 
 pytestmark = pytest.mark.timeout(600)
 

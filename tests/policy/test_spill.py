@@ -12,6 +12,7 @@ from aurora_pool.messages import Usage
 from aurora_pool.policy.callers import AgentView, PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
+from tests.policy.rig import statistics_of
 
 TERMS = HostedTerms(requests=100, at_once=2)
 
@@ -65,7 +66,7 @@ class Run:
             if request.agent == self.hosted:
                 assert len(request.items) == 1
                 self.sent.append(self.now)
-                held = self.dispatcher.ledger.agents[self.hosted].held
+                held = statistics_of(self.dispatcher, self.now).agents[self.hosted].in_flight
                 self.most_open = max(self.most_open, held)
 
     def _end(self, agent: int) -> float:

@@ -122,6 +122,23 @@ def test_a_429_pauses_the_agent_and_costs_no_attempt() -> None:
     run_simulated(run())
 
 
+@pytest.mark.parametrize(
+    ("status", "told", "answered"), [(500, "false", False), (429, "false", False), (400, "true", True)]
+)
+def test_what_it_says_of_asking_again_is_heeded(status: int, told: str, answered: bool) -> None:
+    async def run() -> None:
+        async with spilling(0) as (fleet, pool):
+            (agent,) = fleet.agents
+            agent.fail(status, message="No", headers={"x-should-retry": told})
+            asyncio.get_running_loop().call_later(0.1, agent.revive)
+            response = await pool.ask("one")
+            assert response.success == answered
+            assert response.error_kind == (None if answered else "rejected")
+            assert (len(chats_at(agent)) > 1) == answered
+
+    run_simulated(run())
+
+
 @pytest.mark.parametrize("headers", [{"retry-after": "7"}, {"retry-after-ms": "2500"}, {"retry-after": "1.5"}])
 @pytest.mark.parametrize("status", [429, 503])
 def test_it_waits_as_long_as_the_openai_client_does(status: int, headers: Mapping[str, str]) -> None:

@@ -76,7 +76,7 @@ async def test_garbage_sends_the_prompts_elsewhere(kind: str) -> None:
         responses = await pool.send_all_batched(PROMPTS, max_tokens=64)
         assert [response.text for response in responses] == EXPECTED
         assert {response.agent_index for response in responses} == {1}
-        assert pool.statistics().agents[0].failures["broken"] > 0
+        assert pool.statistics().agents[0].failures["broken"] == 1
 
 
 async def test_garbage_from_a_whole_fleet_is_an_error_with_its_beginning() -> None:

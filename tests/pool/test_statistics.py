@@ -101,7 +101,7 @@ async def test_failures_are_counted_by_outcome() -> None:
         await pool.send_all_batched([f"p{i}" for i in range(20)], max_tokens=20)
         agent = pool.statistics().agents[0]
         assert agent.state == "out"
-        assert agent.failures["draining"] >= 1
+        assert agent.failures["draining"] == 1
         assert "connect" in agent.last_error
 
 
@@ -124,7 +124,8 @@ async def test_an_observer_is_told_everything() -> None:
         assert recorder.states[0] == (1, "out")
         assert "dead" in recorder.reasons[0]
         assert len(recorder.requests) == pool.statistics().requests
-        assert len(recorder.moved) == pool.statistics().moved > 0
+        answered = sum(response.agent_index == 1 for response in responses)
+        assert len(recorder.moved) == pool.statistics().moved == 60 - answered > 0
         assert {agent for agent, _ in recorder.moved} == {1}
         assert {outcome for _, outcome in recorder.moved} <= {"dead", "draining"}
         assert len(recorder.hedged) == pool.statistics().hedged

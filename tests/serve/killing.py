@@ -27,6 +27,7 @@ from aiohttp import web
 
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.serve.running import ENDED, line, submit
+from tests.tied import tied
 
 STARTING = 60.0
 
@@ -47,8 +48,9 @@ class Replica:
         self.port = port
         self._log = folder / f"server-{port}.log"
         self._command = [
-            sys.executable, "-m", "aurora_pool", "serve", "--hostfile", str(hostfile), "--data", str(folder / "data"),
-            "--port", str(port), "--private-webhooks", "--lease", "3", *(["--database", database] if database else []),
+            *tied(), sys.executable, "-m", "aurora_pool", "serve", "--hostfile", str(hostfile),
+            "--data", str(folder / "data"), "--port", str(port), "--private-webhooks", "--lease", "3",
+            *(["--database", database] if database else []),
         ]  # fmt: skip
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -106,7 +108,7 @@ async def run(
             stack.callback(server.wake)
             await server.ready()
         client = await stack.enter_async_context(
-            openai.AsyncOpenAI(base_url=servers[0].url, api_key="none", max_retries=0, timeout=10.0)
+            openai.AsyncOpenAI(base_url=servers[0].url, api_key="none", max_retries=0, timeout=STARTING)
         )
         types: Any = ["batch.completed", "batch.failed", "batch.cancelled", "batch.expired"]
         await client.webhooks.create(name="tests", url=hook, event_types=types)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from tests.tied import tied
 
 PLACES = (*sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True), Path("/usr/bin"))
 
@@ -24,23 +28,24 @@ def postgres() -> Iterator[str]:
     place = binaries()
     assert place is not None
     folder = Path(tempfile.mkdtemp(prefix="aurora-pg-"))
-    # PostgreSQL refuses to run as root.
-    user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    user = "postgres" if os.geteuid() == 0 else None  # it refuses to run as root
     if user:
-        shutil.chown(folder, "postgres")
-    data = folder / "data"
-
-    def call(program: str, *arguments: str) -> None:
-        command = [*user, str(place / program), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd=folder, timeout=60)
-
+        shutil.chown(folder, user)
+    before = tied(signal.SIGQUIT, user=user)  # which ends it at once
+    data = ["-D", str(folder / "data")]
+    options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
     try:
-        call("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync")
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-        call("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
+        made = [*before, str(place / "initdb"), *data, "-U", "postgres", "-A", "trust", "--no-sync"]
+        subprocess.run(made, check=True, capture_output=True, cwd=folder, timeout=60)
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen([*before, str(place / "postgres"), *data, *options], cwd=folder, stderr=log)
         try:
+            while subprocess.run([place / "pg_isready", "--quiet", "--host", folder], check=False).returncode:
+                assert server.poll() is None, (folder / "log").read_text()
+                time.sleep(0.05)
             yield f"postgresql://postgres@/postgres?host={folder}"
         finally:
-            call("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+            server.send_signal(signal.SIGQUIT)
+            server.wait(60)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
