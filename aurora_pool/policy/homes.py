@@ -61,28 +61,28 @@ class Homes:
         """Some of the keys that are new: prompts that come again have some of these."""
 
     def __len__(self) -> int:
-        self.settle()
+        self.put_away()
         return len(self._known)
 
     def __contains__(self, key: object) -> bool:
         """Whether a group has been met and is not forgotten."""
-        self.settle()
+        self.put_away()
         return key in self._known
 
     def isdisjoint(self, keys: Iterable[int]) -> bool:
         """Whether none of these groups has been met; a few that have been may be missed among many that have not."""
         if not self._signs.isdisjoint(keys):
-            self.settle()
+            self.put_away()
         return self._known.keys().isdisjoint(keys)
 
     def of(self, key: int) -> list[int]:
         """The agents that have computed a group's beginning, the first of them first."""
-        self.settle()
+        self.put_away()
         return [home % _LIFE for home in self._known.get(key, ()) if self._lives.get(home % _LIFE, 0) == home // _LIFE]
 
     def meet(self, key: int) -> None:
         """Record that a group waits for an agent."""
-        self.settle()
+        self.put_away()
         self._known.setdefault(key, ())
 
     def record(self, agent: int, keys: Sequence[int]) -> None:
@@ -93,7 +93,7 @@ class Homes:
         if self._new_keys > self._most() and len(self._new) > 1:
             self._new_keys -= len(self._new.popleft()[1])
 
-    def settle(self) -> None:
+    def put_away(self) -> None:
         """Put what has been recorded into its place, so that nothing of it is missed."""
         known = self._known
         for home, keys in self._new:
@@ -158,7 +158,7 @@ class Grouper:
         agents = len(queue.view.members)
         most = -(-len(texts) // agents)
         if beside is None and len(texts) <= SIGN_OF:
-            self._homes.settle()
+            self._homes.put_away()
         depth, known = depth_of(texts, beside), self._homes
         keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
