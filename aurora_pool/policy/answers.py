@@ -120,7 +120,9 @@ class Answers:
             return Results([], [], [])
         slots = [answer.slot for answer in answers]
         indices = lot.indices if slots == list(range(request.size)) else [lot.indices[slot] for slot in slots]
-        shown = sum([request.shown_at(answer.slot) for answer in answers if answer.started])
+        shown = 0.0
+        if request.started:
+            shown = sum([request.shown_at(answer.slot) for answer in answers if answer.started])
         self._ended_together(request, lot.queue.caller, answers, shown, now)
         return Results(indices, answers, [])
 
@@ -131,7 +133,9 @@ class Answers:
         ledger = self._ledger
         agent = ledger.agents[request.agent]
         tokens = [answer.tokens for answer in answers]
-        started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
+        started = []
+        if request.started:
+            started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
         total = sum(tokens)
         ledger.lengths.add(*filter(None, tokens))
         ledger.release_done(request, caller, len(answers), len(started))
