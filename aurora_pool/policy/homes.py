@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice, repeat
 from typing import Any
 
@@ -28,6 +28,8 @@ MOST_HOMES = 32
 """How many agents are remembered for one group; it is known nearly everywhere then."""
 SIGN_OF = 16
 """One key in this many of what has been recorded tells at once whether prompts come again."""
+SIGNS_SOUGHT = 16 * SIGN_OF
+"""Of many prompts, this number is looked at for that."""
 DEPTHS = 4
 """How many places are remembered at which prompts have differed."""
 _LIFE = 1 << 32
@@ -69,11 +71,11 @@ class Homes:
         self.put_away()
         return key in self._known
 
-    def isdisjoint(self, keys: Iterable[int]) -> bool:
+    def isdisjoint(self, keys: Collection[int]) -> bool:
         """Whether none of these groups has been met; a few that have been may be missed among many that have not."""
-        if not self._signs.isdisjoint(keys):
+        if self._signs and not self._signs.isdisjoint(islice(keys, 0, None, len(keys) // SIGNS_SOUGHT | 1)):
             self.put_away()
-        return self._known.keys().isdisjoint(keys)
+        return not self._known or self._known.keys().isdisjoint(keys)
 
     def of(self, key: int) -> list[int]:
         """The agents that have computed a group's beginning, the first of them first."""

@@ -9,7 +9,7 @@ way. No tokenizer, and no tree: a client that sees many prompts at a time needs 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from random import Random
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -29,7 +29,7 @@ class Keys(Protocol):
         """Whether this is one of them."""
         ...
 
-    def isdisjoint(self, keys: Iterable[int], /) -> bool:
+    def isdisjoint(self, keys: Collection[int], /) -> bool:
         """Whether none of these is one of them."""
         ...
 

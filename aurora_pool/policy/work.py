@@ -295,7 +295,9 @@ class InFlightRequest:
     @property
     def any_prompt(self) -> WorkItem | Lot:
         """One of its prompts, or the lot: all have the same kind and token budget."""
-        return self.lot or next(item for item in self._items if item is not None)
+        if self.lot is not None:
+            return self.lot
+        return self._items[0] or next(item for item in self._items if item is not None)
 
     @property
     def portable(self) -> Portable | None:
