@@ -11,7 +11,7 @@ import math
 from collections import deque
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.callers import AgentView
+from aurora_pool.policy.callers import AgentView, PromptQueue
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.stragglers import Pace, seconds_saved
 from aurora_pool.policy.work import WorkItem
@@ -95,7 +95,7 @@ class Hedger:
         unstarted = agent.held - agent.running
         found = []
         for request in agent.requests:
-            if request.sent_at is None:
+            if request.sent_at is None or (request.lot is not None and not _is_last(request.lot.queue)):
                 continue
             if agent.seems_stalled(now):
                 found += [(math.inf, item) for item in request.unreleased() if self._may_hedge(item)]
@@ -124,7 +124,7 @@ class Hedger:
         """
         if item.done or item.committed or item.hedged or item.holders > 1 or item.suspected:
             return False
-        return not item.queue.pinned and not item.queue.items
+        return _is_last(item.queue)
 
     def _hedge(self, item: WorkItem, rotation: deque[AgentState], now: float) -> None:
         ledger, first = self.ledger, item.request
@@ -163,3 +163,8 @@ class Hedger:
         self.spent += cost
         self.hedged += 1
         return True
+
+
+def _is_last(queue: PromptQueue) -> bool:
+    """Whether none of its prompts waits, and they are for any agent."""
+    return not queue.pinned and not queue.items

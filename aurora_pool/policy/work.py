@@ -243,11 +243,15 @@ class InFlightRequest:
         "sent_at",
         "size",
         "started",
+        "token_budget",
     )
 
     def __init__(self, agent: int, prompts: Prompts) -> None:
         self.agent = agent
-        self.kind: Any = prompts.kind if isinstance(prompts, Lot) else prompts[0].kind if prompts else None
+        first = prompts if isinstance(prompts, Lot) else prompts[0] if prompts else None
+        self.kind: Any = None if first is None else first.kind
+        self.token_budget = 0 if first is None else first.token_budget
+        """How many tokens may be generated for each of its prompts; 0 where nothing limits them."""
         self.lot = prompts if isinstance(prompts, Lot) else None
         self._items: list[WorkItem | None] = [] if isinstance(prompts, Lot) else [*prompts]
         self._left: bytearray | None = None
@@ -293,22 +297,11 @@ class InFlightRequest:
     # -- without a look at each item ------------------------------------------------------------------------------
 
     @property
-    def any_prompt(self) -> WorkItem | Lot:
-        """One of its prompts, or the lot: all have the same kind and token budget."""
-        if self.lot is not None:
-            return self.lot
-        return self._items[0] or next(item for item in self._items if item is not None)
-
-    @property
     def portable(self) -> Portable | None:
         """What a hosted agent may be asked instead; None where it may not."""
-        prompt = self.any_prompt
-        return None if isinstance(prompt, Lot) else prompt.portable
-
-    @property
-    def token_budget(self) -> int:
-        """How many tokens may be generated for each of its prompts; 0 where nothing limits them."""
-        return self.any_prompt.token_budget
+        if self.lot is not None:
+            return None
+        return next((item.portable for item in self._items if item is not None), None)
 
     @property
     def contents(self) -> Sequence[Any]:

@@ -66,6 +66,8 @@ class Exchanges:
 
     async def run(self, request: InFlightRequest) -> None:
         """Make one request and see it to its end, whatever that is. Raises only what is a defect of this program."""
+        if request.closed:  # before its turn came
+            return
         kind: RequestKind = request.kind
         quota = self._dispatcher.ledger.agents[request.agent].quota
         portable = request.portable
@@ -134,7 +136,7 @@ class Exchanges:
                     if quota is not None or (len(contents) > 1 and not self._dialects.of(agent).lists):
                         self._dispatcher.ledger.give_back(request, self._clock())
                         raise
-                elif request.closed or not kind.fit_max_tokens(request, error):
+                elif not kind.fit_max_tokens(request, error):
                     raise
             else:
                 if refused_streaming:

@@ -139,12 +139,12 @@ class _JSONKind:
     def fit_max_tokens(self, request: InFlightRequest, error: ServerError) -> bool:
         """Give a prompt that went alone as many tokens as the server says are left."""
         left = context_left(error)
-        if request.open > 1 or left is None:
+        if request.open != 1 or left is None:
             return False
         (item,) = request.unreleased()
         if 0 < item.token_budget <= left:
             return False
-        item.token_budget = left
+        item.token_budget = request.token_budget = left
         return True
 
 
