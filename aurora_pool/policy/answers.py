@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from aurora_pool.policy.agent import AgentState
@@ -17,11 +18,6 @@ class PromptAnswer(Protocol):
 
     slot: int
     started: bool
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has; 0 where the server does not tell."""
-        ...
 
 
 AnyAnswer = TypeVar("AnyAnswer", bound=PromptAnswer)
@@ -75,24 +71,29 @@ class Answers:
             ledger.close(request, now)
         return first
 
-    def together(self, request: InFlightRequest, answers: Sequence[AnyAnswer], now: float) -> Results[AnyAnswer]:
+    def together(
+        self, request: InFlightRequest, answers: Sequence[AnyAnswer], tokens: Sequence[int], now: float
+    ) -> Results[AnyAnswer]:
         """Record answers that came at the same moment; return those that are their prompts' first.
 
-        It comes to the same as :meth:`one` for each, at a small part of the cost where a reply brings many.
+        ``tokens`` says how many each has, 0 where the server does not tell. It comes to the same as :meth:`one` for
+        each, at a small part of the cost where a reply brings many.
         """
         if request.lot is not None:
-            return self._of_lot(request, request.lot, answers, now)
+            return self._of_lot(request, request.lot, answers, tokens, now)
         items = request.items
         results: list[tuple[WorkItem, AnyAnswer]] = []
-        entangled: list[tuple[WorkItem, AnyAnswer]] = []
+        ended: list[AnyAnswer] = []
+        lengths: list[int] = []
+        entangled: list[tuple[WorkItem, AnyAnswer, int]] = []
         shown = 0.0
-        for answer in answers:
+        for answer, own in zip(answers, tokens, strict=True):
             slot = answer.slot
             item = items[slot]
             if item is None:
                 continue
             if item.done or item.holders > 1 or item.request is not request:
-                entangled.append((item, answer))
+                entangled.append((item, answer, own))
                 continue
             items[slot] = item.request = None
             item.holders = 0
@@ -100,22 +101,24 @@ class Answers:
             if answer.started:
                 shown += item.started_at
             results.append((item, answer))
-        ended = [answer for _, answer in results]
+            ended.append(answer)
+            lengths.append(own)
         results += [
             (item, answer)
-            for item, answer in entangled
-            if self.one(request, answer.slot, answer.tokens, now, started=answer.started)
+            for item, answer, own in entangled
+            if self.one(request, answer.slot, own, now, started=answer.started)
         ]
         if ended:
-            self._ended_together(request, results[0][0].queue.caller, ended, shown, now)
+            self._ended_together(request, results[0][0].queue.caller, ended, lengths, shown, now)
         return Results([item.index for item, _ in results], [a for _, a in results], [item for item, _ in results])
 
     def _of_lot(
-        self, request: InFlightRequest, lot: Lot, answers: Sequence[AnyAnswer], now: float
+        self, request: InFlightRequest, lot: Lot, answers: Sequence[AnyAnswer], tokens: Sequence[int], now: float
     ) -> Results[AnyAnswer]:
         """The same for prompts that have no items: each is its agent's alone, and this its first answer."""
         if len(answers) < request.size or request.open < request.size:
-            answers = [answer for answer in answers if request.take_off(answer.slot)]
+            kept = [request.take_off(answer.slot) for answer in answers]
+            answers, tokens = list(compress(answers, kept)), list(compress(tokens, kept))
         if not answers:
             return Results([], [], [])
         slots = [answer.slot for answer in answers]
@@ -123,17 +126,22 @@ class Answers:
         shown = 0.0
         if request.started:
             shown = sum([request.shown_at(answer.slot) for answer in answers if answer.started])
-        self._ended_together(request, lot.queue.caller, answers, shown, now)
+        self._ended_together(request, lot.queue.caller, answers, tokens, shown, now)
         return Results(indices, answers, [])
 
     def _ended_together(
-        self, request: InFlightRequest, caller: Caller, answers: Sequence[AnyAnswer], shown: float, now: float
+        self,
+        request: InFlightRequest,
+        caller: Caller,
+        answers: Sequence[AnyAnswer],
+        tokens: Sequence[int],
+        shown: float,
+        now: float,
     ) -> None:
         """Count answers that ended their prompts; ``shown`` is the sum of the times of their first tokens."""
         ledger = self._ledger
         agent = ledger.agents[request.agent]
-        tokens = [answer.tokens for answer in answers]
-        started = []
+        started: list[int] = []
         if request.started:
             started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
         total = sum(tokens)

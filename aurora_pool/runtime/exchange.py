@@ -18,7 +18,7 @@ from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import InFlightRequest
 from aurora_pool.runtime.hosted import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
-from aurora_pool.wire.answer import Answer, Reader, guarded
+from aurora_pool.wire.answer import Answer, Reader, guarded, tokens_of
 from aurora_pool.wire.bounds import Bounds
 from aurora_pool.wire.errors import refuses_streaming
 from aurora_pool.wire.sse import EventSplitter, begins_events
@@ -232,7 +232,7 @@ class Exchanges:
         if not reasons <= FINISHED:
             self._unfinished(request, answers, now)
             answers = [answer for answer in answers if answer.finish_reason in FINISHED]
-        results = self._dispatcher.answered_together(request, answers, now)
+        results = self._dispatcher.answered_together(request, answers, tokens_of(answers), now)
         if not results.answers:
             return
         self._calibrate(request, kind, results)

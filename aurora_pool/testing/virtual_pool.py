@@ -218,7 +218,7 @@ class VirtualPool:
             in_flight: InFlightRequest = request.key
             dispatcher.progress(in_flight, now, started)
             if answers:
-                results = dispatcher.answered_together(in_flight, answers, now)
+                results = dispatcher.answered_together(in_flight, answers, [answer.tokens for answer in answers], now)
                 self._end(in_flight.kind, results.indices, results.items)
                 answered += results.answers
             if not request.unread and not in_flight.closed:

@@ -48,17 +48,28 @@ class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs":
     started: bool = False
     tool_calls: list[Any] | None = None
 
-    @property
-    def tokens(self) -> int:
-        """How many tokens were generated; an estimate from the text where the server does not say."""
-        if self.usage is not None:
-            return self.usage.completion_tokens
-        if self.token_ids is not None:
-            return len(self.token_ids)
-        tokens = len(self.text) // 4
-        if 0 < tokens <= MOST_TOKENS:
-            return tokens
-        return MOST_TOKENS if tokens else int(self.embedding is None)
+
+def tokens_of(answers: Sequence[Answer]) -> list[int]:
+    """How many tokens were generated for each answer; an estimate from the text where the server does not say.
+
+    >>> tokens_of([Answer(0, "Paris is a city."), Answer(1, "", usage=Usage(3, 1))])
+    [4, 1]
+    """
+    counts = [
+        len(answer.text) // 4 if answer.usage is None and answer.token_ids is None else _told_tokens(answer)
+        for answer in answers
+    ]
+    if not all(counts):
+        counts = [count or _least_tokens(answer) for count, answer in zip(counts, answers, strict=True)]
+    return counts if max(counts, default=0) <= MOST_TOKENS else [min(count, MOST_TOKENS) for count in counts]
+
+
+def _told_tokens(answer: Answer) -> int:
+    return answer.usage.completion_tokens if answer.usage is not None else len(answer.token_ids or ())
+
+
+def _least_tokens(answer: Answer) -> int:
+    return int(answer.usage is None and answer.token_ids is None and answer.embedding is None)
 
 
 class Reader(Protocol):

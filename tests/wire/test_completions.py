@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool.errors import BadReply, ServerError
-from aurora_pool.messages import Sampling, Usage
-from aurora_pool.wire.answer import Answer
+from aurora_pool.messages import MOST_TOKENS, Sampling, Usage
+from aurora_pool.wire.answer import Answer, tokens_of
 from aurora_pool.wire.completions import CompletionsReader, encode_request, sampling_fields
 from tests.wire.bodies import choice, completion, error, usage
 
@@ -81,7 +81,8 @@ class TestStreams:
         started, answers = read(reader, *events, *ends)
         text = "".join(f"{n} " for n in range(20))
         assert sorted(started) == [0, 1]
-        assert [(a.slot, a.text, a.tokens) for a in answers] == [(1, text, 21), (0, text, 21)]
+        assert [(a.slot, a.text) for a in answers] == [(1, text), (0, text)]
+        assert tokens_of(answers) == [21, 21]
 
     def test_a_choice_whose_first_event_is_its_last(self) -> None:
         started, answers = read(CompletionsReader(1), completion(choice(0, "x", "length"), usage=usage(1, 1)))
@@ -93,12 +94,18 @@ class TestStreams:
             CompletionsReader(1), completion(choice(0, "")), completion(choice(0, "all", "stop"), usage=usage(1, 4))
         )
         assert started == [0]
-        assert [(a.text, a.tokens) for a in answers] == [("all", 4)]
+        assert [a.text for a in answers] == ["all"]
+        assert tokens_of(answers) == [4]
 
     def test_a_choice_without_usage_counts_its_token_ids_or_reckons_from_its_text(self) -> None:
         _, (counted,) = read(CompletionsReader(1), completion(choice(0, "x" * 40, "stop", token_ids=[1, 2, 3])))
         _, (reckoned,) = read(CompletionsReader(1), completion(choice(0, "x" * 40, "stop")))
-        assert (counted.tokens, reckoned.tokens) == (3, 10)
+        assert tokens_of([counted, reckoned]) == [3, 10]
+
+    def test_an_answer_has_a_token_at_least_unless_it_is_told_to_have_none(self) -> None:
+        told, vector = Answer(0, "", usage=Usage(1, 0)), Answer(1, "", embedding=b"")
+        assert tokens_of([Answer(0, ""), Answer(0, "abc"), told, vector]) == [1, 1, 0, 0]
+        assert tokens_of([Answer(0, "x" * 4), Answer(0, "x" * 4 * (MOST_TOKENS + 9))]) == [1, MOST_TOKENS]
 
     def test_token_ids_and_logprobs_of_the_parts_add_up(self) -> None:
         def logprobs(*tokens: str) -> dict[str, Any]:
