@@ -11,7 +11,11 @@ ON_UVLOOP := $(addprefix tests/pool/test_,request_shapes.py bad_prompts.py)
 
 # Tests that need more than this package: real servers, schedulers, Ray.
 APART  := $(addprefix --ignore=tests/,integration schedulers ray other_engines)
-OTHERS ?= python3.11 python3.12 python3.13 python3.14
+
+# What pyenv has installed is taken as it is: its commands work only for the version that is switched on.
+PYENV  := $(or $(PYENV_ROOT),$(HOME)/.pyenv)
+OTHERS ?= $(foreach v,3.14 3.13 3.12 3.11,$(or $(lastword $(wildcard $(PYENV)/versions/$(v).*/bin/python3)),python$(v)))
+MOST   ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve test schedulers integration engines check format test-ray test-lowest test-pythons
@@ -36,15 +40,19 @@ test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask, Parsl and Hugg
 test-lowest: $(VENV)-lowest/.test ## Run the tests with the lowest versions that pyproject.toml allows, installed apart
 	$(VENV)-lowest/bin/python -m pytest tests $(APART) --numprocesses auto --dist worksteal
 
-test-pythons: ## Run the tests on each Python of OTHERS that is installed, in environments of their own
-	@for python in $(OTHERS); do \
-		version=$$("$$python" -c 'import platform; print(platform.python_version())' 2>/dev/null) \
+test-pythons: $(BIN)/python ## Run the tests on the other Pythons that are installed, or MOST=1, the newest, installed apart
+	@run="$$($(BIN)/python -c 'import platform; print(platform.python_version())')"; left=$(MOST); \
+	for python in $(OTHERS); do \
+		[ $$left -gt 0 ] || break; \
+		version=$$("$$python" -c 'import ensurepip, platform, venv; print(platform.python_version())' 2>/dev/null) \
 			|| { echo "$$python: not installed"; continue; }; \
+		case " $$run " in *" $$version "*) echo "Python $$version: has been tested"; continue;; esac; \
 		echo "Python $$version"; \
 		"$$python" -m venv $(VENV)-others/$$version && \
 		$(VENV)-others/$$version/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test]' && \
 		$(VENV)-others/$$version/bin/python -m pytest tests $(APART) --numprocesses auto --dist worksteal || exit 1; \
-	done
+		run="$$run $$version"; left=$$((left - 1)); \
+	done; echo "tested on Python $$run"
 
 schedulers: $(VENV)/.test ## Run the tests that need a Slurm and an sshd, which they start, about 5 minutes
 	$(BIN)/python -m pytest tests/schedulers
@@ -143,7 +151,7 @@ $(VENV)-engines/.test: | $(BIN)/python
 		for n in z.namelist() if n.endswith('.gguf')]"
 	@touch $@
 
-$(VENV)-lowest/.test: pyproject.toml | $(BIN)/python
+$(VENV)-lowest/.test: pyproject.toml tests/lowest.py | $(BIN)/python
 	$(BIN)/python -m venv $(VENV)-lowest
 	$(BIN)/python tests/lowest.py > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check --quiet install --editable '.[test]' \

@@ -13,7 +13,7 @@ from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
-from aurora_pool.policy.work import Caller, PromptQueue
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call

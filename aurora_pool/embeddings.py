@@ -16,8 +16,9 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import WorkItem
 from aurora_pool.pool_options import CallOptions, EmbeddingOnTooLong, EmbeddingPoolOptions
 from aurora_pool.prompts.content import as_content, why_unsendable
 from aurora_pool.runtime.call import Call

@@ -14,9 +14,9 @@ from aurora_pool.errors import NoAgentsError
 from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from typing import Any
 
-from aurora_pool.policy.work import Caller, PromptQueue, WorkItem
+from aurora_pool.policy.callers import Caller, PromptQueue
+from aurora_pool.policy.work import Lot, WorkItem
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import AHEAD, VirtualPool
@@ -88,16 +90,13 @@ class CallersPool(VirtualPool):
             queue.expected -= len(pulled)
             first = call.answered + call.open
             call.open += len(pulled)
-            items = [
-                WorkItem(queue, index, call, prompt, prompt_tokens=prompt.prompt_tokens)
-                for index, prompt in enumerate(pulled, first)
-            ]
-            self.dispatcher.admit(items, self.fleet.now)
+            lengths = [prompt.prompt_tokens for prompt in pulled]
+            self._admit(Lot(queue, call, pulled, range(first, first + len(pulled)), prompt_tokens=lengths))
 
-    def _end(self, item: WorkItem) -> None:
-        call: Call = item.kind
-        call.open -= 1
-        call.answered += 1
+    def _end(self, kind: Any, indices: Sequence[int], items: Sequence[WorkItem]) -> None:
+        call: Call = kind
+        call.open -= len(indices)
+        call.answered += len(indices)
         call.first = call.first or self.fleet.now
         if call.answered == call.prompts:
             call.ended = self.fleet.now

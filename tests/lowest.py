@@ -13,8 +13,6 @@ PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
 _BOUND = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?>=([0-9.]+)")
 APART = {"dev", "docs", "ray", "test-ray"}
 """Extras that are not installed with the others."""
-NEWEST = {"hypothesis"}
-"""What is not pinned: another version tries other examples, and a run of these would tell of something else."""
 
 
 def lowest(pyproject: str) -> list[str]:
@@ -26,7 +24,7 @@ def lowest(pyproject: str) -> list[str]:
     project = tomllib.loads(pyproject)["project"]
     extras = project.get("optional-dependencies", {})
     wanted = [*project["dependencies"], *(d for name, ds in extras.items() if name not in APART for d in ds)]
-    bounds = {match[1]: match[2] for match in map(_BOUND.match, wanted) if match and match[1] not in NEWEST}
+    bounds = {match[1]: match[2] for match in map(_BOUND.match, wanted) if match}
     return sorted(f"{name}=={bound}" for name, bound in bounds.items())
 
 

@@ -21,6 +21,7 @@ import yaml
 from aurora_pool import AgentEndpoint, VLLMPool, format_hostfile
 from aurora_pool.cli import exit_codes
 from aurora_pool.cli.app import app
+from aurora_pool.policy.outcome import Outcome
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
 ROOT = Path(__file__).parent.parent
@@ -119,6 +120,13 @@ def test_the_commands_exist(page: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_documented(name: str) -> None:
     assert f"\n## aurora-pool {name}\n" in (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+
+
+def test_outcomes_have_the_names_by_which_they_are_counted() -> None:
+    page = (ROOT / "docs" / "dispatch.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("| outcome |")
+    names = [line.split("|")[1].strip() for line in table.split("\n\n")[0].splitlines()[2:]]
+    assert names == [outcome.value for outcome in Outcome]
 
 
 def test_the_exit_codes_are_documented() -> None:

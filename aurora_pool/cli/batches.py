@@ -17,12 +17,17 @@ from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, JobError, PoolError
 from aurora_pool.own_files import replacement
 from aurora_pool.terminal import one_line
+from aurora_pool.wire.errors import shortened
 
 if TYPE_CHECKING:
     import openai
     from openai.types import Batch
 
 LOOK_EVERY = 1.0
+MOST = 10**15
+"""The number of requests from which on a server's word is not taken: a bar of progress is drawn in floats."""
+UNREADABLE = (ValueError, OverflowError, RecursionError, AttributeError)
+"""What a reply raises, where it is read, that is no JSON, too deep, a date of no year, or null instead of an object."""
 KEY_VARIABLE = "AURORA_POOL_KEY"
 
 Server = Annotated[
@@ -143,13 +148,14 @@ def cancel(batch_id: BatchId, server: Server = "http://127.0.0.1:8080") -> None:
 
 @contextmanager
 def _client(server: str) -> Iterator[openai.OpenAI]:
-    """Open a client, and word its errors as this package's."""
+    """Open a client, and word its errors as this package's, whatever the server says."""
     import openai
 
     from aurora_pool.runtime.credentials import read_secret
 
     key = read_secret(KEY_VARIABLE) if os.environ.get(KEY_VARIABLE, "").strip() else "none"
-    with openai.OpenAI(base_url=f"{server.rstrip('/').removesuffix('/v1')}/v1", api_key=key) as client:
+    base_url = f"{server.rstrip('/').removesuffix('/v1')}/v1"
+    with openai.OpenAI(base_url=base_url, api_key=key, _strict_response_validation=True) as client:
         try:
             yield client
         except openai.APIConnectionError as error:
@@ -158,7 +164,9 @@ def _client(server: str) -> Iterator[openai.OpenAI]:
             body = error.body
             message = body.get("message") if isinstance(body, dict) else None
             kind = PoolError if error.status_code >= 500 else ConfigError
-            raise kind(f"{server}: {message or error}") from error
+            raise kind(f"{server}: {shortened(str(message or error))}") from error
+        except (openai.APIResponseValidationError, *UNREADABLE) as error:
+            raise PoolError(f"{server}: the reply can't be read ({shortened(str(error))})") from error
 
 
 def _wait_for(source: Path, within: float) -> Path:
@@ -197,18 +205,21 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        shown = progress.add_task(batch.status, total=None)
+        shown = progress.add_task(one_line(batch.status), total=None)
         while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
             time.sleep(LOOK_EVERY)
             batch = client.batches.retrieve(batch.id)
             counts = batch.request_counts
             if counts is not None:
-                total = counts.total or None
                 progress.update(
-                    shown, description=one_line(batch.status), completed=counts.completed + counts.failed, total=total
+                    shown,
+                    description=one_line(batch.status),
+                    completed=min(counts.completed + counts.failed, MOST),
+                    total=min(counts.total, MOST) or None,
                 )
     for problem in (batch.errors.data or [] if batch.errors else [])[:5]:
-        say(one_line(f"line {problem.line}: {problem.message}" if problem.line else problem.message))
+        message = shortened(problem.message or "")
+        say(one_line(f"line {problem.line}: {message}" if problem.line else message))
     say(one_line(f"{batch.id}: {batch.status}"))
     if batch.status == "failed":
         return ExitCode.BAD_INPUT
@@ -219,11 +230,15 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
 
 def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     """Write a batch's records to a file, which is there as a whole or not at all."""
+    from urllib.parse import quote
+
     import httpx2
 
     names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
     running = batch.status in {"validating", "in_progress", "finalizing", "cancelling"}
-    paths = [f"batches/{batch.id}/output"] if running else [f"files/{name}/content" for name in names]
+    paths = (
+        [f"batches/{quote(batch.id, '')}/output"] if running else [f"files/{quote(name, '')}/content" for name in names]
+    )
     try:
         with replacement(output) as file:
             for path in paths:

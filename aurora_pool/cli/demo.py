@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -63,7 +65,9 @@ def demo(
         say(f"{agents} simulated agents listen; answering {source}")
         session = Session(source=str(source), output=str(output), hostfile=hostfile, job=JobOptions())
         code = run_session(session)
-    say(f"look at them: head -n 2 {output}\nwhere the time went: aurora-pool report {output}")
+    # In a checkout's environment that is not activated, there is no aurora-pool to call.
+    command = "aurora-pool" if shutil.which("aurora-pool") else f"{shlex.quote(sys.executable)} -m aurora_pool"
+    say(f"look at them: head -n 2 {output}\nwhere the time went: {command} report {output}")
     raise typer.Exit(code)
 
 

@@ -14,7 +14,7 @@ from aurora_pool.arguments import check_whole
 from aurora_pool.errors import PoolClosedError, PoolError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Content, Prompt, Response, Sampling
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions

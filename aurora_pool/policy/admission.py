@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.homes import Grouper
+from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.homes import Group, Grouper
 from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.line import Line
 from aurora_pool.policy.online import OnlineRoom
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, Prompts, WorkItem, tokens_of
 
 WORTH_SHARING = 4
-"""Prompts for each agent from which on they are assigned as shares."""
+"""Prompts of a lot for each agent, from which on they are assigned as shares."""
 DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 
@@ -29,23 +30,44 @@ class Admission:
         self._room = OnlineRoom(ledger)
         self._grouper = None if strict or beginning_of is None else Grouper(ledger.homes, beginning_of)
 
-    def admit(self, items: Sequence[WorkItem], now: float) -> None:
+    def admit(self, prompts: Prompts, now: float) -> None:
         """Assign prompts to agents round-robin, or have them wait in groups of those that begin alike."""
-        for queue, same in groupby(items, attrgetter("queue")):
+        if isinstance(prompts, Lot):
+            self._admit_lot(prompts, now)
+            return
+        for queue, same in groupby(prompts, attrgetter("queue")):
             run = list(same)
-            if queue.caller.priority < 0 and self.ledger.queues and not (self.strict or queue.waiting):
+            if self._is_online(queue):
                 run = self._room.place(run, queue, now)
                 if not run:
                     continue
-            groups = None
-            if self._grouper is not None and queue.view.members and not queue.pinned:
-                groups = self._grouper.groups(run, queue)
+            groups = self._groups(run, queue)
             if groups is not None:
                 self._admit_groups(groups, queue)
-            elif not self._assign_shares(run, queue):
+            else:
                 self._admit(run, queue)
 
-    def _admit_groups(self, groups: Iterable[tuple[int, list[WorkItem]]], queue: PromptQueue) -> None:
+    def _admit_lot(self, lot: Lot, now: float) -> None:
+        queue = lot.queue
+        if not len(lot):
+            return
+        if self.strict or self._is_online(queue):
+            self.admit(lot.items(), now)
+        elif (groups := self._groups(lot, queue)) is not None:
+            self._admit_groups(groups, queue)
+        elif not self._assign_shares(lot, queue):
+            self._admit(lot.items(), queue)
+
+    def _is_online(self, queue: PromptQueue) -> bool:
+        """Whether its prompts are for somebody who waits, and something else waits."""
+        return queue.caller.priority < 0 and bool(self.ledger.queues) and not (self.strict or queue.waiting)
+
+    def _groups(self, prompts: Prompts, queue: PromptQueue) -> Iterable[Group] | None:
+        if self._grouper is None or not queue.view.members or queue.pinned:
+            return None
+        return self._grouper.groups(prompts, queue)
+
+    def _admit_groups(self, groups: Iterable[Group], queue: PromptQueue) -> None:
         """Have groups wait for their homes, or for whoever comes first: the next plan gives each agent its share."""
         agents, homes, serves = self.ledger.agents, self.ledger.homes, queue.view.serves
         for key, items in groups:
@@ -81,40 +103,32 @@ class Admission:
             if not self.strict:  # now that one waits, so do all after it
                 waiting.extend(items[place:])
                 break
-            waiting.append(item)
+            waiting.extend((item,))
         if given:
-            queue.caller.charge(given)
+            queue.caller.charge(len(given), tokens_of(given))
         if waiting:
             ledger.wake(queue)
 
-    def _assign_shares(self, items: Sequence[WorkItem], queue: PromptQueue) -> bool:
-        """Assign many prompts in a row, agent by agent, not prompt by prompt, if all have credits for their share.
+    def _assign_shares(self, lot: Lot, queue: PromptQueue) -> bool:
+        """Assign many prompts in a row, agent by agent, not prompt by prompt, until the first finds no credit.
 
-        It comes to the same, at a third of the cost.
+        It comes to the same, at a small part of the cost. Returns False where there are too few prompts for that.
         """
-        start = items[0].index
         members, size = queue.view.members, len(queue.view.members)
-        share = -(-len(items) // size) if size else 0
-        if (
-            not size
-            or self.strict
-            or self.ledger.queues
-            or share < WORTH_SHARING
-            or items[-1].index - start != len(items) - 1
-        ):
+        if not size or len(lot) < WORTH_SHARING * size:
             return False
-        agents = [self.ledger.agents[members[(start + offset) % size]] for offset in range(size)]
-        if any(agent.limit - agent.held < share for agent in agents):
-            return False
-        for item in items:
-            item.holders = 1
-        for offset, agent in enumerate(agents):
-            staged = items[offset::size]
-            agent.staged += staged
-            agent.held += len(staged)
-            self.ledger.touched[agent] = None
-        queue.caller.in_flight += len(items)
-        queue.caller.charge(items)
+        ledger = self.ledger
+        agents = [ledger.agents[members[(lot.indices[0] + offset) % size]] for offset in range(size)]
+        given = 0
+        if not ledger.queues:
+            given = min(len(lot), *(offset + agent.free * size for offset, agent in enumerate(agents)))
+        for offset, agent in enumerate(agents[:given]):
+            ledger.stage(lot.part(offset, given, size), agent, queue.caller)
+        if given:
+            queue.caller.charge(given, lot.part(0, given).tokens)
+        if given < len(lot):
+            queue.items.extend(lot.part(given, len(lot)))
+            ledger.wake(queue)
         return True
 
     def _keep(self, item: WorkItem, home: AgentState) -> None:
@@ -123,7 +137,7 @@ class Admission:
         if home.index not in queues and home.held < home.limit:
             ledger.assign(item, home)
         else:
-            queues.setdefault(home.index, deque()).append(item)
+            queues.setdefault(home.index, Line()).extend((item,))
             ledger.wake(item.queue)
             ledger.touched[home] = None
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 
+from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.breaker import Breaker, State
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.flow import Flow
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.prefix_cache import CacheCounters
 from aurora_pool.policy.quota import Quota
 from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest
 
 RATE_LIMITED = "rate-limited"
 """The state of an agent in service that answers 429 to whatever it gets."""
@@ -103,7 +105,7 @@ class AgentState:
         self.held = self.running = 0
         self.lists = True
         """Whether many prompts may travel there in one request."""
-        self.staged: list[WorkItem] = []
+        self.staged = Staged()
         self.requests: dict[InFlightRequest, None] = {}
         self.sent = 0
         self.quarantine_for: PromptQueue | None = None

@@ -5,19 +5,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.policy.line import Line
+from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem
 
 
-def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
+class Staged(Line[WorkItem, Lot]):
+    """What an agent is to be sent: it holds these prompts already."""
+
+    __slots__ = ()
+
+    def _made(self, lot: Lot) -> Sequence[WorkItem]:
+        items = lot.items()
+        for item in items:
+            item.holders = 1
+        return items
+
+
+def form_batches(staged: Line[WorkItem, Lot]) -> list[Prompts]:
     """Group one agent's prompts into requests.
 
     Prompts of the same kind and token budget travel together, as many as their ``limit`` allows, and those that failed
     together apart from others. A list request has one ``max_tokens`` for all, so prompts of different budgets travel
     apart: what a prompt may be answered with does not depend on its company.
     """
+    if (lots := staged.lots) is not None:
+        return _join_lots(lots)
+    items = list(staged)
     if _travel_together(items):
         return [items]
-    lists: list[Sequence[WorkItem]] = []
+    lists: list[Prompts] = []
     groups: dict[tuple[int, int, int], list[WorkItem]] = {}
     for item in items:
         if item.limit == 1:
@@ -28,6 +44,22 @@ def form_batches(items: Sequence[WorkItem]) -> list[Sequence[WorkItem]]:
         limit = group[0].limit
         lists.extend(group[start : start + limit] for start in range(0, len(group), limit))
     return lists
+
+
+def _join_lots(lots: list[Lot]) -> list[Prompts]:
+    """Put lots together that may travel together, and divide what is too large."""
+    alike: list[list[Lot]] = []
+    for lot in lots:
+        group = next((group for group in alike if group[0].is_like(lot)), None)
+        if group is None:
+            alike.append([lot])
+        else:
+            group.append(lot)
+    batches: list[Prompts] = []
+    for first, *others in alike:
+        whole = first.joined(others)
+        batches += [whole.part(start, start + whole.limit) for start in range(0, len(whole), whole.limit)]
+    return batches
 
 
 def _travel_together(items: Sequence[WorkItem]) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.plan import Failure
-from aurora_pool.policy.work import WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
+
+Watched: TypeAlias = InFlightRequest | Sequence[WorkItem]
 
 SILENT = 1.0
 """Seconds without a byte that are worth a word."""
@@ -16,25 +19,28 @@ SILENT = 1.0
 class Deadlines:
     """Fails prompts that are not answered in time; one entry for each request, none for a prompt.
 
-    What is watched is a request's own list of prompts, in which those that are released have become None; so the memory
-    that this holds is bounded by what is in flight.
+    What is watched is a request, which lets go of prompts that are released; so the memory that this holds is bounded
+    by what is in flight.
     """
 
     def __init__(self, ledger: Ledger, timeout: float) -> None:
         self.ledger = ledger
         self.timeout = timeout
-        self._watched: list[tuple[float, int, Sequence[WorkItem | None]]] = []
+        self._watched: list[tuple[float, int, Watched]] = []
         self._count = 0
 
-    def watch(self, items: Sequence[WorkItem | None]) -> None:
+    def watch(self, prompts: Watched) -> None:
         """See to it that those of these prompts that have been sent, before or now, end in time."""
-        firsts = [item.first_sent for item in items if item is not None and not item.done and item.sends]
+        if isinstance(prompts, InFlightRequest) and prompts.lot is not None and prompts.sent_at is not None:
+            firsts = [prompts.sent_at] * bool(prompts.open)
+        else:
+            firsts = [item.first_sent for item in _items(prompts) if not item.done and item.sends]
         if firsts:
             due = min(firsts) + self.timeout
             if not self._watched or due < self._watched[0][0]:
                 self.ledger.timers.add(due, self._expire, None)
             self._count += 1
-            heapq.heappush(self._watched, (due, self._count, items))
+            heapq.heappush(self._watched, (due, self._count, prompts))
 
     def clear(self) -> None:
         """Watch nothing any more."""
@@ -42,19 +48,19 @@ class Deadlines:
 
     def _expire(self, _: None, now: float) -> None:
         watched = self._watched
-        late: list[Sequence[WorkItem | None]] = []
+        late: list[Watched] = []
         while watched and watched[0][0] <= now:
             late.append(heapq.heappop(watched)[2])
-        for items in late:
-            for item in items:
-                if item is not None and not item.done and item.sends and item.first_sent + self.timeout <= now:
+        for prompts in late:
+            for item in _items(prompts):
+                if not item.done and item.sends and item.first_sent + self.timeout <= now:
                     agent = item.request.agent if item.request else None
                     error = f"no answer within {self.timeout:g} s of sending{self._cause(item, now)}"
                     self.ledger.fail(item, Failure(item, "timeout", error, agent), now)
         if late:
             self.ledger.clear_staged()
-        for items in late:
-            self.watch(items)
+        for prompts in late:
+            self.watch(prompts)
         if watched:
             self.ledger.timers.add(watched[0][0], self._expire, None)
 
@@ -68,3 +74,7 @@ class Deadlines:
             last = self.ledger.agents[item.avoid]
             return f"; {self.ledger.names[last.index]}, where it was: {last.last_error}"
         return ""
+
+
+def _items(prompts: Watched) -> Sequence[WorkItem]:
+    return prompts.unreleased() if isinstance(prompts, InFlightRequest) else prompts

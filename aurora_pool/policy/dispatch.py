@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 from aurora_pool.errors import BadReply, PoolError
 from aurora_pool.hosted import HostedTerms
 from aurora_pool.policy.admission import Admission
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.batching import form_batches
+from aurora_pool.policy.answers import Answers, AnyAnswer, Results
+from aurora_pool.policy.batching import Staged, form_batches
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.faults import Faults
 from aurora_pool.policy.hedge import Hedger
@@ -34,22 +35,7 @@ from aurora_pool.policy.rotation import agent_failed, agent_probed, restore_agen
 from aurora_pool.policy.scheduler import Balance, Scheduler
 from aurora_pool.policy.spill import Spillover
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import InFlightRequest, WorkItem
-
-
-class PromptAnswer(Protocol):
-    """What the dispatcher wants to know of an answer: the parameters of :meth:`Dispatcher.answered`."""
-
-    slot: int
-    started: bool
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens it has; 0 where the server does not tell."""
-        ...
-
-
-AnyAnswer = TypeVar("AnyAnswer", bound=PromptAnswer)
+from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem
 
 
 class Dispatcher:
@@ -86,14 +72,15 @@ class Dispatcher:
         self._scheduler = Scheduler(self.ledger, balance)
         self._deadlines = Deadlines(self.ledger, timeout) if timeout is not None else None
         self._faults = Faults(self.ledger, stall, self._deadlines)
+        self._answers = Answers(self.ledger, self._faults.stall)
         self.spill = Spillover(self.ledger, hosted or {})
         self._hedger = Hedger(self.ledger, self._scheduler.idle) if balance == "adaptive" else None
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
-    def admit(self, items: Sequence[WorkItem], now: float) -> None:
+    def admit(self, prompts: Prompts, now: float) -> None:
         """Record prompts, in the order of their indices."""
-        self._admission.admit(items, now)
+        self._admission.admit(prompts, now)
 
     def withdraw(self, items: Iterable[WorkItem], now: float) -> None:
         """Record that the caller no longer wants these prompts."""
@@ -101,6 +88,10 @@ class Dispatcher:
             if not item.done:
                 self.ledger.complete(item, now)
         self.ledger.clear_staged()
+
+    def make_items(self, made: list[WorkItem]) -> None:
+        """Make the items of all lots that keep what is made in this list."""
+        self.ledger.make_items(made)
 
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written. Until then it waits on this side, and no clock of its agent runs.
@@ -112,7 +103,7 @@ class Dispatcher:
             if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to look at
                 self._faults.stall.watch(self.ledger.agents[request.agent], now)
             if self._deadlines is not None:
-                self._deadlines.watch(request.items)
+                self._deadlines.watch(request)
 
     def progress(self, request: InFlightRequest, now: float, started: Sequence[int] = ()) -> None:
         """Record that bytes of a reply came, and which of its slots have shown a first token in them."""
@@ -121,11 +112,8 @@ class Dispatcher:
         if agent.checking:
             self._faults.stall.saw_activity(agent)
         if started and not request.closed:
-            self._first_sign(request, agent, now)
-            for slot in started:
-                item = request.items[slot]
-                if item is not None:
-                    item.started_at = now
+            self._answers.first_sign(request, agent, now)
+            request.shown(started, now)
             request.started += len(started)
             agent.started(len(started), now)
             if agent.limit - agent.held >= agent.min_refill:
@@ -137,91 +125,16 @@ class Dispatcher:
         ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
         ``tokens`` is 0 where the server does not tell.
         """
-        if request.items[slot] is None:
-            return False
-        ledger = self.ledger
-        agent = ledger.agents[request.agent]
-        self._first_sign(request, agent, now)
-        agent.answered(tokens, request.sent_at, now)
-        if agent.checking:
-            self._faults.stall.saw_activity(agent)
-        if tokens:
-            ledger.lengths.add(tokens)
-        ledger.answered += 1
-        item = ledger.release(request, slot, started=started)
-        item.queue.caller.answered(tokens, 1)
-        ledger.turns.fell(item.queue.caller)
-        first = not item.done
-        if first:
-            ledger.complete(item, now)
-        else:
-            ledger.wasted_tokens += tokens
-            agent.discard_duplicate(tokens)
-        if not request.live and request.open:
-            ledger.close(request, now)
-        return first
+        return self._answers.one(request, slot, tokens, now, started=started)
 
     def answered_together(
-        self, request: InFlightRequest, answers: Iterable[AnyAnswer], now: float
-    ) -> list[tuple[WorkItem, AnyAnswer]]:
-        """Record answers that came at the same moment; return those that are their prompts' first, with the items.
+        self, request: InFlightRequest, answers: Sequence[AnyAnswer], now: float
+    ) -> Results[AnyAnswer]:
+        """Record answers that came at the same moment; return those that are their prompts' first.
 
-        It comes to the same as :meth:`answered` for each, at a third of the cost where a reply brings many.
+        It comes to the same as :meth:`answered` for each, at a small part of the cost where a reply brings many.
         """
-        ledger = self.ledger
-        agent = ledger.agents[request.agent]
-        items = request.items
-        results: list[tuple[WorkItem, AnyAnswer]] = []
-        entangled: list[tuple[WorkItem, AnyAnswer]] = []
-        lengths: list[int] = []
-        started = 0
-        shown = decoded = 0.0
-        for answer in answers:
-            slot = answer.slot
-            item = items[slot]
-            if item is None:
-                continue
-            if item.done or item.holders > 1 or item.request is not request:
-                entangled.append((item, answer))
-                continue
-            items[slot] = item.request = None
-            item.holders = 0
-            item.done = True
-            tokens = answer.tokens
-            if tokens:
-                lengths.append(tokens)
-            if answer.started:
-                started += 1
-                shown += item.started_at
-                decoded += tokens - 1
-            results.append((item, answer))
-        completed = len(results)
-        results += [
-            (item, answer)
-            for item, answer in entangled
-            if self.answered(request, answer.slot, answer.tokens, now, started=answer.started)
-        ]
-        if completed:
-            ledger.lengths.add(*lengths)
-            caller = results[0][0].queue.caller
-            ledger.release_done(request, caller, completed, started)
-            caller.answered(sum(lengths), completed)
-            ledger.turns.fell(caller)
-            self._first_sign(request, agent, now)
-            if started:
-                agent.flow.decoded(decoded, started * now - shown, started, agent.running, now)
-            agent.answered(sum(lengths), request.sent_at, now, completed)
-            if agent.checking:
-                self._faults.stall.saw_activity(agent)
-            if not request.live and request.open:
-                ledger.close(request, now)
-        return results
-
-    def _first_sign(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
-        if not request.answers:
-            request.answers = True
-            if request.sent_at is not None:
-                agent.flow.first_byte(now - request.sent_at, now)
+        return self._answers.together(request, answers, now)
 
     def aborted(self, request: InFlightRequest, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Record that one prompt ended as no answer (``abort``), while the rest of its request goes on."""
@@ -292,6 +205,10 @@ class Dispatcher:
         """Record that a removed agent is part of the fleet again."""
         restore_agent(self.ledger, self.ledger.agents[agent], now)
 
+    def is_hosted(self, agent: int) -> bool:
+        """Whether an agent is one that others run, and that costs."""
+        return self.ledger.agents[agent].quota is not None
+
     def close(self) -> None:
         """Forget all prompts. Without it, those left over are never freed: see :class:`WorkItem`."""
         self.ledger.clear()
@@ -343,7 +260,8 @@ class Dispatcher:
         touched.clear()
 
     def _send(self, agent: AgentState, now: float) -> None:
-        items, agent.staged = agent.staged, []
-        self.ledger.homes.record(agent.index, [item.prefix for item in items])
-        for group in form_batches(items) if agent.lists else [[item] for item in items]:
-            self.ledger.open_request(group, agent, now)
+        staged, agent.staged = agent.staged, Staged()
+        for batch in form_batches(staged) if agent.lists else [[item] for item in staged]:
+            keys = batch.own_keys if isinstance(batch, Lot) else [item.prefix for item in batch]
+            self.ledger.homes.record(agent.index, keys)
+            self.ledger.open_request(batch, agent, now)

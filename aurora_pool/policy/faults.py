@@ -9,6 +9,7 @@ from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerE
 from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.agent import RATE_LIMITED, AgentState
 from aurora_pool.policy.autopsy import DEAD, DIED, Autopsies
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, as_told, classify
@@ -17,7 +18,7 @@ from aurora_pool.policy.quarantine import MAX_DEATHS, halve
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
 from aurora_pool.policy.rotation import agent_failed, remove_agent, retire
 from aurora_pool.policy.stall import CHECK_AFTER, Finding, StallDetector
-from aurora_pool.policy.work import SUSPICIOUS_DEATHS, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import SUSPICIOUS_DEATHS, InFlightRequest, WorkItem
 
 __all__ = ["Faults", "Finding"]
 

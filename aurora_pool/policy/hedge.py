@@ -11,9 +11,10 @@ import math
 from collections import deque
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import AgentView
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.stragglers import Pace, seconds_saved
-from aurora_pool.policy.work import AgentView, WorkItem
+from aurora_pool.policy.work import WorkItem
 
 LOOK_EVERY = 0.5
 """Seconds between looks for prompts worth a second agent."""

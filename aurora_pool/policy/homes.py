@@ -7,12 +7,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, KeysView, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, repeat
 from typing import Any
 
-from aurora_pool.policy.prefix import LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.prefix import DRAWN, LENGTH, TOKEN, depth_of, find_groups, is_worth, key_of
+from aurora_pool.policy.work import Lot, Prompts, WorkItem, items_of
+
+Group = tuple[int, list[WorkItem]]
+"""Prompts that begin alike, with the key of their group; 0 for a prompt that belongs to none."""
 
 REMEMBERED = 1 << 19
 """How many tokens of prompts an agent is taken to remember."""
@@ -22,6 +26,8 @@ FORGOTTEN_TOGETHER = 8
 """An eighth of the groups more is remembered before some are forgotten: forgetting many at a time is cheaper."""
 MOST_HOMES = 32
 """How many agents are remembered for one group; it is known nearly everywhere then."""
+SIGN_OF = 16
+"""One key in this many of what has been recorded tells at once whether prompts come again."""
 DEPTHS = 4
 """How many places are remembered at which prompts have differed."""
 _LIFE = 1 << 32
@@ -47,36 +53,61 @@ class Homes:
         self._known: dict[int, tuple[int, ...]] = {}
         self._lives: dict[int, int] = {}
         self._tokens = 0.0
-
-    @property
-    def keys(self) -> KeysView[int]:
-        """The keys of the groups that have been met and are not forgotten."""
-        return self._known.keys()
+        self._new: deque[tuple[int, Sequence[int]]] = deque()
+        """What has been recorded since somebody last asked for it: to put it into its place costs more than all else
+        that is done for a prompt that shares nothing."""
+        self._new_keys = 0
+        self._signs: set[int] = set()
+        """Some of the keys that are new: prompts that come again have some of these."""
 
     def __len__(self) -> int:
+        self.put_away()
         return len(self._known)
+
+    def __contains__(self, key: object) -> bool:
+        """Whether a group has been met and is not forgotten."""
+        self.put_away()
+        return key in self._known
+
+    def isdisjoint(self, keys: Iterable[int]) -> bool:
+        """Whether none of these groups has been met; a few that have been may be missed among many that have not."""
+        if not self._signs.isdisjoint(keys):
+            self.put_away()
+        return self._known.keys().isdisjoint(keys)
 
     def of(self, key: int) -> list[int]:
         """The agents that have computed a group's beginning, the first of them first."""
+        self.put_away()
         return [home % _LIFE for home in self._known.get(key, ()) if self._lives.get(home % _LIFE, 0) == home // _LIFE]
 
     def meet(self, key: int) -> None:
         """Record that a group waits for an agent."""
+        self.put_away()
         self._known.setdefault(key, ())
 
-    def record(self, agent: int, keys: Iterable[int]) -> None:
+    def record(self, agent: int, keys: Sequence[int]) -> None:
         """Record that prompts of these groups go to an agent."""
+        self._new.append((agent + _LIFE * self._lives.get(agent, 0), keys))
+        self._new_keys += len(keys)
+        self._signs.update(keys[::SIGN_OF])
+        if self._new_keys > self._most() and len(self._new) > 1:
+            self._new_keys -= len(self._new.popleft()[1])
+
+    def put_away(self) -> None:
+        """Put what has been recorded into its place, so that nothing of it is missed."""
         known = self._known
-        home = agent + _LIFE * self._lives.get(agent, 0)
-        own = (home,)
-        sent = dict.fromkeys(keys, own)
-        sent.pop(0, None)
-        if known.keys().isdisjoint(sent):
-            known.update(sent)
-        else:
-            for key in sent:
+        for home, keys in self._new:
+            own = (home,)
+            if known.keys().isdisjoint(keys):
+                known.update(zip(keys, repeat(own), strict=False))
+                known.pop(0, None)
+                continue
+            for key in filter(None, dict.fromkeys(keys)):
                 homes = known.pop(key, own)
                 known[key] = homes if home in homes else (*homes[1 - MOST_HOMES :], home)
+        self._new.clear()
+        self._new_keys = 0
+        self._signs.clear()
         most = self._most()
         if len(known) > most + most // FORGOTTEN_TOGETHER:
             for key in list(islice(known, len(known) - most)):
@@ -107,34 +138,42 @@ class Grouper:
         self._depths: deque[int] = deque(maxlen=DEPTHS)
         self._last: Any = ""
 
-    def groups(self, items: Sequence[WorkItem], queue: PromptQueue) -> list[tuple[int, list[WorkItem]]] | None:
+    def groups(self, prompts: Prompts, queue: PromptQueue) -> list[Group] | None:
         """The groups among prompts of one queue; None where they share nothing, or all the same.
 
         A group of one is known from earlier, or belongs to none and has the key 0. Each item is told its key.
         """
-        texts = [item.work for item in items]
+        texts = prompts.contents if isinstance(prompts, Lot) else [item.work for item in prompts]
         kinds = set(map(type, texts))
         if kinds != {str}:  # a text begins as it is
             texts = list(map(self._beginning_of, texts))
             kinds = set(map(type, texts))
         if len(kinds) > 1:
             return None
-        if len(items) == 1:
-            return self._single(items[0], texts[0])
+        if len(texts) == 1:
+            (item,) = items_of(prompts)
+            return self._single(item, texts[0])
         beside = queue.beginning if queue.beginning and type(queue.beginning) is type(texts[0]) else None
         queue.beginning = texts[-1]
         agents = len(queue.view.members)
-        most = -(-len(items) // agents)
-        depth, known = depth_of(texts, beside), self._homes.keys
+        most = -(-len(texts) // agents)
+        if beside is None and len(texts) <= SIGN_OF:
+            self._homes.put_away()
+        depth, known = depth_of(texts, beside), self._homes
         keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
-            self._homes.expect(sum(map(len, texts)) / len(texts) / (TOKEN if isinstance(texts[0], str) else 1))
+            some = texts[:: len(texts) // DRAWN + 1]
+            self._homes.expect(sum(map(len, some)) / len(some) / (TOKEN if isinstance(texts[0], str) else 1))
             self._note(depth)
-            for item, key in zip(items, keys, strict=True):
-                item.prefix = key
+            if isinstance(prompts, Lot):
+                prompts.keys = keys
+            else:
+                for item, key in zip(prompts, keys, strict=True):
+                    item.prefix = key
         if groups is None or not is_worth(texts, groups, depth, agents, known):
             return None
         found = []
+        items = items_of(prompts)
         for key, places in groups:
             if len(places) == 1 and key not in known:
                 found.append((0, [items[places[0]]]))
@@ -146,7 +185,7 @@ class Grouper:
             found.append((key, group))
         return found
 
-    def _single(self, item: WorkItem, text: Any) -> list[tuple[int, list[WorkItem]]] | None:
+    def _single(self, item: WorkItem, text: Any) -> list[Group] | None:
         """A prompt that came alone: what has come before shows where it may differ from others."""
         if type(self._last) is type(text) and text:
             self._note(depth_of([text], self._last))
@@ -155,7 +194,7 @@ class Grouper:
             key = key_of(text, depth)
             if key:
                 item.prefix = key
-                if key in self._homes.keys:
+                if key in self._homes:
                     return [(key, [item])]
         return None
 

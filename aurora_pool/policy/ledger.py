@@ -15,13 +15,15 @@ import random
 from collections.abc import Iterable, Sequence
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.batching import Staged
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.homes import Homes
 from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
 from aurora_pool.policy.queues import Turns
 from aurora_pool.policy.retry import RetryBudget
 from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.timers import Timers
-from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem, tokens_of
 
 
 class Ledger:
@@ -107,22 +109,32 @@ class Ledger:
         item.holders += 1
         self.stage((item,), agent, item.queue.caller)
 
-    def stage(self, items: Sequence[WorkItem], agent: AgentState, caller: Caller) -> None:
+    def stage(self, prompts: Prompts, agent: AgentState, caller: Caller) -> None:
         """Put prompts of one caller, held by the agent already, among those that go with the next request there."""
-        caller.in_flight += len(items)
-        agent.held += len(items)
+        caller.in_flight += len(prompts)
+        agent.held += len(prompts)
         if not agent.staged:
             self.touched[agent] = None
-        agent.staged += items
+        agent.staged.extend(prompts)
 
     def unassign(self, agent: AgentState, items: list[WorkItem]) -> None:
         """Take prompts that are staged back again."""
         dropped = set(items)
-        agent.staged = [item for item in agent.staged if item not in dropped]
+        agent.staged = Staged([item for item in agent.staged if item not in dropped])
         agent.held -= len(items)
         for item in items:
             item.holders -= 1
             item.queue.caller.returned(1)
+
+    def make_items(self, made: list[WorkItem]) -> None:
+        """Make the items of all lots that keep what is made in this list."""
+        for queue in self.queues:
+            queue.items.make_items(made)
+        for agent in self.agents:
+            agent.staged.make_items(made)
+            for request in agent.requests:
+                if request.lot is not None and request.lot.made is made:
+                    request.unreleased()
 
     def complete(self, item: WorkItem, now: float) -> None:
         """End a prompt. Requests that now serve no one are closed."""
@@ -142,7 +154,7 @@ class Ledger:
     def clear_staged(self) -> None:
         """Take out what ended before it was sent."""
         for agent in self.touched:
-            done = [item for item in agent.staged if item.done or item.committed]
+            done = [item for item in agent.staged.singles if item.done or item.committed]
             if done:
                 self.unassign(agent, done)
 
@@ -153,7 +165,7 @@ class Ledger:
         """
         for agent in self.touched:
             if agent.held > agent.limit and agent.staged:
-                excess = agent.staged[-(agent.held - agent.limit) :]
+                excess = list(agent.staged)[-(agent.held - agent.limit) :]
                 if agent.limit:
                     excess = [item for item in excess if item.queue.caller.priority >= 0]
                 self.unassign(agent, excess)
@@ -161,21 +173,22 @@ class Ledger:
 
     # -- requests -----------------------------------------------------------------------------------------------
 
-    def open_request(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> InFlightRequest:
+    def open_request(self, prompts: Prompts, agent: AgentState, now: float) -> InFlightRequest:
         """Have these prompts, whose credits are taken already, sent to the agent as one request."""
-        request = InFlightRequest(agent.index, items)
-        for item in items:
-            if item.request is None:
-                item.request = request
-            else:
-                item.second_request = request
-                item.started_at = -1.0
-        if agent.held == len(items):
+        request = InFlightRequest(agent.index, prompts)
+        if not isinstance(prompts, Lot):
+            for item in prompts:
+                if item.request is None:
+                    item.request = request
+                else:
+                    item.second_request = request
+                    item.started_at = -1.0
+        if agent.held == request.size:
             agent.flow.began(now)
         agent.flow.holds(agent.held)
         agent.requests[request] = None
         agent.answers_since_send = 0
-        self.in_flight += len(items)
+        self.in_flight += request.size
         self.pending.send.append(request)
         return request
 
@@ -185,14 +198,14 @@ class Ledger:
             item.holders += 1
         caller = items[0].queue.caller
         caller.in_flight += len(items)
-        caller.charge(items)
+        caller.charge(len(items), tokens_of(items))
         agent.held += len(items)
         self.open_request(items, agent, now)
 
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written: the clocks of its agent and of its prompts run from now on."""
         request.sent_at = now
-        for item in request.items:
+        for item in request.items if request.lot is None else ():
             if item is not None:
                 if not item.sends:
                     item.first_sent = now
@@ -249,6 +262,7 @@ class Ledger:
         left: list[WorkItem] = []
         if request.open:
             left = [self.release(request, slot, started=False) for slot, t in enumerate(request.items) if t]
+        request.forget()
         agent = self.agents[request.agent]
         agent.running -= request.started
         request.started = 0
@@ -282,7 +296,7 @@ class Ledger:
         for agent in self.agents:
             for request in list(agent.requests):
                 self.remove_request(request)
-            self.unassign(agent, agent.staged)
+            self.unassign(agent, list(agent.staged))
         for queue in self.queues:
             queue.clear()
         self.turns.clear()

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import WorkItem
 
 KEEP = 10.0
 """Seconds that an agent keeps room after the last online prompt."""
@@ -43,7 +44,7 @@ class OnlineRoom:
             if self._ledger.turns.next_for(agent.index) is not None:
                 self._keep(agent, now)
             self._ledger.assign(item, agent)
-            queue.caller.charge((item,))
+            queue.caller.charge(1, item.prompt_tokens)
         return []
 
     def _agent_for(self, queue: PromptQueue) -> AgentState | None:

@@ -8,9 +8,10 @@ way. No tokenizer, and no tree: a client that sees many prompts at a time needs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from array import array
+from collections.abc import Iterable, Sequence
 from random import Random
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 Prefix = Literal["auto", "off"]
 """Whether prompts that begin alike are kept together."""
@@ -19,6 +20,19 @@ Beginning = str | Sequence[int]
 """What a prompt begins with, as far as it is known here: text, or token ids."""
 Group = tuple[int, list[int]]
 """Prompts that share a beginning: the key to know it by (0: there is none), and their places, neighbours alike."""
+
+
+class Keys(Protocol):
+    """The keys of groups that have been met."""
+
+    def __contains__(self, key: object, /) -> bool:
+        """Whether this is one of them."""
+        ...
+
+    def isdisjoint(self, keys: Iterable[int], /) -> bool:
+        """Whether none of these is one of them."""
+        ...
+
 
 LENGTH = 256
 """How many characters prompts must share, beyond what all share, to be a group: about four blocks of a cache."""
@@ -70,12 +84,12 @@ def depth_of(texts: Sequence[Any], beside: Any = None) -> int:
 class Grouping(NamedTuple):
     """What prompts that came together share: each one's key, and the groups, if there is anything to be gained."""
 
-    keys: list[int]
+    keys: Sequence[int]
     """What each is known by; 0 for those that are too short to be known."""
     groups: list[Group] | None
 
 
-def find_groups(texts: Sequence[Any], depth: int, most: int, known: Set[int] = frozenset()) -> Grouping:
+def find_groups(texts: Sequence[Any], depth: int, most: int, known: Keys = frozenset()) -> Grouping:
     """Group prompts that share beginnings which not all of them share, from ``depth`` on: see :func:`depth_of`.
 
     >>> document, other = "A long document. " * 20, "Another document. " * 20
@@ -87,10 +101,7 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Set[int] = f
     the keys of groups that have been met: a single prompt of one belongs there.
     """
     _, length = units_of(texts[0])
-    end = depth + length
-    if max(map(len, texts)) < end:
-        return Grouping([0] * len(texts), None)
-    keys = _keys(texts, depth, end)
+    keys = _keys(texts, depth, depth + length)
     some = keys if len(keys) <= DRAWN else Random(len(keys)).sample(keys, DRAWN)
     if len(some) - len(set(some)) == max(0, some.count(0) - 1) and known.isdisjoint(some):
         return Grouping(keys, None)
@@ -105,7 +116,7 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Set[int] = f
     return Grouping(keys, groups)
 
 
-def _divided(texts: Sequence[Any], places: list[int], key: int, most: int, known: Set[int], levels: int) -> list[Group]:
+def _divided(texts: Sequence[Any], places: list[int], key: int, most: int, known: Keys, levels: int) -> list[Group]:
     """Divide a group that is too large by what some of it share; what shares no more stays together, first."""
     if len(places) <= most or not levels:
         places.sort(key=texts.__getitem__)
@@ -129,9 +140,7 @@ def _divided(texts: Sequence[Any], places: list[int], key: int, most: int, known
     return groups
 
 
-def is_worth(
-    texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: int, known: Set[int] = frozenset()
-) -> bool:
+def is_worth(texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: int, known: Keys = frozenset()) -> bool:
     """Tell whether groups save a good part of what the agents would compute if prompts were assigned round-robin.
 
     Some of the groups tell for all. Of a group, what two neighbours share counts, without what they share with the
@@ -177,8 +186,8 @@ def _slice(text: Any, start: int, end: int) -> Any:
     return text[start:end] if isinstance(text, str) else tuple(text[start:end])
 
 
-def _keys(texts: Sequence[Any], start: int, end: int) -> list[int]:
+def _keys(texts: Sequence[Any], start: int, end: int) -> Sequence[int]:
     """The same as :func:`key_of` for each of them; this is what a prompt costs that shares nothing."""
-    if isinstance(texts[0], str) and min(map(len, texts)) >= end:
-        return [hash(text[start:end]) ^ start for text in texts]
-    return [key_of(text, start) for text in texts]
+    if isinstance(texts[0], str):
+        return array("q", [hash(text[start:end]) ^ start if len(text) >= end else 0 for text in texts])
+    return array("q", [key_of(text, start) for text in texts])

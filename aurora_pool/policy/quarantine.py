@@ -19,8 +19,9 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import WorkItem
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from aurora_pool.policy.work import TURN, AgentView, Caller, PromptQueue
+from aurora_pool.policy.callers import TURN, AgentView, Caller, PromptQueue
 
 
 class Turns:

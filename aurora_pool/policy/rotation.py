@@ -72,14 +72,14 @@ def _went_out(ledger: Ledger, agent: AgentState, now: float) -> None:
     ledger.in_service -= 1
     ledger.touched[agent] = None
     agent.refresh()
-    unsent = agent.staged
+    unsent = list(agent.staged)
     ledger.unassign(agent, unsent)
     ledger.requeue(reversed(unsent), now)
     ledger.homes.forget(agent.index)
     for queue in ledger.queues:
         queue.items.lost(agent.index)
         if agent.index in queue.by_agent:
-            queue.items.extend(queue.by_agent.pop(agent.index))
+            queue.items.extend(list(queue.by_agent.pop(agent.index)))
             ledger.turns.enter(queue)
     ledger.rescan()
 

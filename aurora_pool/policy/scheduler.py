@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import TURN, PromptQueue
 from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.line import Line
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.tail import foresee_end, useful
-from aurora_pool.policy.work import TURN, PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, WorkItem, tokens_of
 
 Balance = Literal["adaptive", "strict"]
 
@@ -123,23 +125,21 @@ class Scheduler:
                 most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
             wanted = max(0, min(prompts, most))
             taken = self._take_waiting(agent, queue, wanted, min(most, max(wanted, room)), own)
-            if taken:
-                queue.caller.charge(taken)
-                prompts -= len(taken)
-            elif own:
+            if not taken and own:
                 break
-            if queue.items and (not wanted or len(taken) < wanted):  # the rest is not for it
+            prompts -= taken
+            if queue.items and (not wanted or taken < wanted):  # the rest is not for it
                 turns.set_aside(queue)
                 passed.append(queue)
             self.ledger.forget_if_empty(queue)
         turns.put_back(passed)
 
-    def _take_waiting(self, agent: AgentState, queue: PromptQueue, wanted: int, most: int, own: bool) -> list[WorkItem]:
+    def _take_waiting(self, agent: AgentState, queue: PromptQueue, wanted: int, most: int, own: bool) -> int:
         """Assign about ``wanted`` prompts that wait, groups as a whole where that takes no more than ``most``."""
         waiting, rng = queue.items, self.ledger.rng
-        taken: list[WorkItem] = []
+        taken = 0
         singles = True
-        while waiting and len(taken) < wanted:
+        while waiting and taken < wanted:
             if own:
                 group = waiting.own(agent.index)
             else:
@@ -147,9 +147,9 @@ class Scheduler:
             if group is None:
                 break
             source = group.items
-            count = wanted - len(taken)
+            count = wanted - taken
             if group is not waiting.singles:
-                count = portion(len(source), count, most - len(taken), begun=bool(taken))
+                count = portion(len(source), count, most - taken, begun=bool(taken))
             if not count:
                 break
             before = len(source)
@@ -160,25 +160,35 @@ class Scheduler:
                 singles = False  # all that are left have just failed here
         return taken
 
-    def _take(self, agent: AgentState, queue: PromptQueue, waiting: deque[WorkItem], prompts: int) -> list[WorkItem]:
-        """Assign the first prompts that wait, but not those that have just failed on this agent."""
-        taken: list[WorkItem] = []
+    def _take(self, agent: AgentState, queue: PromptQueue, waiting: Line[WorkItem, Lot], most: int) -> int:
+        """Assign the first prompts that wait, but not those that have just failed on this agent; return how many."""
         aside: list[WorkItem] = []
-        own = agent.index
-        while prompts > 0 and waiting:
-            item = waiting.popleft()
+        taken = 0
+        while taken < most and waiting:
+            some = waiting.take(most - taken)
+            if isinstance(some, Sequence):
+                some = self._takeable(agent, queue, some, aside)
+            if some:
+                self.ledger.stage(some, agent, queue.caller)
+                queue.caller.charge(len(some), tokens_of(some))
+                taken += len(some)
+        for item in reversed(aside):
+            waiting.appendleft(item)
+        return taken
+
+    def _takeable(
+        self, agent: AgentState, queue: PromptQueue, items: Sequence[WorkItem], aside: list[WorkItem]
+    ) -> list[WorkItem]:
+        """Take those of these items that this agent may have; put ``aside`` what has just failed there."""
+        taken: list[WorkItem] = []
+        for item in items:
             if item.done:
                 continue
-            if item.avoid == own and self._anyone_in_service(queue, but=agent):
+            if item.avoid == agent.index and self._anyone_in_service(queue, but=agent):
                 aside.append(item)
                 continue
             item.holders += 1
             taken.append(item)
-            prompts -= 1
-        if taken:
-            self.ledger.stage(taken, agent, queue.caller)
-        if aside:
-            waiting.extendleft(reversed(aside))
         return taken
 
     def _serve_homes(self) -> None:
@@ -189,8 +199,7 @@ class Scheduler:
             for queue in queues:
                 waiting = queue.by_agent.get(agent.index)
                 if waiting is not None and agent.free >= min(agent.min_refill, len(waiting)):
-                    if taken := self._take(agent, queue, waiting, agent.free):
-                        queue.caller.charge(taken)
+                    self._take(agent, queue, waiting, agent.free)
                     if not waiting:
                         del queue.by_agent[agent.index]
                         ledger.forget_if_empty(queue)
@@ -293,9 +302,9 @@ def _barred(queue: PromptQueue) -> int:
 
     The others are not to be measured by it: they would be too slow, and nobody would take the rest.
     """
-    waiting = iter(queue.items)
-    barred = next(waiting).avoid if queue.items else -1
-    return barred if barred >= 0 and all(item.done or item.avoid == barred for item in waiting) else -1
+    first = queue.items.first
+    barred = first.avoid if first is not None else -1
+    return barred if barred >= 0 and all(item.done or item.avoid == barred for item in queue.items) else -1
 
 
 def _drop_done(queue: deque[WorkItem]) -> None:

@@ -18,10 +18,11 @@ from collections.abc import Mapping
 from aurora_pool.hosted import HostedTerms
 from aurora_pool.messages import Usage
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.quota import Budget, Left, Quota
 from aurora_pool.policy.rotation import retire
-from aurora_pool.policy.work import InFlightRequest, Portable, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
 
 LOOKED_AT = 1024
 """Prompts of a queue that are looked at in one plan for some that may go."""
@@ -132,7 +133,7 @@ class Spillover:
                 self._broke(agent, now)
             else:
                 quota.reserve(tokens, now)
-                item.queue.caller.charge([item])
+                item.queue.caller.charge(1, item.prompt_tokens)
                 self._reserved[self._open(item, agent, now)] = (tokens, cost)
                 if not self._has_room(agent):
                     agents.remove(agent)

@@ -10,9 +10,9 @@ import math
 from collections.abc import Iterable
 
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import End
 from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.window import STEP
-from aurora_pool.policy.work import End
 
 LONG = 0.9
 """The quantile of lengths to reckon with: it is the long answers that end last."""

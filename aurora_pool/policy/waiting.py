@@ -7,10 +7,11 @@ newest group of the one for which most groups wait. So nothing waits while anybo
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Generic, Protocol, TypeVar
+
+from aurora_pool.policy.line import Line, Lot
 
 DRAWN = 16
 """Of this number of agents, drawn at random, the one for which most groups wait is helped."""
@@ -30,7 +31,7 @@ class Waits(Protocol):
 Item = TypeVar("Item", bound=Waits)
 
 
-class WaitingGroup(Generic[Item]):
+class WaitingGroup(Generic[Item, Lot]):
     """Prompts that share a beginning, and the agents that have computed it."""
 
     __slots__ = ("due", "homes", "items", "key")
@@ -38,11 +39,11 @@ class WaitingGroup(Generic[Item]):
     def __init__(self, key: int, due: int) -> None:
         self.key = key
         self.due = due
-        self.items: deque[Item] = deque()
+        self.items: Line[Item, Lot] = Line()
         self.homes: dict[int, None] = {}
 
 
-class Waiting(Generic[Item]):
+class Waiting(Generic[Item, Lot]):
     """The prompts of a queue that any agent of its view may take.
 
     >>> waiting = Waiting()
@@ -53,11 +54,11 @@ class Waiting(Generic[Item]):
     __slots__ = ("_at", "_count", "_groups", "_new", "_taken", "singles")
 
     def __init__(self) -> None:
-        self.singles: WaitingGroup[Item] = WaitingGroup(0, 0)
+        self.singles: WaitingGroup[Item, Lot] = WaitingGroup(0, 0)
         """Those that belong to no group, and those that have been sent before."""
-        self._groups: dict[int, WaitingGroup[Item]] = {}
-        self._new: dict[WaitingGroup[Item], None] = {}
-        self._at: dict[int, dict[WaitingGroup[Item], None]] = {}
+        self._groups: dict[int, WaitingGroup[Item, Lot]] = {}
+        self._new: dict[WaitingGroup[Item, Lot], None] = {}
+        self._at: dict[int, dict[WaitingGroup[Item, Lot], None]] = {}
         self._count = 0
         self._taken = 0
 
@@ -68,9 +69,13 @@ class Waiting(Generic[Item]):
         return bool(self.singles.items) or self._count > 0
 
     def __iter__(self) -> Iterator[Item]:
-        yield from self.singles.items
-        for group in self._groups.values():
-            yield from group.items
+        for line in self._lines():
+            yield from line
+
+    @property
+    def first(self) -> Item | None:
+        """The first prompt, if an item has been made of it."""
+        return next((line.first for line in self._lines() if line), None)
 
     @property
     def grouped(self) -> bool:
@@ -79,15 +84,11 @@ class Waiting(Generic[Item]):
 
     # -- what comes ---------------------------------------------------------------------------------------------
 
-    def append(self, item: Item) -> None:
-        """Put a single prompt at the end."""
-        self.extend((item,))
-
-    def extend(self, items: Iterable[Item]) -> None:
+    def extend(self, prompts: Sequence[Item] | Lot) -> None:
         """Put single prompts at the end."""
         if not self.singles.items:
             self.singles.due = self._next_due()
-        self.singles.items.extend(items)
+        self.singles.items.extend(prompts)
 
     def appendleft(self, item: Item) -> None:
         """Put a prompt that has waited before at the head: it is next."""
@@ -108,14 +109,14 @@ class Waiting(Generic[Item]):
 
     # -- what goes ----------------------------------------------------------------------------------------------
 
-    def own(self, agent: int) -> WaitingGroup[Item] | None:
+    def own(self, agent: int) -> WaitingGroup[Item, Lot] | None:
         """The group that an agent should take from because it is its home; None where others come first."""
         if self._overdue() is not None:
             return None
         own = self._at.get(agent)
         return next(iter(own)) if own else None
 
-    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> WaitingGroup[Item] | None:
+    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> WaitingGroup[Item, Lot] | None:
         """What an agent should take from next; None where that is all.
 
         What waits for other agents is considered only if it ``helps`` them, and single prompts only if ``singles``.
@@ -131,7 +132,7 @@ class Waiting(Generic[Item]):
             return new if single is None or new.due < single.due else single
         return single or (self._of_another(rng) if helps and self._at else None)
 
-    def took(self, group: WaitingGroup[Item], agent: int, prompts: int) -> None:
+    def took(self, group: WaitingGroup[Item, Lot], agent: int, prompts: int) -> None:
         """Record that an agent took the first prompts of a group, and is a home of it now."""
         self._removed(group, prompts)
         if group.items and group is not self.singles and agent not in group.homes:
@@ -144,11 +145,11 @@ class Waiting(Generic[Item]):
             before = len(group.items)
             stays: list[Item] = []
             while group.items and most > 0:
-                most -= 1
-                item = group.items.popleft()
-                if not item.done and not take(item):
-                    stays.append(item)
-            group.items.extendleft(reversed(stays))
+                offered = group.items.take_items(most)
+                most -= len(offered)
+                stays += [item for item in offered if not item.done and not take(item)]
+            for item in reversed(stays):
+                group.items.appendleft(item)
             self._removed(group, before - len(group.items))
             if most <= 0:
                 return
@@ -162,17 +163,17 @@ class Waiting(Generic[Item]):
 
     def drop_done(self) -> None:
         """Drop what nobody waits for any more from the heads of what waits."""
-        singles = self.singles.items
-        while singles and singles[0].done:
-            singles.popleft()
+        _drop_done(self.singles.items)
         while self._groups:
             group = next(iter(self._groups.values()))
-            while group.items and group.items[0].done:
-                group.items.popleft()
-                self._count -= 1
+            self._count -= _drop_done(group.items)
             if group.items:
                 break
             self._drop(group)
+
+    def make_items(self, made: list[Item]) -> None:
+        """Make the items of those lots that keep what is made in this list."""
+        self.singles.items.make_items(made)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -181,9 +182,14 @@ class Waiting(Generic[Item]):
             self._drop(group)
         self._count = 0
 
+    def _lines(self) -> Iterator[Line[Item, Lot]]:
+        yield self.singles.items
+        for group in self._groups.values():
+            yield group.items
+
     # -- within -------------------------------------------------------------------------------------------------
 
-    def _removed(self, group: WaitingGroup[Item], prompts: int) -> None:
+    def _removed(self, group: WaitingGroup[Item, Lot], prompts: int) -> None:
         self._taken += prompts
         if group is not self.singles:
             self._count -= prompts
@@ -193,13 +199,13 @@ class Waiting(Generic[Item]):
     def _next_due(self) -> int:
         return self._taken + PASSED_OVER * len(self) + PASSED_OVER_AT_LEAST
 
-    def _overdue(self) -> WaitingGroup[Item] | None:
+    def _overdue(self) -> WaitingGroup[Item, Lot] | None:
         if self.singles.items and self.singles.due <= self._taken:
             return self.singles
         group = next(iter(self._groups.values()), None)
         return group if group is not None and group.due <= self._taken else None
 
-    def _of_another(self, rng: Random) -> WaitingGroup[Item]:
+    def _of_another(self, rng: Random) -> WaitingGroup[Item, Lot]:
         """The newest group of the agent for which most wait, of some that are drawn."""
         agents = list(self._at)
         drawn = agents if len(agents) <= DRAWN else rng.sample(agents, DRAWN)
@@ -207,11 +213,11 @@ class Waiting(Generic[Item]):
         last = [next(reversed(self._at[agent])) for agent in drawn if len(self._at[agent]) == most]
         return max(last, key=lambda group: len(group.items))
 
-    def _add_home(self, group: WaitingGroup[Item], agent: int) -> None:
+    def _add_home(self, group: WaitingGroup[Item, Lot], agent: int) -> None:
         group.homes[agent] = None
         self._at.setdefault(agent, {})[group] = None
 
-    def _drop(self, group: WaitingGroup[Item]) -> None:
+    def _drop(self, group: WaitingGroup[Item, Lot]) -> None:
         del self._groups[group.key]
         self._new.pop(group, None)
         for home in group.homes:
@@ -219,3 +225,12 @@ class Waiting(Generic[Item]):
             del groups[group]
             if not groups:
                 del self._at[home]
+
+
+def _drop_done(line: Line[Item, Lot]) -> int:
+    """Drop what nobody waits for any more from the head of a line; return how much."""
+    dropped = 0
+    while (first := line.first) is not None and first.done:
+        line.take(1)
+        dropped += 1
+    return dropped

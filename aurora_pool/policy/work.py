@@ -1,26 +1,24 @@
-"""What waits and what is in flight: prompts on their way (work items), the queues they wait in, and requests."""
+"""What is to be done: prompts on their way, as work items, as lots of prompts without items, and in requests.
+
+Nearly all prompts are sent once, answered once, and gone. So they are admitted, assigned, sent and answered as *lots*.
+A work item is made of a prompt only when something befalls it that lots know nothing of: it is hedged, its request
+fails, its caller goes away, it shares a beginning with others. It is then just what it would have been all the time, so
+nothing but the cost depends on lots.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Container, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, Self, TypeAlias
 
 import msgspec
 
-from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.waiting import Waiting
+from aurora_pool.policy.callers import PromptQueue
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
 SUSPICIOUS_DEATHS = 2
 """A prompt that was in flight on this many agents when they died is quarantined."""
-TURN = 2048.0
-"""Expected tokens that a caller is given in one turn, where others wait as well."""
-EXPECTED_TOKENS = 128.0
-"""The tokens that an answer is expected to have while a caller has none yet."""
-MEMORY = 1 / 256
-"""How much one answer weighs in the running mean of a caller's answers."""
 
 
 class Portable(msgspec.Struct, frozen=True, gc=False):
@@ -88,6 +86,138 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
         return self.deaths > SUSPICIOUS_DEATHS
 
 
+class Lot:
+    """Prompts of one queue, kind and token budget: ``works`` at ``places``, which are the call's at ``indices``.
+
+    >>> lot = Lot(queue=None, kind="kind", works=["a", "b", "c", "d"], indices=range(10, 14))
+    >>> part = lot.part(1, 4, 2)
+    >>> len(part), part.contents, part.indices, [item.index for item in part.items()]
+    (2, ['b', 'd'], range(11, 14, 2), [11, 13])
+
+    Parts share ``works`` with the whole, and so they do ``keys``, the names of the groups that prompts begin like, and
+    ``prompt_tokens``, about how many tokens each has, where these are known; what is :meth:`joined` has its own. Items
+    that are made are added to ``made``, by which their caller knows them.
+    """
+
+    __slots__ = (
+        "indices",
+        "keys",
+        "kind",
+        "limit",
+        "made",
+        "places",
+        "prompt_tokens",
+        "queue",
+        "token_budget",
+        "works",
+    )
+
+    def __init__(
+        self,
+        queue: PromptQueue,
+        kind: Any,
+        works: Sequence[Any],
+        indices: Sequence[int],
+        token_budget: int = 0,
+        limit: int = LIST_LIMIT,
+        *,
+        prompt_tokens: Sequence[float] | None = None,
+    ) -> None:
+        self.queue = queue
+        self.kind = kind
+        self.works = works
+        self.indices = indices
+        self.token_budget = token_budget
+        self.limit = limit
+        self.places = range(len(works))
+        self.keys: Sequence[int] | None = None
+        self.prompt_tokens = prompt_tokens
+        self.made: list[WorkItem] = []
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def contents(self) -> Sequence[Any]:
+        """The prompts' works, in order."""
+        return self._own(self.works)
+
+    @property
+    def own_keys(self) -> Sequence[int]:
+        """The names of the groups that its prompts begin like, 0 where there is none."""
+        return [0] * len(self) if self.keys is None else self._own(self.keys)
+
+    @property
+    def own_prompt_tokens(self) -> Sequence[float]:
+        """About how many tokens its prompts have, 0 where nobody knows."""
+        return [0.0] * len(self) if self.prompt_tokens is None else self._own(self.prompt_tokens)
+
+    @property
+    def tokens(self) -> float:
+        """About how many tokens its prompts have together; 0 where nobody knows."""
+        return 0.0 if self.prompt_tokens is None else sum(self.own_prompt_tokens)
+
+    def part(self, start: int, stop: int, step: int = 1) -> Self:
+        """Every ``step``-th of its prompts from ``start`` until before ``stop``, as a lot of its own."""
+        return self._like(self.works, self.indices[start:stop:step], self.places[start:stop:step])
+
+    def joined(self, others: Sequence[Self]) -> Self:
+        """This and others of the same queue, kind and budget as one lot, which shares nothing with them."""
+        lots = [self, *others]
+        works = _chained([lot.contents for lot in lots])
+        joined = self._like(works, _chained([lot.indices for lot in lots]), range(len(works)))
+        if any(lot.keys is not None for lot in lots):
+            joined.keys = _chained([lot.own_keys for lot in lots])
+        if self.prompt_tokens is not None:
+            joined.prompt_tokens = _chained([lot.own_prompt_tokens for lot in lots])
+        return joined
+
+    def is_like(self, other: Lot) -> bool:
+        """Whether the prompts of both may share a request."""
+        return self.queue is other.queue and self.kind is other.kind and self.token_budget == other.token_budget
+
+    def items(self) -> list[WorkItem]:
+        """Make the work items."""
+        queue, kind, budget, limit = self.queue, self.kind, self.token_budget, self.limit
+        known = zip(self.indices, self.contents, self.own_keys, self.own_prompt_tokens, strict=True)
+        items = [
+            WorkItem(queue, index, kind, work, budget, limit, prefix=key, prompt_tokens=tokens)
+            for index, work, key, tokens in known
+        ]
+        self.made += items
+        return items
+
+    def _own(self, values: Sequence[Any]) -> Sequence[Any]:
+        places = self.places
+        if len(places) == len(values):
+            return values
+        return values[places.start : places.stop : places.step]
+
+    def _like(self, works: Sequence[Any], indices: Sequence[int], places: range) -> Self:
+        lot = type(self)(self.queue, self.kind, works, indices, self.token_budget, self.limit)
+        lot.places = places
+        lot.keys, lot.prompt_tokens, lot.made = self.keys, self.prompt_tokens, self.made
+        return lot
+
+
+def _chained(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    return parts[0] if len(parts) == 1 else [each for part in parts for each in part]
+
+
+Prompts: TypeAlias = Sequence[WorkItem] | Lot
+"""Work items, or prompts of which there are none yet."""
+
+
+def items_of(prompts: Prompts) -> Sequence[WorkItem]:
+    """The items that prompts are, or, of a lot, those that are made now."""
+    return prompts.items() if isinstance(prompts, Lot) else prompts
+
+
+def tokens_of(prompts: Prompts) -> float:
+    """About how many tokens prompts have together; 0 where nobody knows."""
+    return prompts.tokens if isinstance(prompts, Lot) else sum([item.prompt_tokens for item in prompts])
+
+
 class InFlightRequest:
     """One HTTP request that the pool is to make: to which agent, with which prompts, in which order.
 
@@ -96,193 +226,114 @@ class InFlightRequest:
 
     A slot of ``items`` becomes None when its prompt is released; ``open`` counts those that are not. ``live`` counts
     the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
-    slots that have shown a first token.
+    slots that have shown a first token. Of a ``lot`` there are no items until somebody asks for them.
     """
 
-    __slots__ = ("agent", "answers", "closed", "items", "live", "open", "sent_at", "started")
+    __slots__ = (
+        "_items",
+        "_left",
+        "_shown",
+        "agent",
+        "answers",
+        "closed",
+        "kind",
+        "live",
+        "lot",
+        "open",
+        "sent_at",
+        "size",
+        "started",
+    )
 
-    def __init__(self, agent: int, items: Sequence[WorkItem]) -> None:
+    def __init__(self, agent: int, prompts: Prompts) -> None:
         self.agent = agent
-        self.items: list[WorkItem | None] = [*items]
-        self.live = self.open = len(items)
+        self.kind: Any = prompts.kind if isinstance(prompts, Lot) else prompts[0].kind if prompts else None
+        self.lot = prompts if isinstance(prompts, Lot) else None
+        self._items: list[WorkItem | None] = [] if isinstance(prompts, Lot) else [*prompts]
+        self._left: bytearray | None = None
+        """Of a lot: which slots are open; None while all are."""
+        self._shown: list[float] | None = None
+        """Of a lot: when slots have shown a first token, -1 before; None while none have."""
+        self.size = self.live = self.open = len(prompts)
         self.started = 0
         self.sent_at: float | None = None
         self.answers = False
         """Whether any of its prompts has shown a sign."""
         self.closed = False
 
+    @property
+    def items(self) -> list[WorkItem | None]:
+        """The item of each slot, None where it is released. Those of a lot are made now."""
+        lot = self.lot
+        if lot is not None:
+            self.lot = None
+            self._items = [*lot.items()]
+            for slot, item in enumerate(self._items):
+                assert item is not None
+                if self._left is not None and not self._left[slot]:
+                    item.done = True
+                    self._items[slot] = None
+                    continue
+                item.holders = 1
+                item.request = self
+                item.started_at = self.shown_at(slot)
+                if self.sent_at is not None:
+                    item.sends, item.first_sent = 1, self.sent_at
+        return self._items
+
     def unreleased(self) -> list[WorkItem]:
         """The items whose part of the reply has not come."""
         return [item for item in self.items if item is not None]
 
+    def forget(self) -> None:
+        """Let go of all prompts: it has ended."""
+        self.lot = None
+        self._items = [None] * self.size
 
-class End(NamedTuple):
-    """How the end of a queue was foreseen, at some time."""
-
-    at: float
-    """When all agents would end what they hold and what waits, if all ended together."""
-    taken_at: float
-    """When nothing would wait any more."""
-    long: float
-    """How many tokens a long answer has."""
-    fastest: float
-    """The seconds that the fastest agent takes for a long answer."""
-    soonest: float
-    """The seconds that it takes for an answer of mean length: less than that ahead, it is no use to reckon with."""
-
-
-class AgentView:
-    """The agents of a pool or of a view of one, in the order of the round-robin.
-
-    ``hosted`` are the hosted ones among them: the scheduler assigns nothing to these (:mod:`aurora_pool.policy.spill`).
-    """
-
-    __slots__ = ("hosted", "members", "serves")
-
-    members: Sequence[int]
-    serves: Container[int]
-    hosted: Sequence[int]
-
-    def __init__(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
-        self.set_members(members, hosted)
-
-    def set_members(self, members: Sequence[int], hosted: Sequence[int] = ()) -> None:
-        """Say which agents these are, in the order of the round-robin."""
-        self.hosted = hosted
-        self.members = members
-        self.serves = members if isinstance(members, range) else frozenset(members)
-
-
-class Caller:
-    """Whoever asks: what it has been given so far, against the others.
-
-    ``weight`` is its share against that of others of the same ``priority``; of two priorities the lower number is
-    served first, as vLLM counts them.
-    """
-
-    __slots__ = ("answer_tokens", "entered", "in_flight", "owed", "priority", "prompt_cost", "service", "weight")
-
-    def __init__(self, *, weight: float = 1.0, priority: int = 0) -> None:
-        self.weight = weight
-        self.priority = priority
-        self.service = 0.0
-        """Tokens given so far, divided by the weight: of answers those that came, before that those expected."""
-        self.entered = 0.0
-        """The most service at which a queue of its waits for a turn."""
-        self.in_flight = 0
-        """How many of its prompts are assigned to agents and not answered."""
-        self.owed = 0.0
-        """The tokens that are expected of what is in flight."""
-        self.prompt_cost = EXPECTED_TOKENS
-        """What its last prompt was expected to cost, in tokens."""
-        self.answer_tokens = EXPECTED_TOKENS
-        """The mean length of its answers, in tokens."""
-
-    def charge(self, items: Sequence[WorkItem]) -> None:
-        """Record that these prompts were given to an agent."""
-        owed = len(items) * self.answer_tokens
-        cost = sum([item.prompt_tokens for item in items]) + owed
-        self.prompt_cost = cost / len(items)
-        self.owed += owed
-        self.service += cost / self.weight
-
-    def prompted(self, tokens: float) -> None:
-        """Record the tokens of a prompt that became known with its answer only."""
-        self.service += tokens / self.weight
-
-    def returned(self, prompts: int) -> None:
-        """Record that this many of its prompts are at an agent no more: what was expected of them is not owed."""
-        share = self.owed * prompts / self.in_flight if self.in_flight else 0.0
-        self.in_flight -= prompts
-        self.owed -= share
-        self.service -= share / self.weight
-
-    def answered(self, tokens: int, answers: int) -> None:
-        """Record answers of this many tokens together."""
-        self.service += tokens / self.weight
-        weight = min(0.5, answers * MEMORY)
-        self.answer_tokens += (max(1.0, tokens / answers) - self.answer_tokens) * weight
+    # -- without a look at each item ------------------------------------------------------------------------------
 
     @property
-    def completed(self) -> float:
-        """Its service without what is in flight."""
-        return self.service - self.in_flight * self.prompt_cost / self.weight
-
-
-class PromptQueue:
-    """The prompts of one caller that wait for agents of one view.
-
-    ``expected`` is how many prompts are still to come from the caller's input, where its length is known;
-    ``unbounded`` says that it is not. ``patience`` is how many seconds prompts wait while no member is in service.
-    A ``pinned`` queue belongs to a request for a particular agent: nothing is hedged, and a failure of that agent is a
-    failure of the prompt.
-    """
-
-    __slots__ = (
-        "beginning",
-        "by_agent",
-        "caller",
-        "end",
-        "entry",
-        "expected",
-        "items",
-        "patience",
-        "pinned",
-        "quarantine_after",
-        "quarantined",
-        "rescan_due",
-        "rescan_set",
-        "unbounded",
-        "unserved_since",
-        "view",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        view: AgentView | Sequence[int],
-        *,
-        caller: Caller | None = None,
-        patience: float = FOREVER,
-        pinned: bool = False,
-    ) -> None:
-        self.view = view if isinstance(view, AgentView) else AgentView(view)
-        self.caller = caller or Caller()
-        self.patience = patience
-        self.pinned = pinned
-        self.items: Waiting[WorkItem] = Waiting()
-        self.beginning: Any = ""
-        """How one of its last prompts began."""
-        self.entry = -1
-        """Its valid entry among those whose turn may be."""
-        self.by_agent: dict[int, deque[WorkItem]] = {}
-        """What waits for a particular agent."""
-        self.quarantined: deque[WorkItem] = deque()
-        self.quarantine_after: float | None = None
-        """Until when quarantined prompts wait for others, where there are few agents."""
-        self.expected = 0
-        self.unbounded = False
-        self.unserved_since: float | None = None
-        self.end: End | None = None
-        """How its end was last foreseen; None while it is not in sight."""
-        self.rescan_due = 0.0
-        self.rescan_set = False
-
-    def for_call(self, caller: Caller) -> PromptQueue:
-        """A queue of the same view for one more call."""
-        return PromptQueue(self.view, caller=caller, patience=self.patience, pinned=self.pinned)
-
-    def over(self, members: Sequence[int]) -> PromptQueue:
-        """A queue of the same caller for other agents."""
-        view = AgentView(members, self.view.hosted)
-        return PromptQueue(view, caller=self.caller, patience=self.patience, pinned=self.pinned)
+    def any_prompt(self) -> WorkItem | Lot:
+        """One of its prompts, or the lot: all have the same kind and token budget."""
+        return self.lot or next(item for item in self._items if item is not None)
 
     @property
-    def waiting(self) -> int:
-        """How many prompts wait here."""
-        return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
+    def portable(self) -> Portable | None:
+        """What a hosted agent may be asked instead; None where it may not."""
+        prompt = self.any_prompt
+        return None if isinstance(prompt, Lot) else prompt.portable
 
-    def clear(self) -> None:
-        """Forget what waits here."""
-        self.items.clear()
-        self.quarantined.clear()
-        self.by_agent.clear()
+    @property
+    def token_budget(self) -> int:
+        """How many tokens may be generated for each of its prompts; 0 where nothing limits them."""
+        return self.any_prompt.token_budget
+
+    @property
+    def contents(self) -> Sequence[Any]:
+        """The works of those prompts that are not released."""
+        return self.lot.contents if self.lot is not None else [item.work for item in self._items if item is not None]
+
+    def shown(self, slots: Sequence[int], now: float) -> None:
+        """Record that these slots have shown a first token."""
+        if self.lot is None:
+            for slot in slots:
+                item = self._items[slot]
+                if item is not None:
+                    item.started_at = now
+            return
+        if self._shown is None:
+            self._shown = [-1.0] * self.size
+        for slot in slots:
+            self._shown[slot] = now
+
+    def shown_at(self, slot: int) -> float:
+        """When a slot of a lot has shown its first token."""
+        return -1.0 if self._shown is None else self._shown[slot]
+
+    def take_off(self, slot: int) -> bool:
+        """Record that a slot of a lot is open no more; return whether it was."""
+        if self._left is None:
+            self._left = bytearray(b"\x01" * self.size)
+        was_open = self._left[slot]
+        self._left[slot] = 0
+        return bool(was_open)

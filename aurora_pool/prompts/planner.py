@@ -11,7 +11,8 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Message, Prompt, Response, Sample, Sampling
-from aurora_pool.policy.work import Portable, PromptQueue, WorkItem
+from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.work import Lot, Portable, WorkItem
 from aurora_pool.prompts.chat_template import as_conversation, template_key
 from aurora_pool.prompts.chunking import chunk_text
 from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plain, why_unsendable
@@ -74,7 +75,9 @@ class Planner:
         self._others: weakref.WeakValueDictionary[tuple[Form, bytes], Any] = weakref.WeakValueDictionary()
         self._text_form = self._form_of_text(settings.applies_template, sampling)
 
-    def __call__(self, start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> list[WorkItem] | Iterator[PlanResult]:
+    def __call__(
+        self, start: int, prompts: Sequence[AnyPrompt], sink: Sink
+    ) -> Lot | list[WorkItem] | Iterator[PlanResult]:
         """Plan successive prompts, the first of which has the index ``start``."""
         form, settings = self._text_form, self._settings
         if form == "chat" or not self._contexts or set(map(type, prompts)) != {str} or not can_be_sent(prompts):
@@ -86,10 +89,12 @@ class Planner:
         left = context - settings.buffer - (budget or 0)
         # A character has at most 4 bytes: what fits even then needs no closer look.
         if budget is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
-            items = [WorkItem(queue, index, kind, work, budget, limit) for index, work in enumerate(works, start)]
-            if queue.view.hosted or settings.keeps_messages:
-                for item, prompt in zip(items, prompts, strict=True):
-                    self._make_portable(item, prompt, form, self._sampling)
+            lot = Lot(queue, kind, works, range(start, start + len(works)), budget, limit)
+            if limit > 1 and len(lot) > 1 and not (queue.view.hosted or settings.keeps_messages):
+                return lot
+            items = lot.items()
+            for item, prompt in zip(items, prompts, strict=True):
+                self._make_portable(item, prompt, form, self._sampling)
             return items
         return self._plain(start, prompts, works, kind, sink)
 

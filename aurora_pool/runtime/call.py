@@ -7,10 +7,11 @@ import itertools
 import operator
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aurora_pool.messages import AnyPrompt, Response
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.work import Lot, WorkItem
 from aurora_pool.runtime.request_kinds import PlanPrompts, PlanResult
 
 if TYPE_CHECKING:
@@ -47,8 +48,10 @@ class Call:
         self.queue = queue
         self._plan = plan
         self._positions = positions
-        self._ready: deque[tuple[int, Response]] = deque()
-        self._open: list[WorkItem] = []
+        self._ready: deque[tuple[Sequence[int], Sequence[Response]]] = deque()
+        self._delivered = 0
+        self._made: list[WorkItem] = []
+        """The work items of its prompts, as far as there are any, without most of those that are done."""
         self._crowded = FORGET_FROM
         self._deferred: set[asyncio.Task[None]] = set()
         self._pulled = 0
@@ -88,10 +91,11 @@ class Call:
             self._pull()
             while True:
                 while ready:
-                    self._taken += 1
-                    if not self._exhausted:
-                        self._pull()
-                    yield ready.popleft()
+                    for pair in zip(*ready.popleft(), strict=True):
+                        self._taken += 1
+                        if not self._exhausted:
+                            self._pull()
+                        yield pair
                 if await self._ended():
                     return
         finally:
@@ -100,19 +104,21 @@ class Call:
     async def all(self, count: Callable[[Iterable[Response]], None] | None = None) -> list[Response]:
         """All responses, in the order of the prompts. ``count`` is called with those that have come."""
         ready = self._ready
-        found: dict[int, Response] = {}
+        found: list[Any] = []
         try:
             self._pull()
             while True:
                 while ready:
-                    self._taken += len(ready)
-                    found.update(ready)
-                    if count is not None:
-                        count([response for _, response in ready])
+                    found += [None] * (self._pulled - len(found))
+                    for indices, responses in ready:
+                        self._taken += len(responses)
+                        _put(found, indices, responses)
+                        if count is not None:
+                            count(responses)
                     ready.clear()
                     self._pull()
                 if await self._ended():
-                    return [found[index] for index in range(len(found))]
+                    return found
         finally:
             await self._stop()
 
@@ -129,22 +135,22 @@ class Call:
     async def _stop(self) -> None:
         self._end_input()
         self._driver.calls.discard(self)
-        left = [item for item in self._open if not item.done]
         helpers = [*self._deferred, *(task for task in (self._feeder, self._puller) if task is not None)]
         try:
-            if left:
-                self._driver.withdraw(left)
+            if self._delivered < self._pulled:
+                self._driver.withdraw_all(self._made)
         finally:
-            self._open.clear()
+            self._made.clear()
             for task in helpers:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
 
     # -- the fleet's side ---------------------------------------------------------------------------------------
 
-    def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
-        """Record results, each with the index of its prompt."""
-        self._ready.extend(results)
+    def deliver(self, indices: Sequence[int], responses: Sequence[Response]) -> None:
+        """Record results, and the indices of their prompts, in the same order."""
+        self._delivered += len(responses)
+        self._ready.append((indices, responses))
         self._wake()
 
     def fail(self, error: BaseException) -> None:
@@ -180,13 +186,13 @@ class Call:
         room = self._limit - unanswered
         if room <= 0:  # the windows have shrunk since
             return False
-        made: list[WorkItem] | Iterator[PlanResult] | None = self._left
+        made: Lot | list[WorkItem] | Iterator[PlanResult] | None = self._left
         if made is None:
             count = min(room, self._slice)
             prompts = list(itertools.islice(self._input, count))
             self._dry = len(prompts) < count
             made = self._plan(self._pulled, prompts, self)
-        self._admit(self._items(made))
+        self._admit(self._admissible(made))
         if self._dry and self._left is None:
             self._end_input()
         return room > self._slice
@@ -212,10 +218,10 @@ class Call:
         self._limit = 2 * self._driver.capacity(self.queue)
         self._room = self._limit - max(1, self._limit // 16)
 
-    def _items(self, made: list[WorkItem] | Iterator[PlanResult]) -> list[WorkItem]:
-        """The items to admit now: not of prompts that are answered already, nor of those that are deferred."""
+    def _admissible(self, made: Lot | list[WorkItem] | Iterator[PlanResult]) -> Lot | list[WorkItem]:
+        """The prompts to admit now: not those that are answered already, nor those that are deferred."""
         self._left = None
-        if isinstance(made, list):
+        if isinstance(made, list | Lot):
             self._count(len(made))
             return made
         items = []
@@ -225,7 +231,7 @@ class Call:
             if isinstance(one, WorkItem):
                 items.append(one)
             elif isinstance(one, Response):
-                self.deliver([(index, one)])
+                self.deliver([index], [one])
             else:
                 self._ask_first(index, one)
                 if len(self._deferred) >= DEFERRED:
@@ -240,14 +246,17 @@ class Call:
             self._expected -= counted
             self.queue.expected -= counted
 
-    def _admit(self, items: list[WorkItem]) -> None:
-        if not items:
+    def _admit(self, prompts: Lot | list[WorkItem]) -> None:
+        if not prompts:
             return
-        self._open += items
-        if len(self._open) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
-            self._open = [item for item in self._open if not item.done]
-            self._crowded = 2 * len(self._open) + FORGET_FROM
-        self._driver.admit(items)
+        if isinstance(prompts, Lot):
+            prompts.made = self._made
+        else:
+            self._made += prompts
+        if len(self._made) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
+            self._made[:] = [item for item in self._made if not item.done]
+            self._crowded = 2 * len(self._made) + FORGET_FROM
+        self._driver.admit(prompts)
 
     def _ask_first(self, index: int, make: Callable[[], Awaitable[WorkItem | Response]]) -> None:
         async def ask() -> None:
@@ -255,7 +264,7 @@ class Call:
             if isinstance(made, WorkItem):
                 self._admit([made])
             else:
-                self.deliver([(index, made)])
+                self.deliver([index], [made])
 
         task = asyncio.get_running_loop().create_task(ask())
         self._deferred.add(task)
@@ -283,7 +292,7 @@ class Call:
     async def _feed(self, prompts: AsyncIterable[AnyPrompt]) -> None:
         try:
             async for prompt in prompts:
-                self._admit(self._items(self._plan(self._pulled, [prompt], self)))
+                self._admit(self._admissible(self._plan(self._pulled, [prompt], self)))
                 if self._pulled % self._slice == 0:
                     await asyncio.sleep(0)
                 while self._full() or len(self._deferred) >= DEFERRED:
@@ -303,3 +312,12 @@ class Call:
             self.fail(error)
         self._end_input()
         self._wake()
+
+
+def _put(found: list[Any], indices: Sequence[int], responses: Sequence[Response]) -> None:
+    """Put responses where they belong."""
+    if isinstance(indices, range):
+        found[indices.start : indices.stop : indices.step] = responses
+    else:
+        for index, response in zip(indices, responses, strict=True):
+            found[index] = response

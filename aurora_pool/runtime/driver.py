@@ -19,21 +19,20 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, Timeouts
 from aurora_pool.policy.batching import in_turn
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quota import Budget
-from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
 from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
-from aurora_pool.runtime.health import check_load, read_load, try_agent
+from aurora_pool.runtime.looks import Looks
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
-from aurora_pool.wire.status import HEALTH_PATH, MODELS_PATH, EngineLoad
 
 
 class Driver:
@@ -46,8 +45,6 @@ class Driver:
         self.timeouts = options.timeouts or Timeouts()
         self._observed = options.observer is not None
         self.observer: Observer = Announcer(options.observer or Observer())
-        self.probe_requests: dict[int, tuple[str, bytes | None]] = {}
-        """The smallest request that the pool could send to an agent; ``/health`` where that is not known."""
         self.closed = False
         self.prompts_failed = 0
         self.calls: set[Sink] = set()
@@ -81,14 +78,23 @@ class Driver:
             dialects=self.dialects,
             stream=options.stream,
         )
+        self._looks = Looks(
+            self.transport,
+            self.dispatcher,
+            self.names,
+            self.dialects,
+            clock=lambda: self.now,
+            schedule=self.schedule,
+            within=self.timeouts.probe,
+        )
+        self.probe_requests = self._looks.probe_requests
         self._deadline: float | None = None
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
-        self._admitted: list[WorkItem] = []
+        self._admitted: list[list[WorkItem] | Lot] = []
         self._queue: deque[InFlightRequest] = deque()
         self._requests: dict[InFlightRequest, asyncio.Task[None]] = {}
         self._background_tasks: set[asyncio.Task[None]] = set()
         self._removed: set[int] = set()
-        self._loads: dict[int, EngineLoad | None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._round: asyncio.Handle | None = None
         self._timer: asyncio.Handle | None = None
@@ -161,7 +167,7 @@ class Driver:
 
     def is_hosted(self, agent: int) -> bool:
         """Whether an agent is one that others run, and that costs."""
-        return self.dispatcher.ledger.agents[agent].quota is not None
+        return self.dispatcher.is_hosted(agent)
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections. Calls that still wait raise :class:`PoolClosedError`."""
@@ -186,16 +192,25 @@ class Driver:
 
     # -- prompts ------------------------------------------------------------------------------------------------
 
-    def admit(self, items: Sequence[WorkItem]) -> None:
+    def admit(self, prompts: list[WorkItem] | Lot) -> None:
         """Record prompts, in the order of their indices: with the next plan, together with what comes until then."""
-        self._admitted += items
+        if self._admitted and isinstance(prompts, list) and isinstance(self._admitted[-1], list):
+            self._admitted[-1] += prompts
+        else:
+            self._admitted.append([*prompts] if isinstance(prompts, list) else prompts)
         self.schedule()
 
     def withdraw(self, items: Iterable[WorkItem]) -> None:
         """Record that the caller no longer wants these prompts: requests that serve nobody else are closed now."""
+        self._admit()
         self.dispatcher.withdraw(items, self.now)
-        self._admitted = [item for item in self._admitted if not item.done]
         self._make_round()
+
+    def withdraw_all(self, made: list[WorkItem]) -> None:
+        """The same for all prompts of a caller: those that are ``made``, and those of lots whose items would be."""
+        self._admit()
+        self.dispatcher.make_items(made)
+        self.withdraw([item for item in made if not item.done])
 
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""
@@ -228,8 +243,7 @@ class Driver:
             call.fail(error)
 
     def _carry_out_plan(self) -> None:
-        admitted, self._admitted = self._admitted, []
-        self.dispatcher.admit(admitted, self.now)
+        self._admit()
         plan = self.dispatcher.plan(self.now)
         for failure in plan.fail:
             self._fail(failure)
@@ -239,13 +253,14 @@ class Driver:
                 task.cancel()
         self._queue.extend(plan.send if self._most_requests is None else in_turn(plan.send))
         self._send_queued()
-        for agent in plan.probe:
-            self.run_in_background(self._probe(agent))
-        for agent in plan.check:
-            self.run_in_background(self._check(agent))
-        for agent in plan.sample:
-            self.run_in_background(self._sample(agent))
+        for work in self._looks.of(plan):
+            self.run_in_background(work)
         self._set_timer()
+
+    def _admit(self) -> None:
+        admitted, self._admitted = self._admitted, []
+        for prompts in admitted:
+            self.dispatcher.admit(prompts, self.now)
 
     def _set_timer(self) -> None:
         assert self._loop is not None
@@ -297,12 +312,12 @@ class Driver:
         latency = self.now - item.first_sent if item.first_sent >= 0 else 0.0
         where = sink.agent_index(failure.agent)
         response = Response(False, "", failure.error, where, failure.kind, attempts=item.sends, latency=latency)
-        self._deliver(sink, [(item.index, response)])
+        self._deliver(sink, [item.index], [response])
 
-    def _deliver(self, sink: Sink, results: Sequence[tuple[int, Response]]) -> None:
-        sink.deliver(results)
+    def _deliver(self, sink: Sink, indices: Sequence[int], responses: Sequence[Response]) -> None:
+        sink.deliver(indices, responses)
         if self._observed:
-            for _, response in results:
+            for response in responses:
                 self.observer.prompt_done(response)
 
     # -- background tasks ---------------------------------------------------------------------------------------
@@ -318,33 +333,3 @@ class Driver:
         self._background_tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._defect(error)
-
-    async def _probe(self, agent: int) -> None:
-        path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
-        if self.is_hosted(agent):
-            path, body = MODELS_PATH, None  # which costs nothing
-        body = self.dialects.write(agent, path, body)
-        outcome, reason = await try_agent(self.transport, self.names, agent, path, body, within=self.timeouts.probe)
-        self.dispatcher.probed(agent, outcome, reason, self.now)
-        self.schedule()
-
-    async def _check(self, agent: int) -> None:
-        finding = Finding.PROGRESSING  # a hosted one has no counters to look at
-        if not self.is_hosted(agent):
-            known = self._loads.get(agent)
-            finding, load = await check_load(self.transport, agent, known, within=self.timeouts.probe)
-            self._loads[agent] = load
-            if load is not None:
-                self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
-        self.dispatcher.load_checked(agent, finding, self.now)
-        self.schedule()
-
-    async def _sample(self, agent: int) -> None:
-        load = await read_load(self.transport, agent, within=self.timeouts.probe)
-        if load is not None:
-            self.dispatcher.ledger.agents[agent].prefix_cache.counted(load.prefix_queries, load.prefix_hits)
-            before = self._loads.get(agent)
-            if before is None or not load.began_after(before):  # what a look is to notice is left to it
-                self._loads[agent] = load
-            running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
-            self.dispatcher.sampled(agent, running, waiting, preemptions, self.now)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import Response, Usage
+from aurora_pool.policy.answers import Results
+from aurora_pool.policy.callers import EXPECTED_TOKENS
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
 from aurora_pool.policy.quota import Left
-from aurora_pool.policy.work import EXPECTED_TOKENS, InFlightRequest, WorkItem
+from aurora_pool.policy.work import InFlightRequest
 from aurora_pool.runtime.hosted import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Reader, guarded
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 CALIBRATE_EVERY = 16
 """One prompt in this many calibrates the estimate of token counts."""
 
-Deliver = Callable[[Sink, Sequence[tuple[int, Response]]], None]
+Deliver = Callable[[Sink, Sequence[int], Sequence[Response]], None]
 
 
 class Exchanges:
@@ -63,10 +66,9 @@ class Exchanges:
 
     async def run(self, request: InFlightRequest) -> None:
         """Make one request and see it to its end, whatever that is. Raises only what is a defect of this program."""
-        items = request.unreleased()
-        kind: RequestKind = items[0].kind
+        kind: RequestKind = request.kind
         quota = self._dispatcher.ledger.agents[request.agent].quota
-        portable = items[0].portable
+        portable = request.portable
         if portable is not None and (quota is not None or self._dialects.needs_chat(request.agent, kind.fields)):
             kind = PlainChat(kind, portable, quota.terms.model if quota is not None else None)
         refused = False
@@ -74,9 +76,9 @@ class Exchanges:
             try:
                 async with self._transport.turn:
                     if quota is None:
-                        await self._until_accepted(request, kind, items)
+                        await self._until_accepted(request, kind)
                     else:
-                        await self._in_time(request, kind, items)
+                        await self._in_time(request, kind)
             except PoolError as error:
                 refused = isinstance(error, ServerError)
                 now = self._clock()
@@ -93,24 +95,24 @@ class Exchanges:
                 self._dispatcher.spill.charge(request, kind.usage, self._clock(), refused=refused)
             self._schedule()
 
-    async def _in_time(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
+    async def _in_time(self, request: InFlightRequest, kind: RequestKind) -> None:
         try:
             async with asyncio.timeout(REPLY_WITHIN):
-                await self._until_accepted(request, kind, items)
+                await self._until_accepted(request, kind)
         except TimeoutError as error:
             raise ConnectionLost(f"no whole reply within {REPLY_WITHIN:.0f} s", received=False) from error
 
-    async def _until_accepted(self, request: InFlightRequest, kind: RequestKind, items: list[WorkItem]) -> None:
+    async def _until_accepted(self, request: InFlightRequest, kind: RequestKind) -> None:
         """Send it; where the server refuses only its form, send it again in the form that it takes."""
-        agent = request.agent
+        agent, contents = request.agent, request.contents
         quota = self._dispatcher.ledger.agents[agent].quota
         interval = 0
         if self._stream and agent not in self._unstreamed:
-            interval = kind.interval(items, self._dispatcher.ledger.agents[agent])
+            interval = kind.interval(request.token_budget, self._dispatcher.ledger.agents[agent])
         refused_streaming = False
         while True:
             try:
-                body = kind.encode(items, interval=interval)
+                body = kind.encode(contents, request.token_budget, interval=interval)
                 dialect = self._dialects.of(agent)
                 if kind.model:
                     body = self._dialects.write(agent, kind.path, body)
@@ -129,10 +131,10 @@ class Exchanges:
                     interval, refused_streaming = 0, True
                 elif kind.model and self._dialects.refused(agent, error, dialect):
                     # Without lists they go one by one, and each request to a hosted agent needs a place in its quota.
-                    if quota is not None or (len(items) > 1 and not self._dialects.of(agent).lists):
+                    if quota is not None or (len(contents) > 1 and not self._dialects.of(agent).lists):
                         self._dispatcher.ledger.give_back(request, self._clock())
                         raise
-                elif not kind.fit_max_tokens(items, error):
+                elif request.closed or not kind.fit_max_tokens(request, error):
                     raise
             else:
                 if refused_streaming:
@@ -224,51 +226,51 @@ class Exchanges:
     # -- answers ----------------------------------------------------------------------------------------------
 
     def _answers(self, request: InFlightRequest, kind: RequestKind, answers: Sequence[Answer], now: float) -> None:
-        finished = [answer for answer in answers if answer.finish_reason in FINISHED]
-        if len(finished) < len(answers):
+        reasons = {answer.finish_reason for answer in answers}
+        if not reasons <= FINISHED:
             self._unfinished(request, answers, now)
-        first = self._dispatcher.answered_together(request, finished, now)
-        if not first:
+            answers = [answer for answer in answers if answer.finish_reason in FINISHED]
+        results = self._dispatcher.answered_together(request, answers, now)
+        if not results.answers:
             return
-        self._calibrate(kind, *first[0], len(first))
+        self._calibrate(request, kind, results)
         sink = kind.sink
         where = sink.agent_index(request.agent)
-        self._deliver(
-            sink,
-            [
-                (
-                    item.index,
-                    Response(
-                        (unfiltered := answer.finish_reason != FILTERED),
-                        answer.text,
-                        None if unfiltered else "the server's content filter ended the answer",
-                        where,
-                        None if unfiltered else "rejected",
-                        answer.finish_reason,
-                        None if (usage := answer.usage) is None else usage.prompt_tokens,
-                        None if usage is None else usage.completion_tokens,
-                        answer.reasoning,
-                        answer.logprobs,
-                        answer.token_ids,
-                        item.sends,
-                        now - item.first_sent,
-                        answer.samples,
-                        answer.prompt_token_ids,
-                        answer.prompt_logprobs,
-                        answer.embedding,
-                        answer.tool_calls,
-                    ),
-                )
-                for item, answer in first
-            ],
-        )
+        firsts = [(item.sends, now - item.first_sent) for item in results.items]
+        sent_once = 1, now - (now if request.sent_at is None else request.sent_at)
+        responses = [
+            Response(
+                (unfiltered := answer.finish_reason != FILTERED),
+                answer.text,
+                None if unfiltered else "the server's content filter ended the answer",
+                where,
+                None if unfiltered else "rejected",
+                answer.finish_reason,
+                None if (usage := answer.usage) is None else usage.prompt_tokens,
+                None if usage is None else usage.completion_tokens,
+                answer.reasoning,
+                answer.logprobs,
+                answer.token_ids,
+                attempts,
+                latency,
+                answer.samples,
+                answer.prompt_token_ids,
+                answer.prompt_logprobs,
+                answer.embedding,
+                answer.tool_calls,
+            )
+            for answer, (attempts, latency) in zip(results.answers, firsts or repeat(sent_once), strict=False)
+        ]
+        self._deliver(sink, results.indices, responses)
 
-    def _calibrate(self, kind: RequestKind, item: WorkItem, answer: Answer, answers: int) -> None:
+    def _calibrate(self, request: InFlightRequest, kind: RequestKind, results: Results[Answer]) -> None:
         """Calibrate the estimate of token counts, by one of these answers now and then."""
-        self._uncalibrated += answers
+        self._uncalibrated += len(results.answers)
+        answer = results.answers[0]
         if self._uncalibrated >= CALIBRATE_EVERY and answer.usage is not None:
             self._uncalibrated = 0
-            kind.calibrate(item, answer.usage)
+            content = results.items[0].work if results.items else request.contents[answer.slot]
+            kind.calibrate(content, answer.usage)
 
     def _unfinished(self, request: InFlightRequest, answers: Sequence[Answer], now: float) -> None:
         for answer in answers:

@@ -16,8 +16,9 @@ import msgspec
 
 from aurora_pool.errors import PoolError, ServerError
 from aurora_pool.messages import Response, Usage
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.outcome import Outcome, classify
-from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.wire.bounds import OTHER_BODY, bounds_of
 from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 
@@ -198,11 +199,11 @@ class _Forward:
     def sink(self) -> _Forward:
         return self
 
-    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+    def interval(self, token_budget: int, agent: AgentState) -> int:
         """0: how it is streamed is the client's."""
         return 0
 
-    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
+    def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes | None:
         return self._body
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
@@ -270,9 +271,9 @@ class _Forward:
             self.head.set_result((reply.status, reply.open_headers(), content))
         return self._taken_by is request
 
-    def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
+    def deliver(self, indices: Sequence[int], responses: Sequence[Response]) -> None:
         """Record that the pool has given up."""
-        ((_, response),) = results
+        (response,) = responses
         if not self.head.done():
             self.given_up = response.error_kind
             problem = {"message": response.error, "type": response.error_kind, "param": None, "code": 503}
@@ -297,10 +298,10 @@ class _Forward:
     def agent_index(self, agent: int | None) -> int | None:
         return agent
 
-    def calibrate(self, item: WorkItem, usage: Usage) -> None:
+    def calibrate(self, content: Any, usage: Usage) -> None:
         """Nothing."""
 
-    def fit_max_tokens(self, items: Sequence[WorkItem], error: ServerError) -> bool:
+    def fit_max_tokens(self, request: InFlightRequest, error: ServerError) -> bool:
         """Nothing: the request is the client's."""
         return False
 

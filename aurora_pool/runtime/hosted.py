@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aurora_pool.errors import ServerError
 from aurora_pool.messages import Sampling, Usage
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Portable
 from aurora_pool.runtime.request_kinds import Reports, RequestKind, SingleChat
 from aurora_pool.wire import chat
 from aurora_pool.wire.rate_limits import left
@@ -62,21 +62,20 @@ class PlainChat(SingleChat):
         self._portable = portable
         self.usage: Usage | None = None
 
-    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+    def interval(self, token_budget: int, agent: AgentState) -> int:
         """0: only a whole reply is sure to tell what it has cost."""
         return 0
 
-    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
+    def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
         """Write the chat request."""
         portable = self._portable
-        return chat.encode_request(self.model, portable.messages, self.fields, items[0].token_budget or None)
+        return chat.encode_request(self.model, portable.messages, self.fields, token_budget or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply, and what it says of the agent's limits."""
         reports.told_limits(request.agent, left(reply.headers, "requests"), left(reply.headers, "tokens"))
         characters = sum(len(str(message.get("content", ""))) for message in self._portable.messages)
-        (item,) = request.unreleased()
-        bounds = self.bounds(1, item.token_budget, characters)
+        bounds = self.bounds(1, request.token_budget, characters)
         reader = _Counted(self._n, bounds=bounds)
         reader.counted = None
         try:
@@ -84,7 +83,7 @@ class PlainChat(SingleChat):
         finally:
             self.usage = reader.counted
 
-    def fit_max_tokens(self, items: Sequence[WorkItem], error: ServerError) -> bool:
+    def fit_max_tokens(self, request: InFlightRequest, error: ServerError) -> bool:
         """Nothing: what was reserved is what is sent."""
         return False
 

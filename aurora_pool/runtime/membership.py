@@ -9,7 +9,7 @@ from typing import Self
 from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.policy.work import AgentView, PromptQueue
+from aurora_pool.policy.callers import AgentView, PromptQueue
 from aurora_pool.runtime.driver import Driver
 
 

@@ -10,7 +10,7 @@ from aurora_pool.messages import AnyPrompt, Response, Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.quota import Left
 from aurora_pool.policy.streaming import may_be_long, stream_interval
-from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, WorkItem
+from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, Lot, WorkItem
 from aurora_pool.wire import chat, completions, embeddings
 from aurora_pool.wire.answer import Reader
 from aurora_pool.wire.bounds import Asked, Bounds
@@ -34,8 +34,8 @@ Observe = Callable[[str, int], None]
 class Sink(Protocol):
     """Where results go."""
 
-    def deliver(self, results: Sequence[tuple[int, Response]]) -> None:
-        """Record results, each with the index of its prompt."""
+    def deliver(self, indices: Sequence[int], responses: Sequence[Response]) -> None:
+        """Record results, and the indices of their prompts, in the same order."""
         ...
 
     def fail(self, error: BaseException) -> None:
@@ -49,7 +49,7 @@ class Sink(Protocol):
 
 PlanResult = WorkItem | Response | Callable[[], Awaitable["WorkItem | Response"]]
 """What becomes of a prompt: a work item, its answer already, or what to ask before one of the two is known."""
-PlanPrompts = Callable[[int, Sequence[AnyPrompt], Sink], list[WorkItem] | Iterator[PlanResult]]
+PlanPrompts = Callable[[int, Sequence[AnyPrompt], Sink], Lot | list[WorkItem] | Iterator[PlanResult]]
 """Plans successive prompts, of which the first has this index: a list where each has a work item at once."""
 
 
@@ -88,11 +88,11 @@ class RequestKind(Protocol):
     model: str
     """The model that is asked for; empty where the request is not the pool's own."""
 
-    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+    def interval(self, token_budget: int, agent: AgentState) -> int:
         """How many tokens of an answer an event should hold if these prompts are streamed; 0 if they are not."""
         ...
 
-    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes | None:
+    def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes | None:
         """Write the request body for these prompts, streamed if the interval is above 0."""
         ...
 
@@ -100,11 +100,11 @@ class RequestKind(Protocol):
         """Read the reply to the end. Raises :class:`TransportError`, :class:`ServerError` and :class:`BadReply`."""
         ...
 
-    def calibrate(self, item: WorkItem, usage: Usage) -> None:
+    def calibrate(self, content: Any, usage: Usage) -> None:
         """Record what an answer tells about its prompt."""
         ...
 
-    def fit_max_tokens(self, items: Sequence[WorkItem], error: ServerError) -> bool:
+    def fit_max_tokens(self, request: InFlightRequest, error: ServerError) -> bool:
         """Record that the server refused the request; return whether it may take it as it would now be written."""
         ...
 
@@ -125,7 +125,7 @@ class _JSONKind:
         self._n = fields.get("n") or 1
         self._asked = Asked(fields)
 
-    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+    def interval(self, token_budget: int, agent: AgentState) -> int:
         """0, where there is no form that is streamed."""
         return 0
 
@@ -133,15 +133,18 @@ class _JSONKind:
         """How large the reply may be."""
         return self._asked.bounds(prompts * self._n, token_budget, characters)
 
-    def calibrate(self, item: WorkItem, usage: Usage) -> None:
+    def calibrate(self, content: Any, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
 
-    def fit_max_tokens(self, items: Sequence[WorkItem], error: ServerError) -> bool:
+    def fit_max_tokens(self, request: InFlightRequest, error: ServerError) -> bool:
         """Give a prompt that went alone as many tokens as the server says are left."""
         left = context_left(error)
-        if len(items) > 1 or left is None or 0 < items[0].token_budget <= left:
+        if request.open > 1 or left is None:
             return False
-        items[0].token_budget = left
+        (item,) = request.unreleased()
+        if 0 < item.token_budget <= left:
+            return False
+        item.token_budget = left
         return True
 
 
@@ -174,28 +177,25 @@ class CompletionsBatch(_JSONKind):
         self._streams = not scored and not alone  # vLLM refuses to stream prompt_logprobs
         self._observe = observe
 
-    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+    def interval(self, token_budget: int, agent: AgentState) -> int:
         """So many tokens that something comes every few seconds."""
         return stream_interval(agent.speed, agent.idle_timeout) if self._streams else 0
 
-    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
+    def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
         """Write a list request; its prompts have one token budget, as :mod:`~aurora_pool.policy.batching` has it."""
-        contents = [item.work for item in items]
-        return completions.encode_request(self.model, contents, self.fields, items[0].token_budget, interval=interval)
+        return completions.encode_request(self.model, contents, self.fields, token_budget, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
-        items = request.items if self._asked.echoes else ()
-        characters = sum([len(item.work) for item in items if item is not None])
-        token_budget = next(item.token_budget for item in request.items if item is not None)
-        bounds = self.bounds(len(request.items), token_budget, characters)
-        reader = completions.CompletionsReader(len(request.items), self._n, bounds)
+        characters = sum(map(len, request.contents)) if self._asked.echoes else 0
+        bounds = self.bounds(request.size, request.token_budget, characters)
+        reader = completions.CompletionsReader(request.size, self._n, bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
-    def calibrate(self, item: WorkItem, usage: Usage) -> None:
+    def calibrate(self, content: Any, usage: Usage) -> None:
         """Calibrate the estimate of token counts."""
-        if isinstance(item.work, str):
-            self._observe(item.work, usage.prompt_tokens)
+        if isinstance(content, str):
+            self._observe(content, usage.prompt_tokens)
 
 
 class SingleChat(_JSONKind):
@@ -206,23 +206,22 @@ class SingleChat(_JSONKind):
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any]) -> None:
         super().__init__(sink, model, fields, chat.PATH, limit=1)
 
-    def interval(self, items: Sequence[WorkItem], agent: AgentState) -> int:
+    def interval(self, token_budget: int, agent: AgentState) -> int:
         """So many tokens that something comes every few seconds, if the answer may be long."""
         if self.fields.get("prompt_logprobs") is not None or not may_be_long(
-            items[0].token_budget, agent.speed, agent.idle_timeout
+            token_budget, agent.speed, agent.idle_timeout
         ):
             return 0
         return stream_interval(agent.speed, agent.idle_timeout)
 
-    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
+    def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
         """Write a chat request."""
-        (item,) = items
-        return chat.encode_request(self.model, item.work, self.fields, item.token_budget or None, interval=interval)
+        (messages,) = contents
+        return chat.encode_request(self.model, messages, self.fields, token_budget or None, interval=interval)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        (item,) = request.unreleased()
-        bounds = self.bounds(1, item.token_budget, _characters(item.work))
+        bounds = self.bounds(1, request.token_budget, sum(map(_characters, request.contents)))
         await reports.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
 
 
@@ -234,17 +233,14 @@ class ChatBatch(_JSONKind):
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any]) -> None:
         super().__init__(sink, model, fields, chat.BATCH_PATH, limit=CHATS_LIMIT)
 
-    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
+    def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
         """Write a request with many conversations; it must not be streamed."""
-        token_budget = min([item.token_budget for item in items])
-        return chat.encode_batch(self.model, [item.work for item in items], self.fields, token_budget or None)
+        return chat.encode_batch(self.model, contents, self.fields, token_budget or None)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        items = request.unreleased()
-        token_budget = 0 if any(not item.token_budget for item in items) else max(item.token_budget for item in items)
-        bounds = self.bounds(len(request.items), token_budget, sum(_characters(item.work) for item in items))
-        reader = chat.ChatReader(conversations=len(request.items), bounds=bounds)
+        bounds = self.bounds(request.size, request.token_budget, sum(map(_characters, request.contents)))
+        reader = chat.ChatReader(conversations=request.size, bounds=bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
 
@@ -256,14 +252,14 @@ class EmbeddingsBatch(_JSONKind):
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any], *, alone: bool) -> None:
         super().__init__(sink, model, fields, embeddings.PATH, limit=1 if alone else LIST_LIMIT)
 
-    def encode(self, items: Sequence[WorkItem], *, interval: int) -> bytes:
+    def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
         """Write a list request."""
-        return embeddings.encode_request(self.model, [item.work for item in items], self.fields)
+        return embeddings.encode_request(self.model, contents, self.fields)
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        reader = embeddings.EmbeddingsReader(len(request.items), self.fields.get("dimensions"))
-        await reports.read_answers(reply, reader, self.bounds(len(request.items), VECTOR), self, request)
+        reader = embeddings.EmbeddingsReader(request.size, self.fields.get("dimensions"))
+        await reports.read_answers(reply, reader, self.bounds(request.size, VECTOR), self, request)
 
 
 def _characters(messages: Sequence[Mapping[str, Any]]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -17,12 +17,13 @@ from operator import attrgetter
 import msgspec
 
 from aurora_pool.errors import PoolError
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.faults import Finding
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import Plan
 from aurora_pool.policy.scheduler import Balance
-from aurora_pool.policy.work import Caller, InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
 from aurora_pool.testing.engine import Emission
 from aurora_pool.testing.virtual import Request, VirtualFleet, VirtualPrompt
 
@@ -183,19 +184,18 @@ class VirtualPool:
         self._meter.start()
         if self.queue.expected:
             self.queue.expected -= len(pulled)
-        queue = self.queue
-        items = [
-            WorkItem(queue, index, self, prompt, prompt_tokens=prompt.prompt_tokens)
-            for index, prompt in enumerate(pulled, first)
-        ]
-        self.dispatcher.admit(items, self.fleet.now)
+        lengths = [prompt.prompt_tokens for prompt in pulled]
+        self._admit(Lot(self.queue, self, pulled, range(first, first + len(pulled)), prompt_tokens=lengths))
         self._meter.stop()
 
-    def _end(self, item: WorkItem) -> None:
-        self._results[item.index] = min(255, self._results[item.index] + 1)
-        self._open -= 1
-        if item.hedged and item.sends > 2 + item.attempts:
-            self.report.hedged_twice += 1
+    def _admit(self, lot: Lot) -> None:
+        self.dispatcher.admit(lot, self.fleet.now)
+
+    def _end(self, kind: object, indices: Sequence[int], items: Sequence[WorkItem]) -> None:
+        for index in indices:
+            self._results[index] = min(255, self._results[index] + 1)
+        self._open -= len(indices)
+        self.report.hedged_twice += sum(item.hedged and item.sends > 2 + item.attempts for item in items)
 
     # -- what agents report -------------------------------------------------------------------------------------
 
@@ -212,20 +212,20 @@ class VirtualPool:
             else:
                 started.append(slot)
             chunks[request] = started, answers
-        results: list[tuple[WorkItem, VirtualAnswer]] = []
+        answered: list[VirtualAnswer] = []
         self._meter.start()
         for request, (started, answers) in chunks.items():
             in_flight: InFlightRequest = request.key
             dispatcher.progress(in_flight, now, started)
             if answers:
-                results += dispatcher.answered_together(in_flight, answers, now)
+                results = dispatcher.answered_together(in_flight, answers, now)
+                self._end(in_flight.kind, results.indices, results.items)
+                answered += results.answers
             if not request.unread and not in_flight.closed:
                 dispatcher.ended(in_flight)
         self._meter.stop()
-        for item, answer in results:
-            self._end(item)
-            self._delivered += answer.tokens
-        self.report.answered += len(results)
+        self._delivered += sum(answer.tokens for answer in answered)
+        self.report.answered += len(answered)
         for request in chunks:
             if not request.unread:
                 self._requests.pop(request.key, None)
@@ -272,14 +272,14 @@ class VirtualPool:
         fleet = self.fleet
         for failure in plan.fail:
             self.report.failed[failure.kind] += 1
-            self._end(failure.item)
+            self._end(failure.item.kind, [failure.item.index], [failure.item])
             self._news = True
         for in_flight in plan.close:
             request = self._requests.pop(in_flight, None)
             if request is not None:
                 fleet.close(request)
         for in_flight in plan.send:
-            request = Request(in_flight.agent, [item.work for item in in_flight.unreleased()], in_flight)
+            request = Request(in_flight.agent, in_flight.contents, in_flight)
             self._requests[in_flight] = request
             self.dispatcher.sent(in_flight, fleet.now)
             fleet.send(request)

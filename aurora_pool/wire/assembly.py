@@ -113,21 +113,17 @@ class Assembly:
         slots = [answer.slot for answer in answers]
         if slots != list(range(self._choices)):
             self._check_indices(slots)
-        longest = self._bounds.longest
-        untold = True
-        for answer in answers:
-            reason = answer.finish_reason
-            if reason:
-                untold = False
-                if reason in _SAME_REASON:
-                    answer.finish_reason = _SAME_REASON[reason]
-            if answer.wire_logprobs is not None:
-                answer.logprobs = answer.wire_logprobs.message()
-            if len(answer.text) > longest:
-                self._too_long(answer)
-        if untold:
+        # One field of all costs less to look at than all fields of each, and nearly always there is nothing to do.
+        reasons = {answer.finish_reason for answer in answers}
+        told = any(reasons)
+        if not told or not reasons.isdisjoint(_SAME_REASON):
             for answer in answers:
-                answer.finish_reason = "stop"
+                reason = answer.finish_reason or ""
+                answer.finish_reason = _SAME_REASON.get(reason, answer.finish_reason) if told else "stop"
+        for answer, logprobs in [(a, a.wire_logprobs) for a in answers if a.wire_logprobs is not None]:
+            answer.logprobs = logprobs.message()
+        if max([len(answer.text) for answer in answers]) > self._bounds.longest:
+            self._too_long(max(answers, key=lambda answer: len(answer.text)))
         if self._n > 1:
             answers = [merged for answer in answers for merged in self._sample(answer)]
         if len(answers) == 1 and usage is not None and usage.completion_tokens <= self._n * self._bounds.tokens:

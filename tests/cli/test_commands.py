@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,8 @@ def test_the_demo_runs_and_leaves_nothing_running(call: Call, tmp_path: Path, mo
     assert ended.code == 0
     assert len(texts_of(tmp_path / "demo" / "answers.jsonl")) == 2
     assert "2 simulated agents listen" in ended.err
-    assert "demo/answers.jsonl" in ended.err
+    report = ended.err.partition("where the time went: ")[2]
+    assert "2 of 2" in subprocess.run(shlex.split(report), capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize(

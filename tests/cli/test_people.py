@@ -118,8 +118,7 @@ def on_terminal(
     )
     os.close(side)
     said = b""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
+    while True:
         if select.select([main], [], [], 0.1)[0]:
             try:
                 data = os.read(main, 65536)
@@ -132,7 +131,7 @@ def on_terminal(
         elif process.poll() is not None:
             break
     os.close(main)
-    return process.wait(10), said.decode(errors="replace")
+    return process.wait(), said.decode(errors="replace")
 
 
 @pytest.mark.parametrize(

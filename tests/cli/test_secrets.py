@@ -135,7 +135,8 @@ def answered(url: str, content: object = None) -> tuple[int, str]:
         with urllib.request.urlopen(request) as reply:  # noqa: S310
             return reply.status, f"{reply.headers}{reply.read().decode()}"
     except urllib.error.HTTPError as error:
-        return error.code, f"{error.headers}{error.read().decode()}"
+        with error:
+            return error.code, f"{error.headers}{error.read().decode()}"
 
 
 def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_terminal(

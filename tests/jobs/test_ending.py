@@ -62,6 +62,13 @@ async def test_a_job_that_is_cancelled_keeps_what_it_has(tmp_path: Path, write_l
     assert not (tmp_path / "out.jsonl.lock").exists()
 
 
+@pytest.fixture
+def _date(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``time.time()`` go on with the simulated clock, so that a date is as far away as its test says."""
+    monkeypatch.setattr(time, "time", lambda: 1e9 + asyncio.get_running_loop().time())
+
+
+@pytest.mark.usefixtures("_date")
 async def test_an_allocation_that_ends_is_left_in_time(tmp_path: Path, write_lines: WriteLines) -> None:
     source = write_lines("in.jsonl", [{"prompt": f"Say {number}."} for number in range(4000)])
     options = JobOptions(deadline=time.time() + 12, interval=0.5)
@@ -75,6 +82,7 @@ async def test_an_allocation_that_ends_is_left_in_time(tmp_path: Path, write_lin
     assert 0 < summary.done < 4000
 
 
+@pytest.mark.usefixtures("_date")
 async def test_an_allocation_that_is_over_gets_nothing(tmp_path: Path, write_lines: WriteLines) -> None:
     options = JobOptions(deadline=time.time() + 3)
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
@@ -83,6 +91,7 @@ async def test_an_allocation_that_is_over_gets_nothing(tmp_path: Path, write_lin
     assert (summary.ending, summary.done, summary.remaining) == ("out of time", 0, 200)
 
 
+@pytest.mark.usefixtures("_date")
 async def test_nobody_waits_past_the_end_of_an_allocation(tmp_path: Path, write_lines: WriteLines) -> None:
     source = write_lines("in.jsonl", PROMPTS)
     options = JobOptions(deadline=time.time() + 20)

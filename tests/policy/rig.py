@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from aurora_pool.errors import ConnectionLost, PoolError, ServerError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.online import BEYOND
 from aurora_pool.policy.outcome import Outcome
@@ -16,7 +17,7 @@ from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.tail import useful
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 BUSY = ServerError(503, "The engine is currently busy")
@@ -263,7 +264,7 @@ class Rig:
         assert not self._ledger.quarantine_agents
         assert self._ledger.queued == 0
         for state in self._agents:
-            assert (state.held, state.running, state.staged, dict(state.requests)) == (0, 0, [], {})
+            assert (state.held, state.running, len(state.staged), dict(state.requests)) == (0, 0, 0, {})
 
     def describe(self) -> str:
         """Say where everything is, for a failed test."""

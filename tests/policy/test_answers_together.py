@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import WorkItem
 from tests.policy.rig import statistics_of
 
 AGENTS = 3
@@ -47,7 +48,7 @@ def run(seed: int, *, together: bool) -> tuple[object, ...]:
         # An answer that nobody waits for counts if it comes before the last that somebody does.
         portion.sort(key=lambda answer: answer.slot in open_items and not open_items[answer.slot].done)
         if together:
-            found = [item.index for item, _ in dispatcher.answered_together(request, portion, now)]
+            found = [*dispatcher.answered_together(request, portion, now).indices]
         else:
             found = [
                 open_items[answer.slot].index

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-from aurora_pool.policy.work import PromptQueue
+from aurora_pool.policy.callers import PromptQueue
 from tests.policy.rig import Rig, statistics_of
 
 IN_A_LIST = 16

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.retry import MAX_ATTEMPTS
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import BUSY, Rig
 
 DRAINING = ServerError(500, "cannot schedule new futures after shutdown")

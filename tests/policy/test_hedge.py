@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.hedge import READING
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.homes import MOST_HOMES, Homes
 from aurora_pool.policy.waiting import Waiting
 from aurora_pool.policy.window import START
-from aurora_pool.policy.work import PromptQueue, WorkItem
+from aurora_pool.policy.work import Lot, WorkItem
 from tests.policy.documents import document
 from tests.policy.rig import Rig
 
@@ -198,23 +199,23 @@ def item(queue: PromptQueue, number: int) -> WorkItem:
 
 def test_no_group_starves() -> None:
     queue = PromptQueue(range(2))
-    waiting: Waiting[WorkItem] = Waiting()
+    waiting = Waiting[WorkItem, Lot]()
     waiting.extend_group(1, [item(queue, 0)], homes=[])
     waiting.extend_group(2, [item(queue, 1)], homes=[1])
-    waiting.append(item(queue, 2))
+    waiting.extend([item(queue, 2)])
     rng = random.Random(1)
     for number in range(3, 2000):  # agent 0 has enough of its own for ever
         waiting.extend_group(3, [item(queue, number)], homes=[0])
         group = waiting.next_for(0, rng, helps=False)
         assert group is not None
-        group.items.popleft()
+        group.items.take(1)
         waiting.took(group, 0, 1)
     assert all(left.index > 2 for left in waiting)
 
 
 def test_the_agent_for_which_most_waits_is_helped_with_the_newest() -> None:
     queue = PromptQueue(range(3))
-    waiting: Waiting[WorkItem] = Waiting()
+    waiting = Waiting[WorkItem, Lot]()
     for key, home in ((1, 0), (2, 1), (3, 1), (4, 1)):
         waiting.extend_group(key, [item(queue, key)], homes=[home])
     rng = random.Random(1)
@@ -226,7 +227,7 @@ def test_the_agent_for_which_most_waits_is_helped_with_the_newest() -> None:
 
 def test_what_an_agent_loses_waits_for_anyone() -> None:
     queue = PromptQueue(range(2))
-    waiting: Waiting[WorkItem] = Waiting()
+    waiting = Waiting[WorkItem, Lot]()
     waiting.extend_group(1, [item(queue, 1)], homes=[0])
     waiting.lost(0)
     group = waiting.next_for(1, random.Random(1), helps=False)

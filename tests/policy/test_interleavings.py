@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from aurora_pool.errors import BadReply, ConnectFailed, ConnectionLost, PoolError, ServerError, TimedOut
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.work import InFlightRequest, PromptQueue
+from aurora_pool.policy.work import InFlightRequest
 from tests.policy.rig import Rig
 
 ERRORS: list[PoolError] = [

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.online import KEEP
-from aurora_pool.policy.work import Caller, PromptQueue, WorkItem
+from aurora_pool.policy.work import WorkItem
 from tests.policy.rig import Rig
 
 SLOTS, WINDOW = 16, 32

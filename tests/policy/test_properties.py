@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aurora_pool.policy.callers import TURN, Caller, PromptQueue
 from aurora_pool.policy.window import STEADY
-from aurora_pool.policy.work import TURN, Caller, PromptQueue
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool
 from tests.policy.rig import Rig, statistics_of

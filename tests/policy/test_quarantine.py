@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from aurora_pool.errors import ServerError
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.quarantine import MAX_DEATHS, QUARANTINE_DELAY, TOGETHER, halve
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.window import START
-from aurora_pool.policy.work import InFlightRequest, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, WorkItem
 from tests.policy.rig import Rig
 
 LONG_ENOUGH = 400.0

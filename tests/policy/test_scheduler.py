@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed, ServerError
+from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.scheduler import Balance, portion
 from aurora_pool.policy.window import START
-from aurora_pool.policy.work import Caller, PromptQueue
 from tests.policy.rig import Rig
 
 

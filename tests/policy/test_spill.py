@@ -9,8 +9,9 @@ import pytest
 
 from aurora_pool.hosted import HostedTerms
 from aurora_pool.messages import Usage
+from aurora_pool.policy.callers import AgentView, PromptQueue
 from aurora_pool.policy.dispatch import Dispatcher
-from aurora_pool.policy.work import AgentView, InFlightRequest, Portable, PromptQueue, WorkItem
+from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
 from tests.policy.rig import statistics_of
 
 TERMS = HostedTerms(requests=100, at_once=2)

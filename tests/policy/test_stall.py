@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from aurora_pool.errors import ConnectFailed
+from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.stall import CHECK_AFTER, Finding
-from aurora_pool.policy.work import PromptQueue
 from tests.policy.rig import Rig
 
 

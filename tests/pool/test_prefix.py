@@ -13,6 +13,8 @@ from aurora_pool import AnyPrompt, PromptOptions, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import chats_at, lists_at, prompts_at, running
 
+pytestmark = pytest.mark.simulated_clock
+
 QUICK = AgentProfile(median_length=2, shortest=1, longest=4)
 """Short answers of an engine that has a cache."""
 
@@ -48,7 +50,7 @@ def computed(fleet: SimulatedFleet) -> int:
 async def ask(prompts: list[str], **options: Any) -> tuple[dict[str, set[int]], int]:
     prompting = PromptOptions(prompt_format="raw")
     async with (
-        SimulatedFleet(4, profile=QUICK, time_scale=100) as fleet,
+        SimulatedFleet(4, profile=QUICK) as fleet,
         VLLMPool(fleet.endpoints, prompting=prompting, rng=random.Random(1), **options) as pool,
     ):
         responses = await pool.send_all_batched(prompts, max_tokens=4)
@@ -63,7 +65,7 @@ async def test_each_document_is_computed_on_one_agent() -> None:
     assert all(len(homes) == 1 for homes in agents.values())
     torn, more = await ask(prompts, prefix="off")
     assert all(len(homes) == 4 for homes in torn.values())
-    async with SimulatedFleet(1, profile=QUICK, time_scale=100) as fleet, VLLMPool(fleet.endpoints) as pool:
+    async with SimulatedFleet(1, profile=QUICK) as fleet, VLLMPool(fleet.endpoints) as pool:
         await pool.send_all_batched(prompts, max_tokens=4)
         least = computed(fleet)
     assert tokens <= 1.1 * least
@@ -119,7 +121,6 @@ async def test_as_ever_where_nothing_or_all_is_shared(header: str) -> None:
         assert [len(lists_at(agent)) for agent in fleet.agents] == [1, 1, 1, 1]
 
 
-@pytest.mark.simulated_clock
 async def test_statistics_tell_what_servers_found_in_their_caches() -> None:
     profile = AgentProfile(slots=4, median_length=300, longest=400)
     async with running(1, profile=profile) as (_, pool):

@@ -81,7 +81,7 @@ async def running(
         await own.close()
 
 
-async def until(what: Callable[[], Any], within: float = 30.0) -> Any:
+async def until(what: Callable[[], Any], within: float = 100.0) -> Any:
     """Wait until something is true, and return it."""
     async with asyncio.timeout(within):
         while True:
@@ -113,7 +113,7 @@ async def submit(
     return await client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window=window, **options)
 
 
-async def ended(client: openai.AsyncOpenAI, batch: Batch, within: float = 30.0) -> Batch:
+async def ended(client: openai.AsyncOpenAI, batch: Batch, within: float = 100.0) -> Batch:
     """Wait until a batch has ended."""
 
     async def look() -> Batch | None:

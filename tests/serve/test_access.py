@@ -173,11 +173,10 @@ def bearer(key: str) -> dict[str, str]:
 
 
 async def test_requests_a_minute(tmp_path: Path) -> None:
-    ann, bob = await make_keys(tmp_path, "ann", "bob", requests_per_minute=3)
+    ann, bob = await make_keys(tmp_path, "ann", "bob", requests_per_minute=1)
     async with running(tmp_path) as run:
         client = run.client_of(ann)
-        for _ in range(3):
-            await client.completions.create(model=MODEL, prompt="p", max_tokens=1)
+        await client.completions.create(model=MODEL, prompt="p", max_tokens=1)
         with pytest.raises(openai.RateLimitError) as refused:
             await client.completions.create(model=MODEL, prompt="p", max_tokens=1)
         assert int(refused.value.response.headers["Retry-After"]) >= 1

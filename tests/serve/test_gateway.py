@@ -242,6 +242,7 @@ async def test_agents_that_join_and_leave(tmp_path: Path) -> None:
         await until(lambda: run.server.fleet.statistics()[0].state == "in service")
 
 
+@pytest.mark.simulated_clock
 async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
     async with running(tmp_path, read_timeout=0.3) as run:
         reader, writer = await asyncio.open_connection("127.0.0.1", run.server.port)

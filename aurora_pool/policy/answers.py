@@ -1,0 +1,155 @@
+"""What an answer changes: its prompt's end, the credit that comes back, and what is known of its agent and caller."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from aurora_pool.policy.agent import AgentState
+from aurora_pool.policy.callers import Caller
+from aurora_pool.policy.ledger import Ledger
+from aurora_pool.policy.stall import StallDetector
+from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
+
+
+class PromptAnswer(Protocol):
+    """What the dispatcher wants to know of an answer: the parameters of :meth:`Dispatcher.answered`."""
+
+    slot: int
+    started: bool
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it has; 0 where the server does not tell."""
+        ...
+
+
+AnyAnswer = TypeVar("AnyAnswer", bound=PromptAnswer)
+
+
+class Results(NamedTuple, Generic[AnyAnswer]):
+    """Answers that are the results of their prompts, and the indices of these, in the same order.
+
+    ``items`` are those of the prompts; none where the prompts had none, which were sent just once, in this request.
+    """
+
+    indices: Sequence[int]
+    answers: Sequence[AnyAnswer]
+    items: Sequence[WorkItem]
+
+
+class Answers:
+    """Takes answers, one by one or many at a time."""
+
+    def __init__(self, ledger: Ledger, stall: StallDetector) -> None:
+        self._ledger = ledger
+        self._stall = stall
+
+    def one(self, request: InFlightRequest, slot: int, tokens: int, now: float, *, started: bool) -> bool:
+        """Record an answer; return whether it is its prompt's first, and so its result.
+
+        ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
+        ``tokens`` is 0 where the server does not tell.
+        """
+        if request.items[slot] is None:
+            return False
+        ledger = self._ledger
+        agent = ledger.agents[request.agent]
+        self.first_sign(request, agent, now)
+        agent.answered(tokens, request.sent_at, now)
+        if agent.checking:
+            self._stall.saw_activity(agent)
+        if tokens:
+            ledger.lengths.add(tokens)
+        ledger.answered += 1
+        item = ledger.release(request, slot, started=started)
+        item.queue.caller.answered(tokens, 1)
+        ledger.turns.fell(item.queue.caller)
+        first = not item.done
+        if first:
+            ledger.complete(item, now)
+        else:
+            ledger.wasted_tokens += tokens
+            agent.discard_duplicate(tokens)
+        if not request.live and request.open:
+            ledger.close(request, now)
+        return first
+
+    def together(self, request: InFlightRequest, answers: Sequence[AnyAnswer], now: float) -> Results[AnyAnswer]:
+        """Record answers that came at the same moment; return those that are their prompts' first.
+
+        It comes to the same as :meth:`one` for each, at a small part of the cost where a reply brings many.
+        """
+        if request.lot is not None:
+            return self._of_lot(request, request.lot, answers, now)
+        items = request.items
+        results: list[tuple[WorkItem, AnyAnswer]] = []
+        entangled: list[tuple[WorkItem, AnyAnswer]] = []
+        shown = 0.0
+        for answer in answers:
+            slot = answer.slot
+            item = items[slot]
+            if item is None:
+                continue
+            if item.done or item.holders > 1 or item.request is not request:
+                entangled.append((item, answer))
+                continue
+            items[slot] = item.request = None
+            item.holders = 0
+            item.done = True
+            if answer.started:
+                shown += item.started_at
+            results.append((item, answer))
+        ended = [answer for _, answer in results]
+        results += [
+            (item, answer)
+            for item, answer in entangled
+            if self.one(request, answer.slot, answer.tokens, now, started=answer.started)
+        ]
+        if ended:
+            self._ended_together(request, results[0][0].queue.caller, ended, shown, now)
+        return Results([item.index for item, _ in results], [a for _, a in results], [item for item, _ in results])
+
+    def _of_lot(
+        self, request: InFlightRequest, lot: Lot, answers: Sequence[AnyAnswer], now: float
+    ) -> Results[AnyAnswer]:
+        """The same for prompts that have no items: each is its agent's alone, and this its first answer."""
+        if len(answers) < request.size or request.open < request.size:
+            answers = [answer for answer in answers if request.take_off(answer.slot)]
+        if not answers:
+            return Results([], [], [])
+        slots = [answer.slot for answer in answers]
+        indices = lot.indices if slots == list(range(request.size)) else [lot.indices[slot] for slot in slots]
+        shown = sum([request.shown_at(answer.slot) for answer in answers if answer.started])
+        self._ended_together(request, lot.queue.caller, answers, shown, now)
+        return Results(indices, answers, [])
+
+    def _ended_together(
+        self, request: InFlightRequest, caller: Caller, answers: Sequence[AnyAnswer], shown: float, now: float
+    ) -> None:
+        """Count answers that ended their prompts; ``shown`` is the sum of the times of their first tokens."""
+        ledger = self._ledger
+        agent = ledger.agents[request.agent]
+        tokens = [answer.tokens for answer in answers]
+        started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
+        total = sum(tokens)
+        ledger.lengths.add(*filter(None, tokens))
+        ledger.release_done(request, caller, len(answers), len(started))
+        caller.answered(total, len(answers))
+        ledger.turns.fell(caller)
+        self.first_sign(request, agent, now)
+        if started:
+            count = len(started)
+            agent.flow.decoded(sum(started) - count, count * now - shown, count, agent.running, now)
+        agent.answered(total, request.sent_at, now, len(answers))
+        if agent.checking:
+            self._stall.saw_activity(agent)
+        if not request.live and request.open:
+            ledger.close(request, now)
+
+    def first_sign(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
+        """Record that something came that tells of one of its prompts, if it is the first."""
+        if not request.answers:
+            request.answers = True
+            if request.sent_at is not None:
+                agent.flow.first_byte(now - request.sent_at, now)

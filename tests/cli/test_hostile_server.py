@@ -1,0 +1,156 @@
+"""``submit``, ``jobs``, ``fetch`` and ``cancel`` with a server that may say anything."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Call
+from tests.cli.test_terminal import ATTACKS, in_a_terminal
+from tests.serve.running import jsonl, line
+
+SAID = "".join(ATTACKS.values()) + "\nWARNING aurora_pool: forged"
+FILE = {"id": "file-1", "object": "file", "bytes": 1, "created_at": 0, "filename": SAID, "purpose": "batch"}
+FILE |= {"status": "processed"}
+BATCH: dict[str, Any] = {
+    "id": f"batch-{SAID}",
+    "object": "batch",
+    "endpoint": "/v1/completions",
+    "input_file_id": SAID,
+    "completion_window": SAID,
+    "status": "completed",
+    "created_at": 0,
+    "output_file_id": SAID,
+    "request_counts": {"total": 1, "completed": 1, "failed": 0},
+    "errors": {"object": "list", "data": [{"line": 1, "message": SAID, "code": SAID}]},
+    "metadata": {"filename": SAID},
+}
+
+
+class Odd(ThreadingHTTPServer):
+    """Answers requests for batches with what a test says, whatever it is, and takes any file."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.status = 200
+        self.batch: bytes = b"{}"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Odd
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        path = self.path.partition("?")[0]
+        status, body = self.server.status, self.server.batch
+        if path == "/v1/files":
+            status, body = 200, json.dumps(FILE).encode()
+        elif path.startswith("/v1/files/"):
+            status, body = 200, b"{}\n"
+        elif path == "/v1/batches" and self.command == "GET" and status == 200:
+            body = b'{"object": "list", "has_more": false, "data": [' + body + b"]}"
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET  # noqa: N815 (the name is the library's)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (the name is the library's)
+        """Say nothing."""
+
+
+@pytest.fixture
+def odd(monkeypatch: pytest.MonkeyPatch) -> Iterator[Odd]:
+    with Odd() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("AURORA_POOL_SERVER", server.url)
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> list[tuple[str, ...]]:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(jsonl([line("a")]))
+    output = str(tmp_path / "out.jsonl")
+    return [
+        ("submit", str(source), "--watch", "-o", output),
+        ("jobs",),
+        ("fetch", "batch-1", "-o", output),
+        ("cancel", "batch-1"),
+    ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
+@pytest.mark.parametrize("status", [200, 400])
+def test_nothing_that_it_says_changes_a_terminal(status: int, odd: Odd, commands: list[tuple[str, ...]]) -> None:
+    odd.status = status
+    odd.batch = json.dumps(BATCH if status == 200 else {"error": {"message": SAID, "code": status}}).encode()
+    # In one terminal, one after the other: to start the command is what costs.
+    every = "; ".join(f"main({list(command)!r})" for command in commands)
+    calls = "import sys\nfrom aurora_pool.cli import main as run\ndef main(arguments):\n"
+    calls += "    sys.argv = ['aurora-pool', *arguments]\n    try: run()\n    except SystemExit: pass\n"
+    shown = in_a_terminal(COMMAND[0], "-c", calls + every)
+    assert shown.count("owned") >= len(commands) - (status == 200)  # one of them says no more than the batch's status
+    for text in ("\x1b]", "\x1b[2J", "\x1bP", "\x1bc", "\x1b(0", "\x07", "\x9d", "\x9b31m", "\u202e"):
+        assert text not in shown
+    assert not any(each.startswith("WARNING") for each in shown.splitlines())
+
+
+UNREADABLE = {
+    "no JSON": b"<html>",
+    "nested": b"[" * 100_000,
+    "another type": b'"batch"',
+    "null": b"null",
+    "no fields": b"{}",
+    "counts of text": json.dumps(BATCH | {"request_counts": {"total": "x", "completed": None, "failed": []}}).encode(),
+    "a date beyond all": json.dumps(BATCH | {"created_at": 10**300}).encode(),
+    "an unknown status": json.dumps(BATCH | {"status": SAID}).encode(),
+}
+
+
+@pytest.mark.parametrize("batch", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_reply_that_is_none_is_one_line(
+    batch: bytes, odd: Odd, commands: list[tuple[str, ...]], call: Call, tmp_path: Path
+) -> None:
+    odd.batch = batch
+    for command in commands[1:2] if batch == UNREADABLE["a date beyond all"] else commands:
+        ended = call(*command)
+        assert (ended.code, ended.err.count("\n")) == (5, 1), ended.err
+        assert "the reply can't be read" in ended.err
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_message_is_cut(odd: Odd, commands: list[tuple[str, ...]], call: Call) -> None:
+    odd.status = 400
+    odd.batch = json.dumps({"error": {"message": "x" * 5_000_000}}).encode()
+    for command in commands:
+        ended = call(*command)
+        assert ended.code == 2
+        assert len(ended.err) < 2200
+        assert "more characters]" in ended.err
+
+
+def test_any_id_is_one_part_of_a_path(odd: Odd, commands: list[tuple[str, ...]], call: Call, tmp_path: Path) -> None:
+    odd.batch = json.dumps(BATCH | {"id": "../\x00//a?b#c", "output_file_id": "..\x00/%2e\n"}).encode()
+    assert call(*commands[2]).code == 0
+    assert (tmp_path / "out.jsonl").read_text() == "{}\n"
+    odd.batch = json.dumps(BATCH | {"request_counts": {"total": 10**400, "completed": 10**400, "failed": 0}}).encode()
+    assert call(*commands[2]).code == 0
