@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import ExitStack, closing
 from hashlib import blake2b
 from pathlib import Path
 
@@ -30,10 +31,12 @@ class ResponseCache:
         self._waiting: dict[bytes, bytes] = {}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(self._path, timeout=60)
-            self._database.execute("PRAGMA journal_mode=WAL")
-            self._database.execute("PRAGMA synchronous=NORMAL")
-            self._database.execute("CREATE TABLE IF NOT EXISTS answers (request BLOB PRIMARY KEY, answer BLOB)")
+            with ExitStack() as unusable:
+                self._database = unusable.enter_context(closing(sqlite3.connect(self._path, timeout=60)))
+                self._database.execute("PRAGMA journal_mode=WAL")
+                self._database.execute("PRAGMA synchronous=NORMAL")
+                self._database.execute("CREATE TABLE IF NOT EXISTS answers (request BLOB PRIMARY KEY, answer BLOB)")
+                unusable.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise self._failure(error) from error
 

@@ -256,10 +256,13 @@ class SimulatedAgent:
     def _stop_listening(self) -> None:
         if self.listening:
             self._loop.remove_reader(self._socket)
-            host, port = self._socket.getsockname()[:2]
-            self._socket.close()
             # A bound socket that does not listen refuses connections and keeps the port from anyone else.
-            self._socket = _bound(host, port)
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)  # on Linux it stays bound, and may listen again
+            except OSError:
+                host, port = self._socket.getsockname()[:2]
+                self._socket.close()
+                self._socket = _bound(host, port)
             self.listening = False
 
     def _accept(self) -> None:
@@ -288,7 +291,11 @@ def _bound(host: str, port: int) -> socket.socket:
     except OSError:
         listener.close()
         raise
-    return listener
+    if port:
+        return listener
+    # Linux keeps a port for a socket that does not listen any more only where it was asked for by its number.
+    with listener:
+        return _bound(host, listener.getsockname()[1])
 
 
 def _texts(body: Any) -> Iterator[str]:

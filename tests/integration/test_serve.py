@@ -1,4 +1,4 @@
-"""`aurora-pool serve` over real servers: the openai client, a batch with real answers, and lm-eval."""
+"""`aurora-pool serve` over real servers: the openai client, a batch with real answers, lm-eval and inspect."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.integration.servers import Model, read_settled
 from tests.integration.vllm_environment import vllm_environment
 
 LM_EVAL = "0.4.13"
+INSPECT = "0.3.285"
 CAPITALS = {"France": "Paris", "Italy": "Rome", "Germany": "Berlin", "Spain": "Madrid"}
 TASK = """
 task: capitals
@@ -116,16 +117,40 @@ async def test_a_batch_has_real_answers(client: openai.AsyncOpenAI, model: Model
     assert "temperature" in json.dumps(json.loads(refused))
 
 
-@pytest.fixture(scope="session")
-def lm_eval() -> Path:
-    """The command of lm-eval, which is installed apart, once."""
-    folder = vllm_environment().folder.parent / f"lm-eval-{LM_EVAL}"
+INSPECT_TASK = """
+import json
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate
+
+@task
+def capitals():
+    rows = json.load(open("capitals.json"))
+    samples = [Sample(input=f"What is the capital of {name}?", target=right) for name, right in rows.items()]
+    return Task(dataset=samples, solver=generate(), scorer=includes())
+"""
+
+
+def installed(name: str, *packages: str) -> Path:
+    """The folder of the commands of packages that are installed apart, once."""
+    folder = vllm_environment().folder.parent / name
     if not (folder / "complete").exists():
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet", "install"]
-        subprocess.run([*pip, f"lm-eval[api]=={LM_EVAL}", "transformers"], check=True)
+        subprocess.run([*pip, *packages], check=True)
         (folder / "complete").touch()
-    return folder / "bin" / "lm_eval"
+    return folder / "bin"
+
+
+@pytest.fixture(scope="session")
+def lm_eval() -> Path:
+    return installed(f"lm-eval-{LM_EVAL}", f"lm-eval[api]=={LM_EVAL}", "transformers") / "lm_eval"
+
+
+@pytest.fixture(scope="session")
+def inspect() -> Path:
+    return installed(f"inspect-{INSPECT}", f"inspect-ai=={INSPECT}", "openai") / "inspect"
 
 
 async def test_lm_eval_measures_the_fleet(lm_eval: Path, server: Server, model: Model, tmp_path: Path) -> None:
@@ -150,3 +175,28 @@ async def test_lm_eval_measures_the_fleet(lm_eval: Path, server: Server, model: 
     assert process.returncode == 0, told.decode()[-3000:]
     (results,) = (tmp_path / "out").rglob("results_*.json")
     assert json.loads(results.read_text())["results"]["capitals"]["acc,none"] >= 0.75
+
+
+async def test_inspect_measures_the_fleet(inspect: Path, server: Server, model: Model, tmp_path: Path) -> None:
+    (tmp_path / "task.py").write_text(INSPECT_TASK)
+    (tmp_path / "capitals.json").write_text(json.dumps(CAPITALS))
+    process = await asyncio.create_subprocess_exec(
+        inspect,
+        *("eval", "task.py", "--model", f"openai-api/aurora/{model.name}", "--max-connections", "64"),
+        *("--temperature", "0", "--max-tokens", "16", "--log-format", "json", "--log-dir", "logs", "--display", "none"),
+        cwd=tmp_path,
+        env={
+            "AURORA_BASE_URL": f"{server.address}/v1",
+            "AURORA_API_KEY": "none",
+            "HOME": str(tmp_path),
+            "PATH": "",
+        },
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    _, told = await process.communicate()
+    assert process.returncode == 0, told.decode()[-3000:]
+    (log,) = (tmp_path / "logs").glob("*.json")
+    found = json.loads(log.read_text())
+    assert (found["status"], found["results"]["completed_samples"]) == ("success", len(CAPITALS))
+    assert found["results"]["scores"][0]["metrics"]["accuracy"]["value"] >= 0.25  # it knows Paris

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import tomllib
@@ -122,9 +123,11 @@ def history(at: Path, text: str) -> object:
 def test_it_is_said_what_can_not_be_done(tmp_path: Path, error: type[Exception], reason: str, refused: Refused) -> None:
     write_jsonl(tmp_path / "in.jsonl", [{"prompt": "a"}])
     before = (tmp_path / "in.jsonl").read_bytes()
-    with pytest.raises(error, match=reason):
+    with pytest.raises(error, match=reason) as raised:
         refused(tmp_path)
     assert (tmp_path / "in.jsonl").read_bytes() == before
+    left = [name for name in map(os.path.realpath, Path("/proc/self/fd").glob("*")) if str(tmp_path) in name]
+    assert not left, raised  # which holds what was made
 
 
 @pytest.mark.parametrize(

@@ -70,24 +70,23 @@ async def test_a_shortage_that_passes_costs_no_attempt(number: int, monkeypatch:
 
 @pytest.mark.simulated_clock
 async def test_a_name_that_has_moved_is_looked_up_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
     async def look_up(self: object, host: str, port: int, **options: Any) -> Any:
         where = address if host == "moving.test" else host
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (where, port))]
 
     monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", look_up)
-    endpoint = AgentEndpoint("moving.test", port)
     raw = PromptOptions(prompt_format="raw")
     profile = AgentProfile(instant=True)
-    pool = VLLMPool([endpoint], prompting=raw, timeouts=Timeouts(patience=30.0))
-    for address in ("127.0.0.1", "127.0.0.2"):
-        async with SimulatedFleet(1, profile=profile, ports=[port], host=address):
-            (response,) = await pool.send_all_batched(["a"], max_tokens=4)
-            assert response.success, response.error
-    await pool.close()
+    with socket.socket() as keeper:  # of the port, between the fleets
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        keeper.bind(("0.0.0.0", 0))  # noqa: S104 - it does not listen
+        port = keeper.getsockname()[1]
+        pool = VLLMPool([AgentEndpoint("moving.test", port)], prompting=raw, timeouts=Timeouts(patience=30.0))
+        for address in ("127.0.0.1", "127.0.0.2"):
+            async with SimulatedFleet(1, profile=profile, ports=[port], host=address):
+                (response,) = await pool.send_all_batched(["a"], max_tokens=4)
+                assert response.success, response.error
+        await pool.close()
 
 
 @pytest.mark.simulated_clock

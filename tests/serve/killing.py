@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -101,7 +102,7 @@ async def run(
         fleet = await stack.enter_async_context(SimulatedFleet(3, profile=profile, seed=seed))
         hostfile = fleet.write_hostfile(folder / "fleet.hostfile")
         hook = await _receive(stack, events)
-        servers = [Replica(folder, hostfile, _free_port(), database) for _ in range(replicas)]
+        servers = [Replica(folder, hostfile, _kept_port(stack), database) for _ in range(replicas)]
         for server in servers:
             server.start()
             stack.callback(server.kill)
@@ -173,13 +174,13 @@ async def _receive(stack: AsyncExitStack, events: Counter[tuple[str, str]]) -> s
     return f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
 
 
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _kept_port(stack: AsyncExitStack) -> int:
+    """Give a port that nobody else gets meanwhile: a bound socket that does not listen keeps it for the servers."""
+    keeper = stack.enter_context(socket.socket())
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    port: int = keeper.getsockname()[1]
+    return port
 
 
 def main() -> int:

@@ -3,7 +3,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import math
+import socket
 import struct
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +51,20 @@ async def test_an_ipv6_fleet(client: Client) -> None:
         agent.die()
         agent.revive()
         await asyncio.sleep(0.01)
+        assert await client.get(agent, "/health") == (200, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the port is bound anew")
+async def test_the_port_of_a_dead_agent_is_at_no_moment_anyone_elses(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with SimulatedFleet(1, profile=AgentProfile(reply="ok")) as fleet:
+        (agent,) = fleet.agents
+        monkeypatch.setattr(socket.socket, "bind", None, raising=False)
+        agent.die()
+        with pytest.raises(aiohttp.ClientConnectorError, match="Connect call failed"):
+            await client.get(agent, "/health")
+        agent.revive()
         assert await client.get(agent, "/health") == (200, "")
 
 
