@@ -44,6 +44,8 @@ LOOKED_AT = 32
 """How many prompts from all over, and how many of the first, show what all share."""
 DRAWN = 1024
 """Of many prompts, this number drawn at random shows whether they are alike: what it does not show is not worth it."""
+MANY = 8 * DRAWN
+"""To look at as many as this costs less than to draw some of them."""
 WORTH = 0.2
 """Groups must save this share of what would be computed without them: they come at a price in balance."""
 LEVELS = 64
@@ -102,7 +104,7 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Keys = froze
     """
     _, length = units_of(texts[0])
     keys = _keys(texts, depth, depth + length)
-    some = keys if len(keys) <= DRAWN else Random(len(keys)).sample(keys, DRAWN)
+    some = keys if len(keys) <= MANY else Random(len(keys)).sample(keys, DRAWN)
     if len(some) - len(set(some)) == max(0, some.count(0) - 1) and known.isdisjoint(some):
         return Grouping(keys, None)
     buckets: dict[int, list[int]] = {}
