@@ -146,7 +146,7 @@ class Grouper:
         A group of one is known from earlier, or belongs to none and has the key 0. Each item is told its key.
         """
         texts = prompts.contents if isinstance(prompts, Lot) else [item.work for item in prompts]
-        kinds = set(map(type, texts))
+        kinds = {type(texts[0])} if isinstance(prompts, Lot) else set(map(type, texts))
         if kinds != {str}:  # a text begins as it is
             texts = list(map(self._beginning_of, texts))
             kinds = set(map(type, texts))

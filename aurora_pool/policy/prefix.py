@@ -103,9 +103,9 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Keys = froze
     the keys of groups that have been met: a single prompt of one belongs there.
     """
     _, length = units_of(texts[0])
-    keys = _keys(texts, depth, depth + length)
-    some = keys if len(keys) <= MANY else Random(len(keys)).sample(keys, DRAWN)
-    if len(some) - len(set(some)) == max(0, some.count(0) - 1) and known.isdisjoint(some):
+    keys, parts = _keys(texts, depth, length)
+    drawn = keys if len(keys) <= MANY else Random(len(keys)).sample(keys, DRAWN)
+    if _all_differ(parts if drawn is keys else drawn) and known.isdisjoint(drawn):
         return Grouping(keys, None)
     buckets: dict[int, list[int]] = {}
     for place, key in enumerate(keys):
@@ -188,8 +188,23 @@ def _slice(text: Any, start: int, end: int) -> Any:
     return text[start:end] if isinstance(text, str) else tuple(text[start:end])
 
 
-def _keys(texts: Sequence[Any], start: int, end: int) -> Sequence[int]:
-    """The same as :func:`key_of` for each of them; this is what a prompt costs that shares nothing."""
-    if isinstance(texts[0], str):
-        return array("q", [hash(text[start:end]) ^ start if len(text) >= end else 0 for text in texts])
-    return array("q", [key_of(text, start) for text in texts])
+def _keys(texts: Sequence[Any], depth: int, length: int) -> tuple[Sequence[int], Sequence[Any]]:
+    """The same as :func:`key_of` for each of them, and what it was made of: the keys where some are too short.
+
+    This is most of what a prompt costs that shares nothing, so it is all done in loops of the interpreter's own.
+    """
+    end = depth + length
+    parts = [text[depth:end] for text in texts] if isinstance(texts[0], str) else [tuple(t[depth:end]) for t in texts]
+    keys = array("q", map(hash, parts))
+    if depth:
+        keys = array("q", [key ^ depth for key in keys])
+    if min(map(len, parts)) == length:
+        return keys, parts
+    keys = array("q", [key if len(part) == length else 0 for key, part in zip(keys, parts, strict=True)])
+    return keys, keys
+
+
+def _all_differ(parts: Sequence[Any]) -> bool:
+    """Whether none is there twice, but for the keys of those that are too short."""
+    too_short = parts.count(0) if isinstance(parts[0], int) else 0
+    return len(parts) - len(set(parts)) == max(0, too_short - 1)

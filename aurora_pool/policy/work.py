@@ -89,6 +89,8 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
 class Lot:
     """Prompts of one queue, kind and token budget: ``works`` at ``places``, which are the call's at ``indices``.
 
+    The works are all of one type.
+
     >>> lot = Lot(queue=None, kind="kind", works=["a", "b", "c", "d"], indices=range(10, 14))
     >>> part = lot.part(1, 4, 2)
     >>> len(part), part.contents, part.indices, [item.index for item in part.items()]

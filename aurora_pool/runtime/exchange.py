@@ -238,8 +238,11 @@ class Exchanges:
         self._calibrate(request, kind, results)
         sink = kind.sink
         where = sink.agent_index(request.agent)
+        latency = now - (now if request.sent_at is None else request.sent_at)
+        if kind.text_only and not results.items and FILTERED not in reasons:  # the same at half the cost
+            self._deliver(sink, results.indices, _texts(results.answers, where, latency))
+            return
         firsts = [(item.sends, now - item.first_sent) for item in results.items]
-        sent_once = 1, now - (now if request.sent_at is None else request.sent_at)
         responses = [
             Response(
                 (unfiltered := answer.finish_reason != FILTERED),
@@ -261,7 +264,7 @@ class Exchanges:
                 answer.embedding,
                 answer.tool_calls,
             )
-            for answer, (attempts, latency) in zip(results.answers, firsts or repeat(sent_once), strict=False)
+            for answer, (attempts, latency) in zip(results.answers, firsts or repeat((1, latency)), strict=False)
         ]
         self._deliver(sink, results.indices, responses)
 
@@ -279,3 +282,22 @@ class Exchanges:
             if answer.finish_reason not in FINISHED:
                 reason = f"finish_reason {answer.finish_reason!r}"
                 self._dispatcher.aborted(request, answer.slot, reason, now, started=answer.started)
+
+
+def _texts(answers: Sequence[Answer], where: int | None, latency: float) -> list[Response]:
+    """The responses of prompts that were sent once, and whose answers are texts and nothing else."""
+    return [
+        Response(
+            True,
+            answer.text,
+            None,
+            where,
+            None,
+            answer.finish_reason,
+            None if (usage := answer.usage) is None else usage.prompt_tokens,
+            None if usage is None else usage.completion_tokens,
+            attempts=1,
+            latency=latency,
+        )
+        for answer in answers
+    ]

@@ -170,6 +170,7 @@ class _Forward:
 
     limit = 1
     model = ""
+    text_only = False
 
     def __init__(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None) -> None:
         self.method = method

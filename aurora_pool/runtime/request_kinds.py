@@ -88,6 +88,11 @@ class RequestKind(Protocol):
     model: str
     """The model that is asked for; empty where the request is not the pool's own."""
 
+    @property
+    def text_only(self) -> bool:
+        """Whether an answer is a text and nothing else."""
+        ...
+
     def interval(self, token_budget: int, agent: AgentState) -> int:
         """How many tokens of an answer an event should hold if these prompts are streamed; 0 if they are not."""
         ...
@@ -112,6 +117,7 @@ class RequestKind(Protocol):
 class _JSONKind:
     """What kinds of the pool's own requests have in common."""
 
+    text_only = False
     __slots__ = ("__weakref__", "_asked", "_n", "fields", "headers", "limit", "method", "model", "path", "sink")
 
     def __init__(self, sink: Sink, model: str, fields: dict[str, Any], path: str, *, limit: int) -> None:
@@ -166,7 +172,7 @@ def beginning(work: Any) -> str | Sequence[int]:
 class CompletionsBatch(_JSONKind):
     """Prompts of one call with equal sampling, for ``/v1/completions``; a item's ``work`` is text or token ids."""
 
-    __slots__ = ("_observe", "_streams")
+    __slots__ = ("_observe", "_streams", "text_only")
 
     def __init__(
         self, sink: Sink, model: str, fields: dict[str, Any], observe: Observe, *, alone: bool = False
@@ -174,6 +180,8 @@ class CompletionsBatch(_JSONKind):
         scored = fields.get("prompt_logprobs") is not None
         limit = 1 if alone else SCORED_LIMIT if scored else LIST_LIMIT
         super().__init__(sink, model, fields, completions.PATH, limit=limit)
+        more = fields.get("logprobs"), fields.get("prompt_logprobs"), fields.get("return_token_ids")
+        self.text_only = self._n == 1 and all(each is None for each in more)
         self._streams = not scored and not alone  # vLLM refuses to stream prompt_logprobs
         self._observe = observe
 

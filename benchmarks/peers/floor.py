@@ -74,11 +74,13 @@ class _Floor:
     async def run(self, case: Case, prompts: list[str]) -> list[Answer]:
         if case.chat:
             return await in_order(self._chat, prompts, asyncio.gather)
-        if case.lists > 1:
-            async with _open_session() as session:
-                return await _Floor(session, self._urls).long_call(case, prompts)
-        send = self._streamed if case.stream else self._whole
         answers: list[Answer] = []
+        if case.lists > 1:
+            for some in rounds(case, prompts):
+                async with _open_session() as session:
+                    answers += await _Floor(session, self._urls).long_call(case, some)
+            return answers
+        send = self._streamed if case.stream else self._whole
         for shares in map(round_robin, rounds(case, prompts)):
             replies = [send(url + "/v1/completions", some) for url, some in zip(self._urls, shares, strict=True)]
             answers += gather_shares(await asyncio.gather(*replies))

@@ -23,12 +23,14 @@ async def open_client(urls: list[str]) -> AsyncIterator[Client]:
         streamed = await stack.enter_async_context(new_pool(stream=True))
 
         async def run(case: Case, prompts: list[str]) -> list[Response]:
+            answers: list[Response] = []
             if case.lists > 1:
-                async with new_pool(stream=case.stream) as pool:
-                    return await pool.send_all_batched(prompts, MAX_TOKENS)
+                for some in rounds(case, prompts):
+                    async with new_pool(stream=case.stream) as pool:
+                        answers += await pool.send_all_batched(some, MAX_TOKENS)
+                return answers
             pool = streamed if case.stream else whole
             send = pool.send_all if case.chat else pool.send_all_batched
-            answers: list[Response] = []
             for some in rounds(case, prompts):
                 answers += await send(some, MAX_TOKENS)
             return answers
