@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed
@@ -160,6 +160,7 @@ def test_a_view_is_served_by_its_own_agents() -> None:
     cut=st.integers(1, 80),
 )
 def test_as_ever_where_nothing_is_shared(texts: list[int], header: str, agents: int, length: int, cut: int) -> None:
+    assume(not (header and cut == 1 and len(texts) == 2))  # of two prompts, what both begin with may be all they share
     works = [header + document(number, length) for number in texts]
     sent = []
     for prefix in (True, False):
