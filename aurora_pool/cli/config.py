@@ -29,8 +29,9 @@ class Known:
             given = [given]
         if self.inverted and isinstance(given, bool):
             return not given
-        # A shell has done this for what is on the command line.
-        return os.path.expanduser(given) if isinstance(given, str) and given.startswith("~") else given  # noqa: PTH111
+        if isinstance(given, str) and given.startswith("~"):  # a shell has done this for what is on the command line
+            return os.path.expanduser(given)  # noqa: PTH111 - text stays text, which may be no path
+        return given
 
 
 def load_config(path: Path, known: Mapping[str, Known]) -> dict[str, Any]:

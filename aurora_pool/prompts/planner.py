@@ -20,7 +20,15 @@ from aurora_pool.prompts.fields import survives_rendering
 from aurora_pool.prompts.length import budget_or_none, exact_budget, most_tokens, rounded
 from aurora_pool.prompts.settings import PromptSettings
 from aurora_pool.runtime.hosted import is_portable
-from aurora_pool.runtime.request_kinds import ChatBatch, CompletionsBatch, PlanResult, RequestKind, SingleChat, Sink
+from aurora_pool.runtime.request_kinds import (
+    ChatBatch,
+    CompletionsBatch,
+    Planned,
+    PlanResult,
+    RequestKind,
+    SingleChat,
+    Sink,
+)
 from aurora_pool.wire import completions
 
 SendParts = Callable[[Sequence[Prompt]], Awaitable[list[Response]]]
@@ -75,9 +83,7 @@ class Planner:
         self._others: weakref.WeakValueDictionary[tuple[Form, bytes], Any] = weakref.WeakValueDictionary()
         self._text_form = self._form_of_text(settings.applies_template, sampling)
 
-    def __call__(
-        self, start: int, prompts: Sequence[AnyPrompt], sink: Sink
-    ) -> Lot | list[WorkItem] | Iterator[PlanResult]:
+    def __call__(self, start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> Planned:
         """Plan successive prompts, the first of which has the index ``start``."""
         form, settings = self._text_form, self._settings
         if form == "chat" or not self._contexts or set(map(type, prompts)) != {str} or not can_be_sent(prompts):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from aurora_pool.messages import AnyPrompt, Response
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.work import Lot, WorkItem
-from aurora_pool.runtime.request_kinds import PlanPrompts, PlanResult
+from aurora_pool.runtime.request_kinds import Planned, PlanPrompts, PlanResult
 
 if TYPE_CHECKING:
     from aurora_pool.runtime.driver import Driver
@@ -186,7 +186,7 @@ class Call:
         room = self._limit - unanswered
         if room <= 0:  # the windows have shrunk since
             return False
-        made: Lot | list[WorkItem] | Iterator[PlanResult] | None = self._left
+        made: Planned | None = self._left
         if made is None:
             count = min(room, self._slice)
             prompts = list(itertools.islice(self._input, count))
@@ -218,7 +218,7 @@ class Call:
         self._limit = 2 * self._driver.capacity(self.queue)
         self._room = self._limit - max(1, self._limit // 16)
 
-    def _admissible(self, made: Lot | list[WorkItem] | Iterator[PlanResult]) -> Lot | list[WorkItem]:
+    def _admissible(self, made: Planned) -> Lot | list[WorkItem]:
         """The prompts to admit now: not those that are answered already, nor those that are deferred."""
         self._left = None
         if isinstance(made, list | Lot):

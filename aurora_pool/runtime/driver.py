@@ -207,10 +207,10 @@ class Driver:
         self._make_round()
 
     def withdraw_all(self, made: list[WorkItem]) -> None:
-        """The same for all prompts of a caller: those that are ``made``, and those of lots whose items would be."""
+        """The same for all prompts of a caller: those ``made``, and those of lots that add to it."""
         self._admit()
-        self.dispatcher.make_items(made)
-        self.withdraw([item for item in made if not item.done])
+        self.dispatcher.withdraw_all(made, self.now)
+        self._make_round()
 
     def capacity(self, queue: PromptQueue) -> int:
         """How many prompts the agents of a queue may hold together."""

@@ -49,7 +49,9 @@ class Sink(Protocol):
 
 PlanResult = WorkItem | Response | Callable[[], Awaitable["WorkItem | Response"]]
 """What becomes of a prompt: a work item, its answer already, or what to ask before one of the two is known."""
-PlanPrompts = Callable[[int, Sequence[AnyPrompt], Sink], Lot | list[WorkItem] | Iterator[PlanResult]]
+Planned = Lot | list[WorkItem] | Iterator[PlanResult]
+"""What becomes of prompts that come one after the other."""
+PlanPrompts = Callable[[int, Sequence[AnyPrompt], Sink], Planned]
 """Plans successive prompts, of which the first has this index: a list where each has a work item at once."""
 
 

@@ -268,10 +268,7 @@ class Rig:
 
     def describe(self) -> str:
         """Say where everything is, for a failed test."""
-        queues = [
-            (queue.view.members, len(queue.items), len(queue.quarantined), queue.waiting)
-            for queue in self._ledger.queues
-        ]
+        queues = [(q.view.members, len(q.items), len(q.quarantined), q.waiting) for q in self._ledger.queues]
         agents = [
             (a.index, a.breaker.state, a.limit, a.held, a.quarantine_for is not None, a.checking, a.cooling_down)
             for a in self._agents
