@@ -20,6 +20,9 @@ from aurora_pool.wire.errors import error_of
 Form = Literal["text", "message", "delta"]
 """Under which key a choice has its text: of ``/v1/completions``, of a chat, of an event of a chat."""
 
+_NEVER_TEXT = frozenset({"finish_reason", "logprobs", "matched_stop", "native_finish_reason", "stop_reason"})
+"""Members of a choice that stand beside its text, and may be or hold strings."""
+
 _ANY = msgspec.json.Decoder()
 
 
@@ -69,12 +72,12 @@ def _answer(choice: Any, form: Form, alone: bool, begun: Callable[[int], bool] |
     reason = reason if isinstance(reason, str) else None
     source = choice if form == "text" else choice.get(form)
     key = "text" if form == "text" else "content"
-    if form == "text" and "text" not in choice and not (begun is not None and reason and begun(index)):
-        raise BadReply("the reply is not what the API promises: a choice has no text")
-    if not isinstance(source, dict):
-        if source is not None or begun is None or not (reason and begun(index)):
+    if choice.get(form) is None and (form != "text" or form not in choice):
+        if begun is None or not (reason and begun(index)) or _may_hold_text(choice):
             raise BadReply(f"the reply is not what the API promises: a choice has no {form}")
         source = {}
+    elif not isinstance(source, dict):
+        raise BadReply(f"the reply is not what the API promises: a choice has no {form}")
     thoughts = source.get("reasoning") if source.get("reasoning") is not None else source.get("reasoning_content")
     calls = source.get("tool_calls")
     ids = choice.get("prompt_token_ids") or reply.get("prompt_token_ids")
@@ -90,6 +93,13 @@ def _answer(choice: Any, form: Form, alone: bool, begun: Callable[[int], bool] |
         prompt_logprobs=scored if isinstance(scored, list) else None,
         tool_calls=calls if isinstance(calls, list) and calls else None,
     )
+
+
+def _may_hold_text(choice: dict[str, Any]) -> bool:
+    """Whether something of a choice may be its text under another name, or a part of a message that has one."""
+    others = [value for name, value in choice.items() if name not in _NEVER_TEXT]
+    members = [each for value in others if isinstance(value, dict) for each in value.values()]
+    return any(isinstance(value, str) and value for value in (*others, *members))
 
 
 def text_of(content: Any) -> str:

@@ -120,6 +120,10 @@ UNCLEAR = {
     "text that is a number": http(body({"index": 0, "text": 7, "finish_reason": "stop"})),
     "a chat's message": http(body({"index": 0, "message": {"content": "x"}, "finish_reason": "stop"})),
     "a stream cut off": http(sse(choice(0, "x"))),
+    "an end whose text has another name": http(
+        sse(choice(0, "x"), {"choices": [{"index": 0, "tfxt": "y", "finish_reason": "stop"}]}, DONE),
+        content_type=EVENTS,
+    ),
     "half an event": http(sse(choice(0, "x", "stop"))[:-9], content_type=EVENTS),
     "nothing": http(b""),
     "nothing but done": http(sse(DONE), content_type=EVENTS),
@@ -131,6 +135,27 @@ async def test_what_is_unknown_about_the_text_is_an_error(reply: bytes) -> None:
     async with pool_of(lambda _: reply, timeouts=Timeouts(patience=3.0)) as (pool, _):
         (response,) = await pool.send_all_batched(["a"])
         assert (response.success, response.error_kind) == (False, "exhausted")
+
+
+@pytest.mark.parametrize(
+    ("end", "success"),
+    [
+        ({}, True),
+        ({"delta": None, "stop_reason": "</s>", "logprobs": None}, True),
+        ({"dtlta": {"content": "y"}}, False),
+        ({"message": {"role": "assistant"}}, False),
+        ({"content": "y"}, False),
+    ],
+)
+async def test_a_chat_may_end_without_a_delta_but_not_with_one_of_another_name(
+    end: dict[str, Any], success: bool
+) -> None:
+    begun = {"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]}
+    ended = {"choices": [{"index": 0, **end, "finish_reason": "stop"}]}
+    reply = http(sse(begun, ended, DONE), content_type=EVENTS)
+    async with pool_of(lambda _: reply, max_tokens=4000, timeouts=Timeouts(patience=3.0)) as (pool, _):
+        (response,) = await pool.send_all(["a"])
+        assert (response.success, response.text) == (success, "x" if success else "")
 
 
 async def test_a_long_chat_is_streamed_and_its_tool_calls_are_put_together() -> None:
