@@ -287,6 +287,7 @@ class AgentPool:
         return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller, otherwise)
 
     async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
+        check_prompts(prompts)
         return await (await self._call(queue, prompts, options, None)).all()
 
     async def _reported(
@@ -307,7 +308,6 @@ class AgentPool:
                 yield pair
 
     async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
-        check_prompts(prompts)
         await self.start()
         queue = queue.for_call(self._caller or Caller(weight=options.weight, priority=options.priority))
         return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)

@@ -56,7 +56,7 @@ class Answers:
         if agent.checking:
             self._stall.saw_activity(agent)
         if tokens:
-            ledger.lengths.add(tokens)
+            ledger.lengths.add((tokens,))
         ledger.answered += 1
         item = ledger.release(request, slot, started=started)
         item.queue.caller.answered(tokens, 1)
@@ -145,7 +145,7 @@ class Answers:
         if request.started:
             started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
         total = sum(tokens)
-        ledger.lengths.add(*filter(None, tokens))
+        ledger.lengths.add([own for own in tokens if own] if 0 in tokens else tokens)
         ledger.release_done(request, caller, len(answers), len(started))
         caller.answered(total, len(answers))
         ledger.turns.fell(caller)

@@ -8,8 +8,8 @@ way. No tokenizer, and no tree: a client that sees many prompts at a time needs 
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 from random import Random
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -103,9 +103,9 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Keys = froze
     the keys of groups that have been met: a single prompt of one belongs there.
     """
     _, length = units_of(texts[0])
-    keys, parts = _keys(texts, depth, length)
+    keys = _keys(texts, depth, length)
     drawn = keys if len(keys) <= MANY else Random(len(keys)).sample(keys, DRAWN)
-    if _all_differ(parts if drawn is keys else drawn) and known.isdisjoint(drawn):
+    if _all_differ(drawn) and known.isdisjoint(drawn):
         return Grouping(keys, None)
     buckets: dict[int, list[int]] = {}
     for place, key in enumerate(keys):
@@ -188,23 +188,21 @@ def _slice(text: Any, start: int, end: int) -> Any:
     return text[start:end] if isinstance(text, str) else tuple(text[start:end])
 
 
-def _keys(texts: Sequence[Any], depth: int, length: int) -> tuple[Sequence[int], Sequence[Any]]:
-    """The same as :func:`key_of` for each of them, and what it was made of: the keys where some are too short.
+def _keys(texts: Sequence[Any], depth: int, length: int) -> list[int]:
+    """The same as :func:`key_of` for each of them.
 
-    This is most of what a prompt costs that shares nothing, so it is all done in loops of the interpreter's own.
+    This is most of what a prompt costs that shares nothing. So it is done in loops of the interpreter's own, and no
+    slice is kept: each takes the memory of the one before it, which is in the cache already.
     """
-    end = depth + length
-    parts = [text[depth:end] for text in texts] if isinstance(texts[0], str) else [tuple(t[depth:end]) for t in texts]
-    keys = array("q", map(hash, parts))
+    slices = map(itemgetter(slice(depth, depth + length)), texts)
+    keys = list(map(hash, slices if isinstance(texts[0], str) else map(tuple, slices)))
     if depth:
-        keys = array("q", [key ^ depth for key in keys])
-    if min(map(len, parts)) == length:
-        return keys, parts
-    keys = array("q", [key if len(part) == length else 0 for key, part in zip(keys, parts, strict=True)])
-    return keys, keys
+        keys = [key ^ depth for key in keys]
+    if min(map(len, texts)) < depth + length:
+        return [key if len(text) >= depth + length else 0 for key, text in zip(keys, texts, strict=True)]
+    return keys
 
 
-def _all_differ(parts: Sequence[Any]) -> bool:
-    """Whether none is there twice, but for the keys of those that are too short."""
-    too_short = parts.count(0) if isinstance(parts[0], int) else 0
-    return len(parts) - len(set(parts)) == max(0, too_short - 1)
+def _all_differ(keys: Sequence[int]) -> bool:
+    """Whether none is there twice, but for that of those that are too short."""
+    return len(keys) - len(set(keys)) == max(0, keys.count(0) - 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
 _STEPS = 4
@@ -35,7 +36,7 @@ class Lengths:
     """How long answers are, in tokens: a histogram with buckets of equal ratio.
 
     >>> lengths = Lengths()
-    >>> for tokens in (100, 100, 100, 1000): lengths.add(tokens)
+    >>> lengths.add([100, 100, 100, 1000])
     >>> round(lengths.mean), round(lengths.quantile(0.5, done=500))
     (325, 1000)
     """
@@ -50,7 +51,7 @@ class Lengths:
         self.total = 0
         self._known: dict[tuple[float, int], float] = {}
 
-    def add(self, *lengths: int) -> None:
+    def add(self, lengths: Sequence[int]) -> None:
         """Record the lengths of answers."""
         self._new += lengths
         self.count += len(lengths)
@@ -138,7 +139,7 @@ def seconds_saved(
     A server that has been quiet for longer than its rate explains will probably stay so for as
     long again.
 
-    >>> lengths = Lengths(); lengths.add(200)
+    >>> lengths = Lengths(); lengths.add([200])
     >>> slow, fast = Pace(0.1, 10.0, 1.0, 20.0, 10.0), Pace(0.1, 100.0, 10.0, 2.0, 100.0)
     >>> seconds_saved(1.0, 1.5, 0.1, 0, slow, fast, lengths) > 15
     True

@@ -9,6 +9,7 @@ nothing but the cost depends on lots.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Self, TypeAlias
 
 import msgspec
@@ -203,7 +204,7 @@ class Lot:
 
 
 def _chained(parts: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    return parts[0] if len(parts) == 1 else [each for part in parts for each in part]
+    return parts[0] if len(parts) == 1 else list(chain.from_iterable(parts))
 
 
 Prompts: TypeAlias = Sequence[WorkItem] | Lot

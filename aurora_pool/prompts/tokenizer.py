@@ -209,7 +209,7 @@ class Tokenizer:
         """
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
         found = await self._compare(chat.PATH, body, chat.ChatReader().whole, within=self._driver.timeouts.stall)
-        answered = [answers for answers in found if not isinstance(answers, PoolError)]
+        answered = [finished.answers for finished in found if not isinstance(finished, PoolError)]
         if not answered and any(isinstance(error, PoolError) and may_pass(error) for error in found):
             return None
         return any(answer.reasoning for answers in answered for answer in answers)

@@ -18,7 +18,7 @@ from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import InFlightRequest
 from aurora_pool.runtime.hosted import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
-from aurora_pool.wire.answer import Answer, Reader, guarded, tokens_of
+from aurora_pool.wire.answer import Answer, Finished, Reader, finished, guarded
 from aurora_pool.wire.bounds import Bounds
 from aurora_pool.wire.errors import refuses_streaming
 from aurora_pool.wire.sse import EventSplitter, begins_events
@@ -186,9 +186,9 @@ class Exchanges:
         if splitter is not None:
             self._take_events(splitter.end(), reader, kind, request)
         else:
-            answers = guarded(reader.whole, b"".join(start))
+            found = guarded(reader.whole, b"".join(start))
             self._names.check(request.agent, kind.model, reader.model)
-            self._answers(request, kind, answers, self._clock())
+            self._answers(request, kind, found, self._clock())
         if request.live:
             raise BadReply("the reply ended before every prompt had its answer")
 
@@ -198,10 +198,10 @@ class Exchanges:
             guarded(reader.events, events)
         finally:  # what came before an event that says that the rest failed is kept
             self._names.check(request.agent, kind.model, reader.model)
-            started, finished = reader.take()
+            started, ended = reader.take()
             self._dispatcher.progress(request, now, started)
-            if finished:
-                self._answers(request, kind, finished, now)
+            if ended:
+                self._answers(request, kind, finished(ended), now)
         self._schedule()
 
     def progress(self, request: InFlightRequest) -> None:
@@ -227,12 +227,12 @@ class Exchanges:
 
     # -- answers ----------------------------------------------------------------------------------------------
 
-    def _answers(self, request: InFlightRequest, kind: RequestKind, answers: Sequence[Answer], now: float) -> None:
-        reasons = {answer.finish_reason for answer in answers}
-        if not reasons <= FINISHED:
-            self._unfinished(request, answers, now)
-            answers = [answer for answer in answers if answer.finish_reason in FINISHED]
-        results = self._dispatcher.answered_together(request, answers, tokens_of(answers), now)
+    def _answers(self, request: InFlightRequest, kind: RequestKind, found: Finished, now: float) -> None:
+        if not found.reasons <= FINISHED:
+            self._unfinished(request, found.answers, now)
+            found = finished([answer for answer in found.answers if answer.finish_reason in FINISHED])
+        answers, reasons, tokens = found
+        results = self._dispatcher.answered_together(request, answers, tokens, now)
         if not results.answers:
             return
         self._calibrate(request, kind, results)
@@ -296,8 +296,11 @@ def _texts(answers: Sequence[Answer], where: int | None, latency: float) -> list
             answer.finish_reason,
             None if (usage := answer.usage) is None else usage.prompt_tokens,
             None if usage is None else usage.completion_tokens,
-            attempts=1,
-            latency=latency,
+            None,
+            None,
+            None,
+            1,
+            latency,
         )
         for answer in answers
     ]

@@ -15,7 +15,7 @@ from aurora_pool.wire.rate_limits import left
 
 if TYPE_CHECKING:
     from aurora_pool.runtime.reply import Reply
-    from aurora_pool.wire.answer import Answer
+    from aurora_pool.wire.answer import Finished
 
 REPLY_WITHIN = 600.0
 """Seconds that a hosted agent has for a whole reply: it has no counters to look at, as the openai client has it."""
@@ -95,8 +95,8 @@ class _Counted(chat.ChatReader):
 
     counted: Usage | None
 
-    def whole(self, body: bytes) -> Sequence[Answer]:
+    def whole(self, body: bytes) -> Finished:
         """Take the body."""
-        answers = super().whole(body)
-        self.counted = answers[0].usage
-        return answers
+        found = super().whole(body)
+        self.counted = found.answers[0].usage
+        return found

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from aurora_pool.errors import BadReply
 from aurora_pool.messages import Logprobs, Usage
-from aurora_pool.wire.answer import Answer, merge_samples
+from aurora_pool.wire.answer import Answer, Finished, finished, finished_texts, merge_samples
 from aurora_pool.wire.bounds import UNBOUNDED, Bounds
 
 ENDED = Answer(-1, "")
@@ -106,7 +106,7 @@ class Assembly:
         finished, self._finished = self._finished, []
         return started, finished
 
-    def whole(self, answers: list[Answer], usage: Usage | None) -> Sequence[Answer]:
+    def whole(self, answers: list[Answer], usage: Usage | None) -> Finished:
         """Take all choices at once; the usage is of all of them together."""
         if len(answers) != self._choices:
             raise BadReply(f"expected {self._choices} choices, got {len(answers)}")
@@ -120,15 +120,17 @@ class Assembly:
             for answer in answers:
                 reason = answer.finish_reason or ""
                 answer.finish_reason = _SAME_REASON.get(reason, answer.finish_reason) if told else "stop"
+            reasons = {answer.finish_reason for answer in answers}
         for answer, logprobs in [(a, a.wire_logprobs) for a in answers if a.wire_logprobs is not None]:
             answer.logprobs = logprobs.message()
-        if max([len(answer.text) for answer in answers]) > self._bounds.longest:
+        lengths = [len(answer.text) for answer in answers]
+        if max(lengths) > self._bounds.longest:
             self._too_long(max(answers, key=lambda answer: len(answer.text)))
         if self._n > 1:
             answers = [merged for answer in answers for merged in self._sample(answer)]
         if len(answers) == 1 and usage is not None and usage.completion_tokens <= self._n * self._bounds.tokens:
             answers[0].usage = usage
-        return answers
+        return finished(answers) if self._n > 1 else finished_texts(answers, reasons, lengths)
 
     def _check_indices(self, indices: list[int]) -> None:
         for index in indices:

@@ -10,7 +10,7 @@ import msgspec
 from aurora_pool.errors import BadReply
 from aurora_pool.messages import Usage
 from aurora_pool.wire import lenient
-from aurora_pool.wire.answer import Answer
+from aurora_pool.wire.answer import Answer, Finished
 from aurora_pool.wire.assembly import Assembly
 from aurora_pool.wire.bounds import UNBOUNDED, Bounds
 from aurora_pool.wire.completions import streaming
@@ -106,7 +106,7 @@ class ChatReader:
         self._calls: dict[int, list[Any]] = {}
         self.model: str | None = None
 
-    def whole(self, body: bytes) -> Sequence[Answer]:
+    def whole(self, body: bytes) -> Finished:
         """Take the body; see :class:`~aurora_pool.wire.answer.Reader`."""
         try:
             plain = _DECODER.decode(body)

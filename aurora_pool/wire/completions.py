@@ -14,7 +14,7 @@ import msgspec
 
 from aurora_pool.messages import Sampling, Usage
 from aurora_pool.wire import lenient
-from aurora_pool.wire.answer import Answer
+from aurora_pool.wire.answer import Answer, Finished
 from aurora_pool.wire.assembly import Assembly
 from aurora_pool.wire.bounds import UNBOUNDED, Bounds
 from aurora_pool.wire.errors import error_of
@@ -103,7 +103,7 @@ class CompletionsReader:
             add(reply.choices, reply.usage)
         self._assembly.check_size()
 
-    def whole(self, body: bytes) -> Sequence[Answer]:
+    def whole(self, body: bytes) -> Finished:
         """Take a body that was not streamed; see :class:`~aurora_pool.wire.answer.Reader`."""
         try:
             reply: Any = _NAMED.decode(body)

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from aurora_pool.errors import BadReply
-from aurora_pool.wire.answer import Answer, decode
+from aurora_pool.wire.answer import Answer, Finished, decode, finished
 from aurora_pool.wire.errors import error_of
 from aurora_pool.wire.lenient import usage_of
 
@@ -52,7 +52,7 @@ class EmbeddingsReader:
         self._dimensions = dimensions
         self.model: str | None = None
 
-    def whole(self, body: bytes) -> Sequence[Answer]:
+    def whole(self, body: bytes) -> Finished:
         """Take the body; see :class:`~aurora_pool.wire.answer.Reader`."""
         reply: _Reply = decode(_DECODER, body)
         if reply.error is not None:
@@ -65,10 +65,12 @@ class EmbeddingsReader:
         sizes = {len(vector) // 4 if isinstance(vector, bytes) else len(vector) for vector in vectors}
         if len(sizes) > 1 or 0 in sizes or (self._dimensions is not None and sizes != {self._dimensions}):
             raise BadReply(f"embeddings of {sorted(sizes)} dimensions, expected {self._dimensions or 'equally many'}")
-        return [
-            Answer(item.index, "", "stop", usage=usage, embedding=vector)
-            for item, vector in zip(reply.data, vectors, strict=True)
-        ]
+        return finished(
+            [
+                Answer(item.index, "", "stop", usage=usage, embedding=vector)
+                for item, vector in zip(reply.data, vectors, strict=True)
+            ]
+        )
 
     def events(self, events: Sequence[bytes]) -> None:
         """Refuse events: embeddings are not streamed."""

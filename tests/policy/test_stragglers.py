@@ -15,7 +15,7 @@ from aurora_pool.policy.stragglers import Lengths, Pace, seconds_saved
 def test_quantiles_are_ordered_and_within_what_was_seen(tokens: list[int]) -> None:
     lengths = Lengths()
     for length in tokens:
-        lengths.add(length)
+        lengths.add([length])
     assert min(tokens) <= lengths.quantile(0.1) <= lengths.quantile(0.9) <= max(tokens)
     assert lengths.mean == pytest.approx(sum(tokens) / len(tokens))
     assert lengths.quantile(0.5, done=max(tokens) * 2) > max(tokens)
@@ -23,9 +23,9 @@ def test_quantiles_are_ordered_and_within_what_was_seen(tokens: list[int]) -> No
 
 def test_new_lengths_count_at_once() -> None:
     lengths = Lengths()
-    lengths.add(100)
+    lengths.add([100])
     assert lengths.quantile(1.0) == 100
-    lengths.add(5000)
+    lengths.add([5000])
     assert lengths.quantile(1.0) == 5000
 
 
@@ -36,7 +36,7 @@ SLOW = Pace(latency=0.1, decode=5.0, rate=1.0, seconds=60.0, best=5.0)
 @pytest.fixture
 def lengths() -> Lengths:
     lengths = Lengths()
-    lengths.add(300)
+    lengths.add([300])
     return lengths
 
 
@@ -58,7 +58,7 @@ def test_what_a_slow_agent_works_on_is_worth_a_fast_one(lengths: Lengths) -> Non
 
 def test_no_token_yet_is_no_slowness(lengths: Lengths) -> None:
     short = Lengths()
-    short.add(2)
+    short.add([2])
     prefill = Pace(latency=0.3, decode=20.0, rate=40.0, seconds=3.0, best=20.0)
     assert seconds_saved(None, 3.0, 0.1, 10, prefill, prefill, short) == 0.0
 

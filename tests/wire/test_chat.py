@@ -25,25 +25,25 @@ def test_logprobs_become_the_two_fields_of_chat(fields: dict[str, int], written:
 
 def test_an_answer() -> None:
     reader = ChatReader()
-    (answer,) = reader.whole(chat(chat_choice(0, chat_message("Hello.")), usage=usage(12, 4)))
+    (answer,) = reader.whole(chat(chat_choice(0, chat_message("Hello.")), usage=usage(12, 4))).answers
     assert (answer.slot, answer.text, answer.finish_reason, answer.usage) == (0, "Hello.", "stop", Usage(12, 4))
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
 def test_thoughts_are_read_under_the_name_of_either_version(field: str) -> None:
-    (answer,) = ChatReader().whole(chat(chat_choice(0, chat_message("42", **{field: "Let me see."}))))
+    (answer,) = ChatReader().whole(chat(chat_choice(0, chat_message("42", **{field: "Let me see."})))).answers
     assert (answer.text, answer.reasoning) == ("42", "Let me see.")
 
 
 def test_thoughts_without_an_answer_are_no_text() -> None:
-    (answer,) = ChatReader().whole(chat(chat_choice(0, chat_message(None, reasoning="Hm"), "length")))
+    (answer,) = ChatReader().whole(chat(chat_choice(0, chat_message(None, reasoning="Hm"), "length"))).answers
     assert (answer.text, answer.reasoning, answer.finish_reason) == ("", "Hm", "length")
 
 
 def test_logprobs() -> None:
     top = [{"token": "Hi", "logprob": -0.1, "bytes": [72, 105]}, {"token": "Yo", "logprob": -2.5, "bytes": [89, 111]}]
     content = [{"token": "Hi", "logprob": -0.1, "bytes": [72, 105], "top_logprobs": top}]
-    (answer,) = ChatReader().whole(chat(chat_choice(0, chat_message("Hi"), logprobs={"content": content})))
+    (answer,) = ChatReader().whole(chat(chat_choice(0, chat_message("Hi"), logprobs={"content": content}))).answers
     assert answer.logprobs is not None
     assert answer.logprobs.tokens == ["Hi"]
     assert answer.logprobs.token_logprobs == [-0.1]
@@ -52,7 +52,7 @@ def test_logprobs() -> None:
 
 def test_samples_come_in_their_order() -> None:
     choices = [chat_choice(index, chat_message(str(index))) for index in (2, 0, 1)]
-    (answer,) = ChatReader(n=3).whole(chat(*choices, usage=usage(5, 9)))
+    (answer,) = ChatReader(n=3).whole(chat(*choices, usage=usage(5, 9))).answers
     assert [sample.text for sample in answer.samples] == ["0", "1", "2"]
     assert answer.usage is not None
     assert answer.usage.prompt_tokens == 5
@@ -60,7 +60,7 @@ def test_samples_come_in_their_order() -> None:
 
 def test_the_tokens_of_all_samples_are_counted_once() -> None:
     choices = [chat_choice(index, chat_message(str(index))) for index in range(3)]
-    (answer,) = ChatReader(n=3).whole(chat(*choices, usage=usage(5, 9)))
+    (answer,) = ChatReader(n=3).whole(chat(*choices, usage=usage(5, 9))).answers
     assert answer.usage == Usage(5, 9)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from aurora_pool.errors import BadReply, ServerError
 from aurora_pool.messages import MOST_TOKENS, Sampling, Usage
-from aurora_pool.wire.answer import Answer, tokens_of
+from aurora_pool.wire.answer import Answer, finished
 from aurora_pool.wire.completions import CompletionsReader, encode_request, sampling_fields
 from tests.wire.bodies import choice, completion, error, usage
 
@@ -82,7 +82,7 @@ class TestStreams:
         text = "".join(f"{n} " for n in range(20))
         assert sorted(started) == [0, 1]
         assert [(a.slot, a.text) for a in answers] == [(1, text), (0, text)]
-        assert tokens_of(answers) == [21, 21]
+        assert finished(answers).tokens == [21, 21]
 
     def test_a_choice_whose_first_event_is_its_last(self) -> None:
         started, answers = read(CompletionsReader(1), completion(choice(0, "x", "length"), usage=usage(1, 1)))
@@ -95,17 +95,17 @@ class TestStreams:
         )
         assert started == [0]
         assert [a.text for a in answers] == ["all"]
-        assert tokens_of(answers) == [4]
+        assert finished(answers).tokens == [4]
 
     def test_a_choice_without_usage_counts_its_token_ids_or_reckons_from_its_text(self) -> None:
         _, (counted,) = read(CompletionsReader(1), completion(choice(0, "x" * 40, "stop", token_ids=[1, 2, 3])))
         _, (reckoned,) = read(CompletionsReader(1), completion(choice(0, "x" * 40, "stop")))
-        assert tokens_of([counted, reckoned]) == [3, 10]
+        assert finished([counted, reckoned]).tokens == [3, 10]
 
     def test_an_answer_has_a_token_at_least_unless_it_is_told_to_have_none(self) -> None:
         told, vector = Answer(0, "", usage=Usage(1, 0)), Answer(1, "", embedding=b"")
-        assert tokens_of([Answer(0, ""), Answer(0, "abc"), told, vector]) == [1, 1, 0, 0]
-        assert tokens_of([Answer(0, "x" * 4), Answer(0, "x" * 4 * (MOST_TOKENS + 9))]) == [1, MOST_TOKENS]
+        assert finished([Answer(0, ""), Answer(0, "abc"), told, vector]).tokens == [1, 1, 0, 0]
+        assert finished([Answer(0, "x" * 4), Answer(0, "x" * 4 * (MOST_TOKENS + 9))]).tokens == [1, MOST_TOKENS]
 
     def test_token_ids_and_logprobs_of_the_parts_add_up(self) -> None:
         def logprobs(*tokens: str) -> dict[str, Any]:
@@ -199,34 +199,33 @@ def test_events_of_different_choices_may_come_in_any_order(texts: list[list[str]
 class TestWholeBodies:
     def test_a_list(self) -> None:
         reader = CompletionsReader(2)
-        answers = reader.whole(completion(choice(0, "a", "stop"), choice(1, "b", "length"), usage=usage(9, 16)))
+        answers = reader.whole(completion(choice(0, "a", "stop"), choice(1, "b", "length"), usage=usage(9, 16))).answers
         assert [(a.slot, a.text, a.finish_reason, a.usage) for a in answers] == [
             (0, "a", "stop", None),
             (1, "b", "length", None),
         ]
 
     def test_a_prompt_sampled_alone_has_the_usage_of_all_its_samples(self) -> None:
-        (answer,) = CompletionsReader(1, n=2).whole(
-            completion(choice(0, "a", "stop"), choice(1, "b", "stop"), usage=usage(4, 9))
-        )
+        body = completion(choice(0, "a", "stop"), choice(1, "b", "stop"), usage=usage(4, 9))
+        (answer,) = CompletionsReader(1, n=2).whole(body).answers
         assert answer.usage == Usage(4, 9)
 
     def test_a_list_of_one_has_its_usage(self) -> None:
-        (answer,) = CompletionsReader(1).whole(completion(choice(0, "a", "stop"), usage=usage(9, 16)))
+        (answer,) = CompletionsReader(1).whole(completion(choice(0, "a", "stop"), usage=usage(9, 16))).answers
         assert answer.usage == Usage(9, 16)
 
     def test_samples(self) -> None:
         choices = [choice(index, str(index), "stop") for index in range(6)]
-        answers = list(CompletionsReader(2, n=3).whole(completion(*choices)))
+        answers = CompletionsReader(2, n=3).whole(completion(*choices)).answers
         assert [[sample.text for sample in answer.samples] for answer in answers] == [["0", "1", "2"], ["3", "4", "5"]]
 
     def test_choices_in_another_order_find_their_prompts(self) -> None:
-        answers = CompletionsReader(2).whole(completion(choice(1, "b", "stop"), choice(0, "a", "stop")))
+        answers = CompletionsReader(2).whole(completion(choice(1, "b", "stop"), choice(0, "a", "stop"))).answers
         assert {answer.slot: answer.text for answer in answers} == {0: "a", 1: "b"}
 
     def test_prompt_logprobs(self) -> None:
         found = [None, {"42": {"logprob": -1.5, "rank": 1, "decoded_token": " is"}}]
-        (answer,) = CompletionsReader(1).whole(completion(choice(0, "a", "stop", prompt_logprobs=found)))
+        (answer,) = CompletionsReader(1).whole(completion(choice(0, "a", "stop", prompt_logprobs=found))).answers
         assert answer.prompt_logprobs == found
 
     def test_a_missing_choice_is_a_bad_reply(self) -> None:
