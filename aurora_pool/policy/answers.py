@@ -14,9 +14,8 @@ from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
 
 
 class PromptAnswer(Protocol):
-    """What the dispatcher wants to know of an answer: the parameters of :meth:`Dispatcher.answered`."""
+    """What the dispatcher wants to know of an answer: whether its first token had been reported before."""
 
-    slot: int
     started: bool
 
 
@@ -72,28 +71,32 @@ class Answers:
         return first
 
     def together(
-        self, request: InFlightRequest, answers: Sequence[AnyAnswer], tokens: Sequence[int], now: float
+        self,
+        request: InFlightRequest,
+        answers: Sequence[AnyAnswer],
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        now: float,
     ) -> Results[AnyAnswer]:
         """Record answers that came at the same moment; return those that are their prompts' first.
 
-        ``tokens`` says how many each has, 0 where the server does not tell. It comes to the same as :meth:`one` for
-        each, at a small part of the cost where a reply brings many.
+        ``slots`` and ``tokens`` have each one's place in the request and length: 0 where the server does not tell. It
+        comes to the same as :meth:`one` for each, at a small part of the cost where a reply brings many.
         """
         if request.lot is not None:
-            return self._of_lot(request, request.lot, answers, tokens, now)
+            return self._of_lot(request, request.lot, answers, slots, tokens, now)
         items = request.items
         results: list[tuple[WorkItem, AnyAnswer]] = []
         ended: list[AnyAnswer] = []
         lengths: list[int] = []
-        entangled: list[tuple[WorkItem, AnyAnswer, int]] = []
+        entangled: list[tuple[WorkItem, AnyAnswer, int, int]] = []
         shown = 0.0
-        for answer, own in zip(answers, tokens, strict=True):
-            slot = answer.slot
+        for answer, slot, own in zip(answers, slots, tokens, strict=True):
             item = items[slot]
             if item is None:
                 continue
             if item.done or item.holders > 1 or item.request is not request:
-                entangled.append((item, answer, own))
+                entangled.append((item, answer, slot, own))
                 continue
             items[slot] = item.request = None
             item.holders = 0
@@ -105,27 +108,33 @@ class Answers:
             lengths.append(own)
         results += [
             (item, answer)
-            for item, answer, own in entangled
-            if self.one(request, answer.slot, own, now, started=answer.started)
+            for item, answer, slot, own in entangled
+            if self.one(request, slot, own, now, started=answer.started)
         ]
         if ended:
             self._ended_together(request, results[0][0].queue.caller, ended, lengths, shown, now)
         return Results([item.index for item, _ in results], [a for _, a in results], [item for item, _ in results])
 
     def _of_lot(
-        self, request: InFlightRequest, lot: Lot, answers: Sequence[AnyAnswer], tokens: Sequence[int], now: float
+        self,
+        request: InFlightRequest,
+        lot: Lot,
+        answers: Sequence[AnyAnswer],
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        now: float,
     ) -> Results[AnyAnswer]:
         """The same for prompts that have no items: each is its agent's alone, and this its first answer."""
         if len(answers) < request.size or request.open < request.size:
-            kept = [request.take_off(answer.slot) for answer in answers]
+            kept = [request.take_off(slot) for slot in slots]
             answers, tokens = list(compress(answers, kept)), list(compress(tokens, kept))
+            slots = list(compress(slots, kept))
         if not answers:
             return Results([], [], [])
-        slots = [answer.slot for answer in answers]
-        indices = lot.indices if slots == list(range(request.size)) else [lot.indices[slot] for slot in slots]
+        indices = lot.indices if slots == range(request.size) else [lot.indices[slot] for slot in slots]
         shown = 0.0
         if request.started:
-            shown = sum([request.shown_at(answer.slot) for answer in answers if answer.started])
+            shown = sum([request.shown_at(s) for s, answer in zip(slots, answers, strict=True) if answer.started])
         self._ended_together(request, lot.queue.caller, answers, tokens, shown, now)
         return Results(indices, answers, [])
 

@@ -129,14 +129,19 @@ class Dispatcher:
         return self._answers.one(request, slot, tokens, now, started=started)
 
     def answered_together(
-        self, request: InFlightRequest, answers: Sequence[AnyAnswer], tokens: Sequence[int], now: float
+        self,
+        request: InFlightRequest,
+        answers: Sequence[AnyAnswer],
+        slots: Sequence[int],
+        tokens: Sequence[int],
+        now: float,
     ) -> Results[AnyAnswer]:
         """Record answers that came at the same moment; return those that are their prompts' first.
 
-        ``tokens`` says how many each has, 0 where the server does not tell. It comes to the same as :meth:`answered`
-        for each, at a small part of the cost where a reply brings many.
+        ``slots`` and ``tokens`` have each one's place in the request and length: 0 where the server does not tell. It
+        comes to the same as :meth:`answered` for each, at a small part of the cost where a reply brings many.
         """
-        return self._answers.together(request, answers, tokens, now)
+        return self._answers.together(request, answers, slots, tokens, now)
 
     def aborted(self, request: InFlightRequest, slot: int, reason: str, now: float, *, started: bool) -> None:
         """Record that one prompt ended as no answer (``abort``), while the rest of its request goes on."""

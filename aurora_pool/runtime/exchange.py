@@ -231,8 +231,8 @@ class Exchanges:
         if not found.reasons <= FINISHED:
             self._unfinished(request, found.answers, now)
             found = finished([answer for answer in found.answers if answer.finish_reason in FINISHED])
-        answers, reasons, tokens = found
-        results = self._dispatcher.answered_together(request, answers, tokens, now)
+        reasons = found.reasons
+        results = self._dispatcher.answered_together(request, found.answers, found.slots, found.tokens, now)
         if not results.answers:
             return
         self._calibrate(request, kind, results)

@@ -218,7 +218,8 @@ class VirtualPool:
             in_flight: InFlightRequest = request.key
             dispatcher.progress(in_flight, now, started)
             if answers:
-                results = dispatcher.answered_together(in_flight, answers, [answer.tokens for answer in answers], now)
+                slots, tokens = [answer.slot for answer in answers], [answer.tokens for answer in answers]
+                results = dispatcher.answered_together(in_flight, answers, slots, tokens, now)
                 self._end(in_flight.kind, results.indices, results.items)
                 answered += results.answers
             if not request.unread and not in_flight.closed:

@@ -51,9 +51,10 @@ class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs":
 
 
 class Finished(NamedTuple):
-    """Answers that are whole, what they ended with, and how many tokens each has: see :func:`finished`."""
+    """Answers that are whole, their slots, what they ended with, and how many tokens each has: see :func:`finished`."""
 
     answers: Sequence[Answer]
+    slots: Sequence[int]
     reasons: AbstractSet[str | None]
     tokens: Sequence[int]
 
@@ -67,16 +68,21 @@ def finished(answers: Sequence[Answer]) -> Finished:
     >>> found.reasons, found.tokens
     ({'stop'}, [4, 1])
     """
-    return Finished(answers, {answer.finish_reason for answer in answers}, _tokens_of(answers))
+    slots, reasons = [answer.slot for answer in answers], {answer.finish_reason for answer in answers}
+    return Finished(answers, slots, reasons, _tokens_of(answers))
 
 
-def finished_texts(answers: Sequence[Answer], reasons: AbstractSet[str | None], lengths: Sequence[int]) -> Finished:
-    """The same of answers of which these are all the reasons, and the texts' lengths; at less cost."""
+def finished_texts(
+    answers: Sequence[Answer], slots: Sequence[int], reasons: AbstractSet[str | None], lengths: Sequence[int]
+) -> Finished:
+    """The same of answers of which the rest is known, and the texts' lengths; at less cost."""
+    tokens = [length // 4 for length in lengths]
     for told in ([answer.usage for answer in answers], [answer.token_ids for answer in answers]):
         if told.count(None) < len(told):
-            return Finished(answers, reasons, _tokens_of(answers))
-    tokens = [length // 4 for length in lengths]
-    return Finished(answers, reasons, _tokens_of(answers) if 0 in tokens or max(tokens) > MOST_TOKENS else tokens)
+            tokens = _tokens_of(answers)
+    if 0 in tokens or max(tokens) > MOST_TOKENS:
+        tokens = _tokens_of(answers)
+    return Finished(answers, slots, reasons, tokens)
 
 
 def _tokens_of(answers: Sequence[Answer]) -> list[int]:

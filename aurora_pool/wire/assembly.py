@@ -110,8 +110,10 @@ class Assembly:
         """Take all choices at once; the usage is of all of them together."""
         if len(answers) != self._choices:
             raise BadReply(f"expected {self._choices} choices, got {len(answers)}")
-        slots = [answer.slot for answer in answers]
-        if slots != list(range(self._choices)):
+        slots: Sequence[int] = [answer.slot for answer in answers]
+        if slots == list(range(self._choices)):
+            slots = range(self._choices)
+        else:
             self._check_indices(slots)
         # One field of all costs less to look at than all fields of each, and nearly always there is nothing to do.
         reasons = {answer.finish_reason for answer in answers}
@@ -130,9 +132,9 @@ class Assembly:
             answers = [merged for answer in answers for merged in self._sample(answer)]
         if len(answers) == 1 and usage is not None and usage.completion_tokens <= self._n * self._bounds.tokens:
             answers[0].usage = usage
-        return finished(answers) if self._n > 1 else finished_texts(answers, reasons, lengths)
+        return finished(answers) if self._n > 1 else finished_texts(answers, slots, reasons, lengths)
 
-    def _check_indices(self, indices: list[int]) -> None:
+    def _check_indices(self, indices: Sequence[int]) -> None:
         for index in indices:
             self._check_index(index)
         if len(set(indices)) < len(indices):

@@ -48,8 +48,8 @@ def run(seed: int, *, together: bool) -> tuple[object, ...]:
         # An answer that nobody waits for counts if it comes before the last that somebody does.
         portion.sort(key=lambda answer: answer.slot in open_items and not open_items[answer.slot].done)
         if together:
-            tokens = [answer.tokens for answer in portion]
-            found = [*dispatcher.answered_together(request, portion, tokens, now).indices]
+            of_each = [answer.slot for answer in portion], [answer.tokens for answer in portion]
+            found = [*dispatcher.answered_together(request, portion, *of_each, now).indices]
         else:
             found = [
                 open_items[answer.slot].index
