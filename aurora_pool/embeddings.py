@@ -135,7 +135,7 @@ class EmbeddingPool(AgentPool):
                 return Response(False, "", reason, None, "rejected")
             kind = kinds.get(sink)
             if kind is None:
-                kind = kinds[sink] = EmbeddingsBatch(sink, self.model or "", self._fields, alone=not options.batched)
+                kind = kinds[sink] = EmbeddingsBatch(sink, self.model or "", self._fields, single=not options.batched)
             return WorkItem(queue, index, kind, content, limit=kind.limit)
 
         def make(start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> Iterator[PlanResult]:

@@ -155,7 +155,7 @@ class AgentState:
         return self.breaker.state is State.IN_SERVICE
 
     @property
-    def retired(self) -> bool:
+    def disabled(self) -> bool:
         """Whether it is a hosted one that has left for good."""
         return self.quota is not None and self.breaker.state is State.REMOVED
 

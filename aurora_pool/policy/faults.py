@@ -16,7 +16,7 @@ from aurora_pool.policy.outcome import Outcome, as_told, classify
 from aurora_pool.policy.plan import Failure, describe
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
-from aurora_pool.policy.rotation import agent_failed, remove_agent, retire
+from aurora_pool.policy.rotation import agent_failed, disable, remove_agent
 from aurora_pool.policy.stall import CHECK_AFTER, Finding, StallDetector
 from aurora_pool.policy.work import SUSPICIOUS_DEATHS, InFlightRequest, WorkItem
 
@@ -61,7 +61,7 @@ class Faults:
         no_money = isinstance(error, ServerError) and error.reason == NO_MONEY
         if agent.quota is not None and (outcome is Outcome.WRONG_MODEL or no_money):
             outcome = Outcome.WRONG_MODEL
-            retire(ledger, agent, reason, now)
+            disable(ledger, agent, reason, now)
         if isinstance(error, ServerError) and error.status == GATEWAY_TIMEOUT and request.sent_at is not None:
             self.autopsies.note_idle(agent, now - request.sent_at)  # a proxy's cut, of a reply that had not begun
         if isinstance(error, ConnectionLost):

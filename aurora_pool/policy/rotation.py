@@ -48,11 +48,11 @@ def agent_probed(ledger: Ledger, agent: AgentState, outcome: Outcome, reason: st
 def remove_agent(ledger: Ledger, agent: AgentState, now: float) -> list[WorkItem]:
     """Take an agent out for good; return the prompts that it held, unanswered."""
     left = [item for request in list(agent.requests) for item in ledger.close(request, now)]
-    retire(ledger, agent, "it was removed from the fleet", now)
+    disable(ledger, agent, "it was removed from the fleet", now)
     return left
 
 
-def retire(ledger: Ledger, agent: AgentState, reason: str, now: float) -> None:
+def disable(ledger: Ledger, agent: AgentState, reason: str, now: float) -> None:
     """Take an agent out for good. It may still answer what it holds."""
     was_in_service = agent.in_service
     agent.breaker.remove()

@@ -224,8 +224,8 @@ class Scheduler:
                 remaining = self._remaining(now)
                 if not self.strict and remaining is not None:
                     barred = _barred(queue)
-                    able = (ledger.agents[i] for i in queue.view.members if i != barred)
-                    members = [agent for agent in able if agent.limit]
+                    candidates = (ledger.agents[i] for i in queue.view.members if i != barred)
+                    members = [agent for agent in candidates if agent.limit]
                     queue.end = foresee_end(members, remaining, ledger.lengths, now)
         if queue in ledger.queues and not queue.rescan_set:
             queue.rescan_set = True
@@ -259,7 +259,7 @@ class Scheduler:
                 self.ledger.timers.add(now + queue.patience, self._on_timer, queue)
         members = [self.ledger.agents[index] for index in (*queue.view.members, *queue.view.hosted)]
         gives_up_at = queue.unserved_since + queue.patience
-        if now < gives_up_at and not all(agent.breaker.wrong_model or agent.retired for agent in members):
+        if now < gives_up_at and not all(agent.breaker.wrong_model or agent.disabled for agent in members):
             queue.rescan_due = now + RESCAN_EVERY
             return
         waited = now - queue.unserved_since

@@ -21,7 +21,7 @@ from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.quota import Budget, Left, Quota
-from aurora_pool.policy.rotation import retire
+from aurora_pool.policy.rotation import disable
 from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
 
 LOOKED_AT = 1024
@@ -130,7 +130,7 @@ class Spillover:
             if ready > now:
                 self._wake(ready)
             elif not self.budget.reserve(cost):
-                self._broke(agent, now)
+                self._run_out_of_budget(agent, now)
             else:
                 quota.reserve(tokens, now)
                 item.queue.caller.charge(1, item.prompt_tokens)
@@ -152,12 +152,12 @@ class Spillover:
         counted = quota.terms.tokens is not None or (quota.terms.priced and self.budget.limit < math.inf)
         return (portable.generated > 0 or not counted) and quota.takes(portable.read + portable.generated)
 
-    def _broke(self, agent: AgentState, now: float) -> None:
+    def _run_out_of_budget(self, agent: AgentState, now: float) -> None:
         """Take an agent out if there is no money for it; what is reserved for others may come back."""
         if not self._reserved:
             assert agent.quota is not None
             agent.quota.unpaid = True
-            retire(self.ledger, agent, f"the budget of {self.budget.limit:g} is spent", now)
+            disable(self.ledger, agent, f"the budget of {self.budget.limit:g} is spent", now)
 
     def _wake(self, at: float) -> None:
         """Have a plan made at that time."""

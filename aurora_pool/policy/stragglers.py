@@ -18,7 +18,7 @@ _UNSORTED = 4096
 """How many lengths are kept as they came, before they are counted."""
 
 _SOME = 64
-"""Of so many lengths that come together, and more, about this number show how they are distributed."""
+"""Of more lengths than these that come together, about this number show how they are distributed."""
 
 _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(4096))
 """The buckets of most lengths, worked out beforehand."""

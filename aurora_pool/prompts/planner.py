@@ -303,7 +303,7 @@ class Planner:
         if form == "rendered":
             fields.pop("chat_template_kwargs", None)
             fields["add_special_tokens"] = False  # the template has put them there
-        return CompletionsBatch(sink, model, fields, self._settings.estimate.observe, alone=form == "single")
+        return CompletionsBatch(sink, model, fields, self._settings.estimate.observe, single=form == "single")
 
 
 def join_parts(parts: Sequence[Response]) -> Response:

@@ -155,7 +155,7 @@ class Exchanges:
         try:
             await self._read(reply, reader, bounds, kind, request)
         except ConnectionLost as error:
-            error.silent_for = self._clock() - reply.heard_at
+            error.silent_for = self._clock() - reply.read_at
             raise
         except (ServerError, BadReply) as error:
             reply.redacted(error)

@@ -25,7 +25,7 @@ class Reply:
     It is a context: leaving it before the body has ended closes the connection, and the server aborts what it does.
     """
 
-    __slots__ = ("_loop", "_response", "_secrets", "headers", "heard_at", "status")
+    __slots__ = ("_loop", "_response", "_secrets", "headers", "read_at", "status")
 
     def __init__(self, response: aiohttp.ClientResponse, secrets: Sequence[str] = ()) -> None:
         self._response = response
@@ -33,7 +33,7 @@ class Reply:
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self._loop = asyncio.get_running_loop()
-        self.heard_at = self._loop.time()
+        self.read_at = self._loop.time()
         """When the last bytes came."""
 
     def __enter__(self) -> Self:
@@ -67,7 +67,7 @@ class Reply:
         except (aiohttp.ClientError, OSError) as error:
             lost = words(error)
         else:
-            self.heard_at = self._loop.time()
+            self.read_at = self._loop.time()
             return piece
         raise ConnectionLost(lost, received=True)  # not from aiohttp's own, which shows the headers of the request
 

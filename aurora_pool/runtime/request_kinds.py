@@ -177,14 +177,14 @@ class CompletionsBatch(_JSONKind):
     __slots__ = ("_observe", "_streams", "text_only")
 
     def __init__(
-        self, sink: Sink, model: str, fields: dict[str, Any], observe: Observe, *, alone: bool = False
+        self, sink: Sink, model: str, fields: dict[str, Any], observe: Observe, *, single: bool = False
     ) -> None:
         scored = fields.get("prompt_logprobs") is not None
-        limit = 1 if alone else SCORED_LIMIT if scored else LIST_LIMIT
+        limit = 1 if single else SCORED_LIMIT if scored else LIST_LIMIT
         super().__init__(sink, model, fields, completions.PATH, limit=limit)
         more = fields.get("logprobs"), fields.get("prompt_logprobs"), fields.get("return_token_ids")
         self.text_only = self._n == 1 and all(each is None for each in more)
-        self._streams = not scored and not alone  # vLLM refuses to stream prompt_logprobs
+        self._streams = not scored and not single  # vLLM refuses to stream prompt_logprobs
         self._observe = observe
 
     def interval(self, token_budget: int, agent: AgentState) -> int:
@@ -259,8 +259,8 @@ class EmbeddingsBatch(_JSONKind):
 
     __slots__ = ()
 
-    def __init__(self, sink: Sink, model: str, fields: dict[str, Any], *, alone: bool) -> None:
-        super().__init__(sink, model, fields, embeddings.PATH, limit=1 if alone else LIST_LIMIT)
+    def __init__(self, sink: Sink, model: str, fields: dict[str, Any], *, single: bool) -> None:
+        super().__init__(sink, model, fields, embeddings.PATH, limit=1 if single else LIST_LIMIT)
 
     def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
         """Write a list request."""

@@ -107,14 +107,14 @@ class _Gate:
 
     def _make_middleware(self) -> Any:
         @web.middleware
-        async def heard(request: web.Request, handler: Any) -> web.StreamResponse:
+        async def on_request(request: web.Request, handler: Any) -> web.StreamResponse:
             timer = self._silent.pop(request.protocol, None)
             if timer is not None:
                 timer.cancel()
             response: web.StreamResponse = await handler(request)
             return response
 
-        return heard
+        return on_request
 
 
 class _Refusal(asyncio.Protocol):
