@@ -28,6 +28,8 @@ def form_batches(staged: Line[WorkItem, Lot]) -> list[Prompts]:
     together apart from others. A list request has one ``max_tokens`` for all, so prompts of different budgets travel
     apart: what a prompt may be answered with does not depend on its company.
     """
+    if len(staged) == 1 and (only := staged.first) is not None:
+        return [[only]]
     if (lots := staged.lots) is not None:
         return _join_lots(lots)
     items = list(staged)

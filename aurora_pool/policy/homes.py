@@ -89,6 +89,8 @@ class Homes:
 
     def record(self, agent: int, keys: Sequence[int]) -> None:
         """Record that prompts of these groups go to an agent."""
+        if not any(keys):
+            return
         self._new.append((agent + _LIFE * self._lives.get(agent, 0), keys))
         self._new_keys += len(keys)
         self._signs.update(keys[::SIGN_OF])
@@ -145,6 +147,9 @@ class Grouper:
 
         A group of one is known from earlier, or belongs to none and has the key 0. Each item is told its key.
         """
+        if len(prompts) == 1:
+            (item,) = items_of(prompts)
+            return self._single(item, self._beginning_of(item.work))
         texts = prompts.contents if isinstance(prompts, Lot) else [item.work for item in prompts]
         kinds = {type(texts[0])} if isinstance(prompts, Lot) else set(map(type, texts))
         if kinds != {str}:  # a text begins as it is
@@ -152,9 +157,6 @@ class Grouper:
             kinds = set(map(type, texts))
         if len(kinds) > 1:
             return None
-        if len(texts) == 1:
-            (item,) = items_of(prompts)
-            return self._single(item, texts[0])
         beside = queue.beginning if queue.beginning and type(queue.beginning) is type(texts[0]) else None
         queue.beginning = texts[-1]
         agents = len(queue.view.members)
@@ -189,7 +191,9 @@ class Grouper:
 
     def _single(self, item: WorkItem, text: Any) -> list[Group] | None:
         """A prompt that came alone: what has come before shows where it may differ from others."""
-        if type(self._last) is type(text) and text:
+        if not text:
+            return None
+        if type(self._last) is type(text):
             self._note(depth_of([text], self._last))
         self._last = text
         for depth in sorted(self._depths, reverse=True):

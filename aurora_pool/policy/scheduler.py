@@ -166,7 +166,7 @@ class Scheduler:
         taken = 0
         while taken < most and waiting:
             some = waiting.take(most - taken)
-            if isinstance(some, Sequence):
+            if not isinstance(some, Lot):
                 some = self._takeable(agent, queue, some, aside)
             if some:
                 self.ledger.stage(some, agent, queue.caller)

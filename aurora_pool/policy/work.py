@@ -15,6 +15,7 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.line import Whole
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
@@ -87,7 +88,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
         return self.deaths > SUSPICIOUS_DEATHS
 
 
-class Lot:
+class Lot(Whole):
     """Prompts of one queue, kind and token budget: ``works`` at ``places``, which are the call's at ``indices``.
 
     The works are all of one type.
@@ -302,9 +303,10 @@ class InFlightRequest:
     @property
     def portable(self) -> Portable | None:
         """What a hosted agent may be asked instead; None where it may not."""
-        if self.lot is not None:
-            return None
-        return next((item.portable for item in self._items if item is not None), None)
+        for item in self._items:
+            if item is not None:
+                return item.portable
+        return None
 
     @property
     def contents(self) -> Sequence[Any]:

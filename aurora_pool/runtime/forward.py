@@ -25,7 +25,7 @@ from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 if TYPE_CHECKING:
     from aurora_pool.policy.agent import AgentState
     from aurora_pool.runtime.driver import Driver
-    from aurora_pool.runtime.reply import Reply
+    from aurora_pool.runtime.reply import Limit, Reply
     from aurora_pool.runtime.request_kinds import Reports
 
 OWN_HEADERS = frozenset(
@@ -224,11 +224,14 @@ class _Forward:
         if self._begin(reply, request, content):
             reports.answered(request, self.usage)
 
-    def _limit(self, reply: Reply) -> int:
+    def _limit(self, reply: Reply) -> Limit:
         """How many bytes of the body are read: a short length that was told is kept to; else what was asked counts."""
         told = reply.headers.get("Content-Length", "")
         if told and int(told) <= OTHER_BODY and "Content-Encoding" not in reply.headers:
             return OTHER_BODY
+        return self._most
+
+    def _most(self) -> int:
         bounds = bounds_of(self._body)
         return max(bounds.stream, bounds.body)
 

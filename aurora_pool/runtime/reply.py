@@ -6,17 +6,20 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Self, TypeVar
+from typing import Self, TypeAlias, TypeVar
 
 import aiohttp
 from yarl import URL
 
 from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
 from aurora_pool.runtime.unpacking import unpacker
-from aurora_pool.wire.bounds import ERROR_BODY, OTHER_BODY
+from aurora_pool.wire.bounds import ERROR_BODY, OTHER_BODY, SPARE
 from aurora_pool.wire.errors import parse_error, redirected, retry_after, shortened, should_retry
 
 AnyError = TypeVar("AnyError", bound=PoolError)
+
+Limit: TypeAlias = int | Callable[[], int]
+"""How many bytes a body may have; where that takes some work, what works it out once there are :data:`SPARE`."""
 
 
 class Reply:
@@ -54,11 +57,13 @@ class Reply:
         """The whole body, of at most ``limit`` bytes. Raises :class:`ConnectionLost` and :class:`BadReply`."""
         return b"".join([chunk async for chunk in self.chunks(limit)])
 
-    def chunks(self, limit: int) -> AsyncIterator[bytes]:
+    def chunks(self, limit: Limit) -> AsyncIterator[bytes]:
         """The body as it comes, in pieces of any size. Raises :class:`ConnectionLost` and :class:`BadReply`."""
         unpack = unpacker(self.headers.get("Content-Encoding", ""))
-        pieces = _Pieces(self, limit)
-        return pieces if unpack is None else _unpacked(pieces, unpack, limit)
+        if unpack is None:
+            return _Pieces(self, limit)
+        limit = limit if isinstance(limit, int) else limit()
+        return _unpacked(_Pieces(self, limit), unpack, limit)
 
     async def piece(self) -> bytes:
         """What comes next of the body, as it is sent; empty at its end. Raises :class:`ConnectionLost`."""
@@ -117,9 +122,10 @@ class _Pieces:
 
     __slots__ = ("_left", "_limit", "_reply")
 
-    def __init__(self, reply: Reply, limit: int) -> None:
+    def __init__(self, reply: Reply, limit: Limit) -> None:
         self._reply = reply
-        self._limit = self._left = limit
+        self._limit = limit
+        self._left = limit if isinstance(limit, int) else SPARE
 
     def __aiter__(self) -> Self:
         return self
@@ -130,7 +136,11 @@ class _Pieces:
             raise StopAsyncIteration
         self._left -= len(piece)
         if self._left < 0:
-            raise _too_large(self._limit)
+            if not isinstance(self._limit, int):
+                self._limit = self._limit()
+                self._left += self._limit - SPARE
+            if self._left < 0:
+                raise _too_large(self._limit)
         return piece
 
 

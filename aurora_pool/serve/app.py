@@ -59,9 +59,12 @@ logger = logging.getLogger("aurora_pool")
 
 
 @asynccontextmanager
-async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[web.Application]:
+async def open_app(
+    options: ServerOptions, fleet: ServedFleet, arrived: Callable[[web.Request], None] = lambda _: None
+) -> AsyncIterator[web.Application]:
     """Make the application and start all that runs behind it; at the end, let go of everything.
 
+    ``arrived`` is called with each request. One more middleware would cost more than all that it does.
     Raises :class:`~aurora_pool.errors.ConfigError` for a folder, a database or a secret that can't be used.
     """
     storage = open_data(options)
@@ -106,7 +109,7 @@ async def open_app(options: ServerOptions, fleet: ServedFleet) -> AsyncIterator[
             JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches),
         )
         app = web.Application(
-            client_max_size=options.body_limit, middlewares=[_around(gatekeeper, options.body_limit, pages)]
+            client_max_size=options.body_limit, middlewares=[_around(gatekeeper, options.body_limit, pages, arrived)]
         )
         if proxies := parse_networks(options.trusted_proxies):
             app.middlewares.insert(0, believe(proxies))
@@ -142,7 +145,7 @@ def open_data(options: ServerOptions) -> Storage:
     return Storage(options.database_url)
 
 
-def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages) -> Any:
+def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Callable[[web.Request], None]) -> Any:
     def word(request: web.Request, error: ApiError) -> web.Response:
         return pages.tell(request, error) if request.path.startswith(UI) else error.response()
 
@@ -150,6 +153,7 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages) -> Any:
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
         """Find out who asks, put the request's id into every reply, and word errors as the API does, or as a page."""
         began = time.monotonic()
+        arrived(request)
         response: web.StreamResponse
         try:
             if not is_open(request):

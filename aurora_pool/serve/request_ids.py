@@ -17,8 +17,9 @@ _FORM = re.compile(r"[\x21-\x7e]{1,128}")
 
 def request_id_of(request: web.Request) -> str:
     """Give the id of a request."""
-    found = request.get(_KEPT)
-    if found is None:
-        given = request.headers.get(REQUEST_ID, "")
-        found = request[_KEPT] = given if _FORM.fullmatch(given) else f"{_random.getrandbits(128):032x}"
+    if _KEPT in request:
+        return request[_KEPT]
+    given = request.headers.get(REQUEST_ID)
+    kept = given is not None and _FORM.fullmatch(given) is not None
+    found = request[_KEPT] = str(given) if kept else f"{_random.getrandbits(128):032x}"
     return found

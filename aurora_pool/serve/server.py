@@ -47,9 +47,8 @@ async def serving(
     """
     context = _tls(options)
     fleet = ServedFleet(endpoints, timeouts)
-    async with open_app(options, fleet) as app:
-        gate = _Gate(options)
-        app.middlewares.insert(0, gate.middleware)
+    gate = _Gate(options)
+    async with open_app(options, fleet, arrived=gate.arrived) as app:
         runner = web.AppRunner(
             app,
             handle_signals=False,
@@ -87,7 +86,6 @@ class _Gate:
         self._limit = options.connections
         self._within = options.read_timeout
         self._silent: dict[Any, asyncio.TimerHandle] = {}
-        self.middleware = self._make_middleware()
 
     def factory(self, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
         """How a protocol is made for a new connection."""
@@ -105,16 +103,11 @@ class _Gate:
         del self._silent[protocol]
         protocol.force_close()
 
-    def _make_middleware(self) -> Any:
-        @web.middleware
-        async def on_request(request: web.Request, handler: Any) -> web.StreamResponse:
-            timer = self._silent.pop(request.protocol, None)
-            if timer is not None:
-                timer.cancel()
-            response: web.StreamResponse = await handler(request)
-            return response
-
-        return on_request
+    def arrived(self, request: web.Request) -> None:
+        """Record that a connection has brought a whole request."""
+        timer = self._silent.pop(request.protocol, None)
+        if timer is not None:
+            timer.cancel()
 
 
 class _Refusal(asyncio.Protocol):

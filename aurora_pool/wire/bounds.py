@@ -19,6 +19,7 @@ PER_LOGPROB = 256
 """Bytes of one alternative at one position."""
 PER_ID = 16
 SPARE = 1 << 20
+"""Bytes that any reply may have."""
 SPARE_TEXT = 1 << 23
 PER_CHOICE = 4096
 
