@@ -31,6 +31,7 @@ BEGINNING = b'{"id":"batch_req_'
 
 _SEAL = b',"crc32":"'
 _SEALED = len(_SEAL) + 8 + len(b'"}}')
+_OWN = b',"aurora_pool":{'
 
 
 def request_key(digest: int, model: str) -> int:
@@ -110,6 +111,18 @@ def is_intact(line: bytes) -> bool:
     if not seal.startswith(_SEAL):
         return True
     return seal[len(_SEAL) :] == b'%08x"}}' % crc32(text[:-_SEALED])
+
+
+def plain_record(line: bytes) -> bytes | None:
+    r"""Give a record of this package, a whole line, without what is only this package's; None for another's.
+
+    >>> line = b'{"custom_id":"a","error":null,"aurora_pool":{"request":"0"'
+    >>> plain_record(b'%b,"crc32":"%08x"}}\n' % (line, crc32(line)))
+    b'{"custom_id":"a","error":null}\n'
+    """
+    if line[-_SEALED - 1 :].startswith(_SEAL) and line.endswith(b"\n"):
+        return line[: line.rindex(_OWN)] + b"}\n"  # the last key, and no string can hold such quotes
+    return None
 
 
 class _Status(msgspec.Struct, gc=False):

@@ -145,5 +145,7 @@ class Admission:
         """Find an agent that holds less than the home of a call's first prompts, so that short calls spread."""
         agents, members, rng = self.ledger.agents, queue.view.members, self.ledger.rng
         drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
-        other = min((agents[i] for i in drawn if agents[i].limit), key=lambda agent: agent.held, default=home)
-        return other if other.held < home.held else home
+        for index in drawn:
+            if agents[index].held < home.held and agents[index].limit:
+                home = agents[index]
+        return home

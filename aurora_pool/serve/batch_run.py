@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -140,10 +141,14 @@ class BatchRun:
         source = self._machinery.folders.input_of(row["id"])
         weight = await self._machinery.keys.weight_of(row["user"])
         share = self._machinery.fleet.share(model, row["user"], weight=weight, priority=row["priority"])
-        if not (model.plain and row["plain"]):
+        job = None
+        if model.plain and row["plain"]:
+            options = JobOptions(run_log=False, input_format="jsonl", interval=LOOK_EVERY)
+            with suppress(BadRecord):  # servers may take what a job can't put in its own form
+                job = await _make_job(source, journal, options)
+        if job is None:
             return await VerbatimRun(share.forwarder(), source, journal, progress=self._count).run()
-        options = JobOptions(run_log=False, input_format="jsonl", interval=LOOK_EVERY)
-        self._job = job = await _make_job(source, journal, options)
+        self._job = job
         with job:
             try:
                 if self._parking is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import msgspec
 
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.identity import IdTable
+from aurora_pool.jobs.records import plain_record
 from aurora_pool.serve.validation import decode_line
 
 
@@ -66,7 +68,21 @@ class _Record(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _GoodResponse(msgspec.Struct, gc=False):
+    status_code: Literal[200]
+    body: _Body
+
+
+class _GoodRecord(msgspec.Struct, gc=False):
+    """What nearly all are."""
+
+    custom_id: str
+    response: _GoodResponse
+    error: None = None
+
+
 _decode = msgspec.json.Decoder(_Record).decode
+_decode_good = msgspec.json.Decoder(_GoodRecord).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -101,6 +117,14 @@ def finalize(journal: Path, source: Path, output: Path, errors: Path, *, expired
 
 
 def _place(line: bytes, good: IO[bytes], bad: IO[bytes], results: Results) -> str | None:
+    plain = plain_record(line)
+    if plain is not None:  # the same as below, at a third of the cost
+        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+            found = _decode_good(line)
+            _count(found.response.body.usage, results)
+            results.completed += 1
+            good.write(plain)
+            return found.custom_id
     try:
         record = _decode(line)
         succeeded = (

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from aurora_pool.jobs.identity import IdTable
-from aurora_pool.jobs.requests import CHAT, COMPLETIONS, RequestError, RequestReader
+from aurora_pool.jobs.requests import CHAT, COMPLETIONS
 
 MOST_ERRORS = 100
 LONGEST_LINE = 64 << 20
@@ -18,7 +18,7 @@ LONGEST_LINE = 64 << 20
 class Validation(msgspec.Struct):
     """What an input holds: ``errors`` as the API shows them, none for a good one.
 
-    ``plain`` says that a job can put every request in its own, quicker form; where it can't (tools, embeddings), each
+    ``plain`` says that a job may put every request in its own, quicker form; where it may not (tools, embeddings), each
     is sent to the servers as it stands.
     """
 
@@ -40,17 +40,24 @@ class BatchLine(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 class _Body(msgspec.Struct, gc=False):
     model: str | None = None
     stream: bool | None = None
+    tools: Any = None
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    custom_id: str
+    method: str
+    url: str
+    body: _Body
 
 
 decode_line = msgspec.json.Decoder(BatchLine).decode
 """Reads a line. Raises ``msgspec.DecodeError`` and ``UnicodeDecodeError``."""
-_decode_body = msgspec.json.Decoder(_Body).decode
+_decode = msgspec.json.Decoder(_Line).decode
 
 
 def validate(path: Path, endpoint: str) -> Validation:
     """Read a whole input, in about 30 bytes of memory a line."""
     found = Validation(plain=endpoint in (CHAT, COMPLETIONS))
-    reader = RequestReader()
     ids = IdTable()
     last = 0
     for number, line in _lines(path):
@@ -67,11 +74,6 @@ def validate(path: Path, endpoint: str) -> Validation:
                 return found
         ids.append(name)
         found.total += 1
-        if found.plain and name is not None:
-            try:
-                found.plain = not reader.read(line, number).body.get("tools")
-            except RequestError:
-                found.plain = False
     if not last:
         _note(found, "empty_file", "The input file is empty.", None, None)
     elif not found.errors and (pairs := ids.index()):
@@ -93,7 +95,7 @@ def _check(line: bytes, endpoint: str, found: Validation) -> str:
     if len(line) > LONGEST_LINE:
         raise _BadLine("line_too_long", f"This line is longer than {LONGEST_LINE} bytes.", None)
     try:
-        request = decode_line(line)
+        request = _decode(line)
         if not request.custom_id:
             raise _BadLine("missing_required_parameter", "The custom_id is empty.", "custom_id")
         if request.method != "POST":
@@ -101,11 +103,13 @@ def _check(line: bytes, endpoint: str, found: Validation) -> str:
         if request.url != endpoint:
             message = f"The URL {request.url[:80]!r} does not match the batch's endpoint, {endpoint}."
             raise _BadLine("invalid_url", message, "url")
-        body = _decode_body(request.body)
     except msgspec.ValidationError as error:
         raise _BadLine("invalid_request", f"This line is no request: {error}", None) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _BadLine("invalid_json_line", f"This line is not parseable as valid JSON: {error}", None) from None
+    body = request.body
+    if body.tools:
+        found.plain = False
     if body.stream:
         raise _BadLine("invalid_request", "A batch's requests can't be streamed.", "body.stream")
     if body.model != found.model:
