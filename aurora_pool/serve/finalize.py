@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -68,13 +67,23 @@ class _Record(msgspec.Struct):
     error: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _GoodUsage(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class _GoodBody(msgspec.Struct, gc=False):
+    usage: _GoodUsage
+
+
 class _GoodResponse(msgspec.Struct, gc=False):
     status_code: Literal[200]
-    body: _Body
+    body: _GoodBody
 
 
 class _GoodRecord(msgspec.Struct, gc=False):
-    """What nearly all are."""
+    """What nearly all records of a job are."""
 
     custom_id: str
     response: _GoodResponse
@@ -118,10 +127,15 @@ def finalize(journal: Path, source: Path, output: Path, errors: Path, *, expired
 
 def _place(line: bytes, good: IO[bytes], bad: IO[bytes], results: Results) -> str | None:
     plain = plain_record(line)
-    if plain is not None:  # the same as below, at a third of the cost
-        with suppress(msgspec.DecodeError, UnicodeDecodeError):
+    if plain is not None:  # the same as below, at half the cost
+        try:
             found = _decode_good(line)
-            _count(found.response.body.usage, results)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            pass
+        else:
+            usage = found.response.body.usage
+            results.input_tokens += usage.prompt_tokens
+            results.output_tokens += usage.completion_tokens
             results.completed += 1
             good.write(plain)
             return found.custom_id
