@@ -18,7 +18,7 @@ OTHERS ?= $(foreach v,3.14 3.13 3.12 3.11,$(or $(lastword $(wildcard $(PYENV)/ve
 MOST   ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-serve test schedulers integration engines check format test-ray test-lowest test-pythons
+.PHONY: help demo demo-serve test schedulers integration engines old-vllm check format test-ray test-lowest test-pythons
 .PHONY: bench bench-all cost soak fuzz docs graph clean
 
 help: ## List what there is to make
@@ -67,6 +67,9 @@ engines: $(VENV)/.test $(VENV)-engines/.test ## Run the tests that need real ser
 	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine llamacpp
 	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine transformers
 
+old-vllm: $(VENV)/.test $(VENV)-old-vllm/.test ## Run them against an old vLLM that sites still run (8 GB are downloaded)
+	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine vllm-0.15.0
+
 check: $(VENV)/.dev ## Lint, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -104,7 +107,7 @@ docs: $(VENV)/.docs graph ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean: ## Remove what was made here, the environment included
-	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest $(VENV)-others $(VENV)-engines out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest $(VENV)-others $(VENV)-engines $(VENV)-old-vllm out site .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Stamps: an environment is installed again only when pyproject.toml has changed.
@@ -149,6 +152,11 @@ $(VENV)-engines/.test: | $(BIN)/python
 	cd $(VENV)-engines/model && $(CURDIR)/$(BIN)/python -c "import glob, zipfile; \
 		[open(n.rsplit('/', 1)[1], 'wb').write(z.read(n)) for z in map(zipfile.ZipFile, glob.glob('*.whl')) \
 		for n in z.namelist() if n.endswith('.gguf')]"
+	@touch $@
+
+$(VENV)-old-vllm/.test: tests/other_engines/old_vllm.py | $(VENV)/.test
+	$(BIN)/python tests/integration/local_fleet.py build
+	$(BIN)/python -m tests.other_engines.old_vllm $(VENV)-old-vllm
 	@touch $@
 
 $(VENV)-lowest/.test: pyproject.toml tests/lowest.py | $(BIN)/python

@@ -19,13 +19,13 @@ from aurora_pool import AgentEndpoint, parse_hostfile
 from aurora_pool.testing import AgentProfile, SimulatedClockEventLoop, SimulatedFleet
 from aurora_pool.wire.dialect import ENGINE_TAG
 from tests.conformance.client import Server
-from tests.other_engines.servers import ENGINES, Engine, running
+from tests.other_engines.servers import ENGINES, OLD_VLLM, Engine, running
 
 PROFILE = AgentProfile(max_model_len=2048, slots=64)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--engine", choices=ENGINES, help="the engine to run test_any_engine.py against")
+    parser.addoption("--engine", choices=(*ENGINES, OLD_VLLM), help="the engine to run test_any_engine.py against")
 
 
 def _engine(config: pytest.Config) -> str | None:

@@ -12,7 +12,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.vllm_environment import tail, vllm_environment
+from tests.other_engines import old_vllm
 
 ENGINES = ("llamacpp", "transformers")
+OLD_VLLM = f"vllm-{old_vllm.VERSION}"
 HERE = Path(__file__).parent
 STARTING = 300.0
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
@@ -52,12 +54,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: Sequence[str | Path], port: int, log: Path) -> Iterator[str]:
+def serving(
+    command: Sequence[str | Path], port: int, log: Path, variables: Mapping[str, str] = ENVIRONMENT
+) -> Iterator[str]:
     """Run a server until it is told to end; gives its address once it answers."""
     with log.open("w") as file:
         bound = ["sh", "-c", BOUND, "sh", *map(str, command)]
         process = subprocess.Popen(
-            bound, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True, env=ENVIRONMENT
+            bound, stdin=subprocess.PIPE, stdout=file, stderr=file, start_new_session=True, env=variables
         )
     try:
         deadline = time.monotonic() + STARTING
@@ -91,6 +95,13 @@ def running(name: str, log: Path) -> Iterator[Engine]:
         command: list[str | Path] = [venv / "bin" / "python", HERE / "serve_llamacpp.py", str(port), models[0]]
         with serving(command, port, log) as address:
             yield Engine(name, address, str(models[0]), 1024, 12)
+        return
+    if name == OLD_VLLM:
+        folder = Path(os.environ.get("AURORA_POOL_OLD_VLLM", ".venv-old-vllm")).resolve()
+        if not (folder / "model").exists():
+            pytest.fail(f"no environment in {folder}: `make old-vllm` makes it", pytrace=False)
+        with serving(old_vllm.command(folder, port), port, log, old_vllm.variables(folder)) as address:
+            yield Engine("vllm", address, str(folder / "model"), old_vllm.MAX_MODEL_LEN, 12)
         return
     environment = vllm_environment()
     if not environment.complete:
