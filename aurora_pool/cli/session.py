@@ -115,7 +115,7 @@ def _open(session: Session) -> Job | ClaimedJob:
             session.claim,
             session.job,
             piece_lines=session.piece_lines,
-            silent_after=session.takeover_after,
+            takeover_after=session.takeover_after,
         )
     if session.job.shard is not None:
         return open_shard(session.source, session.output, session.job, session.job.shard)
@@ -178,8 +178,8 @@ class _Command:
         share = None
         if session.share is not None:
             folder = session.hostfile.with_name(f"{session.hostfile.name}.drivers")
-            roster = Roster(folder, silent_after=session.takeover_after)
-            share = AgentShare(roster, session.share, silent_after=session.takeover_after)
+            roster = Roster(folder, takeover_after=session.takeover_after)
+            share = AgentShare(roster, session.share, takeover_after=session.takeover_after)
             endpoints = share.select(endpoints)
         spending = self._spending(endpoints)
         pool = self._pool(endpoints, Timeouts(stall=session.stall, patience=within), spending)

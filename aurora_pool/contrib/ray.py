@@ -36,7 +36,7 @@ BATCH = 256
 CALLS = 32
 """How many batches an actor may have at a time: together more than the agents of an actor can hold."""
 CPUS_PER_ACTOR = 0.25
-SILENT_AFTER = 10.0
+TAKEOVER_AFTER = 10.0
 
 _TYPES = (pa.string(), pa.string(), pa.int64(), pa.int64(), pa.string())
 
@@ -71,7 +71,7 @@ class PoolStage:
         share = None
         if board is not None:
             roster = _BoardRoster(board)
-            share = AgentShare(roster, roster.part, silent_after=SILENT_AFTER)
+            share = AgentShare(roster, roster.part, takeover_after=TAKEOVER_AFTER)
         self._rows = RowPool(hostfile, share=share, **dict(pool or {}))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
@@ -190,14 +190,14 @@ class _Board:
 
     def _living(self) -> dict[str, tuple[int, str, float]]:
         now = time.monotonic()
-        self._seen = {name: seen for name, seen in self._seen.items() if now - seen[2] < SILENT_AFTER}
+        self._seen = {name: seen for name, seen in self._seen.items() if now - seen[2] < TAKEOVER_AFTER}
         return self._seen
 
 
 class _BoardRoster:
     """A roster that is kept by a :class:`_Board` instead of a folder."""
 
-    every = SILENT_AFTER / 5
+    every = TAKEOVER_AFTER / 5
 
     def __init__(self, board: Any) -> None:
         self._board = board

@@ -30,7 +30,7 @@ class ClaimedJob:
 
     All drivers are told the same ``source``, ``folder`` and options; they come and go as they like. A driver ends when
     all pieces are done, by whomever; then :func:`~aurora_pool.jobs.merge.merge` joins them. A driver that has been
-    silent for ``silent_after`` seconds is taken for dead, and its pieces go on with others from where they were.
+    silent for ``takeover_after`` seconds is taken for dead, and its pieces go on with others from where they were.
 
     Raises :class:`~aurora_pool.errors.ConfigError`, :class:`~aurora_pool.errors.BadRecord` and
     :class:`~aurora_pool.errors.JobError` as :func:`~aurora_pool.jobs.pieces.agree_on_plan` does.
@@ -43,7 +43,7 @@ class ClaimedJob:
         options: JobOptions | None = None,
         *,
         piece_lines: int = PIECE_LINES,
-        silent_after: float = 30.0,
+        takeover_after: float = 30.0,
     ) -> None:
         self.options = options or JobOptions()
         if self.options.retry_failed or self.options.ordered:
@@ -55,7 +55,7 @@ class ClaimedJob:
         self.output = Path(folder)
         self.plan = agree_on_plan(self.output, source, self.options, name=process_name(), piece_lines=piece_lines)
         first = self._first_request()
-        self._roster = Roster(self.output / "drivers", silent_after=silent_after)
+        self._roster = Roster(self.output / "drivers", takeover_after=takeover_after)
         skips = self.options.on_bad_line == "skip"
         self._claims = Claims(self.output, len(self.plan.offsets), self._roster, retry_unusable=skips)
         self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)

@@ -31,19 +31,20 @@ class Price:
 class Guardrails:
     """Limits of one run.
 
-    - ``failures``: this number of failed requests ends it; ``failure_share``: such a share of those that finished;
-    - ``tokens``: read and generated, those of answers that were asked for again included;
-    - ``cost``: of these at ``prices`` per million.
+    - ``stop_after_failures``: this number of failed requests ends it; ``failure_share``: such a share of those that
+      finished;
+    - ``max_total_tokens``: read and generated, those of answers that were asked for again included;
+    - ``max_cost``: of these at ``prices`` per million.
     """
 
-    failures: int | None = None
+    stop_after_failures: int | None = None
     failure_share: float | None = None
-    tokens: int | None = None
-    cost: float | None = None
+    max_total_tokens: int | None = None
+    max_cost: float | None = None
     prices: Sequence[Price] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
-        if self.cost is not None and not self.prices:
+        if self.max_cost is not None and not self.prices:
             raise ConfigError("a limit of the cost needs a price of tokens")
 
 
@@ -76,14 +77,14 @@ class Guard:
         rails = self._rails
         failed = self.failures.total()
         share = rails.failure_share
-        too_many = rails.failures is not None and failed >= rails.failures
+        too_many = rails.stop_after_failures is not None and failed >= rails.stop_after_failures
         if too_many or (share is not None and self.done >= LEAST and failed > share * self.done):
             causes = ", ".join(f"{cause} {count}" for cause, count in self.failures.most_common(3))
             return "too many failures", f"{failed} of {self.done} failed: {causes}"
-        if rails.tokens is not None and self.tokens >= rails.tokens:
-            return "budget spent", f"{self.tokens} tokens, of {rails.tokens} allowed"
-        if rails.cost is not None and self.cost >= rails.cost:
-            return "budget spent", f"a cost of {self.cost:.2f}, of {rails.cost:.2f} allowed"
+        if rails.max_total_tokens is not None and self.tokens >= rails.max_total_tokens:
+            return "budget spent", f"{self.tokens} tokens, of {rails.max_total_tokens} allowed"
+        if rails.max_cost is not None and self.cost >= rails.max_cost:
+            return "budget spent", f"a cost of {self.cost:.2f}, of {rails.max_cost:.2f} allowed"
         return None
 
 

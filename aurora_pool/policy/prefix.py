@@ -105,7 +105,9 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Keys = froze
     _, length = units_of(texts[0])
     keys = _keys(texts, depth, length)
     drawn = keys if len(keys) <= MANY else Random(len(keys)).sample(keys, DRAWN)
-    if _all_differ(drawn) and known.isdisjoint(drawn):
+    different = set(drawn)
+    twice = len(drawn) - len(different) - (drawn.count(0) - 1 if 0 in different else 0)
+    if not twice and known.isdisjoint(drawn):
         return Grouping(keys, None)
     buckets: dict[int, list[int]] = {}
     for place, key in enumerate(keys):
@@ -201,8 +203,3 @@ def _keys(texts: Sequence[Any], depth: int, length: int) -> list[int]:
     if min(map(len, texts)) < depth + length:
         return [key if len(text) >= depth + length else 0 for key, text in zip(keys, texts, strict=True)]
     return keys
-
-
-def _all_differ(keys: Sequence[int]) -> bool:
-    """Whether none is there twice, but for that of those that are too short."""
-    return len(keys) - len(set(keys)) == max(0, keys.count(0) - 1)

@@ -12,7 +12,7 @@ from aurora_pool.serve.access import COOKIE, Gatekeeper, admin_of, caller_of, ch
 from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
-from aurora_pool.serve.history import History, Sample
+from aurora_pool.serve.history import History, Point
 from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.keys_api import KeysApi
 from aurora_pool.serve.options import UserLimits
@@ -100,9 +100,9 @@ class Dashboard:
         """Show throughput and latency over time."""
 
         async def look() -> Values:
-            samples = list(self._history.samples)
-            columns = [list(column) for column in zip(*map(_row, samples), strict=True)]
-            return {"columns": columns, "recent": _recent(samples[-_RECENT:]), "minutes": _RECENT * 5 // 60}
+            points = list(self._history.points)
+            columns = [list(column) for column in zip(*map(_row, points), strict=True)]
+            return {"columns": columns, "recent": _recent(points[-_RECENT:]), "minutes": _RECENT * 5 // 60}
 
         return await self._pages.show(request, "charts.html", look)
 
@@ -217,30 +217,30 @@ def _weight(text: str) -> float:
         raise ConfigError(f"weight: expected a number, got {text[:40]!r}") from None
 
 
-def _row(sample: Sample) -> tuple[Any, ...]:
+def _row(point: Point) -> tuple[Any, ...]:
     return (
-        sample.time,
-        sample.tokens_per_second,
-        sample.prompts_per_second,
-        sample.in_flight,
-        sample.queued,
-        sample.latency,
-        sample.online_p50,
-        sample.online_p95,
+        point.time,
+        point.tokens_per_second,
+        point.prompts_per_second,
+        point.in_flight,
+        point.queued,
+        point.latency,
+        point.online_p50,
+        point.online_p95,
     )
 
 
-def _recent(samples: list[Sample]) -> list[tuple[str, str, float | None, float | None, float | None]]:
+def _recent(points: list[Point]) -> list[tuple[str, str, float | None, float | None, float | None]]:
     """Sum up for readers of text: name, unit, least, mean, greatest."""
     rows = []
     for name, unit, values in (
-        ("Tokens", "a second", [sample.tokens_per_second for sample in samples]),
-        ("Prompts answered", "a second", [sample.prompts_per_second for sample in samples]),
-        ("Prompts in flight", "", [float(sample.in_flight) for sample in samples]),
-        ("Prompts queued", "", [float(sample.queued) for sample in samples]),
-        ("Latency, all prompts", "s", [sample.latency for sample in samples if sample.latency is not None]),
-        ("Latency, online, median", "s", [sample.online_p50 for sample in samples if sample.online_p50 is not None]),
-        ("Latency, online, 95%", "s", [sample.online_p95 for sample in samples if sample.online_p95 is not None]),
+        ("Tokens", "a second", [point.tokens_per_second for point in points]),
+        ("Prompts answered", "a second", [point.prompts_per_second for point in points]),
+        ("Prompts in flight", "", [float(point.in_flight) for point in points]),
+        ("Prompts queued", "", [float(point.queued) for point in points]),
+        ("Latency, all prompts", "s", [point.latency for point in points if point.latency is not None]),
+        ("Latency, online, median", "s", [point.online_p50 for point in points if point.online_p50 is not None]),
+        ("Latency, online, 95%", "s", [point.online_p95 for point in points if point.online_p95 is not None]),
     ):
         summed = (min(values), statistics.fmean(values), max(values)) if values else (None, None, None)
         rows.append((name, unit, *summed))

@@ -1,4 +1,4 @@
-"""Figures over time, for the dashboard's charts: a sample every few seconds, for the last two hours."""
+"""Figures over time, for the dashboard's charts: a point every few seconds, for the last two hours."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SAMPLE_EVERY = 5.0
 _KEPT = 1440
 
 
-class Sample(msgspec.Struct, frozen=True, array_like=True):
-    """The fleet at one ``time`` (seconds since 1970), and what it did since the sample before.
+class Point(msgspec.Struct, frozen=True, array_like=True):
+    """The fleet at one ``time`` (seconds since 1970), and what it did since the point before.
 
     Latencies are seconds; None where nothing was answered. ``latency`` is the mean over all prompts, by Little's law
     (prompts in flight / prompts answered a second); the percentiles are of online requests.
@@ -34,17 +34,17 @@ class Sample(msgspec.Struct, frozen=True, array_like=True):
 
 
 class History:
-    """Takes the samples and keeps the newest."""
+    """Takes the points and keeps the newest."""
 
     def __init__(self, fleet: ServedFleet, gateway: Gateway, now: Callable[[], float] = time.time) -> None:
         self._fleet = fleet
         self._gateway = gateway
         self._now = now
         self._before: tuple[float, int, int] | None = None
-        self.samples: deque[Sample] = deque(maxlen=_KEPT)
+        self.points: deque[Point] = deque(maxlen=_KEPT)
 
     async def take(self) -> None:
-        """Take a sample."""
+        """Take a point."""
         now = self._now()
         agents = self._fleet.statistics()
         tokens = sum(agent.tokens_done for agent in agents)
@@ -56,8 +56,8 @@ class History:
         # Agents that have left took their counts with them: a rate is never below 0.
         rate = max(0, prompts - old_prompts) / elapsed
         latencies = sorted(self._gateway.take_latencies())
-        self.samples.append(
-            Sample(
+        self.points.append(
+            Point(
                 time=round(now, 1),
                 tokens_per_second=round(max(0, tokens - old_tokens) / elapsed, 1),
                 prompts_per_second=round(rate, 2),

@@ -81,14 +81,14 @@ class Members(Protocol):
 class AgentShare:
     """One driver's part of a hostfile, kept up to date while it works.
 
-    ``roster`` is where the drivers of one hostfile find each other; one that does not come to it in ``silent_after``
+    ``roster`` is where the drivers of one hostfile find each other; one that does not come to it in ``takeover_after``
     seconds is taken for gone.
     """
 
-    def __init__(self, roster: Members, part: Part, *, silent_after: float = 30.0) -> None:
+    def __init__(self, roster: Members, part: Part, *, takeover_after: float = 30.0) -> None:
         self.part = part
         self._roster = roster
-        self._silent_after = silent_after
+        self._takeover_after = takeover_after
         self._endpoints: Sequence[AgentEndpoint] = ()
         self._chosen: list[AgentEndpoint] = []
         self._note = Note(part.index)
@@ -149,7 +149,7 @@ class AgentShare:
         notes = _read(self._roster.others)
         self._met.update(note.index for note in notes)
         gone: Iterable[int] = self._met
-        if self._began is not None and asyncio.get_running_loop().time() - self._began >= self._silent_after:
+        if self._began is not None and asyncio.get_running_loop().time() - self._began >= self._takeover_after:
             gone = range(self.part.count)
         return [self._endpoints[number] for number in allot(len(self._endpoints), self.part, notes, gone)]
 

@@ -58,17 +58,19 @@ def process_name() -> str:
 
 
 class Roster:
-    """The members of one folder. ``silent_after`` is in seconds; a member that is silent for so long is taken for dead.
+    """The members of one folder. One that is silent for ``takeover_after`` seconds is taken for dead.
 
     :meth:`beat` and :meth:`look` touch the file system, and belong into a thread where an event loop runs.
     Raises :class:`~aurora_pool.errors.JobError` if the folder can't be used.
     """
 
-    def __init__(self, folder: Path, *, silent_after: float = 30.0, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Path, *, takeover_after: float = 30.0, now: Callable[[], float] = time.monotonic
+    ) -> None:
         self.folder = folder
         self.name = process_name()
-        self.every = silent_after / BEATS
-        self._silent_after = silent_after
+        self.every = takeover_after / BEATS
+        self._takeover_after = takeover_after
         self._now = now
         self.lapses = 0
         """How often a beat came too late to be sure that nobody has taken us for dead."""
@@ -92,7 +94,7 @@ class Roster:
     @property
     def safe(self) -> bool:
         """Whether nobody can have taken us for dead: our last beat is young enough."""
-        return self._now() - self._beaten_at < SAFE_SHARE * self._silent_after
+        return self._now() - self._beaten_at < SAFE_SHARE * self._takeover_after
 
     def beat(self, note: str = "") -> None:
         """Say that we are alive, and ``note``. Raises OSError."""
@@ -125,7 +127,7 @@ class Roster:
                 continue
             before, silent = self._seen.get(name, ("", 0.0))
             silent = silent + passed if text == before else 0.0
-            if silent >= self._silent_after:
+            if silent >= self._takeover_after:
                 path.unlink(missing_ok=True)  # so that nobody else has to wait as long
                 continue
             seen[name] = text, silent

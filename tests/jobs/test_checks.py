@@ -102,7 +102,7 @@ async def test_a_hopeless_job_ends_early_and_says_why(tmp_path: Path, write_line
     source, output = write_lines("in.jsonl", MANY), tmp_path / "out.jsonl"
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
         fleet.agents[0].reject(r"Say \d*[05]\.", "no")
-        for limit in ({"failures": 3}, {"failure_share": 0.05}):
+        for limit in ({"stop_after_failures": 3}, {"failure_share": 0.05}):
             summary = await run_job(pool, source, output, JobOptions(guardrails=Guardrails(**limit)))
             assert summary.ending == "too many failures"
             assert "failed: rejected" in summary.reason
@@ -113,7 +113,8 @@ async def test_a_hopeless_job_ends_early_and_says_why(tmp_path: Path, write_line
 
 
 @pytest.mark.parametrize(
-    "limit", [{"tokens": 500}, {"cost": 0.01, "prices": (parse_price("tier=large:9"), parse_price("20/20"))}]
+    "limit",
+    [{"max_total_tokens": 500}, {"max_cost": 0.01, "prices": (parse_price("tier=large:9"), parse_price("20/20"))}],
 )
 async def test_a_budget_ends_a_job(tmp_path: Path, write_lines: WriteLines, limit: dict[str, Any]) -> None:
     options = JobOptions(guardrails=Guardrails(**limit))
@@ -124,7 +125,7 @@ async def test_a_budget_ends_a_job(tmp_path: Path, write_lines: WriteLines, limi
 
 
 def test_prices_go_by_tag() -> None:
-    guard = Guard(Guardrails(cost=1.0, prices=(parse_price("tier=large:1/3"), parse_price("0.5"))))
+    guard = Guard(Guardrails(max_cost=1.0, prices=(parse_price("tier=large:1/3"), parse_price("0.5"))))
     answer = Response(True, "x", prompt_tokens=1_000_000, completion_tokens=1_000_000)
     guard.spend(answer, {"tier": "large"})
     guard.spend(answer, {})

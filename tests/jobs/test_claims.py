@@ -31,7 +31,7 @@ class Driver:
 
     def __init__(self, folder: Path, pieces: int, clock: Clock, rng: random.Random) -> None:
         self.clock = clock
-        self.roster = Roster(folder / "drivers", silent_after=SILENT, now=clock)
+        self.roster = Roster(folder / "drivers", takeover_after=SILENT, now=clock)
         self.claims = Claims(folder, pieces, self.roster, rng=rng)
         self.rng = rng
         self.lost = 0
@@ -117,7 +117,7 @@ def drive_to_the_end(folder: Path, rng: random.Random) -> int:
 def test_a_lease_is_lost_when_another_driver_has_the_next_one_and_kept_when_it_has_not(tmp_path: Path) -> None:
     clocks = Clock(0.0), Clock(5e8)
     first, second = (
-        Claims(tmp_path, 2, Roster(tmp_path / "drivers", silent_after=SILENT, now=clock)) for clock in clocks
+        Claims(tmp_path, 2, Roster(tmp_path / "drivers", takeover_after=SILENT, now=clock)) for clock in clocks
     )
     leases = [first.take(lambda: None), first.take(lambda: None)]
     assert second.take(lambda: None) is None  # the first is alive
@@ -144,7 +144,7 @@ def test_a_lease_is_lost_when_another_driver_has_the_next_one_and_kept_when_it_h
 def test_what_a_dead_driver_had_answered_is_kept_and_a_driver_that_leaves_need_not_be_waited_for(
     tmp_path: Path,
 ) -> None:
-    first, second = (Claims(tmp_path, 1, Roster(tmp_path / "drivers", silent_after=SILENT)) for _ in range(2))
+    first, second = (Claims(tmp_path, 1, Roster(tmp_path / "drivers", takeover_after=SILENT)) for _ in range(2))
     lease = first.take(lambda: None)
     assert lease is not None
     lease.output.write_text("one\ntorn")

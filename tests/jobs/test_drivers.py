@@ -211,7 +211,7 @@ def test_a_bad_line_stops_its_piece_only_and_is_told(tmp_path: Path) -> None:
         ("in.jsonl", {"table": "out.csv"}, "--table comes later: merge, and run it again with -o"),
         ("in.jsonl", {"ordered": True}, "--ordered and --retry-failed come later: merge"),
         ("in.jsonl", {"retry_failed": True}, "--ordered and --retry-failed come later: merge"),
-        ("in.jsonl", {"guardrails": Guardrails(tokens=5)}, "there are no limits of failures, tokens or cost"),
+        ("in.jsonl", {"guardrails": Guardrails(max_total_tokens=5)}, "there are no limits of failures, tokens or cost"),
     ],
 )
 def test_what_drivers_can_not_share_is_refused_with_what_to_do(

@@ -51,7 +51,7 @@ def rank(**environment: str) -> Part:
 
 
 def share(at: Path) -> object:
-    return AgentShare(Roster(at / "drivers"), Part(1, 2), silent_after=30.0).select([AgentEndpoint("a")])
+    return AgentShare(Roster(at / "drivers"), Part(1, 2), takeover_after=30.0).select([AgentEndpoint("a")])
 
 
 def job(at: Path, output: str, **options: Any) -> Job:
@@ -94,7 +94,7 @@ def history(at: Path, text: str) -> object:
         (ConfigError, "retries: expected at least 0, got -1", lambda _: Expectation(retries=-1)),
         (ConfigError, "sent raw has none", lambda _: JobOptions(system_prompt="a", prompt_format="raw")),
         (ConfigError, "interval: expected a number above 0, got 0", lambda _: JobOptions(interval=0)),
-        (ConfigError, "cost needs a price of tokens", lambda _: Guardrails(cost=1.0)),
+        (ConfigError, "cost needs a price of tokens", lambda _: Guardrails(max_cost=1.0)),
         (ConfigError, "cost needs a price of tokens", lambda _: check_prices([AgentEndpoint("a")], priced=False)),
         (ConfigError, "cost needs prices: expected price_in= and price_out= at a", lambda _: unpriced()),
         (ConfigError, "whole numbers in SLURM_PROCID and", lambda _: rank(SLURM_PROCID="x", SLURM_NTASKS="2")),

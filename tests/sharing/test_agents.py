@@ -56,7 +56,7 @@ def test_agents_come_from_drivers_that_lend_or_are_gone_and_go_back() -> None:
     seen: list[list[str]] = []
 
     async def work() -> None:
-        share = AgentShare(board, Part(0, 4), silent_after=30.0)
+        share = AgentShare(board, Part(0, 4), takeover_after=30.0)
         seen.append([endpoint.host for endpoint in share.select(FLEET)])
         board.others = {"b": '{"index": 1}', "c": '{"index": 2, "needs": false}', "d": "not of this version"}
         task = asyncio.create_task(share.follow(lambda chosen: seen.append([each.host for each in chosen])))

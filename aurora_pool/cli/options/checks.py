@@ -85,10 +85,10 @@ def guardrails_of(failures: str | None, tokens: int | None, cost: float | None, 
     limit = {} if failures is None else parse_failures(failures)
     count = limit.get("failures")
     return Guardrails(
-        failures=None if count is None else int(count),
+        stop_after_failures=None if count is None else int(count),
         failure_share=limit.get("failure_share"),
-        tokens=tokens,
-        cost=cost if prices else None,  # by hosted agents' prices the pool keeps it
+        max_total_tokens=tokens,
+        max_cost=cost if prices else None,  # by hosted agents' prices the pool keeps it
         prices=tuple(map(parse_price, prices or [])),
     )
 

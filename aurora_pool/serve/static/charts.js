@@ -1,8 +1,8 @@
-// Draws the samples that the page holds, and draws them again when the page has newer ones.
+// Draws the points that the page holds, and draws them again when the page has newer ones.
 "use strict";
 
 const holder = document.getElementById("charts");
-const columnsNow = () => JSON.parse(document.getElementById("samples").dataset.columns);
+const columnsNow = () => JSON.parse(document.getElementById("points").dataset.columns);
 const colours = ["#2f81f7", "#db6d28", "#2da44e"];
 
 // Columns: time, tokens/s, prompts/s, in flight, queued, latency, online p50, online p95.
