@@ -14,6 +14,7 @@ from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
 from aurora_pool.policy.callers import Caller, PromptQueue
+from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
@@ -44,7 +45,7 @@ class AgentPool:
         return super().__new__(cls)
 
     def __init__(self, endpoints: Iterable[AnyEndpoint], serving: Serving, options: FleetOptions) -> None:
-        self._timeout = options.timeout
+        self._options = options
         self._serving = serving
         self._driver = Driver(as_endpoints(endpoints), options)
         self._agents = Membership(self._driver)
@@ -74,7 +75,22 @@ class AgentPool:
     @property
     def timeout(self) -> float | None:
         """Seconds that one prompt may take from its first sending; None sets no limit."""
-        return self._timeout
+        return self._options.timeout
+
+    @property
+    def balance(self) -> Balance:
+        """How prompts are given to agents: ``"adaptive"`` or ``"strict"``."""
+        return self._options.balance
+
+    @property
+    def concurrency(self) -> int | None:
+        """The most HTTP requests at a time; None sets no limit."""
+        return self._options.concurrency
+
+    @property
+    def connector_limit(self) -> int | None:
+        """The most open connections; None sets no limit."""
+        return self._options.connector_limit
 
     @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:

@@ -76,6 +76,8 @@ class EmbeddingPool(AgentPool):
             rng=rng,
         )
         super().__init__(endpoints, Serving(model, None), options)
+        self._dimensions = dimensions
+        self._on_too_long = on_too_long
         self._fields: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
         if on_too_long == "truncate":
             self._fields["truncate_prompt_tokens"] = -1  # to what the model's context holds
@@ -101,6 +103,16 @@ class EmbeddingPool(AgentPool):
     def model(self) -> str | None:
         """The model's name; None while it has not been found out."""
         return self._serving.model
+
+    @property
+    def dimensions(self) -> int | None:
+        """The length of vectors that is asked for; None takes the model's own."""
+        return self._dimensions
+
+    @property
+    def on_too_long(self) -> EmbeddingOnTooLong:
+        """What becomes of a text that is longer than the context: ``"error"`` or ``"truncate"``."""
+        return self._on_too_long
 
     def sync(self) -> BlockingPool[Self]:
         """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.

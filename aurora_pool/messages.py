@@ -92,9 +92,10 @@ class Prompt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
 
 AnyPrompt: TypeAlias = Content | Prompt
-AnyPrompts: TypeAlias = Iterable[AnyPrompt] | AsyncIterable[AnyPrompt]
 """What is taken wherever a prompt is: a :class:`Prompt`, text, token ids, or a list of messages."""
 
+AnyPrompts: TypeAlias = Iterable[AnyPrompt] | AsyncIterable[AnyPrompt]
+"""Many prompts: a list or a generator, or an async one."""
 
 MOST_TOKENS = 1 << 23
 """More tokens than any context has: a server that counts more is not believed."""
@@ -190,7 +191,8 @@ class Response(msgspec.Struct, frozen=True, repr_omit_defaults=True, gc=False):
         ' Paris.'
 
         Raises :class:`PromptRejected`, :class:`PromptPoisoned`, :class:`PromptTimedOut` or :class:`AttemptsExhausted`,
-        which are all :class:`PromptFailed`, and :class:`NoAgentsError` where no agent was in service.
+        which are all :class:`PromptFailed`; for the kinds ``invalid`` and ``length``, which only jobs give,
+        :class:`PromptFailed` itself; and :class:`NoAgentsError`, which is none, where no agent was in service.
         """
         if self.success:
             return self

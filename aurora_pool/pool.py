@@ -124,6 +124,8 @@ class VLLMPool(AgentPool):
         self._max_tokens_aggregation = max_tokens_aggregation
         self._buffer = buffer
         self._batched = use_batch
+        self._system_prompt = system_prompt
+        self._model_max_context = model_max_context
         self._sampling = sampling or Sampling()
         self._prompting = PromptHandling(self._driver, prompting, system_prompt=system_prompt, buffer=buffer)
         self._known_prompting: dict[str, PromptHandling] = {}
@@ -158,6 +160,31 @@ class VLLMPool(AgentPool):
     def buffer(self) -> int:
         """Tokens of the context that are left free."""
         return self._buffer
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The text that is put before prompts, in the model's chat template."""
+        return self._system_prompt
+
+    @property
+    def sampling(self) -> Sampling:
+        """How prompts are answered that have no sampling of their own and whose call has none."""
+        return self._sampling
+
+    @property
+    def use_batch(self) -> bool:
+        """Whether prompts go as list requests."""
+        return self._batched
+
+    @property
+    def prefix(self) -> Prefix:
+        """Whether prompts that share a long beginning are kept together: ``"auto"`` or ``"off"``."""
+        return self._options.prefix
+
+    @property
+    def model_max_context(self) -> int | None:
+        """The context length in tokens that the constructor was given; :attr:`max_context` is the one that holds."""
+        return self._model_max_context
 
     @property
     def model(self) -> str | None:

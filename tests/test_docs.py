@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import typer
@@ -21,6 +21,7 @@ import yaml
 from aurora_pool import AgentEndpoint, VLLMPool, format_hostfile
 from aurora_pool.cli import exit_codes
 from aurora_pool.cli.app import app
+from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
@@ -127,6 +128,12 @@ def test_outcomes_have_the_names_by_which_they_are_counted() -> None:
     _, _, table = page.partition("| outcome |")
     names = [line.split("|")[1].strip() for line in table.split("\n\n")[0].splitlines()[2:]]
     assert names == [outcome.value for outcome in Outcome]
+
+
+def test_every_kind_of_failure_is_documented() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("| `error_kind` |")
+    assert set(re.findall(r"^\| `(\w+)` \|", table.partition("\n\n")[0], re.MULTILINE)) == set(get_args(ErrorKind))
 
 
 def test_the_exit_codes_are_documented() -> None:

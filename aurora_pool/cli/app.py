@@ -23,7 +23,7 @@ from aurora_pool.cli import (
     up,
 )
 from aurora_pool.cli.console import give
-from aurora_pool.cli.exit_codes import TABLE
+from aurora_pool.cli.exit_codes import SERVE_TABLE, SUBMIT_TABLE, TABLE
 
 
 def _print_version(asked: bool) -> None:
@@ -34,12 +34,12 @@ def _print_version(asked: bool) -> None:
         raise typer.Exit
 
 
-_EXIT_CODES = f"Exit codes (what was answered is saved, whatever the code):\n{TABLE}"
+_SAVED = "what was answered is saved, whatever the code"
 
 app = typer.Typer(
     name="aurora-pool",
     help="Answer prompts on many vLLM servers: every prompt exactly once, as fast as the fleet allows.",
-    epilog=_EXIT_CODES,
+    epilog=f"Exit codes of run ({_SAVED}):\n{TABLE}",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -55,16 +55,16 @@ def common(
     """Answer prompts on many vLLM servers: every prompt exactly once, as fast as the fleet allows."""
 
 
-app.command("run", epilog=_EXIT_CODES)(run.run)
+app.command("run", epilog=f"Exit codes ({_SAVED}):\n{TABLE}")(run.run)
 app.command("merge")(merge.merge)
 app.command("ask")(ask.ask)
 app.command("summarize")(summarize.summarize)
 app.command("demo")(demo.demo)
 app.command("report")(report.report)
 app.command("sim")(sim.sim)
-app.command("serve", epilog=_EXIT_CODES)(serve.serve)
+app.command("serve", epilog=f"Exit codes:\n{SERVE_TABLE}")(serve.serve)
 app.command("keys")(serve.keys)
-app.command("submit", epilog=_EXIT_CODES)(batches.submit)
+app.command("submit", epilog=f"Exit codes:\n{SUBMIT_TABLE}")(batches.submit)
 app.command("jobs")(batches.jobs)
 app.command("fetch")(batches.fetch)
 app.command("cancel")(batches.cancel)

@@ -31,7 +31,7 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
-# Not in a docstring: there are none where Python runs with -OO.
+# Not in docstrings: there are none where Python runs with -OO.
 TABLE = """\
 code  meaning
 0     every request has an answer
@@ -46,6 +46,22 @@ code  meaning
 75    out of time: submit the same command again
 130   interrupted (Ctrl-C): the same command continues
 143   terminated (SIGTERM, SIGHUP): the same command continues"""
+
+SERVE_TABLE = """\
+code  meaning
+0     stopped by SIGTERM, SIGHUP or Ctrl-C
+2     an option is invalid, or its port, folder or database can't be used
+4     the hostfile can't be used"""
+
+SUBMIT_TABLE = """\
+code  meaning
+0     the batch is queued; with --watch, it has ended, and no request failed
+1     with --watch: some requests failed
+2     an option is invalid, or the server refused the batch
+3     the file can't be used; with --watch, the server says why
+5     the server can't be reached
+6     the output can't be written
+130   interrupted (Ctrl-C): what is queued goes on, and fetch gets its answers"""
 
 _BY_KIND: tuple[tuple[type[PoolError], ExitCode], ...] = (
     (BadRecord, ExitCode.BAD_INPUT),

@@ -65,3 +65,10 @@ def test_what_is_said_names_options_that_exist(house: str) -> None:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+[a-z]", text)
     }
     assert {each for each in named if each[1] not in options} == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_stands_under_the_options_names_options_of_the_command(name: str) -> None:
+    command = COMMANDS[name]
+    named = set(re.findall(r"--[a-z][a-z-]+", command.epilog or ""))
+    assert named <= {option for parameter in command.params for option in parameter.opts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -136,13 +137,37 @@ def test_from_hostfile_takes_what_the_constructor_takes(pool: Any, options: Any)
     assert get_type_hints(options) == {n: hint for n, hint in constructor.items() if n not in ("endpoints", "return")}
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["timeout", "max_tokens", "max_tokens_aggregation", "buffer", "supports_batch", "model", "endpoints", "size"],
-)
-def test_what_can_not_be_changed_says_so(name: str) -> None:
-    with pytest.raises(AttributeError, match=name):
-        setattr(VLLMPool(ENDPOINTS), name, 1)
+FLAT: dict[str, Any] = {
+    "model": "m",
+    "timeout": 9.0,
+    "balance": "strict",
+    "concurrency": 5,
+    "connector_limit": 6,
+}
+FLAT_OF_TEXT = {
+    **FLAT,
+    "max_tokens": 8,
+    "max_tokens_aggregation": 7,
+    "model_max_context": 99,
+    "buffer": 3,
+    "system_prompt": "Be brief.",
+    "sampling": Sampling(temperature=0.0),
+    "use_batch": False,
+    "prefix": "off",
+}
+FLAT_OF_VECTORS = {**FLAT, "dimensions": 4, "on_too_long": "truncate"}
+OBJECTS = {"endpoints", "prompting", "timeouts", "connection", "observer", "rng", "hosted"}
+
+
+@pytest.mark.parametrize(("pool", "given"), [(VLLMPool, FLAT_OF_TEXT), (EmbeddingPool, FLAT_OF_VECTORS)])
+def test_what_the_constructor_was_given_can_be_read_and_not_changed(pool: Any, given: dict[str, Any]) -> None:
+    assert given.keys() == inspect.signature(pool).parameters.keys() - OBJECTS
+    made = pool(ENDPOINTS, **given)
+    assert {name: getattr(made, name) for name in given} == given
+    assert {name: getattr(made.slice(0, 1), name) for name in given} == given
+    for name in [*given, "supports_batch", "endpoints", "size"]:
+        with pytest.raises(AttributeError, match=name):
+            setattr(made, name, 1)
 
 
 @pytest.mark.parametrize("prompts", [None, 7, "a prompt", b"a prompt", {"role": "user"}, Prompt("a")])
