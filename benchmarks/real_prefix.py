@@ -21,7 +21,7 @@ from aurora_pool import AgentEndpoint, PromptOptions, Sampling, VLLMPool
 from aurora_pool.policy.prefix import Prefix
 from benchmarks.printing import table
 from tests.integration.local_fleet import MODEL, say
-from tests.integration.servers import read_settled
+from tests.integration.servers import read_idle
 
 MOST_COMPUTED = 1.10
 LEAST_SPEED = 0.97
@@ -87,12 +87,12 @@ WAYS: dict[str, Way] = {HAND: by_hand, AUTO: with_pool("auto"), 'pool, prefix="o
 
 async def take_turn(endpoints: Sequence[AgentEndpoint], way: Way, prompts: Sequence[str]) -> Turn:
     """Have all prompts answered; see what the servers have computed for it."""
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
     began = time.perf_counter()
     tokens = await way(endpoints, prompts)
     seconds = time.perf_counter() - began
     assert tokens == len(prompts) * MAX_TOKENS
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     return Turn(sum(now.computed - then.computed for now, then in zip(after, before, strict=True)), seconds)
 
 

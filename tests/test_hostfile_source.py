@@ -17,7 +17,7 @@ from aurora_pool.testing.clock import run_simulated
 
 
 def announce(folder: Path, name: str, line: str, *, age: float = 0.0) -> None:
-    """Write one agent's file, whose last heartbeat is so many seconds ago."""
+    """Write one agent's file, whose last heartbeat is ``age`` seconds ago."""
     (folder / name).write_text(f"{line}\n")
     touched = time.time() - age
     os.utime(folder / name, (touched, touched))

@@ -27,7 +27,7 @@ REQUESTS_PER_SLACK = 3
 
 
 PROMPT_REPLY = 1.5
-"""Seconds in which a server that works answers a look at its counters: one has been seen to block for 0.9 s."""
+"""Seconds in which a server that works answers a request for its counters: one has been seen to block for 0.9 s."""
 
 TRIAL_SHARE = 16
 """An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
@@ -117,7 +117,7 @@ class AgentState:
         self.cooldowns = 0
         self.checking = False
         self.stalled = False
-        """Whether a look at it has shown no sign of work, since it sent its last byte."""
+        """Whether a load check has shown no sign of work, since it sent its last byte."""
         self.tick_due = False
         self.load_check_sent = False
         self.load_check_at = 0.0
@@ -137,7 +137,7 @@ class AgentState:
         self.last_error = ""
         self.answers_since_send = 0
         self.queued_at_server = False
-        """Whether the last look at the engine's own counters showed that prompts wait there."""
+        """Whether the engine's own counters showed, when they were last read, that prompts wait there."""
         self.prompts_done = self.tokens_done = 0
         self.mean_tokens = 0.0
         self.mean_seconds = 0.0
@@ -234,11 +234,11 @@ class AgentState:
         self.refresh()
 
     def seems_stalled(self, now: float) -> bool:
-        """Whether a look at it has shown no sign of work, or has had no reply for longer than a busy one takes."""
+        """Whether a load check has shown no sign of work, or has had no reply for longer than a busy one takes."""
         return self.stalled or (self.load_check_sent and self.checking and now > self.load_check_at + PROMPT_REPLY)
 
     def check(self, checking: bool) -> None:
-        """Give it nothing while it is looked at for its silence."""
+        """Give it nothing while its load is checked."""
         self.checking = checking
         self.stalled = self.stalled and checking
         self.refresh()

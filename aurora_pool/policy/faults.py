@@ -87,7 +87,7 @@ class Faults:
         return outcome
 
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
-        """Record what a look at an agent has shown, whose connections broke or that is silent."""
+        """Record what the load check of an agent has shown, whose connections broke or that sends nothing."""
         lost = self.autopsies.end(agent, finding)
         died = finding in DIED
         if lost:

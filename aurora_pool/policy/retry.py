@@ -15,7 +15,7 @@ from aurora_pool.policy.work import WorkItem
 MAX_ATTEMPTS = 5
 """A prompt that failed so often for the agents' own reasons is given up as exhausted."""
 ALONE = 2
-"""So many of these failures are of the prompt alone, for what it shares a list with may be at fault."""
+"""Failures of a prompt sent alone without which it is not given up: in a list, another prompt may be at fault."""
 
 
 def backoff(attempt: int, rng: random.Random, *, base: float = 0.25, cap: float = 15.0) -> float:

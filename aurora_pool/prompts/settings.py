@@ -21,7 +21,7 @@ log = logging.getLogger("aurora_pool")
 AGAIN = 1.0
 """Seconds between tries while no agent tells its template."""
 FAILURES = 3
-"""So many times are agents asked that answer, but with an error that may pass; then the chat endpoints are used."""
+"""Number of times that agents are asked which answer with an error that may pass; then the chat endpoints are used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,9 @@ KEPT = 8192
 TEMPLATES_KEPT = 256
 """How many templates are kept, one for each list of roles and set of template arguments."""
 LEARNT_EAGERLY = 8
-"""So many sets of template arguments are learnt at first sight for a list of roles, further ones when they are seen a
-second time: learning takes several questions, and arguments that differ with every prompt are never needed again."""
+"""Number of sets of template arguments that are learnt at first sight for a list of roles; further ones are learnt when
+they are seen a second time: learning takes several questions, and arguments that differ with every prompt are never
+needed again."""
 ASK_AGAIN = 30.0
 """Seconds until what nobody could tell is asked again."""
 COMPARED = 3

@@ -44,7 +44,7 @@ class Membership:
         return [index for index in self.present if tags.items() <= self._driver.endpoints[index].tags.items()]
 
     def drawn(self, n: int, rng: random.Random) -> list[int]:
-        """So many of them, drawn at random. Raises :class:`ConfigError` if there are fewer."""
+        """Draw ``n`` of them at random. Raises :class:`ConfigError` if there are fewer."""
         check_whole(0, n=n)
         size = len(self.present)
         if n > size:

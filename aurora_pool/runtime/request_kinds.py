@@ -188,7 +188,7 @@ class CompletionsBatch(_JSONKind):
         self._observe = observe
 
     def interval(self, token_budget: int, agent: AgentState) -> int:
-        """So many tokens that something comes every few seconds."""
+        """Give the number of tokens an event, such that something comes every few seconds."""
         return stream_interval(agent.speed, agent.idle_timeout) if self._streams else 0
 
     def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
@@ -217,7 +217,7 @@ class SingleChat(_JSONKind):
         super().__init__(sink, model, fields, chat.PATH, limit=1)
 
     def interval(self, token_budget: int, agent: AgentState) -> int:
-        """So many tokens that something comes every few seconds, if the answer may be long."""
+        """Give the number of tokens an event, such that something comes every few seconds; 0 for a short answer."""
         if self.fields.get("prompt_logprobs") is not None or not may_be_long(
             token_budget, agent.speed, agent.idle_timeout
         ):

@@ -73,7 +73,7 @@ class TestHanging:
 
 
 class TestDraining:
-    def test_sigterm_silence_with_new_connections_refused(self) -> None:
+    def test_sigterm_with_open_requests_stalled_and_new_connections_refused(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="terminate", at=SOON)]})
         check(outcome, slower=2.0)
         assert outcome.statistics.agents[VICTIM].state != "in service"

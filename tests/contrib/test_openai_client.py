@@ -206,7 +206,7 @@ class TestFailingAgents:
             assert Counter(generations(fleet))[0] == 0
 
     @pytest.mark.parametrize("fault", ["drain", "fail", "terminate"])
-    async def test_draining_failing_and_leaving_agents_are_never_seen(self, fault: str) -> None:
+    async def test_draining_failing_and_terminated_agents_are_never_seen(self, fault: str) -> None:
         async with running(3, profile=ECHO) as (fleet, pool):
             getattr(fleet.agents[1], fault)()
             client = pool.openai_client()

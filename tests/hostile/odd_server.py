@@ -72,7 +72,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def sse(*events: Any) -> bytes:
-    """Events as they stand in a stream; bytes stay as they are."""
+    """Events as they stand in a stream; bytes stay unchanged."""
     return b"".join(b"data: " + (e if isinstance(e, bytes) else msgspec.json.encode(e)) + b"\n\n" for e in events)
 
 
@@ -193,7 +193,7 @@ class OddServer:
 async def pool_of(
     *behaviours: Behaviour, everything: bool = False, **options: Any
 ) -> AsyncGenerator[tuple[VLLMPool, Sequence[OddServer]]]:
-    """Run a pool over one server for each behaviour; prompts are sent as they are."""
+    """Run a pool over one server for each behaviour; prompts are sent unchanged."""
     servers = [OddServer(behaviour, everything) for behaviour in behaviours]
     prompting = PromptOptions(prompt_format="raw", stream=options.pop("stream", True))
     options = {"model": "m", "prompting": prompting, "max_tokens": 16, "rng": random.Random(1), **options}

@@ -70,7 +70,7 @@ async def read_metrics(endpoint: AgentEndpoint) -> ServerMetrics:
     )
 
 
-async def read_settled(endpoints: Sequence[AgentEndpoint]) -> list[ServerMetrics]:
+async def read_idle(endpoints: Sequence[AgentEndpoint]) -> list[ServerMetrics]:
     """Read every server's metrics once all are idle and nothing moves in them: a request is counted after its answer.
 
     Counters that stand still are not enough: on a busy machine one step of an engine may take longer than the look.

@@ -6,7 +6,7 @@ import random
 
 from aurora_pool import AgentEndpoint, PromptOptions, VLLMPool
 from tests.integration.conftest import GREEDY
-from tests.integration.servers import read_settled
+from tests.integration.servers import read_idle
 
 DOCUMENTS, QUESTIONS = 4, 6
 WORDS = ("red", "green", "blue", "house", "tree", "river", "stone", "seven")
@@ -25,11 +25,11 @@ def questions(seed: int) -> list[str]:
 
 async def computed(endpoints: list[AgentEndpoint], prompts: list[str]) -> int:
     """The tokens of these prompts that servers had to compute."""
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
     async with VLLMPool(endpoints, sampling=GREEDY, prompting=PromptOptions(prompt_format="raw")) as pool:
         responses = await pool.send_all_batched(prompts, max_tokens=2)
         assert all(response.success for response in responses)
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     return sum(now.computed - then.computed for now, then in zip(after, before, strict=True))
 
 

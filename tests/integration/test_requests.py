@@ -9,7 +9,7 @@ import pytest
 from aurora_pool import AgentEndpoint, Prompt, Response, Sampling, VLLMPool
 from aurora_pool.messages import AnyPrompt
 from tests.integration.conftest import GREEDY
-from tests.integration.servers import Model, read_settled
+from tests.integration.servers import Model, read_idle
 
 QUESTION = "What is the capital of France?"
 
@@ -38,26 +38,26 @@ async def test_the_model_is_found(pool: VLLMPool, model: Model) -> None:
 
 
 async def test_post_asks_that_agent(pool: VLLMPool, endpoints: list[AgentEndpoint]) -> None:
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
 
     for agent_index in (1, 0, 1):
         response = await pool.post(agent_index, QUESTION, 16)
         assert_answered(response)
         assert response.agent_index == agent_index
 
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     assert [new.chats - old.chats for new, old in zip(after, before, strict=True)][:2] == [1, 2]
 
 
 async def test_post_batch_is_one_list_request_to_that_agent(pool: VLLMPool, endpoints: list[AgentEndpoint]) -> None:
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
 
     responses = await pool.post_batch(1, [f"{QUESTION} Answer {n}:" for n in range(8)], 8)
 
     for response in responses:
         assert_answered(response)
         assert response.agent_index == 1
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     assert [new.completions - old.completions for new, old in zip(after, before, strict=True)][:2] == [0, 1]
 
 
@@ -66,7 +66,7 @@ async def test_each_agent_gets_one_list_and_answers_come_back_in_order(
 ) -> None:
     prompts = [f"The number {n} is followed by the number" for n in range(10 * len(endpoints))]
     raw = [Prompt(prompt, format="raw") for prompt in prompts]  # echo means something else for a conversation
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
 
     responses = await pool.send_all_batched(raw, 16, sampling=Sampling(temperature=0.0, extra={"echo": True}))
 
@@ -74,19 +74,19 @@ async def test_each_agent_gets_one_list_and_answers_come_back_in_order(
         assert_answered(response)
         assert prompt in response.text
         assert response.agent_index == index % len(endpoints)
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     assert [new.completions - old.completions for new, old in zip(after, before, strict=True)] == [1] * len(endpoints)
 
 
 async def test_send_all_is_one_chat_request_a_prompt(pool: VLLMPool, endpoints: list[AgentEndpoint]) -> None:
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
 
     responses = await pool.send_all([f"What is {n} + {n}?" for n in range(3 * len(endpoints))], 16)
 
     for index, response in enumerate(responses):
         assert_answered(response)
         assert response.agent_index == index % len(endpoints)
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     assert [new.chats - old.chats for new, old in zip(after, before, strict=True)] == [3] * len(endpoints)
 
 

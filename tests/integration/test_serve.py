@@ -15,7 +15,7 @@ import pytest
 
 from aurora_pool import AgentEndpoint
 from aurora_pool.serve import Server, ServerOptions, serving
-from tests.integration.servers import Model, read_settled
+from tests.integration.servers import Model, read_idle
 from tests.integration.vllm_environment import vllm_environment
 
 LM_EVAL = "0.4.13"
@@ -67,14 +67,14 @@ async def test_the_openai_client_gets_what_the_servers_say(client: openai.AsyncO
 async def test_a_list_is_spread_over_both_servers(
     client: openai.AsyncOpenAI, model: Model, endpoints: list[AgentEndpoint]
 ) -> None:
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
     prompts = [f"The capital of {country} is" for country in CAPITALS]
     reply = await client.completions.create(model=model.name, prompt=prompts, max_tokens=4, temperature=0)
     assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
     assert "Paris" in reply.choices[0].text
     assert reply.usage is not None
     assert reply.usage.completion_tokens == 16
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     assert all(new.completions > old.completions for new, old in zip(after, before, strict=True))
 
 

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from aurora_pool import AgentEndpoint, Prompt, PromptOptions, Sampling, VLLMPool
-from tests.integration.servers import read_settled
+from tests.integration.servers import read_idle
 
 RAW = PromptOptions(prompt_format="raw")
 EXACTLY = Sampling(temperature=0.0, extra={"ignore_eos": True})
@@ -34,7 +34,7 @@ def prompts(count: int, read: int, *written: int) -> list[Prompt]:
     ids=["60 in 2 out", "8 in 2 out", "8 in 16 out", "8 in mixed"],
 )
 async def test_short_answers(endpoints: list[AgentEndpoint], work: list[Prompt], requests: int) -> None:
-    before = await read_settled(endpoints)
+    before = await read_idle(endpoints)
     async with VLLMPool(endpoints, prompting=RAW) as pool:
         seen = [pair async for pair in pool.iter_responses(work)]
         statistics = pool.statistics()
@@ -46,7 +46,7 @@ async def test_short_answers(endpoints: list[AgentEndpoint], work: list[Prompt],
     assert statistics.hedged <= 0.05 * len(work)
     assert statistics.requests <= requests + statistics.hedged
     assert all(agent.failures == {} for agent in statistics.agents)
-    after = await read_settled(endpoints)
+    after = await read_idle(endpoints)
     tokens = sum(now.tokens - then.tokens for now, then in zip(after, before, strict=True))
     wanted = sum(prompt.max_tokens or 0 for prompt in work)
     assert wanted <= tokens <= wanted * 1.05 + 64 * statistics.hedged

@@ -186,7 +186,7 @@ def check_exactly_once(
             cut = cut_until_done(source, folder / "out.jsonl", hostfile, rng, endings, *table)
         if tables:
             assert pq.read_table(folder / "out.parquet").equals(pq.read_table(folder / "whole.parquet"))
-        texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that stand there twice
+        texts = texts_of(folder / "out.jsonl")  # fails on torn lines, failed requests, and ids that are listed twice
         assert texts.keys() == {line["id"] for line in lines}
         assert texts == texts_of(folder / "whole.jsonl")
         undisturbed = {record["custom_id"]: same_everywhere(record) for record in read_records(folder / "whole.jsonl")}

@@ -16,14 +16,14 @@ pytestmark = pytest.mark.simulated_clock
 
 
 async def test_in_order_and_a_few_at_a_time() -> None:
-    most = under_way = 0
+    most = in_flight = 0
 
     async def prepare(number: int) -> int:
-        nonlocal most, under_way
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal most, in_flight
+        in_flight += 1
+        most = max(most, in_flight)
         await asyncio.sleep(1.0 + number % 3 / 10)
-        under_way -= 1
+        in_flight -= 1
         return number
 
     assert [number async for number in ahead(range(64), prepare)] == list(range(64))

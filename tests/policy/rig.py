@@ -157,7 +157,7 @@ class Rig:
     # -- what agents do -----------------------------------------------------------------------------------------
 
     def start(self, request: InFlightRequest, count: int | None = None) -> None:
-        """Show first tokens: of so many prompts, or of all."""
+        """Show first tokens: of ``count`` prompts, or of all."""
         shown = self.open[request]
         slots = [i for i, item in enumerate(request.items) if item is not None and i not in shown][:count]
         self.open[request].update(slots)
@@ -171,7 +171,7 @@ class Rig:
         elif item.work == "poison":
             self.die(request.agent)
         else:
-            self._heard(request)
+            self._active(request)
             started = slot in self.open[request]
             if self.dispatcher.answered(request, slot, tokens, self.now, started=started):
                 self._result(item)
@@ -294,7 +294,7 @@ class Rig:
             running[request.agent] += sum(request.items[slot] is not None for slot in started)
             holders.update(unreleased)
         for agent in self._agents:
-            assert not agent.staged, "a plan empties every staged"
+            assert not agent.staged, "a plan leaves nothing staged"
             assert agent.held == held[agent.index], agent.index
             assert agent.running == running[agent.index], agent.index
         assert self._ledger.in_flight == sum(held.values())
@@ -335,7 +335,7 @@ class Rig:
     def _result(self, item: WorkItem) -> None:
         self.results[item] += 1
 
-    def _heard(self, request: InFlightRequest) -> None:
+    def _active(self, request: InFlightRequest) -> None:
         self.dispatcher.progress(request, self.now)
 
     def _maybe_end(self, request: InFlightRequest) -> None:

@@ -17,7 +17,7 @@ LONG_ENOUGH = 400.0
 
 
 def kill_under(rig: Rig, item: WorkItem, deaths: int) -> list[int]:
-    """Have agents die under a prompt until so many have, the others answering meanwhile; return which died."""
+    """Have agents die under a prompt until ``deaths`` have, the others answering meanwhile; return which died."""
     killed: list[int] = []
     while item.deaths < deaths and not item.done:
         if item.request is not None:

@@ -12,7 +12,7 @@ from tests.policy.rig import Rig
 
 
 def flowing(rate: float, running: int, latency: float = 0.02, seconds: int = 10) -> Flow:
-    """The flow of an agent that has answered at this rate for so long, with so many running."""
+    """The flow of an agent that has answered at this rate for some seconds, with ``running`` prompts running."""
     flow = Flow()
     flow.began(0.0)
     flow.first_byte(latency, 0.0)

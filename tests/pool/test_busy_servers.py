@@ -32,7 +32,7 @@ class States(Observer):
 
 @asynccontextmanager
 async def occupied(*agents: SimulatedAgent, seconds: float) -> AsyncGenerator[None]:
-    """Have another client's list before whatever comes to these agents, work for about so many seconds each."""
+    """Have another client's list before whatever comes to these agents, work for about ``seconds`` each."""
     count = round(seconds / 5.0 * SLOW.slots)
 
     async def occupy(session: aiohttp.ClientSession, agent: SimulatedAgent) -> None:

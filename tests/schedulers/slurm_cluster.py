@@ -33,7 +33,7 @@ AuthInfo=socket={folder}/munge.socket
 CredType=cred/munge
 SlurmctldPort={port}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool/%n
+SlurmdSpoolDir={folder}/slurmd/%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/log/slurmctld.log
@@ -78,7 +78,7 @@ class SlurmCluster:
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Self:
-        for name in ("state", "spool", "log"):
+        for name in ("state", "slurmd", "log"):
             (self.folder / name).mkdir(parents=True)
         first = _free_ports(5)
         configuration = _CONFIGURATION.format(
@@ -133,7 +133,7 @@ class SlurmCluster:
 
     def start_node(self, node: str) -> None:
         """Start a node's daemon, for the first time or after it was killed."""
-        (self.folder / "spool" / node).mkdir(exist_ok=True)
+        (self.folder / "slurmd" / node).mkdir(exist_ok=True)
         self._start(node, "slurmd", "-D", "-f", self.environment["SLURM_CONF"], "-N", node)
 
     def kill_node(self, node: str) -> None:

@@ -22,14 +22,14 @@ def test_every_agent_has_exactly_one_driver_that_needs_agents(count: int, agents
     state = {index: data.draw(st.sampled_from(["needs", "lends", "gone"])) for index in range(count)}
     notes = {index: Note(index, needs=kind == "needs") for index, kind in state.items() if kind != "gone"}
     gone = [index for index, kind in state.items() if kind == "gone"]
-    dealt: list[int] = []
+    assigned: list[int] = []
     for index, note in notes.items():
         if note.needs:
             others = [other for other in notes.values() if other.index != index]
             mine = allot(agents, Part(index, count), others, gone)
             assert mine[: len(range(index, agents, count))] == list(range(index, agents, count))
-            dealt += mine
-    assert sorted(dealt) == (list(range(agents)) if "needs" in state.values() else [])
+            assigned += mine
+    assert sorted(assigned) == (list(range(agents)) if "needs" in state.values() else [])
 
 
 class Board:

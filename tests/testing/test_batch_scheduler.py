@@ -83,7 +83,7 @@ class TestBudget:
     def test_what_comes_in_the_middle_of_many_steps_alike_waits_for_the_running_one_only(self) -> None:
         engine = make_engine()
         engine.submit(0.0, Sequence(1000, prompt_tokens=1, key="a"))
-        engine.advance(1.0)  # steps end at 0.011 x n; the one under way ends at 1.001
+        engine.advance(1.0)  # steps end at 0.011 x n; the running one ends at 1.001
         engine.submit(1.0, Sequence(1, prompt_tokens=9, key="b"))
         assert run_out(engine)["b"] == [round(1.001 + BASE + EACH + 0.009, 6)]
 

@@ -149,11 +149,11 @@ class TestForeignLoad:
 
 class TestProbes:
     def ask(self, fleet: VirtualFleet, at: float = 1.0) -> tuple[float, Outcome]:
-        heard: list[tuple[float, Outcome]] = []
-        fleet.at(at, lambda: fleet.probe(0, lambda outcome: heard.append((round(fleet.now - at, 9), outcome))))
-        while not heard:
+        outcomes: list[tuple[float, Outcome]] = []
+        fleet.at(at, lambda: fleet.probe(0, lambda outcome: outcomes.append((round(fleet.now - at, 9), outcome))))
+        while not outcomes:
             assert fleet.step()
-        return heard[0]
+        return outcomes[0]
 
     def test_an_idle_server_answers_after_a_step(self) -> None:
         assert self.ask(VirtualFleet([1.0], profile=PLAIN, round_trip=0.1)) == (0.111, Outcome.ANSWERED)
