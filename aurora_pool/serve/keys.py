@@ -123,12 +123,11 @@ class KeyRing:
         async with self._storage.write() as connection:
             chosen = select(users).where(users.c.name == user).with_for_update()
             old = (await connection.execute(chosen)).one_or_none()
-            known = ("user", 1.0, {}) if old is None else (old.role, old.weight, old.limits)
-            values = {
-                "role": known[0] if role is None else role,
-                "weight": known[1] if weight is None else weight,
-                "limits": {**known[2], **(limits or {})},
-            }
+            if role is None:
+                role = "user" if old is None else old.role
+            if weight is None:
+                weight = 1.0 if old is None else old.weight
+            values = {"role": role, "weight": weight, "limits": {**(old.limits if old else {}), **(limits or {})}}
             if old is None:
                 await connection.execute(insert(users).values(name=user, created_at=now, **values))
             else:
@@ -138,7 +137,7 @@ class KeyRing:
             )
         self._exist = (0.0, True)
         self._remembered.clear()
-        return IssuedKey(key_id, user, values["role"], name, hint, now, None), text
+        return IssuedKey(key_id, user, role, name, hint, now, None), text
 
     async def list(self) -> list[IssuedKey]:
         """All keys, the oldest first."""
