@@ -146,7 +146,7 @@ def wait(
     Example:
       aurora-pool wait --hostfile agents.d --min-agents 80% -o ready.hostfile
 
-    Hosted agents are not asked and don't count; their lines are written as they are.
+    Hosted agents are not asked and don't count; their lines are written unchanged.
     """
     from aurora_pool.cli.fleet import describe_hosted, own_agents
     from aurora_pool.errors import JobError, NoAgentsError
