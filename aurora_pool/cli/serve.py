@@ -74,7 +74,7 @@ def serve(
         list[str],
         typer.Option(
             metavar="ADDRESS",
-            help="A proxy, or a network of them, whose X-Forwarded-* is believed; may be given more than once.",
+            help="A proxy, or a network of them, whose X-Forwarded-* is believed; may be repeated.",
             rich_help_panel=ACCESS,
         ),
     ] = [],  # noqa: B006 - typer copies it
