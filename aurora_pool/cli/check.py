@@ -118,6 +118,17 @@ def _table(checks: list[AgentCheck]) -> Table:
 
 
 def wait(
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The hostfile to write, of the agents that answer; by default, print it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     hostfile: Hostfile,
     min_agents: Annotated[
         str,
@@ -130,16 +141,6 @@ def wait(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds to wait.", rich_help_panel=LIMITS)
     ] = 600.0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The hostfile to write, of the agents that answer; by default, print it.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
 ) -> None:
     """Wait until enough agents answer a prompt, and write the hostfile of those that do.
 
