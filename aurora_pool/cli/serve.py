@@ -74,7 +74,7 @@ def serve(
         list[str],
         typer.Option(
             metavar="ADDRESS",
-            help="A proxy, or a network of them, whose X-Forwarded-* is believed; may be given more than once.",
+            help="A proxy, or a network of them, whose X-Forwarded-* is believed; may be repeated.",
             rich_help_panel=ACCESS,
         ),
     ] = [],  # noqa: B006 - typer copies it
@@ -120,6 +120,15 @@ def serve(
             rich_help_panel=LIMITS,
         ),
     ] = 1000,
+    batches_running: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Batches that run at a time, for users without a limit of their own.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     private_webhooks: Annotated[
         bool,
         typer.Option(
@@ -173,7 +182,10 @@ def serve(
         grace=grace,
         private_webhooks=private_webhooks,
         limits=UserLimits(
-            requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day, batches_queued=batches_queued
+            requests_per_minute=requests_per_minute,
+            tokens_per_day=tokens_per_day,
+            batches_queued=batches_queued,
+            batches_running=batches_running,
         ),
     )
     raise typer.Exit(run_server(hostfile, options, Timeouts(patience=patience), log_json=log_json))
