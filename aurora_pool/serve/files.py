@@ -111,12 +111,13 @@ class FilesApi:
         """List the caller's files."""
         limit = query_int(request, "limit", 10_000, least=1, most=10_000)
         ascending = query_choice(request, "order", ("asc", "desc"), "desc") == "asc"
-        chosen = select(files).where(files.c.user == caller_of(request).user)
+        user, after = caller_of(request).user, request.query.get("after")
+        chosen = select(files)
         if "purpose" in request.query:
             chosen = chosen.where(files.c.purpose == request.query["purpose"])
         async with self._storage.read() as connection:
             rows, more = await read_page(
-                connection, files, chosen, after=request.query.get("after"), limit=limit, ascending=ascending
+                connection, files, chosen, user=user, after=after, limit=limit, ascending=ascending
             )
         return encode_reply(page([file_object(row) for row in rows], has_more=more))
 
