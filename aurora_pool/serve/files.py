@@ -138,7 +138,8 @@ class FilesApi:
     @described(reply="types:FileDeleted")
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a file. A batch that runs on it has its own hold of the content."""
-        row = await self._found(request)
+        async with self._storage.read() as connection:
+            row = await find_file(connection, request.match_info["file_id"], caller_of(request).user)
         async with self._storage.write() as connection:
             await connection.execute(delete(files).where(files.c.id == row["id"]))
         await self._blobs.delete(row["id"])
@@ -157,7 +158,8 @@ class FilesApi:
 
     async def _found(self, request: web.Request) -> RowMapping:
         async with self._storage.read() as connection:
-            return await find_file(connection, request.match_info["file_id"], caller_of(request).user)
+            caller = caller_of(request)
+            return await find_file(connection, request.match_info["file_id"], None if caller.admin else caller.user)
 
     async def _receive(self, request: web.Request, target: Path) -> tuple[dict[str, str], str | None, int]:
         """Read the parts: the file to the disk, the rest into memory."""
@@ -231,9 +233,14 @@ class FilesApi:
         return int(seconds)
 
 
-async def find_file(connection: AsyncConnection, file_id: str, user: str) -> RowMapping:
-    """Give a user's file. Raises :class:`ApiError` (404) where there is none, or it has expired."""
-    chosen = select(files).where(files.c.id == file_id, files.c.user == user)
+async def find_file(connection: AsyncConnection, file_id: str, user: str | None) -> RowMapping:
+    """Give a user's file; a ``user`` of None is anybody.
+
+    Raises :class:`ApiError` (404) where there is none, or it has expired.
+    """
+    chosen = select(files).where(files.c.id == file_id)
+    if user is not None:
+        chosen = chosen.where(files.c.user == user)
     row = (await connection.execute(chosen)).mappings().one_or_none()
     if row is None or (row["expires_at"] is not None and row["expires_at"] <= time.time()):
         raise not_found("File", file_id)

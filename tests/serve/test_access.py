@@ -185,6 +185,13 @@ async def test_users_see_their_own_only(tmp_path: Path) -> None:
         async with run.http.get(f"{run.server.address}/api/state", headers=bearer(bob)) as reply:
             assert (await reply.json())["batches"] == []
         assert (await admins.batches.retrieve(batch.id)).id == batch.id
+        for name in names:  # by their ids, and no more than that
+            assert (await admins.files.retrieve(name)).id == name
+            assert b"custom_id" in (await admins.files.content(name)).content
+            with pytest.raises(openai.NotFoundError):
+                await admins.files.delete(name)
+        assert not (await admins.files.list()).data
+        assert not (await admins.batches.list()).data
         async with run.http.get(f"{run.server.address}/api/state", headers=bearer(root)) as reply:
             assert [each["id"] for each in (await reply.json())["batches"]] == [batch.id]
 
