@@ -93,7 +93,7 @@ def test_lines_that_a_kill_has_torn_are_left_out(slow: Path) -> None:
 
 
 def test_the_terminal_shows_all_outputs_side_by_side(call: Call, slow: Path, quick: Path) -> None:
-    ended = call("report", slow, quick, "--price", "3.6")
+    ended = call("report", slow, quick, "--gpu-price", "3.6")
     assert (ended.code, ended.err) == (0, "")
     rows = dict(re.findall(r"^ (.*?\S) {2,}(.*\S) *$", ended.out, re.MULTILINE))
     assert rows["tokens/s"].split() == ["94", "1,000"]
@@ -126,7 +126,7 @@ def test_the_page_needs_nothing_beside_it(call: Call, slow: Path, tmp_path: Path
 def test_a_browser_shows_the_figures_and_draws_the_charts(call: Call, slow: Path, quick: Path, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     page = tmp_path / "report.html"
-    call("report", slow, quick, "--html", page, "--price", "3.6")
+    call("report", slow, quick, "--html", page, "--gpu-price", "3.6")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
     shown = subprocess.run(
         [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],
