@@ -45,10 +45,10 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")
 
 def submit(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="OpenAI Batch JSONL.")],
-    server: Server = "http://127.0.0.1:8080",
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show progress until the batch has ended.", rich_help_panel=DISPLAY)
-    ] = False,
+    wait_file: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait for FILE to appear.", rich_help_panel=INPUT),
+    ] = 0.0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -59,6 +59,7 @@ def submit(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    server: Server = "http://127.0.0.1:8080",
     window: Annotated[
         str, typer.Option(metavar="TIME", help="How long the batch may take, as 24h or 7d.", rich_help_panel=QUEUE)
     ] = "24h",
@@ -72,10 +73,9 @@ def submit(
             rich_help_panel=QUEUE,
         ),
     ] = 0,
-    wait_file: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait for FILE to appear.", rich_help_panel=INPUT),
-    ] = 0.0,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show progress until the batch has ended.", rich_help_panel=DISPLAY)
+    ] = False,
 ) -> None:
     """Upload a file and queue it as a batch; prints the batch's id.
 
