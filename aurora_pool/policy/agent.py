@@ -77,6 +77,7 @@ class AgentState:
         "mean_tokens",
         "min_refill",
         "min_refill_share",
+        "overloaded_since",
         "preemptions",
         "prefix_cache",
         "prompts_done",
@@ -84,7 +85,6 @@ class AgentState:
         "queued_at_server",
         "quota",
         "rate_limited",
-        "refused_since",
         "rejections",
         "requests",
         "running",
@@ -125,8 +125,8 @@ class AgentState:
         self.sampled_at = 0.0
         self.done_when_rejecting = 0
         """How many prompts it had answered when it last rejected one."""
-        self.refused_since = float("-inf")
-        """Since when it has refused whatever it got, if it is :attr:`refusing`."""
+        self.overloaded_since = float("-inf")
+        """Since when it has answered 503 or 429 to whatever it got, if it is :attr:`overloaded`."""
         self.rejections = 0
         """How many requests it has rejected since."""
         self.rate_limited = False
@@ -165,14 +165,14 @@ class AgentState:
         return self.in_service and not self.checking and not self.cooling_down
 
     @property
-    def refusing(self) -> bool:
-        """Whether it has answered nothing since it refused something (503, 429)."""
-        return self.refused_since > (self.answered_at if self.answered_at is not None else float("-inf"))
+    def overloaded(self) -> bool:
+        """Whether no prompt was answered since it was first overloaded (503, 429)."""
+        return self.overloaded_since > (self.answered_at if self.answered_at is not None else float("-inf"))
 
     @property
     def state(self) -> str:
         """How it is, in a word or two."""
-        return RATE_LIMITED if self.in_service and self.rate_limited and self.refusing else self.breaker.state.value
+        return RATE_LIMITED if self.in_service and self.rate_limited and self.overloaded else self.breaker.state.value
 
     @property
     def proven(self) -> bool:

@@ -19,6 +19,7 @@ from tests.pool.running import running_sequences
 from tests.serve.running import MODEL, ended, line, running, submit, until
 
 LONG = AgentProfile(slots=32, reply="word " * 400)
+PRIVATE = ("Cookie", "X-Api-Key", "X-Forwarded-For", "X-Forwarded-Prefix", "X-Real-IP", "Proxy-Authorization")
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
@@ -26,14 +27,18 @@ async def test_chats_and_completions(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         extra = {"top_k": 3, "min_p": 0.1, "vllm_xargs": {"a": 1}}
         raw = await run.client.chat.completions.with_raw_response.create(
-            model=MODEL, messages=HELLO, max_tokens=16, extra_body=extra, extra_headers={"X-Request-Id": "mine-7"}
+            model=MODEL,
+            messages=HELLO,
+            max_tokens=16,
+            extra_body=extra,
+            extra_headers={"X-Request-Id": "mine-7", **dict.fromkeys(PRIVATE, "mine")},
         )
         assert raw.parse().choices[0].message.content == "You said: Hello"
         assert raw.headers["X-Request-Id"] == "mine-7"
         request = next(r for r in run.fleet.requests if r.path == "/v1/chat/completions" and "top_k" in r.body)
         assert request.body == {"model": MODEL, "messages": HELLO, "max_tokens": 16, **extra}
         assert request.headers["x-request-id"] == "mine-7"
-        assert "authorization" not in request.headers
+        assert {"authorization", *map(str.lower, PRIVATE)}.isdisjoint(request.headers)
         one = await run.client.completions.create(model=MODEL, prompt=[1, 2, 3], max_tokens=4)
         assert len(one.choices) == 1
         vectors = await run.client.embeddings.create(model=MODEL, input=["a", "b"])
