@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What a JSON text may hold."""
 
 _NUMBER = re.compile(r"[-+]?(\d[\d_,]*(\.\d+)?|\.\d+)([eE][-+]?\d+)?")
 _FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)

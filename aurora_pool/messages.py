@@ -46,6 +46,7 @@ ErrorKind: TypeAlias = Literal[
     "timeout",  # the time the caller allows for one prompt ran out
     "no_agents",  # no agent that may serve it was in service for as long as the pool waits
 ]
+"""Why a prompt has no answer, in one word."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, repr_omit_defaults=True):
@@ -101,6 +102,7 @@ MOST_TOKENS = 1 << 23
 """More tokens than any context has: a server that counts more is not believed."""
 
 TokenCount: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST_TOKENS)]
+"""A number of tokens as a server tells it."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

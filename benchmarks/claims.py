@@ -37,7 +37,7 @@ ROUNDS = 5
 def fleet(folder: Path, *options: object) -> Iterator[Path]:
     """Run a simulated fleet; gives its hostfile."""
     hostfile = folder / "fleet.hostfile"
-    command = [*COMMAND, "sim", "--hostfile", str(hostfile), *map(str, options)]
+    command = [*COMMAND, "sim", "-o", str(hostfile), *map(str, options)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         while not hostfile.exists():

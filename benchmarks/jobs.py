@@ -83,7 +83,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         hostfile = folder / "fleet.hostfile"
-        options = ["--agents", str(arguments.agents), "--instant", "--hostfile", str(hostfile)]
+        options = ["--agents", str(arguments.agents), "--instant", "-o", str(hostfile)]
         fleet = subprocess.Popen([*COMMAND, "sim", *options], stderr=subprocess.DEVNULL)
         try:
             while not hostfile.exists():

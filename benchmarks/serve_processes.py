@@ -62,7 +62,7 @@ def free_port() -> int:
 def fleet(folder: Path, *options: str) -> Iterator[Path]:
     """Simulated agents in a process of their own; gives their hostfile."""
     hostfile = folder / "fleet.hostfile"
-    command = [*AURORA_POOL, "sim", "--hostfile", str(hostfile), *options]
+    command = [*AURORA_POOL, "sim", "-o", str(hostfile), *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL if not os.environ.get("DEBUG") else None)
     try:
         while not hostfile.exists():

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aurora_pool.cli.panels import LIMITS
+from aurora_pool.cli.panels import FLEET
 
 TIDYING = 5.0
 """Seconds that the leashes of a supervisor that was killed have to end their engines and to say so."""
@@ -21,7 +21,7 @@ def agent(
     group: Annotated[str, typer.Argument(help="Which group of it.")] = "",
     element: Annotated[int, typer.Argument(help="The number of this machine in the group.")] = 0,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="End all of the fleet that runs on this machine.", rich_help_panel=LIMITS)
+        bool, typer.Option("--sweep", help="End all of the fleet that runs on this machine.", rich_help_panel=FLEET)
     ] = False,
 ) -> None:
     """Look after the agents of one machine, until they have ended or failed.

@@ -15,12 +15,13 @@ from aurora_pool.terminal import one_line
 
 def ask(
     question: Annotated[str, typer.Argument(metavar="QUESTION", help="The question.")],
-    hostfile: Hostfile,
-    model: Model = None,
+    *,
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Tokens to generate at most.", rich_help_panel=SAMPLING)
     ] = None,
     temperature: Temperature = None,
+    hostfile: Hostfile,
+    model: Model = None,
     patience: Patience = 10.0,
 ) -> None:
     """Send one question as a chat, and print the answer.

@@ -45,10 +45,10 @@ BatchId = Annotated[str, typer.Argument(metavar="BATCH", help="The batch's id.")
 
 def submit(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="OpenAI Batch JSONL.")],
-    server: Server = "http://127.0.0.1:8080",
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show progress until the batch has ended.", rich_help_panel=DISPLAY)
-    ] = False,
+    wait_file: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait for FILE to appear.", rich_help_panel=INPUT),
+    ] = 0.0,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -59,6 +59,7 @@ def submit(
             rich_help_panel=OUTPUT,
         ),
     ] = None,
+    server: Server = "http://127.0.0.1:8080",
     window: Annotated[
         str, typer.Option(metavar="TIME", help="How long the batch may take, as 24h or 7d.", rich_help_panel=QUEUE)
     ] = "24h",
@@ -72,10 +73,9 @@ def submit(
             rich_help_panel=QUEUE,
         ),
     ] = 0,
-    wait_file: Annotated[
-        float,
-        typer.Option(metavar="SECONDS", min=0.0, help="Seconds to wait for FILE to appear.", rich_help_panel=INPUT),
-    ] = 0.0,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show progress until the batch has ended.", rich_help_panel=DISPLAY)
+    ] = False,
 ) -> None:
     """Upload a file and queue it as a batch; prints the batch's id.
 
@@ -133,7 +133,9 @@ def fetch(
       aurora-pool fetch batch_7c0e -o answers.jsonl
     """
     with _client(server) as client:
-        raise typer.Exit(_fetch(client, client.batches.retrieve(batch_id), output))
+        batch = client.batches.retrieve(batch_id)
+        _tell_errors(batch)
+        raise typer.Exit(_fetch(client, batch, output))
 
 
 def cancel(batch_id: BatchId, server: Server = "http://127.0.0.1:8080") -> None:
@@ -217,19 +219,22 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
                     completed=min(counts.completed + counts.failed, MOST),
                     total=min(counts.total, MOST) or None,
                 )
+    _tell_errors(batch)
+    say(one_line(f"{batch.id}: {batch.status}"))
+    return _code_of(batch) if output is None else _fetch(client, batch, output)
+
+
+def _tell_errors(batch: Batch) -> None:
+    """Say why the server has refused a batch, if it has."""
     for problem in (batch.errors.data or [] if batch.errors else [])[:5]:
         message = shortened(problem.message or "")
         say(one_line(f"line {problem.line}: {message}" if problem.line else message))
-    say(one_line(f"{batch.id}: {batch.status}"))
-    if batch.status == "failed":
-        return ExitCode.BAD_INPUT
-    if output is not None:
-        return _fetch(client, batch, output)
-    return _code_of(batch)
 
 
 def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
-    """Write a batch's records to a file, which is there as a whole or not at all."""
+    """Write a batch's records to a file, which is there as a whole or not at all; one that was refused has none."""
+    if batch.status == "failed":
+        return ExitCode.BAD_INPUT
     from urllib.parse import quote
 
     import httpx2
@@ -256,5 +261,9 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
 
 
 def _code_of(batch: Batch) -> ExitCode:
+    """Tell whether all requests of a batch have an answer: not while it runs, nor if it was cancelled too early."""
+    if batch.status == "failed":
+        return ExitCode.BAD_INPUT
     counts = batch.request_counts
-    return ExitCode.DONE if counts is None or not counts.failed else ExitCode.SOME_FAILED
+    answered = batch.status == "completed" if counts is None else counts.completed == counts.total > 0
+    return ExitCode.DONE if answered else ExitCode.SOME_FAILED

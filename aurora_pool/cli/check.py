@@ -54,16 +54,18 @@ def check(
     Example:
       aurora-pool check --hostfile fleet.hostfile
 
-    The exit code is 0 if nothing serious is wrong.
+    Hosted agents are not asked. The exit code is 0 if nothing serious is wrong.
     """
     from rich.console import Console
 
+    from aurora_pool.cli.fleet import describe_hosted, own_agents
     from aurora_pool.fleets.check import check_agents
     from aurora_pool.fleets.findings import find
     from aurora_pool.hostfile import parse_hostfile
 
     endpoints = parse_hostfile(hostfile)
-    checks = asyncio.run(check_agents(endpoints, model=model, burst=burst, within=timeout))
+    own = own_agents(endpoints)
+    checks = asyncio.run(check_agents(own, model=model, burst=burst, within=timeout))
     findings = find(checks)
     if json:
         for each in checks:
@@ -72,6 +74,8 @@ def check(
         Console().print(_table(checks))
     for finding in findings:
         typer.echo(one_line(f"{'problem' if finding.serious else 'note'}: {finding.text}"), err=json)
+    if len(own) < len(endpoints):
+        typer.echo(f"note: {describe_hosted(len(endpoints) - len(own))}", err=json)
     usable = sum(each.usable for each in checks)
     if not json:
         typer.echo(f"{usable} of {len(checks)} agents answer" + ("" if findings else "; nothing stands out"))
@@ -114,6 +118,17 @@ def _table(checks: list[AgentCheck]) -> Table:
 
 
 def wait(
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The hostfile to write, of the agents that answer; by default, print it.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     hostfile: Hostfile,
     min_agents: Annotated[
         str,
@@ -126,29 +141,24 @@ def wait(
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds to wait.", rich_help_panel=LIMITS)
     ] = 600.0,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="The hostfile to write, of the agents that answer; by default, print it.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
 ) -> None:
     """Wait until enough agents answer a prompt, and write the hostfile of those that do.
 
     Example:
       aurora-pool wait --hostfile agents.d --min-agents 80% -o ready.hostfile
+
+    Hosted agents are not asked and don't count; their lines are written unchanged.
     """
+    from aurora_pool.cli.fleet import describe_hosted, own_agents
     from aurora_pool.errors import JobError, NoAgentsError
     from aurora_pool.hostfile import format_hostfile
 
-    answering, needed = asyncio.run(_wait(hostfile, min_agents, timeout))
-    if len(answering) < needed:
-        raise NoAgentsError(f"{len(answering)} agents answer, and {needed} are needed")
-    text = format_hostfile(answering)
+    usable, needed = asyncio.run(_wait(hostfile, min_agents, timeout))
+    answering = len(own_agents(usable))
+    hosted = f"; {describe_hosted(len(usable) - answering)}" if answering < len(usable) else ""
+    if answering < needed:
+        raise NoAgentsError(f"{answering} agents answer, and {needed} are needed{hosted}")
+    text = format_hostfile(usable)
     if output is None:
         typer.echo(text, nl=False)
     else:
@@ -156,10 +166,12 @@ def wait(
             output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise JobError(f"{output}: the hostfile can't be written ({error.strerror})") from error
-    typer.echo(f"{len(answering)} agents answer", err=True)
+    typer.echo(f"{answering} agents answer{hosted}", err=True)
 
 
 async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentEndpoint], int]:
+    """Give the agents that answer, and the hosted ones, and how many of the former are needed."""
+    from aurora_pool.cli.fleet import own_agents
     from aurora_pool.errors import HostfileError
     from aurora_pool.fleets.check import check_agents
     from aurora_pool.hostfile import parse_hostfile
@@ -174,19 +186,21 @@ async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentE
             endpoints = parse_hostfile(hostfile)
         except HostfileError as error:
             problem = error
-        needed = max(1, math.ceil(share * _size(hostfile, len(endpoints)))) if least.endswith("%") else int(share)
-        known = [endpoint for endpoint in endpoints if endpoint in answering]
-        new = [endpoint for endpoint in endpoints if endpoint not in answering]
+        own = own_agents(endpoints)
+        needed = max(1, math.ceil(share * _size(hostfile, len(own)))) if least.endswith("%") else int(share)
+        known = [endpoint for endpoint in own if endpoint in answering]
+        new = [endpoint for endpoint in own if endpoint not in answering]
         within = min(ANSWERING, max(0.1, deadline - time.monotonic()))
         checks = await check_agents(new, burst=0, within=within)
         answered = {each.agent for each in checks if each.usable} | {str(endpoint) for endpoint in known}
-        answering = [endpoint for endpoint in endpoints if str(endpoint) in answered]
+        answering = [endpoint for endpoint in own if str(endpoint) in answered]
+        usable = [endpoint for endpoint in endpoints if str(endpoint) in answered or endpoint.hosted is not None]
         if len(answering) >= needed and answering:
-            return answering, needed
+            return usable, needed
         if time.monotonic() + AGAIN > deadline:
             if problem is not None:
                 raise problem
-            return answering, needed
+            return usable, needed
         await asyncio.sleep(AGAIN)
 
 

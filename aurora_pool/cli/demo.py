@@ -92,7 +92,7 @@ def _clear(output: Path, log: Path) -> None:
 
 @contextmanager
 def _fleet(hostfile: Path, agents: int) -> Iterator[Path]:
-    command = [sys.executable, "-m", "aurora_pool", "sim", "--agents", str(agents), "--hostfile", str(hostfile)]
+    command = [sys.executable, "-m", "aurora_pool", "sim", "--agents", str(agents), "-o", str(hostfile)]
     # In a session of its own: Ctrl-C is for the job, which then needs its fleet to drain.
     process = subprocess.Popen(  # noqa: S603 - this package's own command
         [*command, "--slots", "16"], stderr=subprocess.DEVNULL, start_new_session=True

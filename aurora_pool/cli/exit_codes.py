@@ -55,8 +55,8 @@ code  meaning
 
 SUBMIT_TABLE = """\
 code  meaning
-0     the batch is queued; with --watch, it has ended, and no request failed
-1     with --watch: some requests failed
+0     the batch is queued; with --watch, all its requests have answers
+1     with --watch: some requests have none
 2     an option is invalid, or the server refused the batch
 3     the file can't be used; with --watch, the server says why
 5     the server can't be reached

@@ -54,6 +54,20 @@ def having(endpoints: Sequence[AgentEndpoint], tags: Mapping[str, str]) -> list[
     return found
 
 
+def own_agents(endpoints: Sequence[AgentEndpoint]) -> list[AgentEndpoint]:
+    """Select the agents that are not hosted: only these are asked anything but prompts of a job."""
+    return [endpoint for endpoint in endpoints if endpoint.hosted is None]
+
+
+def describe_hosted(count: int) -> str:
+    """Say how many hosted agents were left out.
+
+    >>> describe_hosted(1), describe_hosted(2)
+    ('1 hosted agent not asked', '2 hosted agents not asked')
+    """
+    return f"{count} hosted agent{'' if count == 1 else 's'} not asked"
+
+
 async def wait_for_hostfile(path: str | Path, *, within: float) -> list[AgentEndpoint]:
     """Read a hostfile, waiting up to ``within`` seconds for one that is not there yet or is being written.
 
@@ -86,7 +100,7 @@ async def start(pool: JobPool) -> None:
 
 
 async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
-    """Wait until at least ``least`` agents have answered a one-token prompt.
+    """Wait until at least ``least`` own agents have answered a one-token prompt; hosted ones are not asked.
 
     Raises :class:`~aurora_pool.errors.NoAgentsError` if fewer have after ``within`` seconds.
     """
@@ -95,13 +109,15 @@ async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
     ping = [Prompt("ping", max_tokens=1)]
     answered: set[AgentEndpoint] = set()
     while True:
-        silent = [index for index, endpoint in enumerate(pool.endpoints) if endpoint not in answered]
+        own = own_agents(pool.endpoints)
+        silent = [index for index, each in enumerate(pool.endpoints) if each.hosted is None and each not in answered]
         replies = await asyncio.gather(*(pool.post_batch(index, ping) for index in silent))
         answered |= {pool.endpoints[index] for index, (reply,) in zip(silent, replies, strict=True) if reply.success}
         if len(answered) >= least:
             return
         if loop.time() + AGAIN > deadline:
-            raise NoAgentsError(f"{len(answered)} of {pool.size} agents answer, and {least} are needed")
+            hosted = f"; {describe_hosted(pool.size - len(own))}" if pool.size > len(own) else ""
+            raise NoAgentsError(f"{len(answered)} of {len(own)} agents answer, and {least} are needed{hosted}")
         await asyncio.sleep(AGAIN)
 
 

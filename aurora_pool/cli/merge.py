@@ -12,7 +12,17 @@ from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT
 
 
 def merge(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of --claim, or of -o with --shard.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The folder of --claim, or of -o with --shard.")],
+    *,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            metavar="FILE",
+            help="The input, if it is no longer where the drivers read it.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     output: Annotated[
         Path,
         typer.Option(
@@ -23,15 +33,6 @@ def merge(
             rich_help_panel=OUTPUT,
         ),
     ],
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--input",
-            metavar="FILE",
-            help="The input, if it is no longer where the drivers read it.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=DISPLAY)] = False,
 ) -> None:
     """Join what drivers have answered, if every request of the input is there exactly once; else say which is not.

@@ -8,17 +8,21 @@ from typing import Annotated, TypeAlias
 import typer
 
 INPUT = "Input"
+DATA = "Data"
 OUTPUT = "Output"
 PROMPTS = "Prompts"
 SAMPLING = "Sampling"
 FLEET = "Fleet"
-LIMITS = "Limits"
-DISPLAY = "Display"
+ENGINE = "Engine"
 SERVER = "Server"
-ACCESS = "Access"
 STORAGE = "Storage"
-QUEUE = "Queue"
+ACCESS = "Access"
 USER = "User"
+LIMITS = "Limits"
+CHECKS = "Checks"
+COSTS = "Costs"
+QUEUE = "Queue"
+DISPLAY = "Display"
 
 Hostfile: TypeAlias = Annotated[
     Path,

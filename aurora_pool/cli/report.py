@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aurora_pool.cli.console import UNSAID, give
-from aurora_pool.cli.panels import OUTPUT
+from aurora_pool.cli.panels import COSTS, OUTPUT
 from aurora_pool.cli.report_figures import AGENT_HEADINGS, causes, compare, findings, shortened, slowest
 from aurora_pool.terminal import printable
 
 if TYPE_CHECKING:
     from aurora_pool.jobs.history import History
-
-COSTS = "Costs"
 
 
 def report(
@@ -24,7 +22,7 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="Write a self-contained page with charts.", rich_help_panel=OUTPUT),
     ] = None,
-    price: Annotated[
+    gpu_price: Annotated[
         float | None, typer.Option(metavar="PRICE", min=0.0, help="The price of a GPU per hour.", rich_help_panel=COSTS)
     ] = None,
     gpus_per_agent: Annotated[
@@ -47,7 +45,7 @@ def report(
     if html is not None:
         check_apart([html], [*outputs, *map(run_log_of, outputs)])
     histories = [read_history(output) for output in outputs]
-    rows = compare(histories, price, gpus_per_agent)
+    rows = compare(histories, gpu_price, gpus_per_agent)
     console = Console()
     table = Table(show_header=len(histories) > 1, box=None)
     table.add_column("", no_wrap=True)

@@ -74,7 +74,7 @@ def serve(
         list[str],
         typer.Option(
             metavar="ADDRESS",
-            help="A proxy, or a network of them, whose X-Forwarded-* is believed; may be given more than once.",
+            help="A proxy, or a network of them, whose X-Forwarded-* is believed; may be repeated.",
             rich_help_panel=ACCESS,
         ),
     ] = [],  # noqa: B006 - typer copies it
@@ -120,6 +120,15 @@ def serve(
             rich_help_panel=LIMITS,
         ),
     ] = 1000,
+    batches_running: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Batches that run at a time, for users without a limit of their own.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = None,
     private_webhooks: Annotated[
         bool,
         typer.Option(
@@ -173,7 +182,10 @@ def serve(
         grace=grace,
         private_webhooks=private_webhooks,
         limits=UserLimits(
-            requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day, batches_queued=batches_queued
+            requests_per_minute=requests_per_minute,
+            tokens_per_day=tokens_per_day,
+            batches_queued=batches_queued,
+            batches_running=batches_running,
         ),
     )
     raise typer.Exit(run_server(hostfile, options, Timeouts(patience=patience), log_json=log_json))
@@ -194,14 +206,17 @@ def keys(
     ] = None,
     name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is for.", rich_help_panel=USER)] = "",
     admin: Annotated[
-        bool, typer.Option("--admin", help="The user sees everybody's batches and keys.", rich_help_panel=USER)
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--admin/--no-admin", help="Whether the user sees everybody's batches and keys.", rich_help_panel=USER
+        ),
+    ] = None,
     weight: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="W", min=0.01, help="The user's share of the fleet, beside others' 1.", rich_help_panel=USER
         ),
-    ] = 1.0,
+    ] = None,
     requests_per_minute: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Online requests a minute.", rich_help_panel=LIMITS)
     ] = None,
@@ -216,6 +231,8 @@ def keys(
     ] = None,
 ) -> None:
     """Make, list and revoke the keys of a server. A new key is printed once, and nowhere kept.
+
+    A further key of a user changes only what is given with it: the role, the weight, each limit.
 
     Example:
       aurora-pool keys create --user ann --name laptop

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
-from aurora_pool.cli.panels import FLEET, OUTPUT
+from aurora_pool.cli.panels import ENGINE, FLEET, OUTPUT
 
 if TYPE_CHECKING:
     from aurora_pool.testing import Fault
-
-ENGINE = "Engine"
 
 _FAULT = re.compile(r"(?P<agent>\d+):(?P<action>[a-z_]+)@(?P<at>[\d.]+)(\+(?P<lasting>[\d.]+))?")
 
 
 def sim(
-    hostfile: Annotated[
+    output: Annotated[
         Path | None,
         typer.Option(
+            "--output",
+            "-o",
             metavar="FILE",
             help="The hostfile to write when all agents listen; removed at the end.",
             rich_help_panel=OUTPUT,
@@ -57,7 +57,9 @@ def sim(
     fault: Annotated[
         list[str] | None,
         typer.Option(
-            help="AGENT:ACTION@SECONDS[+LASTING], such as 0:die@12+5; may be repeated.", rich_help_panel=ENGINE
+            metavar="FAULT",
+            help="AGENT:ACTION@SECONDS[+LASTING], such as 0:die@12+5; may be repeated.",
+            rich_help_panel=ENGINE,
         ),
     ] = None,
     seed: Annotated[
@@ -67,7 +69,7 @@ def sim(
     """Start a simulated fleet that speaks as vLLM does, until Ctrl-C.
 
     Example:
-      aurora-pool sim --agents 4 --hostfile fleet.hostfile
+      aurora-pool sim --agents 4 -o fleet.hostfile
     """
     from aurora_pool.testing import AgentProfile, serve
 
@@ -77,12 +79,12 @@ def sim(
         if agent >= agents:
             raise typer.BadParameter(f"there is no agent {agent}: they count from 0 to {agents - 1}")
         faults.setdefault(agent, []).append(parsed)
-    written = "" if hostfile is None else f"; hostfile: {hostfile}"
+    written = "" if output is None else f"; hostfile: {output}"
     try:
         profile = AgentProfile(model=model, speed=speed, slots=slots, median_length=median_length, instant=instant)
         serve(
             agents,
-            hostfile,
+            output,
             profile=profile,
             faults=faults,
             host=host,

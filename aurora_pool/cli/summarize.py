@@ -35,7 +35,7 @@ def summarize(
         list[Path],
         typer.Argument(metavar="FILES", help="UTF-8 texts, or archives of chats with --input-format chatgpt-export."),
     ],
-    hostfile: Hostfile,
+    *,
     input_format: Annotated[
         DocumentFormat,
         typer.Option(
@@ -56,6 +56,7 @@ def summarize(
     fanin: Annotated[
         int, typer.Option(metavar="N", min=2, help="Summaries that are merged at a time.", rich_help_panel=SAMPLING)
     ] = 8,
+    hostfile: Hostfile,
     model: Model = None,
     patience: Patience = 10.0,
     verbose: Annotated[

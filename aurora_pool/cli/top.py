@@ -36,6 +36,8 @@ def top(
 
     Example:
       aurora-pool top --hostfile fleet.run/agents.d
+
+    Hosted agents are not asked.
     """
     try:
         asyncio.run(_show(hostfile, every, once=once or not is_terminal(sys.stdout)))
@@ -47,30 +49,40 @@ async def _show(hostfile: Path, every: float, *, once: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
+    from aurora_pool.cli.fleet import own_agents
     from aurora_pool.fleets.load import LoadWatch
     from aurora_pool.hostfile import parse_hostfile
 
     watch = LoadWatch()
-    await watch.look(parse_hostfile(hostfile))
+
+    async def look() -> Table:
+        endpoints = parse_hostfile(hostfile)
+        own = own_agents(endpoints)
+        return _table(await watch.look(own), len(endpoints) - len(own))
+
+    await look()
     if once:
         await asyncio.sleep(every)
-        Console().print(_table(await watch.look(parse_hostfile(hostfile))))
+        Console().print(await look())
         return
     with Live(auto_refresh=False) as live:
         while True:
             await asyncio.sleep(every)
-            live.update(_table(await watch.look(parse_hostfile(hostfile))), refresh=True)
+            live.update(await look(), refresh=True)
 
 
-def _table(loads: Sequence[AgentLoad]) -> Table:
+def _table(loads: Sequence[AgentLoad], hosted: int) -> Table:
     from rich.table import Table
+
+    from aurora_pool.cli.fleet import describe_hosted
 
     generated = sum(load.tokens_per_second or 0.0 for load in loads)
     read = sum(load.prompt_tokens_per_second or 0.0 for load in loads)
     running = sum(load.now.running for load in loads if load.now is not None)
     waiting = sum(load.now.waiting for load in loads if load.now is not None)
     caption = f"{len(loads)} agents: {generated:,.0f} tokens/s, {read:,.0f} prompt tokens/s, {running:.0f} running, "
-    table = Table(box=None, caption=f"{caption}{waiting:.0f} waiting", caption_justify="left")
+    caption += f"{waiting:.0f} waiting" + (f"; {describe_hosted(hosted)}" if hosted else "")
+    table = Table(box=None, caption=caption, caption_justify="left")
     table.add_column("agent", no_wrap=True)
     for heading in ("running", "waiting", "tokens/s", "prompt tokens/s", "cache"):
         table.add_column(heading, justify="right")

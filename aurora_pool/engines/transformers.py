@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from aurora_pool.engines.pool import Question, QuestionRefused
+from aurora_pool.engines.pool import EngineDied, Question, QuestionRefused
 from aurora_pool.engines.sampling import given_fields, tokens_of
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, PoolClosedError, PoolError
 from aurora_pool.messages import Response
 
 __all__ = ["TransformersEngine"]
@@ -46,12 +46,15 @@ class TransformersEngine:
         self.model = model
         self.capacity = 2 * BATCH
         self._waiting: deque[_Waiting] = deque()
+        self._computed: list[_Waiting] = []
+        self._over: PoolError | None = None
         self._come = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._worker: asyncio.Task[None] | None = None
         self._closing = False
         self._tokenizer: Any = None
         self._model: Any = None
+        self._vocabulary = 0
         self.context = 0
 
     async def start(self) -> None:
@@ -73,8 +76,13 @@ class TransformersEngine:
 
     async def answer(self, question: Question) -> Response:
         """Answer one prompt."""
+        if self._over is not None:
+            raise self._over
         began = time.monotonic()
         ids = tokens_of(self._tokenizer, question)
+        beyond = next((token for token in ids if not 0 <= token < self._vocabulary), None)
+        if beyond is not None:
+            raise QuestionRefused(f"the token id {beyond} is beyond the model's vocabulary of {self._vocabulary}")
         left = self.context - len(ids)
         if left < 1 or not ids:
             raise QuestionRefused(f"the prompt has {len(ids)} tokens, and the context {self.context}")
@@ -118,21 +126,39 @@ class TransformersEngine:
         self._model = model.eval()
         if self._tokenizer.pad_token_id is None:
             self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._vocabulary = int(model.get_input_embeddings().num_embeddings)
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
 
     async def _work(self) -> None:
-        while True:
-            await self._come.wait()
-            batch = self._next_batch()
-            if not batch:
-                self._come.clear()
-                continue
-            try:
-                await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, batch)
-            except (RuntimeError, ValueError) as error:
-                for each in batch:
-                    if not each.answer.done():
-                        each.answer.set_exception(QuestionRefused(str(error)))
+        over: PoolError = PoolClosedError("the pool was closed while prompts were in flight")
+        try:
+            while True:
+                await self._come.wait()
+                self._computed = self._next_batch()
+                if self._computed:
+                    await self._compute(self._computed)
+                else:
+                    self._come.clear()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for a worker that has ended
+            over = EngineDied(f"the engine has failed with {_told(error)}")
+        finally:
+            self._over = over
+            for each in (*self._computed, *self._waiting):
+                if not each.answer.done():
+                    each.answer.set_exception(over)
+
+    async def _compute(self, batch: list[_Waiting]) -> None:
+        """Compute answers; where several fail together, one by one, so that only the bad one fails."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, batch)
+        except Exception as error:  # noqa: BLE001 - torch raises IndexError, KeyError and others for bad prompts
+            left = [each for each in batch if not (each.ended or each.answer.done())]
+            if len(batch) == 1:
+                for each in left:
+                    each.answer.set_exception(QuestionRefused(_told(error)))
+                return
+            for each in left:
+                await self._compute([each])
 
     def _next_batch(self) -> list[_Waiting]:
         """Take what waits and is sampled alike, the shortest together: all are padded to the longest."""
@@ -220,3 +246,7 @@ class TransformersEngine:
         elif "temperature" in options:
             options["do_sample"] = True
         return options
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

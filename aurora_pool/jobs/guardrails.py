@@ -45,7 +45,7 @@ class Guardrails:
 
     def __post_init__(self) -> None:
         if self.max_cost is not None and not self.prices:
-            raise ConfigError("a limit of the cost needs a price of tokens")
+            raise ConfigError("max_cost: a limit of the cost needs a price of tokens: expected prices beside it")
 
 
 class Guard:

@@ -29,6 +29,7 @@ Ending: TypeAlias = Literal[
     "incomplete",  # the input gave fewer requests than it did when it was looked through
     "no agents",  # no agent has been in service for as long as the pool waits
 ]
+"""How a run of a job ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

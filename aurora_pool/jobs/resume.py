@@ -46,6 +46,7 @@ class Resumed:
 
 
 OnChanged: TypeAlias = Callable[[Resumed], Awaitable[None]]
+"""Is called before requests that have changed are run again; what it raises ends the run."""
 
 
 async def resume(

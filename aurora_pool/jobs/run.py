@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from aurora_pool.pool import VLLMPool
 
     JobPool: TypeAlias = VLLMPool | EmbeddingPool | EnginePool
+    """A pool that answers jobs."""
 
 OnProgress = Callable[[Progress, PoolStatistics], None]
-
+"""Is called with how far a job is, and with its pool's statistics."""
 logger = logging.getLogger(__name__)
-
 _TURN = 256
 """Cached answers after which other tasks get their turn."""
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from aurora_pool.jobs.run import JobPool
 
 Requests = str | Path | InputFile | Iterable[AnyPrompt | Mapping[str, Any]]
+"""The input of a job: a file by its name, prompts, or requests as lines of an input file have them."""
 
 
 async def run_job(

@@ -37,7 +37,7 @@ def check_prices(endpoints: Iterable[AgentEndpoint], *, priced: bool) -> None:
     if free is not None:
         raise ConfigError(f"a limit of the cost needs prices: expected price_in= and price_out= at {free}")
     if not (hosted or priced):
-        raise ConfigError("a limit of the cost needs a price of tokens")
+        raise ConfigError("--max-cost needs a price of tokens: expected --price beside it")
 
 
 class Spending:

@@ -15,6 +15,7 @@ from aurora_pool.jobs.tables import Source
 from aurora_pool.sharing.ranks import Part
 
 OnBadLine: TypeAlias = Literal["stop", "skip"]
+"""What a bad line of the input does: it stops the job before anything is sent, or is skipped."""
 
 SHOWN = 20
 """Bad lines that are named; of more, only the count is told."""

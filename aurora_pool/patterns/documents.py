@@ -15,6 +15,7 @@ from aurora_pool.arguments import check_many, check_one_of
 from aurora_pool.errors import BadRecord, ConfigError
 
 DocumentFormat = Literal["text", "chatgpt-export", "claude-export"]
+"""What documents are: UTF-8 texts, or archives of chats as these services export them."""
 
 _CONVERSATIONS = re.compile(r"(^|/)conversations(-\d+|_\d+)?\.json$")
 

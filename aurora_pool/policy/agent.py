@@ -27,7 +27,7 @@ REQUESTS_PER_SLACK = 3
 
 
 PROMPT_REPLY = 1.5
-"""Seconds in which a server that works answers a look at its counters: one has been seen to block for 0.9 s."""
+"""Seconds in which a server that works answers a request for its counters: one has been seen to block for 0.9 s."""
 
 TRIAL_SHARE = 16
 """An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
@@ -77,6 +77,7 @@ class AgentState:
         "mean_tokens",
         "min_refill",
         "min_refill_share",
+        "overloaded_since",
         "preemptions",
         "prefix_cache",
         "prompts_done",
@@ -84,7 +85,6 @@ class AgentState:
         "queued_at_server",
         "quota",
         "rate_limited",
-        "refused_since",
         "rejections",
         "requests",
         "running",
@@ -117,7 +117,7 @@ class AgentState:
         self.cooldowns = 0
         self.checking = False
         self.stalled = False
-        """Whether a look at it has shown no sign of work, since it sent its last byte."""
+        """Whether a load check has shown no sign of work, since it sent its last byte."""
         self.tick_due = False
         self.load_check_sent = False
         self.load_check_at = 0.0
@@ -125,8 +125,8 @@ class AgentState:
         self.sampled_at = 0.0
         self.done_when_rejecting = 0
         """How many prompts it had answered when it last rejected one."""
-        self.refused_since = float("-inf")
-        """Since when it has refused whatever it got, if it is :attr:`refusing`."""
+        self.overloaded_since = float("-inf")
+        """Since when it has answered 503 or 429 to whatever it got, if it is :attr:`overloaded`."""
         self.rejections = 0
         """How many requests it has rejected since."""
         self.rate_limited = False
@@ -137,7 +137,7 @@ class AgentState:
         self.last_error = ""
         self.answers_since_send = 0
         self.queued_at_server = False
-        """Whether the last look at the engine's own counters showed that prompts wait there."""
+        """Whether the engine's own counters showed, when they were last read, that prompts wait there."""
         self.prompts_done = self.tokens_done = 0
         self.mean_tokens = 0.0
         self.mean_seconds = 0.0
@@ -165,14 +165,14 @@ class AgentState:
         return self.in_service and not self.checking and not self.cooling_down
 
     @property
-    def refusing(self) -> bool:
-        """Whether it has answered nothing since it refused something (503, 429)."""
-        return self.refused_since > (self.answered_at if self.answered_at is not None else float("-inf"))
+    def overloaded(self) -> bool:
+        """Whether no prompt was answered since it was first overloaded (503, 429)."""
+        return self.overloaded_since > (self.answered_at if self.answered_at is not None else float("-inf"))
 
     @property
     def state(self) -> str:
         """How it is, in a word or two."""
-        return RATE_LIMITED if self.in_service and self.rate_limited and self.refusing else self.breaker.state.value
+        return RATE_LIMITED if self.in_service and self.rate_limited and self.overloaded else self.breaker.state.value
 
     @property
     def proven(self) -> bool:
@@ -234,11 +234,11 @@ class AgentState:
         self.refresh()
 
     def seems_stalled(self, now: float) -> bool:
-        """Whether a look at it has shown no sign of work, or has had no reply for longer than a busy one takes."""
+        """Whether a load check has shown no sign of work, or has had no reply for longer than a busy one takes."""
         return self.stalled or (self.load_check_sent and self.checking and now > self.load_check_at + PROMPT_REPLY)
 
     def check(self, checking: bool) -> None:
-        """Give it nothing while it is looked at for its silence."""
+        """Give it nothing while its load is checked."""
         self.checking = checking
         self.stalled = self.stalled and checking
         self.refresh()

@@ -1,9 +1,9 @@
 """Whether an agent has died when a connection to it broke, and with it what it held.
 
-Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent is
-looked at: it has died if it accepts no connection, or if its counters have started anew. If it works on, the prompts
-just go again. If the connections of an agent that works on had all been silent for the same time when they broke, a
-proxy stands before it, which cuts what is silent for so long.
+Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent's
+load is checked: it has died if it accepts no connection, or if its counters have started anew. If it works on, the
+prompts just go again. If the connections of an agent that works on had all carried no bytes for the same time when they
+broke, a proxy stands before it, which cuts idle connections after that time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from aurora_pool.policy.work import WorkItem
 
 DIED = frozenset({Finding.REFUSED, Finding.RESTARTED})
 DEAD = DIED | {Finding.UNRESPONSIVE}
-"""What a look shows of an agent that does not work: it may have died, or hang."""
+"""What a load check shows of an agent that does not work: it may have died, or hang."""
 IDLE = 5.0
-"""Seconds of silence from which on a break may be a proxy's cut."""
+"""Seconds without a byte from which on a break may be a proxy's cut."""
 SAME = 0.05
-"""Two silences count as equally long if they differ by no more than this part of them."""
+"""Two times without a byte count as equally long if they differ by no more than this part of them."""
 
 
 class Autopsies:
@@ -32,7 +32,7 @@ class Autopsies:
         self._idle_times: dict[AgentState, float] = {}
 
     def begin(self, agent: AgentState, items: list[WorkItem], reason: str, silent_for: float) -> None:
-        """Have an agent looked at. It gets nothing meanwhile, and what it held goes nowhere.
+        """Have an agent's load checked. It gets nothing meanwhile, and what it held goes nowhere.
 
         ``silent_for`` is how many seconds before the break nothing had come on its connection.
         """
@@ -44,7 +44,7 @@ class Autopsies:
         agent.check(True)
 
     def end(self, agent: AgentState, finding: Finding) -> list[tuple[list[WorkItem], str]]:
-        """Take what had been lost, each list with the reason, now that the agent was looked at."""
+        """Take what had been lost, each list with the reason, now that the agent's load was checked."""
         idle_for = self._idle_for.pop(agent, [])
         if finding not in DEAD:
             for silent_for in idle_for:
@@ -52,7 +52,7 @@ class Autopsies:
         return self._lost.pop(agent, [])
 
     def note_idle(self, agent: AgentState, silent_for: float) -> None:
-        """Record that a proxy may have ended a reply that had been silent for so long."""
+        """Record that a proxy may have ended a reply for which no byte came for ``silent_for`` seconds."""
         if silent_for < IDLE or agent.idle_timeout:
             return
         before = self._idle_times.get(agent, 0.0)

@@ -24,9 +24,9 @@ __all__ = ["Faults", "Finding"]
 
 TRUSTED_REJECTIONS = 8
 """An agent that answers others is taken at its word for this number of rejections in a row."""
-REFUSED_PATIENCE = 5
-"""Prompts are given up when all agents have refused whatever they got for this many times the queue's patience."""
-REFUSED_ALONE = 300.0
+OVERLOADED_PATIENCE = 5
+"""Prompts are given up when all agents have been overloaded for this many times the queue's patience."""
+OVERLOADED_PINNED = 300.0
 """The same in seconds, for prompts that are pinned to an agent."""
 TOO_MANY_REQUESTS = 429
 GATEWAY_TIMEOUT = 504
@@ -74,7 +74,7 @@ class Faults:
             return Outcome.BROKEN
         if outcome is Outcome.OVERLOADED:
             agent.window.overloaded(agent.held, len(unreleased), now)
-            self._refused(agent, error, left, now)
+            self._overloaded(agent, error, left, now)
         if outcome is Outcome.BROKEN and left and all(t.attempts and t.avoid != agent.index for t in left):
             agent.note_failure(outcome, reason)  # the same has failed elsewhere: this is not the agent's fault
         else:
@@ -87,7 +87,7 @@ class Faults:
         return outcome
 
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
-        """Record what a look at an agent has shown, whose connections broke or that is silent."""
+        """Record what the load check of an agent has shown, whose connections broke or that sends nothing."""
         lost = self.autopsies.end(agent, finding)
         died = finding in DIED
         if lost:
@@ -142,13 +142,13 @@ class Faults:
         agent.cool_down(now + pause)
         self.ledger.timers.add(agent.cooldown_until, self._end_cooldown, agent)
 
-    def _refused(self, agent: AgentState, error: PoolError, items: list[WorkItem], now: float) -> None:
+    def _overloaded(self, agent: AgentState, error: PoolError, items: list[WorkItem], now: float) -> None:
         """Let an agent rest that has too much to do, or whose quota is used up, for as long as it says."""
         assert isinstance(error, ServerError)
-        if not agent.refusing:
-            agent.refused_since = now
+        if not agent.overloaded:
+            agent.overloaded_since = now
             for queue in {item.queue: None for item in items}:
-                self.ledger.timers.add(now + _refused_limit(queue), self._give_up_refused, queue)
+                self.ledger.timers.add(now + _overload_limit(queue), self._give_up_overloaded, queue)
             if error.status == TOO_MANY_REQUESTS:
                 self.ledger.events.agent_state(agent.index, RATE_LIMITED, describe(error))
         agent.rate_limited = error.status == TOO_MANY_REQUESTS
@@ -207,16 +207,16 @@ class Faults:
                 self._move(items, agent, outcome, now)
                 if outcome is Outcome.OVERLOADED:
                     for queue in {item.queue: None for item in items}:
-                        self._give_up_refused(queue, now)
+                        self._give_up_overloaded(queue, now)
 
-    def _give_up_refused(self, queue: PromptQueue, now: float) -> None:
-        """End what waits in a queue once all its agents have refused whatever they got for too long."""
+    def _give_up_overloaded(self, queue: PromptQueue, now: float) -> None:
+        """End what waits in a queue once all its agents have been overloaded for too long."""
         members = queue.view.members or queue.view.hosted
         serving = [agent for agent in (self.ledger.agents[index] for index in members) if agent.in_service]
-        limit = _refused_limit(queue)
-        if not serving or not all(agent.refusing and now >= agent.refused_since + limit for agent in serving):
+        limit = _overload_limit(queue)
+        if not serving or not all(agent.overloaded and now >= agent.overloaded_since + limit for agent in serving):
             return
-        error = f"refused by all agents for {limit:.0f} s; the last: {serving[0].last_error}"
+        error = f"all agents answered 503 or 429 for {limit:.0f} s; the last: {serving[0].last_error}"
         for item in (*queue.items, *queue.quarantined, *itertools.chain(*queue.by_agent.values())):
             if not item.done:
                 self._fail(item, serving[0], "exhausted", error, now)
@@ -297,5 +297,5 @@ class Faults:
         self.ledger.fail(item, Failure(item, kind, reason, agent.index), now)
 
 
-def _refused_limit(queue: PromptQueue) -> float:
-    return REFUSED_PATIENCE * queue.patience or REFUSED_ALONE
+def _overload_limit(queue: PromptQueue) -> float:
+    return OVERLOADED_PATIENCE * queue.patience or OVERLOADED_PINNED

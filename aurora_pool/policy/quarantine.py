@@ -37,7 +37,7 @@ QUARANTINE_DELAY = 60.0
 
 
 def halve(items: Sequence[T]) -> list[Sequence[T]]:
-    """Split a refused list in two, in order: one bad prompt among n costs about 2 log2(n) further requests.
+    """Split a rejected list in two, in order: one bad prompt among n costs about 2 log2(n) further requests.
 
     >>> halve([1, 2, 3, 4, 5])
     [[1, 2], [3, 4, 5]]

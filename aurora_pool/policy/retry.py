@@ -42,7 +42,7 @@ def count_attempt(items: Sequence[WorkItem]) -> bool:
 class RetryBudget:
     """How fast the fleet may retry: ``ratio`` retries per success, and ``per_second`` on top.
 
-    Nothing is refused; what goes beyond the budget waits until the steady rate has paid for it.
+    No retry is denied; what goes beyond the budget waits until the steady rate has paid for it.
 
     >>> budget = RetryBudget(ratio=0.2, per_second=10.0, reserve=1.0)
     >>> budget.withdraw(now=0.0), budget.withdraw(now=0.0)

@@ -17,6 +17,7 @@ from aurora_pool.policy.tail import foresee_end, useful
 from aurora_pool.policy.work import Lot, WorkItem, tokens_of
 
 Balance = Literal["adaptive", "strict"]
+"""How prompts are given to agents: to those with capacity, or round-robin."""
 
 RESCAN_EVERY = 0.25
 """Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""

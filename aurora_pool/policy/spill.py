@@ -59,14 +59,17 @@ class Spillover:
         if agent.quota is not None:
             agent.quota.told(requests, tokens, now)
 
-    def charge(self, request: InFlightRequest, usage: Usage | None, now: float, *, refused: bool) -> None:
-        """Record what a request came to. Where nobody can tell, all that was reserved counts as used."""
+    def charge(self, request: InFlightRequest, usage: Usage | None, now: float, *, answered_with_error: bool) -> None:
+        """Record what a request came to: nothing if it was answered with an error.
+
+        Where nobody can tell, all that was reserved counts as used.
+        """
         reserved = self._reserved.pop(request, None)
         quota = self.ledger.agents[request.agent].quota
         if reserved is None or quota is None:
             return
         tokens, cost = reserved
-        if refused or request.sent_at is None:
+        if answered_with_error or request.sent_at is None:
             used = spent = 0.0
         elif usage is not None:
             used = usage.prompt_tokens + usage.completion_tokens

@@ -3,10 +3,9 @@
 An agent that sends no byte for :data:`CHECK_AFTER` seconds has its load checked, and gets nothing meanwhile. A server
 that is merely busy shows it in its own counters; one that refuses connections is draining, and what it holds is lost
 (SIGTERM makes vLLM hang like that); one that shows nothing is given up when it has been silent for the whole limit. One
-that has no counters is sent a small request instead when the limit has passed: if it answers that, its silence is no
-death.
+that has no counters is sent a small request instead when the limit has passed: if it answers that, it is alive.
 
-A process that is too busy or too starved to read hears nothing either. Time in which it did not keep up with its own
+A process that is too busy or too starved reads nothing either. Time in which it did not keep up with its own
 timers counts against no agent.
 """
 
@@ -122,7 +121,7 @@ class StallDetector:
             self.ledger.pending.check.append(agent.index)
 
     def _active_at(self, agent: AgentState) -> float:
-        """Since when an agent has been silent, or this process able to hear it."""
+        """Since when an agent has sent no byte, or this process has kept up with reading them."""
         return max(agent.last_byte, self.ledger.timers.kept_up_since)
 
     def _sample(self, agent: AgentState, now: float) -> None:

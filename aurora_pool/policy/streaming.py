@@ -16,7 +16,7 @@ SLOW = 1.0
 LONG = 20.0
 """An answer that may take this many seconds is streamed, even if it is the only one of its request."""
 OF_THE_CUT = 1 / 3
-"""Part of the silence at which a proxy has been seen to cut."""
+"""Part of the time without a byte after which a proxy has been seen to cut."""
 MOST = 1_000_000
 
 

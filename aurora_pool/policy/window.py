@@ -79,11 +79,11 @@ class Window:
         """How many prompts the flow needs: what runs, and what the server begins while a refill is on its way."""
         return flow.most_running + flow.peak * (flow.latency + STEP)
 
-    def overloaded(self, accepted: int, refused: int, now: float) -> None:
-        """Record a 503 for a request of ``refused`` prompts, while the agent held ``accepted`` others."""
+    def overloaded(self, accepted: int, prompts: int, now: float) -> None:
+        """Record a 503 for a request of ``prompts``, while the agent held ``accepted`` others."""
         self.steady_until = now + STEADY
         self._grown_from = (0.0, 0)  # the last growth is undone: it says nothing of the next
-        self.size = max(1, min(self.size, max(accepted, (accepted + refused) // 2)))
+        self.size = max(1, min(self.size, max(accepted, (accepted + prompts) // 2)))
 
     def preempted(self, now: float) -> None:
         """Record that the agent had to preempt sequences: its cache is too small for what it holds."""

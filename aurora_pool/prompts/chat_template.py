@@ -64,7 +64,7 @@ class ChatTemplate:
 
     @property
     def separable(self) -> bool:
-        """Whether the template splits cleanly; where it does not, conversations are for the chat endpoints."""
+        """Whether the texts can be told apart from the template; if not, conversations are for the chat endpoints."""
         return bool(self._pieces)
 
     def render(self, texts: Sequence[str]) -> str:
@@ -92,7 +92,7 @@ def checked(roles: Sequence[str], check: int) -> list[Message]:
 
 
 def candidates(roles: tuple[str, ...], rendered: str) -> list[ChatTemplate]:
-    """What the template may be, given how it rendered the marked conversation; empty if it does not split cleanly."""
+    """What the template may be, given how it rendered the marked conversation; empty if it is not separable."""
     pieces = []
     rest = rendered
     for index in range(len(roles)):

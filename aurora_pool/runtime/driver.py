@@ -284,7 +284,7 @@ class Driver:
         while self._queue and (self._most_requests is None or len(self._requests) < self._most_requests):
             request = self._queue.popleft()
             if request.closed:
-                self.dispatcher.spill.charge(request, None, self.now, refused=False)
+                self.dispatcher.spill.charge(request, None, self.now, answered_with_error=False)
             else:
                 task = self._loop.create_task(self._exchanges.run(request))
                 self._requests[request] = task
@@ -299,7 +299,8 @@ class Driver:
 
     def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request]
-        self.dispatcher.spill.charge(request, None, self.now, refused=False)  # if it was stopped before it began
+        # Only one that was stopped before it began is still to be charged.
+        self.dispatcher.spill.charge(request, None, self.now, answered_with_error=False)
         if not task.cancelled():
             task.exception()  # its call has it; asyncio need not mention it
         if self._queue:

@@ -73,7 +73,7 @@ class Exchanges:
         portable = request.portable
         if portable is not None and (quota is not None or self._dialects.needs_chat(request.agent, kind.fields)):
             kind = PlainChat(kind, portable, quota.terms.model if quota is not None else None)
-        refused = False
+        answered_with_error = False
         try:
             try:
                 async with self._transport.turn:
@@ -82,7 +82,7 @@ class Exchanges:
                     else:
                         await self._in_time(request, kind)
             except PoolError as error:
-                refused = isinstance(error, ServerError)
+                answered_with_error = isinstance(error, ServerError)
                 now = self._clock()
                 if isinstance(error, ConnectionLost) and not error.received and request.sent_at is not None:
                     error.silent_for = now - request.sent_at
@@ -94,7 +94,9 @@ class Exchanges:
             raise
         finally:
             if isinstance(kind, PlainChat):
-                self._dispatcher.spill.charge(request, kind.usage, self._clock(), refused=refused)
+                self._dispatcher.spill.charge(
+                    request, kind.usage, self._clock(), answered_with_error=answered_with_error
+                )
             self._schedule()
 
     async def _in_time(self, request: InFlightRequest, kind: RequestKind) -> None:

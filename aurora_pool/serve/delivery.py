@@ -16,6 +16,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from sqlalchemy import delete, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from standardwebhooks import Webhook
 
 from aurora_pool.serve.storage import Storage
@@ -28,6 +29,7 @@ CLAIMED = 90.0
 TIMEOUT = 20.0
 LOOK_EVERY = 1.0
 AT_ONCE = 16
+SWEEP_EVERY = 3600.0
 KEPT = 7 * 86_400
 """Seconds that a delivery that has ended is kept."""
 
@@ -46,6 +48,7 @@ class Deliverer:
         self._storage = storage
         self._session: aiohttp.ClientSession | None = None
         self._woken = asyncio.Event()
+        self._swept = 0.0
 
     def wake(self) -> None:
         """Say that something may be due."""
@@ -54,17 +57,13 @@ class Deliverer:
     async def run(self) -> None:
         """Deliver, for ever."""
         running: set[asyncio.Task[None]] = set()
-        swept = 0.0
         try:
             while True:
                 self._woken.clear()
-                for delivery, endpoint in await self._claim(AT_ONCE - len(running)):
-                    task = asyncio.create_task(self._deliver(delivery, endpoint))
-                    running.add(task)
-                    task.add_done_callback(running.discard)
-                if time.time() - swept > 3600:
-                    swept = time.time()
-                    await self._sweep()
+                try:
+                    await self._round(running)
+                except (SQLAlchemyError, OSError) as error:
+                    logger.warning("webhooks wait, for the database can't be used: %s", error)
                 try:
                     async with asyncio.timeout(LOOK_EVERY):
                         await self._woken.wait()
@@ -116,6 +115,15 @@ class Deliverer:
         if not self.allows_private and not is_public(address):
             raise RefusedAddress(f"{host} is no public address")
 
+    async def _round(self, running: set[asyncio.Task[None]]) -> None:
+        for delivery, endpoint in await self._claim(AT_ONCE - len(running)):
+            task = asyncio.create_task(self._deliver(delivery, endpoint))
+            running.add(task)
+            task.add_done_callback(running.discard)
+        if time.time() - self._swept > SWEEP_EVERY:
+            await self._sweep()
+            self._swept = time.time()
+
     async def _claim(self, count: int) -> list[tuple[Mapping[Any, Any], Mapping[Any, Any]]]:
         if count <= 0:
             return []
@@ -153,8 +161,11 @@ class Deliverer:
             pause = PAUSES[attempts - 1] if attempts <= len(PAUSES) else None
             values = {"due_at": None if pause is None else now + pause, "last_error": reason[:500]}
             logger.warning("webhook %s, attempt %d: %s", endpoint["id"], attempts, reason)
-        async with self._storage.write() as connection:
-            await connection.execute(update(deliveries).where(deliveries.c.id == delivery["id"]).values(values))
+        try:
+            async with self._storage.write() as connection:
+                await connection.execute(update(deliveries).where(deliveries.c.id == delivery["id"]).values(values))
+        except (SQLAlchemyError, OSError) as error:
+            logger.warning("webhook %s: what came of it can't be noted, so it is sent again: %s", endpoint["id"], error)
 
     async def _sweep(self) -> None:
         ended = deliveries.c.due_at.is_(None) & (deliveries.c.created_at < time.time() - KEPT)

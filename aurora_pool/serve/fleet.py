@@ -144,7 +144,10 @@ class ServedFleet:
         """Ask, for ever."""
         self._transport.open()
         while True:
-            await self._ask()
+            try:
+                await self._ask()
+            except (PoolError, OSError) as error:
+                logger.warning("the agents can't be asked what they serve: %s", error)
             self._asking.clear()
             try:
                 async with asyncio.timeout(ASK_AGAIN if self.silent else ASK_EVERY):

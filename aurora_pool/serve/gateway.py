@@ -30,9 +30,22 @@ from aurora_pool.serve.wire import encode_reply
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
 _PRIVATE = OWN_HEADERS | frozenset(
-    {"cookie", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "origin", "expect"}
+    {
+        "cookie",
+        "expect",
+        "forwarded",
+        "origin",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "x-api-key",
+        "x-real-ip",
+    }
 )
-"""Headers of the request that are this server's business only."""
+"""Headers of the request that are this server's business only; so are all that begin with :data:`_OF_PROXIES`."""
+_OF_PROXIES = "x-forwarded-"
 _OWN_REPLY = HOP_HEADERS | frozenset({"server", "date", "x-request-id", "set-cookie"})
 _LATENCIES = 10_000
 """How many are kept between two looks at them."""
@@ -117,11 +130,11 @@ class Gateway:
         self.requests += 1
         began = time.monotonic()
         headers = _forwarded_headers(request)
-        if asked.prompt and path == "/v1/completions":
-            listed = PromptList.read(body, asked.prompt)
-            if listed is not None:
-                return await self._forward_list(request, caller, forwarder, listed, headers, bool(asked.stream))
         try:
+            if asked.prompt and path == "/v1/completions":
+                listed = PromptList.read(body, asked.prompt)
+                if listed is not None:
+                    return await self._forward_list(request, caller, forwarder, listed, headers, bool(asked.stream))
             with await forwarder.send("POST", path, headers, body, priority=ONLINE) as reply:
                 try:
                     if reply.content is None:
@@ -211,7 +224,11 @@ class Gateway:
 
 
 def _forwarded_headers(request: web.Request) -> dict[str, str]:
-    headers = {name: value for name, value in request.headers.items() if name.lower() not in _PRIVATE}
+    headers = {
+        name: value
+        for name, value in request.headers.items()
+        if (plain := name.lower()) not in _PRIVATE and not plain.startswith(_OF_PROXIES)
+    }
     headers[REQUEST_ID] = request_id_of(request)
     return headers
 

@@ -33,6 +33,7 @@ Action: TypeAlias = Literal[
     "serve_model",
     "revive",
 ]
+"""What a fault does: the name of a method of :class:`~aurora_pool.testing.agent.SimulatedAgent`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

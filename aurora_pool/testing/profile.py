@@ -9,7 +9,9 @@ from typing import Literal, TypeAlias
 from aurora_pool.testing.engine import Engine
 
 Reply: TypeAlias = str | Callable[[str], str]
+"""What a simulated server says to everything, or a function from the prompt to it."""
 Template: TypeAlias = Literal["chatml", "trims", "counts", "none"]
+"""The chat template of a simulated server: see :class:`AgentProfile`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

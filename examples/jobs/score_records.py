@@ -2,7 +2,7 @@
 
     python examples/jobs/score_records.py --hostfile fleet.hostfile
 
-Kill it and start it again: it goes on. ``aurora-pool sim --hostfile fleet.hostfile`` gives a fleet to try it on.
+Kill it and start it again: it goes on. ``aurora-pool sim -o fleet.hostfile`` gives a fleet to try it on.
 """
 
 from __future__ import annotations

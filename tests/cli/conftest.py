@@ -38,7 +38,7 @@ Call = Callable[..., Ended]
 def simulated(folder: Path, *options: str) -> Iterator[Path]:
     """Run ``aurora-pool sim``; gives its hostfile."""
     hostfile = folder / "fleet.hostfile"
-    command = [*tied(), *COMMAND, "sim", "--hostfile", str(hostfile), *options]
+    command = [*tied(), *COMMAND, "sim", "-o", str(hostfile), *options]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + STARTING

@@ -68,7 +68,7 @@ def test_the_demo_runs_and_leaves_nothing_running(call: Call, tmp_path: Path, mo
     [("die", "AGENT:ACTION"), ("0:explode@1", "AGENT:ACTION"), ("7:die@1", "there is no agent 7")],
 )
 def test_sim_refuses_invalid_faults(call: Call, tmp_path: Path, fault: str, reason: str) -> None:
-    ended = call("sim", "--hostfile", tmp_path / "h", "--fault", fault)
+    ended = call("sim", "-o", tmp_path / "h", "--fault", fault)
     assert (ended.code, reason in ended.err) == (2, True)
 
 
@@ -92,6 +92,7 @@ def test_help_fits_a_terminal_of_80_columns(name: str | None, call: Call, monkey
         assert "Example:" in before
         assert re.search(rf"Example: *\n +aurora-pool {name}\b.*\n *\n", before), "the example fits a line"
         assert not re.search(r"<[\w|-]*[\w-] ", ended.out), "a choice is broken over two lines"
+        assert not re.search(r"--\w[^\n]*<list\[", ended.out), "an option shows a type of Python"
         assert options.count("\u256d\u2500 Options") == 0, "every option has its group"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from aurora_pool.cli import panels
 from aurora_pool.cli.app import app
 
 ROOT = Path(__file__).parents[2]
@@ -72,3 +73,11 @@ def test_what_stands_under_the_options_names_options_of_the_command(name: str) -
     command = COMMANDS[name]
     named = set(re.findall(r"--[a-z][a-z-]+", command.epilog or ""))
     assert named <= {option for parameter in command.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_groups_of_options_are_in_the_same_order_everywhere(name: str) -> None:
+    order = [value for constant, value in vars(panels).items() if constant.isupper()]
+    shown = dict.fromkeys(getattr(each, "rich_help_panel", None) for each in COMMANDS[name].params)
+    shown.pop(None, None)
+    assert list(shown) == sorted(shown, key=order.index)

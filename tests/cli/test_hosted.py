@@ -68,7 +68,10 @@ def test_a_limit_without_prices_is_told_before_anything_is_read(
     call: Call, hostfile: Path, prompts: Path, tmp_path: Path
 ) -> None:
     api = hosted_only(hostfile, tmp_path, "hosted")
-    for agents, reason in ((api, "expected price_in= and price_out= at"), (hostfile, "needs a price of tokens")):
+    for agents, reason in (
+        (api, "expected price_in= and price_out= at"),
+        (hostfile, "--max-cost needs a price of tokens: expected --price"),
+    ):
         ended = call("run", prompts, "-o", tmp_path / "out.jsonl", "--hostfile", agents, "--max-cost", "1")
         assert ended.code == 2
         assert reason in ended.err
@@ -88,6 +91,12 @@ def test_engine_has_no_use_for_what_a_fleet_is_told(call: Call, prompts: Path, o
     ended = call("run", prompts, "-o", "-", "--engine", "transformers", "--model", "m", option, value)
     assert ended.code == 2
     assert option in ended.err
+
+
+def test_hosted_agents_are_never_asked_at_once(call: Call, hostfile: Path, prompts: Path) -> None:
+    ended = call("run", prompts, "-o", "-", "--hostfile", hostfile, "--spill-after", "0")
+    assert ended.code == 2
+    assert "--spill-after" in ended.err
 
 
 def test_arguments_for_an_engine_need_one(call: Call, hostfile: Path, prompts: Path) -> None:

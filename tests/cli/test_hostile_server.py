@@ -154,3 +154,27 @@ def test_any_id_is_one_part_of_a_path(odd: Odd, commands: list[tuple[str, ...]],
     assert (tmp_path / "out.jsonl").read_text() == "{}\n"
     odd.batch = json.dumps(BATCH | {"request_counts": {"total": 10**400, "completed": 10**400, "failed": 0}}).encode()
     assert call(*commands[2]).code == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "completed", "failed", "code"),
+    [
+        ("completed", 3, 0, 0),
+        ("completed", 2, 1, 1),
+        ("in_progress", 2, 0, 1),
+        ("cancelled", 2, 0, 1),
+        ("expired", 2, 1, 1),
+        ("failed", 0, 0, 3),
+    ],
+)
+def test_the_exit_code_tells_whether_all_requests_have_answers(
+    call: Call, odd: Odd, tmp_path: Path, status: str, completed: int, failed: int, code: int
+) -> None:
+    output = tmp_path / "out.jsonl"
+    counts = {"total": 3, "completed": completed, "failed": failed}
+    errors = {"object": "list", "data": [{"line": 2, "message": "no prompt", "code": "invalid_request"}]}
+    batch = {**BATCH, "id": "batch-1", "status": status, "output_file_id": "file-1", "request_counts": counts}
+    odd.batch = json.dumps({**batch, "errors": errors if status == "failed" else None}).encode()
+    ended = call("fetch", "batch-1", "-o", output)
+    assert (ended.code, output.exists()) == (code, status != "failed")
+    assert ("line 2: no prompt" in ended.err) == (status == "failed")

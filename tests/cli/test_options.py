@@ -92,7 +92,7 @@ def test_a_file_of_options_means_what_it_says(
 @pytest.mark.parametrize(
     ("options", "code", "reason"),
     [
-        ((), 2, "expected -o FILE, or --claim DIR for a job that drivers share"),
+        ((), 2, "expected -o FILE, or --claim FOLDER for a job that drivers share"),
         (("--claim", "{}", "--dry-run"), 2, "--dry-run: with --claim, no driver knows what it will get"),
         (("--claim", "{}", "--shard", "0/2"), 2, "--shard: with --claim, pieces of the input are handed out already"),
         (("-o", "{}", "--template", "nowhere"), 2, "nowhere: neither a text with {column} in it nor a template to"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import pytest
 from aurora_pool.cli.report_figures import findings
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.history import read_history
+from tests.browser import CHROMIUM, needs_browser
 from tests.cli.conftest import Call
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def write_log(folder: Path, name: str, events: list[Any]) -> Path:
@@ -93,7 +91,7 @@ def test_lines_that_a_kill_has_torn_are_left_out(slow: Path) -> None:
 
 
 def test_the_terminal_shows_all_outputs_side_by_side(call: Call, slow: Path, quick: Path) -> None:
-    ended = call("report", slow, quick, "--price", "3.6")
+    ended = call("report", slow, quick, "--gpu-price", "3.6")
     assert (ended.code, ended.err) == (0, "")
     rows = dict(re.findall(r"^ (.*?\S) {2,}(.*\S) *$", ended.out, re.MULTILINE))
     assert rows["tokens/s"].split() == ["94", "1,000"]
@@ -121,12 +119,12 @@ def test_the_page_needs_nothing_beside_it(call: Call, slow: Path, tmp_path: Path
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", text)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+@needs_browser
 @pytest.mark.timeout(180)
 def test_a_browser_shows_the_figures_and_draws_the_charts(call: Call, slow: Path, quick: Path, tmp_path: Path) -> None:
     assert CHROMIUM is not None
     page = tmp_path / "report.html"
-    call("report", slow, quick, "--html", page, "--price", "3.6")
+    call("report", slow, quick, "--html", page, "--gpu-price", "3.6")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=10000", "--dump-dom"]
     shown = subprocess.run(
         [CHROMIUM, *options, f"--user-data-dir={tmp_path / 'profile'}", page.as_uri()],

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import AgentEndpoint, format_hostfile
+from aurora_pool import AgentEndpoint, VLLMPool, format_hostfile
+from aurora_pool.cli.fleet import wait_for_agents
+from aurora_pool.errors import NoAgentsError
 from aurora_pool.fleets.check import AgentCheck, check_agents
 from aurora_pool.fleets.findings import find
 from aurora_pool.testing import AgentProfile, SimulatedFleet
+from aurora_pool.testing.clock import run_simulated
 from tests.cli.conftest import Call, call, hostfile  # noqa: F401 - fixtures
 
 GOOD = AgentCheck(
@@ -116,3 +119,54 @@ def test_wait_writes_those_that_answer(call: Call, hostfile: Path, tmp_path: Pat
     assert call("wait", "--hostfile", hostfile, "-o", tmp_path).code == 6
     for wrong in ("0", "120%", "half", "1.5"):
         assert call("wait", "--hostfile", some, "--min-agents", wrong).code == 2
+
+
+@pytest.fixture
+def spilling(hostfile: Path, tmp_path: Path) -> Path:  # noqa: F811
+    """Make the last agent of the fleet a hosted one."""
+    path = tmp_path / "spilling.hostfile"
+    path.write_text(hostfile.read_text().rstrip("\n") + "\thosted\trpm=60\n")
+    return path
+
+
+def test_hosted_agents_are_not_checked(call: Call, spilling: Path) -> None:  # noqa: F811 - a fixture
+    ended = call("check", "--hostfile", spilling)
+    assert (ended.code, "3 of 3 agents answer" in ended.out) == (0, True)
+    assert "note: 1 hosted agent not asked" in ended.out
+    ended = call("check", "--hostfile", spilling, "--json")
+    assert (len(ended.out.splitlines()), "1 hosted agent not asked" in ended.err) == (3, True)
+    spilling.write_text("api.example.com hosted\n")
+    ended = call("check", "--hostfile", spilling)
+    assert (ended.code, "1 hosted agent not asked" in ended.out) == (5, True)
+
+
+def test_hosted_agents_do_not_count_for_wait_and_stay_in_its_hostfile(
+    call: Call,  # noqa: F811 - a fixture
+    spilling: Path,
+    tmp_path: Path,
+) -> None:
+    ended = call("wait", "--hostfile", spilling, "--min-agents", "4", "--timeout", "0.2")
+    assert (ended.code, "3 agents answer, and 4 are needed; 1 hosted agent not asked" in ended.err) == (5, True)
+    ready = tmp_path / "ready.hostfile"
+    ended = call("wait", "--hostfile", spilling, "--min-agents", "100%", "-o", ready)
+    assert (ended.code, ready.read_text()) == (0, spilling.read_text())
+    assert "3 agents answer; 1 hosted agent not asked" in ended.err
+
+
+def test_top_leaves_hosted_agents_out(call: Call, spilling: Path) -> None:  # noqa: F811 - a fixture
+    said = " ".join(call("top", "--hostfile", spilling, "--every", "0.2").out.split())
+    assert "3 agents: " in said
+    assert "1 hosted agent not asked" in said
+
+
+def test_a_job_that_waits_for_agents_asks_no_hosted_one() -> None:
+    async def run() -> None:
+        tags = [{}, {"hosted": "true"}]
+        async with SimulatedFleet(2, tags=tags, profile=AgentProfile(instant=True)) as fleet:
+            async with VLLMPool(fleet.endpoints) as pool:
+                await wait_for_agents(pool, 1, within=5)
+                with pytest.raises(NoAgentsError, match="1 of 1 agents answer, and 2 are needed; 1 hosted agent not"):
+                    await wait_for_agents(pool, 2, within=5)
+            assert fleet.agents[1].requests == []
+
+    run_simulated(run())

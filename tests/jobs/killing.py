@@ -44,7 +44,7 @@ def failing_fleet(folder: Path, agents: int, rng: random.Random, *, faults: bool
         "30",
         "--speed",
         "2",
-        "--hostfile",
+        "-o",
         str(hostfile),
     ]
     for number in range(300 if faults else 0):

@@ -85,7 +85,7 @@ class Rig:
         self.samples: list[int] = []
         self.waits_here = False
         """Whether requests that are assigned wait on this side, and are not sent."""
-        self.refused_here: dict[WorkItem, int] = {}
+        self.rejected_here: dict[WorkItem, int] = {}
         self.rejected: set[WorkItem] = set()
         for agent in range(agents if window is not None else 0):
             self._overload(agent, window or 1)
@@ -105,7 +105,7 @@ class Rig:
         return self._ledger.agents
 
     def _overload(self, agent: int, accepted: int) -> None:
-        """Have an agent refuse one prompt more than it holds, and go on as if it had held none."""
+        """Have an agent answer 503 to one prompt more than it holds, and go on as if it had held none."""
         queue = PromptQueue([agent])
         for count in (accepted, 1):
             self.admit(count, queue=queue)
@@ -192,7 +192,7 @@ class Rig:
         outcome = self.dispatcher.failed(request, error, self.now)
         self._drop_closed()
         if outcome is Outcome.BATCH_REJECTED:
-            self.refused_here.update(dict.fromkeys(unreleased, request.agent))
+            self.rejected_here.update(dict.fromkeys(unreleased, request.agent))
         elif outcome is Outcome.PROMPT_REJECTED:
             self.rejected.update(item for item in unreleased if not item.done)
         return outcome
@@ -320,7 +320,7 @@ class Rig:
         for item in items:
             assert request.agent in item.queue.view.serves
             assert item not in self.rejected, "a prompt's fault reached an agent again"
-        halves = all(self.refused_here.get(item) == agent.index for item in items)
+        halves = all(self.rejected_here.get(item) == agent.index for item in items)
         if not halves and not request.closed:
             assert agent.in_service
             online = any(item.queue.caller.priority < 0 for item in items)

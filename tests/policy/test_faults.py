@@ -298,7 +298,7 @@ def test_what_shares_a_list_with_a_prompt_that_breaks_it_loses_nothing(bad: int)
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_agents_that_refuse_for_ever_exhaust_what_waits_for_them(status: int) -> None:
+def test_agents_that_are_overloaded_for_ever_exhaust_what_waits_for_them(status: int) -> None:
     rig = Rig(2)
     rig.queue = PromptQueue(range(2), patience=60.0)
     rig.admit(30)
@@ -308,6 +308,8 @@ def test_agents_that_refuse_for_ever_exhaust_what_waits_for_them(status: int) ->
             rig.fail(request, ServerError(status, "the quota is used up", retry_after=30.0))
     assert rig.now == 301
     assert {failure.kind for failure in rig.failures.values()} == {"exhausted"}
+    error = "all agents answered 503 or 429 for 300 s; the last: "
+    assert all(failure.error.startswith(error) for failure in rig.failures.values())
     assert all("quota is used up" in failure.error for failure in rig.failures.values())
     assert len(rig.sent) == 2 * 10  # each waits as long as it is told to
     assert rig.statistics.agents[0].state == ("rate-limited" if status == 429 else "in service")

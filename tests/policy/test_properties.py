@@ -78,17 +78,17 @@ def longest_shortage(fleet: VirtualFleet, slots: int, prompts: list[VirtualPromp
     """Run prompts; return for how long agent 0 might hold less than its rate needs while more than that waited.
 
     At its full rate it works on as many prompts as it has slots (Little's law). What does not count is the time until
-    ``since``, and that without growth after the agent has refused something.
+    ``since``, and that without growth after the agent was overloaded.
     """
     pool = VirtualPool(fleet, seed=1)
     enough_at = longest = 0.0
-    refusals = 0
+    overloads = 0
 
     def look() -> None:
-        nonlocal enough_at, longest, refusals, since
+        nonlocal enough_at, longest, overloads, since
         statistics = statistics_of(pool.dispatcher, fleet.now)
         agent = statistics.agents[0]
-        if refusals != (refusals := agent.failures.get("overloaded", 0)):
+        if overloads != (overloads := agent.failures.get("overloaded", 0)):
             since = max(since, fleet.now + STEADY)
         if statistics.queued <= 2 * slots or agent.window >= slots or fleet.now <= since:
             enough_at = fleet.now
@@ -113,7 +113,7 @@ def longest_shortage(fleet: VirtualFleet, slots: int, prompts: list[VirtualPromp
 def test_no_window_stays_below_what_the_rate_of_its_agent_needs(
     speed: float, slots: int, accepted: int, relief: float, length: int
 ) -> None:
-    """Once a server no longer refuses, and the time without growth is over, it is short of work for 10 s at most."""
+    """Once a server is not overloaded, and the time without growth is over, it is short of work for 10 s at most."""
     fleet = VirtualFleet([speed, 1.0], slots=slots)
     agent = fleet.agents[0]
     agent.max_queued = min(accepted, slots)

@@ -53,7 +53,7 @@ class Run:
                 self.answers += self.dispatcher.answered(request, slot, 10, self.now, started=False)
                 if not request.open:
                     self.dispatcher.ended(request)
-                    self.dispatcher.spill.charge(request, Usage(10, 10), self.now, refused=False)
+                    self.dispatcher.spill.charge(request, Usage(10, 10), self.now, answered_with_error=False)
 
     def _carry_out(self) -> None:
         plan = self.dispatcher.plan(self.now)

@@ -77,23 +77,23 @@ def test_does_not_shrink_before_enough_is_known() -> None:
 
 def test_an_overload_leaves_what_was_accepted() -> None:
     window = Window()
-    window.overloaded(accepted=96, refused=17, now=0.0)
+    window.overloaded(accepted=96, prompts=17, now=0.0)
     assert window.size == 96
 
 
 def test_an_overload_by_a_first_list_halves_it() -> None:
     window = Window()
-    window.overloaded(accepted=0, refused=272, now=0.0)
+    window.overloaded(accepted=0, prompts=272, now=0.0)
     assert window.size == 136
-    window.overloaded(accepted=0, refused=1, now=0.0)
+    window.overloaded(accepted=0, prompts=1, now=0.0)
     assert window.size == 1
-    window.overloaded(accepted=0, refused=1, now=0.0)
+    window.overloaded(accepted=0, prompts=1, now=0.0)
     assert window.size == 1
 
 
 def test_does_not_grow_soon_after_an_overload() -> None:
     window = Window()
-    window.overloaded(accepted=96, refused=17, now=5.0)
+    window.overloaded(accepted=96, prompts=17, now=5.0)
     window.ran_dry(rate=10.0, running=96, now=5.0 + STEADY - 0.1)
     assert window.size == 96
     window.ran_dry(rate=10.0, running=96, now=5.0 + STEADY)

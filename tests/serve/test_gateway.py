@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
+from aurora_pool.serve.blobs import FolderBlobs
+from aurora_pool.serve.storage import Storage
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import running_sequences
 from tests.serve.running import MODEL, ended, line, running, submit, until
 
 LONG = AgentProfile(slots=32, reply="word " * 400)
+PRIVATE = ("Cookie", "X-Api-Key", "X-Forwarded-For", "X-Forwarded-Prefix", "X-Real-IP", "Proxy-Authorization")
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 
 
@@ -22,14 +27,18 @@ async def test_chats_and_completions(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         extra = {"top_k": 3, "min_p": 0.1, "vllm_xargs": {"a": 1}}
         raw = await run.client.chat.completions.with_raw_response.create(
-            model=MODEL, messages=HELLO, max_tokens=16, extra_body=extra, extra_headers={"X-Request-Id": "mine-7"}
+            model=MODEL,
+            messages=HELLO,
+            max_tokens=16,
+            extra_body=extra,
+            extra_headers={"X-Request-Id": "mine-7", **dict.fromkeys(PRIVATE, "mine")},
         )
         assert raw.parse().choices[0].message.content == "You said: Hello"
         assert raw.headers["X-Request-Id"] == "mine-7"
         request = next(r for r in run.fleet.requests if r.path == "/v1/chat/completions" and "top_k" in r.body)
         assert request.body == {"model": MODEL, "messages": HELLO, "max_tokens": 16, **extra}
         assert request.headers["x-request-id"] == "mine-7"
-        assert "authorization" not in request.headers
+        assert {"authorization", *map(str.lower, PRIVATE)}.isdisjoint(request.headers)
         one = await run.client.completions.create(model=MODEL, prompt=[1, 2, 3], max_tokens=4)
         assert len(one.choices) == 1
         vectors = await run.client.embeddings.create(model=MODEL, input=["a", "b"])
@@ -258,3 +267,34 @@ async def test_connections_have_a_limit(tmp_path: Path) -> None:
         assert set(answers) == {b"HTTP/1.1 503"}
         for _, writer in opened:
             writer.close()
+
+
+async def test_a_database_that_refuses_connections_is_told_as_openai_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Storage) -> Any:
+        raise ConnectionRefusedError(111, "Connect call failed")
+
+    async with running(tmp_path) as run:
+        with monkeypatch.context() as down:
+            down.setattr(Storage, "read", refuse)
+            with pytest.raises(openai.InternalServerError, match="storage can't be used") as caught:
+                await run.client.batches.list()
+            assert caught.value.status_code == 503
+            assert caught.value.type == "service_unavailable_error"
+            async with run.http.get(f"{run.server.address}/api/events") as reply:
+                assert (reply.status, reply.content_type) == (503, "application/json")
+        assert not (await run.client.batches.list()).data
+
+
+async def test_a_reply_that_fails_midway_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def chunks(self: FolderBlobs, name: str, start: int = 0) -> AsyncIterator[bytes]:
+        yield b"half"
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(FolderBlobs, "chunks", chunks)
+    async with running(tmp_path) as run:
+        made = await run.client.files.create(file=("a.jsonl", b"x" * 2000), purpose="batch")
+        async with run.http.get(f"{run.server.address}/v1/files/{made.id}/content") as reply:
+            with pytest.raises(aiohttp.ClientError):
+                await reply.read()

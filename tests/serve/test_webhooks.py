@@ -13,6 +13,7 @@ import openai
 import pytest
 from aiohttp import web
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from aurora_pool.serve import delivery
 from aurora_pool.serve.delivery import is_public
@@ -170,6 +171,24 @@ async def test_deliveries_survive_a_restart(tmp_path: Path) -> None:
             headers, body = receiver.got[1]
             event: Any = run.client.webhooks.unwrap(body, headers, secret=endpoint.signing_secret)
             assert event.data.id == batch.id
+
+
+async def test_deliveries_go_on_after_an_error_of_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def down(self: Storage) -> Any:
+        raise OperationalError("SELECT", {}, Exception("disk I/O error"))
+
+    async with running(tmp_path, private_webhooks=True) as run, receiving() as receiver:
+        await subscribe(run, receiver)
+        with monkeypatch.context() as patched:
+            patched.setattr(Storage, "read", down)
+            patched.setattr(Storage, "write", down)
+            await until(lambda: "webhooks wait" in caplog.text)
+            await until(lambda: caplog.text.count("can't be used") > 2)
+        batch = await submit(run.client, [line("a")])
+        assert (await ended(run.client, batch)).status == "completed"
+        await until(lambda: receiver.got)
 
 
 @pytest.mark.parametrize(

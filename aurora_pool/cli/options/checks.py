@@ -7,11 +7,10 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from aurora_pool.cli.panels import CHECKS
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.guardrails import Guardrails, parse_failures, parse_price
 from aurora_pool.jobs.validation import Check, Expectation, Remedy, fits_schema, is_json, matches
-
-CHECKS = "Checks"
 
 Expect: TypeAlias = Annotated[
     str | None,

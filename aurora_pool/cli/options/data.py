@@ -7,10 +7,9 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from aurora_pool.cli.panels import DATA
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.columns import Columns
-
-DATA = "Data"
 
 IdField: TypeAlias = Annotated[
     str | None,

@@ -80,7 +80,7 @@ SpillAfter: TypeAlias = Annotated[
     float,
     typer.Option(
         metavar="SECONDS",
-        min=0.0,
+        min=0.1,
         help="Seconds without an own agent, or of waiting for one, after which hosted agents are asked.",
         rich_help_panel=FLEET,
     ),

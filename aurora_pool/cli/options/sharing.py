@@ -13,7 +13,7 @@ from aurora_pool.errors import ConfigError
 Claim: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR",
+        metavar="FOLDER",
         help="Instead of -o: share the input with all drivers that name this folder; merge joins their answers.",
         rich_help_panel=OUTPUT,
     ),
@@ -55,7 +55,7 @@ def check(*, output: str | None, claim: Path | None, shard: str | None, dry_run:
     Raises :class:`~aurora_pool.errors.ConfigError`.
     """
     if (output is None) == (claim is None):
-        raise ConfigError("expected -o FILE, or --claim DIR for a job that drivers share")
+        raise ConfigError("expected -o FILE, or --claim FOLDER for a job that drivers share")
     if claim is not None and shard is not None:
         raise ConfigError("--shard: with --claim, pieces of the input are handed out already")
     if claim is not None and dry_run:
