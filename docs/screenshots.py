@@ -18,7 +18,7 @@ from aurora_pool.testing import AgentProfile, SimulatedFleet
 
 IMAGES = Path(__file__).parent / "images"
 MODEL = "simulated-model"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def questions(count: int, *, faulty: int = 0) -> bytes:

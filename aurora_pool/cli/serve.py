@@ -206,14 +206,17 @@ def keys(
     ] = None,
     name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is for.", rich_help_panel=USER)] = "",
     admin: Annotated[
-        bool, typer.Option("--admin", help="The user sees everybody's batches and keys.", rich_help_panel=USER)
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--admin/--no-admin", help="Whether the user sees everybody's batches and keys.", rich_help_panel=USER
+        ),
+    ] = None,
     weight: Annotated[
-        float,
+        float | None,
         typer.Option(
             metavar="W", min=0.01, help="The user's share of the fleet, beside others' 1.", rich_help_panel=USER
         ),
-    ] = 1.0,
+    ] = None,
     requests_per_minute: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Online requests a minute.", rich_help_panel=LIMITS)
     ] = None,
@@ -228,6 +231,8 @@ def keys(
     ] = None,
 ) -> None:
     """Make, list and revoke the keys of a server. A new key is printed once, and nowhere kept.
+
+    A further key of a user changes only what is given with it: the role, the weight, each limit.
 
     Example:
       aurora-pool keys create --user ann --name laptop

@@ -19,7 +19,7 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import parse_hostfile
 from aurora_pool.options import Timeouts
 from aurora_pool.serve.app import open_data
-from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.keys import KeyRing, Role, load_secret
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.server import serving
 from aurora_pool.terminal import one_line, printable
@@ -55,12 +55,20 @@ async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, int
 
 
 def create_key(
-    data: Path, database: str | None, user: str, name: str, *, admin: bool, weight: float, limits: dict[str, int]
+    data: Path,
+    database: str | None,
+    user: str,
+    name: str,
+    *,
+    admin: bool | None,
+    weight: float | None,
+    limits: dict[str, int],
 ) -> None:
-    """Make a key and print it."""
+    """Make a key and print it; None leaves a user who is there as he is."""
+    role: Role | None = None if admin is None else "admin" if admin else "user"
 
     async def create(keys: KeyRing) -> str:
-        _, text = await keys.create(user, name, role="admin" if admin else "user", weight=weight, limits=limits)
+        _, text = await keys.create(user, name, role=role, weight=weight, limits=limits)
         return text
 
     print(_with_keys(data, database, create))

@@ -9,7 +9,7 @@ from aurora_pool.arguments import check_instance, check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
-from aurora_pool.patterns.reduce import Clean, merging, reduce_forest, reduce_room
+from aurora_pool.patterns.reduce import Clean, merging, reduce_budget, reduce_forest
 from aurora_pool.patterns.templates import render, require_placeholder
 from aurora_pool.patterns.tree import ReduceResult, ReduceTree, why_not
 from aurora_pool.pool import VLLMPool
@@ -153,11 +153,13 @@ async def fan_out_fan_in(
     for name, template in prompts.items():
         require_placeholder(f"prompts[{name!r}]", template, "item")
     check_many(items=items)
-    room = await reduce_room(pool, merge_prompt, reduce_max_tokens, "merge_prompt")
+    budget = await reduce_budget(pool, merge_prompt, reduce_max_tokens, "merge_prompt")
     inputs = [str(item) for item in items]
     names = list(prompts)
     trees = {
-        number: ReduceTree(len(names), max(2, len(names)), room=room, names=names.__getitem__, keep_blank=keep_blank)
+        number: ReduceTree(
+            len(names), max(2, len(names)), budget=budget, names=names.__getitem__, keep_blank=keep_blank
+        )
         for number in range(len(inputs))
     }
     leaves = (

@@ -12,7 +12,7 @@ from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
-from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, Room
+from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, TokenBudget
 from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import OnCallProgress, ProgressReport
 
@@ -71,8 +71,8 @@ async def tree_reduce(
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)
     items = list(items)
-    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
-    tree = ReduceTree(len(items), fanin, room=room, on_level=on_level, keep_blank=keep_blank)
+    budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
+    tree = ReduceTree(len(items), fanin, budget=budget, on_level=on_level, keep_blank=keep_blank)
     leaves = (Prompt(render(prompt, item=item), max_tokens=max_tokens) for item in items)
     merge: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt, reduce_max_tokens)
     with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
@@ -100,11 +100,11 @@ async def broadcast_and_reduce(
 
     Arguments and errors are those of :func:`tree_reduce`; ``sampling`` is for the reduce prompts.
     """
-    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
+    budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(
         pool.size,
         fanin,
-        room=room,
+        budget=budget,
         on_level=on_level,
         names=lambda index: f"agent {pool.endpoints[index]}",
         keep_blank=keep_blank,
@@ -144,14 +144,14 @@ async def map_reduce(
     """
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)
-    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
+    budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     groups: dict[Name, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     if not groups:
         raise ConfigError("there are no items to reduce")
     trees = {
-        name: ReduceTree(len(members), fanin, room=room, keep_blank=keep_blank) for name, members in groups.items()
+        name: ReduceTree(len(members), fanin, budget=budget, keep_blank=keep_blank) for name, members in groups.items()
     }
     leaves = (
         ((name, index), Prompt(render(prompt, item=item, key=name), max_tokens=max_tokens))
@@ -162,19 +162,19 @@ async def map_reduce(
     return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)
 
 
-async def reduce_room(
+async def reduce_budget(
     pool: VLLMPool, reduce_prompt: str, max_tokens: int | None, argument: str = "reduce_prompt"
-) -> Room | None:
+) -> TokenBudget | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
-    return await context_room(pool, argument, reduce_prompt, "responses", max_tokens or pool.max_tokens_aggregation)
+    return await context_budget(pool, argument, reduce_prompt, "responses", max_tokens or pool.max_tokens_aggregation)
 
 
-async def context_room(
+async def context_budget(
     pool: VLLMPool, argument: str, template: str, placeholder: str, max_tokens: int | None
-) -> Room | None:
+) -> TokenBudget | None:
     """Work out how many tokens may take a placeholder's place, so that prompt and answer fit the model's context.
 
     Raises :class:`~aurora_pool.errors.ConfigError`, naming the argument, if it has no placeholder or no room.
@@ -185,17 +185,17 @@ async def context_room(
         return None
     used = await _count(pool, render(template, **{placeholder: ""}))
     answer = max_tokens or pool.max_context // 4
-    room = pool.max_context - SPARE_TOKENS - used - answer
-    if room < 1:
+    budget = pool.max_context - SPARE_TOKENS - used - answer
+    if budget < 1:
         raise ConfigError(
             f"{argument} is too long: {used} tokens of template and {answer} for the answer leave no room "
             f"for {{{placeholder}}} in the model's context of {pool.max_context}"
         )
-    return Room(room, pool.estimate_tokens)
+    return TokenBudget(budget, pool.estimate_tokens)
 
 
 async def _count(pool: VLLMPool, text: str) -> int:
-    """Count a text's tokens; what is refused for its length must not be refused by an estimate, if that can be."""
+    """Count a text's tokens; what is rejected for its length must not be rejected by an estimate, if that can be."""
     try:
         return len(await pool.tokenize(text))
     except PoolError:

@@ -8,7 +8,7 @@ from aurora_pool.arguments import check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.patterns.documents import Document
-from aurora_pool.patterns.reduce import DEFAULT_FANIN, Clean, context_room, merging, reduce_leaves, reduce_room
+from aurora_pool.patterns.reduce import DEFAULT_FANIN, Clean, context_budget, merging, reduce_budget, reduce_leaves
 from aurora_pool.patterns.templates import render
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree
 from aurora_pool.pool import VLLMPool
@@ -68,11 +68,11 @@ async def summarize(
     fit the context, and what :func:`~aurora_pool.patterns.tree_reduce` refuses.
     """
     check_many(documents=documents)
-    prompt_room = await context_room(pool, "prompt", prompt, "item", max_tokens or pool.max_tokens_aggregation)
-    room = await reduce_room(pool, reduce_prompt, reduce_max_tokens)
-    if prompt_room is not None and chunk_tokens is not None and chunk_tokens > prompt_room.tokens:
-        raise ConfigError(f"chunk_tokens is {chunk_tokens}, but the context has room for {prompt_room.tokens} only")
-    size = chunk_tokens or min(DEFAULT_CHUNK_TOKENS, prompt_room.tokens if prompt_room else DEFAULT_CHUNK_TOKENS)
+    prompt_budget = await context_budget(pool, "prompt", prompt, "item", max_tokens or pool.max_tokens_aggregation)
+    budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
+    if prompt_budget is not None and chunk_tokens is not None and chunk_tokens > prompt_budget.tokens:
+        raise ConfigError(f"chunk_tokens is {chunk_tokens}, but the context has room for {prompt_budget.tokens} only")
+    size = chunk_tokens or min(DEFAULT_CHUNK_TOKENS, prompt_budget.tokens if prompt_budget else DEFAULT_CHUNK_TOKENS)
     overlap = min(DEFAULT_OVERLAP, size // 4) if overlap is None else overlap
 
     prompts, names = [], []
@@ -85,7 +85,7 @@ async def summarize(
             names.append(f"{name}, part {part} of {len(chunks)}")
     if not prompts:
         raise ConfigError("there is no text in the documents to summarise")
-    tree = ReduceTree(len(prompts), fanin, room=room, names=names.__getitem__, on_level=on_level)
+    tree = ReduceTree(len(prompts), fanin, budget=budget, names=names.__getitem__, on_level=on_level)
     merge: Callable[[None, ReduceCall], Prompt] = merging(pool, reduce_prompt, reduce_max_tokens)
     with ProgressReport(tree.calls_foreseen, on_progress=on_progress, progress=progress) as report:
         return await reduce_leaves(pool, tree, prompts, merge, sampling=sampling, clean=clean, report=report)

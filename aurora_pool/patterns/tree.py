@@ -84,7 +84,7 @@ class ReduceCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class TokenBudget:
     """How many tokens the texts of one reduce prompt may have together, and what counts them."""
 
     tokens: int
@@ -131,7 +131,7 @@ class ReduceTree:
     >>> tree.result().text
     'both'
 
-    ``fanin`` is the most texts in one reduce prompt; where a ``room`` is given, they fit into it as well. A reduce call
+    ``fanin`` is the most texts in one reduce prompt; where a ``budget`` is given, they fit it as well. A reduce call
     that fails is made ``tries`` times in all. ``names`` says what to call the leaves that are lost. A blank answer
     counts as none, unless ``keep_blank``.
 
@@ -143,7 +143,7 @@ class ReduceTree:
         leaves: int,
         fanin: int,
         *,
-        room: Room | None = None,
+        budget: TokenBudget | None = None,
         tries: int = 2,
         names: Callable[[int], str] = "leaf {}".format,
         on_level: OnLevel | None = None,
@@ -154,7 +154,7 @@ class ReduceTree:
         if leaves < 1:
             raise ConfigError("there are no items to reduce")
         self._fanin = fanin
-        self._room = room
+        self._budget = budget
         self._tries = tries
         self._names = names
         self._on_level = on_level
@@ -275,12 +275,12 @@ class ReduceTree:
         parts: list[list[str]] = []
         used = 0
         for text in texts:
-            used += self._room.estimate(SEPARATOR + text) if self._room else 0
-            if parts and len(parts[-1]) < width and (self._room is None or used <= self._room.tokens):
+            used += self._budget.estimate(SEPARATOR + text) if self._budget else 0
+            if parts and len(parts[-1]) < width and (self._budget is None or used <= self._budget.tokens):
                 parts[-1].append(text)
             else:
                 parts.append([text])
-                used = self._room.estimate(SEPARATOR + text) if self._room else 0
+                used = self._budget.estimate(SEPARATOR + text) if self._budget else 0
         return parts
 
     def _report(self, level: int, index: int, texts: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import functools
 import logging
 import os
 import secrets
@@ -146,8 +147,7 @@ def open_data(options: ServerOptions) -> Storage:
 
 
 def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Callable[[web.Request], None]) -> Any:
-    def word(request: web.Request, error: ApiError) -> web.Response:
-        return pages.tell(request, error) if request.path.startswith(UI) else error.response()
+    word = functools.partial(_word, pages)
 
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -166,9 +166,8 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Call
         except web.HTTPException as error:
             response = word(request, of_http_exception(error))
         except (SQLAlchemyError, OSError) as error:
-            if isinstance(error, ConnectionError):
-                raise  # the client is gone
-            logger.warning("%s %s failed: %s", request.method, request.path, error)
+            if not (isinstance(error, ConnectionError) and _is_gone(request)):
+                logger.warning("%s %s failed: %s", request.method, request.path, error)
             response = word(request, unavailable("The server's storage can't be used now."))
         except Exception:
             logger.exception("%s %s failed, because of a defect", request.method, request.path)
@@ -182,6 +181,17 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Call
         return response
 
     return around
+
+
+def _word(pages: Pages, request: web.Request, error: ApiError) -> web.Response:
+    if request.writer.output_size and request.transport is not None:
+        request.transport.abort()  # a reply has begun: it is cut, lest anybody take it for whole
+    return pages.tell(request, error) if request.path.startswith(UI) else error.response()
+
+
+def _is_gone(request: web.Request) -> bool:
+    """Whether the client has closed the connection."""
+    return request.transport is None or request.transport.is_closing()
 
 
 async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ CHUNK = 1 << 20
 
 
 class Blobs(Protocol):
-    """The contents of files, by the files' ids."""
+    """The contents of files, by the files' ids. All methods raise ``OSError`` where the place can't be used."""
 
     async def put(self, name: str, source: Path) -> None:
         """Take a local file over; it is there as a whole or not at all, and survives a power loss."""
@@ -99,37 +100,41 @@ class RemoteBlobs:
 
     async def put(self, name: str, source: Path) -> None:
         """Upload the file."""
-        await asyncio.to_thread(self._system.put_file, str(source), self._path(name))
+        await _remotely(self._system.put_file, str(source), self._path(name))
         await asyncio.to_thread(source.unlink, missing_ok=True)
 
     async def fetch(self, name: str, target: Path) -> None:
         """Download the file."""
-        await asyncio.to_thread(self._system.get_file, self._path(name), str(target))
+        await _remotely(self._system.get_file, self._path(name), str(target))
 
     async def chunks(self, name: str, start: int = 0) -> AsyncIterator[bytes]:
         """Read the file piece by piece."""
-        file = await asyncio.to_thread(self._system.open, self._path(name), "rb")
+        file = await _remotely(self._system.open, self._path(name), "rb")
         try:
             if start:
-                await asyncio.to_thread(file.seek, start)
-            while chunk := await asyncio.to_thread(file.read, CHUNK):
+                await _remotely(file.seek, start)
+            while chunk := await _remotely(file.read, CHUNK):
                 yield chunk
         finally:
-            await asyncio.to_thread(file.close)
+            await _remotely(file.close)
 
     async def delete(self, name: str) -> None:
         """Delete the file."""
-
-        def remove() -> None:
-            try:
-                self._system.rm_file(self._path(name))
-            except FileNotFoundError:
-                return
-
-        await asyncio.to_thread(remove)
+        with suppress(FileNotFoundError):
+            await _remotely(self._system.rm_file, self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
+
+
+async def _remotely(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Ask the store, in a thread. Raises ``OSError`` where it fails: every store has exceptions of its own."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"the store of files failed: {error}") from error
 
 
 async def read_file(path: Path, end: int | None = None, *, start: int = 0) -> AsyncIterator[bytes]:

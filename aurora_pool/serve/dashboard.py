@@ -13,7 +13,7 @@ from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
 from aurora_pool.serve.history import History, Point
-from aurora_pool.serve.keys import KeyRing
+from aurora_pool.serve.keys import KeyRing, Role
 from aurora_pool.serve.keys_api import KeysApi
 from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.rendering import LOGIN, UI, Pages, Values, see_other
@@ -131,8 +131,8 @@ class Dashboard:
             key, text = await self._keys.create(
                 given["user"],
                 given["name"],
-                role="admin" if given["role"] == "admin" else "user",
-                weight=_weight(given["weight"]),
+                role=_ROLES.get(given["role"]),
+                weight=_weight(given["weight"]) if given["weight"] else None,
                 limits=limits,
             )
         except ConfigError as error:
@@ -189,7 +189,7 @@ class Dashboard:
             "made": made,
             "user": user,
             "problem": problem,
-            "given": given or {"user": "", "name": "", "role": "user", "weight": "1", **dict.fromkeys(_LIMITS, "")},
+            "given": given or {"user": "", "name": "", "role": "", "weight": "", **dict.fromkeys(_LIMITS, "")},
             "limits": _LIMITS,
             "needed": await self._keeper.required(),
             "own": caller_of(request).user,
@@ -197,6 +197,7 @@ class Dashboard:
         return self._pages.render(request, "keys.html", values, status)
 
 
+_ROLES: dict[str, Role] = {"user": "user", "admin": "admin"}
 _LIMITS = {
     name: name.replace("_", " ").capitalize()
     for name in ("requests_per_minute", "tokens_per_day", "batches_queued", "batches_running")
@@ -212,7 +213,7 @@ def _positive(name: str, text: str) -> int:
 
 def _weight(text: str) -> float:
     try:
-        return float(text or 1)
+        return float(text)
     except ValueError:
         raise ConfigError(f"weight: expected a number, got {text[:40]!r}") from None
 

@@ -138,9 +138,7 @@ class FilesApi:
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a file. A batch that runs on it has its own hold of the content."""
         row = await self._found(request)
-        async with self._storage.write() as connection:
-            await connection.execute(delete(files).where(files.c.id == row["id"]))
-        await self._blobs.delete(row["id"])
+        await self._drop(row["id"])
         return encode_reply({"id": row["id"], "object": "file", "deleted": True})
 
     async def sweep(self) -> int:
@@ -149,10 +147,14 @@ class FilesApi:
         async with self._storage.read() as connection:
             names = (await connection.execute(chosen)).scalars().all()
         for name in names:
-            async with self._storage.write() as connection:
-                await connection.execute(delete(files).where(files.c.id == name))
-            await self._blobs.delete(name)
+            await self._drop(name)
         return len(names)
+
+    async def _drop(self, file_id: str) -> None:
+        """Delete the content before the row: where that fails the row is left, and it is deleted another time."""
+        await self._blobs.delete(file_id)
+        async with self._storage.write() as connection:
+            await connection.execute(delete(files).where(files.c.id == file_id))
 
     async def _found(self, request: web.Request) -> RowMapping:
         async with self._storage.read() as connection:

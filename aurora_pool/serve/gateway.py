@@ -130,11 +130,11 @@ class Gateway:
         self.requests += 1
         began = time.monotonic()
         headers = _forwarded_headers(request)
-        if asked.prompt and path == "/v1/completions":
-            listed = PromptList.read(body, asked.prompt)
-            if listed is not None:
-                return await self._forward_list(request, caller, forwarder, listed, headers, bool(asked.stream))
         try:
+            if asked.prompt and path == "/v1/completions":
+                listed = PromptList.read(body, asked.prompt)
+                if listed is not None:
+                    return await self._forward_list(request, caller, forwarder, listed, headers, bool(asked.stream))
             with await forwarder.send("POST", path, headers, body, priority=ONLINE) as reply:
                 try:
                     if reply.content is None:

@@ -100,37 +100,44 @@ class KeyRing:
         user: str,
         name: str = "",
         *,
-        role: Role = "user",
-        weight: float = 1.0,
+        role: Role | None = None,
+        weight: float | None = None,
         limits: dict[str, int] | None = None,
     ) -> tuple[IssuedKey, str]:
         """Make a key; return it and its text, which nothing can show again.
 
-        The user is made where there is none yet; ``role``, ``weight`` and ``limits`` are the user's from now on.
+        The user is made where there is none yet, by default as a plain user of weight 1. Of a user who is there
+        only what is given changes: ``role``, ``weight``, and each limit that ``limits`` names.
         Raises :class:`~aurora_pool.errors.ConfigError`.
         """
         if not _USER.fullmatch(user):
             raise ConfigError(f"user: expected letters, digits and ._@- (64 at most), got {user!r}")
-        if not 0 < weight <= 1000:
+        if weight is not None and not 0 < weight <= 1000:
             raise ConfigError(f"weight: expected a number above 0 and at most 1000, got {weight!r}")
         unknown = set(limits or ()) - set(asdict(self._defaults))
         if unknown:
             raise ConfigError(f"limits: there is no {min(unknown)!r}")
         text = PREFIX + secrets.token_urlsafe(32)
         now = int(time.time())
-        key = IssuedKey(new_id("key_"), user, role, name[:200], text[-4:], now, None)
+        key_id, name, hint = new_id("key_"), name[:200], text[-4:]
         async with self._storage.write() as connection:
-            values = {"role": role, "weight": weight, "limits": limits or {}}
-            changed = await connection.execute(update(users).where(users.c.name == user).values(values))
-            if not changed.rowcount:
+            chosen = select(users).where(users.c.name == user).with_for_update()
+            old = (await connection.execute(chosen)).one_or_none()
+            if role is None:
+                role = "user" if old is None else old.role
+            if weight is None:
+                weight = 1.0 if old is None else old.weight
+            values = {"role": role, "weight": weight, "limits": {**(old.limits if old else {}), **(limits or {})}}
+            if old is None:
                 await connection.execute(insert(users).values(name=user, created_at=now, **values))
+            else:
+                await connection.execute(update(users).where(users.c.name == user).values(values))
             await connection.execute(
-                insert(keys).values(
-                    id=key.id, user=user, name=key.name, hash=self._hash(text), hint=key.hint, created_at=now
-                )
+                insert(keys).values(id=key_id, user=user, name=name, hash=self._hash(text), hint=hint, created_at=now)
             )
         self._exist = (0.0, True)
-        return key, text
+        self._remembered.clear()
+        return IssuedKey(key_id, user, role, name, hint, now, None), text
 
     async def list(self) -> list[IssuedKey]:
         """All keys, the oldest first."""

@@ -16,8 +16,8 @@ from aurora_pool.serve.wire import decode, encode_reply
 class _Create(msgspec.Struct, forbid_unknown_fields=True):
     user: str
     name: str = ""
-    role: Role = "user"
-    weight: float = 1.0
+    role: Role | None = None
+    weight: float | None = None
     limits: dict[str, int] = {}
 
 
@@ -43,7 +43,7 @@ class KeysApi:
 
     @described(body=_Create, reply=OBJECT)
     async def create(self, request: web.Request) -> web.Response:
-        """Make a key; it is shown in this reply only."""
+        """Make a key, shown in this reply only; of a user who is there only what is given changes."""
         admin_of(request)
         wanted = decode(await request.read(), _Create)
         try:

@@ -56,16 +56,16 @@ class StateApi:
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
-        await response.prepare(request)
         caller = caller_of(request)
+        state = await self._state(caller)  # before the reply begins: what fails here can still be told
+        await response.prepare(request)
         while not self._closing.is_set():
-            state = msgspec.json.encode(await self._state(caller))
-            await response.write(b"event: state\ndata: " + state + b"\n\n")
+            await response.write(b"event: state\ndata: " + msgspec.json.encode(state) + b"\n\n")
             try:
                 async with asyncio.timeout(EVERY):
                     await self._closing.wait()
             except TimeoutError:
-                continue
+                state = await self._state(caller)
         return response
 
     async def _state(self, caller: Caller) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,8 @@ import pytest
 from aurora_pool.cli.report_figures import findings
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.history import read_history
+from tests.browser import CHROMIUM, needs_browser
 from tests.cli.conftest import Call
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 def write_log(folder: Path, name: str, events: list[Any]) -> Path:
@@ -121,7 +119,7 @@ def test_the_page_needs_nothing_beside_it(call: Call, slow: Path, tmp_path: Path
     assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", text)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt install chromium")
+@needs_browser
 @pytest.mark.timeout(180)
 def test_a_browser_shows_the_figures_and_draws_the_charts(call: Call, slow: Path, quick: Path, tmp_path: Path) -> None:
     assert CHROMIUM is not None

@@ -93,6 +93,14 @@ def test_from_a_file_to_its_answers(
     assert lines[-1].startswith("stopped; batches that are not done go on")
 
 
+def test_a_further_key_leaves_an_administrator_one(call: Call, tmp_path: Path) -> None:
+    for options in (["--admin"], ["--name", "phone"]):
+        assert call("keys", "create", "--user", "root", *options, "--data", tmp_path).code == 0
+    assert call("keys", "list", "--data", tmp_path).out.count(" admin ") == 2
+    assert call("keys", "create", "--user", "root", "--no-admin", "--data", tmp_path).code == 0
+    assert call("keys", "list", "--data", tmp_path).out.count(" admin ") == 0
+
+
 def test_mistakes_are_one_line(call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AURORA_POOL_SERVER", "http://127.0.0.1:9")
     source = tmp_path / "in.jsonl"

@@ -82,7 +82,7 @@ def test_each_finding_says_what_to_do(different: dict[str, Any], advice: str) ->
 
 
 def test_agents_are_compared_with_those_of_their_own_model() -> None:
-    small = {
+    small: dict[str, Any] = {
         "model": "small",
         "template": "ef01",
         "max_model_len": 4096,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response
 from aurora_pool.patterns.templates import SEPARATOR
-from aurora_pool.patterns.tree import LostLeaf, ReduceCall, ReduceResult, ReduceTree, Room
+from aurora_pool.patterns.tree import LostLeaf, ReduceCall, ReduceResult, ReduceTree, TokenBudget
 from tests.patterns.fake_pool import failed
 
 TOO_LONG = "This model's maximum context length is 2048 tokens."
@@ -56,22 +56,22 @@ shapes = st.tuples(st.integers(1, 120), st.integers(2, 9))
 sets_of_leaves = st.frozensets(st.integers(0, 119))
 groups = st.frozensets(st.tuples(st.integers(1, 7), st.integers(0, 30)))
 seeds = st.integers(0, 2**32).map(random.Random)
-rooms = st.none() | st.integers(1, 60)
+budgets = st.none() | st.integers(1, 60)
 
 
-@given(shape=shapes, lost=sets_of_leaves, failing=groups, order=seeds, room=rooms, rejected_above=st.integers(1, 9))
+@given(shape=shapes, lost=sets_of_leaves, failing=groups, order=seeds, budget=budgets, rejected_above=st.integers(1, 9))
 def test_every_leaf_is_accounted_for_exactly_once_and_in_order(
     *,
     shape: tuple[int, int],
     lost: frozenset[int],
     failing: frozenset[tuple[int, int]],
     order: random.Random,
-    room: int | None,
+    budget: int | None,
     rejected_above: int,
 ) -> None:
     count, fanin = shape
     lost = frozenset(index for index in lost if index < count)
-    tree = ReduceTree(count, fanin, room=Room(room, len) if room else None)
+    tree = ReduceTree(count, fanin, budget=TokenBudget(budget, len) if budget else None)
     result, calls = run(tree, answers(count, lost), order=order, failing=failing, rejected_above=rejected_above)
     assert result.text.split() == [f"<{i}>" for i in range(count) if i not in lost]
     assert [leaf.index for leaf in result.lost] == sorted(lost)
@@ -81,17 +81,17 @@ def test_every_leaf_is_accounted_for_exactly_once_and_in_order(
     assert (result.error is None) == result.success
     for call in calls:
         assert 2 <= len(call.texts) <= fanin
-        assert room is None or sum(len(SEPARATOR + text) for text in call.texts) <= room
+        assert budget is None or sum(len(SEPARATOR + text) for text in call.texts) <= budget
 
 
-@given(shapes, sets_of_leaves, groups, rooms)
+@given(shapes, sets_of_leaves, groups, budgets)
 def test_the_tree_does_not_depend_on_the_order_of_answers(
-    shape: tuple[int, int], lost: frozenset[int], failing: frozenset[tuple[int, int]], room: int | None
+    shape: tuple[int, int], lost: frozenset[int], failing: frozenset[tuple[int, int]], budget: int | None
 ) -> None:
     count, fanin = shape
     runs = [
         run(
-            ReduceTree(count, fanin, room=Room(room, len) if room else None),
+            ReduceTree(count, fanin, budget=TokenBudget(budget, len) if budget else None),
             answers(count, lost),
             order=random.Random(seed),
             failing=failing,
@@ -182,8 +182,8 @@ def test_a_root_that_fails_for_good_leaves_its_texts_unmerged() -> None:
 
 
 def test_a_group_that_does_not_fit_is_merged_in_parts() -> None:
-    room = Room(2 * len(SEPARATOR + "<0>"), len)
-    tree = ReduceTree(4, 4, room=room)
+    budget = TokenBudget(2 * len(SEPARATOR + "<0>"), len)
+    tree = ReduceTree(4, 4, budget=budget)
     calls = [call for index, leaf in enumerate(answers(4)) for call in tree.leaf_done(index, leaf)]
     assert [(call.level, call.texts) for call in calls] == [(1, ("<0>", "<1>")), (1, ("<2>", "<3>"))]
     assert tree.call_done(calls[1], Response(True, "B")) == []
@@ -197,7 +197,7 @@ def test_a_call_that_the_server_refuses_is_split_not_repeated() -> None:
 
 
 def test_texts_too_long_for_any_pair_are_left_unmerged() -> None:
-    result, calls = run(ReduceTree(3, 3, room=Room(4, len)), answers(3), order=random.Random(0))
+    result, calls = run(ReduceTree(3, 3, budget=TokenBudget(4, len)), answers(3), order=random.Random(0))
     assert calls == []
     assert result.error == "3 texts are left unmerged (no two of them fit into one reduce prompt)"
 

@@ -81,6 +81,40 @@ async def test_keys_are_kept_as_hashes_only(tmp_path: Path) -> None:
     assert [(len(hashed), hint) for hashed, hint in rows] == [(64, key[-4:])]
 
 
+async def test_a_further_key_changes_only_what_is_given(tmp_path: Path) -> None:
+    storage = Storage(f"sqlite:///{tmp_path / 'serve.db'}")
+    await storage.open()
+    ring = KeyRing(storage, load_secret(tmp_path), UserLimits())
+    limits = {"tokens_per_day": 100, "batches_running": 2}
+    _, first = await ring.create("root", role="admin", weight=2.0, limits=limits)
+
+    phone, second = await ring.create("root", name="phone")
+    assert phone.role == "admin"
+    for text in (first, second):
+        caller = await ring.caller_of(text)
+        assert caller is not None
+        assert (caller.admin, caller.weight) == (True, 2.0)
+        assert caller.limits == UserLimits(tokens_per_day=100, batches_running=2)
+
+    await ring.create("root", role="user", limits={"tokens_per_day": 200})
+    caller = await ring.caller_of(first)
+    assert caller is not None
+    assert (caller.admin, caller.weight) == (False, 2.0)
+    assert caller.limits == UserLimits(tokens_per_day=200, batches_running=2)
+    await storage.close()
+
+
+async def test_forms_and_requests_for_a_further_key_leave_the_user_as_he_is(tmp_path: Path) -> None:
+    [root] = await make_keys(tmp_path, "root", tokens_per_day=100)
+    async with running(tmp_path) as run:
+        form = {"user": "root", "name": "phone", "role": "", "weight": "", "tokens_per_day": ""}
+        async with run.http.post(f"{run.server.address}/ui/keys", headers=bearer(root), data=form) as reply:
+            assert reply.status == 200
+        url = f"{run.server.address}/v1/admin/keys"
+        async with run.http.post(url, headers=bearer(root), json={"user": "root"}) as reply:
+            assert (await reply.json())["role"] == "admin"
+
+
 async def test_many_requests_at_once_look_a_key_up_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [text] = await make_keys(tmp_path, "ann")
     storage = Storage(f"sqlite:///{tmp_path / 'serve.db'}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,11 +17,10 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from aurora_pool import ConfigError
 from aurora_pool.serve.proxies import believe, parse_networks
 from aurora_pool.testing import AgentProfile
+from tests.browser import CHROMIUM, needs_browser
 from tests.serve.running import MODEL, Running, ended, jsonl, line, running, submit, until
 from tests.serve.test_access import make_keys
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 

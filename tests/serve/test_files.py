@@ -13,9 +13,11 @@ from typing import Any
 import aiohttp
 import openai
 import pytest
-from sqlalchemy import update
+from sqlalchemy import insert, update
 
 from aurora_pool.serve.blobs import Blobs, FolderBlobs, RemoteBlobs
+from aurora_pool.serve.files import FilesApi
+from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import files
 from tests.serve.running import ended, jsonl, line, records, running, submit, until
@@ -174,3 +176,56 @@ async def test_files_and_results_lie_in_s3(bucket: str, tmp_path: Path) -> None:
         with pytest.raises(openai.NotFoundError):
             await run.client.files.content(done.input_file_id)
         assert not list((tmp_path / "files").glob("*"))
+
+
+async def test_a_store_that_is_down_is_told_and_keeps_no_blob_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = pytest.importorskip("fsspec.implementations.memory").MemoryFileSystem
+
+    class Unreachable(Exception):
+        """As botocore's, it is no ``OSError``."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise Unreachable("could not connect")
+
+    async with running(tmp_path, files=f"memory://{tmp_path.name}") as run:
+        made = await run.client.files.create(file=("a.jsonl", b"content"), purpose="batch")
+        with monkeypatch.context() as down:
+            for name in ("open", "put_file", "rm_file"):
+                down.setattr(memory, name, fail)
+            asked = (
+                run.client.files.content(made.id),
+                run.client.files.create(file=("b.jsonl", b"content"), purpose="batch"),
+                run.client.files.delete(made.id),
+            )
+            for each in asked:
+                with pytest.raises(openai.InternalServerError, match="storage") as caught:
+                    await each
+                assert caught.value.status_code == 503
+        assert (await run.client.files.content(made.id)).content == b"content"
+        await run.client.files.delete(made.id)
+        assert not [path for path in memory.store if made.id in path]
+
+
+class _Stays(FolderBlobs):
+    async def delete(self, name: str) -> None:
+        raise OSError("the disk is read-only")
+
+
+async def test_an_expired_file_is_deleted_when_the_store_is_back(tmp_path: Path) -> None:
+    options = ServerOptions(data=tmp_path)
+    storage = Storage(options.database_url)
+    await storage.open()
+    source, blobs = tmp_path / "source", FolderBlobs(tmp_path / "files")
+    source.write_bytes(b"content")
+    await blobs.put("file-1", source)
+    values = {"id": "file-1", "user": "ann", "filename": "a", "purpose": "batch", "bytes": 7, "created_at": 1}
+    async with storage.write() as connection:
+        await connection.execute(insert(files).values(**values, expires_at=2))
+    with pytest.raises(OSError, match="read-only"):
+        await FilesApi(storage, _Stays(tmp_path / "files"), tmp_path / "incoming", options).sweep()
+    api = FilesApi(storage, blobs, tmp_path / "incoming", options)
+    assert (await api.sweep(), await api.sweep()) == (1, 0)
+    assert not list((tmp_path / "files").iterdir())
+    await storage.close()

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
+from aurora_pool.serve.blobs import FolderBlobs
+from aurora_pool.serve.storage import Storage
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import running_sequences
 from tests.serve.running import MODEL, ended, line, running, submit, until
@@ -263,3 +267,34 @@ async def test_connections_have_a_limit(tmp_path: Path) -> None:
         assert set(answers) == {b"HTTP/1.1 503"}
         for _, writer in opened:
             writer.close()
+
+
+async def test_a_database_that_refuses_connections_is_told_as_openai_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Storage) -> Any:
+        raise ConnectionRefusedError(111, "Connect call failed")
+
+    async with running(tmp_path) as run:
+        with monkeypatch.context() as down:
+            down.setattr(Storage, "read", refuse)
+            with pytest.raises(openai.InternalServerError, match="storage can't be used") as caught:
+                await run.client.batches.list()
+            assert caught.value.status_code == 503
+            assert caught.value.type == "service_unavailable_error"
+            async with run.http.get(f"{run.server.address}/api/events") as reply:
+                assert (reply.status, reply.content_type) == (503, "application/json")
+        assert not (await run.client.batches.list()).data
+
+
+async def test_a_reply_that_fails_midway_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def chunks(self: FolderBlobs, name: str, start: int = 0) -> AsyncIterator[bytes]:
+        yield b"half"
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(FolderBlobs, "chunks", chunks)
+    async with running(tmp_path) as run:
+        made = await run.client.files.create(file=("a.jsonl", b"x" * 2000), purpose="batch")
+        async with run.http.get(f"{run.server.address}/v1/files/{made.id}/content") as reply:
+            with pytest.raises(aiohttp.ClientError):
+                await reply.read()
