@@ -16,6 +16,8 @@ _RESOURCES = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu", "xpu": "gpu.intel
 class Kubernetes:
     """Writes a Deployment, and a headless service whose addresses are the pods that are ready."""
 
+    stop_cuts = False
+
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the manifest. Raises :class:`ConfigError` if no image is named."""
         import yaml  # noqa: PLC0415 (slow to import)
