@@ -24,7 +24,8 @@ class Progress:
     """A job at one moment. Rates are per second, over the last half minute; times are seconds.
 
     ``total`` counts the input's requests, ``earlier`` those that an earlier run finished, ``done`` (``failed`` among
-    them) what this run finished, ``in_flight`` what it has handed to the pool. ``eta`` is None while unknown,
+    them) what this run finished, ``in_flight`` what it has handed to the pool. ``tokens`` are generated,
+    ``prompt_tokens`` read. ``eta`` is None while unknown,
     and so is ``drain``, the time until what is in flight is done.
     ``exhausted`` is whether nothing more is there to be taken from the input.
     """
@@ -47,6 +48,7 @@ class Progress:
     ending: str | None = None
     drain: float | None = None
     exhausted: bool = False
+    prompt_tokens: int = 0
 
 
 class Meter:

@@ -29,6 +29,7 @@ def progress_of(
         in_flight=in_flight,
         seconds=now - meter.started,
         tokens=meter.tokens,
+        prompt_tokens=meter.prompt_tokens,
         prompts_per_second=prompts_rate,
         tokens_per_second=tokens_rate,
         eta=meter.eta(due - meter.done, now=now),

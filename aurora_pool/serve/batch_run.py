@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from aurora_pool.errors import BadRecord, JobError
-from aurora_pool.jobs.meter import Progress
+from aurora_pool.jobs.meter import Meter, Progress
 from aurora_pool.jobs.options import JobOptions
 from aurora_pool.jobs.runner import Job
 from aurora_pool.serve.blobs import Blobs
-from aurora_pool.serve.finalize import Results, finalize
+from aurora_pool.serve.finalize import finalize
 from aurora_pool.serve.fleet import Model, ServedFleet
 from aurora_pool.serve.folders import BatchFolders
 from aurora_pool.serve.keys import KeyRing
@@ -92,9 +92,22 @@ class BatchRun:
         self._leases = leases
         self._row = row
         self._note = note
+        self._charged: int = row["charged"]
+        self._spent = 0
         self._job: Job | None = None
         self._parked: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._parking: Parking | None = None
+
+    @property
+    def user(self) -> str:
+        """Whose batch it is."""
+        user: str = self._row["user"]
+        return user
+
+    @property
+    def is_parked(self) -> bool:
+        """Whether it was told to stop."""
+        return self._parking is not None
 
     def park(self, how: Parking) -> None:
         """Stop for now: at once, or when what is in flight has ended."""
@@ -138,6 +151,7 @@ class BatchRun:
 
     async def _answer_with(self, model: Model, journal: Path) -> bool:
         row = self._row
+        self._spent = 0
         source = self._machinery.folders.input_of(row["id"])
         weight = await self._machinery.keys.weight_of(row["user"])
         share = self._machinery.fleet.share(model, row["user"], weight=weight, priority=row["priority"])
@@ -156,7 +170,8 @@ class BatchRun:
                 summary = await job.run(share, on_progress=lambda progress, _: self._tell(progress))
             finally:
                 self._job = None
-        self._note({"completed": summary.answered, "failed": summary.failed, "eta": 0.0})
+        charged = self._charge(summary.tokens + summary.prompt_tokens)
+        self._note({"completed": summary.answered, "failed": summary.failed, "eta": 0.0, "charged": charged})
         return summary.remaining == 0
 
     def _model(self) -> Model | None:
@@ -170,10 +185,23 @@ class BatchRun:
         done = progress.earlier + progress.done
         # Records of earlier runs count as completed until the end tells them apart.
         counts = {"completed": done - progress.failed, "failed": progress.failed}
-        self._note({**counts, "eta": progress.eta, "rate": progress.prompts_per_second})
+        charged = self._charge(progress.tokens + progress.prompt_tokens)
+        self._note({**counts, "eta": progress.eta, "rate": progress.prompts_per_second, "charged": charged})
 
-    def _count(self, done: int, failed: int) -> None:
-        self._note({"completed": done - failed, "failed": failed})
+    def _count(self, done: int, failed: int, meter: Meter) -> None:
+        now = asyncio.get_running_loop().time()
+        rate, _ = meter.rates(now=now)
+        told = {"eta": meter.eta(self._row["total"] - done, now=now), "rate": rate}
+        charged = self._charge(meter.tokens + meter.prompt_tokens)
+        self._note({"completed": done - failed, "failed": failed, **told, "charged": charged})
+
+    def _charge(self, tokens: int) -> int:
+        """Charge what a run has used up since it last told; return what the batch was charged in all."""
+        more = tokens - self._spent
+        self._spent = tokens
+        self._machinery.accounts.charge(self.user, more)
+        self._charged += more
+        return self._charged
 
     async def _finish(self, journal: Path, *, expired: bool) -> None:
         row = self._row
@@ -181,6 +209,7 @@ class BatchRun:
             values = {"status": "finalizing", "finalizing_at": int(time.time())}
             await self._leases.change(row, values)
             row = {**row, **values}
+        row = {**row, "charged": self._charged}
         await _finish(self._machinery, self._leases, row, journal, "expired" if expired else "completed")
 
     async def _fail(self, error: BadRecord) -> None:
@@ -234,7 +263,9 @@ async def _finish(machinery: Machinery, leases: Leases, row: Row, journal: Path,
         **{f"{name}_file_id": file["id"] for name, file in made.items()},
     }
     await leases.end(row, values, made.values())
-    _charge(machinery, row, results)
+    # What was not told as it ran: the tokens of the last second, and those before a kill.
+    rest = results.input_tokens + results.output_tokens - row["charged"]
+    machinery.accounts.charge(row["user"], max(0, rest))
     machinery.delivered()
     for epoch in range(max(1, row["epoch"] - LEFT), row["epoch"]):  # what a kill may have left
         for name in parts:
@@ -268,7 +299,3 @@ def _file(options: ServerOptions, row: Row, name: str, file_id: str, size: int) 
         "created_at": now,
         "expires_at": now + (row["output_expires_after"] or int(options.file_days * DAY)),
     }
-
-
-def _charge(machinery: Machinery, row: Row, results: Results) -> None:
-    machinery.accounts.charge(row["user"], results.input_tokens + results.output_tokens)

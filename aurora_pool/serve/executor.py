@@ -96,6 +96,7 @@ class Executor:
         """Begin what may; return whether there is any batch that has not ended."""
         if self._running or self._validating or self._ending:
             await self._renew()
+            await self._park_spent()
         if self._stopping or not await self._leases.any_active():
             return False
         now = asyncio.get_running_loop().time()
@@ -119,6 +120,16 @@ class Executor:
                         tasks[name].cancel()
             elif state[1] == "cancelling" or state[2]:
                 run.park("stopped")
+
+    async def _park_spent(self) -> None:
+        """Park the batches of users whose tokens of the day are used up; what is in flight is finished."""
+        running = [run for name, (_, run) in self._runs.items() if name in self._running and not run.is_parked]
+        if not running:
+            return
+        spent = [user for user, share in (await self._shares({run.user for run in running})).items() if share.spent]
+        for run in running:
+            if run.user in spent:
+                run.park("drained")
 
     async def _begin(
         self,
@@ -145,14 +156,14 @@ class Executor:
                 old = running.get(chosen.user, Running())
                 running[chosen.user] = Running(old.count + 1, max(old.priority, chosen.priority))
 
-    async def _shares(self, waiting: set[str]) -> dict[str, Share]:
+    async def _shares(self, users: set[str]) -> dict[str, Share]:
+        known = await self._keys.weights()
         shares = {}
-        for user, (weight, limits) in (await self._keys.weights()).items():
-            most = limits.batches_running
-            if user in waiting and limits.tokens_per_day is not None:
-                used = await self._machinery.accounts.used(user)
-                most = 0 if used >= limits.tokens_per_day else most
-            shares[user] = Share(weight, most)
+        for user in users:
+            weight, limits = known.get(user, (1.0, self._options.limits))
+            most = limits.tokens_per_day
+            spent = most is not None and await self._machinery.accounts.used(user) >= most
+            shares[user] = Share(weight, limits.batches_running, spent)
         return shares
 
     async def _claim(self, chosen: Waiting, tasks: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
@@ -189,7 +200,7 @@ class Executor:
             raise
         finally:
             try:
-                await self._leases.release(row)
+                await self._leases.release(row, self._progress.pop(row["id"], {}))
             except (SQLAlchemyError, OSError) as error:
                 logger.warning("%s: its lease runs out by itself: %s", row["id"], error)
 

@@ -135,11 +135,11 @@ class Leases:
                 await connection.execute(insert(files).values(file))
             await queue_event(connection, row["user"], f"batch.{values['status']}", row["id"])
 
-    async def release(self, row: Mapping[Any, Any]) -> None:
-        """Let go of a batch, if it is still held."""
+    async def release(self, row: Mapping[Any, Any], progress: Mapping[str, Any]) -> None:
+        """Let go of a batch, if it is still held, and write what was done."""
+        values = {**progress, "owner": None, "lease_until": None}
         async with self._storage.write() as connection:
-            chosen = update(batches).where(self._holds(row)).values(owner=None, lease_until=None)
-            await connection.execute(chosen)
+            await connection.execute(update(batches).where(self._holds(row)).values(values))
 
     async def _change(
         self, connection: AsyncConnection, row: Mapping[Any, Any], values: Mapping[str, Any], *, release: bool

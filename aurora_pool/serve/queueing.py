@@ -26,10 +26,15 @@ class Running(msgspec.Struct, frozen=True):
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a user may have: a weight, and how many batches at a time."""
+    """What a user may have: a weight, and how many batches at a time; none while the day's tokens are ``spent``."""
 
     weight: float = 1.0
     running: int | None = None
+    spent: bool = False
+
+    def allows(self, running: int) -> bool:
+        """Whether one more may begin beside so many."""
+        return not self.spent and (self.running is None or running < self.running)
 
 
 class FairQueue:
@@ -65,8 +70,7 @@ class FairQueue:
         may = [
             each
             for each in waiting
-            if (limit := shares.get(each.user, Share()).running) is None
-            or running.get(each.user, Running()).count < limit
+            if shares.get(each.user, Share()).allows(running.get(each.user, Running()).count)
             if not crowded or running.get(each.user, Running()).priority < each.priority
         ]
         if not may:

@@ -96,6 +96,7 @@ batches = Table(
     Column("failed", BigInteger, nullable=False),
     Column("eta", Float),
     Column("rate", Float),
+    Column("charged", BigInteger, nullable=False, server_default="0"),
     Column("usage", JSON),
     Column("errors", JSON),
     Column("output_file_id", String(64)),

@@ -15,7 +15,9 @@ import msgspec
 
 from aurora_pool.errors import PoolError
 from aurora_pool.jobs.journal import Journal
+from aurora_pool.jobs.meter import Meter
 from aurora_pool.jobs.records import decode_record
+from aurora_pool.messages import Usage
 from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.serve.validation import BatchLine, decode_line
 
@@ -29,15 +31,20 @@ _encode = msgspec.json.Encoder().encode
 
 
 class VerbatimRun:
-    """One run over an input. ``done`` and ``failed`` count all records, those of earlier runs included."""
+    """One run over an input. ``done`` and ``failed`` count all records, those of earlier runs included.
+
+    ``progress`` is called for each record with both, and with the meter of this run.
+    """
 
     def __init__(
-        self, forwarder: Forwarder, source: Path, journal: Path, *, progress: Callable[[int, int], None]
+        self, forwarder: Forwarder, source: Path, journal: Path, *, progress: Callable[[int, int, Meter], None]
     ) -> None:
         self._forwarder = forwarder
         self._source = source
         self._path = journal
         self._progress = progress
+        self._now = asyncio.get_running_loop().time
+        self._meter = Meter(now=self._now())
         self.done = 0
         self.failed = 0
 
@@ -61,7 +68,7 @@ class VerbatimRun:
                         complete = False
                         return
                     journal.append(record)
-                    self._progress(self.done, self.failed)
+                    self._progress(self.done, self.failed, self._meter)
 
             async with asyncio.TaskGroup() as group:
                 for _ in range(AT_ONCE):
@@ -107,9 +114,12 @@ class VerbatimRun:
         headers = {"Content-Type": "application/json"}
         error = None
         response = None
+        usage = None
+        sent = self._now()
         try:
             with await self._forwarder.send("POST", line.url, headers, bytes(line.body)) as reply:
                 body = await reply.read()
+                usage = reply.usage
             if reply.status == GIVEN_UP:
                 kind = msgspec.json.decode(body)["error"]
                 if kind["type"] == "no_agents":
@@ -123,7 +133,17 @@ class VerbatimRun:
         except PoolError as failure:
             error = {"code": "exhausted", "message": str(failure)}
         self.done += 1
-        self.failed += response is None or response["status_code"] != 200
+        success = response is not None and response["status_code"] == 200
+        self.failed += not success
+        usage = usage or Usage()
+        now = self._now()
+        self._meter.finished(
+            success=success,
+            tokens=usage.completion_tokens,
+            prompt_tokens=usage.prompt_tokens,
+            latency=now - sent,
+            now=now,
+        )
         record = {
             "id": f"batch_req_{abs(hash(line.custom_id)):016x}",
             "custom_id": line.custom_id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,10 @@ from aurora_pool.serve.keys import KeyRing, load_secret
 from aurora_pool.serve.limits import RequestRates, TokenAccounts
 from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
-from tests.serve.running import MODEL, ended, line, running, submit, until
+from aurora_pool.testing import AgentProfile
+from tests.serve.running import MODEL, Running, ended, line, running, submit, until
+
+SLOW = AgentProfile(slots=4, median_length=400.0, speed=0.5)
 
 
 async def make_keys(data: Path, *users: str, **limits: int) -> list[str]:
@@ -261,6 +265,42 @@ async def test_tokens_a_day(tmp_path: Path) -> None:
 
 async def _status_is(client: openai.AsyncOpenAI, batch_id: str, status: str) -> bool:
     return (await client.batches.retrieve(batch_id)).status == status
+
+
+@pytest.mark.parametrize("lists", [False, True])
+async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(tmp_path: Path, lists: bool) -> None:
+    lines = [line(f"r{i}", [f"a{i}", f"b{i}"] if lists else None) for i in range(1000)]
+    limits = UserLimits(tokens_per_day=100)  # of users without a key too
+    async with running(tmp_path, agents=1, profile=SLOW, limits=limits) as run:
+        batch = await submit(run.client, lines)
+        for count in (1, 0):
+            await until(functools.partial(_run_now, run, count))
+        found = await run.client.batches.retrieve(batch.id)
+        assert found.request_counts is not None
+        assert (found.status, 0 < found.request_counts.completed < 1000) == ("in_progress", True)
+        with pytest.raises(openai.RateLimitError, match="tokens a day"):
+            await run.client.completions.create(model=MODEL, prompt="p", max_tokens=1)
+    async with running(tmp_path) as run:
+        done = await ended(run.client, batch)
+        assert (done.status, done.usage is not None) == ("completed", True)
+    with closing(sqlite3.connect(tmp_path / "serve.db")) as database:
+        [charged] = database.execute("select sum(tokens) from token_days where user = 'local'").fetchone()
+    assert done.usage is not None
+    assert charged == done.usage.total_tokens  # each token once, whatever was parked
+
+
+async def test_batches_running_holds_without_keys(tmp_path: Path) -> None:
+    async with running(tmp_path, agents=1, limits=UserLimits(batches_running=1)) as run:
+        run.fleet.agents[0].hang()
+        for name in "abcd":  # where the last is validated, there was a turn for the second to begin
+            batch = await submit(run.client, [line(name)])
+            await until(functools.partial(_status_is, run.client, batch.id, "in_progress"))
+        assert await _run_now(run, 1)
+
+
+async def _run_now(run: Running, count: int) -> bool:
+    async with run.http.get(f"{run.server.address}/metrics") as reply:
+        return f"aurora_pool_serve_batches_running {count}.0" in await reply.text()
 
 
 async def test_batches_queued(tmp_path: Path) -> None:

@@ -88,6 +88,18 @@ async def test_requests_that_a_job_cannot_rewrite_go_as_they_stand(tmp_path: Pat
         assert sent in ([tools], [tools, tools])  # what an agent that answered nothing yet rejects is shown to another
 
 
+async def test_requests_that_go_as_they_stand_have_a_rate_and_an_end(tmp_path: Path) -> None:
+    async with running(tmp_path, agents=1, profile=SLOW) as run:
+        batch = await submit(run.client, [line(f"l{i}", ["one", "two"]) for i in range(1000)])
+
+        async def told() -> bool:
+            found = await run.client.batches.retrieve(batch.id)
+            own = (found.model_extra or {})["aurora_pool"]
+            return bool(own["eta_seconds"] and own["requests_per_second"])
+
+        await until(told)
+
+
 BAD_FILES = {
     "empty": (b"", "empty_file", None),
     "not JSON": (jsonl([line("a")]) + b"{nonsense\n", "invalid_json_line", 2),

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, insert, select, text, update
 from aurora_pool import ConfigError
 from aurora_pool.serve import storage as storage_module
 from aurora_pool.serve.leases import LeaseLost, Leases
+from aurora_pool.serve.migrate import upgrade
 from aurora_pool.serve.storage import Storage, file_system_of
 from aurora_pool.serve.tables import batches, metadata
 from tests.serve.killing import run
@@ -52,6 +53,19 @@ async def test_migrations_make_what_the_tables_say(storage: Storage) -> None:
     async with storage.read() as connection:
         assert await connection.run_sync(differences) == []
     await storage.open()  # a second start finds nothing to do
+
+
+async def test_an_older_database_is_brought_up(tmp_path: Path) -> None:
+    made = Storage(f"sqlite:///{tmp_path / 'old.db'}")
+    async with made.write() as connection:
+        await connection.run_sync(upgrade, "0001")
+        values = batch("b")
+        names, places = ", ".join(f'"{name}"' for name in values), ", ".join(f":{name}" for name in values)
+        await connection.execute(text(f"INSERT INTO batches ({names}) VALUES ({places})"), values)  # noqa: S608 - ours
+    await made.open()
+    async with made.read() as connection:
+        assert (await connection.execute(select(batches.c.id, batches.c.charged))).all() == [("b", 0)]
+    await made.close()
 
 
 async def test_a_database_of_a_newer_version_is_refused(storage: Storage) -> None:
@@ -97,7 +111,7 @@ async def test_a_lease_that_ran_out_is_worth_nothing(storage: Storage) -> None:
     for late in (first.change(held, {"status": "finalizing"}), first.end(held, {"status": "completed"})):
         with pytest.raises(LeaseLost):
             await late
-    await first.release(held)  # changes nothing
+    await first.release(held, {"completed": 9})  # changes nothing
     async with storage.read() as connection:
         row = (await connection.execute(select(batches))).mappings().one()
     assert (row["status"], row["owner"], row["completed"]) == ("in_progress", "second", 1)
