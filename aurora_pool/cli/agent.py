@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from aurora_pool.cli.panels import FLEET
 TIDYING = 5.0
 """Seconds that the leashes of a supervisor that was killed have to end their engines and to say so."""
 SWEEP_PATIENCE = 60.0
-"""Seconds that supervisors have to end their engines by themselves."""
+"""Seconds that supervisors have to end their engines by themselves, once these have had the time to drain."""
 
 
 def agent(
@@ -30,10 +31,15 @@ def agent(
     """
     from aurora_pool.fleets.run_folder import RunFolder
 
+    folder = RunFolder(run)
     if sweep:
+        from aurora_pool.errors import ConfigError
         from aurora_pool.fleets.sweep import sweep as end_all
 
-        left = end_all(RunFolder(run), within=SWEEP_PATIENCE)
+        drain = 0.0
+        with suppress(ConfigError):  # the folder is gone, or not shared: what runs here is ended all the same
+            drain = folder.last_fleet().drain
+        left = end_all(folder, within=SWEEP_PATIENCE + drain)
         if left:
             typer.echo(f"processes {', '.join(map(str, left))} can't be killed", err=True)
         raise typer.Exit(1 if left else 0)
@@ -41,7 +47,6 @@ def agent(
     from aurora_pool.fleets.keeper import keep
     from aurora_pool.fleets.supervisor import supervise
 
-    folder = RunFolder(run)
     restarts = folder.fleet().group(group).restarts
     code = keep(lambda: told(lambda: supervise(folder, group, element)), restarts=restarts, tidying=TIDYING)
     raise typer.Exit(code)

@@ -33,7 +33,10 @@ ANSWERING = 30.0
 def check(
     hostfile: Hostfile,
     model: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The model that each agent must serve.", rich_help_panel=FLEET)
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The model to ask for; agents of other models are not asked.", rich_help_panel=FLEET
+        ),
     ] = None,
     burst: Annotated[
         int,
@@ -78,7 +81,8 @@ def check(
         typer.echo(f"note: {describe_hosted(len(endpoints) - len(own))}", err=json)
     usable = sum(each.usable for each in checks)
     if not json:
-        typer.echo(f"{usable} of {len(checks)} agents answer" + ("" if findings else "; nothing stands out"))
+        asked = sum(each.asked for each in checks)
+        typer.echo(f"{usable} of {asked} agents answer" + ("" if findings else "; nothing stands out"))
     if not usable:
         raise typer.Exit(ExitCode.FLEET)
     raise typer.Exit(ExitCode.SOME_FAILED if any(finding.serious for finding in findings) else ExitCode.DONE)
@@ -111,7 +115,8 @@ def _table(checks: list[AgentCheck]) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for each in checks:
         cells = [cell(value(each)) for _, value in differing]
-        latency = "[red]no answer[/]" if each.latency is None else f"{each.latency:.3f}"
+        missing = "[red]no answer[/]" if each.asked else "not asked"
+        latency = missing if each.latency is None else f"{each.latency:.3f}"
         speed = "" if each.prompts_per_second is None else f"{each.prompts_per_second:,.1f}"
         table.add_row(cell(each.agent), *cells, latency, speed)
     return table

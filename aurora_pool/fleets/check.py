@@ -35,12 +35,14 @@ _CONVERSATION = [{"role": "user", "content": "Which template is this?"}]
 class AgentCheck:
     """What one agent has told and shown; None where it tells nothing. Times are seconds.
 
-    ``template`` stands for the tokens that its chat template makes of one conversation; ``clock`` is how far its clock
-    is ahead of this machine's, to the second.
+    ``asked`` is False for one that does not serve the model that is asked for. ``template`` stands for the tokens that
+    its chat template makes of one conversation; ``clock`` is how far its clock is ahead of this machine's, to the
+    second.
     """
 
     agent: str
     error: str = ""
+    asked: bool = True
     models: tuple[str, ...] = ()
     model: str | None = None
     version: str | None = None
@@ -77,7 +79,8 @@ async def check_agents(
 ) -> list[AgentCheck]:
     """Check all agents, many at a time; each question may take ``within`` seconds.
 
-    With ``model``, an agent that does not serve it counts as not usable. Nothing is raised for what agents do.
+    With ``model``, an agent that does not serve it gets no prompt and is not usable. Nothing is raised for what agents
+    do.
     """
     transport = Transport(
         endpoints, connect_timeout=Timeouts().connect, connector_limit=None, connection=ConnectionOptions()
@@ -107,6 +110,7 @@ class _Examination:
         try:
             served = guarded(parse_models, await self._get(MODELS_PATH, keep_clock=True))
             found.models = tuple(each.id for each in served)
+            found.asked = model is None or model in found.models
             chosen = _choose(model, served)
             found.model, found.max_model_len = chosen.id, chosen.max_model_len
             began = time.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -28,11 +28,17 @@ class Finding:
 
 
 def find(checks: Sequence[AgentCheck]) -> list[Finding]:
-    """Compare the agents with each other; the serious findings first."""
+    """Compare the agents of each model with each other; the serious findings first."""
     usable = [check for check in checks if check.usable]
-    found = _unusable([check for check in checks if not check.usable])
-    found += _differing(usable)
-    found += _slow(usable)
+    found = _unusable([check for check in checks if check.asked and not check.usable])
+    found += _not_asked([check for check in checks if not check.asked], serious=not usable)
+    models = _grouped(usable, lambda check: check.model)
+    if len(models) > 1:
+        text = f"agents serve different models: {_listed(models)}: name one with --model when a job starts"
+        found.append(Finding(text, serious=False))
+    for same in models.values():
+        found += _differing(same)
+        found += _slow(same)
     skewed = [check for check in usable if check.clock is not None and abs(check.clock) > SKEW]
     if skewed:
         worst = max((check.clock or 0.0 for check in skewed), key=abs)
@@ -65,34 +71,53 @@ def find(checks: Sequence[AgentCheck]) -> list[Finding]:
 
 
 def _unusable(checks: Sequence[AgentCheck]) -> list[Finding]:
-    by_error: dict[str, list[AgentCheck]] = defaultdict(list)
-    for check in checks:
-        by_error[check.error].append(check)
     return [
         Finding(f"{_named(group)}: {error}; look at its log, or take it out of the hostfile", serious=True)
-        for error, group in by_error.items()
+        for error, group in _grouped(checks, lambda check: check.error).items()
     ]
+
+
+def _not_asked(checks: Sequence[AgentCheck], *, serious: bool) -> list[Finding]:
+    if not checks:
+        return []
+    text = f"{_listed(_grouped(checks, lambda check: ', '.join(check.models)))}: not asked, as they serve other models"
+    if serious:
+        text = f"no agent that answers serves this model: {text}; name one of these with --model"
+    return [Finding(text, serious)]
 
 
 def _differing(checks: Sequence[AgentCheck]) -> list[Finding]:
     kinds: tuple[tuple[Callable[[AgentCheck], object], str, str, bool], ...] = (
-        (lambda c: c.model, "serve different models", "name one with --model, or make a hostfile for each", True),
-        (lambda c: c.template, "have different chat templates", "the same prompt is not the same for each", True),
-        (lambda c: c.max_model_len, "have different context lengths", "long prompts go only to some", False),
-        (lambda c: c.version, "run different versions", "answers may differ between them", False),
-        (lambda c: c.fingerprint, "are configured differently (system_fingerprint)", "answers may differ", False),
+        (
+            lambda c: c.template,
+            "have different chat templates",
+            "one prompt has other tokens on each; start all from the same model files, with the same --chat-template",
+            True,
+        ),
+        (
+            lambda c: c.max_model_len,
+            "have different context lengths",
+            "long prompts go only to some; start all with the same --max-model-len",
+            False,
+        ),
+        (
+            lambda c: c.version,
+            "run different versions",
+            "answers may differ between them; install the same version everywhere",
+            False,
+        ),
+        (
+            lambda c: c.fingerprint,
+            "are configured differently (system_fingerprint)",
+            "answers may differ; compare their command lines, and start all with the same arguments",
+            False,
+        ),
     )
     found = []
     for value, what, consequence, serious in kinds:
-        groups: dict[object, list[AgentCheck]] = defaultdict(list)
-        for check in checks:
-            if value(check) is not None:
-                groups[value(check)].append(check)
+        groups = _grouped([check for check in checks if value(check) is not None], value)
         if len(groups) > 1:
-            listed = "; ".join(
-                f"{key} ({_named(group)})" for key, group in sorted(groups.items(), key=lambda item: -len(item[1]))
-            )
-            found.append(Finding(f"agents {what}: {listed}: {consequence}", serious))
+            found.append(Finding(f"agents {what}: {_listed(groups)}: {consequence}", serious))
     return found
 
 
@@ -100,7 +125,8 @@ def _slow(checks: Sequence[AgentCheck]) -> list[Finding]:
     found = []
     failed = [check for check in checks if check.burst_error]
     if failed:
-        text = f"{_named(failed)}: several prompts at once fail: {failed[0].burst_error}"
+        text = f"{_named(failed)}: several prompts at once fail: {failed[0].burst_error}; look at its log, and "
+        text += "start it with a smaller --max-num-seqs, or take it out of the hostfile"
         found.append(Finding(text, serious=True))
     rates = {check.agent: check.prompts_per_second for check in checks if check.prompts_per_second}
     if len(rates) > 1:
@@ -108,18 +134,33 @@ def _slow(checks: Sequence[AgentCheck]) -> list[Finding]:
         slow = [check for check in checks if rates.get(check.agent, usual) < SLOW * usual]
         if slow:
             least = min(rates.values())
-            text = f"{_named(slow)}: {least:.1f} prompts/s and more, the median is {usual:.1f}: is the GPU shared?"
+            text = f"{_named(slow)}: {least:.1f} prompts/s and more, the median is {usual:.1f}: end what else uses "
+            text += "its GPU (nvidia-smi shows it), or take it out of the hostfile"
             found.append(Finding(text, serious=False))
     latencies = [check.latency for check in checks if check.latency is not None]
     if len(latencies) > 1:
         usual = median(latencies)
         late = [check for check in checks if check.latency is not None and check.latency > max(1.0, LATE * usual)]
         if late:
+            most = max(check.latency or 0.0 for check in late)
             text = (
-                f"{_named(late)}: one token takes {max(check.latency or 0.0 for check in late):.1f} s, the median is "
+                f"{_named(late)}: one token takes {most:.1f} s, the median is {usual:.2f} s: wait until its other jobs "
             )
-            found.append(Finding(f"{text}{usual:.2f} s: is it busy with another job?", serious=False))
+            text += "have ended (aurora-pool top shows what runs), or take it out of the hostfile"
+            found.append(Finding(text, serious=False))
     return found
+
+
+def _grouped(checks: Sequence[AgentCheck], value: Callable[[AgentCheck], object]) -> dict[object, list[AgentCheck]]:
+    groups: dict[object, list[AgentCheck]] = defaultdict(list)
+    for check in checks:
+        groups[value(check)].append(check)
+    return groups
+
+
+def _listed(groups: Mapping[object, Sequence[AgentCheck]]) -> str:
+    ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return "; ".join(f"{key} ({_named(group)})" for key, group in ordered)
 
 
 def _named(checks: Sequence[AgentCheck]) -> str:

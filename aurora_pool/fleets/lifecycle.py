@@ -81,10 +81,12 @@ def take_down(run: RunFolder) -> list[str]:
     fleet = run.last_fleet()
     run.close()
     launcher = make_launcher(launch.launcher)
-    patience = max(group.drain for group in fleet.groups) + GRACE
+    patience = fleet.drain + GRACE + 2 * HEARTBEAT
+    if launcher.stop_cuts:
+        _wait_until_ended(run, fleet, within=patience)
     problems = [problem for handle in launch.handles.values() for problem in launcher.stop(run, handle)]
     if fleet.where != "kubernetes":
-        problems += _wait_until_ended(run, fleet, within=patience + 2 * HEARTBEAT)
+        problems += _wait_until_ended(run, fleet, within=patience)
         left = sweep(run, within=0.0)
         if left:
             problems.append(f"processes {', '.join(map(str, left))} of this machine can't be killed")

@@ -8,11 +8,15 @@ import socket
 import struct
 import zlib
 from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.fleets.spec import Group
 
 _SIOCGIFADDR = 0x8915
+_ESTABLISHED, _LISTENS = "01", "0A"
+"""States of a connection in /proc/net/tcp."""
 _FIRST_PORT = 20_000
 _PORTS = 8_000
 """Ports from 20,000 to 28,000: below those that the kernel gives to clients."""
@@ -72,6 +76,18 @@ def free_port(address: str, first: int, step: int, taken: Collection[int] = ()) 
                 continue
             return port
     raise ConfigError(f"no free port on {address} from {first} on")
+
+
+def nobody_is_connected(port: int) -> bool:
+    """Tell whether a server of this machine has no connection; False too if the kernel does not show the server."""
+    states = set()
+    for table in ("tcp", "tcp6"):
+        with suppress(OSError):
+            for row in Path("/proc/net", table).read_text().splitlines()[1:]:
+                _, local, _, state, *_ = row.split()
+                if int(local.rpartition(":")[2], 16) == port:
+                    states.add(state)
+    return _LISTENS in states and _ESTABLISHED not in states
 
 
 def ask(address: str, port: int, path: str, *, within: float) -> tuple[int, bytes] | None:

@@ -106,6 +106,11 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise ConfigError(f"no group {name!r} in this fleet; there are {', '.join(each.name for each in self.groups)}")
 
     @property
+    def drain(self) -> float:
+        """How long requests in flight may take when it goes down."""
+        return max(group.drain for group in self.groups)
+
+    @property
     def agent_names(self) -> list[str]:
         """The names of all agents, in order."""
         return [group.agent_name(index) for group in self.groups for index in range(group.agents)]

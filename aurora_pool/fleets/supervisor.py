@@ -26,7 +26,7 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.fleets import leash
 from aurora_pool.fleets.engines import ADDRESS, PORT, engine_command
 from aurora_pool.fleets.gpus import gpu_environment
-from aurora_pool.fleets.network import ask, first_port, free_port, own_address
+from aurora_pool.fleets.network import ask, first_port, free_port, nobody_is_connected, own_address
 from aurora_pool.fleets.processes import MARK, adopt_orphans, descendants, kill_all, look_at, reap
 from aurora_pool.fleets.run_folder import AgentState, Phase, RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
@@ -275,7 +275,9 @@ class Agent:
     def _is_idle(self) -> bool:
         reply = ask(self._state.address, self.port, METRICS_PATH, within=ASKING)
         load = parse_load(reply[1]) if reply is not None and reply[0] == 200 else None
-        return load is None or not load.running + load.waiting
+        if load is None:  # it has no such counters, or is too busy to tell
+            return nobody_is_connected(self.port)
+        return not load.running + load.waiting
 
     def _line(self) -> str:
         kind = self._group.engine.kind

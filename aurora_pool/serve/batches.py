@@ -131,9 +131,9 @@ class BatchesApi:
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's batches."""
         limit = query_int(request, "limit", 20, least=1, most=100)
-        chosen = select(batches).where(batches.c.user == caller_of(request).user)
+        user, after = caller_of(request).user, request.query.get("after")
         async with self._storage.read() as connection:
-            rows, more = await read_page(connection, batches, chosen, after=request.query.get("after"), limit=limit)
+            rows, more = await read_page(connection, batches, select(batches), user=user, after=after, limit=limit)
         return encode_reply(page([batch_object(row) for row in rows], has_more=more))
 
     @described(reply="types:Batch")

@@ -58,15 +58,14 @@ class JobPages:
         caller = caller_of(request)
         status = request.query.get("status", "")
         after = request.query.get("after")
+        user = None if caller.admin else caller.user
         chosen = select(batches)
-        if not caller.admin:
-            chosen = chosen.where(batches.c.user == caller.user)
         if status:
             chosen = chosen.where(batches.c.status.in_(ACTIVE if status == "active" else [status]))
 
         async def look() -> Values:
             async with self._storage.read() as connection:
-                rows, more = await read_page(connection, batches, chosen, after=after, limit=SHOWN)
+                rows, more = await read_page(connection, batches, chosen, user=user, after=after, limit=SHOWN)
             jobs = [_shown(row) for row in rows]
             return {
                 "jobs": jobs,

@@ -111,12 +111,13 @@ class FilesApi:
         """List the caller's files."""
         limit = query_int(request, "limit", 10_000, least=1, most=10_000)
         ascending = query_choice(request, "order", ("asc", "desc"), "desc") == "asc"
-        chosen = select(files).where(files.c.user == caller_of(request).user)
+        user, after = caller_of(request).user, request.query.get("after")
+        chosen = select(files)
         if "purpose" in request.query:
             chosen = chosen.where(files.c.purpose == request.query["purpose"])
         async with self._storage.read() as connection:
             rows, more = await read_page(
-                connection, files, chosen, after=request.query.get("after"), limit=limit, ascending=ascending
+                connection, files, chosen, user=user, after=after, limit=limit, ascending=ascending
             )
         return encode_reply(page([file_object(row) for row in rows], has_more=more))
 
@@ -137,7 +138,8 @@ class FilesApi:
     @described(reply="types:FileDeleted")
     async def delete(self, request: web.Request) -> web.Response:
         """Delete a file. A batch that runs on it has its own hold of the content."""
-        row = await self._found(request)
+        async with self._storage.read() as connection:
+            row = await find_file(connection, request.match_info["file_id"], caller_of(request).user)
         await self._drop(row["id"])
         return encode_reply({"id": row["id"], "object": "file", "deleted": True})
 
@@ -158,7 +160,8 @@ class FilesApi:
 
     async def _found(self, request: web.Request) -> RowMapping:
         async with self._storage.read() as connection:
-            return await find_file(connection, request.match_info["file_id"], caller_of(request).user)
+            caller = caller_of(request)
+            return await find_file(connection, request.match_info["file_id"], None if caller.admin else caller.user)
 
     async def _receive(self, request: web.Request, target: Path) -> tuple[dict[str, str], str | None, int]:
         """Read the parts: the file to the disk, the rest into memory."""
@@ -232,9 +235,14 @@ class FilesApi:
         return int(seconds)
 
 
-async def find_file(connection: AsyncConnection, file_id: str, user: str) -> RowMapping:
-    """Give a user's file. Raises :class:`ApiError` (404) where there is none, or it has expired."""
-    chosen = select(files).where(files.c.id == file_id, files.c.user == user)
+async def find_file(connection: AsyncConnection, file_id: str, user: str | None) -> RowMapping:
+    """Give a user's file; a ``user`` of None is anybody.
+
+    Raises :class:`ApiError` (404) where there is none, or it has expired.
+    """
+    chosen = select(files).where(files.c.id == file_id)
+    if user is not None:
+        chosen = chosen.where(files.c.user == user)
     row = (await connection.execute(chosen)).mappings().one_or_none()
     if row is None or (row["expires_at"] is not None and row["expires_at"] <= time.time()):
         raise not_found("File", file_id)

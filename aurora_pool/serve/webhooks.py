@@ -104,10 +104,10 @@ class WebhooksApi:
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's endpoints."""
         limit = query_int(request, "limit", 20, least=1, most=100)
-        chosen = select(webhook_endpoints).where(webhook_endpoints.c.user == caller_of(request).user)
+        user, after = caller_of(request).user, request.query.get("after")
         async with self._storage.read() as connection:
             rows, more = await read_page(
-                connection, webhook_endpoints, chosen, after=request.query.get("after"), limit=limit
+                connection, webhook_endpoints, select(webhook_endpoints), user=user, after=after, limit=limit
             )
         return encode_reply(page([_endpoint_object(row) for row in rows], has_more=more))
 

@@ -83,14 +83,23 @@ async def read_page(
     table: Table,
     chosen: Select[Any],
     *,
+    user: str | None,
     after: str | None,
     limit: int,
     ascending: bool = False,
 ) -> tuple[list[RowMapping], bool]:
-    """Read a page of a list, newest first, and whether there is more. ``after`` is the id before it."""
+    """Read a page of a user's rows, newest first, and whether there is more; a ``user`` of None is everybody.
+
+    ``after`` is the id before the page, and one of these rows too: an id of another user is as unknown as any.
+    """
     columns = table.c
+    if user is not None:
+        chosen = chosen.where(columns.user == user)
     if after is not None:
-        seq = (await connection.execute(select(columns.seq).where(columns.id == after))).scalar_one_or_none()
+        before = select(columns.seq).where(columns.id == after)
+        if user is not None:
+            before = before.where(columns.user == user)
+        seq = (await connection.execute(before)).scalar_one_or_none()
         if seq is None:
             raise ApiError(404, f"No such object: {after}", param="after")
         chosen = chosen.where(columns.seq > seq if ascending else columns.seq < seq)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +45,7 @@ def others(count: int = 4, **different: Any) -> list[AgentCheck]:
     ("different", "words", "serious"),
     [
         ({"error": "can't connect (Connection refused)"}, "odd:8000: can't connect (Connection refused)", True),
-        ({"model": "other"}, "serve different models", True),
+        ({"model": "other"}, "serve different models", False),
         ({"template": "ef01"}, "have different chat templates", True),
         ({"max_model_len": 4096}, "have different context lengths", False),
         ({"version": "0.15.0"}, "run different versions", False),
@@ -62,6 +64,57 @@ def test_what_differs_is_said_with_its_agent(different: dict[str, Any], words: s
     assert words in finding.text
     assert "odd:8000" in finding.text
     assert finding.serious is serious
+
+
+@pytest.mark.parametrize(
+    ("different", "advice"),
+    [
+        ({"template": "ef01"}, "the same --chat-template"),
+        ({"max_model_len": 4096}, "start all with the same --max-model-len"),
+        ({"version": "0.15.0"}, "install the same version"),
+        ({"fingerprint": "vllm-0.32.0-2"}, "start all with the same arguments"),
+        ({"latency": 3.0}, "wait until its other jobs have ended"),
+        ({"prompts_per_second": 100.0}, "end what else uses its GPU"),
+        ({"burst_error": "503: busy", "prompts_per_second": None}, "a smaller --max-num-seqs"),
+    ],
+)
+def test_each_finding_says_what_to_do(different: dict[str, Any], advice: str) -> None:
+    (finding,) = find(others(**different))
+    assert advice in finding.text
+
+
+def test_agents_are_compared_with_those_of_their_own_model() -> None:
+    small: dict[str, Any] = {
+        "model": "small",
+        "template": "ef01",
+        "max_model_len": 4096,
+        "fingerprint": "b",
+        "prompts_per_second": 9000.0,
+    }
+    two = [*others(), *(dataclasses.replace(each, **small) for each in others())]
+    (finding,) = find(two)
+    assert ("m (" in finding.text, "small (" in finding.text, finding.serious) == (True, True, False)
+    _, odd = find([*two, dataclasses.replace(GOOD, agent="short:8000", max_model_len=2048)])
+    assert odd.text.startswith(
+        "agents have different context lengths: 8192 (gpu00:8000, gpu01:8000, gpu02:8000 and 2 more"
+    )
+
+
+async def test_under_a_model_agents_of_others_are_not_asked() -> None:
+    instant = AgentProfile(instant=True)
+    async with (
+        SimulatedFleet(1, profile=instant) as small,
+        SimulatedFleet(1, profile=AgentProfile(instant=True, model="big")) as big,
+    ):
+        endpoints = [*small.endpoints, *big.endpoints]
+        checks = await check_agents(endpoints, model="big")
+        (finding,) = find(checks)
+        (none,) = find(await check_agents(endpoints, model="huge"))
+    assert [(each.asked, each.usable) for each in checks] == [(False, False), (True, True)]
+    assert not [request for request in small.requests if "completions" in request.path]
+    assert finding.text == f"simulated-model ({small.endpoints[0]}): not asked, as they serve other models"
+    assert not finding.serious
+    assert (none.serious, "name one of these with --model" in none.text) == (True, True)
 
 
 def test_nothing_is_found_where_nothing_differs() -> None:
@@ -157,6 +210,30 @@ def test_top_leaves_hosted_agents_out(call: Call, spilling: Path) -> None:  # no
     said = " ".join(call("top", "--hostfile", spilling, "--every", "0.2").out.split())
     assert "3 agents: " in said
     assert "1 hosted agent not asked" in said
+
+
+def test_top_keeps_the_agents_of_a_folder_that_is_empty_for_a_moment(
+    call: Call,  # noqa: F811 - a fixture
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "agents.d"
+    folder.mkdir()
+
+    class Withdrawn(BaseHTTPRequestHandler):
+        """Leaves the folder as soon as it is looked at."""
+
+        def do_GET(self) -> None:
+            (folder / "agent-000").unlink(missing_ok=True)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Withdrawn) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (folder / "agent-000").write_text(f"127.0.0.1 {server.server_port}\n")
+        ended = call("top", "--hostfile", folder, "--every", "0.2")
+        server.shutdown()
+    said = " ".join(ended.out.split())
+    assert (ended.code, "1 agents: " in said, "the agents of before, as" in said) == (0, True, True)
+    assert call("top", "--hostfile", folder, "--every", "0.2").code == 4
 
 
 def test_a_job_that_waits_for_agents_asks_no_hosted_one() -> None:

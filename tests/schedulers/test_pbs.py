@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aurora_pool.hostfile import parse_hostfile
+from tests.fleets.draining import engine, request_in_flight
 from tests.fleets.shared import aurora_pool, fleet_file, processes_of, wait_for, wait_for_phases
 from tests.schedulers import pbs_shim
 
@@ -37,3 +38,14 @@ def test_status_asks_the_queue(run: Path, tmp_path: Path) -> None:
 
     wait_for(lambda: said() == "nothing of it is running", "the job does not end")
     aurora_pool("down", run, environment=environment)
+
+
+def test_a_request_in_flight_is_finished_before_the_job_is_deleted(run: Path, tmp_path: Path) -> None:
+    environment = pbs_shim.install(tmp_path / "pbs")
+    fleet = fleet_file(tmp_path, where="pbs", agents=1, drain=300, engine=engine(counters=True))
+    aurora_pool("up", fleet, "--run", run, environment=environment)
+    wait_for_phases(run, "ready")
+    with request_in_flight((run / "agents.d" / "agent-000").read_text()) as reply:
+        aurora_pool("down", run, environment=environment)
+        assert reply.result() == b"whole"
+    assert processes_of(run) == []

@@ -11,7 +11,17 @@ from pathlib import Path
 import pytest
 
 from aurora_pool.hostfile import parse_hostfile
-from tests.fleets.shared import COMMAND, answered, aurora_pool, fleet_file, processes_of, prompts, wait_for
+from tests.fleets.draining import engine, request_in_flight
+from tests.fleets.shared import (
+    COMMAND,
+    answered,
+    aurora_pool,
+    fleet_file,
+    processes_of,
+    prompts,
+    wait_for,
+    wait_for_phases,
+)
 from tests.schedulers.slurm_cluster import SlurmCluster, missing
 
 pytestmark = pytest.mark.timeout(400)
@@ -126,5 +136,17 @@ def test_status_says_what_is_waited_for(cluster: SlurmCluster, tmp_path: Path) -
     assert [row["phase"] for row in rows.values()] == ["ready"] * 4 + ["pending"] * 2
     assert all(str(row["reason"]).startswith("in the queue") for row in rows.values() if row["phase"] == "pending")
     aurora_pool("down", run, environment=environment)
+    assert processes_of(run) == []
+    wait_for(lambda: not cluster.jobs(), "jobs are left in the queue")
+
+
+def test_a_request_in_flight_is_finished_before_the_job_is_cancelled(cluster: SlurmCluster, tmp_path: Path) -> None:
+    run, environment = tmp_path / "fleet.run", cluster.environment
+    fleet = fleet_file(tmp_path, where="slurm", agents=1, drain=300, engine=engine(counters=True))
+    aurora_pool("up", fleet, "--run", run, environment=environment)
+    wait_for_phases(run, "ready")
+    with request_in_flight((run / "agents.d" / "agent-000").read_text()) as reply:
+        aurora_pool("down", run, environment=environment)
+        assert reply.result() == b"whole"
     assert processes_of(run) == []
     wait_for(lambda: not cluster.jobs(), "jobs are left in the queue")

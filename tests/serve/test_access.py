@@ -185,8 +185,32 @@ async def test_users_see_their_own_only(tmp_path: Path) -> None:
         async with run.http.get(f"{run.server.address}/api/state", headers=bearer(bob)) as reply:
             assert (await reply.json())["batches"] == []
         assert (await admins.batches.retrieve(batch.id)).id == batch.id
+        for name in names:  # by their ids, and no more than that
+            assert (await admins.files.retrieve(name)).id == name
+            assert b"custom_id" in (await admins.files.content(name)).content
+            with pytest.raises(openai.NotFoundError):
+                await admins.files.delete(name)
+        assert not (await admins.files.list()).data
+        assert not (await admins.batches.list()).data
         async with run.http.get(f"{run.server.address}/api/state", headers=bearer(root)) as reply:
             assert [each["id"] for each in (await reply.json())["batches"]] == [batch.id]
+
+
+async def test_a_page_after_an_id_of_another_user_is_as_one_after_an_unknown_id(tmp_path: Path) -> None:
+    ann, bob, root = await make_keys(tmp_path, "ann", "bob", "root")
+    async with running(tmp_path) as run:
+        mine = run.client_of(ann)
+        batch = await submit(mine, [line("a")])
+        hook = await mine.webhooks.create(name="n", url="https://example.org/", event_types=["batch.failed"])
+        made = {"files": batch.input_file_id, "batches": batch.id, "webhook_endpoints": hook.id}
+        for kind, name in made.items():
+            for key, status in ((ann, 200), (bob, 404), (root, 404)):
+                url = f"{run.server.address}/v1/{kind}?after={name}"
+                async with run.http.get(url, headers=bearer(key)) as reply:
+                    assert reply.status == status, (kind, key)
+        for key, status in ((ann, 200), (bob, 404), (root, 200)):  # whose list of the dashboard is everybody's
+            async with run.http.get(f"{run.server.address}/ui/jobs?after={batch.id}", headers=bearer(key)) as reply:
+                assert reply.status == status
 
 
 async def test_only_administrators_put_a_batch_before_those_of_others(tmp_path: Path) -> None:

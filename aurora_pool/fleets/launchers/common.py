@@ -18,7 +18,13 @@ ASKING = 120.0
 
 
 class Launcher(Protocol):
-    """Starts and stops the agents of a group. A handle is what :meth:`start` gives."""
+    """Starts and stops the agents of a group. A handle is what :meth:`start` gives.
+
+    ``stop_cuts`` tells that :meth:`stop` ends engines with what they have in flight: first their supervisors are
+    waited for, who see within a heartbeat that the fleet is not wanted any more.
+    """
+
+    stop_cuts: bool
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script that starts a group."""
@@ -57,16 +63,16 @@ def opening(run: RunFolder, group: Group, what: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def call(*command: str, given: str | None = None) -> str:
+def call(*command: str, given: str | None = None, within: float = ASKING) -> str:
     """Run a scheduler's command and give what it prints. Raises :class:`NoAgentsError` with its own words."""
     try:
         ran = subprocess.run(  # noqa: S603 - the schedulers' own commands
-            command, input=given, capture_output=True, text=True, timeout=ASKING, check=False
+            command, input=given, capture_output=True, text=True, timeout=within, check=False
         )
     except FileNotFoundError:
         raise NoAgentsError(f"{command[0]}: no such command on this machine") from None
     except subprocess.TimeoutExpired:
-        raise NoAgentsError(f"{command[0]} has not answered within {ASKING:.0f} s") from None
+        raise NoAgentsError(f"{command[0]} has not answered within {within:.0f} s") from None
     if ran.returncode:
         said = " ".join((ran.stderr or ran.stdout).split())
         raise NoAgentsError(f"{command[0]} failed with exit code {ran.returncode}: {said}")

@@ -17,6 +17,8 @@ from aurora_pool.fleets.spec import Fleet, Group
 class Local:
     """Starts one supervisor for each group, in a session of its own: it outlives the terminal."""
 
+    stop_cuts = False
+
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script; GPUs are those that are free now, each group has its own."""
         lines = ["#!/bin/bash\n", opening(run, group, "on this machine")]

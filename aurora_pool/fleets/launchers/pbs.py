@@ -32,6 +32,8 @@ wait
 class Pbs:
     """Submits one job; on each of its nodes runs one supervisor."""
 
+    stop_cuts = True
+
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the job's script; the group's options come last."""
         name = f"{run.path.name}-{group.name}".replace(".", "-")[:15]

@@ -15,6 +15,8 @@ from aurora_pool.fleets.spec import Fleet, Group
 class Slurm:
     """Submits a job array, one element for each machine; an element whose node fails is queued again."""
 
+    stop_cuts = True
+
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the job's script; the group's options come last, so they win."""
         output = run.path / "logs" / f"{group.name}-%a.out"
@@ -26,7 +28,7 @@ class Slurm:
             *_gres(group),
             "--requeue",
             "--open-mode=append",
-            "--signal=B:TERM@60",
+            f"--signal=B:TERM@{max(60, int(group.drain) + 30)}",
             f"--output={shlex.quote(str(output))}",
             *group.options,
         ]
@@ -59,6 +61,8 @@ class Slurm:
 
 class Allocation(Local):
     """Starts agents on the nodes of the allocation that this process runs in, one step for each group."""
+
+    stop_cuts = True
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script; each group has nodes of its own. Raises :class:`ConfigError` if there are too few."""

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleets.launchers.common import agent_command, call, mark, opening
+from aurora_pool.fleets.launchers.common import ASKING, agent_command, call, mark, opening
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
@@ -34,6 +34,8 @@ AT_ONCE = 32
 
 class Ssh:
     """Starts one supervisor on each host, from here."""
+
+    stop_cuts = False
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script. Raises :class:`ConfigError` if there are too few hosts."""
@@ -62,10 +64,11 @@ class Ssh:
         """End everything of the fleet on each host, and wait for it."""
         options, *hosts = handle
         words = [sys.executable, "-P", "-m", "aurora_pool", "agent", str(run.path), "--sweep"]
+        within = ASKING + run.last_fleet().drain
 
         def end(host: str) -> str:
             try:
-                call("ssh", "-n", "-o", "BatchMode=yes", *shlex.split(options), host, shlex.join(words))
+                call("ssh", "-n", "-o", "BatchMode=yes", *shlex.split(options), host, shlex.join(words), within=within)
             except NoAgentsError as error:
                 return f"{host}: {error}"
             return ""
