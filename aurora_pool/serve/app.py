@@ -24,6 +24,7 @@ from aurora_pool.serve.access import Gatekeeper, is_open, set_caller
 from aurora_pool.serve.batch_run import Machinery
 from aurora_pool.serve.batches import BatchesApi
 from aurora_pool.serve.blobs import open_blobs
+from aurora_pool.serve.bodies import READ_TIMEOUT
 from aurora_pool.serve.dashboard import Dashboard
 from aurora_pool.serve.dashboard_jobs import JobPages
 from aurora_pool.serve.delivery import Deliverer
@@ -120,6 +121,7 @@ async def open_app(
         app.on_shutdown.extend([state.close, pages.close])
         app.on_response_prepare.append(protect)
         app[EXECUTOR] = executor
+        app[READ_TIMEOUT] = options.read_timeout
         stack.push_async_callback(accounts.flush)
         stack.push_async_callback(fleet.close)
         background = (
