@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleets.gpus import free_gpus
+from aurora_pool.fleets.gpus import VARIABLES, free_gpus, mask
 from aurora_pool.fleets.launchers import launcher_name, make_launcher
 from aurora_pool.fleets.leash import GRACE
 from aurora_pool.fleets.run_folder import AgentState, Launch, RunFolder, write
@@ -36,7 +36,8 @@ def describe_fleet(what: str, *, engine: EngineKind = "vllm", agents: int | None
     if kind is None:
         return make_fleet(given)
     if not free:
-        raise NoAgentsError("none of this machine's GPUs is free")
+        among = f", among those of {VARIABLES[kind]}" if mask(kind) is not None else ""
+        raise NoAgentsError(f"none of this machine's GPUs is free{among}")
     return make_fleet(given | {"agents": agents or len(free), "gpus_per_agent": 1, "gpus": kind})
 
 

@@ -111,6 +111,25 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """How long requests in flight may take when it goes down."""
         return max(group.drain for group in self.groups)
 
+    def gpus_before(self, group: Group, element: int) -> int | None:
+        """How many GPUs others get first on the machine of an element; None if nobody shares it.
+
+        Only ssh can bring several to one machine: schedulers give each its own nodes or GPUs.
+        """
+        if self.where != "ssh":
+            return None
+        host = group.hosts[element]
+        own = (group.name, element)
+        there = [
+            (each, number)
+            for each in self.groups
+            for number in range(each.elements)
+            if each.gpus_per_agent and each.gpus == group.gpus and each.hosts[number] == host
+        ]
+        before = there[: [(each.name, number) for each, number in there].index(own)] if group.gpus_per_agent else []
+        taken = sum(len(each.agents_of(number)) * each.gpus_per_agent for each, number in before)
+        return taken if len(there) > 1 else None
+
     @property
     def agent_names(self) -> list[str]:
         """The names of all agents, in order."""

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.blobs import CHUNK, Blobs
 from aurora_pool.serve.described import TEXT, described, limit, page_of
-from aurora_pool.serve.errors import ApiError, bad_request, not_found, too_large
+from aurora_pool.serve.errors import bad_request, not_found, too_large, too_slow
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
@@ -218,7 +218,7 @@ class FilesApi:
             async with asyncio.timeout(self._options.read_timeout):
                 return await waiting
         except TimeoutError:
-            raise ApiError(408, "The upload stopped for too long.") from None
+            raise too_slow() from None
 
     def _lifetime(self, fields: Mapping[str, str]) -> int:
         given = {match[1]: text for name, text in fields.items() if (match := _EXPIRES.fullmatch(name))}
