@@ -44,7 +44,6 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.proxies import believe, parse_networks
 from aurora_pool.serve.records import BatchRecords
 from aurora_pool.serve.rendering import UI, Pages, protect
-from aurora_pool.serve.request_ids import REQUEST_ID, request_id_of
 from aurora_pool.serve.state import StateApi
 from aurora_pool.serve.status import StatusApi
 from aurora_pool.serve.storage import Storage
@@ -153,7 +152,7 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Call
 
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Find out who asks, put the request's id into every reply, and word errors as the API does, or as a page."""
+        """Find out who asks, and word errors as the API does, or as a page."""
         began = time.monotonic()
         arrived(request)
         response: web.StreamResponse
@@ -174,11 +173,6 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Call
         except Exception:
             logger.exception("%s %s failed, because of a defect", request.method, request.path)
             response = word(request, ApiError(500, "The server had an error.", kind="server_error"))
-        if not response.prepared:
-            if REQUEST_ID not in response.headers:
-                response.headers[REQUEST_ID] = request_id_of(request)
-            response.headers.setdefault("X-Content-Type-Options", "nosniff")
-            response.headers.setdefault("Server", "aurora-pool")
         logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
         return response
 

@@ -334,6 +334,26 @@ async def test_a_database_that_refuses_connections_is_told_as_openai_does(
         assert not (await run.client.batches.list()).data
 
 
+async def test_every_reply_has_the_requests_id(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        batch = await ended(run.client, await submit(run.client, [line("a")]))
+        paths = (
+            *("/health", "/nope", "/v1/models", "/api/state", "/api/events", "/openapi.json"),
+            *("/", "/ui/", "/ui/?live", "/ui/static/style.css", "/ui/nope"),
+            *(f"/v1/files/{batch.input_file_id}/content", f"/v1/batches/{batch.id}/output", "/v1/files/nope/content"),
+        )
+        for path in paths:
+            async with run.http.get(
+                run.server.address + path, headers={"X-Request-Id": "mine"}, allow_redirects=False
+            ) as reply:
+                given = [reply.headers.get(name) for name in ("X-Request-Id", "Server", "X-Content-Type-Options")]
+            assert given == ["mine", "aurora-pool", "nosniff"], path
+        chat = {"model": MODEL, "prompt": "p", "max_tokens": 1, "stream": True}
+        async with run.http.post(f"{run.server.address}/v1/completions", json=chat) as reply:
+            assert len(reply.headers.getall("X-Request-Id")) == 1
+            assert reply.headers["Server"] == "aurora-pool"
+
+
 async def test_a_reply_that_fails_midway_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def chunks(self: FolderBlobs, name: str, start: int = 0) -> AsyncIterator[bytes]:
         yield b"half"
