@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from aurora_pool.engine_names import ENGINE_TAG, ENGINES, check_engine_name
 from aurora_pool.errors import ConfigError
 
 EngineKind = Literal["vllm", "sglang", "llamacpp", "transformers", "sim", "command"]
@@ -225,6 +226,10 @@ def _check_group(group: Group, place: str) -> None:
     for key, value in group.tags.items():
         if any(character in f"{key}{value}" for character in " \t\n#=") or not key:
             raise ConfigError(f"{place}tags: expected words without spaces, '=' and '#', got {key!r}: {value!r}")
+    try:
+        check_engine_name(str(group.tags.get(ENGINE_TAG, ENGINES[0])))
+    except ConfigError as error:
+        raise ConfigError(f"{place}tags: {error}") from None
 
 
 def _check_keys(
