@@ -34,6 +34,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from aurora_pool.arguments import shown
+from aurora_pool.engine_names import ENGINE_TAG, ENGINES, check_engine_name
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
 from aurora_pool.hosted import HOSTED_TAG, YES, HostedTerms, hosted_terms
 from aurora_pool.hostfile_source import read_source
@@ -93,6 +94,7 @@ class AgentEndpoint:
             _check_tag(key, value)
         try:
             hosted_terms(self.tags)
+            check_engine_name(self.tags.get(ENGINE_TAG, ENGINES[0]))
         except ConfigError as error:
             raise HostfileError(str(error), path="AgentEndpoint") from None
         object.__setattr__(self, "tags", MappingProxyType(dict(self.tags)))

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aurora_pool.engine_names import ENGINES
 from aurora_pool.errors import HostfileError
 from aurora_pool.hostfile import AgentEndpoint, format_hostfile, parse_hostfile, parse_hostfile_text
+from aurora_pool.wire.dialect import DIALECTS
 
 EXAMPLES = Path(__file__).parent.parent / "hostfiles"
 
@@ -109,6 +111,12 @@ def test_reads_files_with_a_byte_order_mark_and_old_line_ends(tmp_path: Path) ->
         ("http://user:word@gpu01", "expected an address of scheme, host, port and path only"),
         ("gpu01 api_key_env=not-a-name", "expected api_key_env to name an environment variable in capitals"),
         ("gpu01 api_key_env=", "expected api_key_env to name an environment variable in capitals"),
+        ("gpu01 engine=lamacpp", "no engine 'lamacpp'; did you mean 'llamacpp'?"),
+        ("gpu01 engine=vlm", "no engine 'vlm'; did you mean 'vllm'?"),
+        (
+            "gpu01 engine=tgi",
+            "no engine 'tgi'; expected one of vllm, sglang, llamacpp, ollama, transformers, or no tag",
+        ),
         ("gpu01 api_key=abc", "a key never stands in a hostfile; expected api_key_env=NAME"),
     ],
 )
@@ -117,6 +125,13 @@ def test_refuses_a_line_and_says_where_and_what_was_expected(line: str, reason: 
         parse_hostfile_text(f"# the fleet\n\n{line}\ngpu09\n", path="fleet.hostfile")
     assert str(caught.value).startswith("fleet.hostfile:3: ")
     assert (caught.value.path, caught.value.line) == ("fleet.hostfile", 3)
+
+
+@pytest.mark.parametrize("engine", [*DIALECTS, "vLLM", "llama.cpp", "SGLang"])
+def test_engines_with_a_dialect_may_be_named(engine: str) -> None:
+    (endpoint,) = parse_hostfile_text(f"gpu01 engine={engine}\n")
+    assert endpoint.tags["engine"] == engine
+    assert DIALECTS.keys() == set(ENGINES)
 
 
 def test_counts_lines_as_an_editor_does() -> None:

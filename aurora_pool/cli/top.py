@@ -49,16 +49,25 @@ async def _show(hostfile: Path, every: float, *, once: bool) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from aurora_pool.cli.fleet import own_agents
+    from aurora_pool.cli.fleet import describe_hosted, own_agents
+    from aurora_pool.errors import HostfileError
     from aurora_pool.fleets.load import LoadWatch
     from aurora_pool.hostfile import parse_hostfile
 
     watch = LoadWatch()
+    endpoints = parse_hostfile(hostfile)
 
     async def look() -> Table:
-        endpoints = parse_hostfile(hostfile)
+        nonlocal endpoints
+        notes = []
+        try:
+            endpoints = parse_hostfile(hostfile)
+        except HostfileError as error:  # the only engine is being started again, or the file is being written
+            notes.append(f"the agents of before, as {error}")
         own = own_agents(endpoints)
-        return _table(await watch.look(own), len(endpoints) - len(own))
+        if len(own) < len(endpoints):
+            notes.append(describe_hosted(len(endpoints) - len(own)))
+        return _table(await watch.look(own), notes)
 
     await look()
     if once:
@@ -71,18 +80,16 @@ async def _show(hostfile: Path, every: float, *, once: bool) -> None:
             live.update(await look(), refresh=True)
 
 
-def _table(loads: Sequence[AgentLoad], hosted: int) -> Table:
+def _table(loads: Sequence[AgentLoad], notes: Sequence[str]) -> Table:
     from rich.table import Table
-
-    from aurora_pool.cli.fleet import describe_hosted
 
     generated = sum(load.tokens_per_second or 0.0 for load in loads)
     read = sum(load.prompt_tokens_per_second or 0.0 for load in loads)
     running = sum(load.now.running for load in loads if load.now is not None)
     waiting = sum(load.now.waiting for load in loads if load.now is not None)
     caption = f"{len(loads)} agents: {generated:,.0f} tokens/s, {read:,.0f} prompt tokens/s, {running:.0f} running, "
-    caption += f"{waiting:.0f} waiting" + (f"; {describe_hosted(hosted)}" if hosted else "")
-    table = Table(box=None, caption=caption, caption_justify="left")
+    caption = "; ".join([f"{caption}{waiting:.0f} waiting", *notes])
+    table = Table(box=None, caption=cell(caption), caption_justify="left")
     table.add_column("agent", no_wrap=True)
     for heading in ("running", "waiting", "tokens/s", "prompt tokens/s", "cache"):
         table.add_column(heading, justify="right")

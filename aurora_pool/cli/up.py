@@ -79,11 +79,17 @@ def down(run: Run = RUN) -> None:
     from aurora_pool.fleets.lifecycle import take_down
     from aurora_pool.fleets.run_folder import RunFolder
 
-    problems = take_down(RunFolder(run.absolute()))
+    folder = RunFolder(run.absolute())
+    problems = take_down(folder)
     for problem in problems:
         typer.echo(f"aurora-pool: not ended: {problem}", err=True)
     if problems:
         raise typer.Exit(ExitCode.SOME_FAILED)
+    fleet = folder.last_fleet()
+    if fleet.where == "kubernetes":
+        for group in fleet.groups:
+            typer.echo(f"kubectl delete -f {run / folder.script(fleet, group).name}")
+        return
     typer.echo(f"the fleet of {run} is down", err=True)
 
 

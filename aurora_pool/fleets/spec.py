@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from aurora_pool.engine_names import ENGINE_TAG, ENGINES, check_engine_name
 from aurora_pool.errors import ConfigError
 
 EngineKind = Literal["vllm", "sglang", "llamacpp", "transformers", "sim", "command"]
@@ -110,6 +111,25 @@ class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """How long requests in flight may take when it goes down."""
         return max(group.drain for group in self.groups)
 
+    def gpus_before(self, group: Group, element: int) -> int | None:
+        """How many GPUs others get first on the machine of an element; None if nobody shares it.
+
+        Only ssh can bring several to one machine: schedulers give each its own nodes or GPUs.
+        """
+        if self.where != "ssh":
+            return None
+        host = group.hosts[element]
+        own = (group.name, element)
+        there = [
+            (each, number)
+            for each in self.groups
+            for number in range(each.elements)
+            if each.gpus_per_agent and each.gpus == group.gpus and each.hosts[number] == host
+        ]
+        before = there[: [(each.name, number) for each, number in there].index(own)] if group.gpus_per_agent else []
+        taken = sum(len(each.agents_of(number)) * each.gpus_per_agent for each, number in before)
+        return taken if len(there) > 1 else None
+
     @property
     def agent_names(self) -> list[str]:
         """The names of all agents, in order."""
@@ -206,6 +226,10 @@ def _check_group(group: Group, place: str) -> None:
     for key, value in group.tags.items():
         if any(character in f"{key}{value}" for character in " \t\n#=") or not key:
             raise ConfigError(f"{place}tags: expected words without spaces, '=' and '#', got {key!r}: {value!r}")
+    try:
+        check_engine_name(str(group.tags.get(ENGINE_TAG, ENGINES[0])))
+    except ConfigError as error:
+        raise ConfigError(f"{place}tags: {error}") from None
 
 
 def _check_keys(

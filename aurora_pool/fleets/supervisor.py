@@ -132,7 +132,8 @@ class Agent:
     def __init__(self, run: RunFolder, fleet: Fleet, group: Group, index: int) -> None:
         self._run = run
         self._group = group
-        self._slot = index % group.agents_per_node
+        element, self._slot = divmod(index, group.agents_per_node)
+        self._taken = fleet.gpus_before(group, element)
         self._name = group.agent_name(index)
         names = fleet.agent_names
         self._local = fleet.where == "local"
@@ -236,7 +237,7 @@ class Agent:
             self._state.port = free_port(
                 self._state.address, self._first_port, self._step, {other.port for other in others}
             )
-            environment = os.environ | gpu_environment(self._group, self._slot)
+            environment = os.environ | gpu_environment(self._group, self._slot, taken=self._taken)
         except ConfigError as error:
             self._state.reason = str(error)
             self._tell("failed")

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from aurora_pool.engine_names import ENGINE_TAG
 from aurora_pool.errors import ServerError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.wire.dialect import ENGINE_TAG, VLLM, Dialect, dialect_of, learnt, written
+from aurora_pool.wire.dialect import VLLM, Dialect, dialect_of, learnt, written
 
 if TYPE_CHECKING:
     from aurora_pool.policy.dispatch import Dispatcher

@@ -24,6 +24,7 @@ from aurora_pool.serve.access import Gatekeeper, is_open, set_caller
 from aurora_pool.serve.batch_run import Machinery
 from aurora_pool.serve.batches import BatchesApi
 from aurora_pool.serve.blobs import open_blobs
+from aurora_pool.serve.bodies import READ_TIMEOUT
 from aurora_pool.serve.dashboard import Dashboard
 from aurora_pool.serve.dashboard_jobs import JobPages
 from aurora_pool.serve.delivery import Deliverer
@@ -43,7 +44,6 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.proxies import believe, parse_networks
 from aurora_pool.serve.records import BatchRecords
 from aurora_pool.serve.rendering import UI, Pages, protect
-from aurora_pool.serve.request_ids import REQUEST_ID, request_id_of
 from aurora_pool.serve.state import StateApi
 from aurora_pool.serve.status import StatusApi
 from aurora_pool.serve.storage import Storage
@@ -120,6 +120,7 @@ async def open_app(
         app.on_shutdown.extend([state.close, pages.close])
         app.on_response_prepare.append(protect)
         app[EXECUTOR] = executor
+        app[READ_TIMEOUT] = options.read_timeout
         stack.push_async_callback(accounts.flush)
         stack.push_async_callback(fleet.close)
         background = (
@@ -129,10 +130,10 @@ async def open_app(
             _every(SWEEP_EVERY, files.sweep),
             _every(SAMPLE_EVERY, history.take),
         )
-        for work in background:
-            stack.push_async_callback(_cancelled, asyncio.create_task(work))
-        running = asyncio.create_task(executor.run())
-        stack.push_async_callback(_cancelled, running)
+        for work in (*background, executor.run()):
+            task = asyncio.create_task(work)
+            task.add_done_callback(_tell_end)
+            stack.push_async_callback(_cancelled, task)
         stack.push_async_callback(executor.stop, options.grace)
         yield app
 
@@ -151,7 +152,7 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Call
 
     @web.middleware
     async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Find out who asks, put the request's id into every reply, and word errors as the API does, or as a page."""
+        """Find out who asks, and word errors as the API does, or as a page."""
         began = time.monotonic()
         arrived(request)
         response: web.StreamResponse
@@ -172,11 +173,6 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Call
         except Exception:
             logger.exception("%s %s failed, because of a defect", request.method, request.path)
             response = word(request, ApiError(500, "The server had an error.", kind="server_error"))
-        if not response.prepared:
-            if REQUEST_ID not in response.headers:
-                response.headers[REQUEST_ID] = request_id_of(request)
-            response.headers.setdefault("X-Content-Type-Options", "nosniff")
-            response.headers.setdefault("Server", "aurora-pool")
         logger.debug("%s %s %d %.3f s", request.method, request.path, response.status, time.monotonic() - began)
         return response
 
@@ -201,6 +197,12 @@ async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]
             await work()
         except (SQLAlchemyError, OSError) as error:
             logger.warning("the database can't be used: %s", error)
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Say that work in the background has ended by an error: nobody would hear of it until the server stops."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s ended, because of a defect", task.get_coro(), exc_info=error)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import RowMapping, func, insert, select, update
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.batch_rows import ACTIVE, ENDPOINTS, batch_object, find_batch
 from aurora_pool.serve.blobs import read_file
+from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, not_found
 from aurora_pool.serve.files import LONGEST, SHORTEST, find_file
@@ -71,7 +72,7 @@ class BatchesApi:
     @described(body=CreateBatch, reply="types:Batch")
     async def create(self, request: web.Request) -> web.Response:
         """Queue a batch; its file is validated soon after."""
-        row = await self.create_for(caller_of(request), decode(await request.read(), CreateBatch))
+        row = await self.create_for(caller_of(request), decode(await read_body(request), CreateBatch))
         return encode_reply(batch_object(row))
 
     async def create_for(self, caller: Caller, wanted: CreateBatch) -> RowMapping:

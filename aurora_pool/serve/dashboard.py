@@ -9,6 +9,7 @@ from aiohttp import web
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.access import COOKIE, Gatekeeper, admin_of, caller_of, check_origin
+from aurora_pool.serve.bodies import read_form
 from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
@@ -124,7 +125,7 @@ class Dashboard:
     async def create_key(self, request: web.Request) -> web.Response:
         """Make a key, and show it this once."""
         admin_of(request)
-        form = await request.post()
+        form = await read_form(request)
         given = {name: str(form.get(name, "")).strip() for name in ("user", "name", "role", "weight", *_LIMITS)}
         try:
             limits = {name: _positive(name, given[name]) for name in _LIMITS if given[name]}
@@ -151,7 +152,7 @@ class Dashboard:
     async def log_in(self, request: web.Request) -> web.Response:
         """Keep a good key in a cookie of the pages only, which no other site's request carries."""
         check_origin(request, any_host=True)
-        form = await request.post()
+        form = await read_form(request)
         text = str(form.get("key", "")).strip()
         if await self._keeper.required() and await self._keys.caller_of(text) is None:
             return self._pages.render(request, "login.html", {"problem": "Nobody has this key."}, 401)

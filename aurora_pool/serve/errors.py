@@ -31,7 +31,10 @@ class ApiError(Exception):
 
     def response(self) -> web.Response:
         """The reply that tells it."""
-        return web.Response(status=self.status, body=self.body(), content_type="application/json", headers=self.headers)
+        made = web.Response(status=self.status, body=self.body(), content_type="application/json", headers=self.headers)
+        if self.status == 408:
+            made.force_close()  # what comes later on the connection is the rest of the body
+        return made
 
     def body(self) -> bytes:
         """The JSON that tells it."""
@@ -56,6 +59,11 @@ def not_found(kind: str, name: str) -> ApiError:
 def too_large(limit: int) -> ApiError:
     """A body above the limit."""
     return ApiError(413, f"The request is larger than the {limit} bytes this server accepts.", code="request_too_large")
+
+
+def too_slow() -> ApiError:
+    """A body that does not come."""
+    return ApiError(408, "The request's body did not come in time.", code="request_timeout")
 
 
 def unavailable(message: str) -> ApiError:

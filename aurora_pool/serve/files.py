@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.blobs import CHUNK, Blobs
 from aurora_pool.serve.described import TEXT, described, limit, page_of
-from aurora_pool.serve.errors import ApiError, bad_request, not_found, too_large
+from aurora_pool.serve.errors import bad_request, not_found, too_large, too_slow
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
@@ -102,8 +103,13 @@ class FilesApi:
             await self._blobs.put(file_id, target)
         finally:
             target.unlink(missing_ok=True)
-        async with self._storage.write() as connection:
-            await connection.execute(insert(files).values(values))
+        try:
+            async with self._storage.write() as connection:
+                await connection.execute(insert(files).values(values))
+        except BaseException:
+            with suppress(OSError):
+                await self._blobs.delete(file_id)  # nobody would ever ask for it
+            raise
         return values, fields
 
     @described(query=_PAGE, reply=page_of("types:FileObject"))
@@ -218,7 +224,7 @@ class FilesApi:
             async with asyncio.timeout(self._options.read_timeout):
                 return await waiting
         except TimeoutError:
-            raise ApiError(408, "The upload stopped for too long.") from None
+            raise too_slow() from None
 
     def _lifetime(self, fields: Mapping[str, str]) -> int:
         given = {match[1]: text for name, text in fields.items() if (match := _EXPIRES.fullmatch(name))}

@@ -16,6 +16,7 @@ from aiohttp import web
 from aurora_pool.errors import PoolError
 from aurora_pool.runtime.forward import HOP_HEADERS, ONLINE, OWN_HEADERS, Forwarder
 from aurora_pool.serve.access import caller_of
+from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import EVENTS, JSON, OBJECT, described
 from aurora_pool.serve.errors import ApiError, error_body, unavailable
 from aurora_pool.serve.fleet import ServedFleet
@@ -121,7 +122,7 @@ class Gateway:
         path = path or request.path
         caller = caller_of(request)
         await self._limiter.check(caller)
-        body = await request.read()
+        body = await read_body(request)
         try:
             asked = _decode_asked(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -7,6 +7,7 @@ from aiohttp import web
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.access import admin_of
+from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import OBJECT, described
 from aurora_pool.serve.errors import bad_request, not_found
 from aurora_pool.serve.keys import KeyRing, Role
@@ -45,7 +46,7 @@ class KeysApi:
     async def create(self, request: web.Request) -> web.Response:
         """Make a key, shown in this reply only; of a user who is there only what is given changes."""
         admin_of(request)
-        wanted = decode(await request.read(), _Create)
+        wanted = decode(await read_body(request), _Create)
         try:
             key, text = await self._keys.create(
                 wanted.user, wanted.name, role=wanted.role, weight=wanted.weight, limits=wanted.limits

@@ -33,7 +33,7 @@ class Share(msgspec.Struct, frozen=True):
     spent: bool = False
 
     def allows(self, running: int) -> bool:
-        """Whether one more may begin beside so many."""
+        """Whether one more may begin while this many run."""
         return not self.spent and (self.running is None or running < self.running)
 
 

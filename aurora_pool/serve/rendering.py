@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.errors import ApiError
+from aurora_pool.serve.request_ids import REQUEST_ID, request_id_of
 
 UI = "/ui/"
 STATIC = f"{UI}static/"
@@ -95,7 +96,14 @@ def see_other(where: str) -> web.Response:
 
 
 async def protect(request: web.Request, response: web.StreamResponse) -> None:
-    """Put into a page's headers what a browser may do with it: an ``on_response_prepare`` signal."""
+    """Put the request's id into every reply, and into a page's what a browser may do with it.
+
+    It is an ``on_response_prepare`` signal: streamed replies are on their way when their handler ends.
+    """
+    if REQUEST_ID not in response.headers:
+        response.headers[REQUEST_ID] = request_id_of(request)
+    response.headers["Server"] = "aurora-pool"
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
     if not request.path.startswith(UI):
         return
     response.headers["Content-Security-Policy"] = _POLICY

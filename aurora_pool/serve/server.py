@@ -20,6 +20,8 @@ from aurora_pool.serve.options import ServerOptions
 
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept: more than what proxies keep theirs for."""
+LINGER = 10.0
+"""Seconds in which the rest of a body is thrown away after its reply, so that the client gets to read that."""
 
 logger = logging.getLogger("aurora_pool")
 
@@ -58,6 +60,7 @@ async def serving(
             max_line_size=options.header_limit,
             max_field_size=options.header_limit,
             shutdown_timeout=options.grace,
+            lingering_time=min(LINGER, options.read_timeout),
             auto_decompress=False,
         )
         await runner.setup()

@@ -15,6 +15,7 @@ from sqlalchemy import RowMapping, delete, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.access import caller_of
+from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.delivery import Deliverer
 from aurora_pool.serve.described import OBJECT, TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, not_found
@@ -79,7 +80,7 @@ class WebhooksApi:
     async def create(self, request: web.Request) -> web.Response:
         """Make an endpoint; its signing secret is shown in this reply only."""
         user = caller_of(request).user
-        wanted = decode(await request.read(), _Create)
+        wanted = decode(await read_body(request), _Create)
         self._check(wanted.name, wanted.url, wanted.event_types)
         now = int(time.time())
         values = {
@@ -119,7 +120,7 @@ class WebhooksApi:
     async def update(self, request: web.Request) -> web.Response:
         """Change an endpoint's name, address or events."""
         row = await self._found(request)
-        wanted = decode(await request.read(), _Update)
+        wanted = decode(await read_body(request), _Update)
         values: dict[str, Any] = {
             name: value
             for name, value in (("name", wanted.name), ("url", wanted.url), ("event_types", wanted.event_types))
@@ -145,7 +146,7 @@ class WebhooksApi:
     async def rotate_secret(self, request: web.Request) -> web.Response:
         """Give an endpoint a new secret; for a day the old one can sign as well."""
         row = await self._found(request)
-        body = await request.read()
+        body = await read_body(request)
         wanted = decode(body, _Rotate) if body else _Rotate()
         now = int(time.time())
         keeps = wanted.keep_old_secret_active_for_24_hours
@@ -163,7 +164,7 @@ class WebhooksApi:
     async def test(self, request: web.Request) -> web.Response:
         """Send a sample event now, and tell how the endpoint answered."""
         row = await self._found(request)
-        wanted = decode(await request.read(), _Test)
+        wanted = decode(await read_body(request), _Test)
         if wanted.event_type not in EVENT_TYPES:
             raise _bad_event(wanted.event_type)
         event_id, body = _event(wanted.event_type, "batch_test")

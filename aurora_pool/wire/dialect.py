@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
+from aurora_pool.engine_names import as_engine_name
 from aurora_pool.errors import ServerError
 from aurora_pool.wire.tokens import TOKENIZE_PATH
 
-ENGINE_TAG = "engine"
 MAX_TOKENS = "max_tokens"
 MAX_COMPLETION_TOKENS = "max_completion_tokens"
 
@@ -45,7 +45,7 @@ DIALECTS: Mapping[str, Dialect] = MappingProxyType(
         "transformers": Dialect(lists=False, further_fields=False),
     }
 )
-"""The dialects of engines by the name that stands in a hostfile."""
+"""The dialects of all engines that a hostfile may name."""
 
 OURS = frozenset({"stream_interval", "add_special_tokens"})
 """Fields that the pool adds, and can do without."""
@@ -57,7 +57,7 @@ def dialect_of(engine: str) -> Dialect:
     >>> dialect_of("llamacpp").tokenize_field, dialect_of("somebody") is VLLM
     ('content', True)
     """
-    return DIALECTS.get(engine.lower().replace(".", "").replace("-", ""), VLLM)
+    return DIALECTS.get(as_engine_name(engine), VLLM)
 
 
 def learnt(dialect: Dialect, error: ServerError) -> Dialect | None:

@@ -9,7 +9,8 @@ import aiohttp
 import msgspec
 
 from aurora_pool import AgentEndpoint
-from aurora_pool.wire.dialect import ENGINE_TAG, Dialect, dialect_of, written
+from aurora_pool.engine_names import ENGINE_TAG
+from aurora_pool.wire.dialect import Dialect, dialect_of, written
 
 
 @dataclass(frozen=True)

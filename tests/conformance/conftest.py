@@ -16,8 +16,8 @@ import aiohttp
 import pytest
 
 from aurora_pool import AgentEndpoint, parse_hostfile
+from aurora_pool.engine_names import ENGINE_TAG
 from aurora_pool.testing import AgentProfile, SimulatedClockEventLoop, SimulatedFleet
-from aurora_pool.wire.dialect import ENGINE_TAG
 from tests.conformance.client import Server
 from tests.other_engines.servers import ENGINES, OLD_VLLM, Engine, running
 

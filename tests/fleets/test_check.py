@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,30 @@ def test_top_leaves_hosted_agents_out(call: Call, spilling: Path) -> None:  # no
     said = " ".join(call("top", "--hostfile", spilling, "--every", "0.2").out.split())
     assert "3 agents: " in said
     assert "1 hosted agent not asked" in said
+
+
+def test_top_keeps_the_agents_of_a_folder_that_is_empty_for_a_moment(
+    call: Call,  # noqa: F811 - a fixture
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "agents.d"
+    folder.mkdir()
+
+    class Withdrawn(BaseHTTPRequestHandler):
+        """Leaves the folder as soon as it is looked at."""
+
+        def do_GET(self) -> None:
+            (folder / "agent-000").unlink(missing_ok=True)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Withdrawn) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (folder / "agent-000").write_text(f"127.0.0.1 {server.server_port}\n")
+        ended = call("top", "--hostfile", folder, "--every", "0.2")
+        server.shutdown()
+    said = " ".join(ended.out.split())
+    assert (ended.code, "1 agents: " in said, "the agents of before, as" in said) == (0, True, True)
+    assert call("top", "--hostfile", folder, "--every", "0.2").code == 4
 
 
 def test_a_job_that_waits_for_agents_asks_no_hosted_one() -> None:

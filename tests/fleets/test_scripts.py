@@ -14,6 +14,7 @@ from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.fleets.lifecycle import bring_up, scripts_of
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, load_fleet, make_fleet
+from tests.cli.conftest import Call, call  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).parents[2]
 RUN = RunFolder(Path("/scratch/fleet.run"))
@@ -92,6 +93,38 @@ def test_kubernetes_gets_a_deployment_and_a_headless_service() -> None:
         script(where="kubernetes")
 
 
+def test_kubernetes_takes_port_and_tags_and_refuses_what_it_can_t_honour() -> None:
+    keys: dict[str, Any] = {"where": "kubernetes", "image": "x"}
+    text = script(**keys, port=9000, tags={"role": "large", "size": 8})
+    service, deployment = yaml.safe_load_all(text)
+    template = deployment["spec"]["template"]
+    assert template["metadata"]["labels"] == service["spec"]["selector"] | {"role": "large", "size": "8"}
+    (container,) = template["spec"]["containers"]
+    assert "--port 9000" in container["command"][2]
+    probes = [container[name]["httpGet"]["port"] for name in ("readinessProbe", "startupProbe", "livenessProbe")]
+    assert {service["spec"]["ports"][0]["port"], container["ports"][0]["containerPort"], *probes} == {9000}
+    assert "NAMESPACE:9000" in text
+    with pytest.raises(ConfigError, match="options: there is no command"):
+        script(**keys, options=["--foo"])
+    for tags in ({"role": "a/b"}, {"-role": "a"}, {"app": "mine"}):
+        with pytest.raises(ConfigError, match="can't be a pod's label"):
+            script(**keys, tags=tags)
+
+
+def test_in_kubernetes_down_says_what_to_run_and_up_works_again(tmp_path: Path, call: Call) -> None:  # noqa: F811
+    file = tmp_path / "fleet.yaml"
+    file.write_text("{where: kubernetes, image: x, engine: sim}")
+    run = tmp_path / "fleet.run"
+    for _ in range(2):
+        told = call("up", file, "--run", run)
+        assert (told.code, told.out) == (0, f"kubectl apply -f {run}/agent.yaml\n")
+        told = call("down", run)
+        assert (told.code, told.out) == (0, f"kubectl delete -f {run}/agent.yaml\n")
+        assert (run / "agent.yaml").exists()
+    told = call("down", run)
+    assert (told.code, "nothing was started" in told.err) == (2, True)
+
+
 def test_a_folder_that_a_shell_would_split_is_refused() -> None:
     with pytest.raises(ConfigError, match="without spaces"):
         scripts_of(RunFolder(Path("/my runs/fleet.run")), fleet())
@@ -106,6 +139,15 @@ def test_a_scheduler_that_is_not_there_is_told_and_nothing_is_left(
     with pytest.raises(NoAgentsError, match=f"{command}: no such command"):
         bring_up(run, fleet(where=where))
     assert not run.was_started()
+
+
+def test_the_documentation_shows_the_script_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4242")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "8")
+    described = load_fleet(ROOT / "examples" / "fleets" / "slurm.yaml")
+    text = scripts_of(RunFolder(Path("/scratch/me/fleet.run")), described)["agent"]
+    shown = (ROOT / "docs" / "fleets.md").read_text(encoding="utf-8")
+    assert f"```bash\n{text}```\n".replace(sys.executable, "/scratch/me/venv/bin/python") in shown
 
 
 @pytest.mark.parametrize("name", ["slurm", "aurora", "ssh", "workstation", "kubernetes"])

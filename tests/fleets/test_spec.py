@@ -55,6 +55,7 @@ def test_on_one_machine_all_agents_share_it() -> None:
         ({"engine": "sim", "where": "moon"}, "where: invalid enum value 'moon'"),
         ({"engine": "sim", "where": "ssh"}, "hosts: expected the names of machines"),
         ({"engine": "sim", "tags": {"role": "a b"}}, "tags: expected words without spaces"),
+        ({"engine": "sim", "tags": {"engine": "slang"}}, "tags: no engine 'slang'; did you mean 'sglang'"),
         ({"engine": "sim", "port": 70000}, "port: expected one from 1 to 65535"),
         ({"engine": "sim", "groups": {"a": {"where": "slurm"}}}, "groups: a: no key 'where'"),
         ({"engine": "sim", "groups": {"a/b": {}}}, "groups: a/b: expected letters"),

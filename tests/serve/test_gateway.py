@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from aurora_pool.serve.blobs import FolderBlobs
+from aurora_pool.serve.history import History
 from aurora_pool.serve.storage import Storage
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import running_sequences
@@ -260,6 +261,53 @@ async def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
         writer.close()
 
 
+def _head(path: str, length: int, kind: str = "application/json") -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {kind}", f"Content-Length: {length}")
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+@pytest.mark.simulated_clock
+@pytest.mark.parametrize(
+    "path", ["/v1/completions", "/v1/batches", "/v1/webhook_endpoints", "/v1/admin/keys", "/ui/playground/chat"]
+)
+async def test_a_body_that_does_not_come_is_given_up(tmp_path: Path, path: str) -> None:
+    async with running(tmp_path, read_timeout=0.3) as run:
+        reader, writer = await asyncio.open_connection("127.0.0.1", run.server.port)
+        writer.write(_head(path, 1000) + b"{")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")  # to its end: the connection is closed
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"Connection: close" in head
+        assert json.loads(body)["error"]["code"] == "request_timeout"
+        writer.close()
+
+
+@pytest.mark.simulated_clock
+async def test_a_form_that_does_not_come_is_given_up(tmp_path: Path) -> None:
+    async with running(tmp_path, read_timeout=0.3) as run:
+        reader, writer = await asyncio.open_connection("127.0.0.1", run.server.port)
+        writer.write(_head("/ui/login", 1000, "application/x-www-form-urlencoded") + b"key=")
+        assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+_ASKED = json.dumps({"model": MODEL, "prompt": "p", "max_tokens": 1}).encode()
+
+
+@pytest.mark.simulated_clock
+@pytest.mark.parametrize(("pieces", "status"), [([b" "] * 1000, b"408"), ([b" " * 65536] * 12 + [_ASKED], b"200")])
+async def test_a_body_may_take_long_if_it_comes_on(tmp_path: Path, pieces: list[bytes], status: bytes) -> None:
+    async with running(tmp_path, read_timeout=5.0) as run:
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection("127.0.0.1", run.server.port)
+        writer.write(_head("/v1/completions", sum(map(len, pieces))))
+        for second, piece in enumerate(pieces):
+            loop.call_later(second, writer.write, piece)
+        began = loop.time()
+        assert (await reader.readuntil(b"\r\n"))[9:12] == status
+        assert (loop.time() - began > 10) is (status == b"200")
+        writer.close()
+
+
 async def test_connections_have_a_limit(tmp_path: Path) -> None:
     async with running(tmp_path, connections=3) as run:
         opened = [await asyncio.open_connection("127.0.0.1", run.server.port) for _ in range(6)]
@@ -285,6 +333,38 @@ async def test_a_database_that_refuses_connections_is_told_as_openai_does(
             async with run.http.get(f"{run.server.address}/api/events") as reply:
                 assert (reply.status, reply.content_type) == (503, "application/json")
         assert not (await run.client.batches.list()).data
+
+
+@pytest.mark.simulated_clock
+async def test_work_in_the_background_that_ends_by_a_defect_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(self: History) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(History, "take", fail)
+    async with running(tmp_path):
+        await until(lambda: "ended, because of a defect" in caplog.text)
+
+
+async def test_every_reply_has_the_requests_id(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        batch = await ended(run.client, await submit(run.client, [line("a")]))
+        paths = (
+            *("/health", "/nope", "/v1/models", "/api/state", "/api/events", "/openapi.json"),
+            *("/", "/ui/", "/ui/?live", "/ui/static/style.css", "/ui/nope"),
+            *(f"/v1/files/{batch.input_file_id}/content", f"/v1/batches/{batch.id}/output", "/v1/files/nope/content"),
+        )
+        for path in paths:
+            async with run.http.get(
+                run.server.address + path, headers={"X-Request-Id": "mine"}, allow_redirects=False
+            ) as reply:
+                given = [reply.headers.get(name) for name in ("X-Request-Id", "Server", "X-Content-Type-Options")]
+            assert given == ["mine", "aurora-pool", "nosniff"], path
+        chat = {"model": MODEL, "prompt": "p", "max_tokens": 1, "stream": True}
+        async with run.http.post(f"{run.server.address}/v1/completions", json=chat) as reply:
+            assert len(reply.headers.getall("X-Request-Id")) == 1
+            assert reply.headers["Server"] == "aurora-pool"
 
 
 async def test_a_reply_that_fails_midway_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

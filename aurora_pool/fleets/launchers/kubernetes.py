@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from aurora_pool.errors import ConfigError
@@ -10,6 +11,8 @@ from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
 PORT = 8000
+"""Where engines listen, if the group names no port."""
+_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _RESOURCES = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu", "xpu": "gpu.intel.com/i915"}
 
 
@@ -19,18 +22,27 @@ class Kubernetes:
     stop_cuts = False
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
-        """Write the manifest. Raises :class:`ConfigError` if no image is named."""
+        """Write the manifest. Raises :class:`ConfigError` if no image is named, and for what none can say."""
         import yaml  # noqa: PLC0415 (slow to import)
 
         if not group.image:
             raise ConfigError("image: expected a container's image, as where is kubernetes")
+        if group.options:
+            raise ConfigError("options: there is no command that takes them, as where is kubernetes")
+        for key, value in group.tags.items():
+            if key == "app" or not (_LABEL.fullmatch(key) and _LABEL.fullmatch(str(value))):
+                raise ConfigError(
+                    f"tags: {key}={value} can't be a pod's label: expected up to 63 letters, digits, '-', '_' and '.', "
+                    "the first and last a letter or a digit, and no tag 'app'"
+                )
+        port = group.port or PORT
         name = f"{run.path.name.removesuffix('.run')}-{group.name}".lower().replace("_", "-").replace(".", "-")
-        documents = [_service(name), _deployment(name, group)]
+        documents = [_service(name, port), _deployment(name, port, group)]
         manifest = yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=False)
         return (
             f"# {group.agents} agents of group {group.name!r}. Bring them up, use them from a pod, take them down:\n"
             "#     kubectl apply -f THIS_FILE\n"
-            f"#     aurora-pool run ... --hostfile k8s://{name}.NAMESPACE:{PORT}\n"
+            f"#     aurora-pool run ... --hostfile k8s://{name}.NAMESPACE:{port}\n"
             "#     kubectl delete -f THIS_FILE\n" + manifest
         )
 
@@ -43,26 +55,26 @@ class Kubernetes:
         return "see kubectl get pods"
 
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
-        """Say who has to."""
-        return [f"the pods: run kubectl delete -f {run.path}/*.yaml"]
+        """Stop nothing, for the same reason."""
+        return []
 
 
-def _service(name: str) -> dict[str, Any]:
-    spec = {"clusterIP": "None", "selector": {"app": name}, "ports": [{"name": "http", "port": PORT}]}
+def _service(name: str, port: int) -> dict[str, Any]:
+    spec = {"clusterIP": "None", "selector": {"app": name}, "ports": [{"name": "http", "port": port}]}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
 
-def _deployment(name: str, group: Group) -> dict[str, Any]:
+def _deployment(name: str, port: int, group: Group) -> dict[str, Any]:
 
     def probe(**limits: int) -> dict[str, Any]:
-        return {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 10, **limits}
+        return {"httpGet": {"path": "/health", "port": port}, "periodSeconds": 10, **limits}
 
     container: dict[str, Any] = {
         "name": "engine",
         "image": group.image,
-        "command": ["/bin/bash", "-c", engine_command(group.engine, "0.0.0.0", PORT)],  # noqa: S104 - of its pod only
+        "command": ["/bin/bash", "-c", engine_command(group.engine, "0.0.0.0", port)],  # noqa: S104 - of its pod only
         "env": [{"name": key, "value": str(value)} for key, value in group.engine.env.items()],
-        "ports": [{"containerPort": PORT}],
+        "ports": [{"containerPort": port}],
         "readinessProbe": probe(),
         "startupProbe": probe(failureThreshold=max(1, int(group.ready_within / 10))),
         "livenessProbe": probe(failureThreshold=6, timeoutSeconds=30),
@@ -70,6 +82,7 @@ def _deployment(name: str, group: Group) -> dict[str, Any]:
     if group.gpus_per_agent:
         container["resources"] = {"limits": {_RESOURCES[group.gpus]: group.gpus_per_agent}}
     pod = {"terminationGracePeriodSeconds": int(group.drain) + 10, "containers": [container]}
+    labels = {"app": name} | {key: str(value) for key, value in group.tags.items()}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -77,6 +90,6 @@ def _deployment(name: str, group: Group) -> dict[str, Any]:
         "spec": {
             "replicas": group.agents,
             "selector": {"matchLabels": {"app": name}},
-            "template": {"metadata": {"labels": {"app": name}}, "spec": pod},
+            "template": {"metadata": {"labels": labels}, "spec": pod},
         },
     }

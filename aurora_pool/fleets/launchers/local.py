@@ -7,7 +7,7 @@ import signal
 from contextlib import suppress
 
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.fleets.gpus import VARIABLES, free_gpus
+from aurora_pool.fleets.gpus import VARIABLES, free_gpus, mask
 from aurora_pool.fleets.launchers.common import agent_command, opening
 from aurora_pool.fleets.processes import look_at
 from aurora_pool.fleets.run_folder import RunFolder
@@ -73,12 +73,16 @@ def is_running(handle: list[str]) -> bool:
 def _gpus_of(fleet: Fleet, group: Group) -> list[str]:
     if not group.gpus_per_agent:
         return []
-    kind, free = free_gpus()
-    if kind is None and group.gpus == "xpu":
-        return []  # no tool tells which are free
-    wanted = [each for each in fleet.groups if each.gpus_per_agent]
+    wanted = [each for each in fleet.groups if each.gpus_per_agent and each.gpus == group.gpus]
     needed = sum(each.agents * each.gpus_per_agent for each in wanted)
-    if kind != group.gpus or len(free) < needed:
-        raise NoAgentsError(f"{needed} {group.gpus} GPUs are needed, and {len(free)} of this machine are free")
+    if group.gpus == "xpu":  # no tool tells which are free
+        named = mask("xpu")
+        free = [str(number) for number in range(needed)] if named is None else named
+    else:
+        kind, free = free_gpus()
+        free = free if kind == group.gpus else []
+    if len(free) < needed:
+        among = f", among those of {VARIABLES[group.gpus]}" if mask(group.gpus) is not None else ""
+        raise NoAgentsError(f"{needed} {group.gpus} GPUs are needed, and {len(free)} of this machine are free{among}")
     first = sum(each.agents * each.gpus_per_agent for each in wanted[: wanted.index(group)])
     return free[first : first + group.agents * group.gpus_per_agent]
