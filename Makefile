@@ -103,8 +103,9 @@ fuzz: $(VENV)/.test ## Mutate servers' replies for an hour, or MINUTES=20
 graph: $(BIN)/python ## Draw the imports of the package into docs/architecture.svg
 	@$(BIN)/python docs/graph.py
 
-docs: $(VENV)/.docs graph ## Build the documentation into site/
+docs: $(VENV)/.docs graph ## Build the documentation into site/, and see that the reference is complete
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest --quiet tests/test_reference.py
 
 clean: ## Remove what was made here, the environment included
 	rm -rf $(VENV) $(VENV)-ray $(VENV)-lowest $(VENV)-others $(VENV)-engines $(VENV)-old-vllm out site .mypy_cache .pytest_cache .ruff_cache .hypothesis

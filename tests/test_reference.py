@@ -28,7 +28,7 @@ OUR_OWN = {
 @pytest.fixture(scope="module")
 def package() -> Any:
     """Give the package as griffe reads it, which has no types that tell a module from what it holds."""
-    griffe = pytest.importorskip("griffe", reason="needs the extra for the docs")
+    griffe = pytest.importorskip("griffe", reason="needs the extra for the docs: make docs runs it")
     loader = griffe.GriffeLoader()
     package = loader.load("aurora_pool")
     loader.resolve_aliases()

@@ -82,10 +82,13 @@ def code_of(error: PoolError) -> ExitCode:
 
 
 def told(work: Callable[[], int]) -> int:
-    """Do something that gives an exit code; an error of this package is told on standard error, and gives its code."""
+    """Do something that gives an exit code; an error of this package is told on standard error, and gives its code.
+
+    Its notes (:meth:`BaseException.add_note`) are told below it, a line each.
+    """
     try:
         return work()
     except PoolError as error:
-        first, *more = error.lines if isinstance(error, BadRecords) else (error,)
+        first, *more = error.lines if isinstance(error, BadRecords) else (error, *getattr(error, "__notes__", ()))
         say("\n  ".join(map(one_line, (f"aurora-pool: {first}", *more))))
         return code_of(error)

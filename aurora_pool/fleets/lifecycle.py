@@ -101,7 +101,8 @@ def take_down(run: RunFolder) -> list[str]:
 def wait_until_ready(run: RunFolder, least: int, *, within: float | None, tell: Callable[[str], None]) -> None:
     """Wait until ``least`` agents are ready; ``tell`` hears of every change in how many are doing what.
 
-    Raises :class:`NoAgentsError` when they can't become that many any more, or are not ``within`` seconds.
+    Raises :class:`NoAgentsError` when they can't become that many any more, or are not ``within`` seconds. Its notes
+    are the last lines of an engine that has failed.
     """
     fleet = run.fleet()
     deadline = None if within is None else time.monotonic() + within
@@ -117,7 +118,7 @@ def wait_until_ready(run: RunFolder, least: int, *, within: float | None, tell: 
             return
         failed = [state for state in states if state.phase in {"failed", "ended"}]
         if len(fleet.agent_names) - len(failed) < least:
-            raise NoAgentsError(_failure(run, failed))
+            raise _failure(run, failed)
         line = ", ".join(
             f"{count} {phase}" for phase, count in {"pending": pending, **counts, "ready": ready}.items() if count
         )
@@ -158,11 +159,16 @@ def _wait_until_ended(run: RunFolder, fleet: Fleet, *, within: float) -> list[st
     return []
 
 
-def _failure(run: RunFolder, failed: list[AgentState]) -> str:
+def _failure(run: RunFolder, failed: list[AgentState]) -> NoAgentsError:
     first = next((state for state in failed if state.reason), None)
     if first is None:
-        return "the agents have ended before they were ready"
-    return f"{len(failed)} agents have failed; {first.name} on {first.host}: {first.reason}; see {run.log(first.name)}"
+        return NoAgentsError("the agents have ended before they were ready")
+    count = f"{len(failed)} agent{'s have' if len(failed) > 1 else ' has'} failed"
+    where = "below is the end of" if first.tail else "see"
+    error = NoAgentsError(f"{count}; {first.name} on {first.host}: {first.reason}; {where} {run.log(first.name)}")
+    for line in first.tail:
+        error.add_note(line)
+    return error
 
 
 def _with_agents(fleet: Fleet, agents: int) -> Fleet:

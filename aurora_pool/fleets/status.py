@@ -20,7 +20,7 @@ class AgentStatus:
     """One agent: ``phase`` is ``pending``, a phase of its supervisor, or ``lost`` when nothing is heard of it.
 
     ``seconds`` is how long it has been so, None while it is pending. ``tokens_per_second`` is measured between two
-    looks; None where there is nothing to measure yet.
+    looks; None where there is nothing to measure yet. ``tail`` is what its engine wrote last when it failed last.
     """
 
     name: str
@@ -30,6 +30,7 @@ class AgentStatus:
     restarts: int = 0
     tokens_per_second: float | None = None
     reason: str = ""
+    tail: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Give it as what ``--json`` prints."""
@@ -87,4 +88,5 @@ def _status(state: AgentState, age: float, speed: float | None) -> AgentStatus:
         restarts=state.restarts,
         tokens_per_second=None if speed is None else round(speed, 1),
         reason=f"no heartbeat from {state.host}" if lost else state.reason,
+        tail=tuple(state.tail),
     )

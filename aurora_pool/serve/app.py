@@ -130,10 +130,10 @@ async def open_app(
             _every(SWEEP_EVERY, files.sweep),
             _every(SAMPLE_EVERY, history.take),
         )
-        for work in background:
-            stack.push_async_callback(_cancelled, asyncio.create_task(work))
-        running = asyncio.create_task(executor.run())
-        stack.push_async_callback(_cancelled, running)
+        for work in (*background, executor.run()):
+            task = asyncio.create_task(work)
+            task.add_done_callback(_tell_end)
+            stack.push_async_callback(_cancelled, task)
         stack.push_async_callback(executor.stop, options.grace)
         yield app
 
@@ -197,6 +197,12 @@ async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]
             await work()
         except (SQLAlchemyError, OSError) as error:
             logger.warning("the database can't be used: %s", error)
+
+
+def _tell_end(task: asyncio.Task[None]) -> None:
+    """Say that work in the background has ended by an error: nobody would hear of it until the server stops."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s ended, because of a defect", task.get_coro(), exc_info=error)
 
 
 async def _cancelled(task: asyncio.Task[None]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +103,13 @@ class FilesApi:
             await self._blobs.put(file_id, target)
         finally:
             target.unlink(missing_ok=True)
-        async with self._storage.write() as connection:
-            await connection.execute(insert(files).values(values))
+        try:
+            async with self._storage.write() as connection:
+                await connection.execute(insert(files).values(values))
+        except BaseException:
+            with suppress(OSError):
+                await self._blobs.delete(file_id)  # nobody would ever ask for it
+            raise
         return values, fields
 
     @described(query=_PAGE, reply=page_of("types:FileObject"))

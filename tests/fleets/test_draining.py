@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from aurora_pool.fleets.launchers.ssh import Ssh
+from aurora_pool.fleets.network import nobody_is_connected
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import make_fleet
 from tests.cli.conftest import Call, call  # noqa: F401 - a fixture
@@ -37,6 +39,15 @@ def test_a_request_that_takes_longer_than_the_drain_is_cut(run: Path) -> None:
         aurora_pool("down", run)
         assert isinstance(reply.exception(), http.client.HTTPException | OSError)
     assert processes_of(run) == []
+
+
+def test_connections_are_those_that_the_kernel_shows() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert nobody_is_connected(port)
+        with socket.create_connection(("127.0.0.1", port)):
+            assert not nobody_is_connected(port)
+    assert not nobody_is_connected(port)  # who does not listen here may be connected in another network
 
 
 def test_over_ssh_the_patience_follows_the_drain(

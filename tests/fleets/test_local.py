@@ -52,7 +52,9 @@ def test_an_engine_that_fails_is_told_at_once_with_its_last_words(run: Path) -> 
     up(run, agents=1, engine={"kind": "command", "command": command}, restarts=0)
     wait_for_phases(run, "failed")
     said = aurora_pool("status", run, "--json", code=1).stdout
-    assert json.loads(said)["reason"] == "ended with exit code 3: CUDA out of memory"
+    row = json.loads(said)
+    assert row["reason"] == "ended with exit code 3: CUDA out of memory"
+    assert row["tail"] == ["loading", "CUDA out of memory"]
     wait_for(lambda: not processes_of(run), "a supervisor without agents stays")
 
 
@@ -67,10 +69,15 @@ def test_fleet_job_and_clean_up_in_one_command(tmp_path: Path) -> None:
 
 def test_a_fleet_that_fails_ends_the_job_with_its_reason(tmp_path: Path) -> None:
     fleet = fleet_file(
-        tmp_path, agents=1, restarts=0, engine={"kind": "command", "command": "echo no such model; exit 1"}
+        tmp_path,
+        agents=1,
+        restarts=0,
+        engine={"kind": "command", "command": "echo loading; echo no such model; exit 1"},
     )
     ran = aurora_pool("run", prompts(tmp_path, 10), "-o", tmp_path / "out.jsonl", "--up", fleet, code=5)
-    assert "ended with exit code 1: no such model" in ran.stderr
+    assert "1 agent has failed; agent-000 on " in ran.stderr
+    assert "ended with exit code 1: no such model; below is the end of " in ran.stderr
+    assert "agent-000.log\n  loading\n  no such model\n" in ran.stderr
     assert processes_of(tmp_path / "out.jsonl.fleet") == []
 
 

@@ -141,6 +141,15 @@ def test_a_scheduler_that_is_not_there_is_told_and_nothing_is_left(
     assert not run.was_started()
 
 
+def test_the_documentation_shows_the_script_of_an_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4242")
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "8")
+    described = load_fleet(ROOT / "examples" / "fleets" / "slurm.yaml")
+    text = scripts_of(RunFolder(Path("/scratch/me/fleet.run")), described)["agent"]
+    shown = (ROOT / "docs" / "fleets.md").read_text(encoding="utf-8")
+    assert f"```bash\n{text}```\n".replace(sys.executable, "/scratch/me/venv/bin/python") in shown
+
+
 @pytest.mark.parametrize("name", ["slurm", "aurora", "ssh", "workstation", "kubernetes"])
 def test_the_documentation_shows_the_scripts_of_the_examples(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aurora_pool.fleets.launchers.local.free_gpus", lambda: ("cuda", ["0", "1"]))

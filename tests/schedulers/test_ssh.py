@@ -80,3 +80,14 @@ def test_a_host_that_is_not_reached_is_told_and_nothing_is_left(run: Path, tmp_p
     ran = aurora_pool("up", fleet, "--run", run, code=5)
     assert "not reached: 127.0.0.2" in ran.stderr
     assert processes_of(run) == []
+
+
+def test_groups_on_one_host_get_gpus_of_their_own(run: Path, tmp_path: Path, options: list[str]) -> None:
+    engine = {"kind": "sim", "setup": f'echo "$CUDA_VISIBLE_DEVICES" > {tmp_path}/gpus-${{AURORA_POOL_AGENT##*:}}'}
+    groups = {"large": {"gpus_per_agent": 2}, "small": {"agents": 2, "agents_per_node": 2, "gpus_per_agent": 1}}
+    keys = {"hosts": ["127.0.0.1"], "agents": 1, "options": options, "engine": engine, "groups": groups}
+    aurora_pool("up", fleet_file(tmp_path, where="ssh", **keys), "--run", run)
+    wait_for_phases(run, "ready", "ready", "ready")
+    found = sorted((path.name.partition("-")[2], path.read_text().strip()) for path in tmp_path.glob("gpus-*"))
+    assert found == [("large-000", "0,1"), ("small-000", "2"), ("small-001", "3")]
+    aurora_pool("down", run)

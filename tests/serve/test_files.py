@@ -208,6 +208,18 @@ async def test_a_store_that_is_down_is_told_and_keeps_no_blob_for_ever(
         assert not [path for path in memory.store if made.id in path]
 
 
+async def test_an_upload_that_can_not_be_noted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Storage) -> Any:
+        raise OSError("the disk is full")
+
+    async with running(tmp_path) as run:
+        with monkeypatch.context() as full:
+            full.setattr(Storage, "write", fail)
+            with pytest.raises(openai.InternalServerError, match="storage"):
+                await run.client.files.create(file=("a.jsonl", b"content"), purpose="batch")
+        assert not list((tmp_path / "files").iterdir())
+
+
 class _Stays(FolderBlobs):
     async def delete(self, name: str) -> None:
         raise OSError("the disk is read-only")

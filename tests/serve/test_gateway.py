@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from aurora_pool.serve.blobs import FolderBlobs
+from aurora_pool.serve.history import History
 from aurora_pool.serve.storage import Storage
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.pool.running import running_sequences
@@ -332,6 +333,18 @@ async def test_a_database_that_refuses_connections_is_told_as_openai_does(
             async with run.http.get(f"{run.server.address}/api/events") as reply:
                 assert (reply.status, reply.content_type) == (503, "application/json")
         assert not (await run.client.batches.list()).data
+
+
+@pytest.mark.simulated_clock
+async def test_work_in_the_background_that_ends_by_a_defect_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(self: History) -> None:
+        raise ValueError("a defect")
+
+    monkeypatch.setattr(History, "take", fail)
+    async with running(tmp_path):
+        await until(lambda: "ended, because of a defect" in caplog.text)
 
 
 async def test_every_reply_has_the_requests_id(tmp_path: Path) -> None:
