@@ -8,7 +8,7 @@ Such an agent is a line of the hostfile with the word ``hosted``, and these tags
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aurora_pool.errors import ConfigError
 
@@ -43,6 +43,19 @@ class HostedTerms:
     def priced(self) -> bool:
         """Whether anything costs anything."""
         return self.price_in > 0 or self.price_out > 0
+
+    def divided(self, drivers: int) -> HostedTerms:
+        """What each of several drivers may use of it, so that they keep the limits together.
+
+        >>> HostedTerms(requests=100, at_once=2).divided(3)
+        HostedTerms(requests=33, tokens=None, at_once=1, price_in=0.0, price_out=0.0, model=None)
+        """
+        return replace(
+            self,
+            requests=None if self.requests is None else max(1, self.requests // drivers),
+            tokens=None if self.tokens is None else max(1, self.tokens // drivers),
+            at_once=max(1, self.at_once // drivers),
+        )
 
     def cost(self, prompt_tokens: float, generated: float) -> float:
         """What these tokens cost."""

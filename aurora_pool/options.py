@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias, get_args
 
-from aurora_pool.arguments import check_instance, check_one_of, check_seconds
+from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
@@ -132,10 +132,13 @@ class HostedOptions:
       after which prompts go to hosted agents.
     - ``max_cost``: how much their answers may cost in all, in the currency of the prices; infinity sets no limit.
     - ``deadline``: when all should be answered, in seconds since 1970; hosted agents are asked if it would be missed.
+    - ``drivers`` (1): how many pools, in processes of their own, share the hosted agents. Each keeps to its part of the
+      requests and tokens of a minute, and of the requests at a time, 1 at least.
     - ``spent``: how much of ``max_cost`` was spent before.
     - ``on_draw``: is called, before anything is sent, with how much would count as spent if the process were killed.
 
-    Raises :class:`ConfigError` for anything but a number above 0, or from 0 on for ``max_cost``.
+    Raises :class:`ConfigError` for anything but a number above 0 (``drivers``: a whole one), or from 0 on for
+    ``max_cost``.
     """
 
     spill_after: float = 60.0
@@ -143,9 +146,11 @@ class HostedOptions:
     deadline: float | None = None
     spent: float = 0.0
     on_draw: Callable[[float], None] | None = None
+    drivers: int = 1
 
     def __post_init__(self) -> None:
         check_seconds(spill_after=self.spill_after)
+        check_whole(1, drivers=self.drivers)
         limit: Any = self.max_cost
         if not isinstance(limit, int | float) or not limit >= 0:  # a NaN is not, either
             raise ConfigError(f"max_cost: expected an amount from 0 on, got {self.max_cost!r}")

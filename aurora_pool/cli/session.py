@@ -226,13 +226,13 @@ class _Command:
             "timeouts": timeouts,
         }
         if not self._job.embedding:
-            limit = session.max_cost
             hosted = HostedOptions(
                 spill_after=session.spill_after,
-                max_cost=math.inf if limit is None else limit,
+                max_cost=math.inf if session.max_cost is None else session.max_cost,
                 deadline=session.job.deadline,
                 spent=spending.spent,
-                on_draw=None if limit is None else spending.write,
+                on_draw=None if session.max_cost is None else spending.write,
+                drivers=session.job.shard.count if session.job.shard and not session.share else 1,
             )
             prompting = PromptOptions(on_too_long=session.on_too_long)
             return VLLMPool(endpoints, prefix=session.prefix, prompting=prompting, hosted=hosted, **options)

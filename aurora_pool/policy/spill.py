@@ -40,6 +40,7 @@ class Spillover:
         self.budget = Budget()
         self.deadline = math.inf
         """When the caller wants all to be answered, if it said so."""
+        self._drivers = 1
         self._reserved: dict[InFlightRequest, tuple[float, float]] = {}
         """Tokens and money that are set aside for what is in flight."""
         self._wakes_at = math.inf
@@ -50,9 +51,17 @@ class Spillover:
     def set_terms(self, agent: int, terms: HostedTerms | None) -> None:
         """Record that an agent is hosted, and on which terms. With the same ones its quota stays as it is."""
         state = self.ledger.agents[agent]
+        terms = None if terms is None else terms.divided(self._drivers)
         if terms is not None and (state.quota is None or state.quota.terms != terms):
             state.host(Quota(terms))
             self.agents[state] = None
+
+    def divide(self, drivers: int) -> None:
+        """Keep to the share that one of several drivers has of each agent's limits, before anything is sent."""
+        self._drivers = drivers
+        for agent in self.agents:
+            assert agent.quota is not None
+            agent.host(Quota(agent.quota.terms.divided(drivers)))
 
     def told(self, agent: AgentState, requests: Left | None, tokens: Left | None, now: float) -> None:
         """Record what an agent says is left of its limits."""

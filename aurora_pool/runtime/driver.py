@@ -164,6 +164,8 @@ class Driver:
         spill = self.dispatcher.spill
         spill.budget = Budget(options.max_cost, spent=options.spent, on_draw=options.on_draw)
         spill.after, self._deadline = options.spill_after, options.deadline
+        if options.drivers > 1:
+            spill.divide(options.drivers)
 
     def is_hosted(self, agent: int) -> bool:
         """Whether an agent is one that others run, and that costs."""

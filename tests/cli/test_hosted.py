@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aurora_pool import HostedOptions, VLLMPool
 from tests.cli.conftest import Call
 
 ROUNDING = 1e-9
@@ -75,6 +77,33 @@ def test_a_limit_without_prices_is_told_before_anything_is_read(
         ended = call("run", prompts, "-o", tmp_path / "out.jsonl", "--hostfile", agents, "--max-cost", "1")
         assert ended.code == 2
         assert reason in ended.err
+
+
+@pytest.mark.parametrize(
+    ("more", "drivers"),
+    [((), 1), (("--shard", "1/4"), 4), (("--shard", "1/4", "--share", "0/1"), 1), (("--claim", "claims"), 1)],
+)
+def test_each_shard_has_its_part_of_the_quota(
+    call: Call,
+    hostfile: Path,
+    prompts: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    more: tuple[str, ...],
+    drivers: int,
+) -> None:
+    told: list[int] = []
+
+    class Recording(VLLMPool):
+        def __init__(self, endpoints: Any, *, hosted: HostedOptions, **options: Any) -> None:
+            told.append(hosted.drivers)
+            super().__init__(endpoints, hosted=hosted, **options)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("aurora_pool.cli.session.VLLMPool", Recording)
+    output = () if "--claim" in more else ("-o", "answers")
+    ended = call("run", prompts, *output, "--hostfile", hostfile, "--max-tokens", "8", "--quiet", *more)
+    assert (ended.code, told) == (0, [drivers]), ended.err
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 from aiohttp import web
 from openai import AsyncOpenAI
 
-from aurora_pool import AgentEndpoint, HostedOptions, HostfileError, Prompt, Sampling, Timeouts, VLLMPool
+from aurora_pool import AgentEndpoint, ConfigError, HostedOptions, HostfileError, Prompt, Sampling, Timeouts, VLLMPool
 from aurora_pool.hostfile import format_hostfile, parse_hostfile_text
 from aurora_pool.testing import AgentProfile, SimulatedAgent, SimulatedFleet, run_simulated
 from tests.pool.gateway import gateway
@@ -91,6 +91,41 @@ def test_own_agents_that_come_back_take_over_again() -> None:
             assert 1 <= len(chats_at(fleet.agents[1])) <= 30
 
     run_simulated(run())
+
+
+def test_several_drivers_keep_the_quota_together() -> None:
+    async def run() -> None:
+        async with spilling(0, {"rpm": "100", "max": "4"}) as (fleet, _), AsyncExitStack() as stack:
+            (agent,) = fleet.agents
+            hosted = HostedOptions(drivers=4)
+            pools = [VLLMPool(fleet.endpoints, max_tokens=60, hosted=hosted) for _ in range(4)]
+            for pool in pools:
+                await stack.enter_async_context(pool)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            prompts = [f"prompt {n}" for n in range(75)]
+            for responses in await asyncio.gather(*(pool.send_all_batched(prompts) for pool in pools)):
+                assert all(response.success for response in responses)
+            assert 90 <= most_in_a_minute(agent) <= 100
+            assert 170.0 <= loop.time() - began <= 190.0
+
+    run_simulated(run(), debug=False)
+
+
+async def test_a_driver_keeps_its_part_where_the_hostfile_changes() -> None:
+    def terms(pool: VLLMPool) -> list[int]:
+        return [agent.window for agent in pool.statistics().agents]
+
+    async with VLLMPool(["api hosted max=8 rpm=60 model=m"], hosted=HostedOptions(drivers=4)) as pool:
+        assert terms(pool) == [2]
+        pool.update_endpoints(["api hosted max=12 rpm=60 model=m"])
+        assert terms(pool) == [3]
+
+
+@pytest.mark.parametrize("drivers", [0, 1.5, True])
+def test_the_number_of_drivers_is_a_whole_one(drivers: Any) -> None:
+    with pytest.raises(ConfigError, match="drivers"):
+        HostedOptions(drivers=drivers)
 
 
 def test_the_quota_is_kept() -> None:
