@@ -42,7 +42,9 @@ async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, int
     interruptions.hand_to(lambda _: stopped.set())
     async with serving(endpoints, options, timeouts=timeouts) as server:
         watching = asyncio.create_task(watch_hostfile(hostfile, server.fleet.update_endpoints, known=endpoints))
-        who = "everybody who can reach it" if options.no_auth else "this machine" if options.is_loopback else "keys"
+        who = "everybody who can reach it" if options.no_auth else "those who have a key"
+        if options.is_loopback and not options.no_auth:
+            who = "this machine only, with a key once there is one"
         logger.info("%s serves %d agents, for %s; data in %s", server.address, len(endpoints), who, options.data)
         try:
             await stopped.wait()

@@ -23,9 +23,13 @@ BUSY = 30_000
 """Milliseconds that a write waits for another one, on SQLite."""
 
 NETWORK_FILE_SYSTEMS = frozenset(
-    {"nfs", "nfs4", "lustre", "gpfs", "cifs", "smb2", "smbfs", "fuseblk", "ceph", "fuse.sshfs", "beegfs", "9p", "afs"}
-)
-"""SQLite's locks and its shared memory can't be trusted on these."""
+    {
+        "nfs", "nfs4", "lustre", "gpfs", "cifs", "smb2", "smb3", "smbfs", "ceph", "beegfs", "beegfs_nodev", "wekafs",
+        "panfs", "orangefs", "ocfs2", "gfs2", "9p", "virtiofs", "afs", "fuse.glusterfs", "fuse.ceph", "fuse.ceph-fuse",
+        "fuse.sshfs", "fuse.juicefs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone",
+    }
+)  # fmt: skip
+"""SQLite's locks and its shared memory can't be trusted on these: others than this machine write to them."""
 
 
 class Storage:

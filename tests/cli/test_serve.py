@@ -61,7 +61,7 @@ def test_from_a_file_to_its_answers(
     assert key not in listed
     server = Serving(hostfile, data)
     try:
-        assert " serves 4 agents, " in server.first
+        assert " serves 4 agents, for this machine only, with a key once there is one; data in " in server.first
         monkeypatch.setenv("AURORA_POOL_SERVER", server.url)
         monkeypatch.setenv("AURORA_POOL_KEY", "ap-wrong")
         refused = call("jobs")

@@ -194,11 +194,20 @@ async def test_a_database_that_is_no_database(tmp_path: Path) -> None:
     await made.close()
 
 
-def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["nfs4", "fuse.glusterfs", "wekafs", "panfs", "virtiofs", "ocfs2", "gfs2"])
+def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     assert file_system_of(Path("/proc")) == "proc"
-    monkeypatch.setattr(storage_module, "file_system_of", lambda _: "nfs4")
+    monkeypatch.setattr(storage_module, "file_system_of", lambda _: kind)
     with pytest.raises(ConfigError, match="network file system"):
         Storage(f"sqlite:///{tmp_path / 'a.db'}")
+
+
+@pytest.mark.parametrize("kind", ["ext4", "fuseblk"])  # the latter: NTFS and exFAT
+async def test_a_local_file_system_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(storage_module, "file_system_of", lambda _: kind)
+    storage = Storage(f"sqlite:///{tmp_path / 'a.db'}")
+    await storage.open()
+    await storage.close()
 
 
 async def test_two_servers_do_not_share_a_sqlite_database(tmp_path: Path) -> None:
