@@ -136,8 +136,8 @@ class Leases:
             await queue_event(connection, row["user"], f"batch.{values['status']}", row["id"])
 
     async def release(self, row: Mapping[Any, Any], progress: Mapping[str, Any]) -> None:
-        """Let go of a batch, if it is still held, and write what was done."""
-        values = {**progress, "owner": None, "lease_until": None}
+        """Let go of a batch, if it is still held, and write what was done; nothing goes on for now."""
+        values = {**progress, "eta": None, "rate": None, "owner": None, "lease_until": None}
         async with self._storage.write() as connection:
             await connection.execute(update(batches).where(self._holds(row)).values(values))
 

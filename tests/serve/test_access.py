@@ -278,6 +278,8 @@ async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(tmp_path: Pa
         found = await run.client.batches.retrieve(batch.id)
         assert found.request_counts is not None
         assert (found.status, 0 < found.request_counts.completed < 1000) == ("in_progress", True)
+        own = (found.model_extra or {})["aurora_pool"]
+        assert (own["eta_seconds"], own["requests_per_second"]) == (None, None)
         with pytest.raises(openai.RateLimitError, match="tokens a day"):
             await run.client.completions.create(model=MODEL, prompt="p", max_tokens=1)
     async with running(tmp_path) as run:
