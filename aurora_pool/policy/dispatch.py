@@ -150,17 +150,21 @@ class Dispatcher:
             if not request.live and request.open:
                 self.ledger.close(request, now)
 
-    def commit(self, request: InFlightRequest, now: float) -> None:
+    def commit(self, request: InFlightRequest, now: float) -> bool:
         """Record that bytes of this reply go to its caller as they come: no second answer may follow.
 
-        Another copy is closed, and if this one fails, so does the prompt.
+        Another copy is closed, and if this one fails, so does the prompt. Returns whether there was another copy.
         """
+        copies = False
         for item in request.unreleased():
             item.committed = True
+            copies = copies or item.holders > 1
             for other in (item.request, item.second_request):
                 if other is not None and other is not request:
                     self.ledger.close(other, now)
-        self.ledger.clear_staged()
+        if copies:
+            self.ledger.clear_staged()
+        return copies
 
     def ended(self, request: InFlightRequest) -> None:
         """Record that a reply came to its end. It should have answered all its prompts; if not, it was a bad one."""

@@ -216,8 +216,8 @@ class Exchanges:
 
     def commit(self, request: InFlightRequest) -> None:
         """Report that bytes of this reply go to the caller now, so that no other agent may answer any more."""
-        self._dispatcher.commit(request, self._clock())
-        self._schedule()
+        if self._dispatcher.commit(request, self._clock()):
+            self._schedule()
 
     def answered(self, request: InFlightRequest, usage: Usage | None) -> None:
         """Report that the one prompt of a request has its answer, and its caller has read it."""

@@ -19,6 +19,7 @@ from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.work import InFlightRequest, WorkItem
+from aurora_pool.runtime.chunks import Chunks
 from aurora_pool.wire.bounds import OTHER_BODY, bounds_of
 from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 
@@ -36,8 +37,6 @@ HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "conte
 """What a reply says of one connection only."""
 ONLINE = -1
 """The priority of requests that somebody waits for: before batches."""
-CHUNKS_AHEAD = 16
-"""Pieces of a reply that wait at most for a slow client."""
 SLOW_CLIENT = 2.0
 """Seconds between reports that a reply goes on as fast as its client takes it."""
 
@@ -183,17 +182,17 @@ class _Forward:
         self.given_up: str | None = None
         self._taken_by: InFlightRequest | None = None
         self.head: asyncio.Future[_Head] = asyncio.get_running_loop().create_future()
-        self._chunks: asyncio.Queue[bytes | PoolError | None] | None = None
+        self._chunks: Chunks | None = None
 
     @property
     def usage(self) -> Usage | None:
         return self._usage or (Usage(0, self._events) if self._events else None)
 
     @property
-    def chunks(self) -> asyncio.Queue[bytes | PoolError | None]:
+    def chunks(self) -> Chunks:
         """The pieces of a stream, None after the last; few replies are streams."""
         if self._chunks is None:
-            self._chunks = asyncio.Queue(CHUNKS_AHEAD)
+            self._chunks = Chunks()
         return self._chunks
 
     @property
@@ -216,7 +215,7 @@ class _Forward:
         elif reply.is_event_stream or "Content-Length" not in reply.headers:
             if await self._hand_on_stream(reply, request, reports):
                 reports.answered(request, self.usage)
-                await self.chunks.put(None)
+                self.chunks.put(None)
             return
         else:
             content = await self._read(reply, request, reports)
@@ -259,14 +258,13 @@ class _Forward:
         return self._begin(reply, request)
 
     async def _hand_on(self, chunk: bytes, request: InFlightRequest, reports: Reports) -> None:
-        while self.chunks.full():
+        while self.chunks.full:
             try:
                 async with asyncio.timeout(SLOW_CLIENT):
-                    await self.chunks.put(chunk)
-                    return
+                    await self.chunks.moved()
             except TimeoutError:
                 reports.progress(request)  # it is the client that takes nothing, and not the agent that is silent
-        self.chunks.put_nowait(chunk)
+        self.chunks.put(chunk)
 
     def _begin(self, reply: Reply, request: InFlightRequest, content: bytes | None = None) -> bool:
         """Hand on the head of a reply, and its whole body where it is no stream, unless another one's is."""
@@ -295,9 +293,8 @@ class _Forward:
 
     def _end(self, error: PoolError) -> None:
         """End a stream, whatever of it still waits for the client; a whole body is there already."""
-        while not self.chunks.empty():
-            self.chunks.get_nowait()
-        self.chunks.put_nowait(error)
+        self.chunks.clear()
+        self.chunks.put(error)
 
     def agent_index(self, agent: int | None) -> int | None:
         return agent
