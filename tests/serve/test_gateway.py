@@ -297,14 +297,14 @@ _ASKED = json.dumps({"model": MODEL, "prompt": "p", "max_tokens": 1}).encode()
 @pytest.mark.parametrize(("pieces", "status"), [([b" "] * 1000, b"408"), ([b" " * 65536] * 12 + [_ASKED], b"200")])
 async def test_a_body_may_take_long_if_it_comes_on(tmp_path: Path, pieces: list[bytes], status: bytes) -> None:
     async with running(tmp_path, read_timeout=5.0) as run:
-        loop = asyncio.get_running_loop()
+        await (
+            run.client.models.list()
+        )  # whose key it is has been looked up then, in a thread, which has a clock of its own
         reader, writer = await asyncio.open_connection("127.0.0.1", run.server.port)
         writer.write(_head("/v1/completions", sum(map(len, pieces))))
         for second, piece in enumerate(pieces):
-            loop.call_later(second, writer.write, piece)
-        began = loop.time()
+            asyncio.get_running_loop().call_later(second, writer.write, piece)
         assert (await reader.readuntil(b"\r\n"))[9:12] == status
-        assert (loop.time() - began > 10) is (status == b"200")
         writer.close()
 
 
