@@ -61,6 +61,7 @@ class TransformersEngine:
         """Load the model. Raises :class:`ConfigError` if it can't be."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
         self._worker = asyncio.create_task(self._work())
+        self._worker.add_done_callback(self._ended)
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         """Give the token ids of a text."""
@@ -130,28 +131,29 @@ class TransformersEngine:
         self.context = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
 
     async def _work(self) -> None:
-        over: PoolError = PoolClosedError("the pool was closed while prompts were in flight")
-        try:
-            while True:
-                await self._come.wait()
-                self._computed = self._next_batch()
-                if self._computed:
-                    await self._compute(self._computed)
-                else:
-                    self._come.clear()
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may wait for a worker that has ended
-            over = EngineDied(f"the engine has failed with {_told(error)}")
-        finally:
-            self._over = over
-            for each in (*self._computed, *self._waiting):
-                if not each.answer.done():
-                    each.answer.set_exception(over)
+        while True:
+            await self._come.wait()
+            self._computed = self._next_batch()
+            if self._computed:
+                await self._compute(self._computed)
+            else:
+                self._come.clear()
+
+    def _ended(self, worker: asyncio.Task[None]) -> None:
+        """Tell all that wait: a worker that has ended answers nobody."""
+        error = None if worker.cancelled() else worker.exception()
+        self._over = PoolClosedError("the pool was closed while prompts were in flight")
+        if error is not None:
+            self._over = EngineDied(f"the engine has failed with {_told(error)}")
+        for each in (*self._computed, *self._waiting):
+            if not each.answer.done():
+                each.answer.set_exception(self._over)
 
     async def _compute(self, batch: list[_Waiting]) -> None:
         """Compute answers; where several fail together, one by one, so that only the bad one fails."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._generate, batch)
-        except Exception as error:  # noqa: BLE001 - torch raises IndexError, KeyError and others for bad prompts
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
             left = [each for each in batch if not (each.ended or each.answer.done())]
             if len(batch) == 1:
                 for each in left:
@@ -248,5 +250,5 @@ class TransformersEngine:
         return options
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"

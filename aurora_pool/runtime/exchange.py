@@ -287,7 +287,10 @@ class Exchanges:
 
 
 def _texts(answers: Sequence[Answer], where: int | None, latency: float) -> list[Response]:
-    """The responses of prompts that were sent once, and whose answers are texts and nothing else."""
+    """The responses of prompts that were sent once, and whose answers are texts and nothing else.
+
+    All is given by position: by name it would cost an eighth more.
+    """
     return [
         Response(
             True,
