@@ -76,3 +76,6 @@ app.command("down")(up.down)
 app.command("check")(check.check)
 app.command("wait")(check.wait)
 app.command("agent", hidden=True)(agent.agent)
+
+command = typer.main.get_command(app)
+"""The same, made once: from the types of 200 options it takes longer than to parse what is given."""
