@@ -113,7 +113,7 @@ class Executor:
         held = await self._leases.renew(progress)
         for name, (epoch, run) in list(self._runs.items()):
             state = held.get(name)
-            if name in self._leases.leaving:
+            if name in self._leases.released:
                 continue
             if state is None or state[0] != epoch:
                 logger.warning("%s is another replica's now", name)
@@ -183,7 +183,7 @@ class Executor:
         del tasks[name]
         self._runs.pop(name, None)
         self._progress.pop(name, None)
-        self._leases.leaving.discard(name)
+        self._leases.released.discard(name)
         self._woken.set()
 
     async def _drive(self, row: RowMapping, drive: Drive) -> None:
