@@ -17,6 +17,9 @@ PYENV  := $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 OTHERS ?= $(foreach v,3.14 3.13 3.12 3.11,$(or $(lastword $(wildcard $(PYENV)/versions/$(v).*/bin/python3)),python$(v)))
 MOST   ?= 4
 
+# Compiled modules are kept, whatever the environment says: the tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-serve test schedulers integration engines old-vllm check format test-ray test-lowest test-pythons
 .PHONY: bench bench-all cost soak fuzz docs graph clean

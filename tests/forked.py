@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aurora_pool.cli import main as run_command
+from aurora_pool.cli.commands import command
 
 PATIENCE = 300.0
 
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     [
-        "aurora_pool.cli.app",
         "aurora_pool.cli.session",
         "aurora_pool.runtime.transport",
         "aurora_pool.testing.fleet",
@@ -29,6 +29,8 @@ FORKING.set_forkserver_preload(
         "uvloop",
     ]
 )
+for name in ("run", "sim"):
+    command(name)
 
 
 class Run:

@@ -17,8 +17,8 @@ def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""
     prepare()
     try:
-        from aurora_pool.cli.app import command
+        from aurora_pool.cli.commands import command
 
-        sys.exit(told(command))
+        sys.exit(told(command(next(iter(sys.argv[1:]), None))))
     finally:
         flush()

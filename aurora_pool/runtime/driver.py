@@ -296,13 +296,14 @@ class Driver:
         """Note that there is a connection, and the request begins to be written."""
         if request.sent_at is None:
             self.dispatcher.sent(request, self.now)
-            self.observer.request_sent(request.agent, request.live)
+            if self._observed:
+                self.observer.request_sent(request.agent, request.live)
             self._set_timer()
 
     def _on_request_done(self, request: InFlightRequest, task: asyncio.Task[None]) -> None:
         del self._requests[request]
-        # Only one that was stopped before it began is still to be charged.
-        self.dispatcher.spill.charge(request, None, self.now, answered_with_error=False)
+        if self.dispatcher.spill.agents:  # only one that was stopped before it began is still to be charged
+            self.dispatcher.spill.charge(request, None, self.now, answered_with_error=False)
         if not task.cancelled():
             task.exception()  # its call has it; asyncio need not mention it
         if self._queue:

@@ -174,28 +174,29 @@ class Exchanges:
         splitter: EventSplitter | None = None
         async for chunk in reply.chunks(bounds.stream):
             if splitter is not None:
-                self._take_events(splitter.feed(chunk), reader, kind, request)
+                self._take_events(splitter.feed(chunk), reader, kind, request, reply.read_at)
                 continue
             start.append(chunk)
             size += len(chunk)
             if begins_events(start[0] if len(start[0]) > 8 else b"".join(start), named_so=reply.is_event_stream):
                 splitter = EventSplitter(bounds.event)
-                self._take_events(splitter.feed(b"".join(start)), reader, kind, request)
+                self._take_events(splitter.feed(b"".join(start)), reader, kind, request, reply.read_at)
             elif size > bounds.body:
                 raise BadReply(f"a reply of more than {bounds.body} bytes, far more than was asked for")
             else:
-                self.progress(request)
+                self._dispatcher.progress(request, reply.read_at)
         if splitter is not None:
-            self._take_events(splitter.end(), reader, kind, request)
+            self._take_events(splitter.end(), reader, kind, request, reply.read_at)
         else:
             found = guarded(reader.whole, b"".join(start))
             self._names.check(request.agent, kind.model, reader.model)
-            self._answers(request, kind, found, self._clock())
+            self._answers(request, kind, found, reply.read_at)
         if request.live:
             raise BadReply("the reply ended before every prompt had its answer")
 
-    def _take_events(self, events: list[bytes], reader: Reader, kind: RequestKind, request: InFlightRequest) -> None:
-        now = self._clock()
+    def _take_events(
+        self, events: list[bytes], reader: Reader, kind: RequestKind, request: InFlightRequest, now: float
+    ) -> None:
         try:
             guarded(reader.events, events)
         finally:  # what came before an event that says that the rest failed is kept

@@ -74,8 +74,7 @@ class PlainChat(SingleChat):
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply, and what it says of the agent's limits."""
         reports.told_limits(request.agent, left(reply.headers, "requests"), left(reply.headers, "tokens"))
-        characters = sum(len(str(message.get("content", ""))) for message in self._portable.messages)
-        bounds = self.bounds(1, request.token_budget, characters)
+        bounds = self.bounds(request)
         reader = _Counted(self._n, bounds=bounds)
         reader.counted = None
         try:

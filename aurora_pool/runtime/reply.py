@@ -76,6 +76,12 @@ class Reply:
             return piece
         raise ConnectionLost(lost, received=True)  # not from aiohttp's own, which shows the headers of the request
 
+    @property
+    def ended(self) -> bool:
+        """Whether the body has come to its end, and all of it is read; it may still turn out that it has."""
+        content = self._response.content
+        return content.at_eof() and content.exception() is None
+
     async def start(self) -> bytes:
         """As much of the body as an error may have, without the agent's own key. Raises :class:`ConnectionLost`."""
         start = b""
@@ -131,8 +137,7 @@ class _Pieces:
         return self
 
     async def __anext__(self) -> bytes:
-        piece = await self._reply.piece()
-        if not piece:
+        if self._reply.ended or not (piece := await self._reply.piece()):
             raise StopAsyncIteration
         self._left -= len(piece)
         if self._left < 0:

@@ -137,9 +137,10 @@ class _JSONKind:
         """0, where there is no form that is streamed."""
         return 0
 
-    def bounds(self, prompts: int, token_budget: int, characters: int = 0) -> Bounds:
+    def bounds(self, request: InFlightRequest) -> Bounds:
         """How large the reply may be."""
-        return self._asked.bounds(prompts * self._n, token_budget, characters)
+        echoed = sum(map(_characters, request.contents)) if self._asked.echoes else 0
+        return self._asked.bounds(request.size * self._n, request.token_budget, echoed)
 
     def calibrate(self, content: Any, usage: Usage) -> None:
         """Nothing, where other tokens than the prompt's own are counted with it."""
@@ -197,8 +198,7 @@ class CompletionsBatch(_JSONKind):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply to the end, prompt by prompt where it is streamed."""
-        characters = sum(map(len, request.contents)) if self._asked.echoes else 0
-        bounds = self.bounds(request.size, request.token_budget, characters)
+        bounds = self.bounds(request)
         reader = completions.CompletionsReader(request.size, self._n, bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
@@ -231,7 +231,7 @@ class SingleChat(_JSONKind):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        bounds = self.bounds(1, request.token_budget, sum(map(_characters, request.contents)))
+        bounds = self.bounds(request)
         await reports.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
 
 
@@ -249,7 +249,7 @@ class ChatBatch(_JSONKind):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
-        bounds = self.bounds(request.size, request.token_budget, sum(map(_characters, request.contents)))
+        bounds = self.bounds(request)
         reader = chat.ChatReader(conversations=request.size, bounds=bounds)
         await reports.read_answers(reply, reader, bounds, self, request)
 
@@ -268,9 +268,13 @@ class EmbeddingsBatch(_JSONKind):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply."""
+        bounds = self._asked.bounds(request.size, VECTOR, 0)
         reader = embeddings.EmbeddingsReader(request.size, self.fields.get("dimensions"))
-        await reports.read_answers(reply, reader, self.bounds(request.size, VECTOR), self, request)
+        await reports.read_answers(reply, reader, bounds, self, request)
 
 
-def _characters(messages: Sequence[Mapping[str, Any]]) -> int:
-    return sum(len(str(message.get("content", ""))) for message in messages)
+def _characters(content: Any) -> int:
+    """How many characters a prompt has; of token ids, how many there are."""
+    if content and isinstance(content[0], Mapping):
+        return sum(len(str(message.get("content", ""))) for message in content)
+    return len(content)

@@ -148,36 +148,24 @@ class Transport:
     ) -> aiohttp.ClientResponse:
         lost: ConnectionLost | None = None
         while True:
+            unreached = ""
+            data = io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY else body
             try:
-                return await self._send_once(method, url, body, headers, trust)
-            except ConnectionLost as error:
-                if not _reused.get():
-                    raise
-                # The server had closed this kept-alive connection while it was idle: nothing is done yet, so again at
-                # once. The next one may be as old; the first that is new tells the truth.
-                lost = error
-            except ConnectFailed:
-                if lost is None:
-                    raise
-                raise lost from None  # nobody is there any more: it died, perhaps of this very request
-
-    async def _send_once(
-        self, method: str, url: URL, body: bytes | None, headers: dict[str, str], trust: SSLContext | bool
-    ) -> aiohttp.ClientResponse:
-        assert self._session is not None
-        data = io.BytesIO(body) if body is not None and len(body) >= LARGE_BODY else body
-        lost = unreached = ""
-        try:
-            return await self._session.request(
-                method, url, data=data, headers=headers, allow_redirects=False, ssl=trust
-            )
-        except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-            unreached = words(error)
-        except (aiohttp.ClientError, OSError) as error:
-            lost = words(error)
-        if lost:  # not raised from aiohttp's own error, which shows the headers of the request
-            raise ConnectionLost(lost, received=False)
-        raise ConnectFailed(unreached)
+                assert self._session is not None
+                return await self._session.request(
+                    method, url, data=data, headers=headers, allow_redirects=False, ssl=trust
+                )
+            except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+                unreached = words(error)
+            except (aiohttp.ClientError, OSError) as error:
+                lost = ConnectionLost(words(error), received=False)
+            # Raised out here, not from aiohttp's own error, which shows the headers of the request.
+            if lost is None:
+                raise ConnectFailed(unreached)
+            if unreached or not _reused.get():
+                raise lost  # nobody is there any more: it died, perhaps of this very request
+            # The server had closed this kept-alive connection while it was idle: nothing is done yet, so again at
+            # once. The next one may be as old; the first that is new tells the truth.
 
     def _address(self, agent: int, path: str) -> tuple[URL, dict[str, str]]:
         base, headers = self._agents[agent]

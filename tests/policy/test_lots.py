@@ -33,9 +33,12 @@ def outcome(report: VirtualReport) -> tuple[object, ...]:
 @pytest.mark.parametrize("happening", CASES)
 def test_a_fleet_does_the_same_for_lots_and_for_items(happening: str, streamed: bool, timeout: float | None) -> None:
     def run(kind: type[VirtualPool]) -> VirtualReport:
-        fleet = VirtualFleet([1.0] * 10, slots=64, streamed=streamed)
+        fleet = VirtualFleet([1.0] * 10, slots=8, streamed=streamed)
         CASES[happening](fleet)
-        return kind(fleet, seed=1, timeout=timeout).run(prompts(3000), until=10_000)
+        pool = kind(fleet, seed=1, timeout=timeout)
+        for agent in pool.dispatcher.ledger.agents:
+            agent.window.size = 4 * 8  # so that the agents can't hold all the prompts at once
+        return pool.run(prompts(800), until=10_000)
 
     assert outcome(run(VirtualPool)) == outcome(run(ItemsPool))
 
