@@ -34,3 +34,12 @@ def test_help_loads_neither_the_openai_package_nor_the_http_client() -> None:
     code = "import sys; sys.argv = ['aurora-pool', '--help']\nfrom aurora_pool.cli import main\n"
     code += "try: main()\nexcept SystemExit: pass"
     assert not loaded(code) & {"aiohttp", "httpx2", "numpy", "openai", "prometheus_client"}
+
+
+def test_a_command_does_not_load_the_others() -> None:
+    code = "import sys; sys.argv = ['aurora-pool', 'agent', '--nonsense']\nfrom aurora_pool.cli import main\n"
+    code += "try: main()\nexcept SystemExit: pass\n"
+    code += "print([name for name in ('aurora_pool.cli.run', 'aurora_pool.jobs') if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
+    assert "--nonsense" in ran.stderr

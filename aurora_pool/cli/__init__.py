@@ -17,8 +17,8 @@ def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""
     prepare()
     try:
-        from aurora_pool.cli.app import app
+        from aurora_pool.cli.commands import application
 
-        sys.exit(told(app))
+        sys.exit(told(application(next(iter(sys.argv[1:]), None))))
     finally:
         flush()

@@ -113,6 +113,8 @@ class Executor:
         held = await self._leases.renew(progress)
         for name, (epoch, run) in list(self._runs.items()):
             state = held.get(name)
+            if name in self._leases.released:
+                continue
             if state is None or state[0] != epoch:
                 logger.warning("%s is another replica's now", name)
                 for tasks in (self._running, self._ending):
@@ -181,6 +183,7 @@ class Executor:
         del tasks[name]
         self._runs.pop(name, None)
         self._progress.pop(name, None)
+        self._leases.released.discard(name)
         self._woken.set()
 
     async def _drive(self, row: RowMapping, drive: Drive) -> None:

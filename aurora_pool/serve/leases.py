@@ -28,12 +28,16 @@ class LeaseLost(Exception):
 
 
 class Leases:
-    """The batches that this replica holds. ``owner`` names it, ``seconds`` is how long a lease lasts."""
+    """The batches that this replica holds. ``owner`` names it, ``seconds`` is how long a lease lasts.
+
+    ``released`` are those that it ends or lets go of by itself, so that they look like lost ones meanwhile.
+    """
 
     def __init__(self, storage: Storage, owner: str, seconds: float) -> None:
         self._storage = storage
         self._owner = owner
         self._seconds = seconds
+        self.released: set[str] = set()
 
     async def take_over_all(self) -> None:
         """End all leases: for a database that no other process uses, as the folder's lock has shown."""
@@ -129,6 +133,7 @@ class Leases:
         self, row: Mapping[Any, Any], values: Mapping[str, Any], made: Iterable[Mapping[str, Any]] = ()
     ) -> None:
         """End a batch: its row, files and webhook deliveries in one transaction. Raises :class:`LeaseLost`."""
+        self.released.add(row["id"])
         async with self._storage.write() as connection:
             await self._change(connection, row, values, release=True)
             for file in made:
@@ -137,6 +142,7 @@ class Leases:
 
     async def release(self, row: Mapping[Any, Any], progress: Mapping[str, Any]) -> None:
         """Let go of a batch, if it is still held, and write what was done; nothing goes on for now."""
+        self.released.add(row["id"])
         values = {**progress, "eta": None, "rate": None, "owner": None, "lease_until": None}
         async with self._storage.write() as connection:
             await connection.execute(update(batches).where(self._holds(row)).values(values))

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from aurora_pool.serve import batch_run, delivery, executor
 from aurora_pool.testing.clock import loop_factories as pytest_asyncio_loop_factories  # noqa: F401 - a hook
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -15,3 +16,11 @@ logging.getLogger("alembic").setLevel(logging.WARNING)
 def _no_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AURORA_POOL_SECRET", "AURORA_POOL_KEY", "AURORA_POOL_DATA", "AURORA_POOL_DATABASE"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers of this process look twenty times a second at what they look at once a second otherwise."""
+    monkeypatch.setattr(executor, "TICK", 0.05)
+    monkeypatch.setattr(batch_run, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(delivery, "LOOK_EVERY", 0.05)

@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from aurora_pool import ConfigError
+from aurora_pool.serve import limits as limits_module
 from aurora_pool.serve.keys import KeyRing, load_secret
 from aurora_pool.serve.limits import RequestRates, TokenAccounts
 from aurora_pool.serve.options import UserLimits
@@ -20,7 +21,14 @@ from aurora_pool.serve.storage import Storage
 from aurora_pool.testing import AgentProfile
 from tests.serve.running import MODEL, Running, ended, line, running, submit, until
 
-SLOW = AgentProfile(slots=4, median_length=400.0, speed=0.5)
+SLOW = AgentProfile(slots=64, median_length=400.0)
+"""An agent that needs longer for a thousand answers than to tell of the first, and not long for those in flight."""
+
+
+@pytest.fixture
+def endless_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no midnight come: it would give everybody new tokens."""
+    monkeypatch.setattr(limits_module, "DAY", 10**12)
 
 
 async def make_keys(data: Path, *users: str, **limits: int) -> list[str]:
@@ -245,6 +253,7 @@ async def test_requests_a_minute(tmp_path: Path) -> None:
         await run.client_of(bob).completions.create(model=MODEL, prompt="p", max_tokens=1)
 
 
+@pytest.mark.usefixtures("endless_day")
 async def test_tokens_a_day(tmp_path: Path) -> None:
     [ann] = await make_keys(tmp_path, "ann", tokens_per_day=10)
     async with running(tmp_path) as run:
@@ -267,6 +276,7 @@ async def _status_is(client: openai.AsyncOpenAI, batch_id: str, status: str) -> 
     return (await client.batches.retrieve(batch_id)).status == status
 
 
+@pytest.mark.usefixtures("quick", "endless_day")
 @pytest.mark.parametrize("lists", [False, True])
 async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(tmp_path: Path, lists: bool) -> None:
     lines = [line(f"r{i}", [f"a{i}", f"b{i}"] if lists else None) for i in range(1000)]

@@ -10,6 +10,8 @@ from typing import Any
 import openai
 import pytest
 
+from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.leases import Leases
 from aurora_pool.testing import AgentProfile
 from tests.pool.running import running_sequences
 from tests.serve.running import COMPLETIONS, MODEL, ended, jsonl, line, records, running, submit, until
@@ -88,6 +90,7 @@ async def test_requests_that_a_job_cannot_rewrite_go_as_they_stand(tmp_path: Pat
         assert sent in ([tools], [tools, tools])  # what an agent that answered nothing yet rejects is shown to another
 
 
+@pytest.mark.usefixtures("quick")
 async def test_requests_that_go_as_they_stand_have_a_rate_and_an_end(tmp_path: Path) -> None:
     async with running(tmp_path, agents=1, profile=SLOW) as run:
         batch = await submit(run.client, [line(f"l{i}", ["one", "two"]) for i in range(1000)])
@@ -187,6 +190,7 @@ async def test_batches_are_listed_by_pages(tmp_path: Path) -> None:
             await run.client.batches.list(limit=0)
 
 
+@pytest.mark.usefixtures("quick")
 async def test_cancelling_keeps_what_is_answered(tmp_path: Path) -> None:
     async with running(tmp_path, profile=SLOW) as run:
         batch = await submit(run.client, [line(f"r{i}", max_tokens=1 + 300 * (i % 2)) for i in range(300)])
@@ -211,6 +215,7 @@ async def test_cancelling_keeps_what_is_answered(tmp_path: Path) -> None:
             await run.client.batches.cancel(batch.id)
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_window_that_closes(tmp_path: Path) -> None:
     async with running(tmp_path, profile=SLOW) as run:
         lines = [line(f"r{i}", max_tokens=1 if i < 20 else 5000, ignore_eos=True) for i in range(60)]
@@ -226,6 +231,7 @@ async def test_a_window_that_closes(tmp_path: Path) -> None:
         assert done.request_counts.failed == len(late) > 0
 
 
+@pytest.mark.usefixtures("quick")
 async def test_pausing_and_going_on(tmp_path: Path) -> None:
     async with running(tmp_path, profile=SLOW) as run:
         batch = await submit(run.client, [line(f"r{i}", max_tokens=5) for i in range(100)])
@@ -244,6 +250,7 @@ async def test_pausing_and_going_on(tmp_path: Path) -> None:
         assert sorted(record["custom_id"] for record in output) == sorted(f"r{i}" for i in range(100))
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_restart_goes_on_with_what_it_finds(tmp_path: Path) -> None:
     lines = [line(f"r{i}", max_tokens=20) for i in range(200)]
     async with running(tmp_path / "data", profile=SLOW) as run:
@@ -259,6 +266,32 @@ async def test_a_restart_goes_on_with_what_it_finds(tmp_path: Path) -> None:
         output = await records(run.client, done.output_file_id)
         assert sorted(record["custom_id"] for record in output) == sorted(each["custom_id"] for each in lines)
         assert run.fleet.prompts_received < 195  # what was answered before is not asked again
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_batch_that_ends_is_not_taken_for_another_replicas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    renew, drop = Leases.renew, BatchFolders.drop
+    looks = 0
+
+    async def counted(leases: Leases, *arguments: Any) -> Any:
+        nonlocal looks
+        held = await renew(leases, *arguments)
+        looks += 1
+        return held
+
+    async def late(folders: BatchFolders, batch_id: str) -> None:
+        seen = looks
+        await until(lambda: looks > seen + 1)
+        await drop(folders, batch_id)
+
+    monkeypatch.setattr(Leases, "renew", counted)
+    monkeypatch.setattr(BatchFolders, "drop", late)
+    async with running(tmp_path) as run:
+        batch = await ended(run.client, await submit(run.client, [line("a")]))
+        await until(lambda: not (tmp_path / "batches" / batch.id).exists() or "another replica" in caplog.text)
+    assert "another replica" not in caplog.text
 
 
 async def test_an_input_file_may_be_deleted_while_its_batch_waits(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ async def test_a_rotated_secret_and_the_old_one_both_verify(tmp_path: Path) -> N
                 run.client.webhooks.verify_signature(body, headers, secret=secret)
 
 
+@pytest.mark.usefixtures("quick")
 async def test_a_failed_delivery_is_made_again_with_the_same_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +153,7 @@ async def test_a_failed_delivery_is_made_again_with_the_same_id(
             assert receiver.elsewhere == 0  # redirects are not followed
 
 
+@pytest.mark.usefixtures("quick")
 async def test_deliveries_survive_a_restart(tmp_path: Path) -> None:
     async with receiving() as receiver:
         receiver.statuses = [503]
@@ -173,6 +175,7 @@ async def test_deliveries_survive_a_restart(tmp_path: Path) -> None:
             assert event.data.id == batch.id
 
 
+@pytest.mark.usefixtures("quick")
 async def test_deliveries_go_on_after_an_error_of_the_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
