@@ -9,6 +9,7 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -67,13 +68,18 @@ EXAMPLES = [path for path in (ROOT / "examples").rglob("*") if path.suffix in {"
 IMPORT = re.compile(r"^ *from (aurora_pool[\w.]*) import (\w+(?:, \w+)*)", re.MULTILINE)
 
 
-def load(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.split(".")[0] in EXTRAS:
-            pytest.skip(f"needs {error.name}")
-        raise
+def load(*names: str) -> Iterator[ModuleType]:
+    """Import modules; a test ends as skipped, once it has seen the others, if some need what isn't installed."""
+    missing = set()
+    for name in names:
+        try:
+            yield importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.split(".")[0] not in EXTRAS:
+                raise
+            missing.add(error.name)
+    if missing:
+        pytest.skip(f"needs {', '.join(sorted(missing))}")
 
 
 def test_the_names_that_scripts_use_are_there() -> None:
@@ -84,14 +90,13 @@ def test_the_names_that_scripts_use_are_there() -> None:
     assert set(aurora_pool.__all__) >= own_errors
 
 
-@pytest.mark.parametrize("name", ["aurora_pool", *MODULES])
-def test_what_is_offered_is_there_and_documented(name: str) -> None:
-    module = load(name)
-    assert module.__doc__, f"{name} has no docstring"
-    for public in getattr(module, "__all__", ()):
-        value = getattr(module, public)
-        if inspect.isclass(value) or inspect.isroutine(value):
-            assert inspect.getdoc(value), f"{name}.{public} has no docstring"
+def test_what_is_offered_is_there_and_documented() -> None:
+    for module in load("aurora_pool", *MODULES):
+        assert module.__doc__, f"{module.__name__} has no docstring"
+        for public in getattr(module, "__all__", ()):
+            value = getattr(module, public)
+            if inspect.isclass(value) or inspect.isroutine(value):
+                assert inspect.getdoc(value), f"{module.__name__}.{public} has no docstring"
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -100,17 +105,18 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
 
 
-@pytest.mark.parametrize("name", ["aurora_pool", *MODULES])
-def test_the_examples_in_docstrings_run(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    failed, _ = doctest.testmod(load(name), optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    assert not failed, capsys.readouterr().out
+def test_the_examples_in_docstrings_run(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    for module in load("aurora_pool", *MODULES):
+        failed, _ = doctest.testmod(module, optionflags=flags)
+        assert not failed, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", WITH_A_LIST)
-def test_what_is_offered_is_listed_in_order(name: str) -> None:
-    module = load(name)
-    listed = list(module.__all__)
-    assert listed == sorted(listed, key=lambda public: (not public.isupper(), public[0] != public[0].upper(), public))
+def test_what_is_offered_is_listed_in_order() -> None:
+    for module in load(*WITH_A_LIST):
+        listed = list(module.__all__)
+        in_order = sorted(listed, key=lambda public: (not public.isupper(), public[0] != public[0].upper(), public))
+        assert listed == in_order, module.__name__
 
 
 def test_the_reference_has_every_adapter_and_all_that_pages_and_examples_import() -> None:
@@ -122,7 +128,8 @@ def test_the_reference_has_every_adapter_and_all_that_pages_and_examples_import(
         for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):
             assert module in PUBLIC, f"{path.name} imports from {module}, which is not in docs/reference.md"
             if module in MODULES or module == "aurora_pool":
-                assert set(names.split(", ")) <= {*load(module).__all__, "EmbeddingPool"}, f"{path.name}: {module}"
+                for loaded in load(module):
+                    assert set(names.split(", ")) <= {*loaded.__all__, "EmbeddingPool"}, f"{path.name}: {module}"
 
 
 def test_embedding_pools_are_at_the_root() -> None:

@@ -8,8 +8,6 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 
 # The layers, from the bottom: a module imports from its own layer and from those above it in this list, never below.
@@ -108,8 +106,6 @@ UNDERSCORED_API = frozenset({"_asdict", "_exit", "_fields", "_make", "_replace"}
 
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
-every_module = pytest.mark.parametrize("name", MODULES)
-
 
 @cache
 def tree_of(name: str) -> ast.Module:
@@ -148,18 +144,20 @@ def own_imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
         yield line, dotted or "__init__"
 
 
-@every_module
-def test_has_a_layer(name: str) -> None:
-    assert top(name) in LAYER, f"give aurora_pool/{top(name)} its layer in {Path(__file__).name}"
+PURE_MODULES = [name for name in MODULES if owned_by(name, PURE)]
 
 
-@every_module
-def test_imports_point_down(name: str) -> None:
-    own = LAYER[top(name)]
+def test_every_module_has_a_layer() -> None:
+    missing = {top(name) for name in MODULES} - LAYER.keys()
+    assert not missing, f"give them their layers in {Path(__file__).name}"
+
+
+def test_imports_point_down() -> None:
     upward = [
-        f"line {line}: {imported}"
+        f"{name}, line {line}: {imported}"
+        for name in MODULES
         for line, imported in own_imports(tree_of(name))
-        if LAYER.get(top(imported), 99) > own and (name, imported) not in UPWARD
+        if LAYER.get(top(imported), 99) > LAYER[top(name)] and (name, imported) not in UPWARD
     ]
     assert not upward
 
@@ -177,31 +175,27 @@ def test_imports_run_in_no_circle() -> None:
     list(TopologicalSorter(graph).static_order())
 
 
-@every_module
-def test_pure_modules_stay_pure(name: str) -> None:
-    if not owned_by(name, PURE):
-        return
+def test_pure_modules_stay_pure() -> None:
     impure = [
-        f"line {line}: {module}"
+        f"{name}, line {line}: {module}"
+        for name in PURE_MODULES
         for line, module, _ in imports(tree_of(name))
         if module in IMPURE_MODULES or top(module) in IMPURE_MODULES
     ]
     assert not impure
 
 
-@every_module
-def test_pure_modules_are_handed_their_random_generator(name: str) -> None:
-    if not owned_by(name, PURE):
-        return
-    tree = tree_of(name)
+def test_pure_modules_are_handed_their_random_generator() -> None:
     taken = [
-        f"line {line}: {imported}"
-        for line, module, imported in imports(tree)
+        f"{name}, line {line}: {imported}"
+        for name in PURE_MODULES
+        for line, module, imported in imports(tree_of(name))
         if module == "random" and imported not in {None, "Random"}
     ]
     used = [
-        f"line {node.lineno}: random.{node.attr}"
-        for node in ast.walk(tree)
+        f"{name}, line {node.lineno}: random.{node.attr}"
+        for name in PURE_MODULES
+        for node in ast.walk(tree_of(name))
         if isinstance(node, ast.Attribute)
         and isinstance(node.value, ast.Name)
         and node.value.id == "random"
@@ -210,23 +204,27 @@ def test_pure_modules_are_handed_their_random_generator(name: str) -> None:
     assert not taken + used
 
 
-@every_module
-def test_only_the_transport_opens_connections(name: str) -> None:
-    if owned_by(name, CLIENT_OWNERS):
-        return
-    clients = [f"line {line}: {module}" for line, module, _ in imports(tree_of(name)) if top(module) == "aiohttp"]
+def test_only_the_transport_opens_connections() -> None:
+    clients = [
+        f"{name}, line {line}: {module}"
+        for name in MODULES
+        if not owned_by(name, CLIENT_OWNERS)
+        for line, module, _ in imports(tree_of(name))
+        if top(module) == "aiohttp"
+    ]
     assert not clients
 
 
-@every_module
-def test_nobody_reads_private_names_of_others(name: str) -> None:
+def test_nobody_reads_private_names_of_others() -> None:
     read = [
-        f"line {node.lineno}: {ast.unparse(node)}"
+        f"{name}, line {node.lineno}: {ast.unparse(node)}"
+        for name in MODULES
         for node in ast.walk(tree_of(name))
         if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value)
     ]
     taken = [
-        f"line {line}: {imported}"
+        f"{name}, line {line}: {imported}"
+        for name in MODULES
         for line, module, imported in imports(tree_of(name))
         if top(module) == "aurora_pool" and any(is_private(part) for part in [*module.split("."), imported or ""])
     ]
@@ -242,7 +240,6 @@ def is_own(value: ast.expr) -> bool:
     return ast.unparse(value) in {"self", "cls", "super()", "type(self)"}
 
 
-@every_module
-def test_has_one_reason_to_change(name: str) -> None:
-    lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
-    assert lines <= LONGEST
+def test_modules_have_one_reason_to_change() -> None:
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: count for name, count in lines.items() if count > LONGEST} == {}

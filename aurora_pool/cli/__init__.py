@@ -22,8 +22,8 @@ def main() -> None:
     """Run the command that ``sys.argv`` asks for, and exit with its code."""
     prepare()
     try:
-        from aurora_pool.cli.commands import application
+        from aurora_pool.cli.commands import command
 
-        sys.exit(told(application(next(iter(sys.argv[1:]), None))))
+        sys.exit(told(command(next(iter(sys.argv[1:]), None))))
     finally:
         flush()

@@ -104,7 +104,10 @@ class AgentServer(Backend):
             self._busy.add(transport)
         try:
             await self._responsive.wait()
-            response = await self._answer(exchange)
+            try:
+                response = await self._answer(exchange)
+            except ConnectionResetError:  # it was cut before the head of the answer: nobody reads this one
+                response = reply(b"", 499)
             if self.conditions.headers and not response.prepared:
                 response.headers.update(self.conditions.headers)
         finally:

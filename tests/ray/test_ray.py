@@ -22,7 +22,7 @@ from pyarrow import parquet  # noqa: E402
 
 from aurora_pool import AgentEndpoint, ConfigError, Timeouts, parse_hostfile  # noqa: E402
 from aurora_pool.contrib.ray import answer  # noqa: E402
-from tests.cli.conftest import simulated  # noqa: E402
+from tests.forked import simulated  # noqa: E402
 from tests.ray.conftest import write_rows  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("default")  # Ray's own code warns, about itself
