@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 import urllib.request
 from pathlib import Path
@@ -12,32 +11,16 @@ from pathlib import Path
 import pytest
 
 from aurora_pool.cli import batches
-from tests.cli.conftest import COMMAND, Call
+from tests.cli.conftest import Call
+from tests.forked import Run
 from tests.serve.running import jsonl, line
-from tests.tied import tied
 
 
 class Serving:
-    def __init__(self, hostfile: Path, data: Path, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [
-                *tied(),
-                *COMMAND,
-                "serve",
-                "--hostfile",
-                str(hostfile),
-                "--data",
-                str(data),
-                "--port",
-                "0",
-                "--log-json",
-                *options,
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        self.first = json.loads(self.process.stderr.readline())["message"]
+    def __init__(self, folder: Path, hostfile: Path, data: Path) -> None:
+        self._run = Run(folder, "serve", "--hostfile", hostfile, "--data", data, "--port", "0", "--log-json")
+        self._run.wait_until(lambda: "\n" in self._run.said, "the server listens")
+        self.first = json.loads(self._run.said.splitlines()[0])["message"]
         self.url = self.first.split(" ", 1)[0]
 
     def wait_for(self, metric: str, key: str) -> None:
@@ -48,11 +31,10 @@ class Serving:
             time.sleep(0.05)
 
     def stop(self) -> tuple[int, list[str]]:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.stderr is not None
-        with self.process:
-            lines = [json.loads(each)["message"] for each in self.process.stderr]
-        return self.process.returncode, lines
+        if self._run.alive:
+            self._run.send(signal.SIGTERM)
+        code, said = self._run.end()
+        return code, [json.loads(each)["message"] for each in said.splitlines()]
 
 
 def test_from_a_file_to_its_answers(
@@ -71,7 +53,7 @@ def test_from_a_file_to_its_answers(
     own = tmp_path / "fleet.hostfile"
     agents = hostfile.read_text().splitlines(keepends=True)
     own.write_text(agents[0])
-    server = Serving(own, data)
+    server = Serving(tmp_path, own, data)
     try:
         own.write_text("".join(agents))
         assert " serves 1 agents, for this machine only, with a key once there is one; data in " in server.first
