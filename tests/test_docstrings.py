@@ -25,7 +25,7 @@ UNPACKED = re.compile(r"Unpack\[(\w+)\]")
 def shown(test: doctest.DocTest) -> Iterator[str]:
     """Give the code of a docstring that isn't run: skipped examples, and what stands after a double colon."""
     yield from (example.source for example in test.examples if example.options.get(doctest.SKIP))
-    yield from map(textwrap.dedent, LITERAL.findall(inspect.cleandoc(test.docstring)))
+    yield from map(textwrap.dedent, LITERAL.findall(inspect.cleandoc(test.docstring or "")))
 
 
 def calls(code: str) -> Iterator[ast.Call]:
