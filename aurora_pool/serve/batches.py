@@ -18,13 +18,13 @@ from aurora_pool.serve.described import TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, conflict, not_found
 from aurora_pool.serve.files import LONGEST, SHORTEST, find_file
 from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.http_json import decode, encode_reply, new_id, page, parse_duration, query_int, read_page
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.limits import too_many
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
-from aurora_pool.serve.wire import decode, encode_reply, new_id, page, parse_duration, query_int, read_page
 
 PRIORITIES = range(-100, 101)
 
