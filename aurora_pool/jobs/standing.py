@@ -36,7 +36,7 @@ def progress_of(
         drain=meter.eta(in_flight, now=now),
         exhausted=due - meter.done <= in_flight,
         agents=sum(agent.state != "removed" for agent in statistics.agents),
-        agents_up=statistics.agents_in_service,
+        agents_in_service=statistics.agents_in_service,
         moved=statistics.moved,
         hedged=statistics.hedged,
         stall=stall,

@@ -8,10 +8,10 @@ from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.flow import Flow
+from aurora_pool.policy.lengths import Pace
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.prefix_cache import CacheCounters
 from aurora_pool.policy.quota import Quota
-from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest
 

@@ -16,7 +16,7 @@ from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
 from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import InFlightRequest
-from aurora_pool.runtime.hosted import REPLY_WITHIN, PlainChat
+from aurora_pool.runtime.plain_chat import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Finished, Reader, finished, guarded
 from aurora_pool.wire.bounds import Bounds

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from aurora_pool.errors import BadRecord, JobError
+from aurora_pool.jobs.job import Job
 from aurora_pool.jobs.meter import Meter, Progress
 from aurora_pool.jobs.options import JobOptions
-from aurora_pool.jobs.runner import Job
 from aurora_pool.serve.blobs import Blobs
 from aurora_pool.serve.finalize import finalize
 from aurora_pool.serve.fleet import Model, ServedFleet

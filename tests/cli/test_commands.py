@@ -120,8 +120,8 @@ def test_every_error_has_its_exit_code(error: BadRecord, code: int) -> None:
 def progress(seconds: float, **changes: object) -> Progress:
     fields = {
         "total": 100, "earlier": 10, "done": 40, "failed": 2, "in_flight": 8, "seconds": seconds, "tokens": 900,
-        "prompts_per_second": 4.0, "tokens_per_second": 90.0, "eta": 12.5, "agents": 4, "agents_up": 3, "moved": 5,
-        "hedged": 0,
+        "prompts_per_second": 4.0, "tokens_per_second": 90.0, "eta": 12.5, "agents": 4, "agents_in_service": 3,
+        "moved": 5, "hedged": 0,
     }  # fmt: skip
     return Progress(**(fields | changes))  # type: ignore[arg-type]
 
