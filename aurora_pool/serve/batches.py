@@ -18,13 +18,13 @@ from aurora_pool.serve.described import TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, conflict, not_found
 from aurora_pool.serve.files import LONGEST, SHORTEST, find_file
 from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.http_json import decode, encode_reply, new_id, page, parse_duration, query_int, read_page
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.limits import too_many
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
-from aurora_pool.serve.wire import decode, encode_reply, new_id, page, parse_duration, query_int, read_page
 
 PRIORITIES = range(-100, 101)
 
@@ -147,13 +147,13 @@ class BatchesApi:
 
     @described(reply="types:Batch")
     async def pause(self, request: web.Request) -> web.Response:
-        """Let a batch rest; its time goes on."""
+        """Pause a batch; its completion window keeps running."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": True}, "paused")
         return encode_reply(batch_object(row))
 
     @described(reply="types:Batch")
     async def resume(self, request: web.Request) -> web.Response:
-        """Go on with a batch that rests."""
+        """Resume a paused batch."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": False}, "resumed")
         return encode_reply(batch_object(row))
 
