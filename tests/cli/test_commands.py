@@ -134,7 +134,7 @@ def test_a_log_has_a_line_now_and_then_and_tells_of_stalls_once(capsys: pytest.C
     lines = LogDisplay()
     for second in range(60):
         stall = (
-            Stall(float(second), ("gpu01:8000 (silent, 8 prompts for 31 s)", "gpu02:8000 (out: 429)"))
+            Stall(float(second), ("gpu01:8000 (8 prompts in flight, the oldest for 31 s)", "gpu02:8000 (out: 429)"))
             if 30 <= second < 40
             else None
         )
@@ -142,5 +142,6 @@ def test_a_log_has_a_line_now_and_then_and_tells_of_stalls_once(capsys: pytest.C
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" ")[0] for line in said] == ["50/100", "50/100", "stalled:", "going", "50/100"]
     assert said[2] == (
-        "stalled: nothing has finished for 30 s; gpu01:8000 (silent, 8 prompts for 31 s), gpu02:8000 (out: 429)"
+        "stalled: nothing has finished for 30 s; gpu01:8000 (8 prompts in flight, the oldest for 31 s), "
+        "gpu02:8000 (out: 429)"
     )
