@@ -79,7 +79,7 @@ def describe(summary: JobSummary) -> list[str]:
         busiest = sorted(summary.agents, key=lambda agent: -agent.prompts)
         for agent in busiest[:SHOWN_AGENTS]:
             rate = agent.tokens / summary.seconds if summary.seconds > 0 else 0.0
-            lines.append(f"  {share.agent:<{width}}  {share.prompts:>8} requests  {rate:>8.0f} tokens/s")
+            lines.append(f"  {agent.agent:<{width}}  {agent.prompts:>8} requests  {rate:>8.0f} tokens/s")
         if len(busiest) > SHOWN_AGENTS:
             lines.append(f"  and {len(busiest) - SHOWN_AGENTS} more agents")
     state = f"{summary.answered} of {summary.total} answered, {summary.failed} failed"

@@ -13,6 +13,7 @@ import msgspec
 
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.again import Again
+from aurora_pool.jobs.agent_counts import AgentCounts
 from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.deadline import Deadline
 from aurora_pool.jobs.guardrails import Guard
@@ -24,7 +25,6 @@ from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runlog import RunLog
-from aurora_pool.jobs.agent_counts import AgentCounts
 from aurora_pool.jobs.standing import progress_of, stall_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.messages import AnyPrompt, Prompt, Response
