@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Annotated, NamedTuple
 
@@ -62,6 +64,12 @@ def application(name: str | None = None) -> typer.Typer:
         function = getattr(import_module(f"aurora_pool.cli.{module}"), each)
         app.command(each, epilog=epilog, hidden=hidden)(function)
     return app
+
+
+@cache
+def command(name: str | None) -> Callable[[], int]:
+    """Make what runs this command; once, for programs that call :func:`aurora_pool.cli.main` again and again."""
+    return typer.main.get_command(application(name))
 
 
 def _print_version(asked: bool) -> None:

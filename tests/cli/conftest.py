@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -16,10 +13,9 @@ from unittest import mock
 import pytest
 
 from aurora_pool.cli import main
-from tests.tied import tied
+from tests.forked import simulated
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
-STARTING = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,24 +28,6 @@ class Ended:
 
 
 Call = Callable[..., Ended]
-
-
-@contextmanager
-def simulated(folder: Path, *options: str) -> Iterator[Path]:
-    """Run ``aurora-pool sim``; gives its hostfile."""
-    hostfile = folder / "fleet.hostfile"
-    command = [*tied(), *COMMAND, "sim", "-o", str(hostfile), *options]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + STARTING
-        while not hostfile.exists():
-            assert process.poll() is None, "the simulated fleet ended"
-            assert time.monotonic() < deadline, "the simulated fleet does not start"
-            time.sleep(0.02)
-        yield hostfile
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
 
 
 @pytest.fixture(scope="session")

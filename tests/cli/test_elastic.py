@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from aurora_pool import AgentEndpoint
 from aurora_pool.cli.fleet import wait_for_hostfile, watch_hostfile
 from aurora_pool.errors import HostfileError
 from aurora_pool.testing.clock import run_simulated
-from tests.cli.conftest import COMMAND, simulated
+from tests.forked import Run, simulated
 from tests.jobs.shared import texts_of, write_jsonl
 
 
@@ -65,19 +63,14 @@ def test_agents_join_and_leave_while_a_job_runs(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
         folder.mkdir()
-    slow = ("--agents", "1", "--slots", "32", "--speed", "0.5")
-    with simulated(folders[0], *slow) as first, simulated(folders[1], "--agents", "1", "--slots", "256") as second:
+    slow = ("--agents", "1", "--slots", "16")
+    with simulated(folders[0], *slow) as first, simulated(folders[1], "--agents", "1", "--instant") as second:
         hostfile.write_text(first.read_text())
-        command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--json"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 60
-        while not output.exists() or output.stat().st_size < 2000:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        run = Run(tmp_path, "run", source, "-o", output, "--hostfile", hostfile, "--json")
+        run.wait_until(lambda: output.exists() and output.stat().st_size > 2000, "some records are written")
         hostfile.write_text(second.read_text())
-        said, told = process.communicate(timeout=90)
-    assert process.returncode == 0
-    assert "the hostfile changed: 1 agents join, 1 leave" in told
+        code, said = run.end()
+    assert code == 0
+    assert "the hostfile changed: 1 agents join, 1 leave" in said
     assert len(texts_of(output)) == 1500
-    assert len(json.loads(said)["agents"]) == 2
+    assert len(json.loads(run.gave)["agents"]) == 2

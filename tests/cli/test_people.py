@@ -191,7 +191,7 @@ def test_what_a_terminal_would_obey_is_shown() -> None:
 
 
 def test_a_hangup_ends_a_run_as_sigterm_does(tmp_path: Path, source: Path) -> None:
-    from tests.cli.conftest import simulated
+    from tests.forked import simulated
 
     output = tmp_path / "out.jsonl"
     with simulated(tmp_path, "--agents", "1", "--slots", "4", "--median-length", "40") as hostfile:

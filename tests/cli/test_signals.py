@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -16,16 +14,17 @@ import pytest
 from aurora_pool import parse_hostfile
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.jobs.deadline import RESERVE
-from tests.cli.conftest import COMMAND, Call, simulated
+from tests.cli.conftest import Call
+from tests.forked import Run, simulated
 from tests.jobs.shared import texts_of, write_jsonl
 
-COUNT = 2000
+COUNT = 3000
 
 
 @pytest.fixture(scope="module")
 def slow_fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A fleet that needs half a minute for the job: nothing is done before a signal comes."""
-    options = ("--agents", "1", "--slots", "64", "--median-length", "40")
+    """A fleet that needs some seconds for the job: nothing is done before a signal comes."""
+    options = ("--agents", "1", "--slots", "64", "--median-length", "12")
     with simulated(tmp_path_factory.mktemp("fleet"), *options) as path:
         yield path
 
@@ -37,22 +36,9 @@ def source(tmp_path: Path) -> Path:
     )
 
 
-def begin(source: Path, output: Path, hostfile: Path, *options: str) -> subprocess.Popen[str]:
-    """Start a run, and wait until it has written some records."""
-    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not output.exists() or output.stat().st_size < 2000:
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process
-
-
-def end(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, said = process.communicate(timeout=90)
-    assert "Traceback" not in said
-    return process.returncode, said
+def begin(source: Path, output: Path, hostfile: Path, *options: object) -> Run:
+    """Start a run."""
+    return Run(output.parent, "run", source, "-o", output, "--hostfile", hostfile, *options)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +61,13 @@ def test_a_signal_ends_a_run_that_can_go_on(
     word: str,
 ) -> None:
     output = tmp_path / "out.jsonl"
-    process = begin(source, output, slow_fleet, "--grace", "60")
-    for number in signals:
-        process.send_signal(number)
-        time.sleep(0.3)
-    ended, said = end(process)
+    run = begin(source, output, slow_fleet, "--grace", 60)
+    run.wait_until(lambda: output.exists() and output.stat().st_size > 2000, "some records are written")
+    run.send(signals[0])
+    for number in signals[1:]:
+        run.wait_until(lambda: "press Ctrl-C again" in run.said, "it waits for what is in flight")
+        run.send(number)
+    ended, said = run.end()
     assert ended == code
     saved = len(texts_of(output))
     assert 0 < saved < COUNT
@@ -99,32 +87,28 @@ def running_at(hostfile: Path) -> float:
 
 
 def test_sigterm_leaves_no_more_than_its_grace(tmp_path: Path, source: Path) -> None:
-    output = tmp_path / "out.jsonl"
     # Two long answers a minute: nothing will be drained within any grace.
     with simulated(tmp_path, "--agents", "1", "--slots", "4", "--speed", "0.2") as hostfile:
-        command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--grace", "0.5"]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        while running_at(hostfile) < 4:  # what starts a job is one prompt at a time
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.terminate()
-        code, said = end(process)
+        run = begin(source, tmp_path / "out.jsonl", hostfile, "--grace", 0.1)
+        # What starts a job is one prompt at a time.
+        run.wait_until(lambda: running_at(hostfile) >= 4, "the server is busy")
+        run.send(signal.SIGTERM)
+        code, said = run.end()
     assert (code, "still to do (terminated)" in said) == (143, True)
 
 
 def test_an_interrupt_before_the_fleet_is_there_ends_it_at_once(tmp_path: Path, source: Path) -> None:
-    output = tmp_path / "out.jsonl"
-    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(tmp_path / "h"), "--patience", "600"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert "waiting up to 600 s" in process.stderr.readline()
-    process.send_signal(signal.SIGINT)
-    code, said = end(process)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    run = Run(tmp_path, "run", source, "-o", folder / "out.jsonl", "--hostfile", folder / "h", "--patience", 600)
+    run.wait_until(lambda: "waiting up to 600 s" in run.said, "it waits")
+    run.send(signal.SIGINT)
+    code, said = run.end()
     assert (code, said.splitlines()[-1]) == (
         130,
         "interrupted while nothing was in flight; the same command goes on from here",
     )
-    assert sorted(os.listdir(tmp_path)) == ["in.jsonl"]  # noqa: PTH208
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -138,28 +122,22 @@ def test_a_signal_while_old_records_are_read_ends_it_at_once(
     record = '{"id": "x", "custom_id": "line-%d", "response": {"status_code": 200, "body": {}}, "error": null}\n'
     output.write_text("".join(record % n for n in range(1, requests)))
     before = output.read_bytes()
-    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    lock = tmp_path / "out.jsonl.lock"
-    while not lock.exists():  # the survey begins when the lock is there
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.send_signal(number)
-    code, said = end(process)
+    run = begin(source, output, hostfile)
+    run.wait_until((tmp_path / "out.jsonl.lock").exists, "it reads the records")  # that begins when the lock is there
+    run.send(number)
+    code, said = run.end()
     assert code == 128 + number
     assert said.splitlines()[-1].endswith("; the same command goes on from here")
     assert output.read_bytes() == before
 
 
 def test_a_hostfile_that_comes_later_is_waited_for(tmp_path: Path, source: Path, hostfile: Path) -> None:
-    later = tmp_path / "h"
-    command = [*COMMAND, "run", str(source), "-o", str(tmp_path / "out.jsonl"), "--hostfile", str(later)]
-    process = subprocess.Popen([*command, "--patience", "60"], stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    assert "waiting up to 60 s" in process.stderr.readline()
+    later, output = tmp_path / "h", tmp_path / "out.jsonl"
+    run = begin(source, output, later, "--patience", 60)
+    run.wait_until(lambda: "waiting up to 60 s" in run.said, "it waits")
     later.write_text(hostfile.read_text())
-    code, _ = end(process)
-    assert (code, len(texts_of(tmp_path / "out.jsonl"))) == (0, COUNT)
+    code, _ = run.end()
+    assert (code, len(texts_of(output))) == (0, COUNT)
 
 
 def test_a_run_that_is_out_of_time_says_so_by_its_exit_code(

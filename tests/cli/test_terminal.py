@@ -22,7 +22,8 @@ from aurora_pool import Timeouts
 from aurora_pool.cli.console import cell
 from aurora_pool.terminal import one_line, printable
 from aurora_pool.testing import AgentProfile, SimulatedFleet
-from tests.cli.conftest import COMMAND, Call, simulated
+from tests.cli.conftest import COMMAND, Call
+from tests.forked import simulated
 from tests.pool.gateway import gateway
 
 ATTACKS = {

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.jobs.killing import Run, failing_fleet
+from tests.forked import Run
+from tests.jobs.killing import failing_fleet
 from tests.jobs.shared import texts_of, write_jsonl
 
 ROOMS = (20_000, 50_000, 90_000)
@@ -24,6 +25,10 @@ COMMANDS = (
     ["unshare", "--user", "--map-root-user", "--mount"],  # anybody, where the kernel lets people have namespaces
     ["unshare", "--mount"],  # root
 )
+
+
+PROGRAM = "from tests.jobs.full_disk import main; main()"
+"""Not ``-m``: each process that is forked would import the main module once more."""
 
 
 def fill_up(folder: Path, disk: Path, make_room: Callable[[int], dict[str, Any]], reason: str) -> None:
@@ -55,7 +60,7 @@ def command() -> list[str] | None:
     probe = ["sh", "-c", "mount -t tmpfs -o size=4k aurora-pool /tmp"]
     for each in COMMANDS:
         if subprocess.run([*each, *probe], capture_output=True, check=False).returncode == 0:
-            return [*each, sys.executable, "-m", "tests.jobs.full_disk"]
+            return [*each, sys.executable, "-c", PROGRAM]
     return None
 
 

@@ -6,12 +6,8 @@ That does it over JSONL, and over parquet with a table to be written at the end.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import random
-import resource
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,95 +19,20 @@ from typing import TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aurora_pool.cli import main as run_command
+from tests.forked import PATIENCE, Run, simulated
 from tests.jobs.shared import read_records, texts_of, write_jsonl
-from tests.tied import tied
-
-COMMAND = [sys.executable, "-m", "aurora_pool"]
-PATIENCE = 300.0
 
 
 @contextmanager
 def failing_fleet(folder: Path, agents: int, rng: random.Random, *, faults: bool) -> Iterator[Path]:
     """Run a simulated fleet in a process of its own; with ``faults``, its agents die and come back."""
-    hostfile = folder / "fleet.hostfile"
-    options = [
-        "--agents",
-        str(agents),
-        "--slots",
-        "32",
-        "--median-length",
-        "30",
-        "--speed",
-        "2",
-        "-o",
-        str(hostfile),
-    ]
+    options = ["--agents", str(agents), "--slots", "32", "--median-length", "12", "--speed", "2", "--time-scale", "4"]
     for number in range(300 if faults else 0):
         action = rng.choice(["die", "hang", "terminate", "fail_engine", "refuse"])
         # The first agent stays: a fleet without any would be waited for.
         options += ["--fault", f"{rng.randrange(1, agents)}:{action}@{1 + 2 * number}+{rng.uniform(1, 4):.1f}"]
-    with (folder / "fleet.said").open("w+", encoding="utf-8") as said:
-        process = subprocess.Popen([*tied(), *COMMAND, "sim", *options], stderr=said)
-        try:
-            wait_for(hostfile)
-            yield hostfile
-        finally:
-            # A fleet that is killed leaves it, and the next one would seem to be there already.
-            hostfile.unlink(missing_ok=True)
-            ended = process.poll()
-            process.kill()
-            process.wait()
-            said.seek(0)
-            assert ended is None, f"the simulated fleet ended: {said.read()}"
-
-
-def wait_for(path: Path) -> None:
-    """Wait until a file is there."""
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not appear"
-        time.sleep(0.02)
-
-
-class Run:
-    """A command of ``aurora-pool`` in a process of its own, forked from one that has imported everything already."""
-
-    def __init__(self, folder: Path, *arguments: object, file_size: int | None = None) -> None:
-        self._said = folder / "stderr"
-        self._process = FORKING.Process(target=_command, args=([*map(str, arguments)], str(self._said), file_size))
-        self._process.start()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.is_alive()
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
-
-    def end(self) -> tuple[int, str]:
-        """Wait for its end; gives the exit code, which is negative for a signal, and what it said."""
-        self._process.join(PATIENCE)
-        assert self._process.exitcode is not None, f"the job does not end: {self._said.read_text()}"
-        said = self._said.read_text(encoding="utf-8")
-        assert "Traceback" not in said, said
-        return self._process.exitcode, said
-
-
-FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["aurora_pool.cli.app", "aurora_pool.cli.session", "uvloop"])
-
-
-def _command(arguments: list[str], said: str, file_size: int | None) -> None:
-    with Path(said).open("w", encoding="utf-8") as file:
-        os.dup2(file.fileno(), 2)
-    if file_size is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-    sys.argv = ["aurora-pool", *arguments]
-    run_command()
+    with simulated(folder, *options) as hostfile:
+        yield hostfile
 
 
 Ending: TypeAlias = tuple[signal.Signals, ...]
@@ -134,7 +55,7 @@ def cut_until_done(
     Returns how many runs ended before they were done. Every whole line that was there before a run must be there after.
     """
     cut = 0
-    command = ("run", source, "-o", output, "--hostfile", hostfile, "--grace", 0.1, *options)
+    command = ("run", source, "-o", output, "--hostfile", hostfile, "--grace", 0.02, *options)
     while True:
         before = output.read_bytes() if output.exists() else b""
         whole = before[: before.rfind(b"\n") + 1]

@@ -6,34 +6,26 @@ import errno
 import json
 import random
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aurora_pool import BadRecord, ConfigError, JobError
-from aurora_pool.jobs.claimed import ClaimedJob
+from aurora_pool.jobs.claimed_job import ClaimedJob
 from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.merge import merge
 from aurora_pool.jobs.options import JobOptions
 from aurora_pool.jobs.shard import open_shard
 from aurora_pool.sharing import Part
+from tests.forked import Run, wait_until
 from tests.jobs.fleets import fleet_of, pool_of
-from tests.jobs.killing import PATIENCE, Run, failing_fleet
+from tests.jobs.killing import failing_fleet
 from tests.jobs.shared import read_records, texts_of, write_jsonl
 
 
 def lines(count: int) -> list[dict[str, object]]:
     return [{"id": f"p{number}", "prompt": f"Say {number}.", "max_tokens": 40} for number in range(count)]
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline, f"{what}: it does not happen"
-        time.sleep(0.005)
 
 
 def size_of(path: Path) -> int:
@@ -53,7 +45,6 @@ class Drivers:
         self._started += 1
         own = self.folder / f"driver{self._started}"
         own.mkdir()
-        (own / "stderr").touch()  # one that is killed at once has not made it
         return Run(own, *self._command)
 
     def written(self) -> int:

@@ -14,7 +14,7 @@ from tests.jobs.killing import KILLS, STOPS, Ending, check_exactly_once
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("endings", "requests"), [(KILLS, 700), (STOPS, 2200)], ids=["killed", "interrupted and terminated"]
+    ("endings", "requests"), [(KILLS, 800), (STOPS, 2600)], ids=["killed", "interrupted and terminated"]
 )
 def test_a_job_that_is_cut_short_20_times_loses_nothing_and_asks_nothing_twice(
     endings: Sequence[Ending], requests: int

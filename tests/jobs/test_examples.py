@@ -16,7 +16,7 @@ import pytest
 from aurora_pool.jobs.merge import merge
 from aurora_pool.jobs.metrics import METRICS
 from aurora_pool.testing import AgentProfile, SimulatedFleet
-from tests.cli.conftest import simulated
+from tests.forked import simulated
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "jobs"
 

@@ -16,7 +16,7 @@ import pytest
 
 from aurora_pool import AgentEndpoint, PromptOptions, Timeouts, VLLMPool
 from aurora_pool.testing import AgentProfile, SimulatedFleet
-from tests.cli.conftest import simulated
+from tests.forked import simulated
 from tests.pool.running import running
 
 CLIENT = """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from aurora_pool.contrib.frames import answer_batch, answer_partition
-from tests.cli.conftest import simulated
+from tests.forked import simulated
 
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -11,7 +11,7 @@ from parsl.config import Config
 from parsl.executors import ThreadPoolExecutor
 
 from aurora_pool.jobs import read_answers
-from tests.cli.conftest import simulated
+from tests.forked import simulated
 
 pytestmark = pytest.mark.filterwarnings("default")  # Parsl's own code warns, about itself
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 
 from aurora_pool.testing import AgentProfile, SimulatedFleet
@@ -57,3 +58,18 @@ async def test_odd_bodies_are_refused(client: Client, path: str, body: bytes) ->
         url = fleet.endpoints[0].base_url + path
         async with client.session.post(url, data=body, headers={"Content-Type": "application/json"}) as reply:
             assert reply.status == 400
+
+
+async def test_a_connection_that_is_cut_when_its_answer_begins_is_no_error_of_the_program(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with SimulatedFleet() as fleet:
+        (agent,) = fleet.agents
+        agent.hang()
+        asked = asyncio.create_task(client.complete(agent, stream=True))
+        await asyncio.sleep(1)  # of a simulated clock: it has been received
+        agent.revive()
+        agent.die()
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await asked
+    assert caplog.text == ""

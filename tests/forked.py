@@ -1,0 +1,120 @@
+"""Commands of ``aurora-pool`` in processes of their own, forked from one that has imported everything already."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from aurora_pool.cli import main as run_command
+from aurora_pool.cli.commands import command
+
+PATIENCE = 300.0
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(
+    [
+        "aurora_pool.cli.serving",
+        "aurora_pool.cli.session",
+        "aurora_pool.runtime.transport",
+        "aurora_pool.testing.fleet",
+        "tests.forked",
+        "typer._adapters",
+        "uvloop",
+    ]
+)
+for name in ("run", "sim"):
+    command(name)
+
+
+class Run:
+    """A command that runs; what it writes goes to files in a folder, ``stdout`` and ``stderr``."""
+
+    def __init__(self, folder: Path, *arguments: object, file_size: int | None = None) -> None:
+        self._gave, self._said = folder / "stdout", folder / "stderr"
+        for path in (self._gave, self._said):
+            path.write_bytes(b"")  # one that is killed at once has not made it
+        target = ([*map(str, arguments)], str(self._gave), str(self._said), dict(os.environ), file_size)
+        self._process = FORKING.Process(target=_command, args=target)
+        self._process.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.is_alive()
+
+    @property
+    def gave(self) -> str:
+        """Its standard output so far."""
+        return self._gave.read_text(encoding="utf-8")
+
+    @property
+    def said(self) -> str:
+        """Its standard error so far."""
+        return self._said.read_text(encoding="utf-8")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def wait_until(self, true: Callable[[], bool], what: str) -> None:
+        """Wait until something has become true; fails if the command ends before."""
+        wait_until(lambda: true() or not self.alive, what)
+        assert true(), f"it ended before {what}: {self.said}"
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; gives the exit code, which is negative for a signal, and what it said."""
+        self._process.join(PATIENCE)
+        assert self._process.exitcode is not None, f"the command does not end: {self.said}"
+        assert "Traceback" not in self.said, self.said
+        return self._process.exitcode, self.said
+
+
+def wait_until(true: Callable[[], bool], what: str) -> None:
+    """Wait until something has become true."""
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, f"{what}: it does not happen"
+        time.sleep(0.002)
+
+
+@contextmanager
+def simulated(folder: Path, *options: str) -> Iterator[Path]:
+    """Run ``aurora-pool sim``; gives its hostfile."""
+    hostfile = folder / "fleet.hostfile"
+    own = folder / "fleet"
+    own.mkdir(exist_ok=True)
+    fleet = Run(own, "sim", "-o", hostfile, *options)
+    try:
+        fleet.wait_until(hostfile.exists, "the simulated fleet listens")
+        yield hostfile
+    finally:
+        if fleet.alive:
+            fleet.send(signal.SIGTERM)
+        code, said = fleet.end()
+        assert code == 0, f"the simulated fleet ended: {said}"
+
+
+def _command(arguments: list[str], gave: str, said: str, environment: dict[str, str], file_size: int | None) -> None:
+    """Run a command in a process that has just been forked."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(
+            1, signal.SIGKILL
+        )  # PR_SET_PDEATHSIG: it ends with the tests, also where they are killed
+    for path, number in ((gave, 1), (said, 2)):
+        with Path(path).open("wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    if file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    sys.argv = ["aurora-pool", *arguments]
+    run_command()
