@@ -47,9 +47,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """One request of a job.
 
     ``body`` is what the line asks for with the job's defaults filled in, without the model. ``model`` is the model that
-    the line names, after mapping. ``raw`` says that text is sent as it is, whatever the pool does with text. ``digest``
-    (64 bits) stands for all of these but the model, however the line spells them. ``named`` says that the line has an
-    id of its own, and ``kept`` holds the columns that go along into the record.
+    the line names, after mapping. ``raw`` says that text is sent unchanged, whatever the pool does with text.
+    ``digest`` is a hash (64 bits) of all of these but the model, however the line spells them. ``named`` says that the
+    line has an id of its own, and ``kept`` holds the columns that are copied into the record.
     """
 
     id: str

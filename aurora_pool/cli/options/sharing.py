@@ -42,7 +42,7 @@ TakeoverAfter: TypeAlias = Annotated[
     typer.Option(
         metavar="SECONDS",
         min=1.0,
-        help="Seconds of silence after which another driver is taken for dead.",
+        help="Seconds without a heartbeat after which another driver is taken for dead.",
         rich_help_panel=LIMITS,
     ),
 ]
