@@ -26,7 +26,7 @@ from aurora_pool.sharing.ranks import Part
 SHOWN = 5
 """How many ids are named where many are wrong."""
 BUCKETS = 256
-"""Into how many files the hashes of ids are divided, each of which is looked at in memory."""
+"""Into how many files the hashes of ids are divided, each of which is checked in memory."""
 
 OnPiece = Callable[[int, int], None]
 

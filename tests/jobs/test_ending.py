@@ -22,11 +22,11 @@ pytestmark = pytest.mark.simulated_clock
 
 
 def end_after(job: Job, done: int, ending: Any) -> Callable[[Progress, PoolStatistics], None]:
-    def look(progress: Progress, _: PoolStatistics) -> None:
+    def watch(progress: Progress, _: PoolStatistics) -> None:
         if progress.done >= done:
             job.end(ending, "the test says so")
 
-    return look
+    return watch
 
 
 @pytest.mark.parametrize("ending", ["drained", "stopped"])

@@ -34,12 +34,12 @@ async def test_records_are_written_as_requests_finish(tmp_path: Path, write_line
     output = tmp_path / "out.jsonl"
     counts = []
 
-    def look(progress: Progress, _: PoolStatistics) -> None:
+    def watch(progress: Progress, _: PoolStatistics) -> None:
         counts.append((progress.done, len(read_records(output))))
 
     async with fleet_of(2) as fleet, pool_of(fleet) as pool:
         options = JobOptions(interval=0.5)
-        await run_job(pool, write_lines("in.jsonl", PROMPTS), output, options, on_progress=look)
+        await run_job(pool, write_lines("in.jsonl", PROMPTS), output, options, on_progress=watch)
     assert all(done == written for done, written in counts)
     assert len({done for done, _ in counts}) > 3
 
@@ -61,7 +61,7 @@ async def test_chats_and_completions_go_where_they_belong(tmp_path: Path, write_
 async def test_a_stall_names_the_agents_that_hold_the_oldest_prompts(tmp_path: Path, write_lines: WriteLines) -> None:
     stalls = []
 
-    def look(progress: Progress, _: PoolStatistics) -> None:
+    def watch(progress: Progress, _: PoolStatistics) -> None:
         if progress.stall is not None:
             stalls.append(progress.stall)
 
@@ -69,7 +69,7 @@ async def test_a_stall_names_the_agents_that_hold_the_oldest_prompts(tmp_path: P
         loop = asyncio.get_running_loop()
         loop.call_later(2, fleet.agents[0].hang)
         loop.call_later(100, fleet.agents[0].revive)
-        await run_job(pool, write_lines("in.jsonl", PROMPTS), tmp_path / "out.jsonl", on_progress=look)
+        await run_job(pool, write_lines("in.jsonl", PROMPTS), tmp_path / "out.jsonl", on_progress=watch)
         assert re.match(rf"{fleet.endpoints[0]} \(\d+ prompts in flight, the oldest for 3\d s\)", stalls[0].agents[0])
     assert 30 <= stalls[0].seconds < 32
     assert len(stalls) > 30
