@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from tests.cli.conftest import Call, call  # noqa: F401 - a fixture
 from tests.fleets.shared import (
     answered,
