@@ -13,8 +13,8 @@ from aurora_pool.jobs.prompt_maker import PromptMaker
 from aurora_pool.messages import Prompt
 
 if TYPE_CHECKING:
+    from aurora_pool.jobs.job import Job
     from aurora_pool.jobs.run import JobPool
-    from aurora_pool.jobs.runner import Job
 
 SAMPLE = 32
 """Requests that are asked to tell what all will take."""

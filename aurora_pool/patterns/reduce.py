@@ -173,15 +173,14 @@ def check_answers(max_tokens: int | None, sampling: Sampling | None, clean: Clea
     check_callable(clean=clean)
 
 
-async def reduce_budget(
-    pool: VLLMPool, reduce_prompt: str, max_tokens: int | None, argument: str = "reduce_prompt"
-) -> TokenBudget | None:
+async def reduce_budget(pool: VLLMPool, reduce_prompt: str, max_tokens: int | None) -> TokenBudget | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
     check_whole(1, reduce_max_tokens=max_tokens)
-    return await context_budget(pool, argument, reduce_prompt, "responses", max_tokens or pool.max_tokens_aggregation)
+    longest = max_tokens or pool.max_tokens_aggregation
+    return await context_budget(pool, "reduce_prompt", reduce_prompt, "responses", longest)
 
 
 async def context_budget(

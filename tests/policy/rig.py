@@ -148,7 +148,7 @@ class Rig:
         return self.plan()
 
     def stay_idle(self, until: float) -> None:
-        """Let time pass in which every look at a silent agent shows an engine that does nothing."""
+        """Let time pass in which every load check of a stalled agent shows an engine that does nothing."""
         while self.now < until:
             self.wait(1.0)
             while self.looks:

@@ -182,7 +182,7 @@ def test_poison_on_an_agent_of_its_own_comes_to_an_end() -> None:
     assert failure.item.deaths == MAX_DEATHS
 
 
-def test_an_agent_that_fell_silent_blames_nobody() -> None:
+def test_a_stalled_agent_blames_nobody() -> None:
     rig = Rig(8)
     rig.admit(8)
     rig.plan()

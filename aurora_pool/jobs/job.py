@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from aurora_pool.arguments import check_callable, check_instance, shown
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.cache import ResponseCache
-from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.columns import Columns, check_kind
 from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.input_writer import write_requests
@@ -89,6 +89,7 @@ class Job:
         try:
             source = self._source(requests)
             self._files.append(source)
+            check_kind(self.options.columns, source.kind)
             reader = RequestReader(
                 text=source.is_text,
                 prompt_format="chat" if self.options.system_prompt is not None else self.options.prompt_format,
