@@ -126,14 +126,14 @@ class Job:
         return self.survey.dimensions
 
     @property
-    def skipped(self) -> Sequence[BadRecord]:
-        """The first bad lines that are left out."""
-        return self.survey.skipped
+    def bad_records(self) -> Sequence[BadRecord]:
+        """The first of the bad lines that are skipped."""
+        return self.survey.bad_records
 
     @property
-    def left_out(self) -> int:
-        """How many bad lines are left out."""
-        return self.survey.left_out
+    def skipped(self) -> int:
+        """How many bad lines are skipped."""
+        return self.survey.skipped
 
     @property
     def answering(self) -> bool:
