@@ -101,10 +101,10 @@ def run_session(session: Session) -> ExitCode:
             [session.hostfile, *session.reads],
         )
     with _open(session) as job:
-        if job.skipped:
-            for bad in job.skipped[:3]:
-                display.say(f"left out: {bad}")
-            display.say(f"left out: {job.left_out} bad lines in all")
+        if job.bad_records:
+            for bad in job.bad_records[:3]:
+                display.say(f"skipped: {bad}")
+            display.say(f"skipped: {job.skipped} bad lines in all")
         return event_loop.run(_Command(session, job, display, interruptions).run())
 
 

@@ -244,7 +244,7 @@ class ClaimRun:
             tokens_per_second=tokens_rate,
             eta=(total - others - done) / rate if rate > 0 else None,
             agents=sum(agent.state != "removed" for agent in statistics.agents),
-            agents_up=statistics.agents_in_service,
+            agents_in_service=statistics.agents_in_service,
             moved=statistics.moved,
             hedged=statistics.hedged,
             stall=self._stall(now, statistics),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from aurora_pool.arguments import check_each_instance, check_instance
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.templates import Template
 
@@ -97,6 +98,8 @@ class Columns:
     - ``id_field``, ``prompt_field``: the columns with the id and the prompt, where they have names of their own;
     - ``template``, ``system_template``: texts with ``{column}`` in them, which make the prompt and the system prompt;
     - ``keep``: columns that go along into the record, or ``"all"`` that are no fields of a request.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments, and for a template beside a prompt field.
     """
 
     id_field: str | None = None
@@ -106,12 +109,31 @@ class Columns:
     keep: Literal["all"] | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("id_field", "prompt_field", "template", "system_template"):
+            check_instance(name, getattr(self, name), str)
+        if self.keep != "all":
+            check_each_instance("keep", self.keep, str)
+            object.__setattr__(self, "keep", tuple(self.keep))
         if self.template is not None and self.prompt_field is not None:
             raise ConfigError("expected a template or a prompt field, got both")
 
 
+def check_kind(columns: Columns, kind: str) -> None:
+    """Refuse text, whose lines have no columns, where something is said of columns.
+
+    Raises :class:`~aurora_pool.errors.ConfigError`.
+    """
+    option = _for_rows(columns) or ("--keep" if columns.keep else None)
+    if kind == "text" and option is not None:
+        raise ConfigError(f"{option}: the input is read as text, which has no columns")
+
+
 class RowReader:
-    """Reads the object of a short line. ``odd`` are columns that look like mistyped fields, with what was meant."""
+    """Reads the object of a short line.
+
+    ``odd`` are columns that look like mistyped fields, with what was meant; ``for_rows`` is an option that lines of
+    OpenAI Batch have no use for.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
@@ -122,6 +144,7 @@ class RowReader:
         for template in (self._template, self._system):
             self._meant |= set() if template is None else template.names
         self._plain = columns == Columns()
+        self.for_rows = _for_rows(columns)
         self._known: set[str] = set()
         self.odd: dict[str, str] = {}
 
@@ -147,6 +170,14 @@ class RowReader:
             body |= extra
         system = None if self._system is None else self._fill(self._system, row)
         return name, body, system, kept
+
+    def check_batch(self) -> None:
+        """Refuse a line of OpenAI Batch, whose body says all, where something else is to make the request.
+
+        Raises :class:`~aurora_pool.errors.ConfigError`.
+        """
+        if self.for_rows is not None:
+            raise ConfigError(f"{self.for_rows}: the input has lines of OpenAI Batch, whose bodies have the prompts")
 
     def _body(self, row: dict[str, Any]) -> dict[str, Any]:
         body = {name: value for name, value in row.items() if name in REQUEST_FIELDS}
@@ -180,6 +211,12 @@ class RowReader:
         self._known.add(name)
         if name not in self._meant and (field := _meant_by(name, SAMPLING_FIELDS)) is not None:
             self.odd[name] = field
+
+
+def _for_rows(columns: Columns) -> str | None:
+    """Give the first option that is given and says something of rows only."""
+    names = ("template", "system_template", "prompt_field", "id_field")
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(columns, name) is not None), None)
 
 
 def _column(row: Mapping[str, Any], name: str) -> Any:

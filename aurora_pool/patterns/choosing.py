@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 
-from aurora_pool.arguments import check_many
+from aurora_pool.arguments import check_each_instance, check_many
 from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.ahead import ahead
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import check_prompts
+from aurora_pool.prompts.content import check_sampling
 
 MOST_LOGPROBS = 20  # what a server allows by default (--max-logprobs)
 _NEXT = Sampling(
@@ -87,8 +88,9 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
     Raises :class:`~aurora_pool.errors.ConfigError` for fewer than two choices, an empty one, or two that are equal or
     have equal tokens.
     """
-    check_prompts(prompts)
+    check_prompts(prompts, asynchronous=False)
     check_many(choices=choices)
+    check_each_instance("choices", choices, str)
     if len(choices) < 2 or not all(choices) or len(set(choices)) < len(choices):
         raise ConfigError(f"expected two or more different choices, none of them empty: got {list(choices)!r}")
     tokens = await _tokens_of_choices(pool, choices)
@@ -133,7 +135,7 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
 
         likelihoods = [s.logprob for s in await score(pool, ["Paris is in France.", "Paris is in Peru."])]
 
-    A text is scored as it stands, without a chat template, and may be given as token ids. Scoring reads no prefix cache
+    A text is scored unchanged, without a chat template, and may be given as token ids. Scoring reads no prefix cache
     and costs a server much memory: the pool sends such prompts in small lists.
 
     A text whose agent leaves out the log-probabilities, or tells none that can be read, fails.
@@ -171,7 +173,7 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
 
 
 async def _tokens_of_choices(pool: VLLMPool, choices: Sequence[str]) -> dict[str, list[int]]:
-    """Tokenize each choice as it stands within a text.
+    """Tokenize each choice within its text.
 
     Some tokenizers put a space before every text; behind an anchor there is none. Where anchor and choice share a
     token, the choice's own tokens are taken.
@@ -191,7 +193,8 @@ def _asking_for_next(prompt: AnyPrompt) -> Prompt:
     if not isinstance(prompt, Prompt):
         return Prompt(prompt, _NEXT, max_tokens=1)
     sampling = _NEXT
-    if prompt.sampling is not None and prompt.sampling.extra:
+    if prompt.sampling is not None:
+        check_sampling(prompt.sampling)
         sampling = msgspec.structs.replace(_NEXT, extra={**prompt.sampling.extra, **_NEXT.extra})
     return msgspec.structs.replace(prompt, sampling=sampling, max_tokens=1)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aurora_pool.arguments import check_instance, check_many
+from aurora_pool.arguments import check_callable, check_instance, check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
-from aurora_pool.patterns.reduce import Clean, merging, reduce_budget, reduce_forest
+from aurora_pool.patterns.reduce import Clean, check_answers, merging, reduce_budget, reduce_forest
 from aurora_pool.patterns.templates import render, require_placeholder
 from aurora_pool.patterns.tree import ReduceResult, ReduceTree, why_not
 from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import CallOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Stage:
 
     ``read`` turns the answer into what is handed on, by default its text. A ValueError that it raises marks the item as
     failed: the way to refuse an answer that is not what was asked for. ``max_tokens`` and ``sampling`` are for this
-    stage's prompts.
+    stage's prompts. Raises :class:`~aurora_pool.errors.ConfigError` for arguments of another type.
     """
 
     name: str
@@ -35,6 +36,12 @@ class Stage:
     max_tokens: int | None = None
     sampling: Sampling | None = None
     read: Callable[[Response], str] = lambda response: response.text
+
+    def __post_init__(self) -> None:
+        check_instance("name", self.name, str, optional=False)
+        check_instance("prompt", self.prompt, str, optional=False)
+        CallOptions(self.max_tokens, self.sampling, batched=True)
+        check_callable(read=self.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ async def run_pipeline(
     """
     _check(stages)
     check_many(items=items)
+    CallOptions(None, sampling, batched=True)
     taken: list[_Item] = []
 
     def work(number: int, step: int) -> Work[tuple[int, int]]:
@@ -119,7 +127,7 @@ async def fan_out_fan_in(
     pool: VLLMPool,
     items: Iterable[object],
     prompts: Mapping[str, str],
-    merge_prompt: str,
+    reduce_prompt: str,
     *,
     max_tokens: int | None = None,
     reduce_max_tokens: int | None = None,
@@ -139,7 +147,7 @@ async def fan_out_fan_in(
         )
 
     ``prompts`` are templates with ``{item}``, by a name that tells which of an item's answers was lost;
-    ``merge_prompt`` has ``{responses}``, in the order of ``prompts``, and may have ``{item}``. An item's answers are
+    ``reduce_prompt`` has ``{responses}``, in the order of ``prompts``, and may have ``{item}``. An item's answers are
     merged as soon as they are in. Where they would not fit the model's context together, they are merged in parts.
     ``max_tokens`` are those of ``prompts``; ``reduce_max_tokens``, ``clean`` and ``keep_blank`` those of
     :func:`~aurora_pool.patterns.tree_reduce`.
@@ -153,7 +161,8 @@ async def fan_out_fan_in(
     for name, template in prompts.items():
         require_placeholder(f"prompts[{name!r}]", template, "item")
     check_many(items=items)
-    budget = await reduce_budget(pool, merge_prompt, reduce_max_tokens, "merge_prompt")
+    check_answers(max_tokens, sampling, clean)
+    budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     inputs = [str(item) for item in items]
     names = list(prompts)
     trees = {
@@ -171,7 +180,7 @@ async def fan_out_fan_in(
     def values_of(number: int) -> dict[str, object]:
         return {"item": inputs[number]}
 
-    prompt_for = merging(pool, merge_prompt, reduce_max_tokens, values_of)
+    prompt_for = merging(pool, reduce_prompt, reduce_max_tokens, values_of)
     return list((await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)).values())
 
 

@@ -85,7 +85,7 @@ class Exchanges:
                 answered_with_error = isinstance(error, ServerError)
                 now = self._clock()
                 if isinstance(error, ConnectionLost) and not error.received and request.sent_at is not None:
-                    error.silent_for = now - request.sent_at
+                    error.idle_seconds = now - request.sent_at
                 self._dispatcher.failed(request, error, now)
             else:
                 self._dispatcher.ended(request)
@@ -157,7 +157,7 @@ class Exchanges:
         try:
             await self._read(reply, reader, bounds, kind, request)
         except ConnectionLost as error:
-            error.silent_for = self._clock() - reply.read_at
+            error.idle_seconds = self._clock() - reply.read_at
             raise
         except (ServerError, BadReply) as error:
             reply.redacted(error)

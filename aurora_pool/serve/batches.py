@@ -147,13 +147,13 @@ class BatchesApi:
 
     @described(reply="types:Batch")
     async def pause(self, request: web.Request) -> web.Response:
-        """Let a batch rest; its time goes on."""
+        """Pause a batch; its completion window keeps running."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": True}, "paused")
         return encode_reply(batch_object(row))
 
     @described(reply="types:Batch")
     async def resume(self, request: web.Request) -> web.Response:
-        """Go on with a batch that rests."""
+        """Resume a paused batch."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": False}, "resumed")
         return encode_reply(batch_object(row))
 

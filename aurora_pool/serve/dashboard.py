@@ -21,7 +21,7 @@ from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.rendering import LOGIN, UI, Pages, Values, see_other
 
 AGENTS_SHOWN = 100
-_STATES = ("in service", "probing", "out", "silent")
+_STATES = ("in service", "probing", "out", "undiscovered")
 _RECENT = 60
 """Samples that the table beside the charts sums up: five minutes."""
 

@@ -118,7 +118,7 @@ class Gateway:
 
     @described(body=OBJECT, reply=OBJECT, reply_types=(JSON, EVENTS))
     async def forward(self, request: web.Request, path: str = "") -> web.StreamResponse:
-        """Send a request to the fleet, as it stands; ``path`` is its servers', if not the request's own."""
+        """Send a request to the fleet, unchanged; ``path`` is its servers', if not the request's own."""
         path = path or request.path
         caller = caller_of(request)
         await self._limiter.check(caller)
