@@ -69,7 +69,7 @@ class BlockingPool(Generic[PoolT]):
     def run(self, function: Callable[Concatenate[PoolT, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call an async function with the pool as its first argument, and wait for its result.
 
-        >>> pool.run(tree_reduce, "Summarise: {item}", items=pages)  # doctest: +SKIP
+        >>> result = pool.run(tree_reduce, "Summarise: {item}", "Merge: {responses}", items=pages)  # doctest: +SKIP
 
         Methods of the pool will do too: ``pool.run(VLLMPool.post, 0, "Hi")``. Interrupting it cancels what it does.
         Raises what the function raises, and :class:`ConfigError` where the pool is not started.

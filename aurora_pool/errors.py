@@ -95,13 +95,13 @@ class ConnectionLost(TransportError):
     """The connection broke before the reply was whole.
 
     ``received`` tells whether any byte of the reply had come. With none on a kept-alive connection, the server had
-    most likely closed it while it was idle, and the request may be sent again at once. ``silent_for`` is for how many
-    seconds nothing had come.
+    most likely closed it while it was idle, and the request may be sent again at once. ``idle_seconds`` is how long
+    nothing had come.
     """
 
-    def __init__(self, reason: str, *, received: bool, silent_for: float = 0.0) -> None:
+    def __init__(self, reason: str, *, received: bool, idle_seconds: float = 0.0) -> None:
         self.received = received
-        self.silent_for = silent_for
+        self.idle_seconds = idle_seconds
         super().__init__(reason)
 
 

@@ -83,8 +83,8 @@ def _read_folder(folder: Path, now: float) -> list[SourceText]:
         return found
     if stale:
         reason = (
-            f"all agents in it have been silent for {STALE_AFTER:.0f} s or longer; expected them to touch their files "
-            f"every {HEARTBEAT:.0f} s (or the clocks of this machine and theirs differ)"
+            f"all agents in it have given no heartbeat for {STALE_AFTER:.0f} s or longer; expected them to touch their "
+            f"files every {HEARTBEAT:.0f} s (or the clocks of this machine and theirs differ)"
         )
         raise HostfileError(reason, path=folder)
     raise HostfileError("no agent in it; expected a file with one line for each agent", path=folder)

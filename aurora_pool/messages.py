@@ -80,7 +80,7 @@ class Prompt(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """One unit of work. Wherever prompts are taken, a plain string, token ids or a list of messages will do as well.
 
     ``sampling`` and ``max_tokens`` (generated tokens), where given, win over the call's and the pool's. ``format`` does
-    over the pool's ``prompt_format``: ``"chat"`` puts text into the chat template, ``"raw"`` sends it as it is.
+    over the pool's ``prompt_format``: ``"chat"`` puts text into the chat template, ``"raw"`` sends it unchanged.
 
     >>> Prompt("Name a colour.", max_tokens=8).max_tokens
     8

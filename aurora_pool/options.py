@@ -39,8 +39,8 @@ class Timeouts:
       0.9 s; one that needs more than 5 is no use.
     - ``stall`` (30): for an agent that holds prompts to show any activity: a byte of an answer, or a counter in its
       metrics that moves. The first request after a server's start has been seen to take 16 s. An agent without metrics
-      is sent a tiny request then: it may be silent for as long as it answers that, and else for ten times as long, for
-      it may be too busy to.
+      is sent a tiny request then: it may send nothing for as long as it answers that, and else for ten times as long:
+      it may be too busy to answer.
     - ``patience`` (60): for any agent to come into service while prompts wait and none is. A vLLM server that restarts
       a small model needs 30 to 40 s; set it higher where servers load large ones.
 

@@ -290,7 +290,7 @@ class VLLMPool(AgentPool):
         model = self._serving.model or ""
         if self.supports_batch:
             self._prompting = self._known_prompting.setdefault(model, self._prompting)
-            self._prompting.tokenizer.unresponsive |= self._serving.silent
+            self._prompting.tokenizer.unresponsive |= self._serving.undiscovered
             if self._agents.own:
                 await self._prompting.ready(model, self._agents.own)
 

@@ -99,7 +99,7 @@ def cases() -> list[Case]:
         Case("one dead from the start", happens=at(0, 3, "die")),
         Case("one dies at 30%", happens=at(33, 3, "die"), limit=1.20),
         Case("one hangs at 10 s", happens=at(10, 3, "hang"), limit=1.30, quick=True),
-        Case("one terminated (silent)", happens=at(20, 3, "terminate")),
+        Case("one terminated (hangs)", happens=at(20, 3, "terminate")),
         Case("one drains", happens=at(20, 3, "drain")),
         Case("one sleeps", happens=at(20, 3, "sleep")),
         Case("one flaps (10 s up, 5 s down)", happens=at(10, 3, "flap", up=10, down=5)),

@@ -21,6 +21,7 @@ PATIENCE = 300.0
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(
     [
+        "aurora_pool.cli.serving",
         "aurora_pool.cli.session",
         "aurora_pool.runtime.transport",
         "aurora_pool.testing.fleet",

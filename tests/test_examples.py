@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -25,12 +26,19 @@ async def run(script: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
-async def test_runs_without_a_fleet(script: Path) -> None:
-    assert await run(script)
+def test_runs_without_a_fleet(script: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [str(script)])
+    monkeypatch.syspath_prepend(script.parent)  # as Python does for a script
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert not ended.value.code
+    shown = capfd.readouterr()
+    assert (bool(shown.out), shown.err) == (True, "")
 
 
 async def test_the_server_and_a_batch() -> None:
-    assert "completed, 500 of 500" in await run(EXAMPLES / "serve" / "demo.py", "--port", "0", "--once")
+    said = await run(EXAMPLES / "serve" / "demo.py", "--port", "0", "--once", "--time-scale", "20")
+    assert "completed, 500 of 500" in said
 
 
 @pytest.mark.simulated_fleet(2, time_scale=20)

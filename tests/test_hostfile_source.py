@@ -30,7 +30,7 @@ def test_a_folder_holds_a_line_for_each_agent_in_the_order_of_the_names(tmp_path
     assert parse_hostfile(tmp_path) == [AgentEndpoint("gpu01", 8000), AgentEndpoint("gpu02", 8001, {"tier": "large"})]
 
 
-def test_an_agent_that_has_been_silent_does_not_count(tmp_path: Path) -> None:
+def test_an_agent_without_a_heartbeat_does_not_count(tmp_path: Path) -> None:
     announce(tmp_path, "a", "gpu01", age=STALE_AFTER - 5)
     announce(tmp_path, "b", "gpu02", age=STALE_AFTER + 5)
     assert [endpoint.host for endpoint in parse_hostfile(tmp_path)] == ["gpu01"]
@@ -46,7 +46,7 @@ def test_a_folder_without_agents_says_why(tmp_path: Path) -> None:
     with pytest.raises(HostfileError, match="no agent in it"):
         parse_hostfile(tmp_path)
     announce(tmp_path, "a", "gpu01", age=3600)
-    with pytest.raises(HostfileError, match=r"silent for 30 s or longer.*clocks"):
+    with pytest.raises(HostfileError, match=r"no heartbeat for 30 s or longer.*clocks"):
         parse_hostfile(tmp_path)
 
 

@@ -71,6 +71,11 @@ def test_everything_public_is_explained(package: Any) -> None:
     assert [path for path, value in listed(package).items() if not value.docstring] == []
 
 
+def test_no_public_name_is_hidden_by_a_module_of_the_same_name(package: Any) -> None:
+    """Such a name is the module for griffe, and so for the reference, which then has nothing of what is exported."""
+    assert [path for path, value in listed(package).items() if value.is_module] == []
+
+
 def test_what_public_names_return_and_take_is_in_the_reference(package: Any) -> None:
     known = listed(package)
     missing = set()

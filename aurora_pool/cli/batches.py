@@ -82,6 +82,8 @@ def submit(
     Example:
       aurora-pool submit batch.jsonl --watch -o answers.jsonl
     """
+    if output is not None and not watch:
+        raise ConfigError("--output: without --watch, nothing waits for the answers; aurora-pool fetch gets them")
     endpoint = _endpoint_of(_wait_for(source, wait_file))
     with _client(server) as client, source.open("rb") as content:
         file = client.files.create(file=content, purpose="batch")

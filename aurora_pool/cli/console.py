@@ -21,7 +21,7 @@ def say(text: str) -> None:
 
 
 def give(text: str) -> bool:
-    """Put a result on standard output: as it is into a pipe or a file, printable on a terminal.
+    """Put a result on standard output: unchanged into a pipe or a file, printable on a terminal.
 
     Returns False if it could not be written.
     """

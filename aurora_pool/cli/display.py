@@ -196,7 +196,7 @@ def describe(progress: Progress) -> str:
     parts.append(f"{progress.failed} failed")
     if progress.moved:
         parts.append(f"{progress.moved} retried")
-    parts.append(f"{progress.agents_up}/{progress.agents} agents")
+    parts.append(f"{progress.agents_in_service}/{progress.agents} agents")
     return ", ".join(parts)
 
 

@@ -110,9 +110,9 @@ async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
     answered: set[AgentEndpoint] = set()
     while True:
         own = own_agents(pool.endpoints)
-        silent = [index for index, each in enumerate(pool.endpoints) if each.hosted is None and each not in answered]
-        replies = await asyncio.gather(*(pool.post_batch(index, ping) for index in silent))
-        answered |= {pool.endpoints[index] for index, (reply,) in zip(silent, replies, strict=True) if reply.success}
+        missing = [index for index, each in enumerate(pool.endpoints) if each.hosted is None and each not in answered]
+        replies = await asyncio.gather(*(pool.post_batch(index, ping) for index in missing))
+        answered |= {pool.endpoints[index] for index, (reply,) in zip(missing, replies, strict=True) if reply.success}
         if len(answered) >= least:
             return
         if loop.time() + AGAIN > deadline:

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from aurora_pool.cli.options import checks, data, display, fleet, inputs, limits, outputs, prompts, sharing
+from aurora_pool.cli.options.together import check_together
 
 
 def run(
@@ -98,7 +99,7 @@ def run(
     from aurora_pool.jobs.walltime import find_deadline
     from aurora_pool.sharing import parse_part
 
-    sharing.check(output=output, claim=claim, shard=shard, dry_run=dry_run)
+    check_together(context)
     given = {
         "max_tokens": max_tokens,
         "temperature": temperature,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from aurora_pool.cli.config import apply_config
+from aurora_pool.cli.config import CONFIG_HELP, apply_config
 from aurora_pool.cli.panels import ACCESS, DISPLAY, FLEET, LIMITS, QUEUE, SERVER, STORAGE, USER, Patience
 from aurora_pool.errors import ConfigError
 
@@ -33,7 +33,7 @@ def serve(
             metavar="FILE",
             is_eager=True,
             callback=apply_config,
-            help="A YAML file with options of this command; the command line wins over it.",
+            help=CONFIG_HELP,
             rich_help_panel=SERVER,
         ),
     ] = None,

@@ -21,13 +21,13 @@ from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError
 from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
-from aurora_pool.jobs.claimed import PIECE_LINES, ClaimedJob
+from aurora_pool.jobs.claimed_job import PIECE_LINES, ClaimedJob
 from aurora_pool.jobs.copies import is_remote
+from aurora_pool.jobs.job import Job
 from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.paths import check_apart, written_by_job
 from aurora_pool.jobs.resume import Resumed
-from aurora_pool.jobs.runner import Job
 from aurora_pool.jobs.shard import open_shard
 from aurora_pool.jobs.spending import Spending, check_prices, spending_of
 from aurora_pool.options import HostedOptions, OnTooLong, PromptOptions, Timeouts
@@ -100,10 +100,10 @@ def run_session(session: Session) -> ExitCode:
             [session.hostfile, *session.reads],
         )
     with _open(session) as job:
-        if job.skipped:
-            for bad in job.skipped[:3]:
-                display.say(f"left out: {bad}")
-            display.say(f"left out: {job.left_out} bad lines in all")
+        if job.bad_records:
+            for bad in job.bad_records[:3]:
+                display.say(f"skipped: {bad}")
+            display.say(f"skipped: {job.skipped} bad lines in all")
         command = _Command(session, job, display, interruptions)
         return event_loop.run(command.run())
 

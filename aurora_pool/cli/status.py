@@ -141,7 +141,7 @@ def _print_log(log: Path, lines: int, *, follow: bool) -> None:
     shown = is_terminal(sys.stdout)
 
     def put(content: bytes) -> None:
-        # On a terminal what engines write is shown, and obeyed by none; a pipe gets it as it is.
+        # On a terminal what engines write is shown, and obeyed by none; a pipe gets it unchanged.
         sys.stdout.buffer.write(printable(content.decode(errors="replace")).encode() if shown else content)
         sys.stdout.flush()
 

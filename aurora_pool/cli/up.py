@@ -111,7 +111,7 @@ def fleet_for_a_job(what: str, run: Path, *, least: int, patience: float | None,
     fleet = describe_fleet(what)
     if fleet.where == "kubernetes":
         raise ConfigError("--up: a fleet in Kubernetes is brought up with kubectl; use --hostfile k8s://...")
-    tell = say if not quiet else _silent
+    tell = say if not quiet else _discard
     interruptions = Interruptions()
     with attached(folder, fleet, tell):
         try:
@@ -121,5 +121,5 @@ def fleet_for_a_job(what: str, run: Path, *, least: int, patience: float | None,
             interruptions.ignore()  # nothing must cut short what takes the fleet down
 
 
-def _silent(_: str) -> None:
+def _discard(_: str) -> None:
     pass

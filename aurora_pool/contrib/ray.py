@@ -48,8 +48,8 @@ class PoolStage:
 
     - ``hostfile``: its path, or the agents;
     - ``prompt_column`` holds the prompts, or ``template`` has ``{column}`` where a row's values belong;
-    - ``column``: where the answer goes; beside it come ``<column>_finish_reason``, ``_prompt_tokens``, ``_tokens`` and
-      ``_error``. Existing columns of these names are replaced;
+    - ``column``: where the answer goes; beside it come ``<column>_finish_reason``, ``_prompt_tokens``,
+      ``_completion_tokens`` and ``_error``. Existing columns of these names are replaced;
     - ``board``: where the actors of one stage divide the agents among them; None uses all in each actor;
     - ``pool``: options of :class:`~aurora_pool.pool.VLLMPool`.
     """

@@ -31,7 +31,7 @@ T = TypeVar("T")
 LINGER = 0.2
 """Seconds without a new prompt after which the end of the input has come, as far as the fleet is concerned."""
 TELL_EVERY = 1.0
-SUFFIXES = ("", "_finish_reason", "_prompt_tokens", "_tokens", "_error")
+SUFFIXES = ("", "_finish_reason", "_prompt_tokens", "_completion_tokens", "_error")
 """What is put behind the name of the answers' column for each of the columns that :func:`columns_of` gives."""
 
 
@@ -207,7 +207,7 @@ def columns_of(column: str, responses: Sequence[Response | None]) -> dict[str, l
 
     >>> columns_of("answer", [Response(True, "Red", finish_reason="stop", prompt_tokens=4, completion_tokens=1), None])
     {'answer': ['Red', None], 'answer_finish_reason': ['stop', None], 'answer_prompt_tokens': [4, None],
-     'answer_tokens': [1, None], 'answer_error': [None, 'the row has no prompt']}
+     'answer_completion_tokens': [1, None], 'answer_error': [None, 'the row has no prompt']}
     """
     cells = [
         (None, None, None, None, "the row has no prompt")

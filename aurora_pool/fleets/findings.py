@@ -44,8 +44,8 @@ def find(checks: Sequence[AgentCheck]) -> list[Finding]:
         worst = max((check.clock or 0.0 for check in skewed), key=abs)
         found.append(
             Finding(
-                f"the clocks of {_named(skewed)} differ from this machine's, by up to {worst:+.0f} s: agents may seem "
-                "silent in a fleet's folder; set the clocks by NTP",
+                f"the clocks of {_named(skewed)} differ from this machine's, by up to {worst:+.0f} s: agents in a "
+                "fleet's folder may seem to have no heartbeat; set the clocks by NTP",
                 serious=abs(worst) > 2 * SKEW,
             )
         )

@@ -19,8 +19,8 @@ from aurora_pool.fleets.spec import EngineKind, Fleet, load_fleet, make_fleet
 from aurora_pool.fleets.sweep import sweep
 from aurora_pool.hostfile_source import HEARTBEAT, STALE_AFTER
 
-LOOK_EVERY = 0.5
-"""Seconds between looks at agents that are awaited."""
+FIRST_LOOK, LOOK_EVERY = 0.05, 0.5
+"""Seconds between looks at agents that are awaited: at first, and in the end. Each time twice as long."""
 
 
 def describe_fleet(what: str, *, engine: EngineKind = "vllm", agents: int | None = None) -> Fleet:
@@ -107,7 +107,7 @@ def wait_until_ready(run: RunFolder, least: int, *, within: float | None, tell: 
     fleet = run.fleet()
     deadline = None if within is None else time.monotonic() + within
     told = ""
-    while True:
+    for pause in _pauses():
         states = [found[0] for found in map(run.state, fleet.agent_names) if found is not None]
         counts = {
             phase: sum(state.phase == phase for state in states) for phase in ("starting", "restarting", "failed")
@@ -127,7 +127,7 @@ def wait_until_ready(run: RunFolder, least: int, *, within: float | None, tell: 
             tell(f"fleet: {line}")
         if deadline is not None and time.monotonic() > deadline:
             raise NoAgentsError(f"{ready} agents are ready, and {least} are needed ({line}); see {run.path}/logs")
-        time.sleep(LOOK_EVERY)
+        time.sleep(pause)
 
 
 @contextmanager
@@ -148,15 +148,22 @@ def attached(run: RunFolder, fleet: Fleet, say: Callable[[str], None]) -> Iterat
 
 def _wait_until_ended(run: RunFolder, fleet: Fleet, *, within: float) -> list[str]:
     deadline = time.monotonic() + within
-    while True:
+    for pause in _pauses():
         found = [state for state in map(run.state, fleet.agent_names) if state is not None]
         alive = [state for state, age in found if state.phase not in {"ended", "failed"} and age <= STALE_AFTER]
         if not alive:
             break
         if time.monotonic() > deadline:
             return [f"{state.name} on {state.host}: {state.phase} still" for state in alive]
-        time.sleep(LOOK_EVERY)
+        time.sleep(pause)
     return []
+
+
+def _pauses() -> Iterator[float]:
+    pause = FIRST_LOOK
+    while True:
+        yield pause
+        pause = min(LOOK_EVERY, 2 * pause)
 
 
 def _failure(run: RunFolder, failed: list[AgentState]) -> NoAgentsError:

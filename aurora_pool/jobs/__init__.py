@@ -4,13 +4,13 @@ from aurora_pool.jobs.answers import Answer, read_answers
 from aurora_pool.jobs.columns import Columns
 from aurora_pool.jobs.frames import map_rows
 from aurora_pool.jobs.guardrails import Guardrails, Price
+from aurora_pool.jobs.job import Job, run_job
 from aurora_pool.jobs.meter import Progress, Stall
-from aurora_pool.jobs.options import AgentShare, JobOptions, JobSummary
-from aurora_pool.jobs.runner import Job, run_job
+from aurora_pool.jobs.options import AgentTotals, JobOptions, JobSummary
 from aurora_pool.jobs.validation import Expectation
 
 __all__ = [
-    "AgentShare",
+    "AgentTotals",
     "Answer",
     "Columns",
     "Expectation",

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.jobs.deadline import RESERVE
+from aurora_pool.jobs.job import Job
 from aurora_pool.jobs.meter import Progress, Stall
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, Plan
 from aurora_pool.jobs.run import OnProgress
-from aurora_pool.jobs.runner import Job
 from aurora_pool.jobs.standing import stall_of
 from aurora_pool.jobs.totals import Totals
 from aurora_pool.sharing.roster import Roster
@@ -245,7 +245,7 @@ class ClaimRun:
             tokens_per_second=tokens_rate,
             eta=(total - others - done) / rate if rate > 0 else None,
             agents=sum(agent.state != "removed" for agent in statistics.agents),
-            agents_up=statistics.agents_in_service,
+            agents_in_service=statistics.agents_in_service,
             moved=statistics.moved,
             hedged=statistics.hedged,
             stall=self._stall(now, statistics),

@@ -110,8 +110,22 @@ class Columns:
             raise ConfigError("expected a template or a prompt field, got both")
 
 
+def check_kind(columns: Columns, kind: str) -> None:
+    """Refuse text, whose lines have no columns, where something is said of columns.
+
+    Raises :class:`~aurora_pool.errors.ConfigError`.
+    """
+    option = _for_rows(columns) or ("--keep" if columns.keep else None)
+    if kind == "text" and option is not None:
+        raise ConfigError(f"{option}: the input is read as text, which has no columns")
+
+
 class RowReader:
-    """Reads the object of a short line. ``odd`` are columns that look like mistyped fields, with what was meant."""
+    """Reads the object of a short line.
+
+    ``odd`` are columns that look like mistyped fields, with what was meant; ``for_rows`` is an option that lines of
+    OpenAI Batch have no use for.
+    """
 
     def __init__(self, columns: Columns) -> None:
         self._columns = columns
@@ -122,6 +136,7 @@ class RowReader:
         for template in (self._template, self._system):
             self._meant |= set() if template is None else template.names
         self._plain = columns == Columns()
+        self.for_rows = _for_rows(columns)
         self._known: set[str] = set()
         self.odd: dict[str, str] = {}
 
@@ -147,6 +162,14 @@ class RowReader:
             body |= extra
         system = None if self._system is None else self._fill(self._system, row)
         return name, body, system, kept
+
+    def check_batch(self) -> None:
+        """Refuse a line of OpenAI Batch, whose body says all, where something else is to make the request.
+
+        Raises :class:`~aurora_pool.errors.ConfigError`.
+        """
+        if self.for_rows is not None:
+            raise ConfigError(f"{self.for_rows}: the input has lines of OpenAI Batch, whose bodies have the prompts")
 
     def _body(self, row: dict[str, Any]) -> dict[str, Any]:
         body = {name: value for name, value in row.items() if name in REQUEST_FIELDS}
@@ -180,6 +203,12 @@ class RowReader:
         self._known.add(name)
         if name not in self._meant and (field := _meant_by(name, SAMPLING_FIELDS)) is not None:
             self.odd[name] = field
+
+
+def _for_rows(columns: Columns) -> str | None:
+    """Give the first option that is given and says something of rows only."""
+    names = ("template", "system_template", "prompt_field", "id_field")
+    return next((f"--{name.replace('_', '-')}" for name in names if getattr(columns, name) is not None), None)
 
 
 def _column(row: Mapping[str, Any], name: str) -> Any:

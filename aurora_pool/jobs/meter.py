@@ -41,7 +41,7 @@ class Progress:
     tokens_per_second: float
     eta: float | None
     agents: int
-    agents_up: int
+    agents_in_service: int
     moved: int
     hedged: int
     stall: Stall | None = None

@@ -53,7 +53,7 @@ METRICS: tuple[MetricSpec, ...] = (
         lambda p, _: 0 if p.stall is None else p.stall.seconds,
     ),
     MetricSpec("aurora_pool_agents", "gauge", "Agents in the hostfile.", lambda p, _: p.agents),
-    MetricSpec("aurora_pool_agents_in_service", "gauge", "Agents that get prompts.", lambda p, _: p.agents_up),
+    MetricSpec("aurora_pool_agents_in_service", "gauge", "Agents that get prompts.", lambda p, _: p.agents_in_service),
     MetricSpec(
         "aurora_pool_moved_total",
         "counter",

@@ -92,7 +92,7 @@ class JobOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class AgentShare:
+class AgentTotals:
     """What one agent did in a run: prompts answered, tokens generated."""
 
     agent: str
@@ -108,7 +108,7 @@ class JobSummary:
     among them) were finished by this run, in ``seconds``. ``tokens`` are generated, ``prompt_tokens`` read, by this
     run; ``cached`` requests were answered without asking. ``failures`` counts what failed in it by cause, and
     ``first_failure`` is the id and message of the first. ``cost`` is what hosted agents have cost in it.
-    ``skipped`` bad lines were left out.
+    ``skipped`` is how many bad lines were.
     """
 
     ending: Ending
@@ -133,7 +133,7 @@ class JobSummary:
     moved: int
     hedged: int
     cost: float
-    agents: tuple[AgentShare, ...]
+    agents: tuple[AgentTotals, ...]
     resumed: Resumed
 
     def with_copies(self, *, ordered: Path | None, table: str | Path | None) -> Self:

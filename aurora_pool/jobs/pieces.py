@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from aurora_pool.errors import BadRecord, ConfigError, JobError
-from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.columns import Columns, check_kind
 from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.files import InputFile, compression_of
 from aurora_pool.jobs.formats import Kind
@@ -177,6 +177,7 @@ def _make_plan(source: str, options: JobOptions, *, piece_lines: int, shards: in
     kind = InputFile(source, input_format=options.input_format).kind
     if piece_lines and kind not in {"jsonl", "text"}:
         raise ConfigError(f"{source}: --claim needs lines of JSON or text, got {kind}; --shard takes tables, too")
+    check_kind(options.columns, kind)
     path = Path(source).resolve()
     try:
         offsets, lines, size = _cut(path, piece_lines) if piece_lines else ([], 0, path.stat().st_size)

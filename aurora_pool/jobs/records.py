@@ -100,7 +100,7 @@ def _sealed(record: dict[str, Any]) -> bytes:
 
 
 def is_intact(line: bytes) -> bool:
-    r"""Tell whether a record is as it was written, as far as it says: others' records carry no checksum.
+    r"""Tell whether a record is unchanged since it was written, as far as it says: others' records carry no checksum.
 
     >>> line = b'{"custom_id":"a","aurora_pool":{"request":"0"'
     >>> is_intact(b'%b,"crc32":"%08x"}}\n' % (line, crc32(line))), is_intact(line + b',"crc32":"00000000"}}')

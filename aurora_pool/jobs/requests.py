@@ -47,9 +47,9 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     """One request of a job.
 
     ``body`` is what the line asks for with the job's defaults filled in, without the model. ``model`` is the model that
-    the line names, after mapping. ``raw`` says that text is sent as it is, whatever the pool does with text. ``digest``
-    (64 bits) stands for all of these but the model, however the line spells them. ``named`` says that the line has an
-    id of its own, and ``kept`` holds the columns that go along into the record.
+    the line names, after mapping. ``raw`` says that text is sent unchanged, whatever the pool does with text.
+    ``digest`` is a hash (64 bits) of all of these but the model, however the line spells them. ``named`` says that the
+    line has an id of its own, and ``kept`` holds the columns that are copied into the record.
     """
 
     id: str
@@ -180,7 +180,7 @@ class RequestReader:
             raise RequestError(f"expected UTF-8 text: {error.reason} at byte {error.start + 1}") from None
 
     def _json_line(self, line: bytes) -> _Parts:
-        if b'"body"' in line:
+        if self._rows.for_rows is None and b'"body"' in line:
             # What is as it should be is not looked at key by key: that saves a fifth of the time of a whole pass.
             try:
                 batch = self._decode_batch(line)
@@ -204,6 +204,7 @@ class RequestReader:
         return self._short_line(fields)
 
     def _batch_line(self, fields: dict[str, Any]) -> _Parts:
+        self._rows.check_batch()
         name, url, body = _batch(fields)
         outside = fields.keys() & REQUEST_FIELDS
         if outside:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from aurora_pool.errors import ConfigError
+from aurora_pool.jobs.job import Job
 from aurora_pool.jobs.options import JobOptions
 from aurora_pool.jobs.pieces import agree_on_plan
-from aurora_pool.jobs.runner import Job
 from aurora_pool.sharing.ranks import Part
 from aurora_pool.sharing.roster import process_name
 

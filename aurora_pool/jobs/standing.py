@@ -36,7 +36,7 @@ def progress_of(
         drain=meter.eta(in_flight, now=now),
         exhausted=due - meter.done <= in_flight,
         agents=sum(agent.state != "removed" for agent in statistics.agents),
-        agents_up=statistics.agents_in_service,
+        agents_in_service=statistics.agents_in_service,
         moved=statistics.moved,
         hedged=statistics.hedged,
         stall=stall,
@@ -55,7 +55,7 @@ def _state_of(agent: AgentStatistics) -> str:
     if agent.state != "in service":
         state = f"{agent.state}: {agent.last_error}" if agent.last_error else agent.state
     elif agent.in_flight:
-        state = f"silent, {agent.in_flight} prompts for {agent.oldest_age or 0.0:.0f} s"
+        state = f"{agent.in_flight} prompts in flight, the oldest for {agent.oldest_age or 0.0:.0f} s"
     else:
         state = f"takes none: {agent.last_error}" if agent.last_error else "idle"
     return f"{agent.endpoint} ({state})"

@@ -48,7 +48,7 @@ class Template:
 
 
 def text_of(value: object) -> str:
-    """Write a value into a prompt: text as it is, nothing as nothing, and anything else as JSON.
+    """Write a value into a prompt: text unchanged, null as nothing, and anything else as JSON.
 
     >>> text_of("a"), text_of(None), text_of(3), text_of(["a", 1.5])
     ('a', '', '3', '["a",1.5]')

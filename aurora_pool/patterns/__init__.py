@@ -11,7 +11,7 @@ from aurora_pool.patterns.documents import Document, read_documents
 from aurora_pool.patterns.gather import broadcast, map_gather, sample_many, scatter_gather
 from aurora_pool.patterns.pipeline import PipelineResult, Stage, fan_out_fan_in, run_pipeline
 from aurora_pool.patterns.reduce import broadcast_and_reduce, map_reduce, tree_reduce
-from aurora_pool.patterns.summarize import summarize
+from aurora_pool.patterns.summaries import summarize
 from aurora_pool.patterns.templates import strip_reasoning
 from aurora_pool.patterns.tree import LostLeaf, ReduceResult
 from aurora_pool.patterns.uncertainty import Uncertainty, semantic_entropy

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aurora_pool.arguments import check_many
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.messages import Prompt, Response, Sampling
+from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import SEPARATOR, render
 from aurora_pool.pool import VLLMPool
 
@@ -49,11 +49,12 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class LostContribution:
-    """A contribution that did not come: its role and round, and what went wrong."""
+    """A contribution that did not come: its role and round, and what went wrong, as in a response."""
 
     role: str
     round: int
     error: str
+    error_kind: ErrorKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,10 @@ class Blackboard:
             before = {name: self.text(name) for name in self._sections}
             written = await self._ask(teams, sampling)
             failures = [(role, response) for role, response in written if not response.success]
-            lost += [LostContribution(role.name, self._rounds, r.error or "no answer") for role, r in failures]
+            lost += [
+                LostContribution(role.name, self._rounds, response.error or "no answer", response.error_kind)
+                for role, response in failures
+            ]
             if len(failures) == len(written):
                 return self._result(False, lost)
             self._put_up(written)

@@ -133,7 +133,7 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
 
         likelihoods = [s.logprob for s in await score(pool, ["Paris is in France.", "Paris is in Peru."])]
 
-    A text is scored as it stands, without a chat template, and may be given as token ids. Scoring reads no prefix cache
+    A text is scored unchanged, without a chat template, and may be given as token ids. Scoring reads no prefix cache
     and costs a server much memory: the pool sends such prompts in small lists.
 
     A text whose agent leaves out the log-probabilities, or tells none that can be read, fails.
@@ -171,7 +171,7 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
 
 
 async def _tokens_of_choices(pool: VLLMPool, choices: Sequence[str]) -> dict[str, list[int]]:
-    """Tokenize each choice as it stands within a text.
+    """Tokenize each choice within its text.
 
     Some tokenizers put a space before every text; behind an anchor there is none. Where anchor and choice share a
     token, the choice's own tokens are taken.

@@ -119,7 +119,7 @@ async def fan_out_fan_in(
     pool: VLLMPool,
     items: Iterable[object],
     prompts: Mapping[str, str],
-    merge_prompt: str,
+    reduce_prompt: str,
     *,
     max_tokens: int | None = None,
     reduce_max_tokens: int | None = None,
@@ -139,7 +139,7 @@ async def fan_out_fan_in(
         )
 
     ``prompts`` are templates with ``{item}``, by a name that tells which of an item's answers was lost;
-    ``merge_prompt`` has ``{responses}``, in the order of ``prompts``, and may have ``{item}``. An item's answers are
+    ``reduce_prompt`` has ``{responses}``, in the order of ``prompts``, and may have ``{item}``. An item's answers are
     merged as soon as they are in. Where they would not fit the model's context together, they are merged in parts.
     ``max_tokens`` are those of ``prompts``; ``reduce_max_tokens``, ``clean`` and ``keep_blank`` those of
     :func:`~aurora_pool.patterns.tree_reduce`.
@@ -153,7 +153,7 @@ async def fan_out_fan_in(
     for name, template in prompts.items():
         require_placeholder(f"prompts[{name!r}]", template, "item")
     check_many(items=items)
-    budget = await reduce_budget(pool, merge_prompt, reduce_max_tokens, "merge_prompt")
+    budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     inputs = [str(item) for item in items]
     names = list(prompts)
     trees = {
@@ -171,7 +171,7 @@ async def fan_out_fan_in(
     def values_of(number: int) -> dict[str, object]:
         return {"item": inputs[number]}
 
-    prompt_for = merging(pool, merge_prompt, reduce_max_tokens, values_of)
+    prompt_for = merging(pool, reduce_prompt, reduce_max_tokens, values_of)
     return list((await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)).values())
 
 

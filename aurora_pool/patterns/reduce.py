@@ -162,14 +162,13 @@ async def map_reduce(
     return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)
 
 
-async def reduce_budget(
-    pool: VLLMPool, reduce_prompt: str, max_tokens: int | None, argument: str = "reduce_prompt"
-) -> TokenBudget | None:
+async def reduce_budget(pool: VLLMPool, reduce_prompt: str, max_tokens: int | None) -> TokenBudget | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
-    return await context_budget(pool, argument, reduce_prompt, "responses", max_tokens or pool.max_tokens_aggregation)
+    longest = max_tokens or pool.max_tokens_aggregation
+    return await context_budget(pool, "reduce_prompt", reduce_prompt, "responses", longest)
 
 
 async def context_budget(

@@ -8,10 +8,10 @@ from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.flow import Flow
+from aurora_pool.policy.lengths import Pace
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.prefix_cache import CacheCounters
 from aurora_pool.policy.quota import Quota
-from aurora_pool.policy.stragglers import Pace
 from aurora_pool.policy.window import SLACK, Window
 from aurora_pool.policy.work import InFlightRequest
 
@@ -109,7 +109,7 @@ class AgentState:
         self.requests: dict[InFlightRequest, None] = {}
         self.sent = 0
         self.quarantine_for: PromptQueue | None = None
-        """The queue for whose quarantined it is kept."""
+        """The queue whose quarantined prompts this agent is reserved for."""
         self.accepting = False
         """Whether, as a quarantine agent, it has been emptied, and holds no prompt that must be isolated."""
         self.cooling_down = self.keeps_room = False
@@ -228,7 +228,7 @@ class AgentState:
         self.refresh()
 
     def keep(self, queue: PromptQueue | None) -> None:
-        """Have it take nothing but quarantined of this queue, once it is empty; or, with None, anything again."""
+        """Reserve the agent for this queue's quarantined prompts, once it is empty; None ends that."""
         self.quarantine_for = queue
         self.accepting = False
         self.refresh()

@@ -31,12 +31,12 @@ class Autopsies:
         self._idle_for: dict[AgentState, list[float]] = {}
         self._idle_times: dict[AgentState, float] = {}
 
-    def begin(self, agent: AgentState, items: list[WorkItem], reason: str, silent_for: float) -> None:
+    def begin(self, agent: AgentState, items: list[WorkItem], reason: str, idle_seconds: float) -> None:
         """Have an agent's load checked. It gets nothing meanwhile, and what it held goes nowhere.
 
-        ``silent_for`` is how many seconds before the break nothing had come on its connection.
+        ``idle_seconds`` is how many seconds before the break nothing had come on its connection.
         """
-        self._idle_for.setdefault(agent, []).append(silent_for)
+        self._idle_for.setdefault(agent, []).append(idle_seconds)
         self._lost.setdefault(agent, []).append((items, reason))
         if not agent.load_check_sent:
             agent.load_check_sent = True
@@ -47,18 +47,18 @@ class Autopsies:
         """Take what had been lost, each list with the reason, now that the agent's load was checked."""
         idle_for = self._idle_for.pop(agent, [])
         if finding not in DEAD:
-            for silent_for in idle_for:
-                self.note_idle(agent, silent_for)
+            for idle_seconds in idle_for:
+                self.note_idle(agent, idle_seconds)
         return self._lost.pop(agent, [])
 
-    def note_idle(self, agent: AgentState, silent_for: float) -> None:
-        """Record that a proxy may have ended a reply for which no byte came for ``silent_for`` seconds."""
-        if silent_for < IDLE or agent.idle_timeout:
+    def note_idle(self, agent: AgentState, idle_seconds: float) -> None:
+        """Record that a proxy may have ended a reply for which no byte came for ``idle_seconds`` seconds."""
+        if idle_seconds < IDLE or agent.idle_timeout:
             return
         before = self._idle_times.get(agent, 0.0)
-        self._idle_times[agent] = silent_for
-        if abs(silent_for - before) <= SAME * silent_for:
-            agent.idle_timeout = min(silent_for, before)
+        self._idle_times[agent] = idle_seconds
+        if abs(idle_seconds - before) <= SAME * idle_seconds:
+            agent.idle_timeout = min(idle_seconds, before)
             self._ledger.events.idle_timeout_seen(agent.index, agent.idle_timeout)
 
     def clear(self) -> None:

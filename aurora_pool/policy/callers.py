@@ -30,7 +30,7 @@ class End(NamedTuple):
     fastest: float
     """The seconds that the fastest agent takes for a long answer."""
     soonest: float
-    """The seconds that it takes for an answer of mean length: less than that ahead, it is no use to reckon with."""
+    """The seconds that it takes for an answer of mean length; nearer ends are not planned for."""
 
 
 class AgentView:

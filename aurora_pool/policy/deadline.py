@@ -12,8 +12,8 @@ from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 Watched: TypeAlias = InFlightRequest | Sequence[WorkItem]
 
-SILENT = 1.0
-"""Seconds without a byte that are worth a word."""
+IDLE_NOTED = 1.0
+"""Seconds without a byte from which on the error names them."""
 
 
 class Deadlines:
@@ -30,7 +30,7 @@ class Deadlines:
         self._count = 0
 
     def watch(self, prompts: Watched) -> None:
-        """See to it that those of these prompts that have been sent, before or now, end in time."""
+        """Watch those of these prompts that have been sent, so that they end in time."""
         if isinstance(prompts, InFlightRequest) and prompts.lot is not None and prompts.sent_at is not None:
             firsts = [prompts.sent_at] * bool(prompts.open)
         else:
@@ -69,7 +69,7 @@ class Deadlines:
         if item.request is not None and item.request.sent_at is not None:
             quiet = now - self.ledger.agents[item.request.agent].last_byte
             name = self.ledger.names[item.request.agent]
-            return f"; {name} has sent nothing for {quiet:.0f} s" if quiet >= SILENT else ""
+            return f"; {name} has sent nothing for {quiet:.0f} s" if quiet >= IDLE_NOTED else ""
         if item.avoid >= 0:
             last = self.ledger.agents[item.avoid]
             return f"; {self.ledger.names[last.index]}, where it was: {last.last_error}"

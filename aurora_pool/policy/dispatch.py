@@ -4,7 +4,7 @@ Prompt ``i`` of a call goes to agent ``i % size``, as long as that agent has a c
 What finds no credit waits in its queue, and whoever gets credits back takes it from there, so nothing that waits here
 is bound to an agent that is slow, full or gone. Credits come back prompt by prompt; a refill is worth a request once it
 fills 1/16 of the window. When nothing waits any more, slow agents get no last prompts (guard), and what sits on slow or
-silent ones is given to a second agent (hedge). ``balance="strict"`` keeps prompt ``i`` waiting for agent ``i % size``
+stalled ones is given to a second agent (hedge). ``balance="strict"`` keeps prompt ``i`` waiting for agent ``i % size``
 as long as that is in service, and leaves out guard and hedge.
 
 The dispatcher is synchronous and never waits: the caller reports what happened and carries out the
@@ -181,7 +181,7 @@ class Dispatcher:
         return self._faults.failed(request, error, now)
 
     def probed(self, agent: int, outcome: Outcome, reason: str, now: float) -> None:
-        """Record what the probe of an agent came to that is out, on trial, or silent."""
+        """Record what the probe of an agent came to that is out, on trial, or stalled."""
         state = self.ledger.agents[agent]
         self._faults.stall.probed(state, outcome, now)
         agent_probed(self.ledger, state, outcome, reason, now)
@@ -191,7 +191,7 @@ class Dispatcher:
         agent_failed(self.ledger, self.ledger.agents[agent], Outcome.WRONG_MODEL, reason, now)
 
     def load_checked(self, agent: int, finding: Finding, now: float) -> None:
-        """Record what the load check of a silent agent has shown."""
+        """Record what the load check of an agent has shown."""
         self._faults.load_checked(self.ledger.agents[agent], finding, now)
 
     def sampled(self, agent: int, running: int, waiting: int, preemptions: int | None, now: float) -> None:

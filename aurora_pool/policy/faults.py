@@ -65,7 +65,7 @@ class Faults:
         if isinstance(error, ServerError) and error.status == GATEWAY_TIMEOUT and request.sent_at is not None:
             self.autopsies.note_idle(agent, now - request.sent_at)  # a proxy's cut, of a reply that had not begun
         if isinstance(error, ConnectionLost):
-            self.autopsies.begin(agent, left, reason, error.silent_for)
+            self.autopsies.begin(agent, left, reason, error.idle_seconds)
             return outcome
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
             agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
@@ -143,7 +143,7 @@ class Faults:
         self.ledger.timers.add(agent.cooldown_until, self._end_cooldown, agent)
 
     def _overloaded(self, agent: AgentState, error: PoolError, items: list[WorkItem], now: float) -> None:
-        """Let an agent rest that has too much to do, or whose quota is used up, for as long as it says."""
+        """Start a cooldown for an overloaded or rate-limited agent, at least as long as its Retry-After."""
         assert isinstance(error, ServerError)
         if not agent.overloaded:
             agent.overloaded_since = now
@@ -164,7 +164,7 @@ class Faults:
         self._consequences(left, agent, Outcome.DRAINING, agent.last_error, now)
 
     def _give_up(self, agent: AgentState, error: PoolError, now: float) -> None:
-        """Close all that an agent holds which answers no more. Time that passed is no prompt's guilt."""
+        """Close all requests of an agent that has stopped answering. No prompt is blamed for that."""
         outcome = classify(error, 1)
         reason = describe(error)
         lists = [self._movable(self.ledger.close(request, now), agent, reason, now) for request in list(agent.requests)]
@@ -176,7 +176,7 @@ class Faults:
                 self._consequences(items, agent, outcome, reason, now)
 
     def _movable(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> list[WorkItem]:
-        """The prompts that are not done, and may go elsewhere: those whose callers have a beginning end here."""
+        """Fail prompts that are already streaming to their caller; return the others that are not done."""
         for item in items:
             if item.committed and not item.done:
                 self._fail(item, agent, "exhausted", reason, now)
@@ -242,7 +242,7 @@ class Faults:
         self._move(items, agent, Outcome.DEAD, now)
 
     def _try_again_later(self, items: list[WorkItem], agent: AgentState, reason: str, now: float) -> None:
-        """Send what failed together again: as it is at first, in halves where that had failed before."""
+        """Resend prompts that failed together: unchanged the first time, in halves after that."""
         if not items:
             return
         failed_before = count_attempt(items)

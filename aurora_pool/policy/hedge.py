@@ -13,7 +13,7 @@ from collections import deque
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import AgentView, PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.stragglers import Pace, seconds_saved
+from aurora_pool.policy.lengths import Pace, seconds_saved
 from aurora_pool.policy.work import WorkItem
 
 LOOK_EVERY = 0.5

@@ -27,19 +27,19 @@ FORGOTTEN_TOGETHER = 8
 MOST_HOMES = 32
 """How many agents are remembered for one group; it is known nearly everywhere then."""
 SIGN_OF = 16
-"""One key in this many of what has been recorded tells at once whether prompts come again."""
+"""One recorded key in this many is in the sample that shows quickly whether prompts come again."""
 SIGNS_SOUGHT = 16 * SIGN_OF
-"""Of many prompts, this number is looked at for that."""
+"""How many keys of a large batch are tested against that sample."""
 DEPTHS = 4
 """How many places are remembered at which prompts have differed."""
 _LIFE = 1 << 32
-"""Agents are numbered below this; which of an agent's lives is meant stands above it."""
+"""Low 32 bits: agent index; high bits: how often that agent's cache was lost."""
 
 
 class Homes:
     """Which agents have been sent which groups, the groups of longest ago forgotten first.
 
-    An entry stands for about as many tokens as the prompts had in the mean by which groups were met first.
+    Each entry is assumed to cost the mean length of its prompts, in tokens.
 
     >>> homes = Homes(2)
     >>> homes.record(1, [5, 5, 6])
@@ -152,7 +152,7 @@ class Grouper:
             return self._single(item, self._beginning_of(item.work))
         texts = prompts.contents if isinstance(prompts, Lot) else [item.work for item in prompts]
         kinds = {type(texts[0])} if isinstance(prompts, Lot) else set(map(type, texts))
-        if kinds != {str}:  # a text begins as it is
+        if kinds != {str}:  # a text is its own beginning
             texts = list(map(self._beginning_of, texts))
             kinds = set(map(type, texts))
         if len(kinds) > 1:

@@ -17,11 +17,11 @@ from collections.abc import Iterable, Sequence
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.callers import Caller, PromptQueue
+from aurora_pool.policy.fair_queueing import Turns
 from aurora_pool.policy.homes import Homes
+from aurora_pool.policy.lengths import Lengths
 from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
-from aurora_pool.policy.queues import Turns
 from aurora_pool.policy.retry import RetryBudget
-from aurora_pool.policy.stragglers import Lengths
 from aurora_pool.policy.timers import Timers
 from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem, tokens_of
 

@@ -8,7 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 
 
 class Whole:
-    """What a line keeps whole: a lot. It is no protocol, for to ask what is one takes 20 times as long."""
+    """A lot, which the queue keeps whole. A base class, not a Protocol: ``isinstance`` is 20 times faster."""
 
     __slots__ = ()
     made: list[Any]

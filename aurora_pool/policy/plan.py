@@ -10,7 +10,7 @@ from aurora_pool.policy.work import InFlightRequest, WorkItem
 
 
 class Failure:
-    """A item's end without an answer."""
+    """A prompt that ended without an answer."""
 
     __slots__ = ("agent", "error", "item", "kind")
 
@@ -24,9 +24,9 @@ class Failure:
 class Plan(msgspec.Struct, eq=False):
     """What the pool is to do now: requests to send and to close, agents to probe, prompts that ended unanswered.
 
-    ``probe`` holds agents to be tried by a small request: they are out, on trial, or silent for long without counters;
-    ``check`` agents that hold prompts but have fallen silent; ``sample`` agents whose counters of running and waiting
-    prompts the dispatcher would like to know.
+    ``probe`` holds agents to be tried by a small request: they are out, on trial, or stalled without counters;
+    ``check`` agents that hold prompts and have stopped sending; ``sample`` agents whose counters of running and waiting
+    prompts the dispatcher needs.
     """
 
     send: list[InFlightRequest] = []
@@ -51,7 +51,7 @@ class PolicyEvents:
         """Record that a prompt left an agent unanswered."""
 
     def prompt_hedged(self, slow_agent: int, agent: int) -> None:
-        """Record that a prompt was given to a second agent because the first is slow or silent."""
+        """Record that a prompt was given to a second agent because the first is slow or stalled."""
 
     def idle_timeout_seen(self, agent: int, seconds: float) -> None:
         """Record that connections to an agent are cut, by a proxy before it, when nothing has come for so long."""

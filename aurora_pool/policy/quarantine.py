@@ -7,8 +7,8 @@ A prompt that was in flight on two agents when they died is quarantined::
 Quarantined prompts run on agents that hold nothing else, the quarantine agents: together first, for nearly always it is
 the agents that were at fault, and what is answered is cleared. If a quarantine agent dies, each of the prompts that it
 held is isolated: it runs alone. So poison costs four agents, and never tours the fleet. A death is no blame for an
-isolated prompt if the agent had gone out before and not answered for a while since (it may flap), or had fallen silent
-(it may have hung before): the prompt is then tried alone again, up to :data:`MAX_DEATHS`.
+isolated prompt if the agent had gone out before and not answered for a while since (it may flap), or had stopped
+sending (it may have hung before): the prompt is then tried alone again, up to :data:`MAX_DEATHS`.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ def halve(items: Sequence[T]) -> list[Sequence[T]]:
 
 
 def place_quarantined(ledger: Ledger, queue: PromptQueue, ready: Iterable[AgentState], scan: bool, now: float) -> None:
-    """Have agents that hold nothing take the quarantined prompts of a queue; if there are none, have some emptied.
+    """Assign a queue's quarantined prompts to agents that hold nothing; if there are none, reserve busy ones.
 
-    With ``scan`` all members are looked at, else only those that have become ready to take something. Agents that may
-    flap are chosen only if there are no others, busy ones included: their deaths prove nothing.
+    With ``scan`` all members are considered, else only those in ``ready``. Agents that may flap are chosen only if
+    there are no others, busy ones included: their deaths prove nothing.
     """
     if scan:
         members = [ledger.agents[index] for index in queue.view.members]
@@ -77,13 +77,13 @@ def place_quarantined(ledger: Ledger, queue: PromptQueue, ready: Iterable[AgentS
 
 
 def refill_quarantine_agents(ledger: Ledger, now: float) -> None:
-    """Give quarantine_agents that have got credits back their next quarantined, or let them serve others again."""
+    """Refill quarantine agents that have free credits, or return them to normal service."""
     for agent in sorted(ledger.quarantine_agents.keys() & ledger.touched.keys(), key=lambda agent: agent.index):
         refill_quarantine(ledger, agent, now)
 
 
 def refill_quarantine(ledger: Ledger, agent: AgentState, now: float) -> None:
-    """Give a quarantine agent its prompts, if it may take some; let it serve others again once it holds none."""
+    """Refill one quarantine agent, or return it to normal service once it holds nothing."""
     queue = agent.quarantine_for
     assert queue is not None
     if not agent.held:
@@ -124,7 +124,7 @@ def _set_delay(ledger: Ledger, queue: PromptQueue, now: float) -> None:
 
 
 def _quarantine_agents_allowed(ledger: Ledger, queue: PromptQueue, now: float) -> int:
-    """How many agents may be quarantine_agents while other prompts wait."""
+    """How many agents may be quarantine agents while other prompts wait."""
     if queue.quarantine_after is not None and now < queue.quarantine_after:
         return 0
     return max(1, ledger.in_service // QUARANTINE_SHARE)

@@ -76,7 +76,7 @@ class Scheduler:
                 share = min(share, max(0, even - already))
             # A group may be more than a share, as long as those asked later find half a share each.
             waiting -= self._refill_if_worth(agent, share, waiting - (len(ready) - number) * -(-share // 2))
-        if grouped and turns:  # what was not to be torn apart, while agents have room
+        if grouped and turns:  # second pass: split groups to fill the remaining capacity
             shares = turns.shares(agent.index for agent in ready)
             for agent in ready:
                 self._refill_if_worth(agent, shares.take(agent.index, max(agent.free, 2 * agent.min_refill)), 0)
@@ -84,7 +84,7 @@ class Scheduler:
     def _share_own(self, ready: list[AgentState]) -> dict[AgentState, int]:
         """Let agents take what they are the home of, as long as none gets much more than the others; return how much.
 
-        An agent asked earlier would else take what another, asked later, is the home of.
+        Otherwise agents early in the loop would take groups cached on later ones.
         """
         held = sum(agent.held for agent in ready)
         most = math.ceil(CROWDED * (held + self._waiting()) / len(ready))
@@ -193,7 +193,7 @@ class Scheduler:
         return taken
 
     def _serve_homes(self) -> None:
-        """Give agents the prompts that wait for just them."""
+        """Send each agent the prompts that are pinned to it (``balance="strict"``)."""
         ledger = self.ledger
         queues = sorted((queue for queue in ledger.queues if queue.by_agent), key=lambda queue: queue.caller.service)
         for agent in list(ledger.touched):

@@ -49,7 +49,7 @@ class Spillover:
             self.set_terms(index, each)
 
     def set_terms(self, agent: int, terms: HostedTerms | None) -> None:
-        """Record that an agent is hosted, and on which terms. With the same ones its quota stays as it is."""
+        """Record that an agent is hosted, and on which terms. With the same ones its quota stays unchanged."""
         state = self.ledger.agents[agent]
         terms = None if terms is None else terms.divided(self._drivers)
         if terms is not None and (state.quota is None or state.quota.terms != terms):
@@ -118,7 +118,7 @@ class Spillover:
         return waiting / rate - answer > self.after or now + (waiting + to_come) / rate > self.deadline
 
     def _spill(self, queue: PromptQueue, agents: list[AgentState], now: float) -> None:
-        """Send what waits longest. A prompt for which an agent has no quota now is overtaken by none there."""
+        """Send what waits longest. Never skip a prompt that waits for an agent's quota."""
         queue.items.offer(lambda item: bool(agents) and self._send(item, agents, now), LOOKED_AT)
         self.ledger.forget_if_empty(queue)
 

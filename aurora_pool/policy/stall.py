@@ -1,9 +1,9 @@
-"""Watch for agents that were sent prompts and send nothing.
+"""Detect stalled agents: they were sent prompts and send nothing.
 
 An agent that sends no byte for :data:`CHECK_AFTER` seconds has its load checked, and gets nothing meanwhile. A server
 that is merely busy shows it in its own counters; one that refuses connections is draining, and what it holds is lost
-(SIGTERM makes vLLM hang like that); one that shows nothing is given up when it has been silent for the whole limit. One
-that has no counters is sent a small request instead when the limit has passed: if it answers that, it is alive.
+(SIGTERM makes vLLM hang like that); one that shows no work is given up when it has sent nothing for the whole limit.
+One without counters is sent a small request instead when the limit has passed: if it answers that, it is alive.
 
 A process that is too busy or too starved reads nothing either. Time in which it did not keep up with its own
 timers counts against no agent.
@@ -22,9 +22,9 @@ from aurora_pool.policy.outcome import Outcome
 CHECK_AFTER = 5.0
 """Seconds without a byte after which an agent that holds prompts has its load checked."""
 NO_METRICS_FACTOR = 10.0
-"""An agent without counters may be too busy for a small request: it may be silent for this many times the limit."""
+"""An agent without counters may be too busy for a small request: it may send nothing for this many times the limit."""
 LONGEST_STEP = 0.5
-"""Counters may stand still for this part of the limit before an agent counts as stalled: they move at the end of a
+"""Counters may stay unchanged for this part of the limit before an agent counts as stalled: they move at the end of a
 step, the number of requests that run too, and a step of prefill on a CPU takes ten seconds and more."""
 REFUSED_GRACE = 1.0
 """Seconds without a byte after which an agent that refused a connection has its load checked."""
@@ -33,14 +33,14 @@ SAMPLE_EVERY = 15.0
 
 
 class Finding(enum.Enum):
-    """What the load check of a silent agent shows."""
+    """What the load check of an agent shows."""
 
     PROGRESSING = "progressing"  # its counters move: busy, not dead
-    IDLE = "idle"  # it answers, and its counters stand still
+    IDLE = "idle"  # it answers, and its counters do not change
     NO_METRICS = "no metrics"  # it answers, but has no counters
     UNRESPONSIVE = "unresponsive"  # it accepts and does not answer
     REFUSED = "refused"  # it accepts no connection
-    RESTARTED = "restarted"  # its counters have started anew
+    RESTARTED = "restarted"  # its counters have been reset
 
 
 _GONE = {Finding.REFUSED: "it refuses connections", Finding.RESTARTED: "it was started anew"}
@@ -55,7 +55,7 @@ class StallDetector:
         self.give_up = give_up
 
     def watch(self, agent: AgentState, now: float) -> None:
-        """See to it that the load of an agent that was sent prompts is checked when it falls silent."""
+        """Have the load of an agent that was sent prompts checked when it sends nothing for a while."""
         if not agent.tick_due:
             agent.tick_due = True
             self.ledger.timers.add(now + CHECK_AFTER, self._tick, agent)
@@ -66,19 +66,19 @@ class StallDetector:
             self.ledger.timers.add(now + REFUSED_GRACE, self._check, agent)
 
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
-        """Record what the load check of a silent agent has shown."""
+        """Record what the load check of an agent has shown."""
         agent.load_check_sent = False
         if agent.checking:
             self._judge(agent, finding, now)
 
     def probed(self, agent: AgentState, outcome: Outcome, now: float) -> None:
-        """Record what a small request to an agent came to: one that answers it works, however silent it was."""
+        """Record what a small request to an agent came to: one that answers it works, however long it sent nothing."""
         if agent.checking and outcome is Outcome.ANSWERED:
             agent.last_byte = now
             self.saw_activity(agent)
 
     def saw_activity(self, agent: AgentState) -> None:
-        """Record that an agent is not silent, or no longer."""
+        """Record that an agent works: end its load check."""
         agent.check(False)
         self.ledger.touched[agent] = None
 
@@ -90,7 +90,7 @@ class StallDetector:
             self.saw_activity(agent)
         elif finding in (Finding.REFUSED, Finding.RESTARTED):
             self.saw_activity(agent)
-            self.give_up(agent, ConnectFailed(f"{_GONE[finding]}, and what it held fell silent"), now)
+            self.give_up(agent, ConnectFailed(f"{_GONE[finding]}, and sends nothing for what it holds"), now)
         elif quiet < limit:
             patience = limit * LONGEST_STEP if finding is Finding.IDLE else 0.0
             agent.stalled = finding is not Finding.NO_METRICS and quiet >= patience

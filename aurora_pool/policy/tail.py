@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import End
-from aurora_pool.policy.stragglers import Lengths
+from aurora_pool.policy.lengths import Lengths
 from aurora_pool.policy.window import STEP
 
 LONG = 0.9

@@ -1,9 +1,9 @@
 """What is to be done: prompts on their way, as work items, as lots of prompts without items, and in requests.
 
 Nearly all prompts are sent once, answered once, and gone. So they are admitted, assigned, sent and answered as *lots*.
-A work item is made of a prompt only when something befalls it that lots know nothing of: it is hedged, its request
-fails, its caller goes away, it shares a beginning with others. It is then just what it would have been all the time, so
-nothing but the cost depends on lots.
+A prompt of a lot gets a work item only when it needs state of its own: it is hedged, its request fails, it is
+withdrawn, or it belongs to a group that shares a beginning. The item is the same as if it had existed from the start,
+so lots change nothing but the cost.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     caller's own and never looked at. ``holders`` counts the agents that hold it: one, two while it is hedged, none
     while it waits. Of a ``committed`` one the caller has bytes of the answer already: no other agent may answer it any
     more. ``cohort`` is the same for those that failed together: they go together again, and apart from others.
-    ``rejected_once`` tells that an agent has rejected it whose word was not taken for it. ``sends`` counts requests,
+    ``rejected_once``: an untrusted agent has rejected it; a second must confirm. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
     prompt has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.

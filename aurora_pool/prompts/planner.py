@@ -19,7 +19,7 @@ from aurora_pool.prompts.content import as_prompt, can_be_sent, encode_key, plai
 from aurora_pool.prompts.fields import survives_rendering
 from aurora_pool.prompts.length import budget_or_none, exact_budget, most_tokens, rounded
 from aurora_pool.prompts.settings import PromptSettings
-from aurora_pool.runtime.hosted import is_portable
+from aurora_pool.runtime.plain_chat import is_portable
 from aurora_pool.runtime.request_kinds import (
     ChatBatch,
     CompletionsBatch,

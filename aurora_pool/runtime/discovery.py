@@ -38,7 +38,7 @@ class Serving:
     ) -> None:
         self.model = model
         self.max_context = max_context
-        self.silent: set[int] = set()
+        self.undiscovered: set[int] = set()
         """Agents that did not tell what they serve."""
         self._wanted = model
         self._told: dict[int, list[ServedModel]] = {} if told is None else told
@@ -101,13 +101,13 @@ class Serving:
             if serving or self.model is not None:
                 break
             if driver.now + AGAIN > deadline or not any(map(_may_come, answers.values())):
-                silent = {agent: str(answer) for agent, answer in answers.items()}
-                raise NoAgentsError(f"no agent tells what it serves: {_named(driver, silent)}")
+                errors = {agent: str(answer) for agent, answer in answers.items()}
+                raise NoAgentsError(f"no agent tells what it serves: {_named(driver, errors)}")
             if not warned:
                 log.warning("no agent answers yet; waiting up to %.0f s", driver.timeouts.patience)
                 warned = True
             await asyncio.sleep(AGAIN)
-        self.silent = set(members).difference(serving)
+        self.undiscovered = set(members).difference(serving)
         if serving:
             self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in driver.endpoints])
         self._measure(driver, members)

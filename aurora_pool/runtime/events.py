@@ -16,7 +16,7 @@ log = logging.getLogger("aurora_pool")
 
 
 class Announcer(Observer):
-    """Tells an observer of events. A method that raises ends no call: it is logged once, and goes on being called."""
+    """Calls an observer. A method that raises fails no call: its error is logged once, and it is still called."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
@@ -52,7 +52,7 @@ class Announcer(Observer):
         except Exception:
             if method.__name__ not in self._failed:
                 self._failed.add(method.__name__)
-                log.exception("the observer's %s has raised; it goes on being told", method.__name__)
+                log.exception("the observer's %s has raised; it will still be called", method.__name__)
 
 
 class EventRelay(PolicyEvents):

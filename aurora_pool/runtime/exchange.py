@@ -16,7 +16,7 @@ from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
 from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import InFlightRequest
-from aurora_pool.runtime.hosted import REPLY_WITHIN, PlainChat
+from aurora_pool.runtime.plain_chat import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink
 from aurora_pool.wire.answer import Answer, Finished, Reader, finished, guarded
 from aurora_pool.wire.bounds import Bounds
@@ -85,7 +85,7 @@ class Exchanges:
                 answered_with_error = isinstance(error, ServerError)
                 now = self._clock()
                 if isinstance(error, ConnectionLost) and not error.received and request.sent_at is not None:
-                    error.silent_for = now - request.sent_at
+                    error.idle_seconds = now - request.sent_at
                 self._dispatcher.failed(request, error, now)
             else:
                 self._dispatcher.ended(request)
@@ -157,7 +157,7 @@ class Exchanges:
         try:
             await self._read(reply, reader, bounds, kind, request)
         except ConnectionLost as error:
-            error.silent_for = self._clock() - reply.read_at
+            error.idle_seconds = self._clock() - reply.read_at
             raise
         except (ServerError, BadReply) as error:
             reply.redacted(error)

@@ -263,7 +263,7 @@ class _Forward:
                 async with asyncio.timeout(SLOW_CLIENT):
                     await self.chunks.moved()
             except TimeoutError:
-                reports.progress(request)  # it is the client that takes nothing, and not the agent that is silent
+                reports.progress(request)  # the client reads nothing; the agent is not stalled
         self.chunks.put(chunk)
 
     def _begin(self, reply: Reply, request: InFlightRequest, content: bytes | None = None) -> bool:

@@ -1,8 +1,8 @@
-"""Ask single agents how they are: whether one that is out works again, and whether one that is silent works at all.
+"""Ask single agents how they are: whether one that is out works again, and whether one that sends nothing works.
 
 ``/health`` is not asked: it answers 200 while a server drains, sleeps or is paused. A tiny request of the pool's own
 kind shows whether an agent answers; its engine's counters show whether it moves. Busy is not dead: where other clients'
-work stands before that request, an engine that moves is a sign of life as good as an answer.
+work is queued before that request, counters that change are as good a sign of life as an answer.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ async def read_load(transport: Transport, agent: int, *, within: float) -> Engin
 async def check_load(
     transport: Transport, agent: int, before: EngineLoad | None, *, within: float
 ) -> tuple[Finding, EngineLoad | None]:
-    """Read the counters of a silent agent; return what they show against those of the check before.
+    """Read the counters of an agent; return what they show against those of the check before.
 
     Where there was none before, they show nothing yet.
     """

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from aurora_pool.errors import PoolError
 
 Asked = TypeVar("Asked")
-Told = TypeVar("Told")
+Result = TypeVar("Result")
 
 
 class Once:
@@ -68,16 +68,16 @@ async def all_of(*work: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 async def answers_of(
-    questions: Mapping[Asked, Coroutine[Any, Any, Told | PoolError]], *, grace: float
-) -> dict[Asked, Told | PoolError]:
-    """Ask side by side; return who said what. Once one has told, those that take ``grace`` seconds more are left out.
+    questions: Mapping[Asked, Coroutine[Any, Any, Result | PoolError]], *, grace: float
+) -> dict[Asked, Result | PoolError]:
+    """Ask concurrently; return each result. ``grace`` seconds after the first success, drop the others.
 
     >>> async def example():
     ...     return await answers_of({agent: ask(agent) for agent in agents}, grace=0.25)
     """
     tasks = {asyncio.ensure_future(question): asked for asked, question in questions.items()}
     pending = set(tasks)
-    answers: dict[Asked, Told | PoolError] = {}
+    answers: dict[Asked, Result | PoolError] = {}
     limit: float | None = None
     try:
         while pending:

@@ -173,7 +173,7 @@ def beginning(work: Any) -> str | Sequence[int]:
 
 
 class CompletionsBatch(_JSONKind):
-    """Prompts of one call with equal sampling, for ``/v1/completions``; a item's ``work`` is text or token ids."""
+    """Prompts of one call with equal sampling, for ``/v1/completions``; an item's ``work`` is text or token ids."""
 
     __slots__ = ("_observe", "_streams", "text_only")
 
@@ -209,7 +209,7 @@ class CompletionsBatch(_JSONKind):
 
 
 class SingleChat(_JSONKind):
-    """Conversations for ``/v1/chat/completions``, one a request; a item's ``work`` is a list of messages."""
+    """Conversations for ``/v1/chat/completions``, one a request; an item's ``work`` is a list of messages."""
 
     __slots__ = ()
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from aurora_pool.errors import BadRecord, JobError
+from aurora_pool.jobs.job import Job
 from aurora_pool.jobs.meter import Meter, Progress
 from aurora_pool.jobs.options import JobOptions
-from aurora_pool.jobs.runner import Job
 from aurora_pool.serve.blobs import Blobs
 from aurora_pool.serve.finalize import finalize
 from aurora_pool.serve.fleet import Model, ServedFleet
@@ -73,11 +73,11 @@ async def validate_batch(machinery: Machinery, leases: Leases, row: Row) -> None
 
 
 async def _model_errors(fleet: ServedFleet, name: str | None) -> list[dict[str, Any]]:
-    """What is wrong with the model, as far as the fleet has told; while some agent is silent it may be that one's."""
+    """What is wrong with the model, as far as is known; while an agent is undiscovered, it may be that one's."""
     await fleet.wait_for_change(0 if fleet.models else LOOK_EVERY)
     if name is None and len(fleet.models) > 1:
         message = f"The requests name no model, and there are several: {', '.join(sorted(fleet.models)[:5])}."
-    elif name is not None and fleet.models and not fleet.silent and name not in fleet.models:
+    elif name is not None and fleet.models and not fleet.undiscovered and name not in fleet.models:
         message = f"The model `{name}` does not exist."
     else:
         return []

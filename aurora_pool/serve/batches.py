@@ -15,16 +15,16 @@ from aurora_pool.serve.batch_rows import ACTIVE, ENDPOINTS, batch_object, find_b
 from aurora_pool.serve.blobs import read_file
 from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import TEXT, described, limit, page_of
-from aurora_pool.serve.errors import ApiError, bad_request, not_found
+from aurora_pool.serve.errors import ApiError, bad_request, conflict, not_found
 from aurora_pool.serve.files import LONGEST, SHORTEST, find_file
 from aurora_pool.serve.folders import BatchFolders
+from aurora_pool.serve.http_json import decode, encode_reply, new_id, page, parse_duration, query_int, read_page
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.limits import too_many
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
-from aurora_pool.serve.wire import decode, encode_reply, new_id, page, parse_duration, query_int, read_page
 
 PRIORITIES = range(-100, 101)
 
@@ -147,13 +147,13 @@ class BatchesApi:
 
     @described(reply="types:Batch")
     async def pause(self, request: web.Request) -> web.Response:
-        """Let a batch rest; its time goes on."""
+        """Pause a batch; its completion window keeps running."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": True}, "paused")
         return encode_reply(batch_object(row))
 
     @described(reply="types:Batch")
     async def resume(self, request: web.Request) -> web.Response:
-        """Go on with a batch that rests."""
+        """Resume a paused batch."""
         row = await self._change(request, ("validating", "in_progress"), {"paused": False}, "resumed")
         return encode_reply(batch_object(row))
 
@@ -162,7 +162,7 @@ class BatchesApi:
         """Download what is answered so far, failures included, while the batch runs."""
         row = await self._found(request)
         if row["status"] not in ACTIVE:
-            raise ApiError(409, f"The batch is {row['status']}: its output is a file now.", code="batch_ended")
+            raise conflict(f"The batch is {row['status']}: its output is a file now.", code="batch_ended")
         path, size = await self._folders.journal_so_far(row["id"])
         if path is None:
             return web.Response(body=b"", content_type="application/jsonl")
@@ -184,7 +184,7 @@ class BatchesApi:
         if row is None:
             if found["status"] == values.get("status"):
                 return found
-            raise ApiError(409, f"Cannot be {what}: the batch is {found['status']}.", code="invalid_batch_state")
+            raise conflict(f"Cannot be {what}: the batch is {found['status']}.", code="invalid_batch_state")
         self._wake()
         return row
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from aurora_pool.serve.errors import too_slow
 
 READ_TIMEOUT = web.AppKey("read_timeout", float)
-"""Where the application keeps how many seconds a client may be silent."""
+"""Where the application keeps how many seconds a client may send nothing."""
 SLOWEST = 16 * 1024
 """Bytes of a body for each of which that many a client has a second more."""
 

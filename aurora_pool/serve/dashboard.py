@@ -14,14 +14,14 @@ from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
 from aurora_pool.serve.history import History, Point
+from aurora_pool.serve.http_json import query_int
 from aurora_pool.serve.keys import KeyRing, Role
 from aurora_pool.serve.keys_api import KeysApi
 from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.rendering import LOGIN, UI, Pages, Values, see_other
-from aurora_pool.serve.wire import query_int
 
 AGENTS_SHOWN = 100
-_STATES = ("in service", "probing", "out", "silent")
+_STATES = ("in service", "probing", "out", "undiscovered")
 _RECENT = 60
 """Samples that the table beside the charts sums up: five minutes."""
 

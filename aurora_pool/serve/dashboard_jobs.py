@@ -14,11 +14,11 @@ from aurora_pool.serve.batches import BatchesApi, CreateBatch
 from aurora_pool.serve.blobs import Blobs
 from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.files import FilesApi
+from aurora_pool.serve.http_json import query_int, read_page
 from aurora_pool.serve.records import BatchRecords, answer_text
 from aurora_pool.serve.rendering import UI, Pages, Values, see_other
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
-from aurora_pool.serve.wire import query_int, read_page
 
 SHOWN = 50
 _FIRST_LINE = 1 << 20

@@ -56,6 +56,11 @@ def not_found(kind: str, name: str) -> ApiError:
     return ApiError(404, f"No such {kind} object: {name}", param="id", code=None)
 
 
+def conflict(message: str, *, code: str) -> ApiError:
+    """A request that the object's state forbids for good; the openai client sends others of this status again."""
+    return ApiError(409, message, code=code, headers={"x-should-retry": "false"})
+
+
 def too_large(limit: int) -> ApiError:
     """A body above the limit."""
     return ApiError(413, f"The request is larger than the {limit} bytes this server accepts.", code="request_too_large")

@@ -19,11 +19,11 @@ from aurora_pool.serve.access import caller_of
 from aurora_pool.serve.blobs import CHUNK, Blobs
 from aurora_pool.serve.described import TEXT, described, limit, page_of
 from aurora_pool.serve.errors import bad_request, not_found, too_large, too_slow
+from aurora_pool.serve.http_json import encode_reply, new_id, page, query_choice, query_int, read_page
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import files
-from aurora_pool.serve.wire import encode_reply, new_id, page, query_choice, query_int, read_page
 
 PURPOSES = ("batch",)
 DAY = 86_400

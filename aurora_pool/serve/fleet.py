@@ -83,7 +83,7 @@ class ServedFleet:
         return self._endpoints
 
     @property
-    def silent(self) -> bool:
+    def undiscovered(self) -> bool:
         """Whether there are agents that have not told what they serve."""
         return any(endpoint not in self._told for endpoint in self._endpoints)
 
@@ -96,7 +96,7 @@ class ServedFleet:
         self._asking.set()
 
     def statistics(self) -> list[AgentStatistics]:
-        """Every agent, those that belong to no pool yet as ``silent``."""
+        """Every agent, those that belong to no pool yet as ``undiscovered``."""
         known = {
             agent.endpoint: agent
             for pool in self._pools.values()
@@ -104,7 +104,8 @@ class ServedFleet:
             if agent.state != "removed"
         }
         return [
-            known.get(endpoint) or AgentStatistics(endpoint, "silent", 0, 0, 0, 0, 0.0) for endpoint in self._endpoints
+            known.get(endpoint) or AgentStatistics(endpoint, "undiscovered", 0, 0, 0, 0, 0.0)
+            for endpoint in self._endpoints
         ]
 
     def pools(self) -> Sequence[VLLMPool]:
@@ -150,7 +151,7 @@ class ServedFleet:
                 logger.warning("the agents can't be asked what they serve: %s", error)
             self._asking.clear()
             try:
-                async with asyncio.timeout(ASK_AGAIN if self.silent else ASK_EVERY):
+                async with asyncio.timeout(ASK_AGAIN if self.undiscovered else ASK_EVERY):
                     await self._asking.wait()
             except TimeoutError:
                 continue

@@ -20,13 +20,13 @@ from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import EVENTS, JSON, OBJECT, described
 from aurora_pool.serve.errors import ApiError, error_body, unavailable
 from aurora_pool.serve.fleet import ServedFleet
+from aurora_pool.serve.http_json import encode_reply
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.limits import Limiter
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import SlowClient, write_within
 from aurora_pool.serve.request_ids import REQUEST_ID, request_id_of
 from aurora_pool.serve.spread import ListStream, PromptList, answer_list
-from aurora_pool.serve.wire import encode_reply
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
@@ -118,7 +118,7 @@ class Gateway:
 
     @described(body=OBJECT, reply=OBJECT, reply_types=(JSON, EVENTS))
     async def forward(self, request: web.Request, path: str = "") -> web.StreamResponse:
-        """Send a request to the fleet, as it stands; ``path`` is its servers', if not the request's own."""
+        """Send a request to the fleet, unchanged; ``path`` is its servers', if not the request's own."""
         path = path or request.path
         caller = caller_of(request)
         await self._limiter.check(caller)

@@ -19,10 +19,10 @@ import msgspec
 from sqlalchemy import Row, func, insert, select, update
 
 from aurora_pool.errors import ConfigError
+from aurora_pool.serve.http_json import new_id
 from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import keys, users
-from aurora_pool.serve.wire import new_id
 
 T = TypeVar("T")
 

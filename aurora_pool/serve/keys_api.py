@@ -10,8 +10,8 @@ from aurora_pool.serve.access import admin_of
 from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import OBJECT, described
 from aurora_pool.serve.errors import bad_request, not_found
+from aurora_pool.serve.http_json import decode, encode_reply
 from aurora_pool.serve.keys import KeyRing, Role
-from aurora_pool.serve.wire import decode, encode_reply
 
 
 class _Create(msgspec.Struct, forbid_unknown_fields=True):

@@ -14,8 +14,8 @@ from aiohttp import web
 
 from aurora_pool.serve.access import OPEN_PATHS
 from aurora_pool.serve.described import JSON, OBJECT, Description, described
+from aurora_pool.serve.http_json import encode_reply
 from aurora_pool.serve.rendering import UI
-from aurora_pool.serve.wire import encode_reply
 
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _SCHEMAS = "#/components/schemas/"

@@ -33,7 +33,7 @@ class ServerOptions:
     - ``host``, ``port``, ``tls_cert``, ``tls_key``: where it listens;
     - ``no_auth``: let everybody in, whatever the address;
     - ``body_limit``, ``upload_limit``, ``header_limit``: of requests, of uploaded files, of one header;
-    - ``read_timeout``, ``write_timeout``: how long a client may be silent, or not take what is sent to it;
+    - ``read_timeout``, ``write_timeout``: how long a client may send nothing, or not read what is sent to it;
     - ``connections``: how many may be open;
     - ``batches_at_once``: how many batches run at a time; the others wait their turn;
     - ``lease``: how long a replica's batches stay its own without a sign of life;

@@ -88,7 +88,7 @@ class _Gate:
     def __init__(self, options: ServerOptions) -> None:
         self._limit = options.connections
         self._within = options.read_timeout
-        self._silent: dict[Any, asyncio.TimerHandle] = {}
+        self._awaited: dict[Any, asyncio.TimerHandle] = {}
 
     def factory(self, server: web.Server) -> Callable[[], asyncio.BaseProtocol]:
         """How a protocol is made for a new connection."""
@@ -97,18 +97,18 @@ class _Gate:
             if len(server.connections) >= self._limit:
                 return _Refusal()
             protocol = server()
-            self._silent[protocol] = asyncio.get_running_loop().call_later(self._within, self._give_up, protocol)
+            self._awaited[protocol] = asyncio.get_running_loop().call_later(self._within, self._give_up, protocol)
             return protocol
 
         return make
 
     def _give_up(self, protocol: Any) -> None:
-        del self._silent[protocol]
+        del self._awaited[protocol]
         protocol.force_close()
 
     def arrived(self, request: web.Request) -> None:
         """Record that a connection has brought a whole request."""
-        timer = self._silent.pop(request.protocol, None)
+        timer = self._awaited.pop(request.protocol, None)
         if timer is not None:
             timer.cancel()
 

@@ -15,10 +15,10 @@ from aurora_pool.serve.batch_rows import batch_object
 from aurora_pool.serve.described import EVENTS, OBJECT, described
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
+from aurora_pool.serve.http_json import encode_reply
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
-from aurora_pool.serve.wire import encode_reply
 
 EVERY = 1.0
 SHOWN = 50

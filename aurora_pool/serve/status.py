@@ -12,7 +12,7 @@ from aurora_pool.serve.described import described
 from aurora_pool.serve.executor import Executor
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.gateway import Gateway
-from aurora_pool.serve.wire import encode_reply
+from aurora_pool.serve.http_json import encode_reply
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

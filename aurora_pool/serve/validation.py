@@ -19,7 +19,7 @@ class Validation(msgspec.Struct):
     """What an input holds: ``errors`` as the API shows them, none for a good one.
 
     ``plain`` says that a job may put every request in its own, quicker form; where it may not (tools, embeddings), each
-    is sent to the servers as it stands.
+    is sent to the servers unchanged.
     """
 
     total: int = 0

@@ -1,4 +1,4 @@
-"""Batches whose requests go to the servers as they stand: embeddings, tools, adapters.
+"""Batches whose requests go to the servers unchanged: embeddings, tools, adapters.
 
 :mod:`aurora_pool.jobs` puts prompts into the pool's own requests, so that many travel in one, and takes answers apart;
 here a body is sent whole and its reply kept whole, as the gateway does, which no prompt of a job can say. The journal

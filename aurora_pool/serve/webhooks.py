@@ -19,9 +19,9 @@ from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.delivery import Deliverer
 from aurora_pool.serve.described import OBJECT, TEXT, described, limit, page_of
 from aurora_pool.serve.errors import ApiError, bad_request, not_found
+from aurora_pool.serve.http_json import decode, encode_reply, new_id, page, query_int, read_page
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import deliveries, webhook_endpoints
-from aurora_pool.serve.wire import decode, encode_reply, new_id, page, query_int, read_page
 
 EVENT_TYPES = ("batch.completed", "batch.failed", "batch.expired", "batch.cancelled")
 MOST_ENDPOINTS = 20

@@ -160,5 +160,5 @@ def _read(notes: Mapping[str, str]) -> list[Note]:
         try:
             found.append(msgspec.json.decode(text, type=Note))
         except msgspec.DecodeError:
-            continue  # of another version: as good as silent
+            continue  # of another version: it counts as absent
     return found

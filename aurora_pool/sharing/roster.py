@@ -21,7 +21,7 @@ from aurora_pool.errors import JobError
 from aurora_pool.own_files import open_own
 
 BEATS = 6
-"""How many beats there are in the time after which silence means death."""
+"""How many beats fit into the time without one after which a member is taken for dead."""
 
 SAFE_SHARE = 0.5
 """For how much of that time after a beat a member may rely on being taken for alive: clocks may run apart twofold."""
@@ -58,7 +58,7 @@ def process_name() -> str:
 
 
 class Roster:
-    """The members of one folder. One that is silent for ``takeover_after`` seconds is taken for dead.
+    """The members of one folder. One without a heartbeat for ``takeover_after`` seconds is taken for dead.
 
     :meth:`beat` and :meth:`look` touch the file system, and belong into a thread where an event loop runs.
     Raises :class:`~aurora_pool.errors.JobError` if the folder can't be used.
@@ -109,7 +109,7 @@ class Roster:
             self._beaten_at = began
 
     def look(self) -> None:
-        """Read the others' files. The file of one that has been silent for too long is removed. Raises OSError."""
+        """Read the others' files. The file of one without a heartbeat for too long is removed. Raises OSError."""
         now = self._now()
         # However long this process or the file system stood still, it is one look: only what was seen counts.
         passed = min(now - self._looked_at, 2 * self.every)
@@ -125,12 +125,12 @@ class Roster:
                 text = path.read_text(encoding="utf-8", errors="replace")
             except FileNotFoundError:
                 continue
-            before, silent = self._seen.get(name, ("", 0.0))
-            silent = silent + passed if text == before else 0.0
-            if silent >= self._takeover_after:
+            before, idle = self._seen.get(name, ("", 0.0))
+            idle = idle + passed if text == before else 0.0
+            if idle >= self._takeover_after:
                 path.unlink(missing_ok=True)  # so that nobody else has to wait as long
                 continue
-            seen[name] = text, silent
+            seen[name] = text, idle
             notes[name] = text.partition("\n")[2]
         self._seen, self._notes = seen, notes
 

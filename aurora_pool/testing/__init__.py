@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aurora_pool.testing.faults import Fault
     from aurora_pool.testing.fleet import SimulatedFleet
     from aurora_pool.testing.profile import AgentProfile
-    from aurora_pool.testing.serve import serve
+    from aurora_pool.testing.serving import serve
 
 __all__ = [
     "AgentProfile",
@@ -44,7 +44,7 @@ _HOMES = {
     "SimulatedFleet": "fleet",
     "StuckLoopError": "clock",
     "run_simulated": "clock",
-    "serve": "serve",
+    "serve": "serving",
 }
 
 

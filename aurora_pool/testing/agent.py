@@ -95,12 +95,12 @@ class SimulatedAgent:
 
     def hang(self) -> None:
         """Accept everything, answer nothing, make no progress, as a stopped process does (SIGSTOP)."""
-        self.server.fall_silent()
+        self.server.hang()
 
     def terminate(self) -> None:
-        """Do what SIGTERM does to vLLM: refuse connections, close idle ones, leave open requests silent for ever."""
+        """Do what SIGTERM does to vLLM: refuse connections, close idle ones, send nothing more on open requests."""
         self._stop_listening()
-        self.server.fall_silent()
+        self.server.hang()
         self.server.cut_connections(idle_only=True)
 
     def die(self) -> None:
@@ -192,14 +192,14 @@ class SimulatedAgent:
             timer.cancel()
         self._timers.clear()
         server = self.server
-        gone = not self.listening and (server.conditions.silent or not server.driver.open)
+        gone = not self.listening and (server.conditions.hung or not server.driver.open)
         if gone or server.conditions.draining or server.conditions.engine_dead:
             self.die()
             self._answered_before += server.counters.prompts_answered
             self._ended = [ended for ended in (*self._ended, server) if ended.is_busy]
             self.server = self._new_server()
         else:
-            server.speak_again()
+            server.revive()
             server.driver.set_speed(self.profile.speed)
             server.conditions = Conditions()
         self._listen()

@@ -69,7 +69,7 @@ class Fault:
 class Conditions:
     """What is wrong with a server at the moment; all of it is undone by making a new one."""
 
-    silent: bool = False
+    hung: bool = False
     """Nothing is answered, nothing goes on: a stopped process, or one after SIGTERM with the engine killed."""
     draining: bool = False
     asleep: bool = False

@@ -45,7 +45,7 @@ class AgentServer(Backend):
         self._routes = routes_of(profile)
         self._instant = InstantAnswers(self) if profile.instant and not callable(profile.reply) else None
         self._responsive = asyncio.Event()
-        """Set while the server is not silent."""
+        """Set while the server does not hang."""
         self._responsive.set()
         self._busy: set[asyncio.BaseTransport] = set()
         self.http = web.Server(
@@ -58,15 +58,15 @@ class AgentServer(Backend):
             lingering_time=0,
         )
 
-    def fall_silent(self) -> None:
-        """Answer nothing, and make no progress, until :meth:`speak_again`."""
-        self.conditions.silent = True
+    def hang(self) -> None:
+        """Answer nothing, and make no progress, until :meth:`revive`."""
+        self.conditions.hung = True
         self._responsive.clear()
         self.driver.pause()
 
-    def speak_again(self) -> None:
-        """Go on where :meth:`fall_silent` stopped."""
-        self.conditions.silent = False
+    def revive(self) -> None:
+        """Go on where :meth:`hang` stopped."""
+        self.conditions.hung = False
         self._responsive.set()
         self.driver.resume()
 

@@ -64,7 +64,7 @@ def _templated(content: str, profile: AgentProfile) -> str:
 
 
 def last_said(text: str) -> str:
-    r"""Tell what the last message of a rendered conversation says; any other text is taken as it is.
+    r"""Tell what the last message of a rendered conversation says; any other text is taken unchanged.
 
     >>> last_said("<|im_start|>user\nHi!<|im_end|>\n<|im_start|>assistant\n")
     'Hi!'

@@ -103,7 +103,7 @@ def _may_hold_text(choice: dict[str, Any]) -> bool:
 
 
 def text_of(content: Any) -> str:
-    """A text as it may be written: as it is, as null, or in parts."""
+    """A text as it may be written: a string, null, or in parts."""
     if content is None:
         return ""
     if isinstance(content, str):

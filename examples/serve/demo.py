@@ -47,10 +47,10 @@ async def run_batch(address: str) -> None:
         print(answers.text.splitlines()[0])
 
 
-async def main(*, port: int, stay: bool) -> None:
+async def main(*, port: int, stay: bool, time_scale: float) -> None:
     """Start everything, run a batch, and stay."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    fleet = SimulatedFleet(4, profile=AgentProfile(slots=16, median_length=60.0))
+    fleet = SimulatedFleet(4, profile=AgentProfile(slots=16, median_length=60.0), time_scale=time_scale)
     with tempfile.TemporaryDirectory() as folder:
         async with fleet, serving(fleet.endpoints, ServerOptions(data=Path(folder), port=port)) as server:
             print(f"serving 4 simulated agents at {server.address}")
@@ -66,6 +66,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--once", action="store_true", help="end when the batch has ended")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="how many times as fast as real ones agents are")
     arguments = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(main(port=arguments.port, stay=not arguments.once))
+        asyncio.run(main(port=arguments.port, stay=not arguments.once, time_scale=arguments.time_scale))

@@ -54,7 +54,7 @@ class TestHanging:
         check(outcome, slower=2.0)
         assert {response.agent_index for response in outcome.responses} == set(OTHERS)
 
-    def test_an_agent_that_falls_silent_in_the_middle(self) -> None:
+    def test_an_agent_that_stalls_in_the_middle(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="hang", at=SOON)]})
         check(outcome, slower=2.0)
         assert any(response.agent_index == VICTIM for response in outcome.responses)

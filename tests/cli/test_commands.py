@@ -120,8 +120,8 @@ def test_every_error_has_its_exit_code(error: BadRecord, code: int) -> None:
 def progress(seconds: float, **changes: object) -> Progress:
     fields = {
         "total": 100, "earlier": 10, "done": 40, "failed": 2, "in_flight": 8, "seconds": seconds, "tokens": 900,
-        "prompts_per_second": 4.0, "tokens_per_second": 90.0, "eta": 12.5, "agents": 4, "agents_up": 3, "moved": 5,
-        "hedged": 0,
+        "prompts_per_second": 4.0, "tokens_per_second": 90.0, "eta": 12.5, "agents": 4, "agents_in_service": 3,
+        "moved": 5, "hedged": 0,
     }  # fmt: skip
     return Progress(**(fields | changes))  # type: ignore[arg-type]
 
@@ -134,7 +134,7 @@ def test_a_log_has_a_line_now_and_then_and_tells_of_stalls_once(capsys: pytest.C
     lines = LogDisplay()
     for second in range(60):
         stall = (
-            Stall(float(second), ("gpu01:8000 (silent, 8 prompts for 31 s)", "gpu02:8000 (out: 429)"))
+            Stall(float(second), ("gpu01:8000 (8 prompts in flight, the oldest for 31 s)", "gpu02:8000 (out: 429)"))
             if 30 <= second < 40
             else None
         )
@@ -142,5 +142,6 @@ def test_a_log_has_a_line_now_and_then_and_tells_of_stalls_once(capsys: pytest.C
     said = capsys.readouterr().err.splitlines()
     assert [line.split(" ")[0] for line in said] == ["50/100", "50/100", "stalled:", "going", "50/100"]
     assert said[2] == (
-        "stalled: nothing has finished for 30 s; gpu01:8000 (silent, 8 prompts for 31 s), gpu02:8000 (out: 429)"
+        "stalled: nothing has finished for 30 s; gpu01:8000 (8 prompts in flight, the oldest for 31 s), "
+        "gpu02:8000 (out: 429)"
     )

@@ -98,6 +98,11 @@ def test_a_file_of_options_means_what_it_says(
         (("-o", "{}", "--template", "nowhere"), 2, "nowhere: neither a text with {column} in it nor a template to"),
         (("-o", "{}", "--table", "nowhere/t.csv"), 6, "nowhere/t.csv: the table can't be written (No such file"),
         (("-o", "{}", "--config", __file__), 2, "the configuration is not YAML"),
+        (("-o", "{}", "--piece-lines", "9"), 2, "--piece-lines: it means nothing without --claim"),
+        (("-o", "{}", "--takeover-after", "9"), 2, "--takeover-after: it means nothing without --claim or --share"),
+        (("-o", "{}", "--metrics-host", "::"), 2, "--metrics-host: it means nothing without --metrics-port"),
+        (("-o", "{}", "--chat", "--prompt-format", "raw"), 2, "--chat: with --prompt-format raw"),
+        (("-o", "{}", "--system-template", "{id}", "--prompt-format", "raw"), 2, "--system-template: with"),
     ],
 )
 def test_options_that_can_not_be_had_are_told_before_anything_is_there(
@@ -107,6 +112,33 @@ def test_options_that_can_not_be_had_are_told_before_anything_is_there(
     ended = call("run", source, "--hostfile", hostfile, *given)
     assert (ended.code, reason in " ".join(ended.err.split())) == (code, True), ended.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--template", "--system-template", "--keep", "--id-field", "--prompt-field"])
+@pytest.mark.parametrize("place", ["-o", "--claim"])
+def test_what_is_said_of_columns_is_refused_for_text(
+    call: Call, tmp_path: Path, hostfile: Path, option: str, place: str
+) -> None:
+    source, output = tmp_path / "in.txt", tmp_path / "out"
+    source.write_text("Say one.\n")
+    ended = call("run", source, place, output, "--hostfile", hostfile, option, "{a}")
+    assert (ended.code, f"{option}: the input is read as text" in ended.err) == (2, True), ended.err
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("option", ["--template", "--system-template", "--id-field", "--prompt-field"])
+def test_what_makes_requests_of_rows_is_refused_for_openai_batch(
+    call: Call, tmp_path: Path, hostfile: Path, option: str
+) -> None:
+    line = {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "Hi", "max_tokens": 2}}
+    source = write_jsonl(tmp_path / "in.jsonl", [line])
+    ended = call("run", source, "-o", tmp_path / "o.jsonl", "--hostfile", hostfile, option, "{a}")
+    assert (ended.code, f"{option}: the input has lines of OpenAI Batch" in ended.err) == (2, True), ended.err
+
+
+def test_submit_writes_nothing_that_it_does_not_wait_for(call: Call, source: Path, tmp_path: Path) -> None:
+    ended = call("submit", source, "-o", tmp_path / "o.jsonl")
+    assert (ended.code, "--output: without --watch" in ended.err) == (2, True)
 
 
 def test_an_end_in_the_past_is_ignored_and_told(

@@ -4,52 +4,43 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import COMMAND, Call
+from aurora_pool.cli import batches
+from tests.cli.conftest import Call
+from tests.forked import Run
 from tests.serve.running import jsonl, line
-from tests.tied import tied
 
 
 class Serving:
-    def __init__(self, hostfile: Path, data: Path, *options: str) -> None:
-        self.process = subprocess.Popen(
-            [
-                *tied(),
-                *COMMAND,
-                "serve",
-                "--hostfile",
-                str(hostfile),
-                "--data",
-                str(data),
-                "--port",
-                "0",
-                "--log-json",
-                *options,
-            ],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        self.first = json.loads(self.process.stderr.readline())["message"]
+    def __init__(self, folder: Path, hostfile: Path, data: Path) -> None:
+        self._run = Run(folder, "serve", "--hostfile", hostfile, "--data", data, "--port", "0", "--log-json")
+        self._run.wait_until(lambda: "\n" in self._run.said, "the server listens")
+        self.first = json.loads(self._run.said.splitlines()[0])["message"]
         self.url = self.first.split(" ", 1)[0]
 
+    def wait_for(self, metric: str, key: str) -> None:
+        request = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {key}"})  # noqa: S310
+        deadline = time.monotonic() + 30
+        while metric not in urllib.request.urlopen(request).read().decode():  # noqa: S310 - it is ours
+            assert time.monotonic() < deadline, metric
+            time.sleep(0.05)
+
     def stop(self) -> tuple[int, list[str]]:
-        self.process.send_signal(signal.SIGTERM)
-        assert self.process.stderr is not None
-        with self.process:
-            lines = [json.loads(each)["message"] for each in self.process.stderr]
-        return self.process.returncode, lines
+        if self._run.alive:
+            self._run.send(signal.SIGTERM)
+        code, said = self._run.end()
+        return code, [json.loads(each)["message"] for each in said.splitlines()]
 
 
 def test_from_a_file_to_its_answers(
     call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(batches, "LOOK_EVERY", 0.05)
     source = tmp_path / "in.jsonl"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
     data = tmp_path / "data"
@@ -59,9 +50,13 @@ def test_from_a_file_to_its_answers(
     listed = call("keys", "list", "--data", data).out
     assert "ann" in listed
     assert key not in listed
-    server = Serving(hostfile, data)
+    own = tmp_path / "fleet.hostfile"
+    agents = hostfile.read_text().splitlines(keepends=True)
+    own.write_text(agents[0])
+    server = Serving(tmp_path, own, data)
     try:
-        assert " serves 4 agents, for this machine only, with a key once there is one; data in " in server.first
+        own.write_text("".join(agents))
+        assert " serves 1 agents, for this machine only, with a key once there is one; data in " in server.first
         monkeypatch.setenv("AURORA_POOL_SERVER", server.url)
         monkeypatch.setenv("AURORA_POOL_KEY", "ap-wrong")
         refused = call("jobs")
@@ -84,6 +79,7 @@ def test_from_a_file_to_its_answers(
         source.write_bytes(jsonl([line("a"), line("a")]))
         bad = call("submit", source, "--watch")
         assert (bad.code, "line 2: " in bad.err) == (3, True)
+        server.wait_for(f"aurora_pool_agents {len(agents)}.0", key)
         name = listed.split(" ", 1)[0]
         assert call("keys", "revoke", name, "--data", data).code == 0
         assert call("keys", "revoke", name, "--data", data).code == 2
@@ -103,6 +99,7 @@ def test_a_further_key_leaves_an_administrator_one(call: Call, tmp_path: Path) -
 
 def test_mistakes_are_one_line(call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AURORA_POOL_SERVER", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda _: None)  # as the openai client does before it asks once more
     source = tmp_path / "in.jsonl"
     source.write_bytes(jsonl([line("a")]))
     data = ["--data", tmp_path / "d"]
@@ -122,18 +119,3 @@ def test_mistakes_are_one_line(call: Call, hostfile: Path, tmp_path: Path, monke
     for arguments, code in attempts.items():
         ended = call(*arguments)
         assert (ended.code, ended.err.count("\n")) == (code, 1), (arguments, ended.err)
-
-
-def test_a_hostfile_that_changes_is_followed(tmp_path: Path, hostfile: Path) -> None:
-    own = tmp_path / "fleet.hostfile"
-    lines = hostfile.read_text().splitlines(keepends=True)
-    own.write_text(lines[0])
-    server = Serving(own, tmp_path / "data")
-    try:
-        own.write_text("".join(lines))
-        deadline = time.monotonic() + 30
-        while b"aurora_pool_agents 4.0" not in urllib.request.urlopen(f"{server.url}/metrics").read():  # noqa: S310
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    finally:
-        server.stop()

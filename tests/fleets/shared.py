@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 from aurora_pool.fleets.processes import look_at, marked
 from aurora_pool.fleets.run_folder import AgentState, RunFolder
+from tests.forked import Run
 
 COMMAND = [sys.executable, "-m", "aurora_pool"]
 PATIENCE = 120.0
@@ -25,14 +28,22 @@ SPREADING = (
 )
 
 
-def aurora_pool(
-    *arguments: object, environment: Mapping[str, str] | None = None, code: int | None = 0
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end; with ``code``, that is how it must end."""
-    command = [*COMMAND, *map(str, arguments)]
-    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert code is None or ran.returncode == code, (ran.returncode, ran.stdout, ran.stderr)
-    return ran
+@dataclass(frozen=True)
+class Ran:
+    """A command that has ended, and what it wrote."""
+
+    stdout: str
+    stderr: str
+
+
+def aurora_pool(*arguments: object, environment: Mapping[str, str] | None = None, code: int | None = 0) -> Ran:
+    """Run a command to its end, in a process of its own; with ``code``, that is how it must end."""
+    with tempfile.TemporaryDirectory() as folder:
+        with mock.patch.dict(os.environ, environment or {}, clear=environment is not None):
+            run = Run(Path(folder), *arguments)
+        ended, said = run.end()
+        assert code is None or ended == code, (ended, run.gave, said)
+        return Ran(run.gave, said)
 
 
 def fleet_file(folder: Path, **keys: object) -> Path:
@@ -77,7 +88,7 @@ def wait_for(condition: Callable[[], bool], what: str, *, within: float = PATIEN
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, what
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 @contextmanager

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from aurora_pool.cli import check, status
 from aurora_pool.hostfile import parse_hostfile
 from tests.cli.conftest import Call, call  # noqa: F401 - a fixture
 from tests.fleets.shared import (
@@ -20,20 +23,27 @@ from tests.fleets.shared import (
 )
 
 
-def test_a_fleet_comes_up_answers_and_goes_down(run: Path, tmp_path: Path, call: Call) -> None:  # noqa: F811
-    up(run, agents=3, tags={"role": "small"})
+def test_a_fleet_comes_up_answers_and_goes_down(
+    run: Path,
+    tmp_path: Path,
+    call: Call,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(check, "AGAIN", 0.05)
+    monkeypatch.setattr(status, "MEASURING", 0.05)
+    up(run, agents=2, tags={"role": "small"})
     hostfile = run / "agents.d"
     assert call("wait", "--hostfile", hostfile, "--min-agents", "100%", "-o", tmp_path / "ready.hostfile").code == 0
     endpoints = parse_hostfile(hostfile)
     assert parse_hostfile(tmp_path / "ready.hostfile") == endpoints
-    assert [endpoint.tags["role"] for endpoint in endpoints] == ["small"] * 3
+    assert [endpoint.tags["role"] for endpoint in endpoints] == ["small"] * 2
     output = tmp_path / "answers.jsonl"
     assert call("run", prompts(tmp_path, 200), "-o", output, "--hostfile", hostfile, "--quiet").code == 0
     assert sorted(answered(output)) == sorted(f"p{number}" for number in range(200))
 
     rows = [json.loads(line) for line in call("status", run, "--json").out.splitlines()]
-    assert [(row["name"], row["phase"]) for row in rows] == [(f"agent-00{n}", "ready") for n in range(3)]
-    assert "3 agents" in call("top", "--hostfile", hostfile, "--every", 0.2).out
+    assert [(row["name"], row["phase"]) for row in rows] == [(f"agent-00{n}", "ready") for n in range(2)]
+    assert "2 agents" in call("top", "--hostfile", hostfile, "--every", 0.2).out
     assert "aurora_pool sim --agents 1" in call("logs", "agent-001", run).out
     told = call("logs", "agent-009", run)
     assert (told.code, "there are agent-000" in told.err) == (2, True)

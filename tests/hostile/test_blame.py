@@ -201,7 +201,7 @@ async def test_a_timeout_that_ends_it_first_tells_the_servers_words(status: int)
 
 
 class Proxy:
-    """A server that takes long for each answer, behind a proxy that cuts what is silent for too long."""
+    """A server that takes long for each answer, behind a proxy that cuts what is idle for too long."""
 
     def __init__(self, seconds: float, tokens: int, cut: float = 60.0, says_so: bool = False) -> None:
         self.seconds, self.tokens, self.cut, self.says_so = seconds, tokens, cut, says_so
@@ -255,7 +255,7 @@ async def test_a_short_chat_on_a_slow_agent_is_streamed_once_the_proxy_has_shown
 
 
 @pytest.mark.parametrize("batched", [True, False])
-async def test_an_agent_without_metrics_may_be_silent_for_as_long_as_it_answers_small_requests(batched: bool) -> None:
+async def test_an_agent_without_metrics_may_be_idle_seconds_as_long_as_it_answers_small_requests(batched: bool) -> None:
     async def slow(asked: Asked) -> None:
         await asyncio.sleep(600)
         asked.writer.write(good(asked))

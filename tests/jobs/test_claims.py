@@ -12,7 +12,7 @@ import pytest
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.sharing import Roster
 
-SILENT = 30.0
+TAKEOVER = 30.0
 RECORDS = 6
 
 
@@ -31,7 +31,7 @@ class Driver:
 
     def __init__(self, folder: Path, pieces: int, clock: Clock, rng: random.Random) -> None:
         self.clock = clock
-        self.roster = Roster(folder / "drivers", takeover_after=SILENT, now=clock)
+        self.roster = Roster(folder / "drivers", takeover_after=TAKEOVER, now=clock)
         self.claims = Claims(folder, pieces, self.roster, rng=rng)
         self.rng = rng
         self.lost = 0
@@ -64,7 +64,7 @@ class Driver:
                 with lease.output.open("a") as file:
                     file.write(f"{number}\n")
                 yield
-                if self.roster.every <= self.clock.now % SILENT:
+                if self.roster.every <= self.clock.now % TAKEOVER:
                     self.claims.renew()
         self.claims.finish(lease)
         yield
@@ -117,17 +117,17 @@ def drive_to_the_end(folder: Path, rng: random.Random) -> int:
 def test_a_lease_is_lost_when_another_driver_has_the_next_one_and_kept_when_it_has_not(tmp_path: Path) -> None:
     clocks = Clock(0.0), Clock(5e8)
     first, second = (
-        Claims(tmp_path, 2, Roster(tmp_path / "drivers", takeover_after=SILENT, now=clock)) for clock in clocks
+        Claims(tmp_path, 2, Roster(tmp_path / "drivers", takeover_after=TAKEOVER, now=clock)) for clock in clocks
     )
     leases = [first.take(lambda: None), first.take(lambda: None)]
     assert second.take(lambda: None) is None  # the first is alive
-    taken, silent = None, 0
+    taken, idle = None, 0
     while taken is None:
         clocks[1].now += 5
-        silent += 5
+        idle += 5
         second.renew()
         taken = second.take(lambda: None)
-    assert silent == SILENT
+    assert idle == TAKEOVER
     clocks[0].now += 40
     by_number = {lease.number: lease for lease in leases if lease is not None}
     with pytest.raises(LeaseLost, match=r"\.1\.jsonl: another driver has taken over this piece"):
@@ -144,7 +144,7 @@ def test_a_lease_is_lost_when_another_driver_has_the_next_one_and_kept_when_it_h
 def test_what_a_dead_driver_had_answered_is_kept_and_a_driver_that_leaves_need_not_be_waited_for(
     tmp_path: Path,
 ) -> None:
-    first, second = (Claims(tmp_path, 1, Roster(tmp_path / "drivers", takeover_after=SILENT)) for _ in range(2))
+    first, second = (Claims(tmp_path, 1, Roster(tmp_path / "drivers", takeover_after=TAKEOVER)) for _ in range(2))
     lease = first.take(lambda: None)
     assert lease is not None
     lease.output.write_text("one\ntorn")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from aurora_pool import BadRecord, ConfigError, JobError
-from aurora_pool.jobs.claimed import ClaimedJob
+from aurora_pool.jobs.claimed_job import ClaimedJob
 from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.merge import merge
 from aurora_pool.jobs.options import JobOptions

@@ -18,7 +18,7 @@ from aurora_pool.errors import BadRecord, ConfigError, JobError, NoAgentsError, 
 from aurora_pool.hostfile import AgentEndpoint, as_endpoints
 from aurora_pool.jobs import Columns, Expectation, Job, JobOptions
 from aurora_pool.jobs.cache import ResponseCache
-from aurora_pool.jobs.claimed import ClaimedJob
+from aurora_pool.jobs.claimed_job import ClaimedJob
 from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.history import read_history
 from aurora_pool.jobs.merge import merge

@@ -84,7 +84,7 @@ async def test_a_lost_contribution_is_told_and_the_round_goes_on() -> None:
     pool = FakePool(lambda text: failed("broken") if text.startswith("criticise") else text)
     board = Blackboard({"question": "why?", "ideas": "", "critique": ""}, [THINKER, CRITIC])
     result = await board.run(pool, 2)
-    assert result.lost == (LostContribution("critic", 1, "broken"), LostContribution("critic", 2, "broken"))
+    assert result.lost == tuple(LostContribution("critic", number, "broken", "exhausted") for number in (1, 2))
     assert result.sections["ideas"] == "think 1: why?\n\nthink 2: why?"
 
 

@@ -137,18 +137,18 @@ async def test_a_blank_branch_is_lost_unless_it_is_kept(keep_blank: bool) -> Non
 
 
 @pytest.mark.parametrize(
-    ("prompts", "merge_prompt", "match"),
+    ("prompts", "reduce_prompt", "match"),
     [
         ({}, "{responses}", "no prompts"),
         ({"a": "x"}, "{responses}", r"prompts\['a'\] has no \{item\}"),
         ({"a": "{item}"}, "x", r"has no \{responses\}"),
         (["{item}"], "{responses}", r"prompts: expected Mapping, got \['{item}'\]"),
         ({"a": 7}, "{responses}", r"prompts\['a'\]: expected str, got 7"),
-        ({"a": "{item}"}, None, r"merge_prompt: expected str, got None"),
+        ({"a": "{item}"}, None, r"reduce_prompt: expected str, got None"),
     ],
 )
-async def test_fan_out_fan_in_refuses_misuse(prompts: Any, merge_prompt: Any, match: str) -> None:
+async def test_fan_out_fan_in_refuses_misuse(prompts: Any, reduce_prompt: Any, match: str) -> None:
     pool = FakePool(merge)
     with pytest.raises(ConfigError, match=match):
-        await fan_out_fan_in(pool, ["a", "b"], prompts, merge_prompt)
+        await fan_out_fan_in(pool, ["a", "b"], prompts, reduce_prompt)
     assert pool.sent == []

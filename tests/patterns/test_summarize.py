@@ -8,7 +8,7 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Response
 from aurora_pool.patterns.documents import Document
 from aurora_pool.patterns.reduce import SPARE_TOKENS
-from aurora_pool.patterns.summarize import summarize
+from aurora_pool.patterns.summaries import summarize
 from tests.patterns.fake_pool import FakePool, failed
 
 LONG = Document("long.txt", "One two three. Four five six.\n\nSeven eight nine.")

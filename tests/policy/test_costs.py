@@ -34,8 +34,8 @@ def lines_run(do: Callable[[], object]) -> int:
     return lines
 
 
-def silent_beside_idle(agents: int) -> Rig:
-    """Half of the agents hold prompts and say nothing; the others have answered all, but serve another view."""
+def stalled_beside_idle(agents: int) -> Rig:
+    """Half of the agents hold prompts and send nothing; the others have answered all, but serve another view."""
     rig = Rig(agents)
     half = agents // 2
     rig.admit(IN_A_LIST * half, queue=PromptQueue(range(half)))
@@ -52,7 +52,7 @@ def silent_beside_idle(agents: int) -> Rig:
 
 def test_looking_for_hedges_costs_by_prompts_and_agents_not_by_their_product() -> None:
     def cost(agents: int) -> int:
-        dispatcher, now = (rig := silent_beside_idle(agents)).dispatcher, rig.now
+        dispatcher, now = (rig := stalled_beside_idle(agents)).dispatcher, rig.now
 
         def plan_for_a_second() -> None:
             while dispatcher.wake_at <= now + 1.0:

@@ -245,7 +245,7 @@ def test_twenty_prompts_whose_connections_break_again_and_again_are_no_poison() 
     for _ in range(3):
         rig.wait(20.0)
         for request in list(rig.open):
-            rig.fail(request, ConnectionLost("cut", received=True, silent_for=60.1))
+            rig.fail(request, ConnectionLost("cut", received=True, idle_seconds=60.1))
         rig.plan()
         for agent in list(rig.looks):
             rig.load_checked(agent, Finding.IDLE)
@@ -262,7 +262,7 @@ def test_connections_of_an_agent_that_died_are_not_taken_for_cut_by_a_proxy(find
     for _ in range(3):
         rig.wait(20.0)
         for request in [request for request in rig.open if request.agent == 1]:
-            rig.fail(request, ConnectionLost("cut", received=True, silent_for=20.0))
+            rig.fail(request, ConnectionLost("cut", received=True, idle_seconds=20.0))
         rig.plan()
         if 1 in rig.looks:
             rig.load_checked(1, finding)

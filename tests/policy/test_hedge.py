@@ -1,4 +1,4 @@
-"""The tail: a second agent for what is slow, silent or stuck; the first answer wins."""
+"""The tail: a second agent for what is slow, stalled or stuck; the first answer wins."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_nothing_is_hedged_while_others_of_its_queue_wait() -> None:
     rig.admit(60)
     rig.plan()
     slow = rig.sent[0]
-    while rig.queue.items:
+    while rig.statistics.queued:
         rig.wait(3.0)
         assert rig.statistics.hedged == 0
         for request in list(rig.open):
@@ -112,7 +112,7 @@ def test_nothing_is_hedged_outside_of_its_view(pinned: bool) -> None:
     assert rig.statistics.hedged == 0
 
 
-def test_what_a_silent_agent_holds_goes_to_an_idle_one() -> None:
+def test_what_a_stalled_agent_holds_goes_to_an_idle_one() -> None:
     rig = Rig(2)
     rig.admit(4)
     rig.plan()

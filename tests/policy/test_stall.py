@@ -11,7 +11,7 @@ from aurora_pool.policy.stall import CHECK_AFTER, Finding
 from tests.policy.rig import Rig
 
 
-def silent(agents: int = 1) -> Rig:
+def stalled(agents: int = 1) -> Rig:
     rig = Rig(agents)
     rig.queue.unbounded = True
     rig.admit(4, queue=PromptQueue([0]) if agents == 1 else None)
@@ -20,8 +20,8 @@ def silent(agents: int = 1) -> Rig:
     return rig
 
 
-def test_an_agent_that_sends_nothing_is_looked_at_and_gets_nothing() -> None:
-    rig = silent()
+def test_an_agent_that_sends_nothing_is_checked_and_gets_nothing() -> None:
+    rig = stalled()
     assert rig.looks == [0]
     rig.admit(4)
     rig.plan()
@@ -29,7 +29,7 @@ def test_an_agent_that_sends_nothing_is_looked_at_and_gets_nothing() -> None:
 
 
 def test_bytes_end_the_suspicion() -> None:
-    rig = silent()
+    rig = stalled()
     rig.admit(4)
     rig.dispatcher.progress(rig.sent[0], rig.now)
     rig.plan()
@@ -39,7 +39,7 @@ def test_bytes_end_the_suspicion() -> None:
 
 
 def test_one_whose_counters_move_is_busy_for_as_long_as_it_likes() -> None:
-    rig = silent()
+    rig = stalled()
     for _ in range(100):
         while rig.looks:
             rig.load_checked(0, Finding.PROGRESSING)
@@ -53,7 +53,7 @@ def test_one_whose_counters_move_is_busy_for_as_long_as_it_likes() -> None:
     [(Finding.IDLE, 30), (Finding.UNRESPONSIVE, 30), (Finding.NO_METRICS, 300)],
 )
 def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, seconds: float) -> None:
-    rig = silent()
+    rig = stalled()
     given_up_at = None
     for _ in range(400):
         while rig.looks:
@@ -63,14 +63,14 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
             given_up_at = rig.now
             break
     assert given_up_at is not None
-    assert seconds <= given_up_at <= seconds + 2 * CHECK_AFTER
+    assert seconds <= given_up_at <= seconds + 1.5
     assert rig.sent[0].closed
     assert rig.statistics.agents[0].failures == {Outcome.DEAD.value: 1}
     rig.finish()
 
 
-def test_one_without_counters_is_tried_by_a_small_request_and_may_be_silent_while_it_answers_that() -> None:
-    rig = silent()
+def test_one_without_counters_is_tried_by_a_small_request_and_may_stall_while_it_answers_that() -> None:
+    rig = stalled()
     for _ in range(1000):
         while rig.looks:
             rig.load_checked(0, Finding.NO_METRICS)
@@ -107,7 +107,7 @@ def test_an_engine_may_take_long_for_a_step_before_what_it_holds_goes_to_another
 
 
 def test_one_that_refuses_connections_loses_what_it_holds_at_once() -> None:
-    rig = silent(2)
+    rig = stalled(2)
     assert sorted(rig.looks) == [0, 1]
     rig.load_checked(1, Finding.PROGRESSING)
     rig.load_checked(0, Finding.REFUSED)
@@ -134,7 +134,7 @@ def test_a_refused_connection_brings_the_look_forward() -> None:
 
 
 def test_an_agent_that_owes_nothing_is_not_suspected() -> None:
-    rig = silent()
+    rig = stalled()
     rig.load_checked(0, Finding.IDLE)
     rig.withdraw(rig.items)
     rig.plan()

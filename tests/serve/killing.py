@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,8 +26,8 @@ import openai
 from aiohttp import web
 
 from aurora_pool.testing import AgentProfile, SimulatedFleet
+from tests.forked import Run
 from tests.serve.running import ENDED, line, submit
-from tests.tied import tied
 
 STARTING = 60.0
 
@@ -47,32 +46,32 @@ class Replica:
 
     def __init__(self, folder: Path, hostfile: Path, port: int, database: str | None) -> None:
         self.port = port
-        self._log = folder / f"server-{port}.log"
+        self._said = folder / f"server-{port}"
+        self._said.mkdir()
         self._command = [
-            *tied(), sys.executable, "-m", "aurora_pool", "serve", "--hostfile", str(hostfile),
-            "--data", str(folder / "data"), "--port", str(port), "--private-webhooks", "--lease", "3",
-            *(["--database", database] if database else []),
+            "serve", "--hostfile", hostfile, "--data", folder / "data", "--port", port, "--private-webhooks",
+            "--lease", "3", *(["--database", database] if database else []),
         ]  # fmt: skip
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Run | None = None
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stderr=log)
+        self._process = Run(self._said, *self._command)
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None:
-            self._process.send_signal(number)
+            if self._process.alive:
+                self._process.send(number)
             if number != signal.SIGSTOP:
-                self._process.wait(STARTING)
+                self._process.end()
                 self._process = None
 
     def wake(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGCONT)
+        if self._process is not None and self._process.alive:
+            self._process.send(signal.SIGCONT)
 
     async def ready(self) -> None:
         """Wait until the server answers."""
@@ -81,8 +80,8 @@ class Replica:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", self.port)
                 except OSError:
-                    assert self._process is None or self._process.poll() is None, self._log.read_text()
-                    await asyncio.sleep(0.05)
+                    assert self._process is None or self._process.alive, self._process.said
+                    await asyncio.sleep(0.02)
                 else:
                     writer.close()
                     return

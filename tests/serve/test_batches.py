@@ -211,8 +211,9 @@ async def test_cancelling_keeps_what_is_answered(tmp_path: Path) -> None:
         assert done.request_counts is not None
         assert 0 < len(output) == done.request_counts.completed < 300
         await until(lambda: not running_sequences(run.fleet))
-        with pytest.raises(openai.ConflictError):
+        with pytest.raises(openai.ConflictError) as refused:
             await run.client.batches.cancel(batch.id)
+        assert refused.value.response.headers["x-should-retry"] == "false"  # clients would else, after a pause
 
 
 @pytest.mark.usefixtures("quick")

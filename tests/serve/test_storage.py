@@ -32,15 +32,22 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
+async def emptied(url: str) -> None:
+    """Delete all that is in a PostgreSQL database."""
+    made = Storage(url)
+    async with made.write() as connection:
+        await connection.execute(text("DROP SCHEMA public CASCADE"))
+        await connection.execute(text("CREATE SCHEMA public"))
+    await made.close()
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
 async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
     is_sqlite = request.param == "sqlite"
     url = f"sqlite:///{tmp_path / 'a.db'}" if is_sqlite else request.getfixturevalue("postgres_url")
-    made = Storage(url)
     if not is_sqlite:
-        async with made.write() as connection:
-            await connection.execute(text("DROP SCHEMA public CASCADE"))
-            await connection.execute(text("CREATE SCHEMA public"))
+        await emptied(url)
+    made = Storage(url)
     await made.open()
     yield made
     await made.close()
@@ -219,6 +226,7 @@ async def test_two_servers_do_not_share_a_sqlite_database(tmp_path: Path) -> Non
 
 @needs_postgres
 async def test_a_server_on_postgres(postgres_url: str, tmp_path: Path) -> None:
+    await emptied(postgres_url)
     async with running(tmp_path, database=postgres_url) as here:
         done = await ended(here.client, await submit(here.client, [line(f"r{i}") for i in range(20)]))
         assert len(await records(here.client, done.output_file_id)) == 20
@@ -226,12 +234,12 @@ async def test_a_server_on_postgres(postgres_url: str, tmp_path: Path) -> None:
 
 
 async def test_a_server_that_is_killed_loses_and_doubles_nothing() -> None:
-    outcome = await run(kills=2, batches=2, requests=100, seed=1)
+    outcome = await run(kills=2, batches=2, requests=60, seed=1)
     assert outcome.problems == []
 
 
 @needs_postgres
-async def test_a_replica_that_is_killed_leaves_its_batches_to_the_other() -> None:
-    with postgres() as url:
-        outcome = await run(kills=1, batches=2, requests=100, replicas=2, database=url, seed=2)
+async def test_a_replica_that_is_killed_leaves_its_batches_to_the_other(postgres_url: str) -> None:
+    await emptied(postgres_url)
+    outcome = await run(kills=1, batches=2, requests=60, replicas=2, database=postgres_url, seed=2)
     assert outcome.problems == []

@@ -22,11 +22,11 @@ def now() -> float:
 
 
 async def outcome(call: Any, within: float = 60.0) -> Any:
-    """What became of a call: its result, its exception, or "silence"."""
+    """What became of a call: its result, its exception, or "nothing"."""
     try:
         return await asyncio.wait_for(call, within)
     except TimeoutError:
-        return "silence"
+        return "nothing"
     except aiohttp.ClientError as error:
         return type(error)
 
@@ -56,14 +56,14 @@ async def test_refuse_leaves_open_connections_alone(agent: SimulatedAgent, clien
 async def test_a_hung_agent_accepts_and_says_nothing_then_goes_on(agent: SimulatedAgent, client: Client) -> None:
     running = await started(client.complete(agent))
     agent.hang()
-    assert await outcome(client.get(agent, "/health")) == "silence"
+    assert await outcome(client.get(agent, "/health")) == "nothing"
     new = await started(client.complete(agent), after=0)
     agent.revive()
-    assert (await running) == "silence"  # it had been silent for a minute already
+    assert (await running) == "nothing"  # it had sent nothing for a minute already
     assert (await new)[0] == 200
 
 
-async def test_sigterm_silences_open_requests_closes_idle_connections_and_refuses(
+async def test_sigterm_stalls_open_requests_closes_idle_connections_and_refuses(
     agent: SimulatedAgent, client: Client
 ) -> None:
     await client.get(agent, "/health")  # leaves an idle connection
@@ -72,7 +72,7 @@ async def test_sigterm_silences_open_requests_closes_idle_connections_and_refuse
     began = now()
     assert await outcome(client.get(agent, "/health")) is aiohttp.ClientConnectorError
     assert now() == began
-    assert await running == "silence"
+    assert await running == "nothing"
     agent.revive()
     assert (await client.complete(agent))[0] == 200
 
@@ -137,9 +137,7 @@ async def test_failing_at_a_rate(agent: SimulatedAgent, client: Client) -> None:
     assert await client.get(agent, "/health") == (200, "")
 
 
-async def test_a_draining_agent_finishes_refuses_fast_and_then_falls_silent(
-    agent: SimulatedAgent, client: Client
-) -> None:
+async def test_a_draining_agent_finishes_refuses_fast_and_then_hangs(agent: SimulatedAgent, client: Client) -> None:
     running = await started(client.complete(agent))
     agent.drain(5.0)
     began = now()

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
+from aurora_pool.cli.options.together import is_given
 from aurora_pool.cli.panels import FLEET
 
 Hostfile: TypeAlias = Annotated[
@@ -89,6 +90,7 @@ SpillAfter: TypeAlias = Annotated[
 FOR_FLEETS = (
     "tag",
     "balance",
+    "prefix",
     "concurrency",
     "timeout",
     "stall",
@@ -112,16 +114,9 @@ def who_answers(
         hostfile = None  # what is said here comes before what the environment says
     if sum(each is not None for each in (hostfile, up, engine)) != 1:
         raise typer.BadParameter("expected one of --hostfile, --up and --engine: who is to answer?")
-    if engine is None and _is_given(context, "engine_args"):
-        raise typer.BadParameter("--engine-args: expected --engine beside it")
     if engine is not None and model is None:
         raise typer.BadParameter("--engine needs --model: the name or the folder of a model")
-    useless = [f"--{name.replace('_', '-')}" for name in FOR_FLEETS if engine and _is_given(context, name)]
+    useless = [f"--{name.replace('_', '-')}" for name in FOR_FLEETS if engine and is_given(context, name)]
     if useless:
         raise typer.BadParameter(f"--engine asks no fleet, and has no use for {', '.join(useless)}")
     return hostfile or Path()
-
-
-def _is_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name in {"COMMANDLINE", "DEFAULT_MAP"}

@@ -8,7 +8,6 @@ from typing import Annotated, TypeAlias
 import typer
 
 from aurora_pool.cli.panels import FLEET, LIMITS, OUTPUT
-from aurora_pool.errors import ConfigError
 
 Claim: TypeAlias = Annotated[
     Path | None,
@@ -43,20 +42,7 @@ TakeoverAfter: TypeAlias = Annotated[
     typer.Option(
         metavar="SECONDS",
         min=1.0,
-        help="Seconds of silence after which another driver is taken for dead.",
+        help="Seconds without a heartbeat after which another driver is taken for dead.",
         rich_help_panel=LIMITS,
     ),
 ]
-
-
-def check(*, output: str | None, claim: Path | None, shard: str | None, dry_run: bool) -> None:
-    """Refuse what can't be asked together.
-
-    Raises :class:`~aurora_pool.errors.ConfigError`.
-    """
-    if (output is None) == (claim is None):
-        raise ConfigError("expected -o FILE, or --claim FOLDER for a job that drivers share")
-    if claim is not None and shard is not None:
-        raise ConfigError("--shard: with --claim, pieces of the input are handed out already")
-    if claim is not None and dry_run:
-        raise ConfigError("--dry-run: with --claim, no driver knows what it will get; use -o for it")

@@ -11,12 +11,12 @@ from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.claim_run import ClaimRun
 from aurora_pool.jobs.claims import Claims
 from aurora_pool.jobs.guardrails import Guardrails
+from aurora_pool.jobs.job import check_pool
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pieces import agree_on_plan, first_request
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.run import OnProgress
-from aurora_pool.jobs.runner import check_pool
 from aurora_pool.sharing.roster import Roster, process_name
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ PIECE_LINES = 10_000
 class ClaimedJob:
     """One driver's part of a job that any number of drivers share; it has the methods of a :class:`Job`.
 
-    All drivers are told the same ``source``, ``folder`` and options; they come and go as they like. A driver ends when
-    all pieces are done, by whomever; then :func:`~aurora_pool.jobs.merge.merge` joins them. A driver that has been
-    silent for ``takeover_after`` seconds is taken for dead, and its pieces go on with others from where they were.
+    All drivers get the same ``source``, ``folder`` and options; they may start and stop at any time. A driver ends when
+    all pieces are done, by whichever driver; then :func:`~aurora_pool.jobs.merge.merge` joins them. A driver without a
+    heartbeat for ``takeover_after`` seconds is taken for dead, and other drivers continue its pieces.
 
     Raises :class:`~aurora_pool.errors.ConfigError`, :class:`~aurora_pool.errors.BadRecord` and
     :class:`~aurora_pool.errors.JobError` as :func:`~aurora_pool.jobs.pieces.agree_on_plan` does.
@@ -61,8 +61,8 @@ class ClaimedJob:
         self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)
         self.embedding = first is not None and first.embedding
         self.dimensions: int | None = first.body.get("dimensions") if first is not None and first.embedding else None
-        self.skipped: Sequence[BadRecord] = []
-        self.left_out = 0
+        self.bad_records: Sequence[BadRecord] = []
+        self.skipped = 0
         self._run: ClaimRun | None = None
         self._ending: tuple[Ending, str] | None = None
 

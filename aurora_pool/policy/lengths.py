@@ -1,7 +1,8 @@
-"""The end of a job: which agents get no last prompts, and which prompts are given to a second agent.
+"""How long answers are and how fast agents give them: what the end of a job is foreseen and hedged by.
 
-On a mixed fleet the tail decides the makespan: a prompt that a slow agent takes last ends last. Lengths of answers are
-not known beforehand, but their distribution so far is; and each agent's speed (tokens per second for one prompt) is.
+Lengths of answers are not known beforehand, but their distribution so far is; and each agent's speed (tokens per second
+for one prompt) is. ``tail`` decides by them how many of the last prompts an agent takes, ``hedge`` which prompts are
+given to a second agent.
 """
 
 from __future__ import annotations

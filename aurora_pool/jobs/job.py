@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.cache import ResponseCache
-from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.columns import Columns, check_kind
 from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.input_writer import write_requests
@@ -86,6 +86,7 @@ class Job:
         try:
             source = self._source(requests)
             self._files.append(source)
+            check_kind(self.options.columns, source.kind)
             reader = RequestReader(
                 text=source.is_text,
                 prompt_format="chat" if self.options.system_prompt is not None else self.options.prompt_format,
@@ -122,14 +123,14 @@ class Job:
         return self.survey.dimensions
 
     @property
-    def skipped(self) -> Sequence[BadRecord]:
-        """The first bad lines that are left out."""
-        return self.survey.skipped
+    def bad_records(self) -> Sequence[BadRecord]:
+        """The first of the bad lines that are skipped."""
+        return self.survey.bad_records
 
     @property
-    def left_out(self) -> int:
-        """How many bad lines are left out."""
-        return self.survey.left_out
+    def skipped(self) -> int:
+        """How many bad lines are skipped."""
+        return self.survey.skipped
 
     @property
     def answering(self) -> bool:

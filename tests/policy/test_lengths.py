@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aurora_pool.policy.stragglers import Lengths, Pace, seconds_saved
+from aurora_pool.policy.lengths import Lengths, Pace, seconds_saved
 
 
 @given(tokens=st.lists(st.integers(1, 100_000), min_size=1))
