@@ -58,6 +58,6 @@ def merge(
             on_piece=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if not quiet:
-        left_out = f", {merged.skipped} bad lines left out" if merged.skipped else ""
-        say(f"{merged.requests} requests, each exactly once: {merged.failed} failed{left_out}; answers: {output}")
+        skipped = f", {merged.skipped} bad lines skipped" if merged.skipped else ""
+        say(f"{merged.requests} requests, each exactly once: {merged.failed} failed{skipped}; answers: {output}")
     raise typer.Exit(ExitCode.SOME_FAILED if merged.failed else ExitCode.DONE)
