@@ -61,8 +61,8 @@ class ClaimedJob:
         self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)
         self.embedding = first is not None and first.embedding
         self.dimensions: int | None = first.body.get("dimensions") if first is not None and first.embedding else None
-        self.skipped: Sequence[BadRecord] = []
-        self.left_out = 0
+        self.bad_records: Sequence[BadRecord] = []
+        self.skipped = 0
         self._run: ClaimRun | None = None
         self._ending: tuple[Ending, str] | None = None
 

@@ -268,4 +268,4 @@ def _merge_shards(folder: Path, plan: Plan, source: Path, target: IO[bytes], on_
     for request in survey.pending():
         faults.note("missing", request.id)
     faults.check()
-    return Merged(survey.requests, failed, survey.left_out)
+    return Merged(survey.requests, failed, survey.skipped)

@@ -13,6 +13,7 @@ import msgspec
 
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.again import Again
+from aurora_pool.jobs.agent_counts import AgentCounts
 from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.deadline import Deadline
 from aurora_pool.jobs.guardrails import Guard
@@ -24,8 +25,7 @@ from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runlog import RunLog
-from aurora_pool.jobs.shares import Shares
-from aurora_pool.jobs.standing import progress_of, stall_of
+from aurora_pool.jobs.standing import progress_of, standstill_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.messages import AnyPrompt, Prompt, Response
 from aurora_pool.statistics import PoolStatistics
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     JobPool: TypeAlias = VLLMPool | EmbeddingPool | EnginePool
     """A pool that answers jobs."""
 
-OnProgress = Callable[[Progress, PoolStatistics], None]
-"""Is called with how far a job is, and with its pool's statistics."""
+OnProgress = Callable[[Progress], None]
+"""Is called with how far a job is."""
 logger = logging.getLogger(__name__)
 _TURN = 256
 """Cached answers after which other tasks get their turn."""
@@ -89,7 +89,7 @@ class Run:
         self._cached = 0
         self._guard = Guard(options.guardrails)
         self._keeps = bool(options.columns.keep)
-        self._shares = Shares(pool)
+        self._agents = AgentCounts(pool)
         self._first_failure: str | None = None
         self._ending: Ending = "finished"
         self._reason = ""
@@ -207,7 +207,7 @@ class Run:
             # Nobody was there to answer: that says nothing about the prompt, so it gets no record.
             self.end("budget spent" if self._pool.statistics().unpaid else "no agents", response.error or "")
             return
-        self._guard.spend(response, self._shares.tags_of(response.agent_index))
+        self._guard.spend(response, self._agents.tags_of(response.agent_index))
         checked = self._checked(taken, response)
         if checked is None:
             self._meter.wasted(tokens=response.completion_tokens or 0, prompt_tokens=response.prompt_tokens or 0)
@@ -220,7 +220,7 @@ class Run:
             )
             self._deadline.note(self._now() - taken.since)
             if checked.success and self._cache is not None:
-                self._cache.put(taken.request, self._shares.model_of(response.agent_index, self._model), checked)
+                self._cache.put(taken.request, self._agents.model_of(response.agent_index, self._model), checked)
         stop = self._guard.verdict()
         if stop is not None:
             self.end(*stop)
@@ -243,11 +243,11 @@ class Run:
 
     def _write(self, request: Request, response: Response, *, tokens: int, prompt_tokens: int) -> None:
         """Put a record into the output, and count it."""
-        agent = None if response.agent_index is None else self._shares.name_of(response.agent_index)
+        agent = None if response.agent_index is None else self._agents.name_of(response.agent_index)
         record = encode_record(
             request,
             response,
-            model=self._shares.model_of(response.agent_index, self._model),
+            model=self._agents.model_of(response.agent_index, self._model),
             created=int(time.time()),
             agent=agent,
             row=request.kept if self._keeps else None,
@@ -261,7 +261,7 @@ class Run:
         if not response.success:
             self._first_failure = self._first_failure or f"{request.id}: {response.error}"
         elif response.agent_index is not None:
-            self._shares.count(response.agent_index, tokens)
+            self._agents.count(response.agent_index, tokens)
         self._log.prompt(now - self._meter.started, response)
 
     # -- the clock ----------------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class Run:
             statistics = self._pool.statistics()
             self._log.look(now - self._meter.started, statistics)
             if self._on_progress is not None:
-                self._on_progress(self._progress(now, statistics), statistics)
+                self._on_progress(self._progress(now, statistics))
 
     def _look_at_deadline(self, now: float) -> None:
         if self._deadline.is_over(now):
@@ -297,7 +297,7 @@ class Run:
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
         options = self._options
-        quiet = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
+        quiet = self._meter.quiet_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
         return progress_of(
             self._meter,
             total=self._survey.requests,
@@ -305,7 +305,7 @@ class Run:
             in_flight=len(self._taken),
             now=now,
             statistics=statistics,
-            stall=None if quiet is None else stall_of(quiet, statistics),
+            standstill=None if quiet is None else standstill_of(quiet, statistics),
             ending=None if self._ending == "finished" else self._reason,
         )
 
@@ -337,7 +337,7 @@ class Run:
             failed_now=meter.failed,
             failures=dict(self._guard.failures),
             first_failure=self._first_failure,
-            skipped=self._survey.left_out,
+            skipped=self._survey.skipped,
             seconds=self._now() - meter.started,
             prompt_tokens=meter.prompt_tokens,
             tokens=meter.tokens,
@@ -345,6 +345,6 @@ class Run:
             moved=statistics.moved,
             hedged=statistics.hedged,
             cost=statistics.cost,
-            agents=self._shares.all(),
+            agents=self._agents.all(),
             resumed=self._resumed,
         )

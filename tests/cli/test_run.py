@@ -152,11 +152,11 @@ def test_failed_requests_are_told_by_the_exit_code(call: Call, tmp_path: Path, o
     assert (failed["custom_id"], failed["error"]["code"]) == ("long", "rejected")
 
 
-def test_bad_lines_are_left_out_if_asked(call: Call, tmp_path: Path, output: Path, hostfile: Path) -> None:
+def test_bad_lines_are_skipped_if_asked(call: Call, tmp_path: Path, output: Path, hostfile: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", ["{oops", *PROMPTS])
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--on-bad-line", "skip")
     assert ended.code == 0
-    assert f"left out: {source}:1: expected a JSON object" in ended.err
+    assert f"skipped: {source}:1: expected a JSON object" in ended.err
     assert len(texts_of(output)) == 30
 
 

@@ -82,6 +82,8 @@ class Rig:
         """What has been sent: each prompt's work, and the agent."""
         self.probes: list[int] = []
         self.looks: list[int] = []
+        self._checked: set[int] = set()
+        """Agents that have died since the last plan: their load check has been reported already."""
         self.samples: list[int] = []
         self.waits_here = False
         """Whether requests that are assigned wait on this side, and are not sent."""
@@ -200,10 +202,9 @@ class Rig:
     def die(self, agent: int) -> None:
         for request in [a for a in self.open if a.agent == agent]:
             self.fail(request, ConnectionLost("connection lost", received=True))
-        if agent in self._ledger.pending.check:  # the look at it, which finds nobody there, takes no time
-            self._ledger.pending.check.remove(agent)
-            self.dispatcher.load_checked(agent, Finding.REFUSED, self.now)
-            self._drop_closed()
+        self.dispatcher.load_checked(agent, Finding.REFUSED, self.now)  # it takes no time, before any plan asks for it
+        self._checked.add(agent)
+        self._drop_closed()
 
     def probed(self, agent: int, outcome: Outcome = Outcome.ANSWERED) -> None:
         self.probes.remove(agent)
@@ -232,7 +233,8 @@ class Rig:
                 if not self.waits_here:
                     self.dispatcher.sent(request, self.now)
         self.probes += plan.probe
-        self.looks += plan.check
+        self.looks += [agent for agent in plan.check if agent not in self._checked]
+        self._checked.clear()
         self.samples += plan.sample
         if plan is not NOTHING or not idle:
             self.check()

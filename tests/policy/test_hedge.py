@@ -82,7 +82,7 @@ def test_nothing_is_hedged_while_others_of_its_queue_wait() -> None:
     rig.admit(60)
     rig.plan()
     slow = rig.sent[0]
-    while rig.queue.items:
+    while rig.statistics.queued:
         rig.wait(3.0)
         assert rig.statistics.hedged == 0
         for request in list(rig.open):

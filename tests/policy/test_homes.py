@@ -66,7 +66,7 @@ def test_what_comes_later_finds_its_home() -> None:
     rig.admit(len(later), work=later, queue=queue)
     rig.finish()
     moved = [work for work, agents in places(rig, later).items() if agents != homes[work]]
-    assert len(moved) <= 4  # of 40: only what levels the load
+    assert not moved
 
 
 def test_single_prompts_of_known_groups_find_their_home() -> None:
@@ -78,7 +78,7 @@ def test_single_prompts_of_known_groups_find_their_home() -> None:
     rig.admit(len(later), work=later)
     rig.finish()
     moved = [work for work, agents in places(rig, later).items() if not agents <= homes[work]]
-    assert len(moved) <= 4  # of 40: only what levels the load
+    assert not moved
 
 
 def test_agents_take_what_they_are_the_home_of_before_others_help_up_to_a_quarter_more() -> None:
@@ -104,7 +104,7 @@ def test_a_group_larger_than_its_share_spreads() -> None:
     rig.admit(len(works), work=works)
     rig.plan()
     assert all(agent.in_flight for agent in rig.statistics.agents)
-    assert max(agent.in_flight for agent in rig.statistics.agents) <= 20
+    assert max(agent.in_flight for agent in rig.statistics.agents) == 10
     rig.finish()
 
 
@@ -242,7 +242,7 @@ def test_homes_are_forgotten_by_tokens() -> None:
     homes = Homes(1)
     homes.expect(tokens=1 << 16)
     homes.record(0, range(1, 100))
-    assert 8 <= len(homes) <= 9
+    assert len(homes) == 8
     assert homes.of(99) == [0]
     assert not homes.of(1)
 

@@ -60,14 +60,14 @@ def test_callers_that_wait_get_what_their_weights_say_and_none_starves(
     taken: Counter[PromptQueue] = Counter()
     seen = 0
     lead = window * agents * TOKENS / weights[0]
-    while all(queue.items for queue in queues):
+    while all(queue.waiting for queue in queues):
         rig.wait(1.0)
         for request in rig.sent[seen:]:
             taken.update(item.queue for item in request.unreleased())
         seen = len(rig.sent)
         service = [taken[queue] * TOKENS / queue.caller.weight for queue in queues]
         apart = 2 * (TURN + TOKENS) / min(weights) + lead
-        if all(queue.items for queue in queues):
+        if all(queue.waiting for queue in queues):
             assert max(service) - min(service) <= apart
         for request in list(rig.open):
             rig.answer_all(request, tokens=TOKENS)

@@ -63,7 +63,7 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
             given_up_at = rig.now
             break
     assert given_up_at is not None
-    assert seconds <= given_up_at <= seconds + 2 * CHECK_AFTER
+    assert seconds <= given_up_at <= seconds + 1.5
     assert rig.sent[0].closed
     assert rig.statistics.agents[0].failures == {Outcome.DEAD.value: 1}
     rig.finish()
