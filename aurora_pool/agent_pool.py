@@ -7,9 +7,10 @@ import operator
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
+from numbers import Integral
 from typing import Any, Self
 
-from aurora_pool.arguments import check_whole
+from aurora_pool.arguments import check_instance, check_many, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
@@ -130,17 +131,22 @@ class AgentPool:
     def by_tag(self, key: str | None = None, value: str | None = None, **tags: str) -> Self:
         """Return a view of the agents whose tag ``key`` has this value, and all of these ``tags``; it may have none.
 
-        Raises :class:`ConfigError` where no tag is given, or a key without a value.
+        Raises :class:`ConfigError` where no tag is given, or a key without a value, and for what is no text.
         """
         if (key is None) != (value is None) or (key is None and not tags):
             raise ConfigError("by_tag: expected a key and its value, or tags by name: by_tag(role='chat')")
-        return self._view(self._agents.tagged(tags if key is None else {**tags, key: value}))
+        check_instance("key", key, str)
+        wanted: dict[str, Any] = tags if key is None else {**tags, key: value}
+        for name, text in wanted.items():
+            check_instance(name, text, str, optional=False)  # as 3 is not, which would be no agent's
+        return self._view(self._agents.tagged(wanted))
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
         """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
 
         Raises :class:`ConfigError` if there are fewer.
         """
+        check_instance("rng", rng, random.Random)
         return self._view(self._agents.drawn(n, rng or random.Random()))
 
     def select(self, indices: Iterable[int]) -> Self:
@@ -148,10 +154,13 @@ class AgentPool:
 
         Raises :class:`ConfigError` for one that does not exist or is listed twice.
         """
+        check_many(indices=indices)
         return self._view(self._agents.selected(list(indices)))
 
     def slice(self, start: int | None = None, stop: int | None = None) -> Self:
         """Return a view of the agents from ``start`` up to ``stop``, as a list is sliced."""
+        check_instance("start", start, Integral)
+        check_instance("stop", stop, Integral)
         return self._view(list(self._agents.members[start:stop]))
 
     def _view(self, members: Sequence[int]) -> Self:

@@ -8,9 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
+from aurora_pool.arguments import (
+    check_amount,
+    check_callable,
+    check_instance,
+    check_one_of,
+    check_seconds,
+    check_whole,
+)
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
@@ -54,10 +61,7 @@ class Timeouts:
     patience: float = 60.0
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            if getattr(self, one.name) is None:
-                raise ConfigError(f"{one.name}: expected seconds above 0, got None")
-            check_seconds(**{one.name: getattr(self, one.name)})
+        check_seconds(optional=False, **{one.name: getattr(self, one.name) for one in fields(self)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +119,7 @@ class ConnectionOptions:
         object.__setattr__(self, "headers", MappingProxyType(dict(self.headers)))
         check_instance("verify", self.verify, bool, optional=False)
         for name in ("ca_file", "client_cert", "client_key"):
-            if not isinstance(getattr(self, name), str | Path | None):
-                raise ConfigError(f"{name}: expected the path of a PEM file, got {getattr(self, name)!r}")
+            check_instance(name, getattr(self, name), str | Path)
         if self.client_key is not None and self.client_cert is None:
             raise ConfigError("client_key: expected client_cert beside it")
 
@@ -138,7 +141,7 @@ class HostedOptions:
     - ``on_draw``: is called, before anything is sent, with how much would count as spent if the process were killed.
 
     Raises :class:`ConfigError` for anything but a number above 0 (``drivers``: a whole one), or from 0 on for
-    ``max_cost``.
+    ``max_cost`` and ``spent``, and for an ``on_draw`` that can't be called.
     """
 
     spill_after: float = 60.0
@@ -149,11 +152,11 @@ class HostedOptions:
     drivers: int = 1
 
     def __post_init__(self) -> None:
-        check_seconds(spill_after=self.spill_after)
-        check_whole(1, drivers=self.drivers)
-        limit: Any = self.max_cost
-        if not isinstance(limit, int | float) or not limit >= 0:  # a NaN is not, either
-            raise ConfigError(f"max_cost: expected an amount from 0 on, got {self.max_cost!r}")
+        check_seconds(optional=False, spill_after=self.spill_after)
+        check_seconds(deadline=self.deadline)
+        check_amount(max_cost=self.max_cost, spent=self.spent)
+        check_callable(on_draw=self.on_draw)
+        check_whole(1, optional=False, drivers=self.drivers)
 
 
 def check_header(name: object, value: object) -> None:

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_index, check_instance, check_whole
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
+from aurora_pool.hostfile import AnyEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
+from aurora_pool.prompts.content import check_sampling
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
@@ -99,9 +101,10 @@ class VLLMPool(AgentPool):
         check_instance("model", model, str)
         check_whole(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
         check_whole(2, model_max_context=model_max_context)
-        check_whole(0, buffer=buffer)
+        check_whole(0, optional=False, buffer=buffer)
         check_instance("system_prompt", system_prompt, str)
-        check_instance("sampling", sampling, Sampling)
+        if sampling is not None:
+            check_sampling(sampling)
         check_instance("use_batch", use_batch, bool, optional=False)
         check_instance("prompting", prompting, PromptOptions)
         check_instance("hosted", hosted, HostedOptions)

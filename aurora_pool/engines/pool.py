@@ -11,11 +11,12 @@ from typing import Any, Protocol
 
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_whole
-from aurora_pool.errors import PoolClosedError, PoolError
+from aurora_pool.errors import ConfigError, PoolClosedError, PoolError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.messages import AnyPrompt, Content, Prompt, Response, Sampling
+from aurora_pool.messages import AnyPrompt, Content, Response, Sampling
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
+from aurora_pool.prompts.content import as_prompt, check_sampling
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
@@ -88,6 +89,8 @@ class EnginePool(AgentPool):
         sampling: Sampling | None = None,
     ) -> None:
         check_whole(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
+        if sampling is not None:
+            check_sampling(sampling)
         self._place = AgentEndpoint("in-process", 1)
         # Of what all pools share it uses the views; nothing is ever sent.
         super().__init__([self._place], Serving(engine.model, None), FleetOptions())
@@ -183,7 +186,11 @@ class EnginePool(AgentPool):
         return _Call(prompts, lambda index, prompt: self._answer(index, prompt, options), 2 * self._engine.capacity)
 
     async def _answer(self, index: int, prompt: AnyPrompt, options: CallOptions) -> tuple[int, Response]:
-        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        try:
+            given = as_prompt(prompt)
+        except ConfigError as error:  # from an input that could not be checked before
+            self._failed += 1
+            return index, Response(False, "", str(error), error_kind="rejected")
         question = Question(
             given.content,
             given.sampling or options.sampling or self._sampling,

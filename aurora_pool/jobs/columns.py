@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from aurora_pool.arguments import check_each_instance, check_instance
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.templates import Template
 
@@ -97,6 +98,8 @@ class Columns:
     - ``id_field``, ``prompt_field``: the columns with the id and the prompt, where they have names of their own;
     - ``template``, ``system_template``: texts with ``{column}`` in them, which make the prompt and the system prompt;
     - ``keep``: columns that go along into the record, or ``"all"`` that are no fields of a request.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments, and for a template beside a prompt field.
     """
 
     id_field: str | None = None
@@ -106,6 +109,11 @@ class Columns:
     keep: Literal["all"] | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("id_field", "prompt_field", "template", "system_template"):
+            check_instance(name, getattr(self, name), str)
+        if self.keep != "all":
+            check_each_instance("keep", self.keep, str)
+            object.__setattr__(self, "keep", tuple(self.keep))
         if self.template is not None and self.prompt_field is not None:
             raise ConfigError("expected a template or a prompt field, got both")
 

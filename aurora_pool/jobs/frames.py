@@ -9,8 +9,10 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from aurora_pool.arguments import check_instance
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Response, Sampling
+from aurora_pool.pool_options import CallOptions
 
 if TYPE_CHECKING:
     from aurora_pool.pool import VLLMPool
@@ -38,6 +40,9 @@ async def map_rows(
     Raises :class:`~aurora_pool.errors.ConfigError` for what is no such frame, for a template without any of its
     columns, for two columns of one name, and for a ``column`` that is there already.
     """
+    check_instance("template", template, str, optional=False)
+    check_instance("column", column, str, optional=False)
+    CallOptions(max_tokens, sampling, batched=True)
     # What is not imported can't have made the frame: neither library is imported here.
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if pandas is not None and isinstance(frame, pandas.DataFrame):

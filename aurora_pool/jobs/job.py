@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from aurora_pool.arguments import check_callable, check_instance, shown
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.columns import Columns, check_kind
@@ -27,7 +28,7 @@ from aurora_pool.jobs.runlog import RunLog, run_log_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.table_writer import check_table, write_table
 from aurora_pool.jobs.tables import Source, open_source
-from aurora_pool.messages import AnyPrompt
+from aurora_pool.messages import AnyPrompt, Prompt
 from aurora_pool.own_files import mode_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ async def run_job(
     ...     summary = await run_job(pool, "prompts.jsonl", "answers.jsonl", JobOptions(retry_failed=True))
     ...     print(summary.answered, summary.failed)
 
-    ``on_progress`` is called about every second. Cancelling the call loses nothing that is in the output.
+    ``on_progress`` is called with a :class:`Progress` about every second. Cancelling the call loses nothing that is in
+    the output.
 
     Raises :class:`~aurora_pool.errors.BadRecord` for a bad line, :class:`~aurora_pool.errors.JobError` if the input
     can't be read or the output can't be written, and what :meth:`VLLMPool.start` raises.
@@ -75,6 +77,8 @@ class Job:
         *,
         lock: Lock | None = None,
     ) -> None:
+        check_instance("options", options, JobOptions)
+        check_instance("output", output, str | Path, optional=False)
         self.options = options or JobOptions()
         self.output = output
         self._files: list[Source | IO[bytes]] = []
@@ -159,6 +163,7 @@ class Job:
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
         check_pool(pool, embedding=self.embedding)
+        check_callable(on_progress=on_progress, on_resumed=on_resumed)
         await pool.start()
         model = pool.model or ""
         if self.model is not None and self.model != model:
@@ -249,6 +254,8 @@ class Job:
             return requests
         if isinstance(requests, str | Path):
             return open_source(requests, input_format=self.options.input_format)
+        if isinstance(requests, bytes | Mapping | Prompt) or not isinstance(requests, Iterable):
+            raise ConfigError(f"requests: expected a file's name, or a list of prompts, got {shown(requests)}")
         written = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
         self._files.append(written)
         write_requests(requests, written)

@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from aurora_pool.arguments import check_callable, check_instance, check_one_of, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.requests import Request
 from aurora_pool.messages import Prompt, Response, Sampling
@@ -35,6 +36,8 @@ class Expectation:
 
     >>> Expectation(check=lambda text: None if text.strip() in {"yes", "no"} else "it is neither yes nor no")
     Expectation(check=<function <lambda> at ...>, retries=2, remedy='temperature', length_is_failure=False)
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments.
     """
 
     check: Check | None = None
@@ -43,8 +46,10 @@ class Expectation:
     length_is_failure: bool = False
 
     def __post_init__(self) -> None:
-        if self.retries < 0:
-            raise ConfigError(f"retries: expected at least 0, got {self.retries}")
+        check_callable(check=self.check)
+        check_whole(0, optional=False, retries=self.retries)
+        check_one_of("remedy", self.remedy, get_args(Remedy))
+        check_instance("length_is_failure", self.length_is_failure, bool, optional=False)
 
     def why_not(self, response: Response) -> tuple[Literal["length", "invalid"], str] | None:
         """Say what is wrong with an answer, as a kind of error and in words; None if nothing is."""

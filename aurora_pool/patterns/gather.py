@@ -11,7 +11,7 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render, require_placeholder
 from aurora_pool.pool import VLLMPool
-from aurora_pool.pool_options import check_prompts
+from aurora_pool.pool_options import CallOptions, listed
 from aurora_pool.progress import OnCallProgress
 
 
@@ -88,8 +88,9 @@ async def sample_many(
     ``Sampling(n=...)`` asks one agent for all of them, in one response.
     Raises :class:`~aurora_pool.errors.ConfigError` if ``n`` is less than 1, or if the temperature is 0.
     """
-    check_whole(1, n=n)
-    check_prompts(prompts)
+    check_whole(1, optional=False, n=n)
+    CallOptions(max_tokens, sampling, batched=True)
+    prompts = listed(prompts)
     copies = [copy for prompt in prompts for copy in _copies(prompt, n, sampling)]
     responses = await pool.send_all_batched(copies, max_tokens, sampling=sampling)
     return [responses[start : start + n] for start in range(0, len(responses), n)]

@@ -7,13 +7,14 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from aurora_pool.arguments import check_many
+from aurora_pool.arguments import check_callable, check_many, check_whole
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, TokenBudget
 from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import CallOptions
 from aurora_pool.progress import OnCallProgress, ProgressReport
 
 DEFAULT_FANIN = 8
@@ -71,6 +72,7 @@ async def tree_reduce(
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)
     items = list(items)
+    check_answers(max_tokens, sampling, clean)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(len(items), fanin, budget=budget, on_level=on_level, keep_blank=keep_blank)
     leaves = (Prompt(render(prompt, item=item), max_tokens=max_tokens) for item in items)
@@ -100,6 +102,7 @@ async def broadcast_and_reduce(
 
     Arguments and errors are those of :func:`tree_reduce`; ``sampling`` is for the reduce prompts.
     """
+    check_answers(max_tokens, sampling, clean)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(
         pool.size,
@@ -144,6 +147,8 @@ async def map_reduce(
     """
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)
+    check_callable(key=key)
+    check_answers(max_tokens, sampling, clean)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     groups: dict[Name, list[Item]] = {}
     for item in items:
@@ -162,11 +167,18 @@ async def map_reduce(
     return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)
 
 
+def check_answers(max_tokens: int | None, sampling: Sampling | None, clean: Clean | None) -> None:
+    """Refuse what can't be asked of answers, before anything is sent. Raises :class:`ConfigError`."""
+    CallOptions(max_tokens, sampling, batched=True)
+    check_callable(clean=clean)
+
+
 async def reduce_budget(pool: VLLMPool, reduce_prompt: str, max_tokens: int | None) -> TokenBudget | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
+    check_whole(1, reduce_max_tokens=max_tokens)
     longest = max_tokens or pool.max_tokens_aggregation
     return await context_budget(pool, "reduce_prompt", reduce_prompt, "responses", longest)
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError
 
 _RANKS = (
@@ -29,7 +30,8 @@ class Part:
     count: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
+        check_whole(0, optional=False, index=self.index, count=self.count)
+        if not self.index < self.count:
             raise ConfigError(f"expected a part from 0/{self.count} to {self.count - 1}/{self.count}, got {self}")
 
     def __str__(self) -> str:

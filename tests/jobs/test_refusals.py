@@ -91,7 +91,7 @@ def history(at: Path, text: str) -> object:
         (ConfigError, "'a' is mapped twice, to 'b' and to 'c'", lambda _: parse_model_map(["a=b", "a=c"])),
         (ConfigError, "template or a prompt field, got both", lambda _: Columns(template="{a}", prompt_field="a")),
         (ConfigError, "names no column as {column}: 'Say it'", lambda _: Template("Say it")),
-        (ConfigError, "retries: expected at least 0, got -1", lambda _: Expectation(retries=-1)),
+        (ConfigError, "retries: expected a whole number of at least 0, got -1", lambda _: Expectation(retries=-1)),
         (ConfigError, "sent raw has none", lambda _: JobOptions(system_prompt="a", prompt_format="raw")),
         (ConfigError, "interval: expected a number above 0, got 0", lambda _: JobOptions(interval=0)),
         (ConfigError, "cost needs a price of tokens", lambda _: Guardrails(max_cost=1.0)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -46,6 +47,7 @@ ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
         ("model", 7),
         ("system_prompt", ["Be brief."]),
         ("sampling", {"temperature": 0}),
+        ("buffer", None),
         ("use_batch", "no"),
         ("prompting", {"prompt_format": "raw"}),
         ("timeouts", 30),
@@ -57,6 +59,12 @@ ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
 def test_a_pools_options(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name}: expected"):
         VLLMPool(ENDPOINTS, **{name: value})
+
+
+def test_a_pools_sampling() -> None:
+    sampling: Any = Sampling(seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"sampling\.seed: expected `int \| null`, got `float`"):
+        VLLMPool(ENDPOINTS, sampling=sampling)
 
 
 @pytest.mark.parametrize("name", ["connect", "probe", "stall", "patience"])
@@ -170,6 +178,27 @@ def test_what_the_constructor_was_given_can_be_read_and_not_changed(pool: Any, g
             setattr(made, name, 1)
 
 
+VIEWS: list[tuple[Callable[[VLLMPool], object], str]] = [
+    (lambda pool: pool.by_tag("rack", 3), "rack: expected str, got 3"),  # type: ignore[arg-type]
+    (lambda pool: pool.by_tag(3, "rack"), "key: expected str, got 3"),  # type: ignore[arg-type]
+    (lambda pool: pool.by_tag(rack=None), "rack: expected str, got None"),  # type: ignore[arg-type]
+    (lambda pool: pool.select(1), "indices: expected a list, or another iterable, of indices, got 1"),  # type: ignore[arg-type]
+    (lambda pool: pool.select(["a"]), r"select: expected different indices below 2, got \['a'\]"),  # type: ignore[list-item]
+    (lambda pool: pool.select([0.5]), "select: expected different indices"),  # type: ignore[list-item]
+    (lambda pool: pool.slice("a"), "start: expected a whole number, got 'a'"),  # type: ignore[arg-type]
+    (lambda pool: pool.slice(0, 1.0), "stop: expected a whole number, got 1.0"),  # type: ignore[arg-type]
+    (lambda pool: pool.sample(2, rng=3), "rng: expected Random, got 3"),  # type: ignore[arg-type]
+    (lambda pool: pool.sample(None), "n: expected a whole number of at least 0, got None"),  # type: ignore[arg-type]
+    (lambda pool: pool.as_caller(weight=None), "weight: expected a number above 0, got None"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("view", "message"), VIEWS, ids=[message for _, message in VIEWS])
+def test_views(view: Callable[[VLLMPool], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        view(VLLMPool(ENDPOINTS))
+
+
 @pytest.mark.parametrize("prompts", [None, 7, "a prompt", b"a prompt", {"role": "user"}, Prompt("a")])
 @pytest.mark.parametrize("method", ["send_all", "send_all_batched", "iter_responses"])
 async def test_prompts_of_other_types(method: str, prompts: Any) -> None:
@@ -183,6 +212,13 @@ async def test_prompts_of_other_types(method: str, prompts: Any) -> None:
     [
         ({"max_tokens": "8"}, "max_tokens: expected a whole number of at least 1, got '8'"),
         ({"sampling": {"temperature": 0}}, "sampling: expected Sampling, got"),
+        ({"sampling": Sampling(temperature="hot")}, r"sampling\.temperature: expected `float \| null`, got `str`"),  # type: ignore[arg-type]
+        ({"sampling": Sampling(extra=[1])}, r"sampling\.extra: expected `object`, got `array`"),  # type: ignore[arg-type]
+        ({"sampling": Sampling(temperature=float("inf"))}, r"sampling\.temperature: expected a finite number"),
+        ({"sampling": Sampling(n=0)}, r"sampling\.n: expected a whole number of at least 1, got 0"),
+        ({"weight": None}, "weight: expected a number above 0, got None"),
+        ({"weight": "2"}, "weight: expected a number above 0, got '2'"),
+        ({"priority": None}, "priority: expected int, got None"),
         ({"on_progress": "bar"}, "on_progress: expected a function, got 'bar'"),
         ({"progress": "bar"}, "progress: expected bool, got 'bar'"),
     ],
