@@ -204,6 +204,7 @@ class ClaimRun:
                 await asyncio.to_thread(self._claims.renew)
             except PoolError as error:
                 logger.warning("%s", error)  # it is an error when there is something to write
+            self._news.set()  # pieces of a driver that died may be free now
 
     async def _watch(self) -> None:
         looked = self._now()

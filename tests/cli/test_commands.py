@@ -88,13 +88,22 @@ def test_help_fits_a_terminal_of_80_columns(name: str | None, call: Call, monkey
     ended = call(*([name] if name else []), "--help")
     assert max(map(len, ended.out.splitlines())) <= 80
     assert "\u2026" not in ended.out, "an option's name is cut"
+    assert not re.search(r"<(bool|str|int|float|path|list\[.*|.* range)>", ended.out), "it shows a type of Python"
     if name is not None:
         before, _, options = ended.out.partition("--help ")
         assert "Example:" in before
         assert re.search(rf"Example: *\n +aurora-pool {name}\b.*\n *\n", before), "the example fits a line"
         assert not re.search(r"<[\w|-]*[\w-] ", ended.out), "a choice is broken over two lines"
-        assert not re.search(r"--\w[^\n]*<list\[", ended.out), "an option shows a type of Python"
+        assert re.search(rf"^   aurora-pool {name}\b", before, re.MULTILINE), "examples are set off alike"
         assert options.count("\u256d\u2500 Options") == 0, "every option has its group"
+
+
+def test_commands_are_shown_in_groups_below_an_example(call: Call) -> None:
+    page = call("--help").out
+    assert re.findall(r"^\u256d\u2500 (.*?) \u2500", page, re.MULTILINE) == [
+        "Options", "Jobs", "Questions", "Fleets", "Server and batches", "Looking at jobs and fleets", "Trying out",
+    ]  # fmt: skip
+    assert "aurora-pool run prompts.jsonl" in page.partition("\u256d")[0]
 
 
 def test_the_command_imports_nothing_heavy_for_its_help() -> None:
