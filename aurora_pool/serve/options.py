@@ -10,6 +10,8 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.serve.proxies import parse_networks
 
 MEBIBYTE = 1 << 20
+DATABASE = "serve.db"
+"""SQLite's file in the data folder."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -77,7 +79,7 @@ class ServerOptions:
     @property
     def database_url(self) -> str:
         """The database's URL."""
-        return self.database or f"sqlite:///{self.data.absolute() / 'serve.db'}"
+        return self.database or f"sqlite:///{self.data.absolute() / DATABASE}"
 
     @property
     def is_loopback(self) -> bool:
