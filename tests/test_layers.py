@@ -31,7 +31,7 @@ LAYERS = (
     ("wire", "policy"),
     ("statistics", "runtime", "sharing"),
     ("prompts",),
-    ("pool_options", "agent_pool", "blocking", "pool", "embeddings"),
+    ("pool_options", "pool_calls", "agent_pool", "blocking", "pool", "embeddings"),
     ("aggregators", "patterns", "jobs", "testing", "fleets", "engines"),
     ("serve",),
     ("contrib", "cli", "__main__", "__init__"),
