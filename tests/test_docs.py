@@ -24,6 +24,7 @@ from aurora_pool.cli.app import app
 from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.testing import AgentProfile, SimulatedFleet
+from tests.bare_pytest import BARE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -40,7 +41,7 @@ def python_of(page: Path) -> list[str]:
 def run_tests(block: str, folder: Path) -> None:
     """Run a block that shows tests, with the fixtures that the installed package brings."""
     (folder / "test_of_the_page.py").write_text(block, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto"]
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", *BARE]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 

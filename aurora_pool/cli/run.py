@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from aurora_pool.cli import panels
 from aurora_pool.cli.options import checks, data, display, fleet, inputs, limits, outputs, prompts, sharing
 from aurora_pool.cli.options.together import check_together
 
@@ -39,7 +40,7 @@ def run(
     system_prompt: prompts.SystemPrompt = None,
     on_too_long: prompts.OnTooLong = "error",
     max_tokens: prompts.MaxTokens = None,
-    temperature: prompts.Temperature = None,
+    temperature: panels.Temperature = None,
     top_p: prompts.TopP = None,
     top_k: prompts.TopK = None,
     n: prompts.N = None,
@@ -76,7 +77,7 @@ def run(
     cache_sampled: checks.CacheSampled = False,
     dry_run: display.DryRun = False,
     yes: inputs.Yes = False,
-    quiet: display.Quiet = False,
+    quiet: panels.Quiet = False,
     json: display.Json = False,
     warn_after: display.WarnAfter = 30.0,
     run_log: display.RunLog = True,

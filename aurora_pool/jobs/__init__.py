@@ -5,7 +5,7 @@ from aurora_pool.jobs.columns import Columns
 from aurora_pool.jobs.frames import map_rows
 from aurora_pool.jobs.guardrails import Guardrails, Price
 from aurora_pool.jobs.job import Job, run_job
-from aurora_pool.jobs.meter import Progress, Stall
+from aurora_pool.jobs.meter import Progress, Standstill
 from aurora_pool.jobs.options import AgentTotals, JobOptions, JobSummary
 from aurora_pool.jobs.validation import Expectation
 
@@ -20,7 +20,7 @@ __all__ = [
     "JobSummary",
     "Price",
     "Progress",
-    "Stall",
+    "Standstill",
     "map_rows",
     "read_answers",
     "run_job",

@@ -15,7 +15,8 @@ from aurora_pool.messages import Prompt, Response, Sampling
 from aurora_pool.pool_options import CallOptions
 
 if TYPE_CHECKING:
-    from aurora_pool.patterns.text_pool import TextPool
+    from aurora_pool.engines.pool import EnginePool
+    from aurora_pool.pool import VLLMPool
 
 Frame = TypeVar("Frame")
 
@@ -23,7 +24,7 @@ Frame = TypeVar("Frame")
 async def map_rows(
     frame: Frame,
     template: str,
-    pool: TextPool,
+    pool: VLLMPool | EnginePool,
     *,
     column: str = "answer",
     max_tokens: int | None = None,
@@ -62,7 +63,12 @@ def _named(column: str, answers: list[str | None], errors: list[str | None]) -> 
 
 
 async def _answer(
-    frame: Any, template: str, pool: TextPool, column: str, max_tokens: int | None, sampling: Sampling | None
+    frame: Any,
+    template: str,
+    pool: VLLMPool | EnginePool,
+    column: str,
+    max_tokens: int | None,
+    sampling: Sampling | None,
 ) -> tuple[list[str | None], list[str | None]]:
     columns = [str(name) for name in frame.columns]
     taken = {column, f"{column}_error"} & set(columns)

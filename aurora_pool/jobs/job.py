@@ -52,7 +52,8 @@ async def run_job(
     ...     summary = await run_job(pool, "prompts.jsonl", "answers.jsonl", JobOptions(retry_failed=True))
     ...     print(summary.answered, summary.failed)
 
-    ``on_progress`` is called about every second. Cancelling the call loses nothing that is in the output.
+    ``on_progress`` is called with a :class:`Progress` about every second. Cancelling the call loses nothing that is in
+    the output.
 
     Raises :class:`~aurora_pool.errors.BadRecord` for a bad line, :class:`~aurora_pool.errors.JobError` if the input
     can't be read or the output can't be written, and what :meth:`VLLMPool.start` raises.

@@ -25,7 +25,7 @@ from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runlog import RunLog
-from aurora_pool.jobs.standing import progress_of, stall_of
+from aurora_pool.jobs.standing import progress_of, standstill_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.messages import AnyPrompt, Prompt, Response
 from aurora_pool.statistics import PoolStatistics
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     JobPool: TypeAlias = VLLMPool | EmbeddingPool | EnginePool
     """A pool that answers jobs."""
 
-OnProgress = Callable[[Progress, PoolStatistics], None]
-"""Is called with how far a job is, and with its pool's statistics."""
+OnProgress = Callable[[Progress], None]
+"""Is called with how far a job is."""
 logger = logging.getLogger(__name__)
 _TURN = 256
 """Cached answers after which other tasks get their turn."""
@@ -281,7 +281,7 @@ class Run:
             statistics = self._pool.statistics()
             self._log.look(now - self._meter.started, statistics)
             if self._on_progress is not None:
-                self._on_progress(self._progress(now, statistics), statistics)
+                self._on_progress(self._progress(now, statistics))
 
     def _look_at_deadline(self, now: float) -> None:
         if self._deadline.is_over(now):
@@ -297,7 +297,7 @@ class Run:
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
         options = self._options
-        quiet = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
+        quiet = self._meter.quiet_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
         return progress_of(
             self._meter,
             total=self._survey.requests,
@@ -305,7 +305,7 @@ class Run:
             in_flight=len(self._taken),
             now=now,
             statistics=statistics,
-            stall=None if quiet is None else stall_of(quiet, statistics),
+            standstill=None if quiet is None else standstill_of(quiet, statistics),
             ending=None if self._ending == "finished" else self._reason,
         )
 

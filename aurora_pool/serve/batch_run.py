@@ -167,7 +167,7 @@ class BatchRun:
             try:
                 if self._parking is not None:
                     return False
-                summary = await job.run(share, on_progress=lambda progress, _: self._tell(progress))
+                summary = await job.run(share, on_progress=self._tell)
             finally:
                 self._job = None
         charged = self._charge(summary.tokens + summary.prompt_tokens)

@@ -9,14 +9,14 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from aurora_pool.cli.options.together import is_given
-from aurora_pool.cli.panels import FLEET
+from aurora_pool.cli.panels import FLEET, HOSTFILE_HELP
 
 Hostfile: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         envvar="AURORA_POOL_HOSTFILE",
         metavar="FILE",
-        help="The hostfile: one agent a line; or the folder of a fleet's agents.",
+        help=HOSTFILE_HELP,
         rich_help_panel=FLEET,
     ),
 ]
