@@ -24,6 +24,8 @@ from aurora_pool.statistics import AgentStatistics, PoolStatistics
 if TYPE_CHECKING:
     from aurora_pool.blocking import BlockingPool
 
+__all__ = ["Engine", "EngineDied", "EnginePool", "Question", "QuestionRefused"]
+
 _RATE_OVER = 10.0
 """Seconds over which the speed is measured."""
 

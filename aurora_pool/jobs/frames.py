@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from aurora_pool.engines.pool import EnginePool
     from aurora_pool.pool import VLLMPool
 
+__all__ = ["map_rows"]
+
 Frame = TypeVar("Frame")
 
 

@@ -26,7 +26,7 @@ from aurora_pool.sharing.ranks import Part
 SHOWN = 5
 """How many ids are named where many are wrong."""
 BUCKETS = 256
-"""Into how many parts the hashes of ids are divided, which are looked at one after the other."""
+"""Into how many parts the hashes of ids are divided, which are checked one after the other."""
 IN_MEMORY = 1 << 20
 """How many hashes may wait for that in memory; more go to disk, a file for each part."""
 

@@ -101,7 +101,7 @@ class Dispatcher:
         """
         if request.sent_at is None and not request.closed:
             self.ledger.sent(request, now)
-            if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to look at
+            if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to read
                 self._faults.stall.watch(self.ledger.agents[request.agent], now)
             if self._deadlines is not None:
                 self._deadlines.watch(request)

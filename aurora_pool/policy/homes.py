@@ -12,7 +12,7 @@ from itertools import islice, repeat
 from typing import Any
 
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.prefix import LENGTH, LOOKED_AT, TOKEN, depth_of, find_groups, is_worth, key_of
+from aurora_pool.policy.prefix import LENGTH, SAMPLED, TOKEN, depth_of, find_groups, is_worth, key_of
 from aurora_pool.policy.work import Lot, Prompts, WorkItem, items_of
 
 Group = tuple[int, list[WorkItem]]
@@ -166,7 +166,7 @@ class Grouper:
         depth, known = depth_of(texts, beside), self._homes
         keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
-            some = texts[:: len(texts) // LOOKED_AT + 1]
+            some = texts[:: len(texts) // SAMPLED + 1]
             self._homes.expect(sum(map(len, some)) / len(some) / (TOKEN if isinstance(texts[0], str) else 1))
             self._note(depth)
             if isinstance(prompts, Lot):

@@ -67,18 +67,18 @@ class Ledger:
         return sum(queue.waiting for queue in self.queues)
 
     def wake(self, queue: PromptQueue) -> None:
-        """Note that something has begun to wait in a queue: all agents will be looked at for it."""
+        """Record that something waits in a queue: the next plan considers all agents for it."""
         self.queues[queue] = None
         if queue.items:
             self.turns.enter(queue)
         self._scans[queue] = None
 
     def scan(self, queue: PromptQueue) -> None:
-        """Have the next plan look at all agents for a queue, not only at those whose credits have changed."""
+        """Have the next plan consider all agents for a queue, not only those whose credits have changed."""
         self._scans[queue] = None
 
     def take_scans(self) -> dict[PromptQueue, None]:
-        """The queues for which all agents are to be looked at now."""
+        """Take the queues for which all agents are to be considered now."""
         scans, self._scans = self._scans, {}
         return scans
 
@@ -317,7 +317,7 @@ class Ledger:
         return agent.index
 
     def rescan(self) -> None:
-        """Have the next plan look at all agents for all queues."""
+        """Have the next plan consider all agents for all queues."""
         for queue in self.queues:
             self._scans[queue] = None
             queue.rescan_due = 0.0

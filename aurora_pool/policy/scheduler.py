@@ -16,11 +16,13 @@ from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.tail import foresee_end, useful
 from aurora_pool.policy.work import Lot, WorkItem, tokens_of
 
+__all__ = ["Balance"]
+
 Balance = Literal["adaptive", "strict"]
 """How prompts are given to agents: to those with capacity, or round-robin."""
 
 RESCAN_EVERY = 0.25
-"""Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
+"""Seconds between scans of all members of a queue in which something waits: for the tail guard, and for patience."""
 CROWDED = 1.25
 """An agent is given what it is the home of until it holds this many times as much as the others do in the mean."""
 
@@ -28,7 +30,7 @@ CROWDED = 1.25
 class Scheduler:
     """Assigns prompts that wait to agents, in turns of their callers.
 
-    Only agents whose credits have changed are looked at, except that all are when a queue begins to hold something,
+    Only agents whose credits have changed are considered, except that all are when a queue begins to hold something,
     when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what waits does so
     in the same plan in which it becomes able to.
     """

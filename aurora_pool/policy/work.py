@@ -298,7 +298,7 @@ class InFlightRequest:
         self.lot = None
         self._items = [None] * self.size
 
-    # -- without a look at each item ------------------------------------------------------------------------------
+    # -- without a loop over the items ------------------------------------------------------------------------------
 
     @property
     def portable(self) -> Portable | None:

@@ -40,7 +40,7 @@ class Serving:
 def test_from_a_file_to_its_answers(
     call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(batches, "POLL_EVERY", 0.05)
     source = tmp_path / "in.jsonl"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
     data = tmp_path / "data"
