@@ -47,7 +47,7 @@ def run(
     stop: prompts.Stop = None,
     seed: prompts.Seed = None,
     hostfile: fleet.Hostfile = None,
-    tag: fleet.Tag = None,
+    tag: panels.Tag = None,
     up: fleet.Up = None,
     engine: fleet.EngineName = None,
     engine_args: fleet.EngineArgs = "",
