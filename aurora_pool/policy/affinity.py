@@ -145,7 +145,7 @@ class Grouper:
     def groups(self, prompts: Prompts, queue: PromptQueue) -> list[Group] | None:
         """The groups among prompts of one queue; None where they share nothing, or all the same.
 
-        A group of one is known from earlier, or belongs to none and has the key 0. Each item's ``prefix`` is set to its key.
+        A group of one is known from earlier, or belongs to none and has the key 0. Items get their key as ``prefix``.
         """
         if len(prompts) == 1:
             (item,) = items_of(prompts)

@@ -2,8 +2,8 @@
 
 Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent's
 load is checked: it has died if it accepts no connection, or if its counters have been reset. If it still works, the
-prompts are just sent again. If the connections of a working agent had all been idle for the same time when they broke, a proxy
-in front of it cuts idle connections after that time.
+prompts are just sent again. If the connections of a working agent had all been idle for the same time when they broke,
+a proxy in front of it cuts idle connections after that time.
 """
 
 from __future__ import annotations
