@@ -73,7 +73,7 @@ def _read_source(path: str | Path) -> Sequence[_SourceText]:
     Raises :class:`HostfileError` if it can't be read, or if it is a folder or a name behind which nobody is.
     """
     if _NAMED.match(str(path)):
-        return [_SourceText(str(path), _look_up(str(path)))]
+        return [_SourceText(str(path), _lookup(str(path)))]
     try:
         if Path(path).is_dir():
             return _read_folder(Path(path), time.time())
@@ -110,7 +110,7 @@ def _read_folder(folder: Path, now: float) -> list[_SourceText]:
     raise HostfileError("no agent in it; expected a file with one line for each agent", path=folder)
 
 
-def _look_up(address: str) -> str:
+def _lookup(address: str) -> str:
     match = _NAME.fullmatch(address)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise HostfileError("expected dns://name:port or k8s://service.namespace:port", path=address)

@@ -27,7 +27,7 @@ async def dry_run(job: Job, pool: JobPool) -> list[str]:
     if survey.skipped:
         lines.append(f"bad lines: {survey.skipped}; the first: {survey.bad_records[0]}")
     lines.append(f"model: {pool.model}, on {pool.size} agents")
-    found = await job.look(pool)
+    found = await job.inspect(pool)
     lines += describe_resumed(found, str(job.output), repaired=False) or ["earlier runs: none"]
     remaining = survey.remaining
     lines.append(f"to run: {remaining} requests")

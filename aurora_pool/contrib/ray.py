@@ -209,7 +209,7 @@ class _BoardRoster:
     def beat(self, note: str = "") -> None:
         ray.get(self._board.beat.remote(self._name, note))
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         self.others = ray.get(self._board.others.remote(self._name))
 
     def leave(self) -> None:

@@ -18,7 +18,7 @@ from aurora_pool.arguments import check_callable, check_whole
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.gather import sample_many
 from aurora_pool.patterns.templates import render, strip_reasoning
-from aurora_pool.pool import VLLMPool
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.pool_options import CallOptions, listed
 
 __all__ = ["Entails", "Uncertainty", "semantic_entropy"]
@@ -66,7 +66,7 @@ class Uncertainty:
 
 
 async def semantic_entropy(
-    pool: VLLMPool,
+    pool: TextPool,
     prompts: Iterable[AnyPrompt],
     samples: int = 10,
     max_tokens: int | None = None,
@@ -185,7 +185,7 @@ class _Clustering:
         )
 
 
-async def _ask(pool: VLLMPool, pairs: Sequence[tuple[_Clustering, tuple[str, str]]]) -> list[Response]:
+async def _ask(pool: TextPool, pairs: Sequence[tuple[_Clustering, tuple[str, str]]]) -> list[Response]:
     prompts = [
         render(ENTAILMENT_PROMPT, question=state.question, first=first, second=second)
         for state, (first, second) in pairs

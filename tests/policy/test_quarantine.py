@@ -161,7 +161,7 @@ def test_only_answers_prove_that_an_agent_is_sound_again(answers: bool) -> None:
     other = PromptQueue([1 - served_in(rig, item).agent])
     while rig.now < 2 * LONG_ENOUGH:
         rig.wait(4.0)
-        for agent in list(rig.looks):
+        for agent in list(rig.load_checks):
             rig.load_checked(agent, Finding.PROGRESSING)
         if answers:
             (prompt,) = rig.admit(1, queue=other)
@@ -193,7 +193,7 @@ def test_a_stalled_agent_blames_nobody() -> None:
     agent = item.request.agent
     for _ in range(20):
         rig.wait(5.0)
-        if agent in rig.looks:
+        if agent in rig.load_checks:
             rig.load_checked(agent, Finding.UNRESPONSIVE)
     assert item.deaths == 3  # time that passed is no guilt
     rig.finish()
@@ -208,7 +208,7 @@ def test_what_may_kill_agents_gets_no_second_agent() -> None:
     answer_until_sent(rig, rig.items[0])
     for _ in range(20):
         rig.wait(1.0)
-        for agent in list(rig.looks):
+        for agent in list(rig.load_checks):
             rig.load_checked(agent, Finding.IDLE)
     assert rig.statistics.hedged == 0
     rig.finish()

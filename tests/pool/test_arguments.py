@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,9 +14,12 @@ from aurora_pool import (
     AgentEndpoint,
     AgentPool,
     ConfigError,
+    ConnectionOptions,
     EmbeddingPool,
+    HostedOptions,
     HostfileError,
     NoAgentsError,
+    Observer,
     Prompt,
     PromptOptions,
     Sampling,
@@ -151,6 +155,10 @@ FLAT: dict[str, Any] = {
     "balance": "strict",
     "concurrency": 5,
     "connector_limit": 6,
+    "timeouts": Timeouts(stall=9),
+    "connection": ConnectionOptions(verify=True),
+    "observer": Observer(),
+    "rng": random.Random(0),
 }
 FLAT_OF_TEXT = {
     **FLAT,
@@ -162,18 +170,19 @@ FLAT_OF_TEXT = {
     "sampling": Sampling(temperature=0.0),
     "use_batch": False,
     "prefix": "off",
+    "prompting": PromptOptions(stream=False),
+    "hosted": HostedOptions(max_cost=5.0),
 }
 FLAT_OF_VECTORS = {**FLAT, "dimensions": 4, "on_too_long": "truncate"}
-OBJECTS = {"endpoints", "prompting", "timeouts", "connection", "observer", "rng", "hosted"}
 
 
 @pytest.mark.parametrize(("pool", "given"), [(VLLMPool, FLAT_OF_TEXT), (EmbeddingPool, FLAT_OF_VECTORS)])
 def test_what_the_constructor_was_given_can_be_read_and_not_changed(pool: Any, given: dict[str, Any]) -> None:
-    assert given.keys() == inspect.signature(pool).parameters.keys() - OBJECTS
+    assert given.keys() == inspect.signature(pool).parameters.keys() - {"endpoints"}
     made = pool(ENDPOINTS, **given)
     assert {name: getattr(made, name) for name in given} == given
     assert {name: getattr(made.slice(0, 1), name) for name in given} == given
-    for name in [*given, "supports_batch", "endpoints", "size"]:
+    for name in [*given, "supports_batch", "gives_vectors", "endpoints", "size"]:
         with pytest.raises(AttributeError, match=name):
             setattr(made, name, 1)
 
@@ -260,6 +269,12 @@ def test_from_hostfile(tmp_path: Path) -> None:
     assert pool.by_tag("tier", "large").endpoints == (AgentEndpoint("gpu01", 8001, {"tier": "large"}),)
     with pytest.raises(HostfileError, match=r"missing\.hostfile"):
         VLLMPool.from_hostfile(tmp_path / "missing.hostfile")
+
+
+def test_without_objects_of_options_those_that_hold_are_read() -> None:
+    pool = VLLMPool(ENDPOINTS)
+    assert (pool.timeouts, pool.connection, pool.prompting) == (Timeouts(), ConnectionOptions(), PromptOptions())
+    assert (pool.hosted, pool.observer, pool.rng) == (HostedOptions(), None, None)
 
 
 def test_what_was_given_can_be_read() -> None:
