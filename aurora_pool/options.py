@@ -180,7 +180,7 @@ class Observer:
     """
 
     def agent_state(self, agent: int, endpoint: AgentEndpoint, state: str, reason: str) -> None:
-        """An agent went out of service or came back; ``state`` is ``in service``, ``out`` or ``probing``."""
+        """An agent's state changed; ``state`` is ``in service``, ``rate-limited``, ``out`` or ``removed``."""
 
     def request_sent(self, agent: int, prompts: int) -> None:
         """A request with ``prompts`` prompts left for an agent."""
