@@ -10,15 +10,8 @@ One agent a line, with an optional port (8000 by default) and optional ``key=val
     gpu[03-16]   8001
     https://llm.example.org/team-a   api_key_env=TEAM_A_KEY
 
-Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. Some tags say how
-to reach an agent; the others are yours, for :meth:`~aurora_pool.VLLMPool.by_tag`:
-
-- ``api_key_env=NAME``: the environment variable that holds the API key, which never stands in the file;
-- ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by environment variable;
-- ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`~aurora_pool.ConnectionOptions`;
-- ``verify=false``: accept any certificate;
-- ``engine=vllm|sglang|llamacpp|ollama|transformers``: whose server it is, where that is not found out;
-- ``hosted``, alone: an API that others run; its limits and prices are told by :mod:`aurora_pool.hosted`.
+Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. What tags mean
+stands with :class:`AgentEndpoint`.
 """
 
 from __future__ import annotations
@@ -66,6 +59,16 @@ class AgentEndpoint:
     >>> endpoint = AgentEndpoint("gpu02", 8001, {"tier": "large"})
     >>> endpoint.base_url, endpoint.tags["tier"]
     ('http://gpu02:8001', 'large')
+
+    Some tags say how to reach an agent; the others are yours, for :meth:`AgentPool.by_tag`:
+
+    - ``api_key_env=NAME``: the environment variable that holds the API key, which never stands in the file;
+    - ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by variable;
+    - ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`ConnectionOptions`;
+    - ``verify=false``: accept any certificate;
+    - ``engine=vllm|sglang|llamacpp|ollama|transformers``: whose server it is, where that is not found out;
+    - ``hosted``, alone: an API that others run. Beside it stand its limits in a minute (``rpm`` requests, ``tpm``
+      tokens) and at a time (``max``), its prices of a million tokens (``price_in``, ``price_out``) and its ``model``.
 
     Raises :class:`ConfigError` for arguments of another type, and :class:`HostfileError` for a host, port, tag, scheme
     or path that no hostfile could hold. A ``/v1`` at the end of ``path`` is dropped: request paths begin with it.
