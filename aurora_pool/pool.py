@@ -285,7 +285,7 @@ class VLLMPool(AgentPool):
         return BlockingPool(self)
 
     def openai_client(self) -> openai.AsyncOpenAI:
-        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`.
+        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool.
 
         >>> client = pool.openai_client()  # doctest: +SKIP
         >>> await client.chat.completions.create(model=pool.model, messages=[...])  # doctest: +SKIP

@@ -198,6 +198,12 @@ def test_the_picture_shows_these_imports() -> None:
     assert (DOCS / "architecture.svg").read_text(encoding="utf-8") == drawn, "make graph"
 
 
+def test_the_page_names_every_room() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {top(name): f"`{top(name)}.py`" if top(name) in MODULES else f"`{top(name)}/`" for name in MODULES}
+    assert {room for room, shown in rooms.items() if shown not in page} == {"__init__", "__main__"}
+
+
 def test_pure_modules_import_pure_modules_only() -> None:
     impure = [
         f"{name}, line {line}: {imported}"
