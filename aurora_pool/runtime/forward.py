@@ -226,9 +226,9 @@ class _Forward:
             reports.answered(request, self.usage)
 
     def _limit(self, reply: Reply) -> Limit:
-        """How many bytes of the body are read: a short length that was told is kept to; else what was asked counts."""
-        told = reply.headers.get("Content-Length", "")
-        if told and int(told) <= OTHER_BODY and "Content-Encoding" not in reply.headers:
+        """How many bytes of the body are read: a short declared length, or else what the request asked for."""
+        declared = reply.headers.get("Content-Length", "")
+        if declared and int(declared) <= OTHER_BODY and "Content-Encoding" not in reply.headers:
             return OTHER_BODY
         return self._most
 
