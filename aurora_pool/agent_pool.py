@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
-import operator
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
+from numbers import Integral
 from typing import Any, Self
 
-from aurora_pool.arguments import check_whole
+from aurora_pool.arguments import check_instance, check_many, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
-from aurora_pool.policy.callers import Caller, PromptQueue
+from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.policy.callers import Caller
 from aurora_pool.policy.scheduler import Balance
+from aurora_pool.pool_calls import PoolCalls
 from aurora_pool.pool_options import CallOptions, check_prompts
-from aurora_pool.progress import OnCallProgress, ProgressReport
-from aurora_pool.runtime.call import Call
+from aurora_pool.progress import OnCallProgress
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.fleet_options import FleetOptions
@@ -25,13 +25,12 @@ from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
 from aurora_pool.runtime.open_files import ensure_open_files, files_for
-from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 __all__ = ["AgentPool"]
 
 
-class AgentPool:
+class AgentPool(PoolCalls):
     """A fleet of agents, or a view of some of them: what all kinds of pools have in common.
 
     A view (:meth:`by_tag`, :meth:`sample`, :meth:`select`, :meth:`slice`) shares connections, windows and breakers with
@@ -69,8 +68,10 @@ class AgentPool:
         """Whether prompts go as list requests; where not, :meth:`send_all_batched` sends them one by one."""
         return False
 
-    gives_vectors = False
-    """Whether its responses hold embeddings instead of texts."""
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether its responses hold embeddings instead of texts."""
+        return False
 
     @property
     def timeout(self) -> float | None:
@@ -91,6 +92,26 @@ class AgentPool:
     def connector_limit(self) -> int | None:
         """The most open connections; None sets no limit."""
         return self._options.connector_limit
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long the pool waits for what."""
+        return self._driver.timeouts
+
+    @property
+    def connection(self) -> ConnectionOptions:
+        """What every connection to an agent needs."""
+        return self._options.connection or ConnectionOptions()
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of events; None if nobody is."""
+        return self._options.observer
+
+    @property
+    def rng(self) -> random.Random | None:
+        """What draws at random, if the constructor was given it."""
+        return self._options.rng
 
     @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
@@ -130,17 +151,22 @@ class AgentPool:
     def by_tag(self, key: str | None = None, value: str | None = None, **tags: str) -> Self:
         """Return a view of the agents whose tag ``key`` has this value, and all of these ``tags``; it may have none.
 
-        Raises :class:`ConfigError` where no tag is given, or a key without a value.
+        Raises :class:`ConfigError` where no tag is given, or a key without a value, and for what is no text.
         """
         if (key is None) != (value is None) or (key is None and not tags):
             raise ConfigError("by_tag: expected a key and its value, or tags by name: by_tag(role='chat')")
-        return self._view(self._agents.tagged(tags if key is None else {**tags, key: value}))
+        check_instance("key", key, str)
+        wanted: dict[str, Any] = tags if key is None else {**tags, key: value}
+        for name, text in wanted.items():
+            check_instance(name, text, str, optional=False)  # as 3 is not, which would be no agent's
+        return self._view(self._agents.tagged(wanted))
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
         """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
 
         Raises :class:`ConfigError` if there are fewer.
         """
+        check_instance("rng", rng, random.Random)
         return self._view(self._agents.drawn(n, rng or random.Random()))
 
     def select(self, indices: Iterable[int]) -> Self:
@@ -148,10 +174,13 @@ class AgentPool:
 
         Raises :class:`ConfigError` for one that does not exist or is listed twice.
         """
+        check_many(indices=indices)
         return self._view(self._agents.selected(list(indices)))
 
     def slice(self, start: int | None = None, stop: int | None = None) -> Self:
         """Return a view of the agents from ``start`` up to ``stop``, as a list is sliced."""
+        check_instance("start", start, Integral)
+        check_instance("stop", stop, Integral)
         return self._view(list(self._agents.members[start:stop]))
 
     def _view(self, members: Sequence[int]) -> Self:
@@ -301,33 +330,3 @@ class AgentPool:
         ``otherwise`` takes them while none of these agents is in service; without it they wait for one.
         """
         return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller, otherwise)
-
-    async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
-        check_prompts(prompts)
-        return await (await self._call(queue, prompts, options, None)).all()
-
-    async def _reported(
-        self, prompts: Iterable[AnyPrompt], options: CallOptions, on_progress: OnCallProgress | None, progress: bool
-    ) -> list[Response]:
-        check_prompts(prompts)
-        total = max(-1, operator.length_hint(prompts, -1))
-        with ProgressReport(None if total < 0 else total, on_progress=on_progress, progress=progress) as report:
-            call = await self._call(self._agents.queue, prompts, options, None)
-            return await call.all(report.count if report.wanted else None)
-
-    async def _responses(
-        self, prompts: AnyPrompts, options: CallOptions, total: int | None
-    ) -> AsyncGenerator[tuple[int, Response]]:
-        call = await self._call(self._agents.queue, prompts, options, total)
-        async with aclosing(call.responses()) as responses:
-            async for pair in responses:
-                yield pair
-
-    async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
-        await self.start()
-        queue = queue.for_call(self._caller or Caller(weight=options.weight, priority=options.priority))
-        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
-
-    def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
-        """How this kind of pool makes items of one call's prompts."""
-        raise NotImplementedError

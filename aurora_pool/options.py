@@ -8,9 +8,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
-from aurora_pool.arguments import check_instance, check_one_of, check_seconds, check_whole
+from aurora_pool.arguments import (
+    check_amount,
+    check_callable,
+    check_instance,
+    check_one_of,
+    check_seconds,
+    check_whole,
+)
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import Response
@@ -54,10 +61,7 @@ class Timeouts:
     patience: float = 60.0
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            if getattr(self, one.name) is None:
-                raise ConfigError(f"{one.name}: expected seconds above 0, got None")
-            check_seconds(**{one.name: getattr(self, one.name)})
+        check_seconds(optional=False, **{one.name: getattr(self, one.name) for one in fields(self)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class ConnectionOptions:
 
     >>> options = ConnectionOptions(headers={"X-Team": "blue"}, ca_file="/etc/ssl/lab-ca.pem")
 
-    - ``headers``: sent with every request. A key belongs into an environment variable: see :mod:`aurora_pool.hostfile`.
+    - ``headers``: sent with every request. A key belongs into an environment variable, named by ``api_key_env``.
     - ``ca_file``: a PEM file of certificate authorities to trust instead of the system's, for https agents.
     - ``client_cert``, ``client_key``: PEM files by which this client proves who it is; the key may stand in the first.
     - ``verify``: False accepts any certificate, with a warning: whoever sits between can then read and change it all.
@@ -115,18 +119,19 @@ class ConnectionOptions:
         object.__setattr__(self, "headers", MappingProxyType(dict(self.headers)))
         check_instance("verify", self.verify, bool, optional=False)
         for name in ("ca_file", "client_cert", "client_key"):
-            if not isinstance(getattr(self, name), str | Path | None):
-                raise ConfigError(f"{name}: expected the path of a PEM file, got {getattr(self, name)!r}")
+            check_instance(name, getattr(self, name), str | Path)
         if self.client_key is not None and self.client_cert is None:
             raise ConfigError("client_key: expected client_cert beside it")
 
 
 @dataclass(frozen=True, slots=True)
 class HostedOptions:
-    """When hosted agents are asked, and what they may cost: see :mod:`aurora_pool.hosted`.
+    """When hosted agents are asked, and what they may cost.
 
     >>> HostedOptions(spill_after=300, max_cost=5.0).spill_after
     300
+
+    A hosted agent is an :class:`AgentEndpoint` with the tag ``hosted``.
 
     - ``spill_after`` (60): seconds without an own agent in service, or of waiting for one beyond what an answer takes,
       after which prompts go to hosted agents.
@@ -138,7 +143,7 @@ class HostedOptions:
     - ``on_draw``: is called, before anything is sent, with how much would count as spent if the process were killed.
 
     Raises :class:`ConfigError` for anything but a number above 0 (``drivers``: a whole one), or from 0 on for
-    ``max_cost``.
+    ``max_cost`` and ``spent``, and for an ``on_draw`` that can't be called.
     """
 
     spill_after: float = 60.0
@@ -149,11 +154,11 @@ class HostedOptions:
     drivers: int = 1
 
     def __post_init__(self) -> None:
-        check_seconds(spill_after=self.spill_after)
-        check_whole(1, drivers=self.drivers)
-        limit: Any = self.max_cost
-        if not isinstance(limit, int | float) or not limit >= 0:  # a NaN is not, either
-            raise ConfigError(f"max_cost: expected an amount from 0 on, got {self.max_cost!r}")
+        check_seconds(optional=False, spill_after=self.spill_after)
+        check_seconds(deadline=self.deadline)
+        check_amount(max_cost=self.max_cost, spent=self.spent)
+        check_callable(on_draw=self.on_draw)
+        check_whole(1, optional=False, drivers=self.drivers)
 
 
 def check_header(name: object, value: object) -> None:
@@ -175,7 +180,7 @@ class Observer:
     """
 
     def agent_state(self, agent: int, endpoint: AgentEndpoint, state: str, reason: str) -> None:
-        """An agent went out of service or came back; ``state`` is ``in service``, ``out`` or ``probing``."""
+        """An agent's state changed; ``state`` is ``in service``, ``rate-limited``, ``out`` or ``removed``."""
 
     def request_sent(self, agent: int, prompts: int) -> None:
         """A request with ``prompts`` prompts left for an agent."""

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_index, check_instance, check_whole
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
+from aurora_pool.hostfile import AnyEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
+from aurora_pool.prompts.content import check_sampling
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
@@ -99,9 +101,10 @@ class VLLMPool(AgentPool):
         check_instance("model", model, str)
         check_whole(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
         check_whole(2, model_max_context=model_max_context)
-        check_whole(0, buffer=buffer)
+        check_whole(0, optional=False, buffer=buffer)
         check_instance("system_prompt", system_prompt, str)
-        check_instance("sampling", sampling, Sampling)
+        if sampling is not None:
+            check_sampling(sampling)
         check_instance("use_batch", use_batch, bool, optional=False)
         check_instance("prompting", prompting, PromptOptions)
         check_instance("hosted", hosted, HostedOptions)
@@ -119,7 +122,9 @@ class VLLMPool(AgentPool):
             stream=prompting.stream,
         )
         super().__init__(endpoints, Serving(model, model_max_context), options)
-        self._driver.spill_over(hosted or HostedOptions())
+        self._hosted = hosted or HostedOptions()
+        self._driver.spill_over(self._hosted)
+        self._prompt_options = prompting
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation
         self._buffer = buffer
@@ -180,6 +185,16 @@ class VLLMPool(AgentPool):
     def prefix(self) -> Prefix:
         """Whether prompts that share a long beginning are kept together: ``"auto"`` or ``"off"``."""
         return self._options.prefix
+
+    @property
+    def prompting(self) -> PromptOptions:
+        """How prompts become requests."""
+        return self._prompt_options
+
+    @property
+    def hosted(self) -> HostedOptions:
+        """When hosted agents are asked, and what they may cost."""
+        return self._hosted
 
     @property
     def model_max_context(self) -> int | None:
@@ -270,7 +285,7 @@ class VLLMPool(AgentPool):
         return BlockingPool(self)
 
     def openai_client(self) -> openai.AsyncOpenAI:
-        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`.
+        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool.
 
         >>> client = pool.openai_client()  # doctest: +SKIP
         >>> await client.chat.completions.create(model=pool.model, messages=[...])  # doctest: +SKIP

@@ -7,15 +7,23 @@ from collections.abc import AsyncIterable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypedDict
 
-from aurora_pool.arguments import check_instance, check_whole, shown
+from aurora_pool.arguments import check_instance, check_positive, check_whole, shown
 from aurora_pool.errors import ConfigError
-from aurora_pool.messages import Prompt, Sampling
+from aurora_pool.messages import AnyPrompt, Prompt, Sampling
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.prompts.content import check_each, check_sampling
 
-__all__ = ["AgentPoolOptions", "CallOptions", "EmbeddingPoolOptions", "VLLMPoolOptions", "check_prompts"]
+__all__ = [
+    "AgentPoolOptions",
+    "CallOptions",
+    "EmbeddingOnTooLong",
+    "EmbeddingPoolOptions",
+    "VLLMPoolOptions",
+    "check_prompts",
+    "listed",
+]
 
 
 EmbeddingOnTooLong: TypeAlias = Literal["error", "truncate"]
@@ -70,14 +78,26 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         check_whole(1, max_tokens=self.max_tokens)
-        if not self.weight > 0:
-            raise ConfigError(f"weight: expected a number above 0, got {self.weight!r}")
-        check_instance("priority", self.priority, int)
+        check_positive(weight=self.weight)
+        check_instance("priority", self.priority, int, optional=False)
         if self.sampling is not None:
             check_sampling(self.sampling)
 
 
-def check_prompts(prompts: object) -> None:
+def listed(prompts: Iterable[AnyPrompt]) -> list[AnyPrompt]:
+    """Make a list of prompts that are all needed before anything is sent: checked, also where they come one by one.
+
+    Raises :class:`ConfigError` as :func:`check_prompts` does, and for an async iterable.
+    """
+    check_prompts(prompts, asynchronous=False)
+    if isinstance(prompts, Collection):
+        return list(prompts)
+    found = list(prompts)
+    check_each(found)
+    return found
+
+
+def check_prompts(prompts: object, *, asynchronous: bool = True) -> None:
     """Raise :class:`ConfigError` for what is one prompt or nothing that holds prompts, and for a bad one in a list.
 
     An iterator can't be looked at before it is used: a bad prompt from one is a failed response.
@@ -86,7 +106,8 @@ def check_prompts(prompts: object) -> None:
     Traceback (most recent call last):
     aurora_pool.errors.ConfigError: prompts: expected a list, or another iterable, of prompts, got 'Name a colour.'
     """
-    if isinstance(prompts, str | bytes | Mapping | Prompt) or not isinstance(prompts, Iterable | AsyncIterable):
+    many = isinstance(prompts, Iterable) or (asynchronous and isinstance(prompts, AsyncIterable))
+    if isinstance(prompts, str | bytes | Mapping | Prompt) or not many:
         raise ConfigError(f"prompts: expected a list, or another iterable, of prompts, got {shown(prompts)}")
     if isinstance(prompts, Collection):
         check_each(prompts)

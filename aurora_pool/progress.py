@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from aurora_pool.arguments import check_instance
-from aurora_pool.errors import ConfigError
+from aurora_pool.arguments import check_callable, check_instance
 from aurora_pool.messages import Response
 
 if TYPE_CHECKING:
@@ -67,8 +66,7 @@ class ProgressReport(AbstractContextManager["ProgressReport"]):
     """
 
     def __init__(self, total: int | None, *, on_progress: OnCallProgress | None = None, progress: bool = False) -> None:
-        if on_progress is not None and not callable(on_progress):
-            raise ConfigError(f"on_progress: expected a function, got {on_progress!r}")
+        check_callable(on_progress=on_progress)
         check_instance("progress", progress, bool, optional=False)
         self._total = total
         self._on_progress = on_progress

@@ -17,9 +17,9 @@ SWEEP_PATIENCE = 60.0
 
 
 def agent(
-    run: Annotated[Path, typer.Argument(help="The fleet's folder.")],
-    group: Annotated[str, typer.Argument(help="Which group of it.")] = "",
-    element: Annotated[int, typer.Argument(help="The number of this machine in the group.")] = 0,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The fleet's folder.")],
+    group: Annotated[str, typer.Argument(metavar="GROUP", help="Which group of it.")] = "",
+    element: Annotated[int, typer.Argument(metavar="ELEMENT", help="The number of this machine in the group.")] = 0,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="End all of the fleet that runs on this machine.", rich_help_panel=FLEET)
     ] = False,

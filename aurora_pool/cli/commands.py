@@ -11,40 +11,55 @@ import typer
 
 from aurora_pool.cli.console import give
 from aurora_pool.cli.exit_codes import SERVE_TABLE, SUBMIT_TABLE, TABLE
+from aurora_pool.cli.plain_help import PlainCommand, PlainGroup
 
 _SAVED = "what was answered is saved, whatever the code"
+_HELP = """\
+Answer prompts on many vLLM servers: every prompt exactly once, as fast as the fleet allows.
+
+Example:
+  aurora-pool run prompts.jsonl -o answers.jsonl --hostfile fleet.hostfile
+"""
+
+
+JOBS = "Jobs"
+QUESTIONS = "Questions"
+FLEETS = "Fleets"
+SERVING = "Server and batches"
+LOOKING = "Looking at jobs and fleets"
+TRYING = "Trying out"
 
 
 class Command(NamedTuple):
-    """Where a command is: a function of its own name, in a module of this package."""
+    """Where a command is: a function of its own name, in a module of this package; and where help shows it."""
 
     module: str
+    panel: str | None = None
     epilog: str | None = None
-    hidden: bool = False
 
 
 COMMANDS = {
-    "run": Command("run", f"Exit codes ({_SAVED}):\n{TABLE}"),
-    "merge": Command("merge"),
-    "ask": Command("ask"),
-    "summarize": Command("summarize"),
-    "demo": Command("demo"),
-    "report": Command("report"),
-    "sim": Command("sim"),
-    "serve": Command("serve", f"Exit codes:\n{SERVE_TABLE}"),
-    "keys": Command("serve"),
-    "submit": Command("batches", f"Exit codes:\n{SUBMIT_TABLE}"),
-    "jobs": Command("batches"),
-    "fetch": Command("batches"),
-    "cancel": Command("batches"),
-    "up": Command("up"),
-    "status": Command("status"),
-    "top": Command("top"),
-    "logs": Command("status"),
-    "down": Command("up"),
-    "check": Command("check"),
-    "wait": Command("check"),
-    "agent": Command("agent", hidden=True),
+    "run": Command("run", JOBS, f"Exit codes ({_SAVED}):\n{TABLE}"),
+    "merge": Command("merge", JOBS),
+    "ask": Command("ask", QUESTIONS),
+    "summarize": Command("summarize", QUESTIONS),
+    "up": Command("up", FLEETS),
+    "down": Command("up", FLEETS),
+    "check": Command("check", FLEETS),
+    "wait": Command("check", FLEETS),
+    "serve": Command("serve", SERVING, f"Exit codes:\n{SERVE_TABLE}"),
+    "keys": Command("serve", SERVING),
+    "submit": Command("batches", SERVING, f"Exit codes:\n{SUBMIT_TABLE}"),
+    "jobs": Command("batches", SERVING),
+    "fetch": Command("batches", SERVING),
+    "cancel": Command("batches", SERVING),
+    "report": Command("report", LOOKING),
+    "status": Command("status", LOOKING),
+    "top": Command("top", LOOKING),
+    "logs": Command("status", LOOKING),
+    "demo": Command("demo", TRYING),
+    "sim": Command("sim", TRYING),
+    "agent": Command("agent"),
 }
 
 
@@ -52,7 +67,8 @@ def application(name: str | None = None) -> typer.Typer:
     """Make the application with the command of this name, or with all of them if there is none of that name."""
     app = typer.Typer(
         name="aurora-pool",
-        help="Answer prompts on many vLLM servers: every prompt exactly once, as fast as the fleet allows.",
+        cls=PlainGroup,
+        help=_HELP,
         epilog=f"Exit codes of run ({_SAVED}):\n{TABLE}",
         no_args_is_help=True,
         rich_markup_mode="rich",
@@ -60,9 +76,9 @@ def application(name: str | None = None) -> typer.Typer:
     )
     app.callback()(common)
     for each in [name] if name in COMMANDS else COMMANDS:
-        module, epilog, hidden = COMMANDS[each]
+        module, panel, epilog = COMMANDS[each]
         function = getattr(import_module(f"aurora_pool.cli.{module}"), each)
-        app.command(each, epilog=epilog, hidden=hidden)(function)
+        app.command(each, cls=PlainCommand, epilog=epilog, hidden=panel is None, rich_help_panel=panel)(function)
     return app
 
 

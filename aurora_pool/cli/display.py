@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from aurora_pool.cli.console import UNSAID, say
-from aurora_pool.jobs.meter import Progress, Stall
+from aurora_pool.jobs.meter import Progress, Standstill
 from aurora_pool.terminal import is_terminal, one_line, printable
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ class LogDisplay(_Quiet):
     def __init__(self) -> None:
         self._next = FIRST_LINE
         self._gap = FIRST_LINE
-        self._stalled = _StallWatch()
+        self._standstills = _StandstillWatch()
         self._ending: str | None = None
 
     def update(self, progress: Progress) -> None:
-        """Write a line if it is time for one, if the job begins to end, or if it stalls."""
-        for line in self._stalled.news(progress):
+        """Write a line if it is time for one, if the job begins to end, or if it stands still."""
+        for line in self._standstills.news(progress):
             self.say(line)
         if progress.ending != self._ending:
             self._ending = progress.ending
@@ -137,20 +137,20 @@ class _Bar:
         # No thread that refreshes: what it would raise nobody could catch.
         self._bar = RichProgress(*columns, console=console, expand=True, auto_refresh=False)
         self._task = self._bar.add_task("", total=None, line="")
-        self._stalled = _StallWatch()
+        self._standstills = _StandstillWatch()
 
     def start(self) -> None:
         self._bar.start()
 
     def update(self, progress: Progress) -> None:
-        for line in self._stalled.news(progress):
+        for line in self._standstills.news(progress):
             self.say(line)
         finished = progress.earlier + progress.done
         parts = [f"{finished:,}/{progress.total:,}"]
         if progress.ending is not None:
             parts.append(f"ending: {waiting(progress)}")
-        if progress.stall is not None:
-            parts.append(f"stalled {progress.stall.seconds:.0f} s")
+        if progress.standstill is not None:
+            parts.append(f"standstill {progress.standstill.seconds:.0f} s")
         line = printable(" | ".join([*parts, describe(progress)]))
         width = self._console.width
         self._bar.update(self._task, total=progress.total, completed=finished, line=line[: width - 1])
@@ -163,19 +163,19 @@ class _Bar:
         self._bar.stop()
 
 
-class _StallWatch:
-    """Tells of a stall when it begins and when it is over, not in between."""
+class _StandstillWatch:
+    """Tells of a standstill when it begins and when it is over, not in between."""
 
     def __init__(self) -> None:
-        self._stall: Stall | None = None
+        self._standstill: Standstill | None = None
 
     def news(self, progress: Progress) -> list[str]:
-        before, self._stall = self._stall, progress.stall
-        if progress.stall is not None and before is None:
-            agents = ", ".join(progress.stall.agents) or "there is no agent"
-            return [f"stalled: nothing has finished for {progress.stall.seconds:.0f} s; {agents}"]
-        if progress.stall is None and before is not None:
-            return ["going on after the stall"]
+        before, self._standstill = self._standstill, progress.standstill
+        if progress.standstill is not None and before is None:
+            agents = ", ".join(progress.standstill.agents) or "there is no agent"
+            return [f"standstill: nothing has finished for {progress.standstill.seconds:.0f} s; {agents}"]
+        if progress.standstill is None and before is not None:
+            return ["going on after the standstill"]
         return []
 
 

@@ -24,10 +24,10 @@ async def dry_run(job: Job, pool: JobPool) -> list[str]:
     """Say in lines of text what the job would do. A sample of its requests is asked, and nothing is written."""
     survey = job.survey
     lines = [f"input: {survey.name}, read as {survey.kind}: {survey.requests} requests"]
-    if survey.left_out:
-        lines.append(f"bad lines: {survey.left_out}; the first: {survey.skipped[0]}")
+    if survey.skipped:
+        lines.append(f"bad lines: {survey.skipped}; the first: {survey.bad_records[0]}")
     lines.append(f"model: {pool.model}, on {pool.size} agents")
-    found = await job.look(pool)
+    found = await job.inspect(pool)
     lines += describe_resumed(found, str(job.output), repaired=False) or ["earlier runs: none"]
     remaining = survey.remaining
     lines.append(f"to run: {remaining} requests")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT
+from aurora_pool.cli.panels import INPUT, OUTPUT, Quiet
 
 
 def merge(
@@ -33,7 +33,7 @@ def merge(
             rich_help_panel=OUTPUT,
         ),
     ],
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only errors.", rich_help_panel=DISPLAY)] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Join what drivers have answered, if every request of the input is there exactly once; else say which is not.
 
@@ -58,6 +58,6 @@ def merge(
             on_piece=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if not quiet:
-        left_out = f", {merged.skipped} bad lines left out" if merged.skipped else ""
-        say(f"{merged.requests} requests, each exactly once: {merged.failed} failed{left_out}; answers: {output}")
+        skipped = f", {merged.skipped} bad lines skipped" if merged.skipped else ""
+        say(f"{merged.requests} requests, each exactly once: {merged.failed} failed{skipped}; answers: {output}")
     raise typer.Exit(ExitCode.SOME_FAILED if merged.failed else ExitCode.DONE)

@@ -24,11 +24,15 @@ COSTS = "Costs"
 QUEUE = "Queue"
 DISPLAY = "Display"
 
+HOSTFILE_HELP = "The hostfile: one agent a line; or the folder of a fleet's agents."
+
 Hostfile: TypeAlias = Annotated[
     Path,
-    typer.Option(
-        metavar="FILE", envvar="AURORA_POOL_HOSTFILE", help="The hostfile: one agent a line.", rich_help_panel=FLEET
-    ),
+    typer.Option(metavar="FILE", envvar="AURORA_POOL_HOSTFILE", help=HOSTFILE_HELP, rich_help_panel=FLEET),
+]
+Tag: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET),
 ]
 Model: TypeAlias = Annotated[
     str | None,
@@ -53,4 +57,7 @@ Temperature: TypeAlias = Annotated[
         help="0 takes the likeliest token; by default, what the server does.",
         rich_help_panel=SAMPLING,
     ),
+]
+Quiet: TypeAlias = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Show errors and warnings only.", rich_help_panel=DISPLAY)
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from aurora_pool.cli import panels
 from aurora_pool.cli.options import checks, data, display, fleet, inputs, limits, outputs, prompts, sharing
 from aurora_pool.cli.options.together import check_together
 
@@ -39,14 +40,14 @@ def run(
     system_prompt: prompts.SystemPrompt = None,
     on_too_long: prompts.OnTooLong = "error",
     max_tokens: prompts.MaxTokens = None,
-    temperature: prompts.Temperature = None,
+    temperature: panels.Temperature = None,
     top_p: prompts.TopP = None,
     top_k: prompts.TopK = None,
     n: prompts.N = None,
     stop: prompts.Stop = None,
     seed: prompts.Seed = None,
     hostfile: fleet.Hostfile = None,
-    tag: fleet.Tag = None,
+    tag: panels.Tag = None,
     up: fleet.Up = None,
     engine: fleet.EngineName = None,
     engine_args: fleet.EngineArgs = "",
@@ -76,7 +77,7 @@ def run(
     cache_sampled: checks.CacheSampled = False,
     dry_run: display.DryRun = False,
     yes: inputs.Yes = False,
-    quiet: display.Quiet = False,
+    quiet: panels.Quiet = False,
     json: display.Json = False,
     warn_after: display.WarnAfter = 30.0,
     run_log: display.RunLog = True,
@@ -91,11 +92,10 @@ def run(
     Kill it any time: the same command continues where it ended.
     Options of sampling are for lines of the input that don't have them.
     """
+    from aurora_pool.arguments import parse_pairs
     from aurora_pool.cli.confirm import confirm_changes
-    from aurora_pool.cli.fleet import parse_tags
     from aurora_pool.cli.session import Session, run_session
     from aurora_pool.jobs.options import JobOptions
-    from aurora_pool.jobs.requests import parse_model_map
     from aurora_pool.jobs.walltime import find_deadline
     from aurora_pool.sharing import parse_part
 
@@ -112,7 +112,7 @@ def run(
     defaults: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = JobOptions(
         model=model,
-        model_map=parse_model_map(model_map or []),
+        model_map=parse_pairs("--model-map", model_map or []),
         defaults=defaults,
         prompt_format="chat" if chat else prompt_format,
         system_prompt=system_prompt,
@@ -144,7 +144,7 @@ def run(
         takeover_after=takeover_after,
         share=None if share is None else parse_part(share),
         hostfile=hostfile,
-        tags=parse_tags(tag or []),
+        tags=parse_pairs("--tag", tag or []),
         engine=engine,
         engine_args=engine_args,
         spill_after=spill_after,

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from aurora_pool.cli.config import apply_config
-from aurora_pool.cli.panels import ACCESS, DISPLAY, FLEET, LIMITS, QUEUE, SERVER, STORAGE, USER, Patience
+from aurora_pool.cli.config import CONFIG_HELP, apply_config
+from aurora_pool.cli.panels import ACCESS, DISPLAY, LIMITS, QUEUE, SERVER, STORAGE, USER, Hostfile, Patience
 from aurora_pool.errors import ConfigError
 
 DATA = Path("aurora-pool-data")
@@ -18,22 +18,14 @@ _DATABASE_HELP = "postgresql://USER:PASSWORD@HOST/NAME; by default SQLite in the
 
 
 def serve(
-    hostfile: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            envvar="AURORA_POOL_HOSTFILE",
-            help="The fleet, one agent a line; followed when it changes.",
-            rich_help_panel=FLEET,
-        ),
-    ],
+    hostfile: Hostfile,
     config: Annotated[  # noqa: ARG001 - its callback does it all
         Path | None,
         typer.Option(
             metavar="FILE",
             is_eager=True,
             callback=apply_config,
-            help="A YAML file with options of this command; the command line wins over it.",
+            help=CONFIG_HELP,
             rich_help_panel=SERVER,
         ),
     ] = None,
@@ -230,12 +222,13 @@ def keys(
         int | None, typer.Option(metavar="N", min=1, help="Batches running at a time.", rich_help_panel=LIMITS)
     ] = None,
 ) -> None:
-    """Make, list and revoke the keys of a server. A new key is printed once, and nowhere kept.
-
-    A further key of a user changes only what is given with it: the role, the weight, each limit.
+    """Make, list and revoke the keys of a server.
 
     Example:
       aurora-pool keys create --user ann --name laptop
+
+    A new key is printed once, and nowhere kept. A further key of a user changes
+    only what is given with it: the role, the weight, each limit.
     """
     _check_extra()
     from aurora_pool.cli.serving import create_key, list_keys, revoke_key

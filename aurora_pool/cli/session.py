@@ -20,7 +20,8 @@ from aurora_pool.cli.fleet import PATIENCE, having, start, wait_for_agents, wait
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.jobs.claimed_job import PIECE_LINES, ClaimedJob
 from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.job import Job
@@ -35,7 +36,6 @@ from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool import VLLMPool
 from aurora_pool.sharing import AgentShare, Part, Roster
-from aurora_pool.statistics import PoolStatistics
 
 PROBED = 5.0
 """Seconds to find out which model is served, where it is not the one that is asked for."""
@@ -100,12 +100,11 @@ def run_session(session: Session) -> ExitCode:
             [session.hostfile, *session.reads],
         )
     with _open(session) as job:
-        if job.skipped:
-            for bad in job.skipped[:3]:
-                display.say(f"left out: {bad}")
-            display.say(f"left out: {job.left_out} bad lines in all")
-        command = _Command(session, job, display, interruptions)
-        return event_loop.run(command.run())
+        if job.bad_records:
+            for bad in job.bad_records[:3]:
+                display.say(f"skipped: {bad}")
+            display.say(f"skipped: {job.skipped} bad lines in all")
+        return event_loop.run(_Command(session, job, display, interruptions).run())
 
 
 def _open(session: Session) -> Job | ClaimedJob:
@@ -130,7 +129,7 @@ class _Command:
         self._interruptions = interruptions
         self._job = job
         self._display = display
-        self._listeners: list[Callable[[Progress, PoolStatistics], None]] = []
+        self._listeners: list[Callable[[Progress], None]] = []
         self._signal_code: ExitCode | None = None
         self._waits = False
         self._task: asyncio.Task[object] | None = None
@@ -168,7 +167,7 @@ class _Command:
             if session.metrics_port is not None:
                 self._serve_metrics(session.metrics_port, session.metrics_host)
             stack.callback(self._display.stop)
-            self._listeners.append(lambda progress, _: self._display.update(progress))
+            self._listeners.append(self._display.update)
             return await self._job.run(pool, on_progress=self._tell, on_resumed=self._tell_resumed)
 
     async def _open_fleet(self, stack: AsyncExitStack) -> JobPool:
@@ -259,12 +258,12 @@ class _Command:
                 self._display.say(line)
         self._display.start()  # not earlier: a bar would get into the way of a question
 
-    def _tell(self, progress: Progress, statistics: PoolStatistics) -> None:
+    def _tell(self, progress: Progress) -> None:
         if self._waits:
             self._waits = False
             self._display.say(f"waiting for {waiting(progress)}; press Ctrl-C again to stop at once")
         for listener in self._listeners:
-            listener(progress, statistics)
+            listener(progress)
 
     def _serve_metrics(self, port: int, host: str) -> None:
         from aurora_pool.jobs.metrics import JobMetrics
@@ -278,7 +277,7 @@ class _Command:
             self._display.say(f"share {share.part}: {len(endpoints)} agents now, with those that others do not need")
             pool.update_endpoints(endpoints)
 
-        self._listeners.append(lambda progress, statistics: share.tell(statistics, exhausted=progress.exhausted))
+        self._listeners.append(lambda progress: share.tell(progress.statistics, exhausted=progress.exhausted))
         stack.push_async_callback(_cancelled, asyncio.create_task(share.follow(update)))
 
     async def _follow_hostfile(self, pool: JobPool, share: AgentShare | None) -> None:

@@ -36,7 +36,7 @@ def sim(
     ] = "127.0.0.1",
     base_port: Annotated[
         int | None,
-        typer.Option(metavar="N", help="The first agent's port; by default, any free ports.", rich_help_panel=FLEET),
+        typer.Option(metavar="PORT", help="The first agent's port; by default, any free ports.", rich_help_panel=FLEET),
     ] = None,
     slots: Annotated[
         int, typer.Option(metavar="N", min=1, help="Prompts that an agent works on at a time.", rich_help_panel=ENGINE)

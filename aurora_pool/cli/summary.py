@@ -73,13 +73,13 @@ def describe(summary: JobSummary) -> list[str]:
     if summary.cost:
         lines.append(f"cost of hosted agents: {summary.cost:,.4f}")
     if summary.skipped:
-        lines.append(f"bad lines left out: {summary.skipped}")
+        lines.append(f"bad lines skipped: {summary.skipped}")
     if summary.agents:
-        width = max(len(share.agent) for share in summary.agents)
-        busiest = sorted(summary.agents, key=lambda share: -share.prompts)
-        for share in busiest[:SHOWN_AGENTS]:
-            rate = share.tokens / summary.seconds if summary.seconds > 0 else 0.0
-            lines.append(f"  {share.agent:<{width}}  {share.prompts:>8} requests  {rate:>8.0f} tokens/s")
+        width = max(len(agent.agent) for agent in summary.agents)
+        busiest = sorted(summary.agents, key=lambda agent: -agent.prompts)
+        for agent in busiest[:SHOWN_AGENTS]:
+            rate = agent.tokens / summary.seconds if summary.seconds > 0 else 0.0
+            lines.append(f"  {agent.agent:<{width}}  {agent.prompts:>8} requests  {rate:>8.0f} tokens/s")
         if len(busiest) > SHOWN_AGENTS:
             lines.append(f"  and {len(busiest) - SHOWN_AGENTS} more agents")
     state = f"{summary.answered} of {summary.total} answered, {summary.failed} failed"

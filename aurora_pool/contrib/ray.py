@@ -25,7 +25,8 @@ import ray.data
 
 from aurora_pool.contrib.rows import RowPool, RowPrompts, beside, columns_of
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import Sampling
 from aurora_pool.sharing import AgentShare, Part
 
@@ -208,7 +209,7 @@ class _BoardRoster:
     def beat(self, note: str = "") -> None:
         ray.get(self._board.beat.remote(self._name, note))
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         self.others = ray.get(self._board.others.remote(self._name))
 
     def leave(self) -> None:

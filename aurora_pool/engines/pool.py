@@ -7,18 +7,24 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_whole
-from aurora_pool.errors import PoolClosedError, PoolError
-from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.messages import AnyPrompt, Content, Prompt, Response, Sampling
+from aurora_pool.errors import ConfigError, PoolClosedError, PoolError
+from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint
+from aurora_pool.messages import AnyPrompt, Content, Response, Sampling
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
+from aurora_pool.prompts.content import as_prompt, check_sampling
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
+
+if TYPE_CHECKING:
+    from aurora_pool.blocking import BlockingPool
+
+__all__ = ["Engine", "EngineDied", "EnginePool", "Question", "QuestionRefused"]
 
 _RATE_OVER = 10.0
 """Seconds over which the speed is measured."""
@@ -88,12 +94,14 @@ class EnginePool(AgentPool):
         sampling: Sampling | None = None,
     ) -> None:
         check_whole(1, max_tokens=max_tokens, max_tokens_aggregation=max_tokens_aggregation)
+        if sampling is not None:
+            check_sampling(sampling)
         self._place = AgentEndpoint("in-process", 1)
         # Of what all pools share it uses the views; nothing is ever sent.
         super().__init__([self._place], Serving(engine.model, None), FleetOptions())
         self._engine = engine
         self._max_tokens = max_tokens
-        self.max_tokens_aggregation = max_tokens_aggregation
+        self._max_tokens_aggregation = max_tokens_aggregation
         self._sampling = sampling or Sampling()
         self._closed = False
         self._in_flight = 0
@@ -104,6 +112,21 @@ class EnginePool(AgentPool):
     def supports_batch(self) -> bool:
         """Whether prompts go to the engine as they come: it makes batches itself."""
         return True
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How many tokens to generate at most for a prompt; None takes what the context leaves."""
+        return self._max_tokens
+
+    @property
+    def max_tokens_aggregation(self) -> int | None:
+        """How many tokens to generate at most in reduce steps; None takes what the context leaves."""
+        return self._max_tokens_aggregation
+
+    @property
+    def sampling(self) -> Sampling:
+        """How prompts are answered that have no sampling of their own and whose call has none."""
+        return self._sampling
 
     @property
     def model(self) -> str | None:
@@ -127,6 +150,20 @@ class EnginePool(AgentPool):
     async def broadcast_prompt(self, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
         """Ask every agent the same: there is one."""
         return await self.send_all([prompt], max_tokens)
+
+    def update_endpoints(self, endpoints: Iterable[AnyEndpoint]) -> None:
+        """Raise :class:`ConfigError`: the engine is the only agent."""
+        raise ConfigError("update_endpoints: this pool has an engine in this process, and no endpoints")
+
+    def sync(self) -> BlockingPool[Self]:
+        """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.
+
+        >>> with EnginePool(engine, max_tokens=64).sync() as pool:  # doctest: +SKIP
+        ...     responses = pool.send_all_batched(["Name a colour."])
+        """
+        from aurora_pool.blocking import BlockingPool  # noqa: PLC0415 (few need it, and it imports anyio)
+
+        return BlockingPool(self)
 
     async def start(self) -> None:
         """Load the model; the first request does it otherwise. Raises :class:`ConfigError` if it can't be."""
@@ -183,7 +220,11 @@ class EnginePool(AgentPool):
         return _Call(prompts, lambda index, prompt: self._answer(index, prompt, options), 2 * self._engine.capacity)
 
     async def _answer(self, index: int, prompt: AnyPrompt, options: CallOptions) -> tuple[int, Response]:
-        given = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        try:
+            given = as_prompt(prompt)
+        except ConfigError as error:  # from an input that could not be checked before
+            self._failed += 1
+            return index, Response(False, "", str(error), error_kind="rejected")
         question = Question(
             given.content,
             given.sampling or options.sampling or self._sampling,

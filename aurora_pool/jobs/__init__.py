@@ -5,12 +5,12 @@ from aurora_pool.jobs.columns import Columns
 from aurora_pool.jobs.frames import map_rows
 from aurora_pool.jobs.guardrails import Guardrails, Price
 from aurora_pool.jobs.job import Job, run_job
-from aurora_pool.jobs.meter import Progress, Stall
-from aurora_pool.jobs.options import AgentShare, JobOptions, JobSummary
-from aurora_pool.jobs.validation import Expectation
+from aurora_pool.jobs.meter import Progress, Standstill
+from aurora_pool.jobs.options import AgentTotals, JobOptions, JobSummary
+from aurora_pool.jobs.validation import Expectation, fits_schema, is_json, matches
 
 __all__ = [
-    "AgentShare",
+    "AgentTotals",
     "Answer",
     "Columns",
     "Expectation",
@@ -20,8 +20,11 @@ __all__ = [
     "JobSummary",
     "Price",
     "Progress",
-    "Stall",
+    "Standstill",
+    "fits_schema",
+    "is_json",
     "map_rows",
+    "matches",
     "read_answers",
     "run_job",
 ]

@@ -15,12 +15,11 @@ from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.jobs.deadline import RESERVE
 from aurora_pool.jobs.job import Job
-from aurora_pool.jobs.meter import Progress, Stall
+from aurora_pool.jobs.meter import OnProgress, Progress, Standstill
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, Plan
-from aurora_pool.jobs.run import OnProgress
-from aurora_pool.jobs.standing import stall_of
+from aurora_pool.jobs.standing import standstill_of
 from aurora_pool.jobs.totals import Totals
 from aurora_pool.sharing.roster import Roster
 from aurora_pool.statistics import PoolStatistics
@@ -28,8 +27,8 @@ from aurora_pool.statistics import PoolStatistics
 if TYPE_CHECKING:
     from aurora_pool.jobs.run import JobPool
 
-LOOK_EVERY = 15.0
-"""Seconds between looks at what the other drivers have done."""
+POLL_EVERY = 15.0
+"""Seconds between two reads of what the other drivers have done."""
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ class ClaimRun:
         """Run to the end, whichever it is."""
         helpers = [asyncio.create_task(work) for work in (self._beat(), self._watch(), self._announce_more())]
         try:
-            await self._in_thread(self._claims.look)
+            await self._in_thread(self._claims.refresh)
             while not self._over():
                 if not await self._take_piece():
                     await self._news.wait()
@@ -103,7 +102,7 @@ class ClaimRun:
                 for helper in helpers:
                     if helper.done() and not helper.cancelled() and (error := helper.exception()) is not None:
                         raise error
-            await self._in_thread(self._claims.look)
+            await self._in_thread(self._claims.refresh)
         finally:
             for task in (*helpers, *self._pieces):
                 task.cancel()
@@ -205,9 +204,10 @@ class ClaimRun:
                 await asyncio.to_thread(self._claims.renew)
             except PoolError as error:
                 logger.warning("%s", error)  # it is an error when there is something to write
+            self._news.set()  # pieces of a driver that died may be free now
 
     async def _watch(self) -> None:
-        looked = self._now()
+        refreshed = self._now()
         while True:
             statistics = self._pool.statistics()
             windows = sum(agent.window for agent in statistics.agents if agent.state == "in service")
@@ -215,12 +215,12 @@ class ClaimRun:
             now = self._now()
             self._pace.sample(now=now, tokens=statistics.tokens_done)
             if self._on_progress is not None:
-                self._on_progress(self._progress(now, statistics), statistics)
+                self._on_progress(self._progress(now, statistics))
             if self._options.deadline is not None and self._options.deadline - time.time() <= RESERVE:
                 self.end("out of time", "the allocation ends")
-            if now - looked >= LOOK_EVERY:
-                await self._in_thread(self._claims.look)
-                looked = now
+            if now - refreshed >= POLL_EVERY:
+                await self._in_thread(self._claims.refresh)
+                refreshed = now
             self._news.set()
             await asyncio.sleep(self._options.interval)
 
@@ -245,19 +245,20 @@ class ClaimRun:
             eta=(total - others - done) / rate if rate > 0 else None,
             agents=sum(agent.state != "removed" for agent in statistics.agents),
             agents_in_service=statistics.agents_in_service,
+            statistics=statistics,
             moved=statistics.moved,
             hedged=statistics.hedged,
-            stall=self._stall(now, statistics),
+            standstill=self._standstill(now, statistics),
             ending=ending,
             drain=(statistics.in_flight + statistics.queued) / rate if rate > 0 else None,
             exhausted=self._more.is_set() and self._claimed <= statistics.in_flight + statistics.queued,
         )
 
-    def _stall(self, now: float, statistics: PoolStatistics) -> Stall | None:
+    def _standstill(self, now: float, statistics: PoolStatistics) -> Standstill | None:
         gap = self._pace.gap(now=now, at_least=self._options.warn_after)
         if gap is None or not self._pieces:
             return None
-        return stall_of(gap, statistics)
+        return standstill_of(gap, statistics)
 
     async def _in_thread(self, function: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._files, function, *arguments)

@@ -12,11 +12,11 @@ from aurora_pool.jobs.claim_run import ClaimRun
 from aurora_pool.jobs.claims import Claims
 from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.job import check_pool
+from aurora_pool.jobs.meter import OnProgress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pieces import agree_on_plan, first_request
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
-from aurora_pool.jobs.run import OnProgress
 from aurora_pool.sharing.roster import Roster, process_name
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class ClaimedJob:
         self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)
         self.embedding = first is not None and first.embedding
         self.dimensions: int | None = first.body.get("dimensions") if first is not None and first.embedding else None
-        self.skipped: Sequence[BadRecord] = []
-        self.left_out = 0
+        self.bad_records: Sequence[BadRecord] = []
+        self.skipped = 0
         self._run: ClaimRun | None = None
         self._ending: tuple[Ending, str] | None = None
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
+from aurora_pool.arguments import check_each_instance, check_instance
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.templates import Template
+
+__all__ = ["Columns"]
 
 SAMPLING_FIELDS = frozenset(
     {
@@ -97,6 +100,8 @@ class Columns:
     - ``id_field``, ``prompt_field``: the columns with the id and the prompt, where they have names of their own;
     - ``template``, ``system_template``: texts with ``{column}`` in them, which make the prompt and the system prompt;
     - ``keep``: columns that go along into the record, or ``"all"`` that are no fields of a request.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments, and for a template beside a prompt field.
     """
 
     id_field: str | None = None
@@ -106,6 +111,11 @@ class Columns:
     keep: Literal["all"] | tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("id_field", "prompt_field", "template", "system_template"):
+            check_instance(name, getattr(self, name), str)
+        if self.keep != "all":
+            check_each_instance("keep", self.keep, str)
+            object.__setattr__(self, "keep", tuple(self.keep))
         if self.template is not None and self.prompt_field is not None:
             raise ConfigError("expected a template or a prompt field, got both")
 
@@ -174,7 +184,7 @@ class RowReader:
     def _body(self, row: dict[str, Any]) -> dict[str, Any]:
         body = {name: value for name, value in row.items() if name in REQUEST_FIELDS}
         for name in row.keys() - REQUEST_FIELDS - self._known:
-            self._look_at(name)
+            self._check_column(name)
         if self._template is not None:
             body.pop("messages", None)
             body["prompt"] = self._fill(self._template, row)
@@ -199,7 +209,7 @@ class RowReader:
         except KeyError as error:
             raise ColumnError(f"the template has {{{error.args[0]}}}, and {_there_are(row)}") from None
 
-    def _look_at(self, name: str) -> None:
+    def _check_column(self, name: str) -> None:
         self._known.add(name)
         if name not in self._meant and (field := _meant_by(name, SAMPLING_FIELDS)) is not None:
             self.odd[name] = field

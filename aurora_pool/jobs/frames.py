@@ -9,11 +9,16 @@ from contextlib import aclosing
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from aurora_pool.arguments import check_instance
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Response, Sampling
+from aurora_pool.pool_options import CallOptions
 
 if TYPE_CHECKING:
+    from aurora_pool.engines.pool import EnginePool
     from aurora_pool.pool import VLLMPool
+
+__all__ = ["map_rows"]
 
 Frame = TypeVar("Frame")
 
@@ -21,7 +26,7 @@ Frame = TypeVar("Frame")
 async def map_rows(
     frame: Frame,
     template: str,
-    pool: VLLMPool,
+    pool: VLLMPool | EnginePool,
     *,
     column: str = "answer",
     max_tokens: int | None = None,
@@ -38,6 +43,9 @@ async def map_rows(
     Raises :class:`~aurora_pool.errors.ConfigError` for what is no such frame, for a template without any of its
     columns, for two columns of one name, and for a ``column`` that is there already.
     """
+    check_instance("template", template, str, optional=False)
+    check_instance("column", column, str, optional=False)
+    CallOptions(max_tokens, sampling, batched=True)
     # What is not imported can't have made the frame: neither library is imported here.
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if pandas is not None and isinstance(frame, pandas.DataFrame):
@@ -57,7 +65,12 @@ def _named(column: str, answers: list[str | None], errors: list[str | None]) -> 
 
 
 async def _answer(
-    frame: Any, template: str, pool: VLLMPool, column: str, max_tokens: int | None, sampling: Sampling | None
+    frame: Any,
+    template: str,
+    pool: VLLMPool | EnginePool,
+    column: str,
+    max_tokens: int | None,
+    sampling: Sampling | None,
 ) -> tuple[list[str | None], list[str | None]]:
     columns = [str(name) for name in frame.columns]
     taken = {column, f"{column}_error"} & set(columns)

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from aurora_pool.arguments import check_amount, check_each_instance, check_tag, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.hosted import hosted_terms
 from aurora_pool.messages import Response
+
+__all__ = ["Guardrails", "Price"]
 
 LEAST = 20
 """Finished requests before a share of failures means anything."""
@@ -20,11 +23,21 @@ Stop = Literal["too many failures", "budget spent"]
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a million tokens cost on agents with this tag; on all others if there is none."""
+    """What a million tokens cost on agents with this tag; on all others if there is none.
+
+    >>> Price(("tier", "large"), prompt=0.5, generated=1.5).prompt
+    0.5
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments.
+    """
 
     tag: tuple[str, str] | None
     prompt: float
     generated: float
+
+    def __post_init__(self) -> None:
+        check_tag(self.tag)
+        check_amount(prompt=self.prompt, generated=self.generated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +48,8 @@ class Guardrails:
       finished;
     - ``max_total_tokens``: read and generated, those of answers that were asked for again included;
     - ``max_cost``: of these at ``prices`` per million.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments.
     """
 
     stop_after_failures: int | None = None
@@ -44,6 +59,10 @@ class Guardrails:
     prices: Sequence[Price] = field(default_factory=tuple)
 
     def __post_init__(self) -> None:
+        check_whole(1, stop_after_failures=self.stop_after_failures, max_total_tokens=self.max_total_tokens)
+        check_amount(most=1, optional=True, failure_share=self.failure_share)
+        check_amount(optional=True, max_cost=self.max_cost)
+        check_each_instance("prices", self.prices, Price)
         if self.max_cost is not None and not self.prices:
             raise ConfigError("max_cost: a limit of the cost needs a price of tokens: expected prices beside it")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Self
 
+from aurora_pool.arguments import check_callable, check_instance, shown
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.columns import Columns, check_kind
@@ -17,21 +18,24 @@ from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.input_writer import write_requests
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.lock import Lock
+from aurora_pool.jobs.meter import OnProgress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.ordered import ordered_path, write_ordered
 from aurora_pool.jobs.paths import check_apart, written_by_job
 from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.jobs.resume import Resumed, resume
-from aurora_pool.jobs.run import OnProgress, Run
+from aurora_pool.jobs.run import Run
 from aurora_pool.jobs.runlog import RunLog, run_log_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.table_writer import check_table, write_table
 from aurora_pool.jobs.tables import Source, open_source
-from aurora_pool.messages import AnyPrompt
+from aurora_pool.messages import AnyPrompt, Prompt
 from aurora_pool.own_files import mode_of
 
 if TYPE_CHECKING:
     from aurora_pool.jobs.run import JobPool
+
+__all__ = ["Job", "Requests", "run_job"]
 
 Requests = str | Path | InputFile | Iterable[AnyPrompt | Mapping[str, Any]]
 """The input of a job: a file by its name, prompts, or requests as lines of an input file have them."""
@@ -51,7 +55,8 @@ async def run_job(
     ...     summary = await run_job(pool, "prompts.jsonl", "answers.jsonl", JobOptions(retry_failed=True))
     ...     print(summary.answered, summary.failed)
 
-    ``on_progress`` is called about every second. Cancelling the call loses nothing that is in the output.
+    ``on_progress`` is called with a :class:`Progress` about every second. Cancelling the call loses nothing that is in
+    the output.
 
     Raises :class:`~aurora_pool.errors.BadRecord` for a bad line, :class:`~aurora_pool.errors.JobError` if the input
     can't be read or the output can't be written, and what :meth:`VLLMPool.start` raises.
@@ -75,6 +80,8 @@ class Job:
         *,
         lock: Lock | None = None,
     ) -> None:
+        check_instance("options", options, JobOptions)
+        check_instance("output", output, str | Path, optional=False)
         self.options = options or JobOptions()
         self.output = output
         self._files: list[Source | IO[bytes]] = []
@@ -123,21 +130,21 @@ class Job:
         return self.survey.dimensions
 
     @property
-    def skipped(self) -> Sequence[BadRecord]:
-        """The first bad lines that are left out."""
-        return self.survey.skipped
+    def bad_records(self) -> Sequence[BadRecord]:
+        """The first of the bad lines that are skipped."""
+        return self.survey.bad_records
 
     @property
-    def left_out(self) -> int:
-        """How many bad lines are left out."""
-        return self.survey.left_out
+    def skipped(self) -> int:
+        """How many bad lines are skipped."""
+        return self.survey.skipped
 
     @property
     def answering(self) -> bool:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
-    async def look(self, pool: JobPool) -> Resumed:
+    async def inspect(self, pool: JobPool) -> Resumed:
         """Read what an earlier run has left, change nothing, and run nothing. Such a job can't be run."""
         if not self._journal.resumable:
             return Resumed()
@@ -159,6 +166,7 @@ class Job:
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
         check_pool(pool, embedding=self.embedding)
+        check_callable(on_progress=on_progress, on_resumed=on_resumed)
         await pool.start()
         model = pool.model or ""
         if self.model is not None and self.model != model:
@@ -249,6 +257,8 @@ class Job:
             return requests
         if isinstance(requests, str | Path):
             return open_source(requests, input_format=self.options.input_format)
+        if isinstance(requests, bytes | Mapping | Prompt) or not isinstance(requests, Iterable):
+            raise ConfigError(f"requests: expected a file's name, or a list of prompts, got {shown(requests)}")
         written = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the job
         self._files.append(written)
         write_requests(requests, written)

@@ -26,7 +26,9 @@ from aurora_pool.sharing.ranks import Part
 SHOWN = 5
 """How many ids are named where many are wrong."""
 BUCKETS = 256
-"""Into how many files the hashes of ids are divided, each of which is looked at in memory."""
+"""Into how many parts the hashes of ids are divided, which are checked one after the other."""
+IN_MEMORY = 1 << 20
+"""How many hashes may wait for that in memory; more go to disk, a file for each part."""
 
 OnPiece = Callable[[int, int], None]
 
@@ -49,15 +51,16 @@ def merge(
     any. The records of a claimed job come in the order of the input. ``on_piece`` is told how many pieces are joined,
     of how many. The output is there as a whole or not at all.
 
-    Raises :class:`~aurora_pool.errors.BadRecord`, which names what is missing, there twice or foreign, and
-    :class:`~aurora_pool.errors.JobError` if a file can't be read or written, or ``output`` is there already.
+    Raises :class:`~aurora_pool.errors.BadRecord`, which names what is missing, there twice or foreign, or a folder
+    without a shared job, and :class:`~aurora_pool.errors.JobError` if a file can't be read or written, or ``output``
+    is there already.
     """
     folder, output = Path(folder), Path(output)
     if output.exists():
         raise JobError(f"{output}: it is there already; name another, or remove it")
     plan = read_plan(folder)
     if plan is None:
-        raise JobError(f"{folder}: no plan is in it, so no drivers have shared a job there")
+        raise BadRecord("no plan is in it, so no drivers have shared a job there", path=folder)
     path = Path(source or plan.source)
     try:
         size = path.stat().st_size
@@ -184,7 +187,7 @@ def _records(path: Path, wanted: dict[str, int], faults: _Faults) -> dict[str, t
 
 
 class _Ids:
-    """Which ids come twice among any number of them: 64 bits of each on disk, a part of them at a time in memory."""
+    """Which ids come twice among any number of them: 64 bits of each; of many, all but a part of them is on disk."""
 
     def __init__(self, scratch: Path) -> None:
         self._paths = [scratch / f"{number}" for number in range(BUCKETS)]
@@ -198,7 +201,7 @@ class _Ids:
             key = _key(name)
             waiting[key % BUCKETS].append(key)
         self._count += len(names)
-        if self._count >= 1 << 20:
+        if self._count >= IN_MEMORY:
             self._write()
 
     def _write(self) -> None:
@@ -210,11 +213,11 @@ class _Ids:
 
     def twice(self, names: Callable[[], Iterator[str]]) -> list[str]:
         """The ids that were added more than once; ``names`` gives all of them again, if need be."""
-        self._write()
         shared_keys: set[int] = set()
-        for path in self._paths:
-            keys = array("Q")
-            keys.frombytes(path.read_bytes())
+        for path, waiting in zip(self._paths, self._waiting, strict=True):
+            keys = array("Q", waiting)
+            if path.exists():
+                keys.frombytes(path.read_bytes())
             if len(set(keys)) == len(keys):
                 continue
             once: set[int] = set()
@@ -268,4 +271,4 @@ def _merge_shards(folder: Path, plan: Plan, source: Path, target: IO[bytes], on_
     for request in survey.pending():
         faults.note("missing", request.id)
     faults.check()
-    return Merged(survey.requests, failed, survey.left_out)
+    return Merged(survey.requests, failed, survey.skipped)

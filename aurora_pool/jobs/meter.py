@@ -1,9 +1,14 @@
-"""How a job goes: counts, measured rates, time left, whether it has stalled. Pure: ``now`` is handed in, in seconds."""
+"""How a job goes: counts, measured rates, time left, standstills. Pure: ``now`` is handed in, in seconds."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from aurora_pool.statistics import PoolStatistics
+
+__all__ = ["OnProgress", "Progress", "Standstill"]
 
 _WINDOW = 30.0
 """Seconds over which rates are measured: long enough to even out lists that end together."""
@@ -12,7 +17,7 @@ _LATENCIES = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Stall:
+class Standstill:
     """Nothing has finished for ``seconds``; ``agents`` says what some do, those with the oldest prompts first."""
 
     seconds: float
@@ -27,7 +32,7 @@ class Progress:
     them) what this run finished, ``in_flight`` what it has handed to the pool. ``tokens`` are generated,
     ``prompt_tokens`` read. ``eta`` is None while unknown,
     and so is ``drain``, the time until what is in flight is done.
-    ``exhausted`` is whether nothing more is there to be taken from the input.
+    ``exhausted`` is whether nothing more is there to be taken from the input. ``statistics`` are the pool's.
     """
 
     total: int
@@ -42,13 +47,18 @@ class Progress:
     eta: float | None
     agents: int
     agents_in_service: int
+    statistics: PoolStatistics
     moved: int
     hedged: int
-    stall: Stall | None = None
+    standstill: Standstill | None = None
     ending: str | None = None
     drain: float | None = None
     exhausted: bool = False
     prompt_tokens: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+"""Is called with how far a job is."""
 
 
 class Meter:
@@ -106,12 +116,7 @@ class Meter:
             return 0.0
         return remaining / rate if rate > 0 else None
 
-    def slow_latency(self) -> float:
-        """What nearly every prompt stays below lately, in seconds: the 95th percentile; 0 before the first answer."""
-        ordered = sorted(self._latencies)
-        return ordered[int(len(ordered) * 0.95)] if ordered else 0.0
-
-    def stalled_for(self, *, now: float, factor: float, at_least: float) -> float | None:
+    def quiet_for(self, *, now: float, factor: float, at_least: float) -> float | None:
         """Seconds without an answer, if they are more than ``factor`` times the usual latency and ``at_least``."""
         usual = sorted(self._latencies)[len(self._latencies) // 2] if self._latencies else 0.0
         quiet = now - self._last

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.meter import Progress
-from aurora_pool.statistics import AgentStatistics, PoolStatistics
+from aurora_pool.statistics import AgentStatistics
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -24,55 +24,55 @@ class MetricSpec:
     name: str
     kind: Literal["gauge", "counter"]
     help: str
-    of_job: Callable[[Progress, PoolStatistics], float] | None = None
+    of_job: Callable[[Progress], float] | None = None
     of_agent: Callable[[AgentStatistics], float] | None = None
 
 
 METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec("aurora_pool_job_requests", "gauge", "Requests in the input.", lambda p, _: p.total),
+    MetricSpec("aurora_pool_job_requests", "gauge", "Requests in the input.", lambda p: p.total),
     MetricSpec(
         "aurora_pool_job_finished_requests",
         "gauge",
         "Requests with a record, of all runs.",
-        lambda p, _: p.earlier + p.done,
+        lambda p: p.earlier + p.done,
     ),
-    MetricSpec("aurora_pool_job_done_total", "counter", "Requests that this run finished.", lambda p, _: p.done),
-    MetricSpec("aurora_pool_job_failed_total", "counter", "Requests that failed in this run.", lambda p, _: p.failed),
-    MetricSpec("aurora_pool_job_tokens_total", "counter", "Tokens generated in this run.", lambda p, _: p.tokens),
-    MetricSpec("aurora_pool_job_in_flight", "gauge", "Requests handed to the pool.", lambda p, _: p.in_flight),
+    MetricSpec("aurora_pool_job_done_total", "counter", "Requests that this run finished.", lambda p: p.done),
+    MetricSpec("aurora_pool_job_failed_total", "counter", "Requests that failed in this run.", lambda p: p.failed),
+    MetricSpec("aurora_pool_job_tokens_total", "counter", "Tokens generated in this run.", lambda p: p.tokens),
+    MetricSpec("aurora_pool_job_in_flight", "gauge", "Requests handed to the pool.", lambda p: p.in_flight),
     MetricSpec(
         "aurora_pool_job_eta_seconds",
         "gauge",
         "Time left at the measured rate; -1 while unknown.",
-        lambda p, _: -1 if p.eta is None else p.eta,
+        lambda p: -1 if p.eta is None else p.eta,
     ),
     MetricSpec(
-        "aurora_pool_job_stalled_seconds",
+        "aurora_pool_job_standstill_seconds",
         "gauge",
-        "Time without an answer, if that is a stall; else 0.",
-        lambda p, _: 0 if p.stall is None else p.stall.seconds,
+        "Time without an answer, if that is unusual; else 0.",
+        lambda p: 0 if p.standstill is None else p.standstill.seconds,
     ),
-    MetricSpec("aurora_pool_agents", "gauge", "Agents in the hostfile.", lambda p, _: p.agents),
-    MetricSpec("aurora_pool_agents_in_service", "gauge", "Agents that get prompts.", lambda p, _: p.agents_in_service),
+    MetricSpec("aurora_pool_agents", "gauge", "Agents in the hostfile.", lambda p: p.agents),
+    MetricSpec("aurora_pool_agents_in_service", "gauge", "Agents that get prompts.", lambda p: p.agents_in_service),
     MetricSpec(
         "aurora_pool_moved_total",
         "counter",
         "Prompts that went to another agent after a failure.",
-        lambda _, s: s.moved,
+        lambda p: p.moved,
     ),
     MetricSpec(
         "aurora_pool_hedged_total",
         "counter",
         "Prompts given to a second agent because the first was slow.",
-        lambda _, s: s.hedged,
+        lambda p: p.hedged,
     ),
     MetricSpec(
         "aurora_pool_wasted_tokens_total",
         "counter",
         "Tokens of answers that nobody took.",
-        lambda _, s: s.wasted_tokens,
+        lambda p: p.statistics.wasted_tokens,
     ),
-    MetricSpec("aurora_pool_requests_total", "counter", "HTTP requests sent.", lambda _, s: s.requests),
+    MetricSpec("aurora_pool_requests_total", "counter", "HTTP requests sent.", lambda p: p.statistics.requests),
     MetricSpec(
         "aurora_pool_agent_up", "gauge", "Whether the agent gets prompts.", of_agent=lambda a: a.state == "in service"
     ),
@@ -115,7 +115,7 @@ class JobMetrics:
     """Shows the latest progress to whoever scrapes. Scrapes come in another thread, and see one moment whole."""
 
     def __init__(self) -> None:
-        self._latest: tuple[Progress, PoolStatistics] | None = None
+        self._latest: Progress | None = None
 
     @classmethod
     def serving(cls, port: int, host: str = "127.0.0.1") -> Self:
@@ -139,23 +139,23 @@ class JobMetrics:
             raise ConfigError(f"--metrics-port {port} on {host}: {error.strerror}") from error
         return metrics
 
-    def update(self, progress: Progress, statistics: PoolStatistics) -> None:
+    def update(self, progress: Progress) -> None:
         """Show this from now on."""
-        self._latest = progress, statistics
+        self._latest = progress
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics, as prometheus-client asks collectors for them."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - an extra
 
         families = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
-        if self._latest is None:
+        progress = self._latest
+        if progress is None:
             return
-        progress, statistics = self._latest
         for spec in METRICS:
             family = families[spec.kind](spec.name, spec.help, labels=["agent"] if spec.of_agent else [])
             if spec.of_job is not None:
-                family.add_metric([], spec.of_job(progress, statistics))
+                family.add_metric([], spec.of_job(progress))
             if spec.of_agent is not None:
-                for agent in statistics.agents:
+                for agent in progress.statistics.agents:
                     family.add_metric([str(agent.endpoint)], spec.of_agent(agent))
             yield family

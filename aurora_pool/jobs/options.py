@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from types import UnionType
+from typing import Any, Literal, Self, TypeAlias, get_args
 
+from aurora_pool.arguments import check_callable, check_instance, check_one_of, check_positive, check_seconds
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.columns import Columns
 from aurora_pool.jobs.formats import InputFormat
@@ -17,7 +19,24 @@ from aurora_pool.jobs.validation import Expectation
 from aurora_pool.options import PromptFormat
 from aurora_pool.sharing.ranks import Part
 
+__all__ = ["AgentTotals", "Ending", "JobOptions", "JobSummary"]
+
 _COLUMNS, _EXPECT, _GUARDRAILS = Columns(), Expectation(), Guardrails()
+
+# What the fields of JobOptions must be.
+_KINDS: Mapping[type, Sequence[str]] = {
+    Mapping: ("model_map", "defaults"),
+    Columns: ("columns",),
+    Expectation: ("expect",),
+    Guardrails: ("guardrails",),
+    bool: ("allow_empty", "cache_sampled", "retry_failed", "ordered", "fsync_every_record", "run_log"),
+}
+_OPTIONAL_KINDS: Mapping[type | UnionType, Sequence[str]] = {
+    str: ("model", "system_prompt"),
+    str | Path: ("table", "cache"),
+    Part: ("shard",),
+}
+_ABOVE_0 = ("fsync_interval", "warn_factor", "warn_after", "interval")
 
 Ending: TypeAlias = Literal[
     "finished",  # every request has its record
@@ -55,6 +74,8 @@ class JobOptions:
     - ``shard``: only the requests whose ids belong to this part of them;
     - ``run_log``: write ``<output>.runlog``, which ``aurora-pool report`` reads;
     - ``interval``: how often progress is told and clocks are looked at.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for arguments of another type and words that are none of these.
     """
 
     model: str | None = None
@@ -84,15 +105,23 @@ class JobOptions:
     interval: float = 1.0
 
     def __post_init__(self) -> None:
+        for name, words in (("prompt_format", PromptFormat), ("input_format", InputFormat), ("on_bad_line", OnBadLine)):
+            check_one_of(name, getattr(self, name), get_args(words))
+        for kind, names in _KINDS.items():
+            for name in names:
+                check_instance(name, getattr(self, name), kind, optional=False)
+        for optional, names in _OPTIONAL_KINDS.items():
+            for name in names:
+                check_instance(name, getattr(self, name), optional)
+        check_callable(before_changes=self.before_changes)
+        check_seconds(deadline=self.deadline)
+        check_positive(**{name: getattr(self, name) for name in _ABOVE_0})
         if self.system_prompt is not None and self.prompt_format == "raw":
             raise ConfigError("system_prompt: text that is sent raw has none")
-        for name in ("fsync_interval", "warn_factor", "warn_after", "interval"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
-class AgentShare:
+class AgentTotals:
     """What one agent did in a run: prompts answered, tokens generated."""
 
     agent: str
@@ -108,7 +137,7 @@ class JobSummary:
     among them) were finished by this run, in ``seconds``. ``tokens`` are generated, ``prompt_tokens`` read, by this
     run; ``cached`` requests were answered without asking. ``failures`` counts what failed in it by cause, and
     ``first_failure`` is the id and message of the first. ``cost`` is what hosted agents have cost in it.
-    ``skipped`` bad lines were left out.
+    ``skipped`` is how many bad lines were.
     """
 
     ending: Ending
@@ -133,7 +162,7 @@ class JobSummary:
     moved: int
     hedged: int
     cost: float
-    agents: tuple[AgentShare, ...]
+    agents: tuple[AgentTotals, ...]
     resumed: Resumed
 
     def with_copies(self, *, ordered: Path | None, table: str | Path | None) -> Self:

@@ -1,4 +1,4 @@
-"""How fast a driver of a claimed job is: rates over the last half minute, and whether it has stalled. Pure."""
+"""How fast a driver of a claimed job is: rates over the last half minute, and whether it stands still. Pure."""
 
 from __future__ import annotations
 

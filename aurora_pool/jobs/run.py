@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -13,19 +13,19 @@ import msgspec
 
 from aurora_pool.errors import BadRecord
 from aurora_pool.jobs.again import Again
+from aurora_pool.jobs.agent_counts import AgentCounts
 from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.deadline import Deadline
 from aurora_pool.jobs.guardrails import Guard
 from aurora_pool.jobs.journal import Journal
-from aurora_pool.jobs.meter import Meter, Progress
+from aurora_pool.jobs.meter import Meter, OnProgress, Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.prompt_maker import PromptMaker, asked
 from aurora_pool.jobs.records import encode_record
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runlog import RunLog
-from aurora_pool.jobs.shares import Shares
-from aurora_pool.jobs.standing import progress_of, stall_of
+from aurora_pool.jobs.standing import progress_of, standstill_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.messages import AnyPrompt, Prompt, Response
 from aurora_pool.statistics import PoolStatistics
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     JobPool: TypeAlias = VLLMPool | EmbeddingPool | EnginePool
     """A pool that answers jobs."""
 
-OnProgress = Callable[[Progress, PoolStatistics], None]
-"""Is called with how far a job is, and with its pool's statistics."""
 logger = logging.getLogger(__name__)
 _TURN = 256
 """Cached answers after which other tasks get their turn."""
@@ -89,7 +87,7 @@ class Run:
         self._cached = 0
         self._guard = Guard(options.guardrails)
         self._keeps = bool(options.columns.keep)
-        self._shares = Shares(pool)
+        self._agents = AgentCounts(pool)
         self._first_failure: str | None = None
         self._ending: Ending = "finished"
         self._reason = ""
@@ -121,7 +119,7 @@ class Run:
         try:
             if self._ending == "stopped":
                 self._work.cancel()
-            self._look_at_deadline(self._now())
+            self._check_deadline(self._now())
             await asyncio.wait({self._work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (self._work, watch):
@@ -207,7 +205,7 @@ class Run:
             # Nobody was there to answer: that says nothing about the prompt, so it gets no record.
             self.end("budget spent" if self._pool.statistics().unpaid else "no agents", response.error or "")
             return
-        self._guard.spend(response, self._shares.tags_of(response.agent_index))
+        self._guard.spend(response, self._agents.tags_of(response.agent_index))
         checked = self._checked(taken, response)
         if checked is None:
             self._meter.wasted(tokens=response.completion_tokens or 0, prompt_tokens=response.prompt_tokens or 0)
@@ -220,7 +218,7 @@ class Run:
             )
             self._deadline.note(self._now() - taken.since)
             if checked.success and self._cache is not None:
-                self._cache.put(taken.request, self._shares.model_of(response.agent_index, self._model), checked)
+                self._cache.put(taken.request, self._agents.model_of(response.agent_index, self._model), checked)
         stop = self._guard.verdict()
         if stop is not None:
             self.end(*stop)
@@ -243,11 +241,11 @@ class Run:
 
     def _write(self, request: Request, response: Response, *, tokens: int, prompt_tokens: int) -> None:
         """Put a record into the output, and count it."""
-        agent = None if response.agent_index is None else self._shares.name_of(response.agent_index)
+        agent = None if response.agent_index is None else self._agents.name_of(response.agent_index)
         record = encode_record(
             request,
             response,
-            model=self._shares.model_of(response.agent_index, self._model),
+            model=self._agents.model_of(response.agent_index, self._model),
             created=int(time.time()),
             agent=agent,
             row=request.kept if self._keeps else None,
@@ -261,7 +259,7 @@ class Run:
         if not response.success:
             self._first_failure = self._first_failure or f"{request.id}: {response.error}"
         elif response.agent_index is not None:
-            self._shares.count(response.agent_index, tokens)
+            self._agents.count(response.agent_index, tokens)
         self._log.prompt(now - self._meter.started, response)
 
     # -- the clock ----------------------------------------------------------------------------------------------
@@ -275,15 +273,15 @@ class Run:
                 # In a thread: a busy file system takes seconds for it.
                 await asyncio.to_thread(self._journal.sync)
                 synced = self._now()
-            self._look_at_deadline(now)
+            self._check_deadline(now)
             if self._on_progress is None and not self._options.run_log:
                 continue  # nobody wants to know: a snapshot of thousands of agents takes milliseconds
             statistics = self._pool.statistics()
-            self._log.look(now - self._meter.started, statistics)
+            self._log.sample(now - self._meter.started, statistics)
             if self._on_progress is not None:
-                self._on_progress(self._progress(now, statistics), statistics)
+                self._on_progress(self._progress(now, statistics))
 
-    def _look_at_deadline(self, now: float) -> None:
+    def _check_deadline(self, now: float) -> None:
         if self._deadline.is_over(now):
             self.end("out of time", "the allocation ends")
             if self._work is not None:
@@ -297,7 +295,7 @@ class Run:
 
     def _progress(self, now: float, statistics: PoolStatistics) -> Progress:
         options = self._options
-        quiet = self._meter.stalled_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
+        quiet = self._meter.quiet_for(now=now, factor=options.warn_factor, at_least=options.warn_after)
         return progress_of(
             self._meter,
             total=self._survey.requests,
@@ -305,7 +303,7 @@ class Run:
             in_flight=len(self._taken),
             now=now,
             statistics=statistics,
-            stall=None if quiet is None else stall_of(quiet, statistics),
+            standstill=None if quiet is None else standstill_of(quiet, statistics),
             ending=None if self._ending == "finished" else self._reason,
         )
 
@@ -337,7 +335,7 @@ class Run:
             failed_now=meter.failed,
             failures=dict(self._guard.failures),
             first_failure=self._first_failure,
-            skipped=self._survey.left_out,
+            skipped=self._survey.skipped,
             seconds=self._now() - meter.started,
             prompt_tokens=meter.prompt_tokens,
             tokens=meter.tokens,
@@ -345,6 +343,6 @@ class Run:
             moved=statistics.moved,
             hedged=statistics.hedged,
             cost=statistics.cost,
-            agents=self._shares.all(),
+            agents=self._agents.all(),
             resumed=self._resumed,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aurora_pool.jobs.meter import Meter, Progress, Stall
+from aurora_pool.jobs.meter import Meter, Progress, Standstill
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
 
 SHOWN_AGENTS = 3
@@ -16,7 +16,7 @@ def progress_of(
     in_flight: int,
     now: float,
     statistics: PoolStatistics,
-    stall: Stall | None,
+    standstill: Standstill | None,
     ending: str | None,
 ) -> Progress:
     """Say how a job of ``total`` requests stands, of which this run has to do those that are ``due``."""
@@ -37,17 +37,18 @@ def progress_of(
         exhausted=due - meter.done <= in_flight,
         agents=sum(agent.state != "removed" for agent in statistics.agents),
         agents_in_service=statistics.agents_in_service,
+        statistics=statistics,
         moved=statistics.moved,
         hedged=statistics.hedged,
-        stall=stall,
+        standstill=standstill,
         ending=ending,
     )
 
 
-def stall_of(gap: float, statistics: PoolStatistics) -> Stall:
+def standstill_of(gap: float, statistics: PoolStatistics) -> Standstill:
     """Tell of ``gap`` seconds without an answer: first of agents that hold the oldest prompts, then of others."""
     agents = sorted(statistics.agents, key=lambda agent: -(agent.oldest_age or 0.0))
-    return Stall(gap, tuple(map(_state_of, agents[:SHOWN_AGENTS])))
+    return Standstill(gap, tuple(map(_state_of, agents[:SHOWN_AGENTS])))
 
 
 def _state_of(agent: AgentStatistics) -> str:

@@ -14,6 +14,8 @@ from aurora_pool.jobs.requests import Request, RequestError, RequestReader
 from aurora_pool.jobs.tables import Source
 from aurora_pool.sharing.ranks import Part
 
+__all__ = ["OnBadLine"]
+
 OnBadLine: TypeAlias = Literal["stop", "skip"]
 """What a bad line of the input does: it stops the job before anything is sent, or is skipped."""
 
@@ -36,7 +38,7 @@ class Survey:
     """What the input holds, in about 30 bytes a line.
 
     - ``requests``: how many; ``model``: the one that they name, None if they name none;
-    - ``skipped``: the first bad lines that are left out; ``left_out``: how many there are;
+    - ``skipped``: how many bad lines there are; ``bad_records``: the first of them;
     - ``todo``: by line number, 1 for a line that is to be run; a resumed job clears what is done;
     - ``embedding``: whether they ask for embeddings, of how many ``dimensions`` if they say.
     """
@@ -59,8 +61,8 @@ class Survey:
         self._source = source
         self._reader = reader
         self.model = model
-        self.skipped: list[BadRecord] = []
-        self.left_out = 0
+        self.bad_records: list[BadRecord] = []
+        self.skipped = 0
         self.todo = bytearray(1)
         self.embedding: bool | None = None
         self.dimensions: int | None = None
@@ -73,8 +75,8 @@ class Survey:
         self._check_ids()
         for column, field in reader.odd.items():
             logger.warning("%s: the column %r is not sent; is %r meant?", source.name, column, field)
-        if self.left_out and on_bad_line == "stop":
-            raise self.skipped[0] if self.left_out == 1 else self._all_bad()
+        if self.skipped and on_bad_line == "stop":
+            raise self.bad_records[0] if self.skipped == 1 else self._all_bad()
         self.requests = self.remaining
         if not self.requests and not self._elsewhere and not allow_empty:
             raise BadRecord("there is no request in it", path=source.name)
@@ -88,7 +90,7 @@ class Survey:
             try:
                 request = read(line, before + number)
             except RequestError as error:
-                self._leave_out(BadRecord(str(error), path=self._source.name, line=before + number))
+                self._skip(BadRecord(str(error), path=self._source.name, line=before + number))
                 self._note_none()
                 continue
             if shard is not None and shard_of(request.id, shard.count) != shard.index:
@@ -186,7 +188,7 @@ class Survey:
             try:
                 yield number, self._reader.read(line, self._source.before + number)
             except RequestError:
-                continue  # left out before
+                continue  # skipped before
 
     def _note_none(self) -> None:
         self.todo.append(0)
@@ -194,13 +196,13 @@ class Survey:
         self._digests.append(0)
         self._ids.append(None)
 
-    def _leave_out(self, bad: BadRecord) -> None:
-        self.left_out += 1
-        if len(self.skipped) < SHOWN:
-            self.skipped.append(bad)
+    def _skip(self, bad: BadRecord) -> None:
+        self.skipped += 1
+        if len(self.bad_records) < SHOWN:
+            self.bad_records.append(bad)
 
     def _all_bad(self) -> BadRecords:
-        return BadRecords(self.skipped, count=self.left_out, path=self._source.name)
+        return BadRecords(self.bad_records, count=self.skipped, path=self._source.name)
 
     def _check_ids(self) -> None:
         pairs, before = self._ids.index(), self._source.before
@@ -217,7 +219,7 @@ class Survey:
             self.todo[number] = 0
             name = names.get(number, "")
             reason = f"the id {name!r} is in line {before + first} already"
-            self._leave_out(BadRecord(reason, path=self._source.name, line=before + number))
+            self._skip(BadRecord(reason, path=self._source.name, line=before + number))
 
     def _check_model(self, model: str, number: int) -> None:
         if self.model is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from aurora_pool.jobs.options import AgentShare, Ending, JobSummary
+from aurora_pool.jobs.options import AgentTotals, Ending, JobSummary
 from aurora_pool.jobs.resume import Resumed
 
 
@@ -24,7 +24,7 @@ class Totals:
         self._tokens = 0
         self._cached = 0
         self._cost = 0.0
-        self._shares: dict[str, list[int]] = {}
+        self._agents: dict[str, list[int]] = {}
 
     def add(self, summary: JobSummary) -> None:
         """Add one job's summary."""
@@ -40,10 +40,10 @@ class Totals:
         self._tokens += summary.tokens
         self._cached += summary.cached
         self._cost = max(self._cost, summary.cost)  # the pool's, of all pieces so far
-        for share in summary.agents:
-            counts = self._shares.setdefault(share.agent, [0, 0])
-            counts[0] += share.prompts
-            counts[1] += share.tokens
+        for agent in summary.agents:
+            counts = self._agents.setdefault(agent.agent, [0, 0])
+            counts[0] += agent.prompts
+            counts[1] += agent.tokens
 
     def summary(
         self,
@@ -83,6 +83,6 @@ class Totals:
             moved=moved,
             hedged=hedged,
             cost=self._cost,
-            agents=tuple(AgentShare(agent, *counts) for agent, counts in sorted(self._shares.items())),
+            agents=tuple(AgentTotals(agent, *counts) for agent, counts in sorted(self._agents.items())),
             resumed=Resumed(),
         )

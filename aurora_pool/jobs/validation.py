@@ -6,13 +6,16 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from aurora_pool.arguments import check_callable, check_instance, check_one_of, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.requests import Request
 from aurora_pool.messages import Prompt, Response, Sampling
+
+__all__ = ["Check", "Expectation", "Remedy", "fits_schema", "is_json", "matches"]
 
 Check: TypeAlias = Callable[[str], str | None]
 """Says why an answer will not do, in words that a model could be told; None for one that will."""
@@ -29,12 +32,15 @@ WARMEST = 1.0
 class Expectation:
     """What answers must be.
 
-    - ``check``: such as :func:`is_json`, or any function of the text that gives a reason, or None;
+    - ``check``: of :func:`is_json`, :func:`matches`, :func:`fits_schema`, or any function of the text that gives a
+      reason, or None;
     - ``retries``: how often one that fails is asked for again, and ``remedy`` how;
     - ``length_is_failure``: whether an answer that was cut at ``max_tokens`` is one that failed; it is not asked again.
 
     >>> Expectation(check=lambda text: None if text.strip() in {"yes", "no"} else "it is neither yes nor no")
     Expectation(check=<function <lambda> at ...>, retries=2, remedy='temperature', length_is_failure=False)
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments.
     """
 
     check: Check | None = None
@@ -43,8 +49,10 @@ class Expectation:
     length_is_failure: bool = False
 
     def __post_init__(self) -> None:
-        if self.retries < 0:
-            raise ConfigError(f"retries: expected at least 0, got {self.retries}")
+        check_callable(check=self.check)
+        check_whole(0, optional=False, retries=self.retries)
+        check_one_of("remedy", self.remedy, get_args(Remedy))
+        check_instance("length_is_failure", self.length_is_failure, bool, optional=False)
 
     def why_not(self, response: Response) -> tuple[Literal["length", "invalid"], str] | None:
         """Say what is wrong with an answer, as a kind of error and in words; None if nothing is."""
@@ -102,7 +110,7 @@ def matches(pattern: str) -> Check:
     >>> matches("yes|no")(" yes\n"), matches("yes|no")("maybe")
     (None, "it does not match 'yes|no'")
 
-    Raises :class:`~aurora_pool.errors.ConfigError`.
+    Raises :class:`~aurora_pool.errors.ConfigError` for what is no regular expression.
     """
     try:
         compiled = re.compile(pattern, re.DOTALL)
@@ -113,6 +121,8 @@ def matches(pattern: str) -> Check:
 
 def fits_schema(schema: Mapping[str, Any]) -> Check:
     """Make a check that an answer is JSON that a JSON Schema allows. Needs jsonschema, of the extra ``tables``.
+
+    >>> expect = Expectation(check=fits_schema({"type": "object", "required": ["gene"]}))  # doctest: +SKIP
 
     Raises :class:`~aurora_pool.errors.ConfigError` for what is no schema.
     """

@@ -6,11 +6,21 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aurora_pool.arguments import check_many
+from aurora_pool.arguments import (
+    check_callable,
+    check_each_instance,
+    check_instance,
+    check_many,
+    check_tag,
+    check_whole,
+)
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import SEPARATOR, render
-from aurora_pool.pool import VLLMPool
+from aurora_pool.patterns.text_pool import TextPool
+from aurora_pool.pool_options import CallOptions
+
+__all__ = ["Blackboard", "BlackboardResult", "Contribution", "LostContribution", "Role"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +33,8 @@ class Role:
     limits the role to the agents that carry it (``role=critic`` in the hostfile). ``count`` contributions are asked for
     in each round, spread over those agents. ``last`` shows it only that many contributions of each section, the newest,
     so that its prompt fits the model's context however long the board gets. What is written is added to the section, or
-    replaces it if ``replace``: a section that is rewritten each round does not outgrow the context either.
+    replaces it if ``replace``: a section that is rewritten each round does not outgrow the context either. Raises
+    :class:`~aurora_pool.errors.ConfigError` for invalid arguments.
     """
 
     name: str
@@ -35,6 +46,15 @@ class Role:
     last: int | None = None
     max_tokens: int | None = None
     sampling: Sampling | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("name", "section", "prompt"):
+            check_instance(name, getattr(self, name), str, optional=False)
+        check_tag(self.tag)
+        check_whole(1, optional=False, count=self.count)
+        check_whole(1, last=self.last)
+        check_instance("replace", self.replace, bool, optional=False)
+        CallOptions(self.max_tokens, self.sampling, batched=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +102,8 @@ class Blackboard:
     """
 
     def __init__(self, sections: Mapping[str, str] | Iterable[str], roles: Sequence[Role]) -> None:
-        check_many(sections=sections)
+        check_many(sections=sections, roles=roles)
+        check_each_instance("roles", roles := list(roles), Role)
         texts = sections if isinstance(sections, Mapping) else dict.fromkeys(sections, "")
         self._sections = {name: [Contribution(name, text)] if text else [] for name, text in texts.items()}
         self._roles = tuple(roles)
@@ -100,7 +121,7 @@ class Blackboard:
 
     async def run(
         self,
-        pool: VLLMPool,
+        pool: TextPool,
         rounds: int,
         *,
         converged: Callable[[Blackboard], bool] | None = None,
@@ -115,8 +136,9 @@ class Blackboard:
 
         Raises :class:`~aurora_pool.errors.NoAgentsError` if no agent has a role's tag.
         """
-        if rounds < 1:
-            raise ConfigError(f"rounds must be at least 1: got {rounds}")
+        check_whole(1, optional=False, rounds=rounds)
+        check_callable(converged=converged)
+        CallOptions(None, sampling, batched=True)
         await pool.start()
         teams = self._teams(pool)
         lost: list[LostContribution] = []
@@ -142,7 +164,7 @@ class Blackboard:
             converged, self._rounds, {name: self.text(name) for name in self._sections}, tuple(lost)
         )
 
-    def _teams(self, pool: VLLMPool) -> list[tuple[VLLMPool, list[Role]]]:
+    def _teams(self, pool: TextPool) -> list[tuple[TextPool, list[Role]]]:
         """Say which agents work for which roles; roles without a tag have the whole pool."""
         teams = []
         for tag in dict.fromkeys(role.tag for role in self._roles):
@@ -154,9 +176,9 @@ class Blackboard:
         return teams
 
     async def _ask(
-        self, teams: list[tuple[VLLMPool, list[Role]]], sampling: Sampling | None
+        self, teams: list[tuple[TextPool, list[Role]]], sampling: Sampling | None
     ) -> list[tuple[Role, Response]]:
-        async def ask(team: VLLMPool, roles: list[Role]) -> dict[str, list[Response]]:
+        async def ask(team: TextPool, roles: list[Role]) -> dict[str, list[Response]]:
             askers = [role for role in roles for _ in range(role.count)]
             prompts = [self._prompt(role) for role in askers]
             answers: dict[str, list[Response]] = {role.name: [] for role in roles}
@@ -193,9 +215,5 @@ class Blackboard:
                 raise ConfigError(f"role {role.name!r} writes into section {role.section!r}; the board has {known}")
             if not any(f"{{{name}}}" in role.prompt for name in self._sections):
                 raise ConfigError(f"the prompt of role {role.name!r} reads no section of the board")
-            if role.last is not None and role.last < 1:
-                raise ConfigError(f"last of role {role.name!r} must be at least 1: got {role.last}")
-            if role.count < 1:
-                raise ConfigError(f"count of role {role.name!r} must be at least 1: got {role.count}")
             if sum(role.name == other.name for other in self._roles) > 1:
                 raise ConfigError(f"two roles are called {role.name!r}")

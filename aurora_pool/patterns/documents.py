@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from aurora_pool.arguments import check_many, check_one_of
+from aurora_pool.arguments import check_each_instance, check_many, check_one_of
 from aurora_pool.errors import BadRecord, ConfigError
+
+__all__ = ["Document", "DocumentFormat", "read_documents"]
 
 DocumentFormat = Literal["text", "chatgpt-export", "claude-export"]
 """What documents are: UTF-8 texts, or archives of chats as these services export them."""
@@ -47,6 +50,7 @@ def read_documents(paths: Iterable[str | Path], input_format: DocumentFormat = "
     """
     check_one_of("input_format", input_format, get_args(DocumentFormat))
     check_many(paths=paths)
+    check_each_instance("paths", paths := list(paths), str | os.PathLike)
     return [document for path in paths for document in _read(Path(path), input_format)]
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from aurora_pool.arguments import check_instance, check_many
+from aurora_pool.arguments import check_callable, check_instance, check_many
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
-from aurora_pool.patterns.reduce import Clean, merging, reduce_budget, reduce_forest
+from aurora_pool.patterns.reduce import Clean, check_answers, merging, reduce_budget, reduce_forest
 from aurora_pool.patterns.templates import render, require_placeholder
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.patterns.tree import ReduceResult, ReduceTree, why_not
-from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import CallOptions
+
+__all__ = ["PipelineResult", "Stage", "fan_out_fan_in", "run_pipeline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class Stage:
 
     ``read`` turns the answer into what is handed on, by default its text. A ValueError that it raises marks the item as
     failed: the way to refuse an answer that is not what was asked for. ``max_tokens`` and ``sampling`` are for this
-    stage's prompts.
+    stage's prompts. Raises :class:`~aurora_pool.errors.ConfigError` for arguments of another type.
     """
 
     name: str
@@ -35,6 +38,12 @@ class Stage:
     max_tokens: int | None = None
     sampling: Sampling | None = None
     read: Callable[[Response], str] = lambda response: response.text
+
+    def __post_init__(self) -> None:
+        check_instance("name", self.name, str, optional=False)
+        check_instance("prompt", self.prompt, str, optional=False)
+        CallOptions(self.max_tokens, self.sampling, batched=True)
+        check_callable(read=self.read)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +70,7 @@ class _Item:
 
 
 async def run_pipeline(
-    pool: VLLMPool, stages: Sequence[Stage], items: Iterable[object], *, sampling: Sampling | None = None
+    pool: TextPool, stages: Sequence[Stage], items: Iterable[object], *, sampling: Sampling | None = None
 ) -> list[PipelineResult]:
     """Take every item through all stages; the results are in the order of the items.
 
@@ -77,6 +86,7 @@ async def run_pipeline(
     """
     _check(stages)
     check_many(items=items)
+    CallOptions(None, sampling, batched=True)
     taken: list[_Item] = []
 
     def work(number: int, step: int) -> Work[tuple[int, int]]:
@@ -116,7 +126,7 @@ async def run_pipeline(
 
 
 async def fan_out_fan_in(
-    pool: VLLMPool,
+    pool: TextPool,
     items: Iterable[object],
     prompts: Mapping[str, str],
     reduce_prompt: str,
@@ -153,6 +163,7 @@ async def fan_out_fan_in(
     for name, template in prompts.items():
         require_placeholder(f"prompts[{name!r}]", template, "item")
     check_many(items=items)
+    check_answers(max_tokens, sampling, clean)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     inputs = [str(item) for item in items]
     names = list(prompts)

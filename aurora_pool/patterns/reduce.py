@@ -7,14 +7,17 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from aurora_pool.arguments import check_many
+from aurora_pool.arguments import check_callable, check_many, check_whole
 from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, TokenBudget
-from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import CallOptions
 from aurora_pool.progress import OnCallProgress, ProgressReport
+
+__all__ = ["Clean", "broadcast_and_reduce", "map_reduce", "tree_reduce"]
 
 DEFAULT_FANIN = 8
 SPARE_TOKENS = 128
@@ -29,7 +32,7 @@ Step: TypeAlias = tuple[Name, int | ReduceCall]
 
 
 async def tree_reduce(
-    pool: VLLMPool,
+    pool: TextPool,
     prompt: str,
     reduce_prompt: str,
     fanin: int = DEFAULT_FANIN,
@@ -71,6 +74,7 @@ async def tree_reduce(
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)
     items = list(items)
+    check_answers(max_tokens, sampling, clean)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(len(items), fanin, budget=budget, on_level=on_level, keep_blank=keep_blank)
     leaves = (Prompt(render(prompt, item=item), max_tokens=max_tokens) for item in items)
@@ -80,7 +84,7 @@ async def tree_reduce(
 
 
 async def broadcast_and_reduce(
-    pool: VLLMPool,
+    pool: TextPool,
     prompt: AnyPrompt,
     reduce_prompt: str,
     fanin: int = DEFAULT_FANIN,
@@ -100,6 +104,7 @@ async def broadcast_and_reduce(
 
     Arguments and errors are those of :func:`tree_reduce`; ``sampling`` is for the reduce prompts.
     """
+    check_answers(max_tokens, sampling, clean)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     tree = ReduceTree(
         pool.size,
@@ -117,7 +122,7 @@ async def broadcast_and_reduce(
 
 
 async def map_reduce(
-    pool: VLLMPool,
+    pool: TextPool,
     items: Iterable[Item],
     prompt: str,
     reduce_prompt: str,
@@ -144,6 +149,8 @@ async def map_reduce(
     """
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)
+    check_callable(key=key)
+    check_answers(max_tokens, sampling, clean)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     groups: dict[Name, list[Item]] = {}
     for item in items:
@@ -162,17 +169,24 @@ async def map_reduce(
     return await reduce_forest(pool, trees, leaves, prompt_for, sampling=sampling, clean=clean)
 
 
-async def reduce_budget(pool: VLLMPool, reduce_prompt: str, max_tokens: int | None) -> TokenBudget | None:
+def check_answers(max_tokens: int | None, sampling: Sampling | None, clean: Clean | None) -> None:
+    """Refuse what can't be asked of answers, before anything is sent. Raises :class:`ConfigError`."""
+    CallOptions(max_tokens, sampling, batched=True)
+    check_callable(clean=clean)
+
+
+async def reduce_budget(pool: TextPool, reduce_prompt: str, max_tokens: int | None) -> TokenBudget | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
     """
+    check_whole(1, reduce_max_tokens=max_tokens)
     longest = max_tokens or pool.max_tokens_aggregation
     return await context_budget(pool, "reduce_prompt", reduce_prompt, "responses", longest)
 
 
 async def context_budget(
-    pool: VLLMPool, argument: str, template: str, placeholder: str, max_tokens: int | None
+    pool: TextPool, argument: str, template: str, placeholder: str, max_tokens: int | None
 ) -> TokenBudget | None:
     """Work out how many tokens may take a placeholder's place, so that prompt and answer fit the model's context.
 
@@ -193,7 +207,7 @@ async def context_budget(
     return TokenBudget(budget, pool.estimate_tokens)
 
 
-async def _count(pool: VLLMPool, text: str) -> int:
+async def _count(pool: TextPool, text: str) -> int:
     """Count a text's tokens; what is rejected for its length must not be rejected by an estimate, if that can be."""
     try:
         return len(await pool.tokenize(text))
@@ -202,7 +216,7 @@ async def _count(pool: VLLMPool, text: str) -> int:
 
 
 async def reduce_leaves(
-    pool: VLLMPool,
+    pool: TextPool,
     tree: ReduceTree,
     leaves: Iterable[Prompt],
     prompt_for: Callable[[None, ReduceCall], Prompt],
@@ -218,7 +232,7 @@ async def reduce_leaves(
 
 
 async def reduce_forest(
-    pool: VLLMPool,
+    pool: TextPool,
     trees: Mapping[Name, ReduceTree],
     first: Iterable[Work[Step[Name]]],
     prompt_for: Callable[[Name, ReduceCall], Prompt],
@@ -250,7 +264,7 @@ def _cleaned(response: Response, clean: Clean | None) -> Response:
 
 
 def merging(
-    pool: VLLMPool,
+    pool: TextPool,
     reduce_prompt: str,
     max_tokens: int | None,
     values_of: Callable[[Name], Mapping[str, object]] = lambda _: {},

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from aurora_pool.arguments import check_many
+from aurora_pool.arguments import check_each_instance, check_many, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import Prompt, Sampling
 from aurora_pool.patterns.documents import Document
-from aurora_pool.patterns.reduce import DEFAULT_FANIN, Clean, context_budget, merging, reduce_budget, reduce_leaves
+from aurora_pool.patterns.reduce import (
+    DEFAULT_FANIN,
+    Clean,
+    check_answers,
+    context_budget,
+    merging,
+    reduce_budget,
+    reduce_leaves,
+)
 from aurora_pool.patterns.templates import render
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree
-from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.prompts.chunking import chunk_text
+
+__all__ = ["summarize"]
 
 DEFAULT_CHUNK_TOKENS = 2000
 DEFAULT_OVERLAP = 50
@@ -35,7 +45,7 @@ Summary:"""
 
 
 async def summarize(
-    pool: VLLMPool,
+    pool: TextPool,
     documents: Sequence[Document | str],
     *,
     prompt: str = PROMPT,
@@ -68,6 +78,10 @@ async def summarize(
     fit the context, and what :func:`~aurora_pool.patterns.tree_reduce` refuses.
     """
     check_many(documents=documents)
+    check_each_instance("documents", documents, Document | str)
+    check_answers(max_tokens, sampling, clean)
+    check_whole(1, chunk_tokens=chunk_tokens)
+    check_whole(0, overlap=overlap)
     prompt_budget = await context_budget(pool, "prompt", prompt, "item", max_tokens or pool.max_tokens_aggregation)
     budget = await reduce_budget(pool, reduce_prompt, reduce_max_tokens)
     if prompt_budget is not None and chunk_tokens is not None and chunk_tokens > prompt_budget.tokens:

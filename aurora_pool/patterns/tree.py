@@ -26,9 +26,12 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from aurora_pool.arguments import check_callable, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Response
 from aurora_pool.patterns.templates import SEPARATOR
+
+__all__ = ["LostLeaf", "OnLevel", "ReduceResult"]
 
 OnLevel = Callable[[int, Sequence[str]], None]
 """Called with a level and its texts in order, once that level is complete; level 0 are the leaves' answers."""
@@ -149,8 +152,8 @@ class ReduceTree:
         on_level: OnLevel | None = None,
         keep_blank: bool = False,
     ) -> None:
-        if fanin < 2:
-            raise ConfigError(f"fanin is how many texts one reduce prompt merges, at least 2: got {fanin}")
+        check_whole(2, optional=False, fanin=fanin)  # one of 1 would never end
+        check_callable(on_level=on_level)
         if leaves < 1:
             raise ConfigError("there are no items to reduce")
         self._fanin = fanin

@@ -14,12 +14,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from aurora_pool.arguments import check_whole
+from aurora_pool.arguments import check_callable, check_whole
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.gather import sample_many
 from aurora_pool.patterns.templates import render, strip_reasoning
-from aurora_pool.pool import VLLMPool
-from aurora_pool.pool_options import check_prompts
+from aurora_pool.patterns.text_pool import TextPool
+from aurora_pool.pool_options import CallOptions, listed
+
+__all__ = ["Entails", "Uncertainty", "semantic_entropy"]
 
 Entails: TypeAlias = Callable[[str, str, str], bool]
 """Tells whether, as an answer to a question, a first text entails a second: ``entails(question, first, second)``."""
@@ -64,7 +66,7 @@ class Uncertainty:
 
 
 async def semantic_entropy(
-    pool: VLLMPool,
+    pool: TextPool,
     prompts: Iterable[AnyPrompt],
     samples: int = 10,
     max_tokens: int | None = None,
@@ -87,8 +89,10 @@ async def semantic_entropy(
 
     Raises :class:`~aurora_pool.errors.ConfigError` if ``samples`` is less than 2, or if the temperature is 0.
     """
-    check_whole(2, samples=samples)  # one alone differs from nothing
-    check_prompts(prompts)
+    check_whole(2, optional=False, samples=samples)  # one alone differs from nothing
+    CallOptions(max_tokens, sampling, batched=True)
+    check_callable(entails=entails, clean=clean)
+    prompts = listed(prompts)
     asked = [_with_logprobs(prompt, sampling) for prompt in prompts]
     answers = await sample_many(pool, asked, samples, max_tokens)
     states = [_Clustering(_words_of(prompt), group, clean) for prompt, group in zip(asked, answers, strict=True)]
@@ -181,7 +185,7 @@ class _Clustering:
         )
 
 
-async def _ask(pool: VLLMPool, pairs: Sequence[tuple[_Clustering, tuple[str, str]]]) -> list[Response]:
+async def _ask(pool: TextPool, pairs: Sequence[tuple[_Clustering, tuple[str, str]]]) -> list[Response]:
     prompts = [
         render(ENTAILMENT_PROMPT, question=state.question, first=first, second=second)
         for state, (first, second) in pairs

@@ -19,8 +19,8 @@ from aurora_pool.policy.work import WorkItem
 
 KEEP = 10.0
 """Seconds that an agent keeps room after the last online prompt."""
-LOOK_EVERY = 1.0
-"""Seconds between looks at the counters of such an agent, until they have shown how many slots it has."""
+SAMPLE_EVERY = 1.0
+"""Seconds between samples of such an agent's counters, until they have shown how many slots it has."""
 DRAWN = 4
 """An online prompt goes to the one of this many agents that holds fewest."""
 BEYOND = 1.125
@@ -65,7 +65,7 @@ class OnlineRoom:
             agent.keep_room(True)
             self._ledger.timers.add(now + KEEP, self._end, agent)
         self._until[agent] = now + KEEP
-        if not agent.flow.slots and now >= agent.sampled_at + LOOK_EVERY:
+        if not agent.flow.slots and now >= agent.sampled_at + SAMPLE_EVERY:
             agent.sampled_at = now
             self._ledger.pending.sample.append(agent.index)
 

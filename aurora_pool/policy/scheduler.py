@@ -10,17 +10,19 @@ from typing import Literal
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import TURN, PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.line import Line
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
+from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.tail import foresee_end, useful
 from aurora_pool.policy.work import Lot, WorkItem, tokens_of
+
+__all__ = ["Balance"]
 
 Balance = Literal["adaptive", "strict"]
 """How prompts are given to agents: to those with capacity, or round-robin."""
 
 RESCAN_EVERY = 0.25
-"""Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
+"""Seconds between scans of all members of a queue in which something waits: for the tail guard, and for patience."""
 CROWDED = 1.25
 """An agent is given what it is the home of until it holds this many times as much as the others do in the mean."""
 
@@ -28,7 +30,7 @@ CROWDED = 1.25
 class Scheduler:
     """Assigns prompts that wait to agents, in turns of their callers.
 
-    Only agents whose credits have changed are looked at, except that all are when a queue begins to hold something,
+    Only agents whose credits have changed are considered, except that all are when a queue begins to hold something,
     when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what waits does so
     in the same plan in which it becomes able to.
     """
@@ -55,7 +57,7 @@ class Scheduler:
         for queue in list(ledger.quarantining):
             place_quarantined(ledger, queue, ready, queue in scanned, now)
         if self.strict:
-            self._serve_homes()
+            self._serve_pinned()
         self._share([agent for agent in ready if agent.limit > agent.held])
 
     def _share(self, ready: list[AgentState]) -> None:
@@ -161,7 +163,7 @@ class Scheduler:
                 singles = False  # all that are left have just failed here
         return taken
 
-    def _take(self, agent: AgentState, queue: PromptQueue, waiting: Line[WorkItem, Lot], most: int) -> int:
+    def _take(self, agent: AgentState, queue: PromptQueue, waiting: SegmentedQueue[WorkItem, Lot], most: int) -> int:
         """Assign the first prompts that wait, but not those that have just failed on this agent; return how many."""
         aside: list[WorkItem] = []
         taken = 0
@@ -192,7 +194,7 @@ class Scheduler:
             taken.append(item)
         return taken
 
-    def _serve_homes(self) -> None:
+    def _serve_pinned(self) -> None:
         """Send each agent the prompts that are pinned to it (``balance="strict"``)."""
         ledger = self.ledger
         queues = sorted((queue for queue in ledger.queues if queue.by_agent), key=lambda queue: queue.caller.service)

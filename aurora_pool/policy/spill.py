@@ -15,17 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from aurora_pool.hosted import HostedTerms
+from aurora_pool.hosted import HostedTerms, Left
 from aurora_pool.messages import Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.quota import Budget, Left, Quota
+from aurora_pool.policy.quota import Budget, Quota
 from aurora_pool.policy.rotation import disable
 from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
 
-LOOKED_AT = 1024
-"""Prompts of a queue that are looked at in one plan for some that may go."""
+SCAN_LIMIT = 1024
+"""How many prompts of a queue are considered in one plan."""
 
 
 class Spillover:
@@ -119,7 +119,7 @@ class Spillover:
 
     def _spill(self, queue: PromptQueue, agents: list[AgentState], now: float) -> None:
         """Send what waits longest. Never skip a prompt that waits for an agent's quota."""
-        queue.items.offer(lambda item: bool(agents) and self._send(item, agents, now), LOOKED_AT)
+        queue.items.offer(lambda item: bool(agents) and self._send(item, agents, now), SCAN_LIMIT)
         self.ledger.forget_if_empty(queue)
 
     def _send(self, item: WorkItem, agents: list[AgentState], now: float) -> bool:

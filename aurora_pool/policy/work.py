@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.line import Whole
+from aurora_pool.policy.segmented_queue import Whole
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
@@ -298,7 +298,7 @@ class InFlightRequest:
         self.lot = None
         self._items = [None] * self.size
 
-    # -- without a look at each item ------------------------------------------------------------------------------
+    # -- without a loop over the items ------------------------------------------------------------------------------
 
     @property
     def portable(self) -> Portable | None:

@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from aurora_pool.arguments import check_callable, check_instance, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.prompts.length import TokenEstimate
+
+__all__ = ["chunk_text"]
 
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
 # Western sentences end before a space; Chinese and Japanese ones need none.
@@ -43,10 +46,12 @@ def chunk_text(text: str, max_tokens: int, overlap: int = 0, *, count: Callable[
     Raises :class:`~aurora_pool.errors.ConfigError` if ``max_tokens`` is less than 1, or ``overlap`` is negative or more
     than half of it.
     """
-    if max_tokens < 1:
-        raise ConfigError(f"max_tokens of a chunk must be at least 1: got {max_tokens}")
-    if not 0 <= overlap <= max_tokens // 2:
-        raise ConfigError(f"overlap must be from 0 to half of max_tokens ({max_tokens // 2}): got {overlap}")
+    check_instance("text", text, str, optional=False)
+    check_whole(1, optional=False, max_tokens=max_tokens)
+    check_whole(0, optional=False, overlap=overlap)
+    check_callable(count=count)
+    if overlap > max_tokens // 2:
+        raise ConfigError(f"overlap: expected at most half of max_tokens ({max_tokens // 2}), got {overlap}")
     pieces = list(_pieces(text, max_tokens, count or TokenEstimate().of))
     chunks = []
     start = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -67,9 +68,22 @@ def check_sampling(sampling: Any) -> None:
     if not isinstance(sampling, Sampling):
         raise ConfigError(f"sampling: expected Sampling, got {_described(sampling)}")
     try:
-        _encode(sampling)
+        _check_encoding(_encode(sampling))
+    except msgspec.ValidationError as error:  # such as "Expected `int | null`, got `str` - at `$.seed`"
+        reason, _, place = str(error).partition(" - at `$")
+        raise ConfigError(f"sampling{place.rstrip('`')}: {reason[:1].lower()}{reason[1:]}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"sampling: {error}") from None
+
+
+@lru_cache(maxsize=256)  # many prompts of one sampling are checked once
+def _check_encoding(encoding: bytes) -> None:
+    fields = msgspec.json.decode(encoding)
+    if msgspec.convert(fields, Sampling).n < 1:
+        raise ConfigError(f"sampling.n: expected a whole number of at least 1, got {fields['n']}")
+    endless = next((name for name, value in fields.items() if value is None), None)  # a None itself is left out
+    if endless is not None:
+        raise ConfigError(f"sampling.{endless}: expected a finite number")
 
 
 def check_each(prompts: Collection[Any]) -> None:

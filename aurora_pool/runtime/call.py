@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFERRED = 16
 """For how many prompts of a call something may be asked at a time before they can be sent."""
 FORGET_FROM = 1024
-"""How many work items a call keeps at least before it looks which are done."""
+"""How many work items a call keeps at least before it drops those that are done."""
 SLICE = 16_384
 SLICE_PER_AGENT = 128
 """How many prompts are admitted before requests are sent: enough that one list request per agent carries what a call of

@@ -6,7 +6,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
-from aurora_pool.arguments import check_whole
+from aurora_pool.arguments import check_whole, is_index
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.callers import AgentView, PromptQueue
@@ -45,7 +45,7 @@ class Membership:
 
     def drawn(self, n: int, rng: random.Random) -> list[int]:
         """Draw ``n`` of them at random. Raises :class:`ConfigError` if there are fewer."""
-        check_whole(0, n=n)
+        check_whole(0, optional=False, n=n)
         size = len(self.present)
         if n > size:
             raise ConfigError(f"n: expected at most {size}, for the pool has {size} agents, got {n}")
@@ -54,7 +54,7 @@ class Membership:
     def selected(self, places: Sequence[int]) -> list[int]:
         """Those at these places. Raises :class:`ConfigError` for one that does not exist or is listed twice."""
         count = len(self.members)
-        bad = [place for place in places if not -count <= place < count]
+        bad = [place for place in places if not is_index(place, count)]
         if bad or len({place % count for place in places}) < len(places):
             raise ConfigError(f"select: expected different indices below {count}, got {bad or places}")
         return [self.members[place] for place in places]

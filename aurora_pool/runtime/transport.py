@@ -56,7 +56,7 @@ _on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=
 class Transport:
     """Connections to a fleet of agents; one per event loop, opened by :meth:`open` and closed by :meth:`close`.
 
-    ``connector_limit`` bounds the connections that are open, idle ones included. One more is there for looking at
+    ``connector_limit`` bounds the connections that are open, idle ones included. One more is there for checking
     agents, so that it never has to wait for the very reply that does not come.
     """
 

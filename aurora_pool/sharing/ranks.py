@@ -7,7 +7,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError
+
+__all__ = ["Part"]
 
 _RANKS = (
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
@@ -29,7 +32,8 @@ class Part:
     count: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.index < self.count:
+        check_whole(0, optional=False, index=self.index, count=self.count)
+        if not self.index < self.count:
             raise ConfigError(f"expected a part from 0/{self.count} to {self.count - 1}/{self.count}, got {self}")
 
     def __str__(self) -> str:

@@ -152,11 +152,11 @@ def test_failed_requests_are_told_by_the_exit_code(call: Call, tmp_path: Path, o
     assert (failed["custom_id"], failed["error"]["code"]) == ("long", "rejected")
 
 
-def test_bad_lines_are_left_out_if_asked(call: Call, tmp_path: Path, output: Path, hostfile: Path) -> None:
+def test_bad_lines_are_skipped_if_asked(call: Call, tmp_path: Path, output: Path, hostfile: Path) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", ["{oops", *PROMPTS])
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--on-bad-line", "skip")
     assert ended.code == 0
-    assert f"left out: {source}:1: expected a JSON object" in ended.err
+    assert f"skipped: {source}:1: expected a JSON object" in ended.err
     assert len(texts_of(output)) == 30
 
 
@@ -333,7 +333,7 @@ def test_agents_with_a_tag_only(call: Call, source: Path, output: Path, hostfile
     [
         (("role=none",), "none of the 4 agents in the hostfile has role=none"),
         (("role",), "--tag: expected KEY=VALUE, got 'role'"),
-        (("a=1", "a=2"), "no agent has two values of 'a'"),
+        (("a=1", "a=2"), "--tag: 'a' has two values, '1' and '2'"),
     ],
 )
 def test_a_tag_that_is_invalid_is_one_line(

@@ -92,7 +92,7 @@ async def test_an_answer_that_was_cut_is_a_failure_if_so_told(tmp_path: Path, wr
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
         summary = await run_job(pool, write_lines("in.jsonl", PROMPTS[:10]), tmp_path / "out.jsonl", options)
         assert len(received(fleet)) == 10
-    assert summary.failures["length"] > 5
+    assert summary.failures["length"] == 10
 
 
 # -- guardrails -------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ async def test_a_budget_ends_a_job(tmp_path: Path, write_lines: WriteLines, limi
     async with fleet_of(1) as fleet, pool_of(fleet) as pool:
         summary = await run_job(pool, write_lines("in.jsonl", MANY), tmp_path / "out.jsonl", options)
     assert (summary.ending, summary.remaining > 0) == ("budget spent", True)
-    assert summary.tokens + summary.prompt_tokens >= 500
+    assert 500 <= summary.tokens + summary.prompt_tokens < 8_000  # what was in flight then is answered as well
 
 
 def test_prices_go_by_tag() -> None:

@@ -13,7 +13,6 @@ import pytest
 from aurora_pool import Timeouts
 from aurora_pool.errors import BadRecord, JobError
 from aurora_pool.jobs import Job, JobOptions, Progress, run_job
-from aurora_pool.statistics import PoolStatistics
 from aurora_pool.testing import SimulatedFleet
 from tests.jobs.fleets import PROMPTS, fleet_of, pool_of, received
 from tests.jobs.shared import WriteLines, read_records, texts_of
@@ -21,12 +20,12 @@ from tests.jobs.shared import WriteLines, read_records, texts_of
 pytestmark = pytest.mark.simulated_clock
 
 
-def end_after(job: Job, done: int, ending: Any) -> Callable[[Progress, PoolStatistics], None]:
-    def look(progress: Progress, _: PoolStatistics) -> None:
+def end_after(job: Job, done: int, ending: Any) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
         if progress.done >= done:
             job.end(ending, "the test says so")
 
-    return look
+    return watch
 
 
 @pytest.mark.parametrize("ending", ["drained", "stopped"])

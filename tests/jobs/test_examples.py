@@ -9,11 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from aurora_pool.jobs.merge import merge
+from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.metrics import METRICS
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.forked import simulated
@@ -116,8 +116,8 @@ async def test_every_metric_is_served_with_its_value(tmp_path: Path) -> None:
     profile = AgentProfile(median_length=100, slots=4)
     texts: list[str] = []
 
-    def tell(*seen: Any) -> None:
-        metrics.update(*seen)
+    def tell(seen: Progress) -> None:
+        metrics.update(seen)
         texts.append(prometheus_client.generate_latest(registry).decode())
 
     async with SimulatedFleet(2, profile=profile, time_scale=20) as fleet, VLLMPool(fleet.endpoints) as pool:

@@ -45,10 +45,10 @@ def test_a_bad_line_is_named(write_lines: WriteLines) -> None:
         survey(path)
 
 
-def test_bad_lines_are_left_out_if_asked(write_lines: WriteLines) -> None:
+def test_bad_lines_are_skipped_if_asked(write_lines: WriteLines) -> None:
     path = write_lines("in.jsonl", ["{oops", {"prompt": "a"}, {"prompt": 3}])
     found = survey(path, on_bad_line="skip")
-    assert [bad.line for bad in found.skipped] == [1, 3]
+    assert [bad.line for bad in found.bad_records] == [1, 3]
     assert pending(found) == ["line-2"]
 
 
@@ -57,7 +57,7 @@ def test_an_id_that_is_listed_twice_is_an_error_that_names_both_lines(write_line
     with pytest.raises(BadRecord, match=r":3: the id 'x' is in line 1 already"):
         survey(write_lines("in.jsonl", lines))
     found = survey(write_lines("in.jsonl", lines), on_bad_line="skip")
-    assert (pending(found), found.line_of("x"), [bad.line for bad in found.skipped]) == (["x", "y"], 1, [3])
+    assert (pending(found), found.line_of("x"), [bad.line for bad in found.bad_records]) == (["x", "y"], 1, [3])
 
 
 def test_all_bad_lines_are_told_at_once(write_lines: WriteLines) -> None:

@@ -107,7 +107,6 @@ async def test_a_role_whose_tag_no_agent_has_is_named() -> None:
         (["a", "round"], [Role("x", "a", "{a}")], "can't be called 'round'"),
         (["a"], [Role("x", "b", "{a}")], "section 'b'; the board has a"),
         (["a"], [Role("x", "a", "{b}")], "reads no section"),
-        (["a"], [Role("x", "a", "{a}", count=0)], "at least 1: got 0"),
         (["a"], [Role("x", "a", "{a}"), Role("x", "a", "{a}")], "two roles are called 'x'"),
     ],
 )
@@ -117,7 +116,7 @@ def test_misuse(sections: list[str], roles: list[Role], match: str) -> None:
 
 
 async def test_no_rounds_are_refused() -> None:
-    with pytest.raises(ConfigError, match="rounds must be at least 1: got 0"):
+    with pytest.raises(ConfigError, match="rounds: expected a whole number of at least 1, got 0"):
         await Blackboard(["a"], [Role("x", "a", "{a}")]).run(FakePool(str), 0)
 
 
@@ -128,5 +127,3 @@ async def test_a_role_may_see_the_last_contributions_only() -> None:
     assert pool.answered == ["1:first", "2:first\n\nidea 1", "3:idea 1\n\nidea 2", "4:idea 2\n\nidea 3"]
     assert board.text("ideas", last=1) == "idea 4"
     assert len(board.contributions("ideas")) == 5
-    with pytest.raises(ConfigError, match="last"):
-        Blackboard(["ideas"], [Role("thinker", "ideas", "{ideas}", last=0)])

@@ -109,7 +109,7 @@ async def test_where_nobody_counts_tokens_the_estimate_must_do() -> None:
     ("arguments", "match"),
     [
         ({"items": []}, "no items"),
-        ({"fanin": 1}, "at least 2: got 1"),
+        ({"fanin": 1}, "at least 2, got 1"),
         ({"prompt": "leaf"}, r"prompt has no \{item\}"),
         ({"reduce_prompt": "merge {response}"}, r"reduce_prompt has no \{responses\}"),
         (

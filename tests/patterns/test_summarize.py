@@ -58,7 +58,7 @@ async def test_chunks_fit_the_context_and_overlap() -> None:
         ([], {}, "no text in the documents"),
         ([" \n\n "], {}, "no text in the documents"),
         (["a"], {"chunk_tokens": 90}, "chunk_tokens is 90, but the context has room for"),
-        (["a"], {"chunk_tokens": 10, "overlap": 6}, "overlap must be from 0 to half"),
+        (["a"], {"chunk_tokens": 10, "overlap": 6}, "overlap: expected at most half"),
         (["a"], {"prompt": "Summarise."}, r"prompt has no \{item\}"),
         (["a"], {"reduce_prompt": "Merge."}, r"reduce_prompt has no \{responses\}"),
         (["a"], {"fanin": 1}, "at least 2"),

@@ -211,7 +211,7 @@ def test_on_level_sees_each_level_complete_and_in_order() -> None:
 
 @pytest.mark.parametrize("fanin", [1, 0, -3])
 def test_a_fanin_that_would_never_end_is_refused(fanin: int) -> None:
-    with pytest.raises(ConfigError, match=f"at least 2: got {fanin}"):
+    with pytest.raises(ConfigError, match=f"at least 2, got {fanin}"):
         ReduceTree(10, fanin)
 
 

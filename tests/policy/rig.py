@@ -81,7 +81,9 @@ class Rig:
         self.served: list[tuple[str, int]] = []
         """What has been sent: each prompt's work, and the agent."""
         self.probes: list[int] = []
-        self.looks: list[int] = []
+        self.load_checks: list[int] = []
+        self._checked: set[int] = set()
+        """Agents that have died since the last plan: their load check has been reported already."""
         self.samples: list[int] = []
         self.waits_here = False
         """Whether requests that are assigned wait on this side, and are not sent."""
@@ -151,8 +153,8 @@ class Rig:
         """Let time pass in which every load check of a stalled agent shows an engine that does nothing."""
         while self.now < until:
             self.wait(1.0)
-            while self.looks:
-                self.load_checked(self.looks[0], Finding.IDLE)
+            while self.load_checks:
+                self.load_checked(self.load_checks[0], Finding.IDLE)
 
     # -- what agents do -----------------------------------------------------------------------------------------
 
@@ -200,17 +202,16 @@ class Rig:
     def die(self, agent: int) -> None:
         for request in [a for a in self.open if a.agent == agent]:
             self.fail(request, ConnectionLost("connection lost", received=True))
-        if agent in self._ledger.pending.check:  # the look at it, which finds nobody there, takes no time
-            self._ledger.pending.check.remove(agent)
-            self.dispatcher.load_checked(agent, Finding.REFUSED, self.now)
-            self._drop_closed()
+        self.dispatcher.load_checked(agent, Finding.REFUSED, self.now)  # it takes no time, before any plan asks for it
+        self._checked.add(agent)
+        self._drop_closed()
 
     def probed(self, agent: int, outcome: Outcome = Outcome.ANSWERED) -> None:
         self.probes.remove(agent)
         self.dispatcher.probed(agent, outcome, outcome.value, self.now)
 
     def load_checked(self, agent: int, finding: Finding) -> None:
-        self.looks.remove(agent)
+        self.load_checks.remove(agent)
         self.dispatcher.load_checked(agent, finding, self.now)
         self._drop_closed()
 
@@ -232,7 +233,8 @@ class Rig:
                 if not self.waits_here:
                     self.dispatcher.sent(request, self.now)
         self.probes += plan.probe
-        self.looks += plan.check
+        self.load_checks += [agent for agent in plan.check if agent not in self._checked]
+        self._checked.clear()
         self.samples += plan.sample
         if plan is not NOTHING or not idle:
             self.check()
@@ -243,7 +245,7 @@ class Rig:
         for _ in range(rounds):
             for agent in list(self.probes):
                 self.probed(agent)
-            for agent in list(self.looks):
+            for agent in list(self.load_checks):
                 self.load_checked(agent, Finding.PROGRESSING)
             self.plan()
             for request in list(self.open):
@@ -252,7 +254,7 @@ class Rig:
             self.plan()
             if not self.unended() and not self.open:
                 break
-            idle = not self.open and not self.probes and not self.looks
+            idle = not self.open and not self.probes and not self.load_checks
             until = self.now + 3600.0
             while idle and self.dispatcher.wake_at < until:
                 self.now = max(self.now, self.dispatcher.wake_at)

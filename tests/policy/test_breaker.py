@@ -7,7 +7,14 @@ import random
 import pytest
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.breaker import BROKEN_LIMIT, LONGEST_COOLDOWN, Breaker, State
+from aurora_pool.policy.breaker import (
+    BROKEN_LIMIT,
+    FIRST_COOLDOWN,
+    LONGEST_COOLDOWN,
+    WRONG_MODEL_COOLDOWN,
+    Breaker,
+    State,
+)
 from aurora_pool.policy.outcome import Outcome
 
 FATAL = [Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL]
@@ -24,7 +31,8 @@ def test_goes_out_at_once(outcome: Outcome, rng: random.Random) -> None:
     breaker = Breaker()
     assert breaker.failed(outcome, 0.0, rng)
     assert breaker.state is State.OUT
-    assert breaker.probe_at > 0
+    wait = WRONG_MODEL_COOLDOWN if outcome is Outcome.WRONG_MODEL else FIRST_COOLDOWN
+    assert 0.5 * wait <= breaker.probe_at <= wait
 
 
 @pytest.mark.parametrize("outcome", NEUTRAL)
@@ -103,7 +111,7 @@ def test_cools_down_longer_after_each_failed_probe(rng: random.Random) -> None:
         assert not breaker.probed(Outcome.DRAINING, 0.0, rng)
         waits.append(breaker.cooldown)
     assert waits == [2, 4, 8, 16, 30, 30, 30, 30]
-    assert breaker.probe_at <= LONGEST_COOLDOWN
+    assert 0.5 * LONGEST_COOLDOWN <= breaker.probe_at <= LONGEST_COOLDOWN
 
 
 def test_one_that_flaps_cools_down_longer_each_time_and_is_forgiven_later(rng: random.Random) -> None:

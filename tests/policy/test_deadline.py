@@ -51,7 +51,7 @@ def test_a_queue_is_no_timeout() -> None:
         for request in list(rig.open):
             rig.answer_all(request)
         rounds += 1
-    assert rounds >= 4, "the last ones have waited for longer than the timeout"
+    assert rounds == 7, "the last ones have waited for longer than the timeout"
     assert not rig.failures
 
 

@@ -60,14 +60,14 @@ def test_callers_that_wait_get_what_their_weights_say_and_none_starves(
     taken: Counter[PromptQueue] = Counter()
     seen = 0
     lead = window * agents * TOKENS / weights[0]
-    while all(queue.items for queue in queues):
+    while all(queue.waiting for queue in queues):
         rig.wait(1.0)
         for request in rig.sent[seen:]:
             taken.update(item.queue for item in request.unreleased())
         seen = len(rig.sent)
         service = [taken[queue] * TOKENS / queue.caller.weight for queue in queues]
         apart = 2 * (TURN + TOKENS) / min(weights) + lead
-        if all(queue.items for queue in queues):
+        if all(queue.waiting for queue in queues):
             assert max(service) - min(service) <= apart
         for request in list(rig.open):
             rig.answer_all(request, tokens=TOKENS)
@@ -84,7 +84,7 @@ def longest_shortage(fleet: VirtualFleet, slots: int, prompts: list[VirtualPromp
     enough_at = longest = 0.0
     overloads = 0
 
-    def look() -> None:
+    def sample() -> None:
         nonlocal enough_at, longest, overloads, since
         statistics = statistics_of(pool.dispatcher, fleet.now)
         agent = statistics.agents[0]
@@ -94,9 +94,9 @@ def longest_shortage(fleet: VirtualFleet, slots: int, prompts: list[VirtualPromp
             enough_at = fleet.now
         longest = max(longest, fleet.now - enough_at)
         if fleet.now < 60.0:
-            fleet.at(fleet.now + 0.25, look)
+            fleet.at(fleet.now + 0.25, sample)
 
-    fleet.at(0.0, look)
+    fleet.at(0.0, sample)
     report = pool.run(prompts)
     assert report.answered == report.prompts
     return longest

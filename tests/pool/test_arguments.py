@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -12,9 +14,12 @@ from aurora_pool import (
     AgentEndpoint,
     AgentPool,
     ConfigError,
+    ConnectionOptions,
     EmbeddingPool,
+    HostedOptions,
     HostfileError,
     NoAgentsError,
+    Observer,
     Prompt,
     PromptOptions,
     Sampling,
@@ -46,6 +51,7 @@ ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
         ("model", 7),
         ("system_prompt", ["Be brief."]),
         ("sampling", {"temperature": 0}),
+        ("buffer", None),
         ("use_batch", "no"),
         ("prompting", {"prompt_format": "raw"}),
         ("timeouts", 30),
@@ -57,6 +63,12 @@ ENDPOINTS = [AgentEndpoint("gpu01"), AgentEndpoint("gpu02")]
 def test_a_pools_options(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name}: expected"):
         VLLMPool(ENDPOINTS, **{name: value})
+
+
+def test_a_pools_sampling() -> None:
+    sampling: Any = Sampling(seed=1.5)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"sampling\.seed: expected `int \| null`, got `float`"):
+        VLLMPool(ENDPOINTS, sampling=sampling)
 
 
 @pytest.mark.parametrize("name", ["connect", "probe", "stall", "patience"])
@@ -143,6 +155,10 @@ FLAT: dict[str, Any] = {
     "balance": "strict",
     "concurrency": 5,
     "connector_limit": 6,
+    "timeouts": Timeouts(stall=9),
+    "connection": ConnectionOptions(verify=True),
+    "observer": Observer(),
+    "rng": random.Random(0),
 }
 FLAT_OF_TEXT = {
     **FLAT,
@@ -154,20 +170,42 @@ FLAT_OF_TEXT = {
     "sampling": Sampling(temperature=0.0),
     "use_batch": False,
     "prefix": "off",
+    "prompting": PromptOptions(stream=False),
+    "hosted": HostedOptions(max_cost=5.0),
 }
 FLAT_OF_VECTORS = {**FLAT, "dimensions": 4, "on_too_long": "truncate"}
-OBJECTS = {"endpoints", "prompting", "timeouts", "connection", "observer", "rng", "hosted"}
 
 
 @pytest.mark.parametrize(("pool", "given"), [(VLLMPool, FLAT_OF_TEXT), (EmbeddingPool, FLAT_OF_VECTORS)])
 def test_what_the_constructor_was_given_can_be_read_and_not_changed(pool: Any, given: dict[str, Any]) -> None:
-    assert given.keys() == inspect.signature(pool).parameters.keys() - OBJECTS
+    assert given.keys() == inspect.signature(pool).parameters.keys() - {"endpoints"}
     made = pool(ENDPOINTS, **given)
     assert {name: getattr(made, name) for name in given} == given
     assert {name: getattr(made.slice(0, 1), name) for name in given} == given
-    for name in [*given, "supports_batch", "endpoints", "size"]:
+    for name in [*given, "supports_batch", "gives_vectors", "endpoints", "size"]:
         with pytest.raises(AttributeError, match=name):
             setattr(made, name, 1)
+
+
+VIEWS: list[tuple[Callable[[VLLMPool], object], str]] = [
+    (lambda pool: pool.by_tag("rack", 3), "rack: expected str, got 3"),  # type: ignore[arg-type]
+    (lambda pool: pool.by_tag(3, "rack"), "key: expected str, got 3"),  # type: ignore[arg-type]
+    (lambda pool: pool.by_tag(rack=None), "rack: expected str, got None"),  # type: ignore[arg-type]
+    (lambda pool: pool.select(1), "indices: expected a list, or another iterable, of indices, got 1"),  # type: ignore[arg-type]
+    (lambda pool: pool.select(["a"]), r"select: expected different indices below 2, got \['a'\]"),  # type: ignore[list-item]
+    (lambda pool: pool.select([0.5]), "select: expected different indices"),  # type: ignore[list-item]
+    (lambda pool: pool.slice("a"), "start: expected a whole number, got 'a'"),  # type: ignore[arg-type]
+    (lambda pool: pool.slice(0, 1.0), "stop: expected a whole number, got 1.0"),  # type: ignore[arg-type]
+    (lambda pool: pool.sample(2, rng=3), "rng: expected Random, got 3"),  # type: ignore[arg-type]
+    (lambda pool: pool.sample(None), "n: expected a whole number of at least 0, got None"),  # type: ignore[arg-type]
+    (lambda pool: pool.as_caller(weight=None), "weight: expected a number above 0, got None"),  # type: ignore[arg-type]
+]
+
+
+@pytest.mark.parametrize(("view", "message"), VIEWS, ids=[message for _, message in VIEWS])
+def test_views(view: Callable[[VLLMPool], object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        view(VLLMPool(ENDPOINTS))
 
 
 @pytest.mark.parametrize("prompts", [None, 7, "a prompt", b"a prompt", {"role": "user"}, Prompt("a")])
@@ -183,6 +221,13 @@ async def test_prompts_of_other_types(method: str, prompts: Any) -> None:
     [
         ({"max_tokens": "8"}, "max_tokens: expected a whole number of at least 1, got '8'"),
         ({"sampling": {"temperature": 0}}, "sampling: expected Sampling, got"),
+        ({"sampling": Sampling(temperature="hot")}, r"sampling\.temperature: expected `float \| null`, got `str`"),  # type: ignore[arg-type]
+        ({"sampling": Sampling(extra=[1])}, r"sampling\.extra: expected `object`, got `array`"),  # type: ignore[arg-type]
+        ({"sampling": Sampling(temperature=float("inf"))}, r"sampling\.temperature: expected a finite number"),
+        ({"sampling": Sampling(n=0)}, r"sampling\.n: expected a whole number of at least 1, got 0"),
+        ({"weight": None}, "weight: expected a number above 0, got None"),
+        ({"weight": "2"}, "weight: expected a number above 0, got '2'"),
+        ({"priority": None}, "priority: expected int, got None"),
         ({"on_progress": "bar"}, "on_progress: expected a function, got 'bar'"),
         ({"progress": "bar"}, "progress: expected bool, got 'bar'"),
     ],
@@ -224,6 +269,12 @@ def test_from_hostfile(tmp_path: Path) -> None:
     assert pool.by_tag("tier", "large").endpoints == (AgentEndpoint("gpu01", 8001, {"tier": "large"}),)
     with pytest.raises(HostfileError, match=r"missing\.hostfile"):
         VLLMPool.from_hostfile(tmp_path / "missing.hostfile")
+
+
+def test_without_objects_of_options_those_that_hold_are_read() -> None:
+    pool = VLLMPool(ENDPOINTS)
+    assert (pool.timeouts, pool.connection, pool.prompting) == (Timeouts(), ConnectionOptions(), PromptOptions())
+    assert (pool.hosted, pool.observer, pool.rng) == (HostedOptions(), None, None)
 
 
 def test_what_was_given_can_be_read() -> None:

@@ -38,6 +38,10 @@ MISUSE: list[Any] = [
     [{"role": "user", "content": "a"}, "b"],
     Prompt("a", Sampling(extra={"f": Odd()})),
     Prompt("a", {"temperature": 0}),  # type: ignore[arg-type]
+    Prompt("a", Sampling(temperature="hot")),  # type: ignore[arg-type]
+    Prompt("a", Sampling(seed=1.5)),  # type: ignore[arg-type]
+    Prompt("a", Sampling(temperature=float("nan"))),
+    Prompt("a", Sampling(extra=[1])),  # type: ignore[arg-type]
     Prompt("a", max_tokens=0),
     Prompt("a", format="html"),  # type: ignore[arg-type]
     Prompt(None),  # type: ignore[arg-type]

@@ -33,7 +33,7 @@ async def test_post_to_an_agent_that_is_out_says_so_and_asks_no_other() -> None:
             assert not response.success
             assert str(fleet.endpoints[1]) in (response.error or "") or "can't connect" in (response.error or "")
         assert [len(chats_at(agent)) for agent in fleet.agents] == [0, 0, 0]
-        assert now() < 5.0
+        assert now() < 0.1
 
 
 async def test_post_to_an_agent_that_answers_again_is_answered() -> None:

@@ -83,7 +83,7 @@ def test_a_large_text_on_one_line_takes_no_time_to_speak_of() -> None:
 
 @pytest.mark.parametrize(
     ("max_tokens", "overlap", "match"),
-    [(0, 0, "at least 1: got 0"), (10, 6, r"half of max_tokens \(5\): got 6"), (10, -1, "got -1")],
+    [(0, 0, "at least 1, got 0"), (10, 6, r"half of max_tokens \(5\), got 6"), (10, -1, "got -1")],
 )
 def test_misuse(max_tokens: int, overlap: int, match: str) -> None:
     with pytest.raises(ConfigError, match=match):

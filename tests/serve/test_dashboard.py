@@ -10,11 +10,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Browser, Page, async_playwright, expect
 
 from aurora_pool import ConfigError
+from aurora_pool.serve import rendering
 from aurora_pool.serve.proxies import believe, parse_networks
 from aurora_pool.testing import AgentProfile
 from tests.browser import CHROMIUM, needs_browser
@@ -24,22 +26,39 @@ from tests.serve.test_access import make_keys
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pages show soon what has changed."""
+    monkeypatch.setattr(rendering, "LIVE_EVERY", 0.2)
+
+
+def in_the_browser(test: Any) -> Any:
+    """Mark a test that needs the browser, which one loop starts for all of them."""
+    return needs_browser(pytest.mark.asyncio(loop_scope="module")(pytest.mark.usefixtures("live")(test)))
+
+
 @asynccontextmanager
-async def browsing(**options: Any) -> AsyncIterator[Page]:
+async def browsing(browser: Browser, **options: Any) -> AsyncIterator[Page]:
     """Open a page, and see that it breaks no rule of its own: no error of a script, nothing that the policy stopped."""
     problems: list[str] = []
-    async with async_playwright() as playwright:
-        browser: Browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = await browser.new_page(**options)
-        page.set_default_timeout(15_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: problems.append(said.text) if "Policy" in said.text else None)
-        try:
-            yield page
-            assert not problems
-            assert await page.title() != "owned"
-        finally:
-            await browser.close()
+    page = await browser.new_page(**options)
+    page.set_default_timeout(15_000)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda said: problems.append(said.text) if "Policy" in said.text else None)
+    try:
+        yield page
+        assert not problems
+        assert await page.title() != "owned"
+    finally:
+        await page.close()
 
 
 async def failing(run: Running) -> Any:
@@ -48,9 +67,9 @@ async def failing(run: Running) -> Any:
     return await ended(run.client, await submit(run.client, lines, metadata={"filename": HOSTILE, "note": HOSTILE}))
 
 
-@needs_browser
-async def test_each_page_shows_what_it_is_for_and_runs_nothing_of_a_model(tmp_path: Path) -> None:
-    async with running(tmp_path) as run, browsing() as page:
+@in_the_browser
+async def test_each_page_shows_what_it_is_for_and_runs_nothing_of_a_model(tmp_path: Path, browser: Browser) -> None:
+    async with running(tmp_path) as run, browsing(browser) as page:
         batch = await failing(run)
         await page.goto(run.server.address)
         await expect(page.get_by_role("status")).to_contain_text("2 of 2 agents in service")
@@ -78,9 +97,12 @@ async def test_each_page_shows_what_it_is_for_and_runs_nothing_of_a_model(tmp_pa
         await expect(page.locator("#answer")).to_contain_text(HOSTILE[:30])
 
 
-@needs_browser
-async def test_an_upload_becomes_a_finished_batch_on_a_phone(tmp_path: Path) -> None:
-    async with running(tmp_path) as run, browsing(viewport={"width": 360, "height": 700}, color_scheme="dark") as page:
+@in_the_browser
+async def test_an_upload_becomes_a_finished_batch_on_a_phone(tmp_path: Path, browser: Browser) -> None:
+    async with (
+        running(tmp_path) as run,
+        browsing(browser, viewport={"width": 360, "height": 700}, color_scheme="dark") as page,
+    ):
         await page.goto(f"{run.server.address}/ui/upload")
         await page.get_by_label("File").set_input_files(
             {"name": "in.jsonl", "mimeType": "application/jsonl", "buffer": jsonl(line(f"r{i}") for i in range(20))}
@@ -96,9 +118,9 @@ async def test_an_upload_becomes_a_finished_batch_on_a_phone(tmp_path: Path) -> 
             assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path
 
 
-@needs_browser
-async def test_errors_of_a_file_are_shown_by_line(tmp_path: Path) -> None:
-    async with running(tmp_path) as run, browsing() as page:
+@in_the_browser
+async def test_errors_of_a_file_are_shown_by_line(tmp_path: Path, browser: Browser) -> None:
+    async with running(tmp_path) as run, browsing(browser) as page:
         await page.goto(f"{run.server.address}/ui/upload")
         content = jsonl([line("a")]) + b'{"custom_id": \n' + jsonl([{**line("b"), "method": HOSTILE}])
         await page.get_by_label("File").set_input_files(
@@ -110,9 +132,9 @@ async def test_errors_of_a_file_are_shown_by_line(tmp_path: Path) -> None:
         assert [row.split()[:2] for row in rows] == [["2", "invalid_json_line"], ["3", "invalid_method"]]
 
 
-@needs_browser
-async def test_a_dead_agent_turns_red_and_a_lost_server_is_told(tmp_path: Path) -> None:
-    async with browsing() as page:
+@in_the_browser
+async def test_a_dead_agent_turns_red_and_a_lost_server_is_told(tmp_path: Path, browser: Browser) -> None:
+    async with browsing(browser) as page:
         async with running(tmp_path) as run:
             await page.goto(f"{run.server.address}/ui/")
             dead = page.locator(f"tr[id='agent-{run.fleet.endpoints[1]}']")
@@ -128,10 +150,10 @@ async def test_a_dead_agent_turns_red_and_a_lost_server_is_told(tmp_path: Path) 
         await expect(page.get_by_role("alert")).to_contain_text("can't be reached")
 
 
-@needs_browser
-async def test_jobs_are_paused_resumed_and_cancelled_by_keyboard(tmp_path: Path) -> None:
+@in_the_browser
+async def test_jobs_are_paused_resumed_and_cancelled_by_keyboard(tmp_path: Path, browser: Browser) -> None:
     slow = AgentProfile(slots=2, median_length=400.0, speed=0.5)
-    async with running(tmp_path, profile=slow) as run, browsing() as page:
+    async with running(tmp_path, profile=slow) as run, browsing(browser) as page:
         batch = await submit(run.client, [line(f"r{i}") for i in range(200)])
         page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
         await page.goto(f"{run.server.address}/ui/jobs/{batch.id}")
@@ -142,10 +164,10 @@ async def test_jobs_are_paused_resumed_and_cancelled_by_keyboard(tmp_path: Path)
         await expect(page.get_by_role("status")).to_contain_text("cancelled")
 
 
-@needs_browser
-async def test_keys_are_asked_for_made_and_revoked(tmp_path: Path) -> None:
+@in_the_browser
+async def test_keys_are_asked_for_made_and_revoked(tmp_path: Path, browser: Browser) -> None:
     root, ann = await make_keys(tmp_path, "root", "ann")
-    async with running(tmp_path) as run, browsing() as page:
+    async with running(tmp_path) as run, browsing(browser) as page:
         await page.goto(f"{run.server.address}/ui/jobs")
         await page.get_by_label("Key").fill("ap-wrong")
         await page.get_by_role("button", name="Log in").click()
@@ -207,12 +229,12 @@ async def test_only_named_proxies_are_believed(tmp_path: Path) -> None:
 async def test_a_proxy_can_not_be_made_to_name_another_client() -> None:
     seen: list[tuple[str | None, str, str]] = []
 
-    async def look(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.Response:
         seen.append((request.remote, request.scheme, request.host))
         return web.Response()
 
     app = web.Application(middlewares=[believe(parse_networks(["127.0.0.1", "10.0.0.0/8"]))])
-    app.add_routes([web.get("/", look)])
+    app.add_routes([web.get("/", handler)])
     headers = {
         "X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.1.2.3",
         "X-Forwarded-Proto": "ftp",
@@ -229,6 +251,7 @@ async def test_a_proxy_can_not_be_made_to_name_another_client() -> None:
         parse_networks(["nonsense"])
 
 
+@pytest.mark.usefixtures("live")
 async def test_live_pages_send_what_has_changed(tmp_path: Path) -> None:
     async with running(tmp_path) as run, run.http.get(f"{run.server.address}/ui/?live=1") as reply:
         assert reply.headers["Content-Type"] == "text/event-stream"

@@ -4,6 +4,7 @@ import pytest
 
 from aurora_pool import VLLMPool
 from aurora_pool.testing import SimulatedFleet
+from tests.bare_pytest import BARE
 
 pytest_plugins = ["pytester"]
 
@@ -36,6 +37,12 @@ async def test_the_fixtures_give_a_pool_over_a_fleet(simulated_fleet: SimulatedF
 def test_the_fixtures_work_in_the_strict_mode_of_pytest_asyncio(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(STRICT)
     result = pytester.runpytest_subprocess(
-        "--asyncio-mode=strict", "-W", "error", "--strict-markers", "-o", "asyncio_default_fixture_loop_scope=function"
+        "--asyncio-mode=strict",
+        "-W",
+        "error",
+        "--strict-markers",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+        *BARE,
     )
     result.assert_outcomes(passed=2)

@@ -12,9 +12,6 @@ DryRun: TypeAlias = Annotated[
     bool,
     typer.Option("--dry-run", help="Ask a sample, and say what the job would do and take.", rich_help_panel=DISPLAY),
 ]
-Quiet: TypeAlias = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Show errors and warnings only.", rich_help_panel=DISPLAY)
-]
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=DISPLAY)
 ]
@@ -38,5 +35,5 @@ MetricsPort: TypeAlias = Annotated[
     ),
 ]
 MetricsHost: TypeAlias = Annotated[
-    str, typer.Option(metavar="HOST", help="The address to serve them on.", rich_help_panel=DISPLAY)
+    str, typer.Option(metavar="ADDRESS", help="The address to serve them on.", rich_help_panel=DISPLAY)
 ]

@@ -9,14 +9,14 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from aurora_pool.cli.options.together import is_given
-from aurora_pool.cli.panels import FLEET
+from aurora_pool.cli.panels import FLEET, HOSTFILE_HELP
 
 Hostfile: TypeAlias = Annotated[
     Path | None,
     typer.Option(
         envvar="AURORA_POOL_HOSTFILE",
         metavar="FILE",
-        help="The hostfile: one agent a line; or the folder of a fleet's agents.",
+        help=HOSTFILE_HELP,
         rich_help_panel=FLEET,
     ),
 ]
@@ -56,10 +56,6 @@ Concurrency: TypeAlias = Annotated[
     typer.Option(
         metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
     ),
-]
-Tag: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET),
 ]
 Up: TypeAlias = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-from aurora_pool.cli.config import apply_config
+from aurora_pool.cli.config import CONFIG_HELP, apply_config
 from aurora_pool.cli.panels import INPUT
 from aurora_pool.jobs.formats import InputFormat
 
@@ -26,7 +26,7 @@ Config: TypeAlias = Annotated[
         metavar="FILE",
         is_eager=True,
         callback=apply_config,
-        help="A YAML file with options of this command; the command line wins over it.",
+        help=CONFIG_HELP,
         rich_help_panel=INPUT,
     ),
 ]

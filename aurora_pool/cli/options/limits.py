@@ -21,7 +21,7 @@ Patience: TypeAlias = Annotated[
     typer.Option(
         metavar="SECONDS",
         min=0.1,
-        help="Seconds to wait for the hostfile to appear, and for an agent while none is in service.",
+        help="Seconds to wait for the hostfile, by default 0, and while no agent is in service, by default 60.",
         rich_help_panel=LIMITS,
     ),
 ]

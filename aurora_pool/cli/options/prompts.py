@@ -35,9 +35,6 @@ MaxTokens: TypeAlias = Annotated[
     int | None,
     typer.Option(metavar="N", min=1, help="Tokens to generate per answer at most.", rich_help_panel=SAMPLING),
 ]
-Temperature: TypeAlias = Annotated[
-    float | None, typer.Option(metavar="T", min=0.0, help="0 takes the likeliest token.", rich_help_panel=SAMPLING)
-]
 TopP: TypeAlias = Annotated[
     float | None,
     typer.Option(

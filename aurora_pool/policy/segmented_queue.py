@@ -1,4 +1,4 @@
-"""Prompts in order, first come, first served: work items, and lots, which are taken apart only where they must be."""
+"""A FIFO queue of work items and lots; a lot is split only where it must be."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ Item = TypeVar("Item")
 Lot = TypeVar("Lot", bound=Whole)
 
 
-class Line(Generic[Item, Lot]):
+class SegmentedQueue(Generic[Item, Lot]):
     """A queue of work items and lots.
 
-    >>> line = Line("ab")
-    >>> line.extend("c")
-    >>> line.appendleft("x")
-    >>> list(line), line.take(2), len(line)
+    >>> queue = SegmentedQueue("ab")
+    >>> queue.extend("c")
+    >>> queue.appendleft("x")
+    >>> list(queue), queue.take(2), len(queue)
     (['x', 'a', 'b', 'c'], ['x', 'a'], 2)
     """
 
@@ -52,7 +52,7 @@ class Line(Generic[Item, Lot]):
         return self._length
 
     def __iter__(self) -> Iterator[Item]:
-        """All items, those of lots made now."""
+        """All items; those of lots are materialized now."""
         items: deque[Item] = deque()
         for piece in self._pieces:
             items.extend(self._items_of(piece))
@@ -61,7 +61,7 @@ class Line(Generic[Item, Lot]):
 
     @property
     def singles(self) -> Iterator[Item]:
-        """The items that are here already: not those of lots."""
+        """The items that exist already: not those of lots."""
         return (item for piece in self._pieces if isinstance(piece, deque) for item in piece)
 
     @property
@@ -112,7 +112,7 @@ class Line(Generic[Item, Lot]):
         return head
 
     def take_items(self, most: int) -> Sequence[Item]:
-        """The same, as items whatever it was."""
+        """Take the same, as items in any case."""
         return self._items_of(self.take(most))
 
     def make_items(self, made: list[Item]) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from aurora_pool.hosted import hosted_terms
-from aurora_pool.jobs.options import AgentShare
+from aurora_pool.jobs.options import AgentTotals
 
 if TYPE_CHECKING:
     from aurora_pool.agent_pool import AgentPool
 
 
-class Shares:
+class AgentCounts:
     """Counts what the agents of a pool have answered. Agents that join have higher numbers than those before them."""
 
     def __init__(self, pool: AgentPool) -> None:
@@ -41,7 +41,7 @@ class Shares:
         terms = hosted_terms(self.tags_of(agent_index))
         return model if terms is None else terms.model or model
 
-    def all(self) -> tuple[AgentShare, ...]:
+    def all(self) -> tuple[AgentTotals, ...]:
         """What each has done."""
         counts = sorted(self._counts.items())
-        return tuple(AgentShare(self.name_of(index), prompts, tokens) for index, (prompts, tokens) in counts)
+        return tuple(AgentTotals(self.name_of(index), prompts, tokens) for index, (prompts, tokens) in counts)
