@@ -162,7 +162,7 @@ class AgentPool(PoolCalls):
         return self._view(self._agents.tagged(wanted))
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
-        """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
+        """Draw ``n`` agents at random (by ``rng``), and return a view of them in the order of the hostfile.
 
         Raises :class:`ConfigError` if there are fewer.
         """
