@@ -248,7 +248,7 @@ class AgentPool(PoolCalls):
     async def ask(
         self, prompt: AnyPrompt, max_tokens: int | None = None, *, sampling: Sampling | None = None
     ) -> Response:
-        """Answer one prompt on whichever agent has room for it.
+        """Answer one prompt on whichever agent has capacity for it.
 
         >>> (await pool.ask("Name a colour.", max_tokens=8)).raise_for_status().text  # doctest: +SKIP
         'Blue.'
