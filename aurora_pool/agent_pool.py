@@ -162,7 +162,7 @@ class AgentPool(PoolCalls):
         return self._view(self._agents.tagged(wanted))
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
-        """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
+        """Draw ``n`` agents at random (by ``rng``), and return a view of them in the order of the hostfile.
 
         Raises :class:`ConfigError` if there are fewer.
         """
@@ -248,7 +248,7 @@ class AgentPool(PoolCalls):
     async def ask(
         self, prompt: AnyPrompt, max_tokens: int | None = None, *, sampling: Sampling | None = None
     ) -> Response:
-        """Answer one prompt on whichever agent has room for it.
+        """Answer one prompt on whichever agent has capacity for it.
 
         >>> (await pool.ask("Name a colour.", max_tokens=8)).raise_for_status().text  # doctest: +SKIP
         'Blue.'

@@ -251,20 +251,20 @@ class EnginePool(AgentPool):
 
 
 class _Call:
-    """One caller's prompts on their way through the engine, ``room`` of them at a time.
+    """One caller's prompts on their way through the engine, ``capacity`` of them at a time.
 
-    That is twice what is computed at a time: what waits in the engine begins the moment there is room.
+    That is twice what is computed at a time: what waits in the engine begins the moment a slot is free.
     """
 
     def __init__(
         self,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
         answer: Callable[[int, AnyPrompt], Coroutine[Any, Any, tuple[int, Response]]],
-        room: int,
+        capacity: int,
     ) -> None:
         self._prompts = prompts
         self._answer = answer
-        self._room = asyncio.Semaphore(room)
+        self._capacity = asyncio.Semaphore(capacity)
         self._ended: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -291,7 +291,7 @@ class _Call:
                     total = task.result()
                     continue
                 taken += 1
-                self._room.release()
+                self._capacity.release()
                 yield task.result()
         finally:
             for task in self._tasks:
@@ -300,11 +300,11 @@ class _Call:
 
     async def _feed(self) -> int:
         count = 0
-        await self._room.acquire()
+        await self._capacity.acquire()
         async for prompt in _each(self._prompts):
             self._begin(self._answer(count, prompt))
             count += 1
-            await self._room.acquire()
+            await self._capacity.acquire()
         return count
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

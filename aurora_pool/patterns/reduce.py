@@ -69,7 +69,7 @@ async def tree_reduce(
     answer (of a reasoning model whose ``max_tokens`` were too few, say) is a lost leaf, unless ``keep_blank``.
 
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no items, ``fanin`` below 2, a template
-    without its placeholder, a reduce prompt that leaves no room in the model's context.
+    without its placeholder, a reduce prompt that leaves no tokens for it in the model's context.
     """
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)

@@ -11,7 +11,7 @@ from aurora_pool.policy.affinity import Group, Grouper
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.online import OnlineRoom
+from aurora_pool.policy.online import SlotReservations
 from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.work import Lot, Prompts, WorkItem, tokens_of
 
@@ -27,7 +27,7 @@ class Admission:
     def __init__(self, ledger: Ledger, *, strict: bool, beginning_of: Callable[[Any], Any] | None) -> None:
         self.ledger = ledger
         self.strict = strict
-        self._room = OnlineRoom(ledger)
+        self._reservations = SlotReservations(ledger)
         self._grouper = None if strict or beginning_of is None else Grouper(ledger.affinity, beginning_of)
 
     def admit(self, prompts: Prompts, now: float) -> None:
@@ -38,7 +38,7 @@ class Admission:
         for queue, same in groupby(prompts, attrgetter("queue")):
             run = list(same)
             if self._is_online(queue):
-                run = self._room.place(run, queue, now)
+                run = self._reservations.place(run, queue, now)
                 if not run:
                     continue
             groups = self._groups(run, queue)

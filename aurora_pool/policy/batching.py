@@ -14,7 +14,7 @@ class Staged(SegmentedQueue[WorkItem, Lot]):
 
     __slots__ = ()
 
-    def _made(self, lot: Lot) -> Sequence[WorkItem]:
+    def _materialize(self, lot: Lot) -> Sequence[WorkItem]:
         items = lot.items()
         for item in items:
             item.holders = 1

@@ -89,10 +89,10 @@ class Dispatcher:
                 self.ledger.complete(item, now)
         self.ledger.clear_staged()
 
-    def withdraw_all(self, made: list[WorkItem], now: float) -> None:
-        """Record that a caller no longer wants any of its prompts: those ``made``, and those of lots that add to it."""
-        self.ledger.make_items(made)
-        self.withdraw(made, now)
+    def withdraw_all(self, materialized: list[WorkItem], now: float) -> None:
+        """Withdraw all prompts of a caller: those ``materialized``, and those of lots that add to it."""
+        self.ledger.materialize(materialized)
+        self.withdraw(materialized, now)
 
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written. Until then it waits on this side, and no clock of its agent runs.

@@ -74,7 +74,7 @@ class GroupedQueue(Generic[Item, Lot]):
 
     @property
     def first(self) -> Item | None:
-        """The first prompt, if an item has been made of it."""
+        """The first prompt, if it has an item."""
         return next((queue.first for queue in self._queues() if queue), None)
 
     @property
@@ -171,9 +171,9 @@ class GroupedQueue(Generic[Item, Lot]):
                 break
             self._drop(group)
 
-    def make_items(self, made: list[Item]) -> None:
-        """Make the items of those lots that keep what is made in this list."""
-        self.singles.items.make_items(made)
+    def materialize(self, materialized: list[Item]) -> None:
+        """Materialize the lots whose items are added to this list."""
+        self.singles.items.materialize(materialized)
 
     def clear(self) -> None:
         """Forget everything."""

@@ -126,14 +126,14 @@ class Ledger:
             item.holders -= 1
             item.queue.caller.returned(1)
 
-    def make_items(self, made: list[WorkItem]) -> None:
-        """Make the items of all lots that keep what is made in this list."""
+    def materialize(self, materialized: list[WorkItem]) -> None:
+        """Materialize all lots whose items are added to this list."""
         for queue in self.queues:
-            queue.items.make_items(made)
+            queue.items.materialize(materialized)
         for agent in self.agents:
-            agent.staged.make_items(made)
+            agent.staged.materialize(materialized)
             for request in agent.requests:
-                if request.lot is not None and request.lot.made is made:
+                if request.lot is not None and request.lot.materialized is materialized:
                     request.unreleased()
 
     def complete(self, item: WorkItem, now: float) -> None:

@@ -102,19 +102,19 @@ class Scheduler:
     def _waiting(self) -> int:
         return sum(len(queue.items) for queue in self.ledger.queues)
 
-    def _refill_if_worth(self, agent: AgentState, share: int, room: int) -> int:
+    def _refill_if_worth(self, agent: AgentState, share: int, group_limit: int) -> int:
         """Give an agent its share, if that is worth a request: smaller ones are at the end. Return how many prompts."""
         held = agent.held
         if share and agent.limit - held >= min(agent.min_refill, -(-share // 2)):
             if agent.answers_since_send:
                 agent.check_dry(self.ledger.now)
-            self._refill(agent, min(agent.limit - held, share), room)
+            self._refill(agent, min(agent.limit - held, share), group_limit)
         return agent.held - held
 
-    def _refill(self, agent: AgentState, prompts: int, room: int, *, own: bool = False) -> None:
+    def _refill(self, agent: AgentState, prompts: int, group_limit: int, *, own: bool = False) -> None:
         """Give an agent prompts of the queues whose turn it is, of its ``own`` groups only or of any.
 
-        To keep a group together, it may be given more than ``prompts``, up to ``room``.
+        To keep a group together, it may be given more than ``prompts``, up to ``group_limit``.
         """
         turns = self.ledger.turns
         passed: list[PromptQueue] = []
@@ -127,7 +127,7 @@ class Scheduler:
             if len(turns) > 1:
                 most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
             wanted = max(0, min(prompts, most))
-            taken = self._take_waiting(agent, queue, wanted, min(most, max(wanted, room)), own)
+            taken = self._take_waiting(agent, queue, wanted, min(most, max(wanted, group_limit)), own)
             if not taken and own:
                 break
             prompts -= taken
@@ -288,7 +288,7 @@ def portion(size: int, wanted: int, most: int, *, begun: bool) -> int:
     """Tell how many prompts of a group of this size an agent should take that wants ``wanted``, and may have ``most``.
 
     A group stays together as long as the agent gets no more than twice what it wants. Of one that is larger it takes
-    what it wants, if it has ``begun`` with no other. The rest of what it has no room for waits for it.
+    what it wants, if it has ``begun`` with no other. What it has no capacity for waits for it.
 
     >>> [portion(size, 10, 100, begun=True) for size in (5, 20, 21)], portion(21, 10, 100, begun=False)
     ([5, 20, 0], 10)

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Generic, Self, TypeVar
 
 
-class Whole:
+class BaseLot:
     """A lot, which the queue keeps whole. A base class, not a Protocol: ``isinstance`` is 20 times faster."""
 
     __slots__ = ()
-    made: list[Any]
+    materialized: list[Any]
 
     def __len__(self) -> int:
-        """How many items can be made of it."""
+        """How many prompts it has."""
         raise NotImplementedError
 
     def part(self, start: int, stop: int) -> Self:
@@ -27,7 +27,7 @@ class Whole:
 
 
 Item = TypeVar("Item")
-Lot = TypeVar("Lot", bound=Whole)
+Lot = TypeVar("Lot", bound=BaseLot)
 
 
 class SegmentedQueue(Generic[Item, Lot]):
@@ -80,7 +80,7 @@ class SegmentedQueue(Generic[Item, Lot]):
         """Put items or a lot at the end."""
         pieces = self._pieces
         self._length += len(prompts)
-        if isinstance(prompts, Whole):
+        if isinstance(prompts, BaseLot):
             pieces.append(prompts)
         elif pieces and isinstance(last := pieces[-1], deque):
             last.extend(prompts)
@@ -115,10 +115,10 @@ class SegmentedQueue(Generic[Item, Lot]):
         """Take the same, as items in any case."""
         return self._items_of(self.take(most))
 
-    def make_items(self, made: list[Item]) -> None:
-        """Make the items of those lots that keep what is made in this list."""
+    def materialize(self, materialized: list[Item]) -> None:
+        """Materialize the lots whose items are added to this list."""
         for place, piece in enumerate(self._pieces):
-            if not isinstance(piece, deque) and piece.made is made:
+            if not isinstance(piece, deque) and piece.materialized is materialized:
                 self._pieces[place] = deque(self._items_of(piece))
 
     def clear(self) -> None:
@@ -127,9 +127,9 @@ class SegmentedQueue(Generic[Item, Lot]):
         self._length = 0
 
     def _items_of(self, piece: Sequence[Item] | Lot) -> Sequence[Item]:
-        return self._made(piece) if isinstance(piece, Whole) else piece
+        return self._materialize(piece) if isinstance(piece, BaseLot) else piece
 
-    def _made(self, lot: Lot) -> Sequence[Item]:
+    def _materialize(self, lot: Lot) -> Sequence[Item]:
         return lot.items()
 
     def _head(self) -> deque[Item] | Lot | None:

@@ -95,4 +95,4 @@ def test_items_of_a_part_are_those_of_its_prompts() -> None:
         (4, "prompt 4", 104),
         (7, "prompt 7", 107),
     ]
-    assert [item.index for item in whole.made] == [4, 7]
+    assert [item.index for item in whole.materialized] == [4, 7]

@@ -45,7 +45,7 @@ def two_deaths(rig: Rig) -> list[WorkItem]:
     rig.die(0)
     rig.plan()
     for request in [request for request in rig.open if request.agent == 1]:
-        rig.answer_all(request)  # where all were full, its room goes to what agent 0 held
+        rig.answer_all(request)  # where all were full, its slots go to what agent 0 held
     rig.plan()
     rig.die(1)
     rig.plan()

@@ -130,6 +130,14 @@ def test_an_endpoint_of_other_types(arguments: Any, name: str) -> None:
         AgentEndpoint(*arguments)
 
 
+def test_a_line_of_a_hostfile_may_stand_for_several_agents() -> None:
+    pool = VLLMPool(["gpu[01-02,04] 8001 tier=large  # the fast ones", "gpu03"])
+    assert [str(endpoint) for endpoint in pool.endpoints] == ["gpu01:8001", "gpu02:8001", "gpu04:8001", "gpu03:8000"]
+    assert [endpoint.tags for endpoint in pool.endpoints[:3]] == [{"tier": "large"}] * 3
+    with pytest.raises(ConfigError, match=r"endpoints\[1\]: expected numbers and ranges as in .*, got \[2-1\]"):
+        VLLMPool(["gpu01", "gpu[2-1]"])
+
+
 def test_an_agent_that_is_listed_twice_counts_once_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     pool = VLLMPool(["gpu01", "GPU01:8000", ("gpu02", 8000), AgentEndpoint("gpu01")])
     assert [str(endpoint) for endpoint in pool.endpoints] == ["gpu01:8000", "gpu02:8000"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import assert_type
 
 import openai
@@ -17,8 +18,11 @@ from aurora_pool import (
     format_hostfile,
     parse_hostfile,
 )
+from aurora_pool.contrib.frames import answer_batch
+from aurora_pool.contrib.rows import RowPool
 from aurora_pool.engines import EnginePool
 from aurora_pool.patterns import ReduceResult, map_gather, scatter_gather, tree_reduce
+from aurora_pool.serve import ServerOptions, serving
 
 
 def hostfiles() -> None:
@@ -60,6 +64,14 @@ async def patterns_in_process(pool: EnginePool) -> None:
     assert_type(pool.by_tag("tier", "large"), EnginePool)
     assert_type(pool.max_tokens, int | None)
     EmbeddingPool(["gpu01"]).sync().run(scatter_gather, ["a text"])  # type: ignore[arg-type]
+
+
+def other_frameworks() -> None:
+    RowPool(["gpu[01-02]:8000", ("gpu03", 8001)], max_tokens=8)
+    RowPool("fleet.hostfile", max_token=8)  # type: ignore[call-arg]
+    answer_batch("fleet.hostfile", template="Name {a}.", max_tokens=8)
+    answer_batch("fleet.hostfile", templates="Name {a}.")  # type: ignore[call-arg]
+    serving(["gpu[01-02]:8000"], ServerOptions(data=Path("data")))
 
 
 def without_await(pool: VLLMPool, engine: EnginePool) -> None:
