@@ -1,4 +1,4 @@
-"""Hostfiles: text on one side, :class:`AgentEndpoint` objects on the other.
+"""Hostfiles: text on one side, :class:`AgentEndpoint` objects on the other. Pure.
 
 One agent a line, with an optional port (8000 by default) and optional ``key=value`` tags, separated by spaces or tabs::
 
@@ -37,10 +37,9 @@ from aurora_pool.arguments import shown
 from aurora_pool.engine_names import ENGINE_TAG, ENGINES, check_engine_name
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
 from aurora_pool.hosted import HOSTED_TAG, YES, HostedTerms, hosted_terms
-from aurora_pool.hostfile_source import read_source
 from aurora_pool.nodelist import expand_hosts
 
-__all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "parse_hostfile", "parse_hostfile_text"]
+__all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "identity", "parse_hostfile_text"]
 
 log = logging.getLogger("aurora_pool")
 
@@ -145,31 +144,15 @@ def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
     again: list[AgentEndpoint] = []
     for index, given in enumerate(endpoints):
         endpoint = _as_endpoint(index, given)
-        if _identity(endpoint) in found:
+        if identity(endpoint) in found:
             again.append(endpoint)
         else:
-            found[_identity(endpoint)] = endpoint
+            found[identity(endpoint)] = endpoint
     if again:
         log.warning("%d endpoints are listed more than once and count once, the first being %s", len(again), again[0])
     if not found:
         raise NoAgentsError("a pool needs at least one endpoint")
     return list(found.values())
-
-
-def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
-    """Read a hostfile: a file, a folder of announcements, ``dns://name:port`` or ``k8s://service.namespace:port``.
-
-    Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
-    missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that
-    is merely listed again counts once, with a warning. How folders and names are read is told by
-    :mod:`aurora_pool.hostfile_source`.
-
-    >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
-    [AgentEndpoint(host='localhost', port=8000, ...)]
-    """
-    found = [each for source in read_source(path) for each in parse_hostfile_text(source.text, path=source.path)]
-    # Twice only in a folder: a server's successor listens where it did, and its own line is not stale yet.
-    return list({_identity(endpoint): endpoint for endpoint in found}.values())
 
 
 def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[AgentEndpoint]:
@@ -191,7 +174,7 @@ def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[A
         except HostfileError as error:
             raise HostfileError(error.reason, path=path, line=number) from None
         for endpoint in found:
-            first, line_then = seen.setdefault(_identity(endpoint), (endpoint, number))
+            first, line_then = seen.setdefault(identity(endpoint), (endpoint, number))
             if first is endpoint:
                 endpoints.append(endpoint)
             elif (first.scheme, first.tags) == (endpoint.scheme, endpoint.tags):
@@ -216,7 +199,7 @@ def _warn_once(message: str) -> None:
 
 
 def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
-    r"""Write endpoints as the text of a hostfile that :func:`parse_hostfile` reads back to equal ones.
+    r"""Write endpoints as the text of a hostfile that :func:`~aurora_pool.parse_hostfile` reads back to equal ones.
 
     >>> format_hostfile([AgentEndpoint("gpu02", 8001, {"tier": "large"})])
     'gpu02\t8001\ttier=large\n'
@@ -228,6 +211,12 @@ def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
         tags = [HOSTED_TAG if key == HOSTED_TAG else f"{key}={value}" for key, value in endpoint.tags.items()]
         lines.append("\t".join(where + tags))
     return "".join(line + "\n" for line in lines)
+
+
+def identity(endpoint: AgentEndpoint) -> str:
+    """Write what makes two lines the same agent, however they spell it."""
+    host = str(IPv6Address(endpoint.host)) if ":" in endpoint.host else endpoint.host.lower().rstrip(".")
+    return f"{host} {endpoint.port} {endpoint.path}"
 
 
 # The errors below quote no more of a line than they must: a word in the wrong place may be a key.
@@ -332,9 +321,3 @@ def _check_tag(key: Any, value: Any) -> None:
         raise HostfileError(
             "expected a tag's key and value without spaces and '#', the key without '='", path="AgentEndpoint"
         )
-
-
-def _identity(endpoint: AgentEndpoint) -> str:
-    """Write what makes two lines the same agent, however they spell it."""
-    host = str(IPv6Address(endpoint.host)) if ":" in endpoint.host else endpoint.host.lower().rstrip(".")
-    return f"{host} {endpoint.port} {endpoint.path}"

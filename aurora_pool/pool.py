@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_index, check_instance, check_whole
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
+from aurora_pool.hostfile import AnyEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.callers import Caller, PromptQueue

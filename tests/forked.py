@@ -9,7 +9,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,13 +35,25 @@ for name in ("run", "sim"):
 
 
 class Run:
-    """A command that runs; what it writes goes to files in a folder, ``stdout`` and ``stderr``."""
+    """A command that runs.
 
-    def __init__(self, folder: Path, *arguments: object, file_size: int | None = None) -> None:
+    What it writes goes to files in a folder, ``stdout`` and ``stderr``, or to a ``terminal``, the path of one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: object,
+        stdin: str | Path = os.devnull,
+        terminal: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        file_size: int | None = None,
+    ) -> None:
         self._gave, self._said = folder / "stdout", folder / "stderr"
         for path in (self._gave, self._said):
             path.write_bytes(b"")  # one that is killed at once has not made it
-        target = ([*map(str, arguments)], str(self._gave), str(self._said), dict(os.environ), file_size)
+        files = (str(stdin), str(self._gave), str(self._said)) if terminal is None else (terminal,) * 3
+        target = ([*map(str, arguments)], files, {**os.environ, **(environment or {})}, file_size)
         self._process = FORKING.Process(target=_command, args=target)
         self._process.start()
 
@@ -53,12 +65,12 @@ class Run:
     @property
     def gave(self) -> str:
         """Its standard output so far."""
-        return self._gave.read_text(encoding="utf-8")
+        return self._gave.read_text(encoding="utf-8", errors="replace")
 
     @property
     def said(self) -> str:
         """Its standard error so far."""
-        return self._said.read_text(encoding="utf-8")
+        return self._said.read_text(encoding="utf-8", errors="replace")
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
@@ -103,17 +115,22 @@ def simulated(folder: Path, *options: str) -> Iterator[Path]:
         assert code == 0, f"the simulated fleet ended: {said}"
 
 
-def _command(arguments: list[str], gave: str, said: str, environment: dict[str, str], file_size: int | None) -> None:
+def _command(
+    arguments: list[str], files: tuple[str, str, str], environment: dict[str, str], file_size: int | None
+) -> None:
     """Run a command in a process that has just been forked."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(
-            1, signal.SIGKILL
-        )  # PR_SET_PDEATHSIG: it ends with the tests, also where they are killed
-    for path, number in ((gave, 1), (said, 2)):
-        with Path(path).open("wb") as file:
-            os.dup2(file.fileno(), number)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: it ends with the tests, also with killed ones
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
+    for number, path in enumerate(files):
+        os.dup2(os.open(path, os.O_WRONLY if number else os.O_RDONLY), number)
     os.environ.clear()
     os.environ.update(environment)
+    # As the interpreter makes them when it starts.
+    encoding = environment.get("PYTHONIOENCODING", "utf-8")
+    sys.stdin = open(0, encoding=encoding)  # noqa: SIM115 - for the whole process, as are the others
+    sys.stdout = open(1, "w", encoding=encoding, buffering=1 if os.isatty(1) else -1)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding=encoding, buffering=1, errors="backslashreplace")  # noqa: SIM115
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
     sys.argv = ["aurora-pool", *arguments]

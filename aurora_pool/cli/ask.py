@@ -30,7 +30,7 @@ def ask(
       aurora-pool ask "What is the capital of France?" --hostfile fleet.hostfile
     """
     from aurora_pool.cli.fleet import start
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.hostfile_source import parse_hostfile
     from aurora_pool.messages import Prompt, Response, Sampling
     from aurora_pool.options import Timeouts
     from aurora_pool.pool import VLLMPool

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
-from aurora_pool.hostfile_source import is_followed_by_reading
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile_source import is_followed_by_reading, parse_hostfile
 from aurora_pool.messages import Prompt
 
 if TYPE_CHECKING:

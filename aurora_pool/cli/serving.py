@@ -16,7 +16,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import watch_hostfile
 from aurora_pool.cli.interruptions import Interruptions
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.options import Timeouts
 from aurora_pool.serve.app import open_data
 from aurora_pool.serve.keys import KeyRing, Role, load_secret

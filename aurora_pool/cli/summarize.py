@@ -69,7 +69,7 @@ def summarize(
       aurora-pool summarize report.txt minutes.txt --hostfile fleet.hostfile
     """
     from aurora_pool.cli.fleet import start
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.hostfile_source import parse_hostfile
     from aurora_pool.messages import Sampling
     from aurora_pool.options import Timeouts
     from aurora_pool.patterns import read_documents

@@ -52,7 +52,7 @@ async def _show(hostfile: Path, every: float, *, once: bool) -> None:
     from aurora_pool.cli.fleet import describe_hosted, own_agents
     from aurora_pool.errors import HostfileError
     from aurora_pool.fleets.load import LoadWatch
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.hostfile_source import parse_hostfile
 
     watch = LoadWatch()
     endpoints = parse_hostfile(hostfile)

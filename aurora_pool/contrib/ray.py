@@ -25,7 +25,8 @@ import ray.data
 
 from aurora_pool.contrib.rows import RowPool, RowPrompts, beside, columns_of
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import Sampling
 from aurora_pool.sharing import AgentShare, Part
 

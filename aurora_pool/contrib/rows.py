@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render
 from aurora_pool.pool import VLLMPool

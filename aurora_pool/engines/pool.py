@@ -21,6 +21,8 @@ from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
 
+__all__ = ["Engine", "EngineDied", "EnginePool", "Question", "QuestionRefused"]
+
 _RATE_OVER = 10.0
 """Seconds over which the speed is measured."""
 

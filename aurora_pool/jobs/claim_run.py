@@ -15,11 +15,10 @@ from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.jobs.deadline import RESERVE
 from aurora_pool.jobs.job import Job
-from aurora_pool.jobs.meter import Progress, Standstill
+from aurora_pool.jobs.meter import OnProgress, Progress, Standstill
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, Plan
-from aurora_pool.jobs.run import OnProgress
 from aurora_pool.jobs.standing import standstill_of
 from aurora_pool.jobs.totals import Totals
 from aurora_pool.sharing.roster import Roster
@@ -205,6 +204,7 @@ class ClaimRun:
                 await asyncio.to_thread(self._claims.renew)
             except PoolError as error:
                 logger.warning("%s", error)  # it is an error when there is something to write
+            self._news.set()  # pieces of a driver that died may be free now
 
     async def _watch(self) -> None:
         looked = self._now()

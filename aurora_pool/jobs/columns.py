@@ -11,6 +11,8 @@ from aurora_pool.arguments import check_each_instance, check_instance
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.templates import Template
 
+__all__ = ["Columns"]
+
 SAMPLING_FIELDS = frozenset(
     {
         "add_generation_prompt",

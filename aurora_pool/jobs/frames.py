@@ -17,6 +17,8 @@ from aurora_pool.pool_options import CallOptions
 if TYPE_CHECKING:
     from aurora_pool.pool import VLLMPool
 
+__all__ = ["map_rows"]
+
 Frame = TypeVar("Frame")
 
 

@@ -26,7 +26,9 @@ from aurora_pool.sharing.ranks import Part
 SHOWN = 5
 """How many ids are named where many are wrong."""
 BUCKETS = 256
-"""Into how many files the hashes of ids are divided, each of which is looked at in memory."""
+"""Into how many parts the hashes of ids are divided, which are looked at one after the other."""
+IN_MEMORY = 1 << 20
+"""How many hashes may wait for that in memory; more go to disk, a file for each part."""
 
 OnPiece = Callable[[int, int], None]
 
@@ -184,7 +186,7 @@ def _records(path: Path, wanted: dict[str, int], faults: _Faults) -> dict[str, t
 
 
 class _Ids:
-    """Which ids come twice among any number of them: 64 bits of each on disk, a part of them at a time in memory."""
+    """Which ids come twice among any number of them: 64 bits of each; of many, all but a part of them is on disk."""
 
     def __init__(self, scratch: Path) -> None:
         self._paths = [scratch / f"{number}" for number in range(BUCKETS)]
@@ -198,7 +200,7 @@ class _Ids:
             key = _key(name)
             waiting[key % BUCKETS].append(key)
         self._count += len(names)
-        if self._count >= 1 << 20:
+        if self._count >= IN_MEMORY:
             self._write()
 
     def _write(self) -> None:
@@ -210,11 +212,11 @@ class _Ids:
 
     def twice(self, names: Callable[[], Iterator[str]]) -> list[str]:
         """The ids that were added more than once; ``names`` gives all of them again, if need be."""
-        self._write()
         shared_keys: set[int] = set()
-        for path in self._paths:
-            keys = array("Q")
-            keys.frombytes(path.read_bytes())
+        for path, waiting in zip(self._paths, self._waiting, strict=True):
+            keys = array("Q", waiting)
+            if path.exists():
+                keys.frombytes(path.read_bytes())
             if len(set(keys)) == len(keys):
                 continue
             once: set[int] = set()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aurora_pool.statistics import PoolStatistics
+
+__all__ = ["OnProgress", "Progress", "Standstill"]
 
 _WINDOW = 30.0
 """Seconds over which rates are measured: long enough to even out lists that end together."""
@@ -52,6 +55,10 @@ class Progress:
     drain: float | None = None
     exhausted: bool = False
     prompt_tokens: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+"""Is called with how far a job is."""
 
 
 class Meter:

@@ -1,6 +1,4 @@
-"""Lines of a job's input, read into requests: pure, one line at a time.
-
-Three kinds of line are known:
+"""Lines of a job's input, read into requests: pure, one line at a time. A line is one of three kinds:
 
 - OpenAI Batch: ``{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Hi"}}``;
 - short: ``{"prompt": "Hi"}`` or ``{"messages": [...]}``, with sampling fields, an ``id`` and columns of data beside it;
@@ -19,6 +17,8 @@ import msgspec
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.columns import REQUEST_FIELDS, UNSENT, ColumnError, Columns, RowReader
 from aurora_pool.options import PromptFormat
+
+__all__ = ["Request"]
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -18,7 +18,7 @@ from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.deadline import Deadline
 from aurora_pool.jobs.guardrails import Guard
 from aurora_pool.jobs.journal import Journal
-from aurora_pool.jobs.meter import Meter, Progress
+from aurora_pool.jobs.meter import Meter, OnProgress, Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.prompt_maker import PromptMaker, asked
 from aurora_pool.jobs.records import encode_record
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     JobPool: TypeAlias = VLLMPool | EmbeddingPool | EnginePool
     """A pool that answers jobs."""
 
-OnProgress = Callable[[Progress], None]
-"""Is called with how far a job is."""
 logger = logging.getLogger(__name__)
 _TURN = 256
 """Cached answers after which other tasks get their turn."""

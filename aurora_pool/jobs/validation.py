@@ -15,6 +15,8 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.requests import Request
 from aurora_pool.messages import Prompt, Response, Sampling
 
+__all__ = ["Check", "Expectation", "Remedy"]
+
 Check: TypeAlias = Callable[[str], str | None]
 """Says why an answer will not do, in words that a model could be told; None for one that will."""
 

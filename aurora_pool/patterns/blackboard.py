@@ -20,6 +20,8 @@ from aurora_pool.patterns.templates import SEPARATOR, render
 from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import CallOptions
 
+__all__ = ["Blackboard", "BlackboardResult", "Contribution", "LostContribution", "Role"]
+
 
 @dataclass(frozen=True, slots=True)
 class Role:

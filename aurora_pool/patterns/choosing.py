@@ -20,6 +20,8 @@ from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import check_prompts
 from aurora_pool.prompts.content import check_sampling
 
+__all__ = ["Choice", "Score", "choose", "score"]
+
 MOST_LOGPROBS = 20  # what a server allows by default (--max-logprobs)
 _NEXT = Sampling(
     temperature=0.0,

@@ -14,6 +14,8 @@ from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import CallOptions, listed
 from aurora_pool.progress import OnCallProgress
 
+__all__ = ["broadcast", "map_gather", "sample_many", "scatter_gather"]
+
 
 async def scatter_gather(
     pool: VLLMPool,

@@ -15,6 +15,8 @@ from aurora_pool.patterns.tree import ReduceResult, ReduceTree, why_not
 from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import CallOptions
 
+__all__ = ["PipelineResult", "Stage", "fan_out_fan_in", "run_pipeline"]
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:

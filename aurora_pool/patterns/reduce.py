@@ -17,6 +17,8 @@ from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import CallOptions
 from aurora_pool.progress import OnCallProgress, ProgressReport
 
+__all__ = ["Clean", "broadcast_and_reduce", "map_reduce", "tree_reduce"]
+
 DEFAULT_FANIN = 8
 SPARE_TOKENS = 128
 """Left free in reduce prompts: for the chat template, and what a pool leaves free because lengths are estimates."""

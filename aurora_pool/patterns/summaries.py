@@ -23,6 +23,8 @@ from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.prompts.chunking import chunk_text
 
+__all__ = ["summarize"]
+
 DEFAULT_CHUNK_TOKENS = 2000
 DEFAULT_OVERLAP = 50
 

@@ -21,6 +21,8 @@ from aurora_pool.patterns.templates import render, strip_reasoning
 from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import CallOptions, listed
 
+__all__ = ["Entails", "Uncertainty", "semantic_entropy"]
+
 Entails: TypeAlias = Callable[[str, str, str], bool]
 """Tells whether, as an answer to a question, a first text entails a second: ``entails(question, first, second)``."""
 

@@ -13,6 +13,8 @@ from operator import itemgetter
 from random import Random
 from typing import Any, Literal, NamedTuple, Protocol
 
+__all__ = ["Prefix"]
+
 Prefix = Literal["auto", "off"]
 """Whether prompts that begin alike are kept together."""
 

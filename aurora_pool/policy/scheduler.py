@@ -16,6 +16,8 @@ from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.tail import foresee_end, useful
 from aurora_pool.policy.work import Lot, WorkItem, tokens_of
 
+__all__ = ["Balance"]
+
 Balance = Literal["adaptive", "strict"]
 """How prompts are given to agents: to those with capacity, or round-robin."""
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from aurora_pool.hosted import HostedTerms
+from aurora_pool.hosted import HostedTerms, Left
 from aurora_pool.messages import Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.quota import Budget, Left, Quota
+from aurora_pool.policy.quota import Budget, Quota
 from aurora_pool.policy.rotation import disable
 from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
 

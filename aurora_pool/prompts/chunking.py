@@ -10,6 +10,8 @@ from aurora_pool.arguments import check_callable, check_instance, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.prompts.length import TokenEstimate
 
+__all__ = ["chunk_text"]
+
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
 # Western sentences end before a space; Chinese and Japanese ones need none.
 _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”\u2019)\]]*\s+(?![a-z])|(?<=[。\uff01\uff1f])""")

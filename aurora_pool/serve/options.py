@@ -9,6 +9,8 @@ from pathlib import Path
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.proxies import parse_networks
 
+__all__ = ["ServerOptions", "UserLimits"]
+
 MEBIBYTE = 1 << 20
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -18,6 +18,8 @@ from aurora_pool.serve.app import EXECUTOR, open_app
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.options import ServerOptions
 
+__all__ = ["Server", "serving"]
+
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept: more than what proxies keep theirs for."""
 LINGER = 10.0

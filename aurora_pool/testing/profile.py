@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 
 from aurora_pool.testing.engine import Engine
 
+__all__ = ["AgentProfile", "Reply", "Template"]
+
 Reply: TypeAlias = str | Callable[[str], str]
 """What a simulated server says to everything, or a function from the prompt to it."""
 Template: TypeAlias = Literal["chatml", "trims", "counts", "none"]

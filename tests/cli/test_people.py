@@ -8,7 +8,6 @@ import pty
 import select
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.summary import exit_code_of
 from aurora_pool.terminal import printable
 from tests.cli.conftest import COMMAND, Call
+from tests.forked import Run, simulated
 from tests.jobs.shared import read_records, texts_of, write_jsonl
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"Say {n}."} for n in range(300)]
@@ -86,22 +86,17 @@ def test_an_encoding_costs_no_answer(tmp_path: Path, hostfile: Path, command: st
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path, source: Path, hostfile: Path) -> None:
-    output = os.fsencode(tmp_path / "caf") + b"\xe9.jsonl"
-    name = os.fsdecode(output)
-    command = [*COMMAND, "run", str(source), "-o", name, "--hostfile", str(hostfile), "--json"]
-    ended = subprocess.run(command, capture_output=True, timeout=60, check=False)
-    assert (ended.returncode, b"Traceback" in ended.stderr) == (0, False)
-    assert json.loads(ended.stdout)["answered"] == 300
+    name = os.fsdecode(os.fsencode(tmp_path / "caf") + b"\xe9.jsonl")
+    run = Run(tmp_path, "run", source, "-o", name, "--hostfile", hostfile, "--json")
+    assert run.end()[0] == 0
+    assert json.loads(run.gave)["answered"] == 300
     page = tmp_path / "page.html"
-    ended = subprocess.run(
-        [*COMMAND, "report", name, "--html", str(page)], capture_output=True, timeout=60, check=False
-    )
-    assert (ended.returncode, ended.stderr) == (0, b"")
+    assert Run(tmp_path, "report", name, "--html", page).end() == (0, "")
     assert page.exists()
 
 
 def on_terminal(
-    command: list[str], *, columns: int = 100, question: str = "", answer: str = "", **environment: str
+    folder: Path, *words: object, columns: int = 100, question: str = "", answer: str = "", **environment: str
 ) -> tuple[int, str]:
     """Run a command on a terminal of its own; gives its exit code and what the terminal got.
 
@@ -113,25 +108,20 @@ def on_terminal(
 
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    process = subprocess.Popen(
-        command, stdout=side, stderr=side, stdin=side, env={**os.environ, "TERM": "xterm", **environment}
-    )
-    os.close(side)
+    run = Run(folder, *words, terminal=os.ttyname(side), environment={"TERM": "xterm", **environment})
     said = b""
     while True:
-        if select.select([main], [], [], 0.1)[0]:
-            try:
-                data = os.read(main, 65536)
-            except OSError:  # the other side is closed
-                break
-            said += data
+        alive = run.alive
+        if select.select([main], [], [], 0.01)[0]:
+            said += os.read(main, 65536)
             if question and question.encode() in said:
                 os.write(main, answer.encode())
                 question = ""
-        elif process.poll() is not None:
+        elif not alive:
             break
     os.close(main)
-    return process.wait(), said.decode(errors="replace")
+    os.close(side)
+    return run.end()[0], said.decode(errors="replace")
 
 
 @pytest.mark.parametrize(
@@ -139,7 +129,7 @@ def on_terminal(
     [
         (100, {}),
         (40, {}),
-        (120, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}),
+        (120, {"PYTHONIOENCODING": "ascii"}),
         (80, {"TERM": "dumb"}),
     ],
 )
@@ -147,8 +137,8 @@ def test_a_terminal_of_any_kind(
     tmp_path: Path, source: Path, hostfile: Path, columns: int, environment: dict[str, str]
 ) -> None:
     output = tmp_path / "answers[v2].jsonl"
-    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile)]
-    code, said = on_terminal(command, columns=columns, **environment)
+    words = ("run", source, "-o", output, "--hostfile", hostfile)
+    code, said = on_terminal(tmp_path, *words, columns=columns, **environment)
     assert (code, "Traceback" in said) == (0, False)
     assert "all done: 300 of 300 answered" in said
     assert "answers[v2].jsonl" in said
@@ -163,8 +153,8 @@ def test_quiet_is_quiet_about_data_sets_too(
 
     rows = [{"prompt": f"Say {number}."} for number in range(17)]
     datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "rows", num_shards=17)  # a bar from 17 files on
-    command = [*COMMAND, "run", str(tmp_path / "rows"), "-o", str(tmp_path / "o.jsonl"), "--hostfile", str(hostfile)]
-    code, said = on_terminal([*command, *options])
+    words = ("run", tmp_path / "rows", "-o", tmp_path / "o.jsonl", "--hostfile", hostfile)
+    code, said = on_terminal(tmp_path, *words, *options)
     assert (code, "Loading dataset from disk" in said) == (0, bars)
     assert bars or not said
 
@@ -191,37 +181,23 @@ def test_what_a_terminal_would_obey_is_shown() -> None:
 
 
 def test_a_hangup_ends_a_run_as_sigterm_does(tmp_path: Path, source: Path) -> None:
-    from tests.forked import simulated
-
     output = tmp_path / "out.jsonl"
     with simulated(tmp_path, "--agents", "1", "--slots", "4", "--median-length", "40") as hostfile:
-        command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--grace", "0.5"]
-        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored under nohup, and so by a child
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        signal.signal(signal.SIGHUP, before)
-        while not output.exists() or output.stat().st_size < 1000:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGHUP)
-        _, said = process.communicate(timeout=60)
-    assert (process.returncode, "still to do (terminated)" in said) == (143, True)
+        run = Run(tmp_path, "run", source, "-o", output, "--hostfile", hostfile, "--grace", 0.1)
+        run.wait_until(lambda: output.exists() and output.stat().st_size > 1000, "some records are written")
+        run.send(signal.SIGHUP)
+        code, said = run.end()
+    assert (code, "still to do (terminated)" in said) == (143, True)
     assert len(read_records(output)) == len(texts_of(output)) > 0
 
 
 def test_an_interrupt_ends_the_reading_of_a_pipe(tmp_path: Path, hostfile: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    command = [*COMMAND, "run", str(pipe), "-o", str(tmp_path / "out.jsonl"), "--hostfile", str(hostfile)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out.jsonl.lock").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert (process.returncode, said) == (
-        130,
-        "interrupted before anything was sent; the same command goes on from here\n",
-    )
+    run = Run(tmp_path, "run", pipe, "-o", tmp_path / "out.jsonl", "--hostfile", hostfile)
+    run.wait_until((tmp_path / "out.jsonl.lock").exists, "it reads")
+    run.send(signal.SIGINT)
+    assert run.end() == (130, "interrupted before anything was sent; the same command goes on from here\n")
 
 
 # -- one place decides ------------------------------------------------------------------------------------------------
@@ -238,16 +214,27 @@ def test_what_is_still_to_do_is_never_a_success() -> None:
     assert exit_code_of(JobSummary(**(fields | {"ending": "finished", "remaining": 0}))) is ExitCode.DONE
 
 
-@pytest.mark.parametrize(
-    "line", ['"$@" < IN', 'cat IN | "$@"', '"$@" /dev/stdin < IN', 'cat IN | "$@" /dev/stdin', '"$@" <(cat IN)']
-)
-def test_every_way_to_hand_over_an_input(tmp_path: Path, hostfile: Path, line: str) -> None:
+@pytest.mark.parametrize(("word", "way"), [("-", "file"), ("-", "pipe"), ("/dev/stdin", "file")])
+def test_every_way_to_hand_over_standard_input(tmp_path: Path, hostfile: Path, way: str, word: str) -> None:
+    texts, output = "".join(f"Say {n}.\n" for n in range(50)), tmp_path / "out.jsonl"
+    source = tmp_path / "in"
+    if way == "file":
+        source.write_text(texts)
+    else:
+        os.mkfifo(source)
+    options = ("-o", output, "--hostfile", hostfile, "--input-format", "text")
+    run = Run(tmp_path, "run", word, *options, stdin=source)
+    if way == "pipe":
+        source.write_text(texts)
+    code, said = run.end()
+    assert (code, said.count("all done: 50 of 50")) == (0, 1)
+
+
+@pytest.mark.parametrize("line", ['cat IN | "$@" /dev/stdin', '"$@" <(cat IN)'])
+def test_an_input_may_be_what_another_command_writes(tmp_path: Path, hostfile: Path, line: str) -> None:
     texts = tmp_path / "in"
     texts.write_text("".join(f"Say {n}.\n" for n in range(50)))
-    output = tmp_path / "out.jsonl"
-    words = ["run", "-o", output, "--hostfile", hostfile, "--input-format", "text"]
-    if "/dev" not in line and "<(" not in line:
-        words.append("-")
+    words = ("run", "-o", tmp_path / "out.jsonl", "--hostfile", hostfile, "--input-format", "text")
     code, _, said = shell(line.replace("IN", str(texts)), *words)
     assert (code, said.count("all done: 50 of 50")) == (0, 1)
 
@@ -278,8 +265,8 @@ def test_much_that_would_run_again_is_asked_about_on_a_terminal(
     call: Call, tmp_path: Path, source: Path, hostfile: Path, answer: str, expected: tuple[int, bool]
 ) -> None:
     output = tmp_path / "out.jsonl"
-    command = [*COMMAND, "run", str(source), "-o", str(output), "--hostfile", str(hostfile), "--max-tokens"]
-    call(*command[3:], "16")
-    code, said = on_terminal([*command, "3"], question="go on? [y/N]", answer=answer)
+    command = ("run", source, "-o", output, "--hostfile", hostfile, "--max-tokens")
+    call(*command, "16")
+    code, said = on_terminal(tmp_path, *command, "3", question="go on? [y/N]", answer=answer)
     most = max(record["response"]["body"]["usage"]["completion_tokens"] for record in read_records(output))
     assert (code, most <= 3, "300 of 300 answered requests have changed" in said) == (*expected, True)

@@ -160,13 +160,15 @@ def test_what_is_merged_is_proven(tmp_path: Path) -> None:
         merge(drivers.shared, tmp_path / "more.jsonl")
 
 
-def test_an_id_that_stands_in_two_pieces_is_found(tmp_path: Path) -> None:
+def test_an_id_that_stands_in_two_pieces_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_jsonl(tmp_path / "in.jsonl", [*lines(30), {"id": "p3", "prompt": "Say it again."}])
     with failing_fleet(tmp_path, 1, random.Random(0), faults=False) as hostfile:
         drivers = Drivers(tmp_path, source, hostfile, "--piece-lines", 10)
         assert drivers.start().end()[0] == 0
-    with pytest.raises(BadRecord, match=r"twice in the input: 1 \('p3'\)"):
-        merge(drivers.shared, tmp_path / "out.jsonl")
+    for in_memory in (1 << 20, 15):  # all of them; all but those of the third piece
+        monkeypatch.setattr("aurora_pool.jobs.merge.IN_MEMORY", in_memory)
+        with pytest.raises(BadRecord, match=r"twice in the input: 1 \('p3'\)"):
+            merge(drivers.shared, tmp_path / "out.jsonl")
 
 
 def test_a_bad_line_stops_its_piece_only_and_is_told(tmp_path: Path) -> None:
