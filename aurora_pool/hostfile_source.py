@@ -51,7 +51,11 @@ def is_followed_by_reading(path: str | Path) -> bool:
 def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
     """Read a hostfile: a file, a folder of announcements, ``dns://name:port`` or ``k8s://service.namespace:port``.
 
-    Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
+    Returns its agents in the order of the file, which has one a line: a host, or several as in ``gpu[01-16]``, then a
+    port and ``key=value`` tags if need be, as in ``gpu02 8001 tier=large``. In a folder, files that nobody has touched
+    for 30 seconds don't count.
+
+    Raises :class:`HostfileError`, which names the file and the line, for a
     missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that
     is merely listed again counts once, with a warning.
 
@@ -69,7 +73,7 @@ def _read_source(path: str | Path) -> Sequence[_SourceText]:
     Raises :class:`HostfileError` if it can't be read, or if it is a folder or a name behind which nobody is.
     """
     if _NAMED.match(str(path)):
-        return [_SourceText(str(path), _look_up(str(path)))]
+        return [_SourceText(str(path), _lookup(str(path)))]
     try:
         if Path(path).is_dir():
             return _read_folder(Path(path), time.time())
@@ -106,7 +110,7 @@ def _read_folder(folder: Path, now: float) -> list[_SourceText]:
     raise HostfileError("no agent in it; expected a file with one line for each agent", path=folder)
 
 
-def _look_up(address: str) -> str:
+def _lookup(address: str) -> str:
     match = _NAME.fullmatch(address)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise HostfileError("expected dns://name:port or k8s://service.namespace:port", path=address)

@@ -144,7 +144,7 @@ class Job:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
-    async def look(self, pool: JobPool) -> Resumed:
+    async def inspect(self, pool: JobPool) -> Resumed:
         """Read what an earlier run has left, change nothing, and run nothing. Such a job can't be run."""
         if not self._journal.resumable:
             return Resumed()

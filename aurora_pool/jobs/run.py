@@ -119,7 +119,7 @@ class Run:
         try:
             if self._ending == "stopped":
                 self._work.cancel()
-            self._look_at_deadline(self._now())
+            self._check_deadline(self._now())
             await asyncio.wait({self._work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (self._work, watch):
@@ -273,15 +273,15 @@ class Run:
                 # In a thread: a busy file system takes seconds for it.
                 await asyncio.to_thread(self._journal.sync)
                 synced = self._now()
-            self._look_at_deadline(now)
+            self._check_deadline(now)
             if self._on_progress is None and not self._options.run_log:
                 continue  # nobody wants to know: a snapshot of thousands of agents takes milliseconds
             statistics = self._pool.statistics()
-            self._log.look(now - self._meter.started, statistics)
+            self._log.sample(now - self._meter.started, statistics)
             if self._on_progress is not None:
                 self._on_progress(self._progress(now, statistics))
 
-    def _look_at_deadline(self, now: float) -> None:
+    def _check_deadline(self, now: float) -> None:
         if self._deadline.is_over(now):
             self.end("out of time", "the allocation ends")
             if self._work is not None:

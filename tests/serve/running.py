@@ -124,11 +124,11 @@ async def submit(
 async def ended(client: openai.AsyncOpenAI, batch: Batch, within: float = 100.0) -> Batch:
     """Wait until a batch has ended."""
 
-    async def look() -> Batch | None:
+    async def read() -> Batch | None:
         found = await client.batches.retrieve(batch.id)
         return found if found.status in ENDED else None
 
-    found: Batch = await until(look, within)
+    found: Batch = await until(read, within)
     return found
 
 
