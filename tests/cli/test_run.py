@@ -331,7 +331,7 @@ def test_agents_with_a_tag_only(call: Call, source: Path, output: Path, hostfile
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        (("role=none",), "none of the 4 agents in the hostfile has role=none"),
+        (("role=none",), "none of 4 agents in the hostfile has role=none"),
         (("role",), "--tag: expected KEY=VALUE, got 'role'"),
         (("a=1", "a=2"), "no agent has two values of 'a'"),
     ],
