@@ -93,7 +93,10 @@ class EmbeddingPool(AgentPool):
         """
         return cls(parse_hostfile(path), **options)
 
-    gives_vectors = True
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether its responses hold embeddings: they do."""
+        return True
 
     @property
     def supports_batch(self) -> bool:

@@ -51,7 +51,11 @@ def is_followed_by_reading(path: str | Path) -> bool:
 def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
     """Read a hostfile: a file, a folder of announcements, ``dns://name:port`` or ``k8s://service.namespace:port``.
 
-    Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
+    Returns its agents in the order of the file, which has one a line: a host, or several as in ``gpu[01-16]``, then a
+    port and ``key=value`` tags if need be, as in ``gpu02 8001 tier=large``. In a folder, files that nobody has touched
+    for 30 seconds don't count.
+
+    Raises :class:`HostfileError`, which names the file and the line, for a
     missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that
     is merely listed again counts once, with a warning.
 

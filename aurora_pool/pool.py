@@ -122,7 +122,9 @@ class VLLMPool(AgentPool):
             stream=prompting.stream,
         )
         super().__init__(endpoints, Serving(model, model_max_context), options)
-        self._driver.spill_over(hosted or HostedOptions())
+        self._hosted = hosted or HostedOptions()
+        self._driver.spill_over(self._hosted)
+        self._prompt_options = prompting
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation
         self._buffer = buffer
@@ -183,6 +185,16 @@ class VLLMPool(AgentPool):
     def prefix(self) -> Prefix:
         """Whether prompts that share a long beginning are kept together: ``"auto"`` or ``"off"``."""
         return self._options.prefix
+
+    @property
+    def prompting(self) -> PromptOptions:
+        """How prompts become requests."""
+        return self._prompt_options
+
+    @property
+    def hosted(self) -> HostedOptions:
+        """When hosted agents are asked, and what they may cost."""
+        return self._hosted
 
     @property
     def model_max_context(self) -> int | None:
@@ -273,7 +285,7 @@ class VLLMPool(AgentPool):
         return BlockingPool(self)
 
     def openai_client(self) -> openai.AsyncOpenAI:
-        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`.
+        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool.
 
         >>> client = pool.openai_client()  # doctest: +SKIP
         >>> await client.chat.completions.create(model=pool.model, messages=[...])  # doctest: +SKIP

@@ -16,6 +16,9 @@ __all__ = ["AgentStatistics", "PoolStatistics", "snapshot"]
 class AgentStatistics:
     """One agent: its state, what it holds, what it has done.
 
+    ``state`` is ``in service``, ``rate-limited`` (in service, but cooling down after a 429), ``out``, ``probing`` (out,
+    and asked whether it answers again) or ``removed``.
+
     ``in_flight`` and ``window`` are counted in prompts; ``window`` is how many it may hold. ``tokens_per_second`` is
     its throughput now, over all its prompts. ``failures`` counts failed requests by outcome. ``last_answer_age`` is
     the seconds since its last answer, None before the first; ``oldest_age`` since it was sent the oldest request it

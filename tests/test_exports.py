@@ -137,9 +137,9 @@ def test_what_is_public_is_listed_by_the_module_that_defines_it() -> None:
 
 
 def test_the_reference_has_every_adapter_and_all_that_pages_and_examples_import() -> None:
-    rooms = ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
+    packages = ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
     adapters = {path.stem for path in (ROOT / "aurora_pool" / "contrib").glob("[!_]*.py")}
-    assert {"aurora_pool", *(f"aurora_pool.{room}" for room in rooms)} <= PUBLIC
+    assert {"aurora_pool", *(f"aurora_pool.{package}" for package in packages)} <= PUBLIC
     assert {f"aurora_pool.contrib.{name}" for name in adapters} <= PUBLIC
     for path in (*PAGES, *EXAMPLES):
         for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):

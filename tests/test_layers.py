@@ -24,9 +24,10 @@ LAYERS = (
     ("runtime", "sharing"),
     ("prompts",),
     ("pool_options",),
+    ("pool_calls",),
     ("agent_pool",),
-    ("blocking", "engines"),
-    ("pool", "embeddings"),
+    ("blocking",),
+    ("pool", "embeddings", "engines"),
     ("aggregators", "patterns", "jobs", "testing", "fleets"),
     ("serve", "contrib"),
     ("cli",),
@@ -195,6 +196,12 @@ def test_the_picture_shows_these_imports() -> None:
     graph = runpy.run_path(str(DOCS / "graph.py"))
     drawn = graph["draw"](graph["without_shortcuts"](graph["rooms"]()))
     assert (DOCS / "architecture.svg").read_text(encoding="utf-8") == drawn, "make graph"
+
+
+def test_the_page_names_every_room() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {top(name): f"`{top(name)}.py`" if top(name) in MODULES else f"`{top(name)}/`" for name in MODULES}
+    assert {room for room, shown in rooms.items() if shown not in page} == {"__init__", "__main__"}
 
 
 def test_pure_modules_import_pure_modules_only() -> None:

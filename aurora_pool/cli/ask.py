@@ -30,14 +30,15 @@ def ask(
     Example:
       aurora-pool ask "What is the capital of France?" --hostfile fleet.hostfile
     """
-    from aurora_pool.cli.fleet import having, parse_tags, start
+    from aurora_pool.arguments import parse_pairs
+    from aurora_pool.cli.fleet import having, start
     from aurora_pool.hostfile_source import parse_hostfile
     from aurora_pool.messages import Prompt, Response, Sampling
     from aurora_pool.options import Timeouts
     from aurora_pool.pool import VLLMPool
 
     async def answer() -> Response:
-        endpoints = having(parse_hostfile(hostfile), parse_tags(tag or []))
+        endpoints = having(parse_hostfile(hostfile), parse_pairs("--tag", tag or []))
         pool = VLLMPool(endpoints, model=model, timeouts=Timeouts(patience=patience))
         try:
             await start(pool)

@@ -27,24 +27,6 @@ PATIENCE = 60.0
 logger = logging.getLogger("aurora_pool")
 
 
-def parse_tags(pairs: Sequence[str]) -> dict[str, str]:
-    """Read ``key=value`` pairs.
-
-    >>> parse_tags(["role=chat", "tier=large"])
-    {'role': 'chat', 'tier': 'large'}
-
-    Raises :class:`~aurora_pool.errors.ConfigError`.
-    """
-    tags: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals or not value:
-            raise ConfigError(f"--tag: expected KEY=VALUE, got {pair!r}")
-        if tags.setdefault(key, value) != value:
-            raise ConfigError(f"--tag: no agent has two values of {key!r}, {tags[key]!r} and {value!r}")
-    return tags
-
-
 def having(endpoints: Sequence[AgentEndpoint], tags: Mapping[str, str]) -> list[AgentEndpoint]:
     """Select the agents that have all of these tags. Raises :class:`~aurora_pool.errors.NoAgentsError` if none has."""
     found = [endpoint for endpoint in endpoints if tags.items() <= endpoint.tags.items()]

@@ -69,7 +69,8 @@ def summarize(
     Example:
       aurora-pool summarize report.txt minutes.txt --hostfile fleet.hostfile
     """
-    from aurora_pool.cli.fleet import having, parse_tags, start
+    from aurora_pool.arguments import parse_pairs
+    from aurora_pool.cli.fleet import having, start
     from aurora_pool.hostfile_source import parse_hostfile
     from aurora_pool.messages import Sampling
     from aurora_pool.options import Timeouts
@@ -84,7 +85,7 @@ def summarize(
     async def work() -> ReduceResult:
         documents = read_documents(files, input_format=input_format.value)
         pool = VLLMPool(
-            having(parse_hostfile(hostfile), parse_tags(tag or [])),
+            having(parse_hostfile(hostfile), parse_pairs("--tag", tag or [])),
             model=model,
             max_tokens_aggregation=max_tokens,
             sampling=Sampling(temperature=temperature),

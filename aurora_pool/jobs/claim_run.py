@@ -123,7 +123,7 @@ class ClaimRun:
     # -- pieces -------------------------------------------------------------------------------------------------
 
     async def _take_piece(self) -> bool:
-        """Take a piece if there is room for one in the agents' windows, and tell whether there was."""
+        """Take a piece if the agents' windows have capacity for one, and tell whether they had."""
         ends = self._ending != "finished" or self._error is not None
         if ends or self._claimed >= self._wanted or self._now() < self._nothing_free_until:
             return False

@@ -116,11 +116,6 @@ class Meter:
             return 0.0
         return remaining / rate if rate > 0 else None
 
-    def slow_latency(self) -> float:
-        """What nearly every prompt stays below lately, in seconds: the 95th percentile; 0 before the first answer."""
-        ordered = sorted(self._latencies)
-        return ordered[int(len(ordered) * 0.95)] if ordered else 0.0
-
     def quiet_for(self, *, now: float, factor: float, at_least: float) -> float | None:
         """Seconds without an answer, if they are more than ``factor`` times the usual latency and ``at_least``."""
         usual = sorted(self._latencies)[len(self._latencies) // 2] if self._latencies else 0.0

@@ -14,11 +14,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+from aurora_pool.policy.affinity import PrefixAffinity
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.callers import Caller, PromptQueue
-from aurora_pool.policy.fair_queueing import Turns
-from aurora_pool.policy.homes import Homes
+from aurora_pool.policy.fair_queueing import FairQueueing
 from aurora_pool.policy.lengths import Lengths
 from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
 from aurora_pool.policy.retry import RetryBudget
@@ -40,7 +40,7 @@ class Ledger:
         """The queues in which something waits."""
         self.grouped: dict[PromptQueue, None] = {}
         """Those of them in which groups of prompts wait that begin alike."""
-        self.turns = Turns()
+        self.turns = FairQueueing()
         """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
         """The agents whose credits may have changed since the last plan, all that have something staged among them."""
@@ -49,7 +49,7 @@ class Ledger:
         self.timers = Timers()
         self.pending = Plan()
         self.lengths = Lengths()
-        self.homes = Homes(len(names))
+        self.affinity = PrefixAffinity(len(names))
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.quarantining: dict[PromptQueue, None] = {}
         """The queues in which quarantined prompts wait."""
@@ -126,14 +126,14 @@ class Ledger:
             item.holders -= 1
             item.queue.caller.returned(1)
 
-    def make_items(self, made: list[WorkItem]) -> None:
-        """Make the items of all lots that keep what is made in this list."""
+    def materialize(self, materialized: list[WorkItem]) -> None:
+        """Materialize all lots whose items are added to this list."""
         for queue in self.queues:
-            queue.items.make_items(made)
+            queue.items.materialize(materialized)
         for agent in self.agents:
-            agent.staged.make_items(made)
+            agent.staged.materialize(materialized)
             for request in agent.requests:
-                if request.lot is not None and request.lot.made is made:
+                if request.lot is not None and request.lot.materialized is materialized:
                     request.unreleased()
 
     def complete(self, item: WorkItem, now: float) -> None:
@@ -311,7 +311,7 @@ class Ledger:
         self.names.append(name)
         self.agents.append(agent)
         self.in_service += 1
-        self.homes.joined()
+        self.affinity.joined()
         self.touched[agent] = None
         self.rescan()
         return agent.index

@@ -97,11 +97,11 @@ class Spillover:
         queues = [queue for queue in ledger.queues if queue.items and queue.view.hosted and self._is_due(queue, now)]
         queues.sort(key=lambda queue: (queue.caller.priority, queue.caller.service))
         for queue in queues:
-            agents = [agent for agent in map(ledger.agents.__getitem__, queue.view.hosted) if self._has_room(agent)]
+            agents = [agent for agent in map(ledger.agents.__getitem__, queue.view.hosted) if self._has_capacity(agent)]
             if agents:
                 self._spill(queue, agents, now)
 
-    def _has_room(self, agent: AgentState) -> bool:
+    def _has_capacity(self, agent: AgentState) -> bool:
         return agent.available and agent.quota is not None and agent.held < agent.quota.terms.at_once
 
     def _is_due(self, queue: PromptQueue, now: float) -> bool:
@@ -125,7 +125,7 @@ class Spillover:
     def _send(self, item: WorkItem, agents: list[AgentState], now: float) -> bool:
         """Send a prompt to the cheapest of these agents; return whether one could take it.
 
-        Those that have no room, quota or money left for now are taken off the list.
+        Those that have no capacity, quota or money left for now are taken off the list.
         """
         portable = item.portable
         if portable is None:
@@ -147,7 +147,7 @@ class Spillover:
                 quota.reserve(tokens, now)
                 item.queue.caller.charge(1, item.prompt_tokens)
                 self._reserved[self._open(item, agent, now)] = (tokens, cost)
-                if not self._has_room(agent):
+                if not self._has_capacity(agent):
                     agents.remove(agent)
                 return True
             agents.remove(agent)

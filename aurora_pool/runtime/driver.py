@@ -208,10 +208,10 @@ class Driver:
         self.dispatcher.withdraw(items, self.now)
         self._make_round()
 
-    def withdraw_all(self, made: list[WorkItem]) -> None:
-        """The same for all prompts of a caller: those ``made``, and those of lots that add to it."""
+    def withdraw_all(self, materialized: list[WorkItem]) -> None:
+        """Withdraw all prompts of a caller: those ``materialized``, and those of lots that add to it."""
         self._admit()
-        self.dispatcher.withdraw_all(made, self.now)
+        self.dispatcher.withdraw_all(materialized, self.now)
         self._make_round()
 
     def capacity(self, queue: PromptQueue) -> int:

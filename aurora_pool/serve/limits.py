@@ -28,7 +28,7 @@ class RequestRates:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, user: str, per_minute: int, now: float) -> float:
-        """Count one request; return 0, or the seconds after which there is room for it.
+        """Count one request; return 0, or the seconds after which it is within the limit.
 
         >>> rates = RequestRates()
         >>> rates.take("ann", 1, 0.0), rates.take("ann", 1, 0.0), rates.take("ann", 1, 60.0)
