@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aurora_pool.errors import PoolError
+from aurora_pool.errors import PoolError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import ConnectionOptions, Timeouts
 from aurora_pool.pool import VLLMPool
@@ -187,9 +187,9 @@ class ServedFleet:
         """Build the pools and the models from what the agents reported; pools whose model stays are kept."""
         groups: dict[str, list[AgentEndpoint]] = {}
         for members in _components({endpoint: _names(reported) for endpoint, reported in self._reported.items()}):
-            counted = Counter(name for endpoint in members for name in _base_names(self._reported[endpoint]))
-            if counted:
-                groups[counted.most_common(1)[0][0]] = members
+            served = Counter(name for endpoint in members for name in _base_names(self._reported[endpoint]))
+            if served:
+                groups[served.most_common(1)[0][0]] = members
         for name, pool in list(self._pools.items()):
             if name not in groups:
                 del self._pools[name]
@@ -209,7 +209,7 @@ class ServedFleet:
                 await pool.close()
                 continue
             self._pools[name] = pool
-            logger.info("%s is served by %d agents", name, len(members))
+            logger.info("%s is served by %s", name, counted(len(members), "agent"))
         self._models = self._named()
         self._changed.set()
         self._changed.clear()

@@ -14,7 +14,8 @@ from aurora_pool.testing import AgentProfile, Fault, SimulatedFleet, run_simulat
 
 AGENTS = 3
 PROMPTS = [f"Tell me about the number {i}." for i in range(1400)]
-PROFILE = AgentProfile(slots=64, median_length=50, longest=250)
+PROFILE = AgentProfile(slots=64, median_length=10, shortest=2, longest=50, step_base=0.04, step_per_sequence=0.00015)
+"""Few tokens in long steps: to simulate them costs less than many in short ones, and takes as many seconds there."""
 POLL_EVERY = 0.05
 
 

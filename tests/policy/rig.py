@@ -302,10 +302,11 @@ class Rig:
         assert self._ledger.in_flight == sum(held.values())
         for caller in {item.queue.caller for item in self.items}:
             assert caller.in_flight == sum(count for item, count in holders.items() if item.queue.caller is caller)
+        held_by, results, withdrawn = holders.get, self.results.get, self.withdrawn
         for item in self.items:
-            assert item.holders == holders[item] <= 2
-            assert self.results[item] <= 1
-            assert item.done == bool(self.results[item] or item in self.withdrawn)
+            assert item.holders == held_by(item, 0) <= 2
+            assert results(item, 0) <= 1
+            assert item.done == bool(results(item, 0) or item in withdrawn)
         self._check_nobody_idles()
 
     def _check_nobody_idles(self) -> None:

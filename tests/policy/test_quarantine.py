@@ -261,14 +261,14 @@ def test_the_only_agent_serves_the_others_first() -> None:
 
 
 def test_quarantined_prompts_are_not_put_off_for_ever() -> None:
-    rig = Rig(3)
-    rig.admit(900)
+    rig = Rig(3, window=16)
+    rig.admit(60)
     rig.plan()
     quarantined = two_deaths(rig)
     since = rig.now
     while not any(item.done for item in quarantined):
         assert rig.now < since + QUARANTINE_DELAY + 5.0
-        rig.admit(300)  # there is always more to do
+        rig.admit(48)  # there is always more to do
         for request in list(rig.open):
             rig.answer_all(request)
         rig.wait(1.0)
