@@ -29,7 +29,8 @@ from aurora_pool.errors import (
     TransportError,
     WrongModel,
 )
-from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, format_hostfile, parse_hostfile
+from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, format_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import (
     AnyPrompt,
     AttemptsExhausted,

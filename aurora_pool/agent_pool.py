@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import operator
 import random
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import aclosing
 from numbers import Integral
 from typing import Any, Self
 
@@ -14,11 +12,12 @@ from aurora_pool.arguments import check_instance, check_many, check_whole
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response, Sampling
-from aurora_pool.policy.callers import Caller, PromptQueue
+from aurora_pool.options import ConnectionOptions, Observer, Timeouts
+from aurora_pool.policy.callers import Caller
 from aurora_pool.policy.scheduler import Balance
+from aurora_pool.pool_calls import PoolCalls
 from aurora_pool.pool_options import CallOptions, check_prompts
-from aurora_pool.progress import OnCallProgress, ProgressReport
-from aurora_pool.runtime.call import Call
+from aurora_pool.progress import OnCallProgress
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.fleet_options import FleetOptions
@@ -26,13 +25,12 @@ from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
 from aurora_pool.runtime.open_files import ensure_open_files, files_for
-from aurora_pool.runtime.request_kinds import PlanPrompts
 from aurora_pool.statistics import PoolStatistics, snapshot
 
 __all__ = ["AgentPool"]
 
 
-class AgentPool:
+class AgentPool(PoolCalls):
     """A fleet of agents, or a view of some of them: what all kinds of pools have in common.
 
     A view (:meth:`by_tag`, :meth:`sample`, :meth:`select`, :meth:`slice`) shares connections, windows and breakers with
@@ -70,8 +68,10 @@ class AgentPool:
         """Whether prompts go as list requests; where not, :meth:`send_all_batched` sends them one by one."""
         return False
 
-    gives_vectors = False
-    """Whether its responses hold embeddings instead of texts."""
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether its responses hold embeddings instead of texts."""
+        return False
 
     @property
     def timeout(self) -> float | None:
@@ -92,6 +92,26 @@ class AgentPool:
     def connector_limit(self) -> int | None:
         """The most open connections; None sets no limit."""
         return self._options.connector_limit
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long the pool waits for what."""
+        return self._driver.timeouts
+
+    @property
+    def connection(self) -> ConnectionOptions:
+        """What every connection to an agent needs."""
+        return self._options.connection or ConnectionOptions()
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of events; None if nobody is."""
+        return self._options.observer
+
+    @property
+    def rng(self) -> random.Random | None:
+        """What draws at random, if the constructor was given it."""
+        return self._options.rng
 
     @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
@@ -142,7 +162,7 @@ class AgentPool:
         return self._view(self._agents.tagged(wanted))
 
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
-        """Return a view of ``n`` agents drawn at random (by ``rng``), in the order of the hostfile.
+        """Draw ``n`` agents at random (by ``rng``), and return a view of them in the order of the hostfile.
 
         Raises :class:`ConfigError` if there are fewer.
         """
@@ -228,7 +248,7 @@ class AgentPool:
     async def ask(
         self, prompt: AnyPrompt, max_tokens: int | None = None, *, sampling: Sampling | None = None
     ) -> Response:
-        """Answer one prompt on whichever agent has room for it.
+        """Answer one prompt on whichever agent has capacity for it.
 
         >>> (await pool.ask("Name a colour.", max_tokens=8)).raise_for_status().text  # doctest: +SKIP
         'Blue.'
@@ -310,33 +330,3 @@ class AgentPool:
         ``otherwise`` takes them while none of these agents is in service; without it they wait for one.
         """
         return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller, otherwise)
-
-    async def _gather(self, queue: PromptQueue, prompts: Iterable[AnyPrompt], options: CallOptions) -> list[Response]:
-        check_prompts(prompts)
-        return await (await self._call(queue, prompts, options, None)).all()
-
-    async def _reported(
-        self, prompts: Iterable[AnyPrompt], options: CallOptions, on_progress: OnCallProgress | None, progress: bool
-    ) -> list[Response]:
-        check_prompts(prompts)
-        total = max(-1, operator.length_hint(prompts, -1))
-        with ProgressReport(None if total < 0 else total, on_progress=on_progress, progress=progress) as report:
-            call = await self._call(self._agents.queue, prompts, options, None)
-            return await call.all(report.count if report.wanted else None)
-
-    async def _responses(
-        self, prompts: AnyPrompts, options: CallOptions, total: int | None
-    ) -> AsyncGenerator[tuple[int, Response]]:
-        call = await self._call(self._agents.queue, prompts, options, total)
-        async with aclosing(call.responses()) as responses:
-            async for pair in responses:
-                yield pair
-
-    async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
-        await self.start()
-        queue = queue.for_call(self._caller or Caller(weight=options.weight, priority=options.priority))
-        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
-
-    def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
-        """How this kind of pool makes items of one call's prompts."""
-        raise NotImplementedError

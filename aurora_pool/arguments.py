@@ -24,6 +24,7 @@ __all__ = [
     "check_tag",
     "check_whole",
     "is_index",
+    "parse_pairs",
     "shown",
 ]
 
@@ -186,3 +187,22 @@ def _check_above_0(what: str, optional: bool, arguments: Mapping[str, Any]) -> N
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def parse_pairs(name: str, pairs: Iterable[str]) -> dict[str, str]:
+    """Read ``key=value`` pairs. Raises :class:`ConfigError` for anything else, and for a key with two values.
+
+    >>> parse_pairs("--tag", ["role=chat", "tier=large"])
+    {'role': 'chat', 'tier': 'large'}
+    >>> parse_pairs("--tag", ["role"])
+    Traceback (most recent call last):
+    aurora_pool.errors.ConfigError: --tag: expected KEY=VALUE, got 'role'
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, _, value = pair.partition("=")
+        if not key or not value:
+            raise ConfigError(f"{name}: expected KEY=VALUE, got {pair!r}")
+        if found.setdefault(key, value) != value:
+            raise ConfigError(f"{name}: {key!r} has two values, {found[key]!r} and {value!r}")
+    return found

@@ -13,8 +13,10 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.errors import ConfigError
+from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.progress import OnCallProgress
+from aurora_pool.statistics import PoolStatistics
 
 __all__ = ["BlockingPool"]
 
@@ -64,6 +66,30 @@ class BlockingPool(Generic[PoolT]):
     def _forget(self) -> None:
         self._portal = None
 
+    # -- what it is ---------------------------------------------------------------------------------------------
+
+    @property
+    def size(self) -> int:
+        """How many agents it has, those that were removed left out."""
+        return self.pool.size
+
+    def __len__(self) -> int:
+        return self.size
+
+    @property
+    def endpoints(self) -> tuple[AgentEndpoint, ...]:
+        """Its agents, in the order of the hostfile; ``Response.agent_index`` counts in it."""
+        return self.pool.endpoints
+
+    def statistics(self) -> PoolStatistics:
+        """Take a snapshot of its agents and sums: see :meth:`AgentPool.statistics`.
+
+        >>> pool.statistics().prompts_done  # doctest: +SKIP
+        2
+        """
+        # Between two turns of the event loop, while nothing changes.
+        return self.pool.statistics() if self._portal is None else self._portal.call(self.pool.statistics)
+
     # -- prompts ------------------------------------------------------------------------------------------------
 
     def run(self, function: Callable[Concatenate[PoolT, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -71,7 +97,8 @@ class BlockingPool(Generic[PoolT]):
 
         >>> result = pool.run(tree_reduce, "Summarise: {item}", "Merge: {responses}", items=pages)  # doctest: +SKIP
 
-        Methods of the pool will do too: ``pool.run(VLLMPool.post, 0, "Hi")``. Interrupting it cancels what it does.
+        Methods of the pool will do too: ``pool.run(VLLMPool.post, 0, "Hi")``; views are taken in the function:
+        ``pool.run(lambda pool: pool.by_tag("tier", "large").ask("Hi"))``. Interrupting it cancels what it does.
         Raises what the function raises, and :class:`ConfigError` where the pool is not started.
         """
 
@@ -107,6 +134,8 @@ class BlockingPool(Generic[PoolT]):
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         on_progress: OnCallProgress | None = None,
         progress: bool = False,
     ) -> list[Response]:
@@ -115,6 +144,7 @@ class BlockingPool(Generic[PoolT]):
         >>> responses = pool.send_all_batched(prompts, max_tokens=16, progress=True)  # doctest: +SKIP
         """
         options: dict[str, Any] = {"sampling": sampling, "on_progress": on_progress, "progress": progress}
+        options |= {"weight": weight, "priority": priority}
         return self._wait(lambda: self.pool.send_all_batched(prompts, max_tokens, **options))
 
     def iter_responses(
@@ -123,6 +153,8 @@ class BlockingPool(Generic[PoolT]):
         max_tokens: int | None = None,
         *,
         sampling: Sampling | None = None,
+        weight: float = 1.0,
+        priority: int = 0,
         total: int | None = None,
     ) -> Iterator[tuple[int, Response]]:
         """Yield (index, response) in the order in which prompts end: see :meth:`AgentPool.iter_responses`.
@@ -132,7 +164,9 @@ class BlockingPool(Generic[PoolT]):
         >>> for index, response in pool.iter_responses(prompts, max_tokens=16):  # doctest: +SKIP
         ...     print(index, response.text)
         """
-        responses = self.pool.iter_responses(prompts, max_tokens, sampling=sampling, total=total)
+        responses = self.pool.iter_responses(
+            prompts, max_tokens, sampling=sampling, weight=weight, priority=priority, total=total
+        )
 
         async def following() -> tuple[int, Response] | None:
             return await anext(responses, None)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_instance, check_one_of, check_whole
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
+from aurora_pool.hostfile import AnyEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response
 from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.callers import PromptQueue
@@ -92,7 +93,10 @@ class EmbeddingPool(AgentPool):
         """
         return cls(parse_hostfile(path), **options)
 
-    gives_vectors = True
+    @property
+    def gives_vectors(self) -> bool:
+        """Whether its responses hold embeddings: they do."""
+        return True
 
     @property
     def supports_batch(self) -> bool:

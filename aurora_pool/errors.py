@@ -35,6 +35,7 @@ from pathlib import Path
 
 __all__ = [
     "BadRecord",
+    "BadRecords",
     "BadReply",
     "ConfigError",
     "ConnectFailed",

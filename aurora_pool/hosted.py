@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from aurora_pool.errors import ConfigError
 
-__all__ = ["HOSTED_TAG", "HostedTerms", "hosted_terms"]
+__all__ = ["HOSTED_TAG", "HostedTerms", "Left", "hosted_terms"]
 
 HOSTED_TAG = "hosted"
 YES = "true"
@@ -60,6 +61,13 @@ class HostedTerms:
     def cost(self, prompt_tokens: float, generated: float) -> float:
         """What these tokens cost."""
         return (prompt_tokens * self.price_in + generated * self.price_out) / 1e6
+
+
+class Left(NamedTuple):
+    """What an agent says is left of a limit, and in how many seconds that will be all of it again."""
+
+    amount: float
+    reset: float
 
 
 def hosted_terms(tags: Mapping[str, str]) -> HostedTerms | None:

@@ -1,4 +1,4 @@
-"""Hostfiles: text on one side, :class:`AgentEndpoint` objects on the other.
+"""Hostfiles: text on one side, :class:`AgentEndpoint` objects on the other. Pure.
 
 One agent a line, with an optional port (8000 by default) and optional ``key=value`` tags, separated by spaces or tabs::
 
@@ -10,15 +10,8 @@ One agent a line, with an optional port (8000 by default) and optional ``key=val
     gpu[03-16]   8001
     https://llm.example.org/team-a   api_key_env=TEAM_A_KEY
 
-Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. Some tags say how
-to reach an agent; the others are yours, for :meth:`~aurora_pool.VLLMPool.by_tag`:
-
-- ``api_key_env=NAME``: the environment variable that holds the API key, which never stands in the file;
-- ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by environment variable;
-- ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`~aurora_pool.ConnectionOptions`;
-- ``verify=false``: accept any certificate;
-- ``engine=vllm|sglang|llamacpp|ollama|transformers``: whose server it is, where that is not found out;
-- ``hosted``, alone: an API that others run; its limits and prices are told by :mod:`aurora_pool.hosted`.
+Blank lines and ``#`` comments are skipped, and the order of the file is kept: it numbers the agents. What tags mean
+stands with :class:`AgentEndpoint`.
 """
 
 from __future__ import annotations
@@ -37,10 +30,9 @@ from aurora_pool.arguments import shown
 from aurora_pool.engine_names import ENGINE_TAG, ENGINES, check_engine_name
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
 from aurora_pool.hosted import HOSTED_TAG, YES, HostedTerms, hosted_terms
-from aurora_pool.hostfile_source import read_source
 from aurora_pool.nodelist import expand_hosts
 
-__all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "parse_hostfile", "parse_hostfile_text"]
+__all__ = ["AgentEndpoint", "AnyEndpoint", "as_endpoints", "format_hostfile", "identity", "parse_hostfile_text"]
 
 log = logging.getLogger("aurora_pool")
 
@@ -67,6 +59,16 @@ class AgentEndpoint:
     >>> endpoint = AgentEndpoint("gpu02", 8001, {"tier": "large"})
     >>> endpoint.base_url, endpoint.tags["tier"]
     ('http://gpu02:8001', 'large')
+
+    Some tags say how to reach an agent; the others are yours, for :meth:`AgentPool.by_tag`:
+
+    - ``api_key_env=NAME``: the environment variable that holds the API key, which never stands in the file;
+    - ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by variable;
+    - ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`ConnectionOptions`;
+    - ``verify=false``: accept any certificate;
+    - ``engine=vllm|sglang|llamacpp|ollama|transformers``: whose server it is, where that is not found out;
+    - ``hosted``, alone: an API that others run. Beside it stand its limits in a minute (``rpm`` requests, ``tpm``
+      tokens) and at a time (``max``), its prices of a million tokens (``price_in``, ``price_out``) and its ``model``.
 
     Raises :class:`ConfigError` for arguments of another type, and :class:`HostfileError` for a host, port, tag, scheme
     or path that no hostfile could hold. A ``/v1`` at the end of ``path`` is dropped: request paths begin with it.
@@ -128,7 +130,8 @@ class AgentEndpoint:
 
 
 AnyEndpoint: TypeAlias = AgentEndpoint | str | tuple[str, int]
-"""What is taken wherever an endpoint is: an :class:`AgentEndpoint`, a line of a hostfile, or a (host, port) pair."""
+"""What is taken wherever an endpoint is: an :class:`AgentEndpoint`, a line of a hostfile, or a (host, port) pair.
+A line may stand for several agents: ``gpu[01-16]:8000``."""
 
 
 def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
@@ -136,6 +139,8 @@ def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
 
     >>> [str(one) for one in as_endpoints(["gpu01", "gpu02 8001 tier=large", ("gpu03", 8000), "http://gpu04:8001/v1"])]
     ['gpu01:8000', 'gpu02:8001', 'gpu03:8000', 'gpu04:8001']
+    >>> [str(one) for one in as_endpoints(["gpu[01-02]:8000"])]
+    ['gpu01:8000', 'gpu02:8000']
 
     Raises :class:`ConfigError` for what names no agent, and :class:`NoAgentsError` for an empty list.
     """
@@ -144,32 +149,16 @@ def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
     found: dict[str, AgentEndpoint] = {}
     again: list[AgentEndpoint] = []
     for index, given in enumerate(endpoints):
-        endpoint = _as_endpoint(index, given)
-        if _identity(endpoint) in found:
-            again.append(endpoint)
-        else:
-            found[_identity(endpoint)] = endpoint
+        for endpoint in _as_endpoints(index, given):
+            if identity(endpoint) in found:
+                again.append(endpoint)
+            else:
+                found[identity(endpoint)] = endpoint
     if again:
         log.warning("%d endpoints are listed more than once and count once, the first being %s", len(again), again[0])
     if not found:
         raise NoAgentsError("a pool needs at least one endpoint")
     return list(found.values())
-
-
-def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
-    """Read a hostfile: a file, a folder of announcements, ``dns://name:port`` or ``k8s://service.namespace:port``.
-
-    Returns its agents in the order of the file. Raises :class:`HostfileError`, which names the file and the line, for a
-    missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that
-    is merely listed again counts once, with a warning. How folders and names are read is told by
-    :mod:`aurora_pool.hostfile_source`.
-
-    >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
-    [AgentEndpoint(host='localhost', port=8000, ...)]
-    """
-    found = [each for source in read_source(path) for each in parse_hostfile_text(source.text, path=source.path)]
-    # Twice only in a folder: a server's successor listens where it did, and its own line is not stale yet.
-    return list({_identity(endpoint): endpoint for endpoint in found}.values())
 
 
 def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[AgentEndpoint]:
@@ -183,15 +172,12 @@ def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[A
     repeated = 0
     # Not splitlines(): it also ends lines at form feeds and the like, and the numbers would not be the editor's.
     for number, line in enumerate(text.split("\n"), start=1):
-        words = line.split("#", 1)[0].split()
-        if not words:
-            continue
         try:
-            found = [_parse_line([host, *words[1:]]) for host in expand_hosts(words[0])]
+            found = _parse_line(line)
         except HostfileError as error:
             raise HostfileError(error.reason, path=path, line=number) from None
         for endpoint in found:
-            first, line_then = seen.setdefault(_identity(endpoint), (endpoint, number))
+            first, line_then = seen.setdefault(identity(endpoint), (endpoint, number))
             if first is endpoint:
                 endpoints.append(endpoint)
             elif (first.scheme, first.tags) == (endpoint.scheme, endpoint.tags):
@@ -216,7 +202,7 @@ def _warn_once(message: str) -> None:
 
 
 def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
-    r"""Write endpoints as the text of a hostfile that :func:`parse_hostfile` reads back to equal ones.
+    r"""Write endpoints as the text of a hostfile that :func:`~aurora_pool.parse_hostfile` reads back to equal ones.
 
     >>> format_hostfile([AgentEndpoint("gpu02", 8001, {"tier": "large"})])
     'gpu02\t8001\ttier=large\n'
@@ -230,25 +216,37 @@ def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def identity(endpoint: AgentEndpoint) -> str:
+    """Write what makes two lines the same agent, however they spell it."""
+    host = str(IPv6Address(endpoint.host)) if ":" in endpoint.host else endpoint.host.lower().rstrip(".")
+    return f"{host} {endpoint.port} {endpoint.path}"
+
+
 # The errors below quote no more of a line than they must: a word in the wrong place may be a key.
 
 
-def _as_endpoint(index: int, endpoint: Any) -> AgentEndpoint:
+def _as_endpoints(index: int, given: Any) -> list[AgentEndpoint]:
     try:
-        if isinstance(endpoint, AgentEndpoint):
-            return endpoint
-        if isinstance(endpoint, str) and endpoint.split():
-            return _parse_line(endpoint.split())
-        if isinstance(endpoint, tuple | list) and len(endpoint) == 2:
-            return AgentEndpoint(*endpoint)
+        if isinstance(given, AgentEndpoint):
+            return [given]
+        if isinstance(given, str) and (found := _parse_line(given)):
+            return found
+        if isinstance(given, tuple | list) and len(given) == 2:
+            return [AgentEndpoint(*given)]
     except (ConfigError, HostfileError) as error:
         reason = error.reason if isinstance(error, HostfileError) else error
         raise ConfigError(f"endpoints[{index}]: {reason}") from None
     expected = "'host', 'host:port', a URL, a (host, port) pair or an AgentEndpoint"
-    raise ConfigError(f"endpoints[{index}]: expected {expected}, got {shown(endpoint)}")
+    raise ConfigError(f"endpoints[{index}]: expected {expected}, got {shown(given)}")
 
 
-def _parse_line(words: list[str]) -> AgentEndpoint:
+def _parse_line(line: str) -> list[AgentEndpoint]:
+    """The agents of one line: several where its host stands for several, none where it is empty or a comment."""
+    words = line.split("#", 1)[0].split()
+    return [_parse_words([host, *words[1:]]) for host in expand_hosts(words[0])] if words else []
+
+
+def _parse_words(words: list[str]) -> AgentEndpoint:
     first, rest = words[0], words[1:]
     scheme, host, port, path = _parse_address(first)
     if rest and "=" not in rest[0] and rest[0] != HOSTED_TAG:
@@ -332,9 +330,3 @@ def _check_tag(key: Any, value: Any) -> None:
         raise HostfileError(
             "expected a tag's key and value without spaces and '#', the key without '='", path="AgentEndpoint"
         )
-
-
-def _identity(endpoint: AgentEndpoint) -> str:
-    """Write what makes two lines the same agent, however they spell it."""
-    host = str(IPv6Address(endpoint.host)) if ":" in endpoint.host else endpoint.host.lower().rstrip(".")
-    return f"{host} {endpoint.port} {endpoint.path}"

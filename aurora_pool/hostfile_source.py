@@ -1,4 +1,4 @@
-"""Where the text of a hostfile comes from: a file, a folder of announcements, or a name with several addresses.
+"""Read hostfiles from where they are: a file, a folder of announcements, or a name with several addresses.
 
 - A file holds one agent a line.
 - In a folder, such as the ``agents.d`` of a fleet, each file holds the line of one agent, which touches it every
@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aurora_pool.errors import HostfileError
+from aurora_pool.hostfile import AgentEndpoint, identity, parse_hostfile_text
 
-__all__ = ["HEARTBEAT", "STALE_AFTER", "SourceText", "is_followed_by_reading", "read_source"]
+__all__ = ["HEARTBEAT", "STALE_AFTER", "is_followed_by_reading", "parse_hostfile"]
 
 HEARTBEAT = 10.0
 """Seconds between the heartbeats of an agent."""
@@ -35,7 +36,7 @@ _NAMED = re.compile(r"(dns|k8s):/")
 
 
 @dataclass(frozen=True, slots=True)
-class SourceText:
+class _SourceText:
     """A piece of a hostfile, and what to call it in errors."""
 
     path: str
@@ -47,26 +48,45 @@ def is_followed_by_reading(path: str | Path) -> bool:
     return _NAMED.match(str(path)) is not None or Path(path).is_dir()
 
 
-def read_source(path: str | Path) -> Sequence[SourceText]:
+def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
+    """Read a hostfile: a file, a folder of announcements, ``dns://name:port`` or ``k8s://service.namespace:port``.
+
+    Returns its agents in the order of the file, which has one a line: a host, or several as in ``gpu[01-16]``, then a
+    port and ``key=value`` tags if need be, as in ``gpu02 8001 tier=large``. In a folder, files that nobody has touched
+    for 30 seconds don't count.
+
+    Raises :class:`HostfileError`, which names the file and the line, for a
+    missing or empty file, a bad host, port or tag, and an agent that is listed twice with other tags. One that
+    is merely listed again counts once, with a warning.
+
+    >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
+    [AgentEndpoint(host='localhost', port=8000, ...)]
+    """
+    found = [each for source in _read_source(path) for each in parse_hostfile_text(source.text, path=source.path)]
+    # Twice only in a folder: a server's successor listens where it did, and its own line is not stale yet.
+    return list({identity(endpoint): endpoint for endpoint in found}.values())
+
+
+def _read_source(path: str | Path) -> Sequence[_SourceText]:
     """Read what stands behind a hostfile's path, in its order; the files of a folder in the order of their names.
 
     Raises :class:`HostfileError` if it can't be read, or if it is a folder or a name behind which nobody is.
     """
     if _NAMED.match(str(path)):
-        return [SourceText(str(path), _look_up(str(path)))]
+        return [_SourceText(str(path), _lookup(str(path)))]
     try:
         if Path(path).is_dir():
             return _read_folder(Path(path), time.time())
-        return [SourceText(str(path), Path(path).read_text(encoding="utf-8-sig"))]
+        return [_SourceText(str(path), Path(path).read_text(encoding="utf-8-sig"))]
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise HostfileError(f"can't be read ({reason}); expected a text file, one agent a line", path=path) from error
 
 
-def _read_folder(folder: Path, now: float) -> list[SourceText]:
+def _read_folder(folder: Path, now: float) -> list[_SourceText]:
     with os.scandir(folder) as entries:
         names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    found: list[SourceText] = []
+    found: list[_SourceText] = []
     stale = 0
     for name in names:
         try:
@@ -76,7 +96,7 @@ def _read_folder(folder: Path, now: float) -> list[SourceText]:
             if now - status.st_mtime > STALE_AFTER:
                 stale += 1
                 continue
-            found.append(SourceText(str(folder / name), (folder / name).read_text(encoding="utf-8-sig")))
+            found.append(_SourceText(str(folder / name), (folder / name).read_text(encoding="utf-8-sig")))
         except FileNotFoundError:
             continue  # withdrawn since the folder was listed
     if found:
@@ -90,7 +110,7 @@ def _read_folder(folder: Path, now: float) -> list[SourceText]:
     raise HostfileError("no agent in it; expected a file with one line for each agent", path=folder)
 
 
-def _look_up(address: str) -> str:
+def _lookup(address: str) -> str:
     match = _NAME.fullmatch(address)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise HostfileError("expected dns://name:port or k8s://service.namespace:port", path=address)

@@ -15,6 +15,7 @@ from aurora_pool.errors import NoAgentsError, PoolError
 
 __all__ = [
     "AnyPrompt",
+    "AnyPrompts",
     "AttemptsExhausted",
     "Content",
     "ErrorKind",
@@ -28,6 +29,7 @@ __all__ = [
     "Response",
     "Sample",
     "Sampling",
+    "TokenCount",
     "Usage",
 ]
 

@@ -97,7 +97,7 @@ class ConnectionOptions:
 
     >>> options = ConnectionOptions(headers={"X-Team": "blue"}, ca_file="/etc/ssl/lab-ca.pem")
 
-    - ``headers``: sent with every request. A key belongs into an environment variable: see :mod:`aurora_pool.hostfile`.
+    - ``headers``: sent with every request. A key belongs into an environment variable, named by ``api_key_env``.
     - ``ca_file``: a PEM file of certificate authorities to trust instead of the system's, for https agents.
     - ``client_cert``, ``client_key``: PEM files by which this client proves who it is; the key may stand in the first.
     - ``verify``: False accepts any certificate, with a warning: whoever sits between can then read and change it all.
@@ -126,10 +126,12 @@ class ConnectionOptions:
 
 @dataclass(frozen=True, slots=True)
 class HostedOptions:
-    """When hosted agents are asked, and what they may cost: see :mod:`aurora_pool.hosted`.
+    """When hosted agents are asked, and what they may cost.
 
     >>> HostedOptions(spill_after=300, max_cost=5.0).spill_after
     300
+
+    A hosted agent is an :class:`AgentEndpoint` with the tag ``hosted``.
 
     - ``spill_after`` (60): seconds without an own agent in service, or of waiting for one beyond what an answer takes,
       after which prompts go to hosted agents.
@@ -178,7 +180,7 @@ class Observer:
     """
 
     def agent_state(self, agent: int, endpoint: AgentEndpoint, state: str, reason: str) -> None:
-        """An agent went out of service or came back; ``state`` is ``in service``, ``out`` or ``probing``."""
+        """An agent's state changed; ``state`` is ``in service``, ``rate-limited``, ``out`` or ``removed``."""
 
     def request_sent(self, agent: int, prompts: int) -> None:
         """A request with ``prompts`` prompts left for an agent."""

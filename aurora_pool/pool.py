@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_index, check_instance, check_whole
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.hostfile import AnyEndpoint, parse_hostfile
+from aurora_pool.hostfile import AnyEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.options import ConnectionOptions, HostedOptions, Observer, PromptOptions, Timeouts
 from aurora_pool.policy.callers import Caller, PromptQueue
@@ -121,7 +122,9 @@ class VLLMPool(AgentPool):
             stream=prompting.stream,
         )
         super().__init__(endpoints, Serving(model, model_max_context), options)
-        self._driver.spill_over(hosted or HostedOptions())
+        self._hosted = hosted or HostedOptions()
+        self._driver.spill_over(self._hosted)
+        self._prompt_options = prompting
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation
         self._buffer = buffer
@@ -182,6 +185,16 @@ class VLLMPool(AgentPool):
     def prefix(self) -> Prefix:
         """Whether prompts that share a long beginning are kept together: ``"auto"`` or ``"off"``."""
         return self._options.prefix
+
+    @property
+    def prompting(self) -> PromptOptions:
+        """How prompts become requests."""
+        return self._prompt_options
+
+    @property
+    def hosted(self) -> HostedOptions:
+        """When hosted agents are asked, and what they may cost."""
+        return self._hosted
 
     @property
     def model_max_context(self) -> int | None:
@@ -272,7 +285,7 @@ class VLLMPool(AgentPool):
         return BlockingPool(self)
 
     def openai_client(self) -> openai.AsyncOpenAI:
-        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool: see :mod:`aurora_pool.contrib`.
+        """Make an ``openai.AsyncOpenAI`` whose requests are balanced over this pool.
 
         >>> client = pool.openai_client()  # doctest: +SKIP
         >>> await client.chat.completions.create(model=pool.model, messages=[...])  # doctest: +SKIP

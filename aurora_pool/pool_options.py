@@ -15,7 +15,15 @@ from aurora_pool.policy.prefix import Prefix
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.prompts.content import check_each, check_sampling
 
-__all__ = ["AgentPoolOptions", "CallOptions", "EmbeddingPoolOptions", "VLLMPoolOptions", "check_prompts", "listed"]
+__all__ = [
+    "AgentPoolOptions",
+    "CallOptions",
+    "EmbeddingOnTooLong",
+    "EmbeddingPoolOptions",
+    "VLLMPoolOptions",
+    "check_prompts",
+    "listed",
+]
 
 
 EmbeddingOnTooLong: TypeAlias = Literal["error", "truncate"]

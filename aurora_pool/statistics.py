@@ -16,12 +16,15 @@ __all__ = ["AgentStatistics", "PoolStatistics", "snapshot"]
 class AgentStatistics:
     """One agent: its state, what it holds, what it has done.
 
+    ``state`` is ``in service``, ``rate-limited`` (in service, but cooling down after a 429), ``out``, ``probing`` (out,
+    and asked whether it answers again) or ``removed``.
+
     ``in_flight`` and ``window`` are counted in prompts; ``window`` is how many it may hold. ``tokens_per_second`` is
     its throughput now, over all its prompts. ``failures`` counts failed requests by outcome. ``last_answer_age`` is
     the seconds since its last answer, None before the first; ``oldest_age`` since it was sent the oldest request it
     still holds. ``prefix_hit_share`` is the share of its prompts' tokens, 0 to 1, that its server found in its prefix
-    cache, by the server's own counters since the pool first looked at them; None before the second look (a busy agent
-    is looked at after 5 seconds, and then every 15), and where the server does not tell. ``cost`` is what a hosted
+    cache, by the server's own counters since the pool first read them; None before the second reading (a busy agent
+    is sampled after 5 seconds, and then every 15), and where the server does not tell. ``cost`` is what a hosted
     agent's answers have cost, in the currency of its prices, ``unpaid`` whether it is out since the budget is spent.
     """
 
@@ -99,7 +102,7 @@ def snapshot(
 
 
 def _agent(agent: AgentState, endpoint: AgentEndpoint, now: float) -> AgentStatistics:
-    # They are sent in the order in which they were opened, so that is the first: no look at all of them.
+    # They are sent in the order in which they were opened, so that is the first: no search among all of them.
     oldest = next((request.sent_at for request in agent.requests if request.sent_at is not None), None)
     return AgentStatistics(
         endpoint=endpoint,

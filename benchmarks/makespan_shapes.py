@@ -56,7 +56,7 @@ def _foreign(fleet: VirtualFleet) -> None:
 class Cell:
     """One row: tokens in and out, milliseconds of a round trip, the fleet, and what disturbs it.
 
-    ``event`` is one of :data:`EVENTS`; ``late`` has the client look late at times, ``fixed`` makes all lengths equal,
+    ``event`` is one of :data:`EVENTS`; ``late`` has the client run late at times, ``fixed`` makes all lengths equal,
     ``kv_blocks`` makes caches small. ``prompts`` is the size of the job; 0 for one that lasts long enough.
     """
 
@@ -213,7 +213,7 @@ def shapes(*, quick: bool = False) -> list[Cell]:
 
 
 def disturbed(*, quick: bool = False) -> list[Cell]:
-    """List the rows of three shapes on mixed, failing, shared and small fleets, and with a client that looks late."""
+    """List the rows of three shapes on mixed, failing, shared and small fleets, and with a client that runs late."""
     three = [Cell(200, 4, 20), Cell(200, 64, 20), Cell(1000, LONG, 20)]
     rows = []
     for cell in three[: 1 if quick else 3]:

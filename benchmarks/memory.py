@@ -24,7 +24,7 @@ from benchmarks.printing import machine
 PROMPTS = 1_000_000
 AGENTS = 2
 LIMIT_MB = 50.0
-LOOK_EVERY = 5_000
+SAMPLE_EVERY = 5_000
 
 
 def resident_mb() -> float:
@@ -58,7 +58,7 @@ async def measure(hostfile: Path, prompts: int) -> tuple[int, float, float]:
         before = most = resident_mb()
         async for index, response in pool.iter_responses(source):
             answered += response.success
-            if not index % LOOK_EVERY:
+            if not index % SAMPLE_EVERY:
                 most = max(most, resident_mb())
         most = max(most, resident_mb())
     return answered, before, most

@@ -207,7 +207,7 @@ def reply(path: bytes, body: bytes) -> bytes:
 
 
 def metrics() -> bytes:
-    """Counters of an engine that works, for a pool that looks at an agent because it has sent nothing for long."""
+    """Counters of an engine that works, for a pool that checks an agent because it has sent nothing for long."""
     body = (
         f'vllm:num_requests_running{{engine="0"}} 1.0\nvllm:generation_tokens_total{{engine="0"}} {time.monotonic()}\n'
     )

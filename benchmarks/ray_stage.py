@@ -23,7 +23,7 @@ import ray.data
 from pyarrow import parquet
 
 from aurora_pool.contrib.ray import CALLS, PoolStage
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from benchmarks.claims import COMMAND, fleet
 from benchmarks.printing import machine
 

@@ -1,8 +1,9 @@
 """Draw the imports of the package into ``docs/architecture.svg``: ``make graph``.
 
 One box a room (a module at the package's root, or a folder), one arrow for what one room imports from another. Every
-import is read from the source, those inside functions too. An arrow that a longer way says as well is left out.
-``--check`` fails if the picture shows something else.
+import is read from the source, those for types and inside functions too. An arrow that a longer way says as well is
+left out. Imports that run in a circle can't be drawn: that is a ``graphlib.CycleError``. ``--check`` fails if the
+picture shows something else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ PACKAGE = ROOT / "aurora_pool"
 PICTURE = ROOT / "docs" / "architecture.svg"
 LEFT_OUT = {"__init__", "__main__"}
 """They import what they offer, which says nothing about layers."""
+UPWARD = {("pool", "contrib")}
+"""``VLLMPool.openai_client()`` makes the client of ``contrib/`` when it is called: the one import that goes up."""
 
 Graph = dict[str, set[str]]
 BOX, GAP, ROW, MARGIN, HEIGHT, TRACK = 108, 22, 74, 20, 30, 2
@@ -29,31 +32,23 @@ SWEEPS = 8
 
 
 def rooms() -> Graph:
-    """Give each room with the rooms it imports from; those for types and in functions, if they close no circle."""
+    """Give each room with the rooms it imports from."""
     found: Graph = {}
-    for_types: Graph = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
         if room not in LEFT_OUT:
-            needs, only_types = found.setdefault(room, set()), for_types.setdefault(room, set())
-            for other, typing in _imported(ast.parse(path.read_text(encoding="utf-8"))):
-                (only_types if typing else needs).add(other)
-    graph = {room: {other for other in needs if other in found and other != room} for room, needs in found.items()}
-    for room, needs in for_types.items():
-        for other in sorted(needs & found.keys() - {room}):
-            if room not in _reached(graph, other):
-                graph[room].add(other)
-    return graph
+            found.setdefault(room, set()).update(_imported(ast.parse(path.read_text(encoding="utf-8"))))
+    return {
+        room: {other for other in needs & found.keys() - {room} if (room, other) not in UPWARD}
+        for room, needs in found.items()
+    }
 
 
-def _imported(node: ast.AST, *, typing: bool = False) -> Iterator[tuple[str, bool]]:
-    if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aurora_pool":
-        inner = (node.module or "").split(".")[1:2]
-        yield from ((name, typing) for name in inner or [alias.name for alias in node.names])
-    typing = typing or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-    typing = typing or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
-    for child in ast.iter_child_nodes(node):
-        yield from _imported(child, typing=typing)
+def _imported(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "aurora_pool":
+            inner = (node.module or "").split(".")[1:2]
+            yield from inner or [alias.name for alias in node.names]
 
 
 def _reached(graph: Graph, room: str) -> set[str]:
@@ -137,7 +132,7 @@ def draw(graph: Graph) -> str:
 
 
 def main() -> None:
-    """Draw, or check that the picture is as the source is."""
+    """Draw, or check that the picture shows what the source says."""
     parser = argparse.ArgumentParser(description="Draw the imports of the package into docs/architecture.svg.")
     parser.add_argument("--check", action="store_true", help="fail if the picture shows something else")
     graph = rooms()
@@ -147,7 +142,7 @@ def main() -> None:
         sys.exit(0 if drawn else f"{PICTURE.name} is out of date: make graph")
     PICTURE.write_text(picture, encoding="utf-8")
     arrows = sum(map(len, graph.values()))
-    print(f"{len(graph)} rooms on {len(floors(graph)[0])} floors, {arrows} arrows, none upward: {PICTURE}")
+    print(f"{len(graph)} rooms on {len(floors(graph)[0])} floors, {arrows} arrows, no circle: {PICTURE}")
 
 
 if __name__ == "__main__":

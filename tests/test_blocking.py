@@ -44,6 +44,19 @@ def test_a_plain_script(fleet: SimulatedFleet) -> None:
         assert pool.pool.statistics().prompts_failed == 0
 
 
+def test_what_it_is_and_views_of_it(fleet: SimulatedFleet) -> None:
+    pool = VLLMPool(fleet.endpoints, prompting=RAW).sync()
+    assert (len(pool), pool.size, pool.endpoints) == (2, 2, tuple(fleet.endpoints))
+    assert pool.statistics().prompts_done == 0
+    with pool:
+        assert pool.run(lambda pool: pool.select([1]).ask("a", 20)).text == "You said: a"
+        assert [r.success for r in pool.send_all_batched(["a"], 20, weight=2.0, priority=1)] == [True]
+        assert [index for index, _ in pool.iter_responses(["a"], 20, weight=2.0, priority=1)] == [0]
+        assert pool.statistics().prompts_done == 3
+        with pytest.raises(ConfigError, match="weight: expected a number above 0"):
+            pool.send_all_batched(["a"], weight=0)
+
+
 def test_iterating_and_leaving_early(fleet: SimulatedFleet) -> None:
     with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
         found = dict(pool.iter_responses((f"p{i}" for i in range(300)), 20))

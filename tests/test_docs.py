@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -18,10 +19,12 @@ import pytest
 import typer
 import yaml
 
-from aurora_pool import AgentEndpoint, VLLMPool, format_hostfile
+from aurora_pool import AgentEndpoint, AgentStatistics, Response, VLLMPool, format_hostfile
 from aurora_pool.cli import exit_codes
 from aurora_pool.cli.app import app
 from aurora_pool.messages import ErrorKind
+from aurora_pool.policy.agent import RATE_LIMITED
+from aurora_pool.policy.breaker import State
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.bare_pytest import BARE
@@ -156,3 +159,25 @@ def test_every_argument_of_the_pool_is_documented() -> None:
     page = (ROOT / "docs" / "pool.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE))))
     assert set(inspect.signature(VLLMPool).parameters) - {"endpoints"} <= documented
+
+
+def test_every_field_of_a_response_is_documented() -> None:
+    page = (ROOT / "docs" / "prompts.md").read_text(encoding="utf-8")
+    _, _, section = page.partition("## What comes back")
+    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", section, re.MULTILINE))))
+    properties = {name for name, value in vars(Response).items() if isinstance(value, property)}
+    assert {*Response.__struct_fields__, *properties} <= documented
+
+
+def test_every_extra_is_documented() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    page = (ROOT / "docs" / "getting-started.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\|(.*?)\|", page, re.MULTILINE))))
+    assert {name for name in extras if not re.match("bench|dev|docs|test", name)} == documented
+
+
+def test_every_state_of_an_agent_is_documented() -> None:
+    page = (ROOT / "docs" / "dispatch.md").read_text(encoding="utf-8")
+    for state in (RATE_LIMITED, *(state.value for state in State)):
+        assert f"``{state}``" in str(AgentStatistics.__doc__)
+        assert f"`{state}`" in page

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 import aurora_pool
-from aurora_pool import pool_options
 from aurora_pool.blocking import BlockingPool
 from aurora_pool.patterns import tree_reduce
 from tests.test_exports import MODULES, PUBLIC, load
@@ -63,7 +62,7 @@ def bind(call: ast.Call, names: dict[str, Any], home: Any) -> bool:
     signature.bind(*[None] * (first + len(call.args)), **keywords)
     for parameter in signature.parameters.values():
         if parameter.kind is parameter.VAR_KEYWORD and (options := UNPACKED.search(str(parameter.annotation))):
-            known = vars(pool_options)[options[1]].__annotations__
+            known = vars(inspect.getmodule(function))[options[1]].__annotations__
             if unknown := keywords.keys() - {*signature.parameters, *known}:
                 raise TypeError(f"got unexpected keyword arguments {sorted(unknown)}")
     return True

@@ -54,8 +54,13 @@ MODULES = sorted(
 )
 
 ROOT = Path(__file__).parents[1]
-PUBLIC = set(re.findall(r"^::: ([\w.]+)$", (ROOT / "docs" / "reference.md").read_text(encoding="utf-8"), re.MULTILINE))
-"""What users import from: the modules of the reference in the docs."""
+REFERENCE = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
+PUBLIC = set(re.findall(r"^::: ([\w.]+)$", REFERENCE, re.MULTILINE))
+"""What users import from: the modules of the reference in the docs, and its types."""
+TYPES = set(re.findall(r"^::: ([\w.]+)\n +options:", REFERENCE, re.MULTILINE))
+"""Single names in the reference: types in signatures."""
+FOR_ANNOTATIONS = {"aurora_pool.jobs.run.JobPool"}
+"""What is there for type checkers only: with it, a star import would load what takes long."""
 INTERNAL = ("policy", "prompts", "runtime", "wire")
 """Folders that nobody imports from as such."""
 WITH_A_LIST = [
@@ -119,10 +124,22 @@ def test_what_is_offered_is_listed_in_order() -> None:
         assert listed == in_order, module.__name__
 
 
+def test_what_is_public_is_listed_by_the_module_that_defines_it() -> None:
+    for path in TYPES - FOR_ANNOTATIONS:
+        home, _, name = path.rpartition(".")
+        for module in load(home):
+            assert name in getattr(module, "__all__", ()), path
+    for module in load(*sorted(PUBLIC & {"aurora_pool", *MODULES})):
+        for name in module.__all__:
+            home = getattr(getattr(module, name), "__module__", "")
+            if home.startswith("aurora_pool"):
+                assert name in getattr(sys.modules[home], "__all__", ()), f"{home}: {name}"
+
+
 def test_the_reference_has_every_adapter_and_all_that_pages_and_examples_import() -> None:
-    rooms = ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
+    packages = ("patterns", "aggregators", "embeddings", "engines", "jobs", "serve", "testing")
     adapters = {path.stem for path in (ROOT / "aurora_pool" / "contrib").glob("[!_]*.py")}
-    assert {"aurora_pool", *(f"aurora_pool.{room}" for room in rooms)} <= PUBLIC
+    assert {"aurora_pool", *(f"aurora_pool.{package}" for package in packages)} <= PUBLIC
     assert {f"aurora_pool.contrib.{name}" for name in adapters} <= PUBLIC
     for path in (*PAGES, *EXAMPLES):
         for module, names in IMPORT.findall(path.read_text(encoding="utf-8")):

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from aurora_pool.engine_names import ENGINES
 from aurora_pool.errors import HostfileError
-from aurora_pool.hostfile import AgentEndpoint, format_hostfile, parse_hostfile, parse_hostfile_text
+from aurora_pool.hostfile import AgentEndpoint, format_hostfile, parse_hostfile_text
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.wire.dialect import DIALECTS
 
 EXAMPLES = Path(__file__).parent.parent / "hostfiles"

@@ -85,14 +85,14 @@ def test_a_folder_is_followed(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 def test_names_are_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, int]] = []
 
-    def look_up(name: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
+    def lookup(name: str, port: int, **_: object) -> list[tuple[int, int, int, str, tuple[object, ...]]]:
         asked.append((name, port))
         if "missing" in name:
             raise socket.gaierror(-2, "Name or service not known")
         found = ("10.0.0.2", "10.0.0.1", "fd00::1", "10.0.0.2")
         return [(0, 0, 0, "", (address, port)) for address in found]
 
-    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
     expected = ["10.0.0.1:8000", "10.0.0.2:8000", "[fd00::1]:8000"]
     assert [str(endpoint) for endpoint in parse_hostfile("dns://vllm.example:8000")] == expected
     assert [str(endpoint) for endpoint in parse_hostfile("k8s://vllm.prod:8000")] == expected

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import ast
+import re
+import runpy
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "aurora_pool"
+DOCS = PACKAGE.parent / "docs"
 
-# The layers, from the bottom: a module imports from its own layer and from those above it in this list, never below.
-# A name is a module at the root or a folder; what is new must be given its place here.
+# The layers, from the bottom: a room imports from rooms of the layers above it in this list and from no other, also not
+# of its own layer: wire and policy know nothing of each other. So rooms run in no circle. A room is a folder, or a
+# module at the root; what is new must be given its place here.
 LAYERS = (
-    (
-        "errors",
-        "arguments",
-        "messages",
-        "engine_names",
-        "hosted",
-        "hostfile_source",
-        "hostfile",
-        "nodelist",
-        "options",
-        "progress",
-        "event_loop",
-        "own_files",
-    ),
-    ("terminal",),
-    ("wire", "policy"),
-    ("statistics", "runtime", "sharing"),
+    ("errors", "event_loop", "own_files", "terminal"),
+    ("arguments", "engine_names", "hosted", "messages", "nodelist"),
+    ("hostfile", "progress", "wire", "policy"),
+    ("hostfile_source", "options", "statistics"),
+    ("runtime", "sharing"),
     ("prompts",),
-    ("pool_options", "agent_pool", "blocking", "pool", "embeddings"),
-    ("aggregators", "patterns", "jobs", "testing", "fleets", "engines"),
-    ("serve",),
-    ("contrib", "cli", "__main__", "__init__"),
+    ("pool_options",),
+    ("pool_calls",),
+    ("agent_pool",),
+    ("blocking",),
+    ("pool", "embeddings", "engines"),
+    ("aggregators", "patterns", "jobs", "testing", "fleets"),
+    ("serve", "contrib"),
+    ("cli",),
+    ("__main__", "__init__"),
 )
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
 PURE = (
@@ -64,39 +61,57 @@ PURE = (
     "jobs.guardrails",
     "jobs.identity",
     "jobs.meter",
+    "jobs.pace",
     "jobs.prompt_maker",
     "jobs.records",
     "jobs.requests",
     "jobs.standing",
     "jobs.templates",
     "jobs.validation",
+    "serve.queueing",
 )
-IMPURE_MODULES = frozenset(
+PURE_IMPORTS = frozenset(
     {
-        "aiohttp",
-        "asyncio",
-        "concurrent",
-        "http",
-        "multiprocessing",
-        "openai",
-        "os",
-        "queue",
-        "requests",
-        "secrets",
-        "select",
-        "selectors",
-        "signal",
-        "socket",
-        "ssl",
-        "subprocess",
-        "sys",
-        "tempfile",
-        "threading",
-        "time",
-        "typer",
-        "urllib.request",
-        "uuid",
-        "uvloop",
+        "__future__",
+        "array",
+        "base64",
+        "codecs",
+        "collections",
+        "dataclasses",
+        "datetime",
+        "difflib",
+        "email",
+        "enum",
+        "functools",
+        "hashlib",
+        "heapq",
+        "ipaddress",
+        "itertools",
+        "json",
+        "jsonschema",
+        "logging",
+        "math",
+        "msgspec",
+        "numbers",
+        "operator",
+        "pathlib",
+        "random",
+        "re",
+        "reprlib",
+        "statistics",
+        "struct",
+        "types",
+        "typing",
+        "zlib",
+    }
+)
+# What pathlib, datetime and the builtins offer of the world outside. `Path` and `datetime` are there as types.
+IMPURE_CALLS = frozenset(
+    {
+        *("now", "today", "utcnow", "fromtimestamp", "localtime", "open", "print", "input", "eval", "exec"),
+        *("exists", "expanduser", "glob", "home", "cwd", "is_dir", "is_file", "iterdir", "lstat", "mkdir", "owner"),
+        *("read_bytes", "read_text", "rename", "resolve", "rglob", "rmdir", "stat", "symlink_to", "touch", "unlink"),
+        *("write_bytes", "write_text", "__import__"),
     }
 )
 UPWARD = {("pool", "contrib.openai")}  # pool.openai_client() makes it when it is called, from public names only
@@ -157,13 +172,15 @@ def test_imports_point_down() -> None:
         f"{name}, line {line}: {imported}"
         for name in MODULES
         for line, imported in own_imports(tree_of(name))
-        if LAYER.get(top(imported), 99) > LAYER[top(name)] and (name, imported) not in UPWARD
+        if top(imported) != top(name)
+        and LAYER.get(top(imported), 99) >= LAYER[top(name)]
+        and (name, imported) not in UPWARD
     ]
     assert not upward
 
 
 def test_imports_run_in_no_circle() -> None:
-    """Those for types and those inside functions are meant too: two modules of a circle can't be understood apart."""
+    """Modules of one room too, and imports for types and inside functions: a circle can't be understood in parts."""
     graph = {
         name: {
             f"{imported}.__init__" if f"{imported}.__init__" in MODULES else imported
@@ -175,14 +192,46 @@ def test_imports_run_in_no_circle() -> None:
     list(TopologicalSorter(graph).static_order())
 
 
-def test_pure_modules_stay_pure() -> None:
+def test_the_picture_shows_these_imports() -> None:
+    graph = runpy.run_path(str(DOCS / "graph.py"))
+    drawn = graph["draw"](graph["without_shortcuts"](graph["rooms"]()))
+    assert (DOCS / "architecture.svg").read_text(encoding="utf-8") == drawn, "make graph"
+
+
+def test_the_page_names_every_room() -> None:
+    page = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    rooms = {top(name): f"`{top(name)}.py`" if top(name) in MODULES else f"`{top(name)}/`" for name in MODULES}
+    assert {room for room, shown in rooms.items() if shown not in page} == {"__init__", "__main__"}
+
+
+def test_pure_modules_import_pure_modules_only() -> None:
     impure = [
+        f"{name}, line {line}: {imported}"
+        for name in PURE_MODULES
+        for line, imported in own_imports(tree_of(name))
+        if not owned_by(imported, PURE)
+    ] + [
         f"{name}, line {line}: {module}"
         for name in PURE_MODULES
         for line, module, _ in imports(tree_of(name))
-        if module in IMPURE_MODULES or top(module) in IMPURE_MODULES
+        if top(module) not in PURE_IMPORTS | {"aurora_pool"}
     ]
     assert not impure
+
+
+def test_pure_modules_read_no_clock_and_no_file() -> None:
+    calls = [
+        f"{name}, line {node.lineno}: {ast.unparse(node)}"
+        for name in PURE_MODULES
+        for node in ast.walk(tree_of(name))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in IMPURE_CALLS
+    ]
+    assert not calls
+
+
+def test_what_says_that_it_is_pure_is_checked() -> None:
+    said = {name for name in MODULES if re.search(r"\bpure\b", ast.get_docstring(tree_of(name)) or "", re.IGNORECASE)}
+    assert not said - set(PURE_MODULES)
 
 
 def test_pure_modules_are_handed_their_random_generator() -> None:

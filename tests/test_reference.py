@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
+ROLE = re.compile(r":\w+:`~?([\w.]+)`")
 OUR_OWN = {
     "jobs.lock.Lock",
     "policy.callers.Caller",
@@ -88,6 +90,21 @@ def test_what_public_names_return_and_take_is_in_the_reference(package: Any) -> 
                     if is_type(used) and used.canonical_path not in known:
                         missing.add((used.canonical_path.removeprefix("aurora_pool."), path))
     assert {name for name, _ in missing} == OUR_OWN, sorted(missing)
+
+
+def test_docstrings_name_only_what_the_reference_has(package: Any) -> None:
+    known = listed(package)
+    members = {path: value.all_members if value.is_class else {} for path, value in known.items()}
+    there = {".".join(path.split(".")[-2:]) for path in known} | {path.rpartition(".")[2] for path in known}
+    there |= {f"{path.rpartition('.')[2]}.{name}" for path, found_in in members.items() for name in found_in}
+    missing = set()
+    for path, value in known.items():
+        for explained in (value, *(member for name, member in members[path].items() if not name.startswith("_"))):
+            for target in ROLE.findall(explained.docstring.value if explained.docstring else ""):
+                short = ".".join(target.split(".")[-2:])
+                if not {short, short.rpartition(".")[2]} & {*there, *members[path], *vars(builtins)}:
+                    missing.add(target)
+    assert missing == {"ray.data.Dataset.map_batches", "zlib.error"}
 
 
 def is_type(value: Any) -> bool:

@@ -9,7 +9,7 @@ import typer
 
 from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
-from aurora_pool.cli.panels import SAMPLING, Hostfile, Model, Patience, Temperature
+from aurora_pool.cli.panels import SAMPLING, Hostfile, Model, Patience, Tag, Temperature
 from aurora_pool.terminal import one_line
 
 
@@ -21,6 +21,7 @@ def ask(
     ] = None,
     temperature: Temperature = None,
     hostfile: Hostfile,
+    tag: Tag = None,
     model: Model = None,
     patience: Patience = 10.0,
 ) -> None:
@@ -29,14 +30,16 @@ def ask(
     Example:
       aurora-pool ask "What is the capital of France?" --hostfile fleet.hostfile
     """
-    from aurora_pool.cli.fleet import start
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.arguments import parse_pairs
+    from aurora_pool.cli.fleet import having, start
+    from aurora_pool.hostfile_source import parse_hostfile
     from aurora_pool.messages import Prompt, Response, Sampling
     from aurora_pool.options import Timeouts
     from aurora_pool.pool import VLLMPool
 
     async def answer() -> Response:
-        pool = VLLMPool(parse_hostfile(hostfile), model=model, timeouts=Timeouts(patience=patience))
+        endpoints = having(parse_hostfile(hostfile), parse_pairs("--tag", tag or []))
+        pool = VLLMPool(endpoints, model=model, timeouts=Timeouts(patience=patience))
         try:
             await start(pool)
             prompt = Prompt([{"role": "user", "content": question}], Sampling(temperature=temperature), max_tokens)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import openai
     from openai.types import Batch
 
-LOOK_EVERY = 1.0
+POLL_EVERY = 1.0
 MOST = 10**15
 """The number of requests from which on a server's word is not taken: a bar of progress is drawn in floats."""
 UNREADABLE = (ValueError, OverflowError, RecursionError, AttributeError)
@@ -178,7 +178,7 @@ def _wait_for(source: Path, within: float) -> Path:
     while not source.exists():
         if time.monotonic() >= deadline:
             raise BadRecord("the input can't be read (no such file)", path=source)
-        time.sleep(min(LOOK_EVERY, within))
+        time.sleep(min(POLL_EVERY, within))
     return source
 
 
@@ -211,7 +211,7 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
         while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_EVERY)
             batch = client.batches.retrieve(batch.id)
             counts = batch.request_counts
             if counts is not None:

@@ -64,7 +64,7 @@ def check(
     from aurora_pool.cli.fleet import describe_hosted, own_agents
     from aurora_pool.fleets.check import check_agents
     from aurora_pool.fleets.findings import find
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.hostfile_source import parse_hostfile
 
     endpoints = parse_hostfile(hostfile)
     own = own_agents(endpoints)
@@ -179,7 +179,7 @@ async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentE
     from aurora_pool.cli.fleet import own_agents
     from aurora_pool.errors import HostfileError
     from aurora_pool.fleets.check import check_agents
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.hostfile_source import parse_hostfile
 
     share = _share(least)
     deadline = time.monotonic() + timeout

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FIRST_LINE = 10.0
 """Seconds to the first line of a log; each gap is longer than the one before, up to the longest."""
 LONGEST_GAP = 300.0
-ROOM_FOR_A_BAR = 110
+WIDTH_FOR_A_BAR = 110
 """Columns of a terminal that has room for a bar beside what is said."""
 
 
@@ -132,7 +132,7 @@ class _Bar:
         # Cut, not wrapped or ended by an ellipsis: a line of another width than rich takes it for floods the terminal.
         line = TextColumn("{task.fields[line]}", markup=False, table_column=Column(no_wrap=True, overflow="crop"))
         columns: list[ProgressColumn] = [line]
-        if console.width >= ROOM_FOR_A_BAR:
+        if console.width >= WIDTH_FOR_A_BAR:
             columns.insert(0, BarColumn(bar_width=None))
         # No thread that refreshes: what it would raise nobody could catch.
         self._bar = RichProgress(*columns, console=console, expand=True, auto_refresh=False)

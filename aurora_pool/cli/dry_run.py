@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from aurora_pool.jobs.job import Job
     from aurora_pool.jobs.run import JobPool
 
-SAMPLE = 32
+ASKED = 32
 """Requests that are asked to tell what all will take."""
 
 
 async def dry_run(job: Job, pool: JobPool) -> list[str]:
-    """Say in lines of text what the job would do. A sample of its requests is asked, and nothing is written."""
+    """Say in lines of text what the job would do. A few of its requests are asked, and nothing is written."""
     survey = job.survey
     lines = [f"input: {survey.name}, read as {survey.kind}: {survey.requests} requests"]
     if survey.skipped:
         lines.append(f"bad lines: {survey.skipped}; the first: {survey.bad_records[0]}")
     lines.append(f"model: {pool.model}, on {pool.size} agents")
-    found = await job.look(pool)
+    found = await job.inspect(pool)
     lines += describe_resumed(found, str(job.output), repaired=False) or ["earlier runs: none"]
     remaining = survey.remaining
     lines.append(f"to run: {remaining} requests")
@@ -37,13 +37,13 @@ async def dry_run(job: Job, pool: JobPool) -> list[str]:
 
 
 async def _estimate(job: Job, pool: JobPool, remaining: int) -> list[str]:
-    count = min(remaining, SAMPLE)
-    prompts = list(_sample(job, remaining, count))
+    count = min(remaining, ASKED)
+    prompts = list(_some_of(job, remaining, count))
     begun = time.perf_counter()
     responses = await pool.send_all(prompts)
     seconds = time.perf_counter() - begun
     good = [response for response in responses if response.success]
-    lines = [f"sample: {len(responses)} requests in {duration(seconds)}, {len(responses) - len(good)} failed"]
+    lines = [f"asked: {len(responses)} requests in {duration(seconds)}, {len(responses) - len(good)} failed"]
     if len(good) < len(responses):
         lines.append(f"the first failure: {next(r.error for r in responses if not r.success)}")
     if good:
@@ -51,11 +51,11 @@ async def _estimate(job: Job, pool: JobPool, remaining: int) -> list[str]:
         generated = sum(response.completion_tokens or 0 for response in good) * remaining // len(good)
         slowest = seconds * remaining / len(responses)
         lines.append(f"tokens: about {read} to read and {generated} to generate")
-        lines.append(f"time: less than {duration(slowest)}, at the rate of the sample, which leaves agents idle")
+        lines.append(f"time: less than {duration(slowest)}, at the rate of these few, which leave agents idle")
     return lines
 
 
-def _sample(job: Job, remaining: int, count: int) -> Iterator[Prompt]:
+def _some_of(job: Job, remaining: int, count: int) -> Iterator[Prompt]:
     maker = PromptMaker()
     pending = job.survey.pending()
     taken = 0

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
-from aurora_pool.hostfile_source import is_followed_by_reading
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile_source import is_followed_by_reading, parse_hostfile
 from aurora_pool.messages import Prompt
 
 if TYPE_CHECKING:
@@ -19,30 +19,12 @@ if TYPE_CHECKING:
     from aurora_pool.pool import VLLMPool
 
 AGAIN = 1.0
-"""Seconds between looks at a hostfile that is not there yet, and at agents that don't answer yet."""
+"""Seconds between polls of a hostfile that is not there yet, and of agents that don't answer yet."""
 
 PATIENCE = 60.0
 """Seconds that a pool waits for an agent to come into service, where ``--patience`` does not say."""
 
 logger = logging.getLogger("aurora_pool")
-
-
-def parse_tags(pairs: Sequence[str]) -> dict[str, str]:
-    """Read ``key=value`` pairs.
-
-    >>> parse_tags(["role=chat", "tier=large"])
-    {'role': 'chat', 'tier': 'large'}
-
-    Raises :class:`~aurora_pool.errors.ConfigError`.
-    """
-    tags: dict[str, str] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not key or not equals or not value:
-            raise ConfigError(f"--tag: expected KEY=VALUE, got {pair!r}")
-        if tags.setdefault(key, value) != value:
-            raise ConfigError(f"--tag: no agent has two values of {key!r}, {tags[key]!r} and {value!r}")
-    return tags
 
 
 def having(endpoints: Sequence[AgentEndpoint], tags: Mapping[str, str]) -> list[AgentEndpoint]:
@@ -128,16 +110,16 @@ async def watch_hostfile(
     known: Sequence[AgentEndpoint] | None = None,
     every: float = 2.0,
 ) -> None:
-    """Look at a hostfile for ever, and hand over its agents whenever they are not the ``known`` ones any more.
+    """Watch a hostfile for ever, and hand over its agents whenever they are not the ``known`` ones any more.
 
     One that is gone or broken changes nothing: it is most likely being written.
     """
     endpoints = None if known is None else list(known)
-    seen = None if known is not None else _look(path)
+    seen = None if known is not None else _signature(path)
     told = ""
     while True:
         await asyncio.sleep(every)
-        before, seen = seen, _look(path)
+        before, seen = seen, _signature(path)
         if seen is None or (seen == before and not is_followed_by_reading(path)):
             continue
         try:
@@ -158,11 +140,11 @@ async def _read(path: str | Path) -> list[AgentEndpoint]:
     return await asyncio.to_thread(parse_hostfile, path) if is_followed_by_reading(path) else parse_hostfile(path)
 
 
-def _look(path: str | Path) -> tuple[int, int, int] | None:
+def _signature(path: str | Path) -> tuple[int, int, int] | None:
     if is_followed_by_reading(path):
         return 0, 0, 0
     try:
-        status = os.stat(path)  # noqa: PTH116 - one look at what may be gone the next moment
+        status = os.stat(path)  # noqa: PTH116 - one call for what may be gone the next moment
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size

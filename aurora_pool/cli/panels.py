@@ -30,6 +30,10 @@ Hostfile: TypeAlias = Annotated[
     Path,
     typer.Option(metavar="FILE", envvar="AURORA_POOL_HOSTFILE", help=HOSTFILE_HELP, rich_help_panel=FLEET),
 ]
+Tag: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET),
+]
 Model: TypeAlias = Annotated[
     str | None,
     typer.Option(

@@ -47,7 +47,7 @@ def run(
     stop: prompts.Stop = None,
     seed: prompts.Seed = None,
     hostfile: fleet.Hostfile = None,
-    tag: fleet.Tag = None,
+    tag: panels.Tag = None,
     up: fleet.Up = None,
     engine: fleet.EngineName = None,
     engine_args: fleet.EngineArgs = "",
@@ -92,11 +92,10 @@ def run(
     Kill it any time: the same command continues where it ended.
     Options of sampling are for lines of the input that don't have them.
     """
+    from aurora_pool.arguments import parse_pairs
     from aurora_pool.cli.confirm import confirm_changes
-    from aurora_pool.cli.fleet import parse_tags
     from aurora_pool.cli.session import Session, run_session
     from aurora_pool.jobs.options import JobOptions
-    from aurora_pool.jobs.requests import parse_model_map
     from aurora_pool.jobs.walltime import find_deadline
     from aurora_pool.sharing import parse_part
 
@@ -113,7 +112,7 @@ def run(
     defaults: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = JobOptions(
         model=model,
-        model_map=parse_model_map(model_map or []),
+        model_map=parse_pairs("--model-map", model_map or []),
         defaults=defaults,
         prompt_format="chat" if chat else prompt_format,
         system_prompt=system_prompt,
@@ -145,7 +144,7 @@ def run(
         takeover_after=takeover_after,
         share=None if share is None else parse_part(share),
         hostfile=hostfile,
-        tags=parse_tags(tag or []),
+        tags=parse_pairs("--tag", tag or []),
         engine=engine,
         engine_args=engine_args,
         spill_after=spill_after,

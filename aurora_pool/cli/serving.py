@@ -16,12 +16,13 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import watch_hostfile
 from aurora_pool.cli.interruptions import Interruptions
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.options import Timeouts
 from aurora_pool.serve.app import open_data
 from aurora_pool.serve.keys import KeyRing, Role, load_secret
-from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.options import DATABASE, ServerOptions
 from aurora_pool.serve.server import serving
+from aurora_pool.serve.storage import Storage
 from aurora_pool.terminal import one_line, printable
 
 T = TypeVar("T")
@@ -78,8 +79,8 @@ def create_key(
 
 
 def list_keys(data: Path, database: str | None) -> None:
-    """Print all keys, a line each."""
-    for key in _with_keys(data, database, KeyRing.list):
+    """Print all keys, a line each. Raises :class:`~aurora_pool.errors.ConfigError` where no server has its data."""
+    for key in _with_keys(data, database, KeyRing.list, there=True):
         made = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
         state = "revoked" if key.revoked_at else "good"
         print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {made}  {state:<8} {key.name}")
@@ -87,18 +88,21 @@ def list_keys(data: Path, database: str | None) -> None:
 
 def revoke_key(data: Path, database: str | None, key: str) -> None:
     """Make a key worthless. Raises :class:`~aurora_pool.errors.ConfigError` if there is no such key."""
-    if not _with_keys(data, database, lambda keys: keys.revoke(key)):
+    if not _with_keys(data, database, lambda keys: keys.revoke(key), there=True):
         raise ConfigError(f"keys revoke: there is no good key {key!r}")
 
 
-def _with_keys(data: Path, database: str | None, work: Callable[[KeyRing], Awaitable[T]]) -> T:
+def _with_keys(data: Path, database: str | None, work: Callable[[KeyRing], Awaitable[T]], *, there: bool = False) -> T:
+    """Do something with keys; those that must be ``there`` already need no folder, and no secret to hash new ones."""
     options = ServerOptions(data=data, database=database)
+    if there and database is None and not (data / DATABASE).exists():
+        raise ConfigError(f"{data}: there is no server's data in it; name its folder with --data")
 
     async def run() -> T:
-        storage = open_data(options)
+        storage = Storage(options.database_url) if there else open_data(options)
         try:
             await storage.open()
-            return await work(KeyRing(storage, load_secret(data), options.limits))
+            return await work(KeyRing(storage, b"" if there else load_secret(data), options.limits))
         finally:
             await storage.close()
 

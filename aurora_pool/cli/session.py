@@ -20,7 +20,8 @@ from aurora_pool.cli.fleet import PATIENCE, having, start, wait_for_agents, wait
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.jobs.claimed_job import PIECE_LINES, ClaimedJob
 from aurora_pool.jobs.copies import is_remote
 from aurora_pool.jobs.job import Job
@@ -103,8 +104,7 @@ def run_session(session: Session) -> ExitCode:
             for bad in job.bad_records[:3]:
                 display.say(f"skipped: {bad}")
             display.say(f"skipped: {job.skipped} bad lines in all")
-        command = _Command(session, job, display, interruptions)
-        return event_loop.run(command.run())
+        return event_loop.run(_Command(session, job, display, interruptions).run())
 
 
 def _open(session: Session) -> Job | ClaimedJob:

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from aurora_pool.fleets.status import AgentStatus
 
-LOOK_EVERY = 2.0
-"""Seconds between looks, on a terminal."""
+POLL_EVERY = 2.0
+"""Seconds between refreshes, on a terminal."""
 MEASURING = 1.0
-"""Seconds between the two looks that a speed needs."""
+"""Seconds between the two readings that a speed needs."""
 SHOWN = 40
 """How many agents are shown, the ones in trouble first; the rest is counted."""
 STYLES = {"ready": "green", "failed": "red", "lost": "red", "restarting": "yellow"}
@@ -35,7 +35,7 @@ _TROUBLE = ("failed", "lost", "restarting", "starting", "pending", "draining", "
 def status(
     run: Run = RUN,
     once: Annotated[
-        bool, typer.Option("--once", help="Look once, even on a terminal.", rich_help_panel=DISPLAY)
+        bool, typer.Option("--once", help="Show the state once, even on a terminal.", rich_help_panel=DISPLAY)
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print one line of JSON for each agent.", rich_help_panel=DISPLAY)
@@ -55,11 +55,11 @@ def status(
     from aurora_pool.fleets.status import FleetWatch
 
     watch = FleetWatch(RunFolder(run.absolute()))
-    agents = watch.look()
+    agents = watch.measure()
     if json or once or not is_terminal(sys.stdout):
         if any(agent.phase == "ready" for agent in agents):
             time.sleep(MEASURING)
-            agents = watch.look()
+            agents = watch.measure()
         if json:
             for agent in agents:
                 typer.echo(json_module.dumps(agent.as_dict()))
@@ -69,8 +69,8 @@ def status(
         with Live(table_of(agents), screen=False) as live:
             try:
                 while True:
-                    time.sleep(LOOK_EVERY)
-                    agents = watch.look()
+                    time.sleep(POLL_EVERY)
+                    agents = watch.measure()
                     live.update(table_of(agents), refresh=True)
             except KeyboardInterrupt:
                 pass

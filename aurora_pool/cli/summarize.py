@@ -12,7 +12,7 @@ import typer
 
 from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
-from aurora_pool.cli.panels import DISPLAY, INPUT, SAMPLING, Hostfile, Model, Patience, Temperature
+from aurora_pool.cli.panels import DISPLAY, INPUT, SAMPLING, Hostfile, Model, Patience, Tag, Temperature
 from aurora_pool.terminal import one_line
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def summarize(
         int, typer.Option(metavar="N", min=2, help="Summaries that are merged at a time.", rich_help_panel=SAMPLING)
     ] = 8,
     hostfile: Hostfile,
+    tag: Tag = None,
     model: Model = None,
     patience: Patience = 10.0,
     verbose: Annotated[
@@ -68,8 +69,9 @@ def summarize(
     Example:
       aurora-pool summarize report.txt minutes.txt --hostfile fleet.hostfile
     """
-    from aurora_pool.cli.fleet import start
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.arguments import parse_pairs
+    from aurora_pool.cli.fleet import having, start
+    from aurora_pool.hostfile_source import parse_hostfile
     from aurora_pool.messages import Sampling
     from aurora_pool.options import Timeouts
     from aurora_pool.patterns import read_documents
@@ -83,7 +85,7 @@ def summarize(
     async def work() -> ReduceResult:
         documents = read_documents(files, input_format=input_format.value)
         pool = VLLMPool(
-            parse_hostfile(hostfile),
+            having(parse_hostfile(hostfile), parse_pairs("--tag", tag or [])),
             model=model,
             max_tokens_aggregation=max_tokens,
             sampling=Sampling(temperature=temperature),

@@ -26,7 +26,7 @@ SHOWN = 40
 def top(
     hostfile: Hostfile,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.2, help="Seconds between looks.", rich_help_panel=DISPLAY)
+        float, typer.Option(metavar="SECONDS", min=0.2, help="Seconds between refreshes.", rich_help_panel=DISPLAY)
     ] = 2.0,
     once: Annotated[
         bool, typer.Option("--once", help="Measure once, even on a terminal.", rich_help_panel=DISPLAY)
@@ -52,12 +52,12 @@ async def _show(hostfile: Path, every: float, *, once: bool) -> None:
     from aurora_pool.cli.fleet import describe_hosted, own_agents
     from aurora_pool.errors import HostfileError
     from aurora_pool.fleets.load import LoadWatch
-    from aurora_pool.hostfile import parse_hostfile
+    from aurora_pool.hostfile_source import parse_hostfile
 
     watch = LoadWatch()
     endpoints = parse_hostfile(hostfile)
 
-    async def look() -> Table:
+    async def measure() -> Table:
         nonlocal endpoints
         notes = []
         try:
@@ -67,17 +67,17 @@ async def _show(hostfile: Path, every: float, *, once: bool) -> None:
         own = own_agents(endpoints)
         if len(own) < len(endpoints):
             notes.append(describe_hosted(len(endpoints) - len(own)))
-        return _table(await watch.look(own), notes)
+        return _table(await watch.measure(own), notes)
 
-    await look()
+    await measure()
     if once:
         await asyncio.sleep(every)
-        Console().print(await look())
+        Console().print(await measure())
         return
     with Live(auto_refresh=False) as live:
         while True:
             await asyncio.sleep(every)
-            live.update(await look(), refresh=True)
+            live.update(await measure(), refresh=True)
 
 
 def _table(loads: Sequence[AgentLoad], notes: Sequence[str]) -> Table:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Unpack
 
-from aurora_pool.contrib.rows import RowPool, RowPrompts, beside, columns_of
+from aurora_pool.contrib.rows import RowPool, RowPromptOptions, RowPrompts, beside, columns_of
 
 __all__ = ["answer_batch", "answer_partition"]
 
@@ -24,7 +24,7 @@ def _pool_of(hostfile: str) -> RowPool:
 
 
 def answer_batch(
-    hostfile: str, *, column: str = "answer", **prompt: Any
+    hostfile: str, *, column: str = "answer", **prompt: Unpack[RowPromptOptions]
 ) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
     """Make a function for ``datasets.Dataset.map(..., batched=True)``; ``prompt`` is as for ``RowPrompts``."""
     prompts = RowPrompts(**prompt)
@@ -37,7 +37,7 @@ def answer_batch(
     return answer
 
 
-def answer_partition(frame: Any, hostfile: str, *, column: str = "answer", **prompt: Any) -> Any:
+def answer_partition(frame: Any, hostfile: str, *, column: str = "answer", **prompt: Unpack[RowPromptOptions]) -> Any:
     """Answer each row of a pandas frame, such as a partition of Dask; give it with the answers beside the rows."""
     import pandas as pd  # noqa: PLC0415 - Dask brings it
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,10 @@ import ray.data
 
 from aurora_pool.contrib.rows import RowPool, RowPrompts, beside, columns_of
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile import AnyEndpoint, as_endpoints
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import Sampling
+from aurora_pool.pool_options import VLLMPoolOptions
 from aurora_pool.sharing import AgentShare, Part
 
 __all__ = ["PoolStage", "answer"]
@@ -56,7 +58,7 @@ class PoolStage:
 
     def __init__(
         self,
-        hostfile: str | Path | Sequence[AgentEndpoint],
+        hostfile: str | Path | Iterable[AnyEndpoint],
         *,
         prompt_column: str = "prompt",
         template: str | None = None,
@@ -64,7 +66,7 @@ class PoolStage:
         max_tokens: int | None = None,
         sampling: Sampling | None = None,
         board: Any = None,
-        pool: Mapping[str, Any] | None = None,
+        pool: VLLMPoolOptions | None = None,
     ) -> None:
         self._prompts = RowPrompts(prompt_column, template, max_tokens, sampling)
         self._column = column
@@ -72,7 +74,7 @@ class PoolStage:
         if board is not None:
             roster = _BoardRoster(board)
             share = AgentShare(roster, roster.part, takeover_after=TAKEOVER_AFTER)
-        self._rows = RowPool(hostfile, share=share, **dict(pool or {}))
+        self._rows = RowPool(hostfile, share=share, **(pool or VLLMPoolOptions()))
 
     async def __call__(self, batch: pa.Table) -> pa.Table:
         """Answer a batch of rows."""
@@ -90,7 +92,7 @@ class PoolStage:
 
 def answer(
     dataset: ray.data.Dataset,
-    hostfile: str | Path | Sequence[AgentEndpoint],
+    hostfile: str | Path | Iterable[AnyEndpoint],
     prompt_column: str = "prompt",
     *,
     template: str | None = None,
@@ -101,7 +103,7 @@ def answer(
     batch_size: int = BATCH,
     block_rows: int | None = BATCH,
     num_cpus: float = CPUS_PER_ACTOR,
-    pool: Mapping[str, Any] | None = None,
+    pool: VLLMPoolOptions | None = None,
 ) -> ray.data.Dataset:
     """Answer a prompt for each row of a dataset, and put the answers beside the rows: see :class:`PoolStage`.
 
@@ -115,7 +117,7 @@ def answer(
     Raises :class:`~aurora_pool.errors.HostfileError`, and :class:`~aurora_pool.errors.ConfigError` if the cluster has
     too few CPUs: Ray would wait for them for ever, and only say so in a log.
     """
-    endpoints = parse_hostfile(hostfile) if isinstance(hostfile, str | Path) else list(hostfile)
+    endpoints = parse_hostfile(hostfile) if isinstance(hostfile, str | Path) else as_endpoints(hostfile)
     count = actors or -(-len(endpoints) // AGENTS_PER_ACTOR)
     check_resources(count * num_cpus)
     board = None
@@ -208,7 +210,7 @@ class _BoardRoster:
     def beat(self, note: str = "") -> None:
         ray.get(self._board.beat.remote(self._name, note))
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         self.others = ray.get(self._board.others.remote(self._name))
 
     def leave(self) -> None:

@@ -15,16 +15,19 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
+from aurora_pool.arguments import check_instance
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.hostfile import AgentEndpoint, parse_hostfile
+from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
+from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render
 from aurora_pool.pool import VLLMPool
+from aurora_pool.pool_options import CallOptions, VLLMPoolOptions
 from aurora_pool.sharing import AgentShare
 
-__all__ = ["RowPool", "RowPrompts", "beside", "columns_of"]
+__all__ = ["RowPool", "RowPromptOptions", "RowPrompts", "beside", "columns_of"]
 
 T = TypeVar("T")
 
@@ -38,17 +41,22 @@ SUFFIXES = ("", "_finish_reason", "_prompt_tokens", "_completion_tokens", "_erro
 class RowPool:
     """A pool that answers prompts for any thread and any event loop.
 
-    ``options`` are those of :class:`~aurora_pool.pool.VLLMPool`. With a ``share``, it works with a part of the agents,
-    and with those that other processes lend. Raises what :meth:`VLLMPool.start` raises.
+    ``hostfile`` is its path, or the agents; ``options`` are those of :class:`~aurora_pool.pool.VLLMPool`. With a
+    ``share``, it works with a part of the agents, and with those that other processes lend. Raises what
+    :meth:`VLLMPool.start` raises.
 
     >>> rows = RowPool("fleet.hostfile", max_tokens=16)  # doctest: +SKIP
     >>> [response.text for response in rows.answer(["Name a colour.", "Name a tree."])]  # doctest: +SKIP
     """
 
     def __init__(
-        self, hostfile: str | Path | Sequence[AgentEndpoint], *, share: AgentShare | None = None, **options: Any
+        self,
+        hostfile: str | Path | Iterable[AnyEndpoint],
+        *,
+        share: AgentShare | None = None,
+        **options: Unpack[VLLMPoolOptions],
     ) -> None:
-        endpoints = parse_hostfile(hostfile) if isinstance(hostfile, str | Path) else list(hostfile)
+        endpoints = parse_hostfile(hostfile) if isinstance(hostfile, str | Path) else as_endpoints(hostfile)
         self._share = share
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="aurora-pool", daemon=True)
@@ -86,7 +94,7 @@ class RowPool:
         self._thread.join()
         self._loop.close()
 
-    async def _open(self, endpoints: Sequence[AgentEndpoint], options: Mapping[str, Any]) -> None:
+    async def _open(self, endpoints: Sequence[AgentEndpoint], options: VLLMPoolOptions) -> None:
         async with AsyncExitStack() as stack:
             if self._share is not None:
                 endpoints = self._share.select(endpoints)
@@ -163,6 +171,15 @@ class _Stream:
                     return
 
 
+class RowPromptOptions(TypedDict, total=False):
+    """The options of :class:`RowPrompts`."""
+
+    prompt_column: str
+    template: str | None
+    max_tokens: int | None
+    sampling: Sampling | None
+
+
 @dataclass(frozen=True, slots=True)
 class RowPrompts:
     """How rows become prompts: by ``prompt_column``, or by a ``template`` with ``{column}`` where a value belongs."""
@@ -171,6 +188,11 @@ class RowPrompts:
     template: str | None = None
     max_tokens: int | None = None
     sampling: Sampling | None = None
+
+    def __post_init__(self) -> None:
+        check_instance("prompt_column", self.prompt_column, str, optional=False)
+        check_instance("template", self.template, str)
+        CallOptions(self.max_tokens, self.sampling, batched=True)
 
     def needed(self, names: Iterable[str]) -> list[str]:
         """Which of a table's columns are looked at.

@@ -7,12 +7,12 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError, PoolClosedError, PoolError
-from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint
 from aurora_pool.messages import AnyPrompt, Content, Response, Sampling
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
@@ -20,6 +20,11 @@ from aurora_pool.prompts.content import as_prompt, check_sampling
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
+
+if TYPE_CHECKING:
+    from aurora_pool.blocking import BlockingPool
+
+__all__ = ["Engine", "EngineDied", "EnginePool", "Question", "QuestionRefused"]
 
 _RATE_OVER = 10.0
 """Seconds over which the speed is measured."""
@@ -96,7 +101,7 @@ class EnginePool(AgentPool):
         super().__init__([self._place], Serving(engine.model, None), FleetOptions())
         self._engine = engine
         self._max_tokens = max_tokens
-        self.max_tokens_aggregation = max_tokens_aggregation
+        self._max_tokens_aggregation = max_tokens_aggregation
         self._sampling = sampling or Sampling()
         self._closed = False
         self._in_flight = 0
@@ -107,6 +112,21 @@ class EnginePool(AgentPool):
     def supports_batch(self) -> bool:
         """Whether prompts go to the engine as they come: it makes batches itself."""
         return True
+
+    @property
+    def max_tokens(self) -> int | None:
+        """How many tokens to generate at most for a prompt; None takes what the context leaves."""
+        return self._max_tokens
+
+    @property
+    def max_tokens_aggregation(self) -> int | None:
+        """How many tokens to generate at most in reduce steps; None takes what the context leaves."""
+        return self._max_tokens_aggregation
+
+    @property
+    def sampling(self) -> Sampling:
+        """How prompts are answered that have no sampling of their own and whose call has none."""
+        return self._sampling
 
     @property
     def model(self) -> str | None:
@@ -130,6 +150,20 @@ class EnginePool(AgentPool):
     async def broadcast_prompt(self, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
         """Ask every agent the same: there is one."""
         return await self.send_all([prompt], max_tokens)
+
+    def update_endpoints(self, endpoints: Iterable[AnyEndpoint]) -> None:
+        """Raise :class:`ConfigError`: the engine is the only agent."""
+        raise ConfigError("update_endpoints: this pool has an engine in this process, and no endpoints")
+
+    def sync(self) -> BlockingPool[Self]:
+        """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.
+
+        >>> with EnginePool(engine, max_tokens=64).sync() as pool:  # doctest: +SKIP
+        ...     responses = pool.send_all_batched(["Name a colour."])
+        """
+        from aurora_pool.blocking import BlockingPool  # noqa: PLC0415 (few need it, and it imports anyio)
+
+        return BlockingPool(self)
 
     async def start(self) -> None:
         """Load the model; the first request does it otherwise. Raises :class:`ConfigError` if it can't be."""
@@ -217,20 +251,20 @@ class EnginePool(AgentPool):
 
 
 class _Call:
-    """One caller's prompts on their way through the engine, ``room`` of them at a time.
+    """One caller's prompts on their way through the engine, ``capacity`` of them at a time.
 
-    That is twice what is computed at a time: what waits in the engine begins the moment there is room.
+    That is twice what is computed at a time: what waits in the engine begins the moment a slot is free.
     """
 
     def __init__(
         self,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
         answer: Callable[[int, AnyPrompt], Coroutine[Any, Any, tuple[int, Response]]],
-        room: int,
+        capacity: int,
     ) -> None:
         self._prompts = prompts
         self._answer = answer
-        self._room = asyncio.Semaphore(room)
+        self._capacity = asyncio.Semaphore(capacity)
         self._ended: asyncio.Queue[asyncio.Task[Any]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -257,7 +291,7 @@ class _Call:
                     total = task.result()
                     continue
                 taken += 1
-                self._room.release()
+                self._capacity.release()
                 yield task.result()
         finally:
             for task in self._tasks:
@@ -266,11 +300,11 @@ class _Call:
 
     async def _feed(self) -> int:
         count = 0
-        await self._room.acquire()
+        await self._capacity.acquire()
         async for prompt in _each(self._prompts):
             self._begin(self._answer(count, prompt))
             count += 1
-            await self._room.acquire()
+            await self._capacity.acquire()
         return count
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -19,8 +19,8 @@ from aurora_pool.fleets.spec import EngineKind, Fleet, load_fleet, make_fleet
 from aurora_pool.fleets.sweep import sweep
 from aurora_pool.hostfile_source import HEARTBEAT, STALE_AFTER
 
-FIRST_LOOK, LOOK_EVERY = 0.05, 0.5
-"""Seconds between looks at agents that are awaited: at first, and in the end. Each time twice as long."""
+FIRST_POLL, POLL_EVERY = 0.05, 0.5
+"""Seconds between polls of agents that are awaited: at first, and at most. Each pause is twice the last."""
 
 
 def describe_fleet(what: str, *, engine: EngineKind = "vllm", agents: int | None = None) -> Fleet:
@@ -160,10 +160,10 @@ def _wait_until_ended(run: RunFolder, fleet: Fleet, *, within: float) -> list[st
 
 
 def _pauses() -> Iterator[float]:
-    pause = FIRST_LOOK
+    pause = FIRST_POLL
     while True:
         yield pause
-        pause = min(LOOK_EVERY, 2 * pause)
+        pause = min(POLL_EVERY, 2 * pause)
 
 
 def _failure(run: RunFolder, failed: list[AgentState]) -> NoAgentsError:

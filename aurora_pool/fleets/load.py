@@ -1,4 +1,4 @@
-"""How busy engines are, measured between two looks at their metrics."""
+"""How busy engines are, measured between two readings of their metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AT_ONCE = 64
 
 @dataclass(frozen=True, slots=True)
 class AgentLoad:
-    """How busy one agent is; ``now`` is None where it shows no metrics, and speeds are None after one look."""
+    """How busy one agent is; ``now`` is None where it shows no metrics, and speeds are None after one reading."""
 
     endpoint: AgentEndpoint
     now: EngineLoad | None = None
@@ -28,26 +28,26 @@ class AgentLoad:
 
 
 class LoadWatch:
-    """Looks at engines again and again."""
+    """Reads engines' metrics again and again."""
 
     def __init__(self) -> None:
         self._before: dict[str, tuple[float, EngineLoad]] = {}
 
-    async def look(self, endpoints: Sequence[AgentEndpoint]) -> list[AgentLoad]:
-        """Look at all of them, many at a time."""
+    async def measure(self, endpoints: Sequence[AgentEndpoint]) -> list[AgentLoad]:
+        """Read all of them, many at a time."""
         transport = Transport(
             endpoints, connect_timeout=Timeouts().connect, connector_limit=None, connection=ConnectionOptions()
         )
         transport.open()
         turn = asyncio.Semaphore(AT_ONCE)
 
-        async def look(index: int) -> AgentLoad:
+        async def measure(index: int) -> AgentLoad:
             async with turn:
                 load = await read_load(transport, index, within=Timeouts().probe)
             return self._compare(endpoints[index], load)
 
         try:
-            return list(await asyncio.gather(*map(look, range(len(endpoints)))))
+            return list(await asyncio.gather(*map(measure, range(len(endpoints)))))
         finally:
             await transport.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_LOOK_EVERY = 0.02
+_POLL_EVERY = 0.02
 _TRACKERS_LIMIT = 2.0
 """Seconds that multiprocessing's resource trackers have to remove the shared memory of killed processes."""
 
@@ -42,8 +42,8 @@ def end_with_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
-def look_at(pid: int) -> Process | None:
-    """Look at one process; None if it does not run."""
+def process_of(pid: int) -> Process | None:
+    """Find one process; None if it does not run."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
@@ -61,7 +61,7 @@ def descendants(root: int, *, besides: Collection[int] = ()) -> list[int]:
     """Find all running descendants of a process, without those in ``besides`` and theirs."""
     children: dict[int, list[int]] = {}
     for pid in all_pids():
-        process = look_at(pid)
+        process = process_of(pid)
         if process is not None:
             children.setdefault(process.parent, []).append(pid)
     found: list[int] = []
@@ -79,7 +79,7 @@ def marked(value: str) -> list[int]:
     for pid in all_pids():
         with suppress(OSError):
             content = Path(f"/proc/{pid}/environ").read_bytes()
-            if any(entry.startswith(wanted) for entry in content.split(b"\0")) and look_at(pid) is not None:
+            if any(entry.startswith(wanted) for entry in content.split(b"\0")) and process_of(pid) is not None:
                 found.append(pid)
     return found
 
@@ -100,7 +100,7 @@ def kill_all(find: Callable[[], Iterable[int]], *, within: float = 10.0) -> list
             if waited > _TRACKERS_LIMIT or not _is_resource_tracker(pid):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_EVERY)
 
 
 def reap() -> dict[int, int]:

@@ -38,7 +38,7 @@ class AgentStatus:
 
 
 class FleetWatch:
-    """Looks at a fleet again and again; what it measures lies between two looks. Raises :class:`ConfigError`."""
+    """Measures a fleet between two calls of :meth:`measure`. Raises :class:`ConfigError`."""
 
     def __init__(self, run: RunFolder) -> None:
         self._run = run
@@ -46,8 +46,8 @@ class FleetWatch:
         self._launch = run.launch()
         self._loads = LoadWatch()
 
-    def look(self) -> list[AgentStatus]:
-        """Look at all agents, in the order of their names."""
+    def measure(self) -> list[AgentStatus]:
+        """Measure all agents, in the order of their names."""
         found = {name: self._run.state(name) for name in self._fleet.agent_names}
         ready = [state for state, age in filter(None, found.values()) if state.phase == "ready" and age <= STALE_AFTER]
         speeds = self._speeds(ready)
@@ -73,7 +73,7 @@ class FleetWatch:
 
     def _speeds(self, states: Sequence[AgentState]) -> dict[str, float | None]:
         endpoints = [AgentEndpoint(state.address, state.port) for state in states]
-        loads = asyncio.run(self._loads.look(endpoints)) if endpoints else []
+        loads = asyncio.run(self._loads.measure(endpoints)) if endpoints else []
         return {state.name: load.tokens_per_second for state, load in zip(states, loads, strict=True)}
 
 

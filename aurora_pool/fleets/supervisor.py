@@ -27,7 +27,7 @@ from aurora_pool.fleets import leash
 from aurora_pool.fleets.engines import ADDRESS, PORT, engine_command
 from aurora_pool.fleets.gpus import gpu_environment
 from aurora_pool.fleets.network import ask, first_port, free_port, nobody_is_connected, own_address
-from aurora_pool.fleets.processes import MARK, adopt_orphans, descendants, kill_all, look_at, reap
+from aurora_pool.fleets.processes import MARK, adopt_orphans, descendants, kill_all, process_of, reap
 from aurora_pool.fleets.run_folder import AgentState, Phase, RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 from aurora_pool.hostfile import AgentEndpoint, format_hostfile
@@ -36,7 +36,7 @@ from aurora_pool.policy.retry import backoff
 from aurora_pool.wire.status import HEALTH_PATH, METRICS_PATH, parse_load
 
 TICK = 0.2
-"""Seconds between looks at the engines."""
+"""Seconds between checks of the engines."""
 ASKING = 1.0
 """Seconds that an engine has to answer; one that is merely busy loses nothing by being late."""
 STEADY_AFTER = 600.0
@@ -98,7 +98,7 @@ class Supervisor:
                 agent.heartbeat(now)
         codes = reap()
         for agent in self._agents:
-            if agent.pipe is not None and (agent.leash in codes or look_at(agent.leash) is None):
+            if agent.pipe is not None and (agent.leash in codes or process_of(agent.leash) is None):
                 # Without a code it was taken out of the process table on the way, by what kills leftovers.
                 agent.ended(codes.get(agent.leash, 128 + signal.SIGKILL), now)
                 # Whatever a leash that was killed has left is this process's own now.
@@ -167,7 +167,7 @@ class Agent:
         return self._state.port
 
     def heartbeat(self, now: float) -> None:
-        """Say that it is looked after, and look whether its engine answers."""
+        """Give its heartbeat, and check whether its engine answers."""
         if self.phase in {"ended", "failed"}:
             return
         found = self._run.state(self._name)

@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from aurora_pool.fleets.processes import MARK, kill_all, look_at, marked, reap
+from aurora_pool.fleets.processes import MARK, kill_all, marked, process_of, reap
 from aurora_pool.fleets.run_folder import RunFolder
 
 
@@ -34,7 +34,7 @@ def sweep(run: RunFolder, *, within: float) -> list[int]:
 
 def _is_supervisor(pid: int) -> bool:
     """Whether it is no leash and no engine: its parent does not belong to the fleet, or is the shell that began it."""
-    process = look_at(pid)
+    process = process_of(pid)
     if process is None:
         return False
     with suppress(OSError):

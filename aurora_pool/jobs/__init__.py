@@ -7,7 +7,7 @@ from aurora_pool.jobs.guardrails import Guardrails, Price
 from aurora_pool.jobs.job import Job, run_job
 from aurora_pool.jobs.meter import Progress, Standstill
 from aurora_pool.jobs.options import AgentTotals, JobOptions, JobSummary
-from aurora_pool.jobs.validation import Expectation
+from aurora_pool.jobs.validation import Expectation, fits_schema, is_json, matches
 
 __all__ = [
     "AgentTotals",
@@ -21,7 +21,10 @@ __all__ = [
     "Price",
     "Progress",
     "Standstill",
+    "fits_schema",
+    "is_json",
     "map_rows",
+    "matches",
     "read_answers",
     "run_job",
 ]

@@ -13,6 +13,8 @@ from aurora_pool.jobs.codec import Lines
 from aurora_pool.jobs.files import compression_of
 from aurora_pool.jobs.records import is_intact
 
+__all__ = ["Answer", "read_answers"]
+
 
 class Answer(msgspec.Struct, frozen=True):
     """One record of an output: the request's id, and its answer or why there is none.

@@ -15,11 +15,10 @@ from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.jobs.deadline import RESERVE
 from aurora_pool.jobs.job import Job
-from aurora_pool.jobs.meter import Progress, Standstill
+from aurora_pool.jobs.meter import OnProgress, Progress, Standstill
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, Plan
-from aurora_pool.jobs.run import OnProgress
 from aurora_pool.jobs.standing import standstill_of
 from aurora_pool.jobs.totals import Totals
 from aurora_pool.sharing.roster import Roster
@@ -28,8 +27,8 @@ from aurora_pool.statistics import PoolStatistics
 if TYPE_CHECKING:
     from aurora_pool.jobs.run import JobPool
 
-LOOK_EVERY = 15.0
-"""Seconds between looks at what the other drivers have done."""
+POLL_EVERY = 15.0
+"""Seconds between two reads of what the other drivers have done."""
 
 T = TypeVar("T")
 
@@ -95,7 +94,7 @@ class ClaimRun:
         """Run to the end, whichever it is."""
         helpers = [asyncio.create_task(work) for work in (self._beat(), self._watch(), self._announce_more())]
         try:
-            await self._in_thread(self._claims.look)
+            await self._in_thread(self._claims.refresh)
             while not self._over():
                 if not await self._take_piece():
                     await self._news.wait()
@@ -103,7 +102,7 @@ class ClaimRun:
                 for helper in helpers:
                     if helper.done() and not helper.cancelled() and (error := helper.exception()) is not None:
                         raise error
-            await self._in_thread(self._claims.look)
+            await self._in_thread(self._claims.refresh)
         finally:
             for task in (*helpers, *self._pieces):
                 task.cancel()
@@ -124,7 +123,7 @@ class ClaimRun:
     # -- pieces -------------------------------------------------------------------------------------------------
 
     async def _take_piece(self) -> bool:
-        """Take a piece if there is room for one in the agents' windows, and tell whether there was."""
+        """Take a piece if the agents' windows have capacity for one, and tell whether they had."""
         ends = self._ending != "finished" or self._error is not None
         if ends or self._claimed >= self._wanted or self._now() < self._nothing_free_until:
             return False
@@ -208,7 +207,7 @@ class ClaimRun:
             self._news.set()  # pieces of a driver that died may be free now
 
     async def _watch(self) -> None:
-        looked = self._now()
+        refreshed = self._now()
         while True:
             statistics = self._pool.statistics()
             windows = sum(agent.window for agent in statistics.agents if agent.state == "in service")
@@ -219,9 +218,9 @@ class ClaimRun:
                 self._on_progress(self._progress(now, statistics))
             if self._options.deadline is not None and self._options.deadline - time.time() <= RESERVE:
                 self.end("out of time", "the allocation ends")
-            if now - looked >= LOOK_EVERY:
-                await self._in_thread(self._claims.look)
-                looked = now
+            if now - refreshed >= POLL_EVERY:
+                await self._in_thread(self._claims.refresh)
+                refreshed = now
             self._news.set()
             await asyncio.sleep(self._options.interval)
 

@@ -12,11 +12,11 @@ from aurora_pool.jobs.claim_run import ClaimRun
 from aurora_pool.jobs.claims import Claims
 from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.job import check_pool
+from aurora_pool.jobs.meter import OnProgress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pieces import agree_on_plan, first_request
 from aurora_pool.jobs.requests import Request
 from aurora_pool.jobs.resume import Resumed
-from aurora_pool.jobs.run import OnProgress
 from aurora_pool.sharing.roster import Roster, process_name
 
 if TYPE_CHECKING:

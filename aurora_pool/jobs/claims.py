@@ -10,9 +10,9 @@ In the folder of a plan::
 
 A piece is free if it has no lease, or if the driver that has the latest one is no longer alive. Whoever takes it over
 makes the next lease, copies the answers that are there to a file of its own, and goes on with that. So no two drivers
-write to one file, whatever each believes: a driver that was stopped and wakes up looks whether its lease is still the
-latest before it writes, and if it is stopped between the look and the write, the line lands in a file that no longer
-counts. The look is an attempt to make the next lease for itself, which of two drivers only one can. Which file counts
+write to one file, whatever each believes: a driver that was stopped and wakes up checks that its lease is still the
+latest before it writes, and if it is stopped between the check and the write, the line lands in a file that no longer
+counts. The check is an attempt to make the next lease for itself, which of two drivers only one can. Which file counts
 is decided once, by who makes the link in ``done/``. No lock is needed for it, no time stamp, no clock in common.
 """
 
@@ -119,7 +119,7 @@ class Claims:
                 self._list()
                 lease = self._first_lease(self._fresh(), on_record)
             if lease is None:
-                self.roster.look()  # after the lists: who has taken a piece since is alive in what is seen now
+                self.roster.refresh()  # after the lists: who has taken a piece since is alive in what is seen now
                 lease = self._first_lease(filter(self._is_orphan, self._leased()), on_record)
         except OSError as error:
             raise self._failure(error) from error
@@ -133,7 +133,7 @@ class Claims:
         except OSError as error:
             raise self._failure(error) from error
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read anew which pieces are done, and which can't be."""
         try:
             self._list()
@@ -169,12 +169,12 @@ class Claims:
 
     @property
     def finished(self) -> frozenset[int]:
-        """The pieces that were done when last looked at."""
+        """The pieces that were done at the last refresh."""
         return frozenset(self._finished)
 
     @property
     def open_pieces(self) -> list[int]:
-        """The pieces that were neither done nor unusable when last looked at."""
+        """The pieces that were neither done nor unusable at the last refresh."""
         closed = self._closed()
         return [number for number in range(self._pieces) if number not in closed]
 

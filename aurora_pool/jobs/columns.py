@@ -11,6 +11,8 @@ from aurora_pool.arguments import check_each_instance, check_instance
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.templates import Template
 
+__all__ = ["Columns"]
+
 SAMPLING_FIELDS = frozenset(
     {
         "add_generation_prompt",
@@ -182,7 +184,7 @@ class RowReader:
     def _body(self, row: dict[str, Any]) -> dict[str, Any]:
         body = {name: value for name, value in row.items() if name in REQUEST_FIELDS}
         for name in row.keys() - REQUEST_FIELDS - self._known:
-            self._look_at(name)
+            self._check_column(name)
         if self._template is not None:
             body.pop("messages", None)
             body["prompt"] = self._fill(self._template, row)
@@ -207,7 +209,7 @@ class RowReader:
         except KeyError as error:
             raise ColumnError(f"the template has {{{error.args[0]}}}, and {_there_are(row)}") from None
 
-    def _look_at(self, name: str) -> None:
+    def _check_column(self, name: str) -> None:
         self._known.add(name)
         if name not in self._meant and (field := _meant_by(name, SAMPLING_FIELDS)) is not None:
             self.odd[name] = field

@@ -17,14 +17,14 @@ _CHUNK = 1 << 20
 class TemporaryCopy:
     """A temporary copy of a stream, which nobody else sees; every :meth:`open` reads it from its beginning.
 
-    Raises :class:`~aurora_pool.errors.BadRecord` if the stream can't be read, or there is no room for the copy.
+    Raises :class:`~aurora_pool.errors.BadRecord` if the stream can't be read, or there is no space for the copy.
     """
 
     def __init__(self, stream: IO[bytes], name: str) -> None:
         try:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - kept until close()
         except OSError as error:
-            raise _no_room(name, error) from error
+            raise _disk_full(name, error) from error
         try:
             _copy(stream, self._file, name)
         except BaseException:
@@ -41,7 +41,7 @@ class TemporaryCopy:
         return io.BufferedReader(_Reading(self._file.fileno()), 1 << 18)
 
     def close(self) -> None:
-        """Give the room back."""
+        """Give the disk space back."""
         self._file.close()
 
 
@@ -118,10 +118,10 @@ def _copy(stream: IO[bytes], file: IO[bytes], name: str) -> None:
             while rest:
                 rest = rest[file.write(rest) :]
         except OSError as error:
-            raise _no_room(name, error) from error
+            raise _disk_full(name, error) from error
 
 
-def _no_room(name: str, error: OSError) -> BadRecord:
+def _disk_full(name: str, error: OSError) -> BadRecord:
     where = tempfile.gettempdir()
     return BadRecord(f"no copy of it can be made in {where} ({error.strerror}); TMPDIR names another folder", path=name)
 

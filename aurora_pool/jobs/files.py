@@ -20,6 +20,8 @@ from aurora_pool.jobs.formats import InputFormat, kind_of
 if TYPE_CHECKING:
     import zstandard
 
+__all__ = ["InputFile"]
+
 Compression: TypeAlias = Literal["none", "gzip", "zstd"]
 
 _SUFFIXES: dict[str, Compression] = {".gz": "gzip", ".gzip": "gzip", ".zst": "zstd", ".zstd": "zstd"}

@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias, get_args
 
 from aurora_pool.errors import BadRecord
 
+__all__ = ["InputFormat"]
+
 InputFormat: TypeAlias = Literal["auto", "jsonl", "text", "csv", "tsv", "parquet", "dataset"]
 """``dataset`` is a folder that ``datasets.Dataset.save_to_disk`` wrote, or ``hf://NAME`` of the Hugging Face hub."""
 

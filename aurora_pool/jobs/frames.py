@@ -15,7 +15,10 @@ from aurora_pool.messages import Prompt, Response, Sampling
 from aurora_pool.pool_options import CallOptions
 
 if TYPE_CHECKING:
+    from aurora_pool.engines.pool import EnginePool
     from aurora_pool.pool import VLLMPool
+
+__all__ = ["map_rows"]
 
 Frame = TypeVar("Frame")
 
@@ -23,7 +26,7 @@ Frame = TypeVar("Frame")
 async def map_rows(
     frame: Frame,
     template: str,
-    pool: VLLMPool,
+    pool: VLLMPool | EnginePool,
     *,
     column: str = "answer",
     max_tokens: int | None = None,
@@ -62,7 +65,12 @@ def _named(column: str, answers: list[str | None], errors: list[str | None]) -> 
 
 
 async def _answer(
-    frame: Any, template: str, pool: VLLMPool, column: str, max_tokens: int | None, sampling: Sampling | None
+    frame: Any,
+    template: str,
+    pool: VLLMPool | EnginePool,
+    column: str,
+    max_tokens: int | None,
+    sampling: Sampling | None,
 ) -> tuple[list[str | None], list[str | None]]:
     columns = [str(name) for name in frame.columns]
     taken = {column, f"{column}_error"} & set(columns)

@@ -13,6 +13,8 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.hosted import hosted_terms
 from aurora_pool.messages import Response
 
+__all__ = ["Guardrails", "Price"]
+
 LEAST = 20
 """Finished requests before a share of failures means anything."""
 

@@ -18,12 +18,13 @@ from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.input_writer import write_requests
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.lock import Lock
+from aurora_pool.jobs.meter import OnProgress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.ordered import ordered_path, write_ordered
 from aurora_pool.jobs.paths import check_apart, written_by_job
 from aurora_pool.jobs.requests import RequestReader
 from aurora_pool.jobs.resume import Resumed, resume
-from aurora_pool.jobs.run import OnProgress, Run
+from aurora_pool.jobs.run import Run
 from aurora_pool.jobs.runlog import RunLog, run_log_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.table_writer import check_table, write_table
@@ -33,6 +34,8 @@ from aurora_pool.own_files import mode_of
 
 if TYPE_CHECKING:
     from aurora_pool.jobs.run import JobPool
+
+__all__ = ["Job", "Requests", "run_job"]
 
 Requests = str | Path | InputFile | Iterable[AnyPrompt | Mapping[str, Any]]
 """The input of a job: a file by its name, prompts, or requests as lines of an input file have them."""
@@ -141,7 +144,7 @@ class Job:
         """Whether prompts are being answered: not while old records are read, nor while the sorted copy is made."""
         return self._run is not None
 
-    async def look(self, pool: JobPool) -> Resumed:
+    async def inspect(self, pool: JobPool) -> Resumed:
         """Read what an earlier run has left, change nothing, and run nothing. Such a job can't be run."""
         if not self._journal.resumable:
             return Resumed()

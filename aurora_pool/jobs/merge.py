@@ -26,7 +26,7 @@ from aurora_pool.sharing.ranks import Part
 SHOWN = 5
 """How many ids are named where many are wrong."""
 BUCKETS = 256
-"""Into how many parts the hashes of ids are divided, which are looked at one after the other."""
+"""Into how many parts the hashes of ids are divided, which are checked one after the other."""
 IN_MEMORY = 1 << 20
 """How many hashes may wait for that in memory; more go to disk, a file for each part."""
 
@@ -51,15 +51,16 @@ def merge(
     any. The records of a claimed job come in the order of the input. ``on_piece`` is told how many pieces are joined,
     of how many. The output is there as a whole or not at all.
 
-    Raises :class:`~aurora_pool.errors.BadRecord`, which names what is missing, there twice or foreign, and
-    :class:`~aurora_pool.errors.JobError` if a file can't be read or written, or ``output`` is there already.
+    Raises :class:`~aurora_pool.errors.BadRecord`, which names what is missing, there twice or foreign, or a folder
+    without a shared job, and :class:`~aurora_pool.errors.JobError` if a file can't be read or written, or ``output``
+    is there already.
     """
     folder, output = Path(folder), Path(output)
     if output.exists():
         raise JobError(f"{output}: it is there already; name another, or remove it")
     plan = read_plan(folder)
     if plan is None:
-        raise JobError(f"{folder}: no plan is in it, so no drivers have shared a job there")
+        raise BadRecord("no plan is in it, so no drivers have shared a job there", path=folder)
     path = Path(source or plan.source)
     try:
         size = path.stat().st_size

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aurora_pool.statistics import PoolStatistics
+
+__all__ = ["OnProgress", "Progress", "Standstill"]
 
 _WINDOW = 30.0
 """Seconds over which rates are measured: long enough to even out lists that end together."""
@@ -52,6 +55,10 @@ class Progress:
     drain: float | None = None
     exhausted: bool = False
     prompt_tokens: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+"""Is called with how far a job is."""
 
 
 class Meter:
@@ -108,11 +115,6 @@ class Meter:
         if remaining == 0:
             return 0.0
         return remaining / rate if rate > 0 else None
-
-    def slow_latency(self) -> float:
-        """What nearly every prompt stays below lately, in seconds: the 95th percentile; 0 before the first answer."""
-        ordered = sorted(self._latencies)
-        return ordered[int(len(ordered) * 0.95)] if ordered else 0.0
 
     def quiet_for(self, *, now: float, factor: float, at_least: float) -> float | None:
         """Seconds without an answer, if they are more than ``factor`` times the usual latency and ``at_least``."""

@@ -19,6 +19,8 @@ from aurora_pool.jobs.validation import Expectation
 from aurora_pool.options import PromptFormat
 from aurora_pool.sharing.ranks import Part
 
+__all__ = ["AgentTotals", "Ending", "JobOptions", "JobSummary"]
+
 _COLUMNS, _EXPECT, _GUARDRAILS = Columns(), Expectation(), Guardrails()
 
 # What the fields of JobOptions must be.

@@ -1,6 +1,4 @@
-"""Lines of a job's input, read into requests: pure, one line at a time.
-
-Three kinds of line are known:
+"""Lines of a job's input, read into requests: pure, one line at a time. A line is one of three kinds:
 
 - OpenAI Batch: ``{"custom_id": "a", "method": "POST", "url": "/v1/completions", "body": {"prompt": "Hi"}}``;
 - short: ``{"prompt": "Hi"}`` or ``{"messages": [...]}``, with sampling fields, an ``id`` and columns of data beside it;
@@ -16,9 +14,10 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.columns import REQUEST_FIELDS, UNSENT, ColumnError, Columns, RowReader
 from aurora_pool.options import PromptFormat
+
+__all__ = ["Request"]
 
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
@@ -253,24 +252,6 @@ def _lone_surrogate(error: Exception) -> str | None:
     if not isinstance(error, UnicodeEncodeError):
         return None
     return f"the text is no valid Unicode: a lone surrogate, {error.object[error.start]!a}"
-
-
-def parse_model_map(pairs: list[str]) -> dict[str, str]:
-    """Read ``old=new`` pairs.
-
-    >>> parse_model_map(["gpt-4o-mini=meta-llama/Llama-3.1-8B-Instruct"])
-    {'gpt-4o-mini': 'meta-llama/Llama-3.1-8B-Instruct'}
-
-    Raises :class:`~aurora_pool.errors.ConfigError`.
-    """
-    mapped: dict[str, str] = {}
-    for pair in pairs:
-        old, equals, new = pair.partition("=")
-        if not equals or not old or not new:
-            raise ConfigError(f"expected a model map as old=new, got {pair!r}")
-        if mapped.setdefault(old, new) != new:
-            raise ConfigError(f"the model {old!r} is mapped twice, to {mapped[old]!r} and to {new!r}")
-    return mapped
 
 
 def _system(text: str | None) -> list[dict[str, str]]:

@@ -14,6 +14,8 @@ from aurora_pool.jobs.records import BEGINNING, decode_record, request_key
 from aurora_pool.jobs.requests import is_made_up, made_up
 from aurora_pool.jobs.survey import Survey
 
+__all__ = ["OnChanged", "Resumed"]
+
 
 @dataclass(slots=True)
 class Resumed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -18,7 +18,7 @@ from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.deadline import Deadline
 from aurora_pool.jobs.guardrails import Guard
 from aurora_pool.jobs.journal import Journal
-from aurora_pool.jobs.meter import Meter, Progress
+from aurora_pool.jobs.meter import Meter, OnProgress, Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.prompt_maker import PromptMaker, asked
 from aurora_pool.jobs.records import encode_record
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     JobPool: TypeAlias = VLLMPool | EmbeddingPool | EnginePool
     """A pool that answers jobs."""
 
-OnProgress = Callable[[Progress], None]
-"""Is called with how far a job is."""
 logger = logging.getLogger(__name__)
 _TURN = 256
 """Cached answers after which other tasks get their turn."""
@@ -121,7 +119,7 @@ class Run:
         try:
             if self._ending == "stopped":
                 self._work.cancel()
-            self._look_at_deadline(self._now())
+            self._check_deadline(self._now())
             await asyncio.wait({self._work, watch}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (self._work, watch):
@@ -275,15 +273,15 @@ class Run:
                 # In a thread: a busy file system takes seconds for it.
                 await asyncio.to_thread(self._journal.sync)
                 synced = self._now()
-            self._look_at_deadline(now)
+            self._check_deadline(now)
             if self._on_progress is None and not self._options.run_log:
                 continue  # nobody wants to know: a snapshot of thousands of agents takes milliseconds
             statistics = self._pool.statistics()
-            self._log.look(now - self._meter.started, statistics)
+            self._log.sample(now - self._meter.started, statistics)
             if self._on_progress is not None:
                 self._on_progress(self._progress(now, statistics))
 
-    def _look_at_deadline(self, now: float) -> None:
+    def _check_deadline(self, now: float) -> None:
         if self._deadline.is_over(now):
             self.end("out of time", "the allocation ends")
             if self._work is not None:

@@ -86,7 +86,7 @@ class RunLog:
             )
             self._write(row)
 
-    def look(self, seconds: float, statistics: PoolStatistics) -> None:
+    def sample(self, seconds: float, statistics: PoolStatistics) -> None:
         """Note now and then what the pool has counted, and put everything into the file."""
         if seconds - self._noted >= EVERY:
             self.note_agents(seconds, statistics)

@@ -14,6 +14,8 @@ from aurora_pool.jobs.requests import Request, RequestError, RequestReader
 from aurora_pool.jobs.tables import Source
 from aurora_pool.sharing.ranks import Part
 
+__all__ = ["OnBadLine"]
+
 OnBadLine: TypeAlias = Literal["stop", "skip"]
 """What a bad line of the input does: it stops the job before anything is sent, or is skipped."""
 

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import msgspec
 
@@ -29,8 +29,6 @@ _ROWS = 8192
 
 OWN = ("answer", "finish_reason", "prompt_tokens", "completion_tokens", "error")
 """Columns that the table has beside the kept ones. Where a kept one has such a name, these begin with ``model_``."""
-
-Kept = Literal["all"] | tuple[str, ...]
 
 
 def check_table(path: str | Path) -> None:

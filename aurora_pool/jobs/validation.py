@@ -15,6 +15,8 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.requests import Request
 from aurora_pool.messages import Prompt, Response, Sampling
 
+__all__ = ["Check", "Expectation", "Remedy", "fits_schema", "is_json", "matches"]
+
 Check: TypeAlias = Callable[[str], str | None]
 """Says why an answer will not do, in words that a model could be told; None for one that will."""
 
@@ -30,7 +32,8 @@ WARMEST = 1.0
 class Expectation:
     """What answers must be.
 
-    - ``check``: such as :func:`is_json`, or any function of the text that gives a reason, or None;
+    - ``check``: of :func:`is_json`, :func:`matches`, :func:`fits_schema`, or any function of the text that gives a
+      reason, or None;
     - ``retries``: how often one that fails is asked for again, and ``remedy`` how;
     - ``length_is_failure``: whether an answer that was cut at ``max_tokens`` is one that failed; it is not asked again.
 
@@ -107,7 +110,7 @@ def matches(pattern: str) -> Check:
     >>> matches("yes|no")(" yes\n"), matches("yes|no")("maybe")
     (None, "it does not match 'yes|no'")
 
-    Raises :class:`~aurora_pool.errors.ConfigError`.
+    Raises :class:`~aurora_pool.errors.ConfigError` for what is no regular expression.
     """
     try:
         compiled = re.compile(pattern, re.DOTALL)
@@ -118,6 +121,8 @@ def matches(pattern: str) -> Check:
 
 def fits_schema(schema: Mapping[str, Any]) -> Check:
     """Make a check that an answer is JSON that a JSON Schema allows. Needs jsonschema, of the extra ``tables``.
+
+    >>> expect = Expectation(check=fits_schema({"type": "object", "required": ["gene"]}))  # doctest: +SKIP
 
     Raises :class:`~aurora_pool.errors.ConfigError` for what is no schema.
     """

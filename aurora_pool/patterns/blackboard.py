@@ -17,8 +17,10 @@ from aurora_pool.arguments import (
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import SEPARATOR, render
-from aurora_pool.pool import VLLMPool
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.pool_options import CallOptions
+
+__all__ = ["Blackboard", "BlackboardResult", "Contribution", "LostContribution", "Role"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ class Blackboard:
 
     async def run(
         self,
-        pool: VLLMPool,
+        pool: TextPool,
         rounds: int,
         *,
         converged: Callable[[Blackboard], bool] | None = None,
@@ -162,7 +164,7 @@ class Blackboard:
             converged, self._rounds, {name: self.text(name) for name in self._sections}, tuple(lost)
         )
 
-    def _teams(self, pool: VLLMPool) -> list[tuple[VLLMPool, list[Role]]]:
+    def _teams(self, pool: TextPool) -> list[tuple[TextPool, list[Role]]]:
         """Say which agents work for which roles; roles without a tag have the whole pool."""
         teams = []
         for tag in dict.fromkeys(role.tag for role in self._roles):
@@ -174,9 +176,9 @@ class Blackboard:
         return teams
 
     async def _ask(
-        self, teams: list[tuple[VLLMPool, list[Role]]], sampling: Sampling | None
+        self, teams: list[tuple[TextPool, list[Role]]], sampling: Sampling | None
     ) -> list[tuple[Role, Response]]:
-        async def ask(team: VLLMPool, roles: list[Role]) -> dict[str, list[Response]]:
+        async def ask(team: TextPool, roles: list[Role]) -> dict[str, list[Response]]:
             askers = [role for role in roles for _ in range(role.count)]
             prompts = [self._prompt(role) for role in askers]
             answers: dict[str, list[Response]] = {role.name: [] for role in roles}

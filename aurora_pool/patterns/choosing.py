@@ -16,9 +16,11 @@ from aurora_pool.errors import BadReply, ConfigError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.ahead import ahead
 from aurora_pool.patterns.growing import Work, grow
-from aurora_pool.pool import VLLMPool
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.pool_options import check_prompts
 from aurora_pool.prompts.content import check_sampling
+
+__all__ = ["Choice", "Score", "choose", "score"]
 
 MOST_LOGPROBS = 20  # what a server allows by default (--max-logprobs)
 _NEXT = Sampling(
@@ -69,7 +71,7 @@ class Score:
         return math.exp(-self.logprob / self.tokens) if self.tokens else math.inf
 
 
-async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence[str]) -> list[Choice]:
+async def choose(pool: TextPool, prompts: Iterable[AnyPrompt], choices: Sequence[str]) -> list[Choice]:
     r"""Find how probable each of some answers is as the continuation of each prompt.
 
     ::
@@ -128,7 +130,7 @@ async def choose(pool: VLLMPool, prompts: Iterable[AnyPrompt], choices: Sequence
     return [_chosen(choices, logprobs, failed.get(number)) for number, logprobs in enumerate(found)]
 
 
-async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Score]:
+async def score(pool: TextPool, texts: Iterable[str | Sequence[int]]) -> list[Score]:
     """Find how likely the model finds each text: the log-probability of its tokens, each given those before it.
 
     ::
@@ -172,7 +174,7 @@ async def score(pool: VLLMPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
     return scores
 
 
-async def _tokens_of_choices(pool: VLLMPool, choices: Sequence[str]) -> dict[str, list[int]]:
+async def _tokens_of_choices(pool: TextPool, choices: Sequence[str]) -> dict[str, list[int]]:
     """Tokenize each choice within its text.
 
     Some tokenizers put a space before every text; behind an anchor there is none. Where anchor and choice share a

@@ -15,6 +15,8 @@ from typing import Any, Literal, get_args
 from aurora_pool.arguments import check_each_instance, check_many, check_one_of
 from aurora_pool.errors import BadRecord, ConfigError
 
+__all__ = ["Document", "DocumentFormat", "read_documents"]
+
 DocumentFormat = Literal["text", "chatgpt-export", "claude-export"]
 """What documents are: UTF-8 texts, or archives of chats as these services export them."""
 

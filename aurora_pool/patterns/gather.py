@@ -10,13 +10,15 @@ from aurora_pool.arguments import check_many, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render, require_placeholder
-from aurora_pool.pool import VLLMPool
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.pool_options import CallOptions, listed
 from aurora_pool.progress import OnCallProgress
 
+__all__ = ["broadcast", "map_gather", "sample_many", "scatter_gather"]
+
 
 async def scatter_gather(
-    pool: VLLMPool,
+    pool: TextPool,
     prompts: Iterable[AnyPrompt],
     max_tokens: int | None = None,
     *,
@@ -39,7 +41,7 @@ async def scatter_gather(
 
 
 async def map_gather(
-    pool: VLLMPool,
+    pool: TextPool,
     template: str,
     items: Iterable[object],
     max_tokens: int | None = None,
@@ -59,7 +61,7 @@ async def map_gather(
     return await scatter_gather(pool, [render(template, item=item) for item in items], max_tokens, sampling=sampling)
 
 
-async def broadcast(pool: VLLMPool, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
+async def broadcast(pool: TextPool, prompt: AnyPrompt, max_tokens: int | None = None) -> list[Response]:
     """Ask every agent the same; one response per agent, in the order of the agents.
 
     ::
@@ -70,7 +72,7 @@ async def broadcast(pool: VLLMPool, prompt: AnyPrompt, max_tokens: int | None = 
 
 
 async def sample_many(
-    pool: VLLMPool,
+    pool: TextPool,
     prompts: Iterable[AnyPrompt],
     n: int,
     max_tokens: int | None = None,

@@ -13,7 +13,7 @@ from contextlib import aclosing
 from typing import TypeAlias, TypeVar
 
 from aurora_pool.messages import AnyPrompt, Response, Sampling
-from aurora_pool.pool import VLLMPool
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.progress import ProgressReport
 
 Key = TypeVar("Key")
@@ -22,7 +22,7 @@ Work: TypeAlias = tuple[Key, AnyPrompt]
 
 
 async def grow(
-    pool: VLLMPool,
+    pool: TextPool,
     first: Iterable[Work[Key]],
     follow: Callable[[Key, Response], Iterable[Work[Key]]],
     *,

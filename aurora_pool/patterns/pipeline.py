@@ -11,9 +11,11 @@ from aurora_pool.messages import ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.reduce import Clean, check_answers, merging, reduce_budget, reduce_forest
 from aurora_pool.patterns.templates import render, require_placeholder
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.patterns.tree import ReduceResult, ReduceTree, why_not
-from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import CallOptions
+
+__all__ = ["PipelineResult", "Stage", "fan_out_fan_in", "run_pipeline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class _Item:
 
 
 async def run_pipeline(
-    pool: VLLMPool, stages: Sequence[Stage], items: Iterable[object], *, sampling: Sampling | None = None
+    pool: TextPool, stages: Sequence[Stage], items: Iterable[object], *, sampling: Sampling | None = None
 ) -> list[PipelineResult]:
     """Take every item through all stages; the results are in the order of the items.
 
@@ -124,7 +126,7 @@ async def run_pipeline(
 
 
 async def fan_out_fan_in(
-    pool: VLLMPool,
+    pool: TextPool,
     items: Iterable[object],
     prompts: Mapping[str, str],
     reduce_prompt: str,

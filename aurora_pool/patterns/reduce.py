@@ -12,10 +12,12 @@ from aurora_pool.errors import ConfigError, PoolError
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.growing import Work, grow
 from aurora_pool.patterns.templates import SEPARATOR, render, require_placeholder
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree, TokenBudget
-from aurora_pool.pool import VLLMPool
 from aurora_pool.pool_options import CallOptions
 from aurora_pool.progress import OnCallProgress, ProgressReport
+
+__all__ = ["Clean", "broadcast_and_reduce", "map_reduce", "tree_reduce"]
 
 DEFAULT_FANIN = 8
 SPARE_TOKENS = 128
@@ -30,7 +32,7 @@ Step: TypeAlias = tuple[Name, int | ReduceCall]
 
 
 async def tree_reduce(
-    pool: VLLMPool,
+    pool: TextPool,
     prompt: str,
     reduce_prompt: str,
     fanin: int = DEFAULT_FANIN,
@@ -67,7 +69,7 @@ async def tree_reduce(
     answer (of a reasoning model whose ``max_tokens`` were too few, say) is a lost leaf, unless ``keep_blank``.
 
     Raises :class:`~aurora_pool.errors.ConfigError` before anything is sent: no items, ``fanin`` below 2, a template
-    without its placeholder, a reduce prompt that leaves no room in the model's context.
+    without its placeholder, a reduce prompt that leaves no tokens for it in the model's context.
     """
     require_placeholder("prompt", prompt, "item")
     check_many(items=items)
@@ -82,7 +84,7 @@ async def tree_reduce(
 
 
 async def broadcast_and_reduce(
-    pool: VLLMPool,
+    pool: TextPool,
     prompt: AnyPrompt,
     reduce_prompt: str,
     fanin: int = DEFAULT_FANIN,
@@ -120,7 +122,7 @@ async def broadcast_and_reduce(
 
 
 async def map_reduce(
-    pool: VLLMPool,
+    pool: TextPool,
     items: Iterable[Item],
     prompt: str,
     reduce_prompt: str,
@@ -173,7 +175,7 @@ def check_answers(max_tokens: int | None, sampling: Sampling | None, clean: Clea
     check_callable(clean=clean)
 
 
-async def reduce_budget(pool: VLLMPool, reduce_prompt: str, max_tokens: int | None) -> TokenBudget | None:
+async def reduce_budget(pool: TextPool, reduce_prompt: str, max_tokens: int | None) -> TokenBudget | None:
     """Work out how many tokens of texts one reduce prompt can hold; None if the model's context is not known.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if it has no ``{responses}``, or leaves no room for any.
@@ -184,7 +186,7 @@ async def reduce_budget(pool: VLLMPool, reduce_prompt: str, max_tokens: int | No
 
 
 async def context_budget(
-    pool: VLLMPool, argument: str, template: str, placeholder: str, max_tokens: int | None
+    pool: TextPool, argument: str, template: str, placeholder: str, max_tokens: int | None
 ) -> TokenBudget | None:
     """Work out how many tokens may take a placeholder's place, so that prompt and answer fit the model's context.
 
@@ -205,7 +207,7 @@ async def context_budget(
     return TokenBudget(budget, pool.estimate_tokens)
 
 
-async def _count(pool: VLLMPool, text: str) -> int:
+async def _count(pool: TextPool, text: str) -> int:
     """Count a text's tokens; what is rejected for its length must not be rejected by an estimate, if that can be."""
     try:
         return len(await pool.tokenize(text))
@@ -214,7 +216,7 @@ async def _count(pool: VLLMPool, text: str) -> int:
 
 
 async def reduce_leaves(
-    pool: VLLMPool,
+    pool: TextPool,
     tree: ReduceTree,
     leaves: Iterable[Prompt],
     prompt_for: Callable[[None, ReduceCall], Prompt],
@@ -230,7 +232,7 @@ async def reduce_leaves(
 
 
 async def reduce_forest(
-    pool: VLLMPool,
+    pool: TextPool,
     trees: Mapping[Name, ReduceTree],
     first: Iterable[Work[Step[Name]]],
     prompt_for: Callable[[Name, ReduceCall], Prompt],
@@ -262,7 +264,7 @@ def _cleaned(response: Response, clean: Clean | None) -> Response:
 
 
 def merging(
-    pool: VLLMPool,
+    pool: TextPool,
     reduce_prompt: str,
     max_tokens: int | None,
     values_of: Callable[[Name], Mapping[str, object]] = lambda _: {},

@@ -18,10 +18,12 @@ from aurora_pool.patterns.reduce import (
     reduce_leaves,
 )
 from aurora_pool.patterns.templates import render
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.patterns.tree import OnLevel, ReduceCall, ReduceResult, ReduceTree
-from aurora_pool.pool import VLLMPool
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.prompts.chunking import chunk_text
+
+__all__ = ["summarize"]
 
 DEFAULT_CHUNK_TOKENS = 2000
 DEFAULT_OVERLAP = 50
@@ -43,7 +45,7 @@ Summary:"""
 
 
 async def summarize(
-    pool: VLLMPool,
+    pool: TextPool,
     documents: Sequence[Document | str],
     *,
     prompt: str = PROMPT,

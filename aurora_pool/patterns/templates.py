@@ -12,6 +12,8 @@ import re
 from aurora_pool.arguments import check_instance
 from aurora_pool.errors import ConfigError
 
+__all__ = ["strip_reasoning"]
+
 SEPARATOR = "\n\n"
 """What stands between texts that are put into one prompt."""
 

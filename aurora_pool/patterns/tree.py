@@ -31,6 +31,8 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Response
 from aurora_pool.patterns.templates import SEPARATOR
 
+__all__ = ["LostLeaf", "OnLevel", "ReduceResult"]
+
 OnLevel = Callable[[int, Sequence[str]], None]
 """Called with a level and its texts in order, once that level is complete; level 0 are the leaves' answers."""
 

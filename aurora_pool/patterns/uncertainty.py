@@ -18,8 +18,10 @@ from aurora_pool.arguments import check_callable, check_whole
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.gather import sample_many
 from aurora_pool.patterns.templates import render, strip_reasoning
-from aurora_pool.pool import VLLMPool
+from aurora_pool.patterns.text_pool import TextPool
 from aurora_pool.pool_options import CallOptions, listed
+
+__all__ = ["Entails", "Uncertainty", "semantic_entropy"]
 
 Entails: TypeAlias = Callable[[str, str, str], bool]
 """Tells whether, as an answer to a question, a first text entails a second: ``entails(question, first, second)``."""
@@ -64,20 +66,20 @@ class Uncertainty:
 
 
 async def semantic_entropy(
-    pool: VLLMPool,
+    pool: TextPool,
     prompts: Iterable[AnyPrompt],
-    samples: int = 10,
+    n: int = 10,
     max_tokens: int | None = None,
     *,
     sampling: Sampling | None = None,
     entails: Entails | None = None,
     clean: Callable[[str], str] = strip_reasoning,
 ) -> list[Uncertainty]:
-    """Sample every prompt and tell how much its answers differ in meaning.
+    """Answer every prompt ``n`` times and tell how much its answers differ in meaning.
 
     ::
 
-        for prompt, found in zip(prompts, await semantic_entropy(pool, prompts, samples=10, max_tokens=40)):
+        for prompt, found in zip(prompts, await semantic_entropy(pool, prompts, n=10, max_tokens=40)):
             print(prompt, found.semantic_entropy, len(set(found.clusters)))
 
     Two answers mean the same if each entails the other. A new answer is compared with the first of each cluster: by the
@@ -85,14 +87,14 @@ async def semantic_entropy(
     texts are not compared. ``sampling`` is that of the answers; without a temperature it is 1.0. ``clean`` is called
     with each answer.
 
-    Raises :class:`~aurora_pool.errors.ConfigError` if ``samples`` is less than 2, or if the temperature is 0.
+    Raises :class:`~aurora_pool.errors.ConfigError` if ``n`` is less than 2, or if the temperature is 0.
     """
-    check_whole(2, optional=False, samples=samples)  # one alone differs from nothing
+    check_whole(2, optional=False, n=n)  # one alone differs from nothing
     CallOptions(max_tokens, sampling, batched=True)
     check_callable(entails=entails, clean=clean)
     prompts = listed(prompts)
     asked = [_with_logprobs(prompt, sampling) for prompt in prompts]
-    answers = await sample_many(pool, asked, samples, max_tokens)
+    answers = await sample_many(pool, asked, n, max_tokens)
     states = [_Clustering(_words_of(prompt), group, clean) for prompt, group in zip(asked, answers, strict=True)]
     while pairs := [(state, pair) for state in states for pair in state.to_compare()]:
         if entails is not None:
@@ -183,7 +185,7 @@ class _Clustering:
         )
 
 
-async def _ask(pool: VLLMPool, pairs: Sequence[tuple[_Clustering, tuple[str, str]]]) -> list[Response]:
+async def _ask(pool: TextPool, pairs: Sequence[tuple[_Clustering, tuple[str, str]]]) -> list[Response]:
     prompts = [
         render(ENTAILMENT_PROMPT, question=state.question, first=first, second=second)
         for state, (first, second) in pairs

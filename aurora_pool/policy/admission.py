@@ -7,12 +7,12 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
+from aurora_pool.policy.affinity import Group, Grouper
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.homes import Group, Grouper
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.line import Line
-from aurora_pool.policy.online import OnlineRoom
+from aurora_pool.policy.online import SlotReservations
+from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.work import Lot, Prompts, WorkItem, tokens_of
 
 WORTH_SHARING = 4
@@ -27,8 +27,8 @@ class Admission:
     def __init__(self, ledger: Ledger, *, strict: bool, beginning_of: Callable[[Any], Any] | None) -> None:
         self.ledger = ledger
         self.strict = strict
-        self._room = OnlineRoom(ledger)
-        self._grouper = None if strict or beginning_of is None else Grouper(ledger.homes, beginning_of)
+        self._reservations = SlotReservations(ledger)
+        self._grouper = None if strict or beginning_of is None else Grouper(ledger.affinity, beginning_of)
 
     def admit(self, prompts: Prompts, now: float) -> None:
         """Assign prompts to agents round-robin, or have them wait in groups of those that begin alike."""
@@ -38,7 +38,7 @@ class Admission:
         for queue, same in groupby(prompts, attrgetter("queue")):
             run = list(same)
             if self._is_online(queue):
-                run = self._room.place(run, queue, now)
+                run = self._reservations.place(run, queue, now)
                 if not run:
                     continue
             groups = self._groups(run, queue)
@@ -69,10 +69,10 @@ class Admission:
 
     def _admit_groups(self, groups: Iterable[Group], queue: PromptQueue) -> None:
         """Have groups wait for their homes, or for whoever comes first: the next plan gives each agent its share."""
-        agents, homes, serves = self.ledger.agents, self.ledger.homes, queue.view.serves
+        agents, affinity, serves = self.ledger.agents, self.ledger.affinity, queue.view.serves
         for key, items in groups:
             if key:
-                at = [agent for agent in homes.of(key) if agent in serves and agents[agent].in_service]
+                at = [agent for agent in affinity.agents_of(key) if agent in serves and agents[agent].in_service]
                 queue.items.extend_group(key, items, at)
             else:
                 queue.items.extend(items)
@@ -137,7 +137,7 @@ class Admission:
         if home.index not in queues and home.held < home.limit:
             ledger.assign(item, home)
         else:
-            queues.setdefault(home.index, Line()).extend((item,))
+            queues.setdefault(home.index, SegmentedQueue()).extend((item,))
             ledger.wake(item.queue)
             ledger.touched[home] = None
 

@@ -45,7 +45,7 @@ class AgentState:
     ``held`` counts its prompts in ``staged`` (assigned to it, not yet in a request) and in open requests, ``running``
     those of them that have shown a first token, ``sent`` the requests that it has been sent and that are open.
 
-    ``limit`` is how many it may hold now: its window while it is available, less where it ``keeps_room`` for online
+    ``limit`` is how many it may hold now: its window while it is available, less where it ``reserves_slots`` for online
     prompts (:mod:`aurora_pool.policy.online`), else 0; ``min_refill`` how many free
     credits are worth a request of their own. What these two follow from is changed by methods
     only, so that they are always right.
@@ -66,7 +66,6 @@ class AgentState:
         "held",
         "idle_timeout",
         "index",
-        "keeps_room",
         "last_byte",
         "last_error",
         "limit",
@@ -87,6 +86,7 @@ class AgentState:
         "rate_limited",
         "rejections",
         "requests",
+        "reserves_slots",
         "running",
         "sampled_at",
         "sent",
@@ -112,7 +112,7 @@ class AgentState:
         """The queue whose quarantined prompts this agent is reserved for."""
         self.accepting = False
         """Whether, as a quarantine agent, it has been emptied, and holds no prompt that must be isolated."""
-        self.cooling_down = self.keeps_room = False
+        self.cooling_down = self.reserves_slots = False
         self.cooldown_until = 0.0
         self.cooldowns = 0
         self.checking = False
@@ -216,7 +216,7 @@ class AgentState:
         size = self.window.size
         if self.breaker.relapses and not self.proven:
             size = max(1, size // TRIAL_SHARE)
-        if self.keeps_room and self.flow.slots:
+        if self.reserves_slots and self.flow.slots:
             size = min(size, max(1, int(self.flow.slots * BATCH_SHARE)))
         self.min_refill = self.window.min_refill(size, self.flow.rate, self.min_refill_share)
         self.limit = size if self.available and self.quarantine_for is None and self.quota is None else 0
@@ -243,9 +243,9 @@ class AgentState:
         self.stalled = self.stalled and checking
         self.refresh()
 
-    def keep_room(self, keeps: bool) -> None:
+    def reserve_slots(self, reserves: bool) -> None:
         """Keep slots free of batches, or fill all of them again."""
-        self.keeps_room = keeps
+        self.reserves_slots = reserves
         self.refresh()
 
     def cool_down(self, until: float) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from aurora_pool.policy.line import Line
+from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.work import InFlightRequest, Lot, Prompts, WorkItem
 
 
-class Staged(Line[WorkItem, Lot]):
+class Staged(SegmentedQueue[WorkItem, Lot]):
     """What an agent is to be sent: it holds these prompts already."""
 
     __slots__ = ()
 
-    def _made(self, lot: Lot) -> Sequence[WorkItem]:
+    def _materialize(self, lot: Lot) -> Sequence[WorkItem]:
         items = lot.items()
         for item in items:
             item.holders = 1
         return items
 
 
-def form_batches(staged: Line[WorkItem, Lot]) -> list[Prompts]:
+def form_batches(staged: SegmentedQueue[WorkItem, Lot]) -> list[Prompts]:
     """Group one agent's prompts into requests.
 
     Prompts of the same kind and token budget travel together, as many as their ``limit`` allows, and those that failed

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
 
-from aurora_pool.policy.line import Line
+from aurora_pool.policy.grouped_queue import GroupedQueue
+from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.timers import FOREVER
-from aurora_pool.policy.waiting import Waiting
 
 TURN = 2048.0
 """Expected tokens that a caller is given in one turn, where others wait as well."""
@@ -151,12 +151,12 @@ class PromptQueue:
         self.caller = caller or Caller()
         self.patience = patience
         self.pinned = pinned
-        self.items: Waiting[Any, Any] = Waiting()
+        self.items: GroupedQueue[Any, Any] = GroupedQueue()
         self.beginning: Any = ""
         """How one of its last prompts began."""
         self.entry = -1
         """Its valid entry among those whose turn may be."""
-        self.by_agent: dict[int, Line[Any, Any]] = {}
+        self.by_agent: dict[int, SegmentedQueue[Any, Any]] = {}
         """What waits for a particular agent."""
         self.quarantined: deque[Any] = deque()
         self.quarantine_after: float | None = None

@@ -89,10 +89,10 @@ class Dispatcher:
                 self.ledger.complete(item, now)
         self.ledger.clear_staged()
 
-    def withdraw_all(self, made: list[WorkItem], now: float) -> None:
-        """Record that a caller no longer wants any of its prompts: those ``made``, and those of lots that add to it."""
-        self.ledger.make_items(made)
-        self.withdraw(made, now)
+    def withdraw_all(self, materialized: list[WorkItem], now: float) -> None:
+        """Withdraw all prompts of a caller: those ``materialized``, and those of lots that add to it."""
+        self.ledger.materialize(materialized)
+        self.withdraw(materialized, now)
 
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written. Until then it waits on this side, and no clock of its agent runs.
@@ -101,7 +101,7 @@ class Dispatcher:
         """
         if request.sent_at is None and not request.closed:
             self.ledger.sent(request, now)
-            if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to look at
+            if self.ledger.agents[request.agent].quota is None:  # a hosted one has no counters to read
                 self._faults.stall.watch(self.ledger.agents[request.agent], now)
             if self._deadlines is not None:
                 self._deadlines.watch(request)
@@ -223,7 +223,7 @@ class Dispatcher:
     def close(self) -> None:
         """Forget all prompts. Without it, those left over are never freed: see :class:`WorkItem`."""
         self.ledger.clear()
-        self._faults.autopsies.clear()
+        self._faults.death_checks.clear()
         if self._deadlines is not None:
             self._deadlines.clear()
 
@@ -274,5 +274,5 @@ class Dispatcher:
         staged, agent.staged = agent.staged, Staged()
         for batch in form_batches(staged) if agent.lists else [[item] for item in staged]:
             keys = batch.own_keys if isinstance(batch, Lot) else [item.prefix for item in batch]
-            self.ledger.homes.record(agent.index, keys)
+            self.ledger.affinity.record(agent.index, keys)
             self.ledger.open_request(batch, agent, now)

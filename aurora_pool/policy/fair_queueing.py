@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable
 from aurora_pool.policy.callers import TURN, AgentView, Caller, PromptQueue
 
 
-class Turns:
-    """Whose turn it is at an agent: the queues in which something waits, one heap per view.
+class FairQueueing:
+    """Start-time fair queueing: whose turn it is at an agent, by one heap per view of the queues in which prompts wait.
 
     A queue is entered with its caller's service at that time. An entry that is behind is brought up to date when it
     comes to the top, and one that is ahead by much is replaced by another: O(log queues) per turn.

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from aurora_pool.errors import ConnectFailed, ConnectionLost, PoolError, ServerError
 from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.agent import RATE_LIMITED, AgentState
-from aurora_pool.policy.autopsy import DEAD, DIED, Autopsies
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.deadline import Deadlines
+from aurora_pool.policy.death_checks import DEAD, DIED, DeathChecks
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, as_told, classify
 from aurora_pool.policy.plan import Failure, describe
@@ -44,7 +44,7 @@ class Faults:
         self.deadlines = deadlines
         self._paid_for = 0
         self.stall = StallDetector(ledger, stall, self._give_up)
-        self.autopsies = Autopsies(ledger)
+        self.death_checks = DeathChecks(ledger)
 
     def failed(self, request: InFlightRequest, error: PoolError, now: float) -> Outcome:
         """Record that a request failed with prompts unreleased; return what that means."""
@@ -63,9 +63,9 @@ class Faults:
             outcome = Outcome.WRONG_MODEL
             disable(ledger, agent, reason, now)
         if isinstance(error, ServerError) and error.status == GATEWAY_TIMEOUT and request.sent_at is not None:
-            self.autopsies.note_idle(agent, now - request.sent_at)  # a proxy's cut, of a reply that had not begun
+            self.death_checks.note_idle(agent, now - request.sent_at)  # a proxy's cut, of a reply that had not begun
         if isinstance(error, ConnectionLost):
-            self.autopsies.begin(agent, left, reason, error.idle_seconds)
+            self.death_checks.begin(agent, left, reason, error.idle_seconds)
             return outcome
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
             agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
@@ -88,7 +88,7 @@ class Faults:
 
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
         """Record what the load check of an agent has shown, whose connections broke or that sends nothing."""
-        lost = self.autopsies.end(agent, finding)
+        lost = self.death_checks.end(agent, finding)
         died = finding in DIED
         if lost:
             outcome = Outcome.DEAD if finding in DEAD else Outcome.BROKEN

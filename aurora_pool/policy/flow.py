@@ -1,7 +1,7 @@
 """How fast work flows through one agent, measured from the replies themselves.
 
 Nothing here is a count of what shows a first token now: where answers are short, most of what a server works on is in
-prefill, or has come and gone between two looks. What tells is the throughput, and how long an idle server takes.
+prefill, or has come and gone between two samples. What shows it is the throughput, and how long an idle server takes.
 """
 
 from __future__ import annotations

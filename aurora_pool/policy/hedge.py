@@ -16,12 +16,12 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.lengths import Pace, seconds_saved
 from aurora_pool.policy.work import WorkItem
 
-LOOK_EVERY = 0.5
-"""Seconds between looks for prompts worth a second agent."""
+SCAN_EVERY = 0.5
+"""Seconds between scans for prompts worth a second agent."""
 READING = 0.02
-"""Seconds left between finding out that a look is due and looking: time to read what has come in."""
+"""Seconds between finding that a scan is due and scanning: time to read what has come in."""
 LATE = 0.05
-"""Seconds by which that may take longer, and the look still say something about the agents."""
+"""Seconds by which a scan may be late and still say something about the agents."""
 WASTE_SHARE = 0.012
 """Hedges may waste this share of all tokens generated."""
 OUTLIER = 3.0
@@ -38,7 +38,7 @@ PROMPTS_SHARE = 0.03
 
 
 class Hedger:
-    """Looks, while agents have capacity and nothing to fill it, for prompts that a second agent would answer sooner."""
+    """Hedges: while agents are idle, finds prompts that a second agent would answer sooner."""
 
     def __init__(self, ledger: Ledger, idle: dict[AgentState, None]) -> None:
         self.ledger = ledger
@@ -49,15 +49,15 @@ class Hedger:
         self._due = False
 
     def watch(self, now: float) -> None:
-        """See to it that the prompts in flight are looked at."""
+        """Schedule a scan of the prompts in flight."""
         if not self._due and self.idle and self.ledger.in_flight:
             self._due = True
-            self.ledger.timers.add(now + LOOK_EVERY, self._prepare, None)
+            self.ledger.timers.add(now + SCAN_EVERY, self._prepare, None)
 
     def _prepare(self, _: None, now: float) -> None:
-        self.ledger.timers.add(now + READING, self._look, now + READING)
+        self.ledger.timers.add(now + READING, self._scan, now + READING)
 
-    def _look(self, due: float, now: float) -> None:
+    def _scan(self, due: float, now: float) -> None:
         self._due = False
         if now > due + LATE:
             return  # it is this process that is slow: answers lie unread, and their agents only seem so

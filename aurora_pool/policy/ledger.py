@@ -14,11 +14,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
+from aurora_pool.policy.affinity import PrefixAffinity
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.callers import Caller, PromptQueue
-from aurora_pool.policy.fair_queueing import Turns
-from aurora_pool.policy.homes import Homes
+from aurora_pool.policy.fair_queueing import FairQueueing
 from aurora_pool.policy.lengths import Lengths
 from aurora_pool.policy.plan import Failure, Plan, PolicyEvents
 from aurora_pool.policy.retry import RetryBudget
@@ -40,7 +40,7 @@ class Ledger:
         """The queues in which something waits."""
         self.grouped: dict[PromptQueue, None] = {}
         """Those of them in which groups of prompts wait that begin alike."""
-        self.turns = Turns()
+        self.turns = FairQueueing()
         """Whose turn it is at which agent, of the queues whose prompts any agent of their view may take."""
         self.touched: dict[AgentState, None] = {}
         """The agents whose credits may have changed since the last plan, all that have something staged among them."""
@@ -49,7 +49,7 @@ class Ledger:
         self.timers = Timers()
         self.pending = Plan()
         self.lengths = Lengths()
-        self.homes = Homes(len(names))
+        self.affinity = PrefixAffinity(len(names))
         self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.quarantining: dict[PromptQueue, None] = {}
         """The queues in which quarantined prompts wait."""
@@ -67,18 +67,18 @@ class Ledger:
         return sum(queue.waiting for queue in self.queues)
 
     def wake(self, queue: PromptQueue) -> None:
-        """Note that something has begun to wait in a queue: all agents will be looked at for it."""
+        """Record that something waits in a queue: the next plan considers all agents for it."""
         self.queues[queue] = None
         if queue.items:
             self.turns.enter(queue)
         self._scans[queue] = None
 
     def scan(self, queue: PromptQueue) -> None:
-        """Have the next plan look at all agents for a queue, not only at those whose credits have changed."""
+        """Have the next plan consider all agents for a queue, not only those whose credits have changed."""
         self._scans[queue] = None
 
     def take_scans(self) -> dict[PromptQueue, None]:
-        """The queues for which all agents are to be looked at now."""
+        """Take the queues for which all agents are to be considered now."""
         scans, self._scans = self._scans, {}
         return scans
 
@@ -126,14 +126,14 @@ class Ledger:
             item.holders -= 1
             item.queue.caller.returned(1)
 
-    def make_items(self, made: list[WorkItem]) -> None:
-        """Make the items of all lots that keep what is made in this list."""
+    def materialize(self, materialized: list[WorkItem]) -> None:
+        """Materialize all lots whose items are added to this list."""
         for queue in self.queues:
-            queue.items.make_items(made)
+            queue.items.materialize(materialized)
         for agent in self.agents:
-            agent.staged.make_items(made)
+            agent.staged.materialize(materialized)
             for request in agent.requests:
-                if request.lot is not None and request.lot.made is made:
+                if request.lot is not None and request.lot.materialized is materialized:
                     request.unreleased()
 
     def complete(self, item: WorkItem, now: float) -> None:
@@ -311,13 +311,13 @@ class Ledger:
         self.names.append(name)
         self.agents.append(agent)
         self.in_service += 1
-        self.homes.joined()
+        self.affinity.joined()
         self.touched[agent] = None
         self.rescan()
         return agent.index
 
     def rescan(self) -> None:
-        """Have the next plan look at all agents for all queues."""
+        """Have the next plan consider all agents for all queues."""
         for queue in self.queues:
             self._scans[queue] = None
             queue.rescan_due = 0.0

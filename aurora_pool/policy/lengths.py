@@ -84,7 +84,7 @@ class Lengths:
         first = int(math.log2(done) * _STEPS) + 1 if done >= 1 else 0
         length = self._known.get((share, first))
         if length is None:
-            length = self._known[share, first] = self._look_up(share, first)
+            length = self._known[share, first] = self._lookup(share, first)
         return max(length, done * 1.1)
 
     def mean_beyond(self, done: float) -> float:
@@ -94,7 +94,7 @@ class Lengths:
         count = sum(self._counts[first:])
         return max(sum(self._totals[first:]) / count if count else 1.0, done * 1.1)
 
-    def _look_up(self, share: float, first: int) -> float:
+    def _lookup(self, share: float, first: int) -> float:
         self._sort()
         left = share * sum(self._counts[first:])
         for bucket in range(first, len(self._counts)):

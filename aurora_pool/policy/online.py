@@ -1,11 +1,11 @@
-"""Room for prompts that somebody waits for, on agents that batches would fill.
+"""Slots reserved for online prompts, which somebody waits for, on agents that batches would fill.
 
 A batch gives each agent a little more than it can work on, so whatever comes next waits in the agent's own queue for
 about as long as an answer takes, and is then worked on beside as many others as there are slots. So an online prompt
-(of a priority below 0) goes to an agent at once, and that agent *keeps room* from then on: batches may fill only
+(of a priority below 0) goes to an agent at once, and that agent *reserves slots* from then on: batches may fill only
 :data:`~aurora_pool.policy.agent.BATCH_SHARE` of its slots until :data:`KEEP` seconds have passed without another one.
-Further online prompts go to agents that keep room, as long as these have some: so few online prompts take room from
-the batches on few agents, and many on many.
+Further online prompts go to agents that reserve slots, as long as some of these are free: so few online prompts take
+slots from the batches on few agents, and many on many.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.work import WorkItem
 
 KEEP = 10.0
-"""Seconds that an agent keeps room after the last online prompt."""
-LOOK_EVERY = 1.0
-"""Seconds between looks at the counters of such an agent, until they have shown how many slots it has."""
+"""Seconds that an agent reserves slots after the last online prompt."""
+SAMPLE_EVERY = 1.0
+"""Seconds between samples of such an agent's counters, until they have shown how many slots it has."""
 DRAWN = 4
 """An online prompt goes to the one of this many agents that holds fewest."""
 BEYOND = 1.125
-"""An agent that does not keep room yet may hold this many times its window, so that an online prompt need not wait."""
+"""An agent without reserved slots may hold this many times its window, so that an online prompt need not wait."""
 
 
-class OnlineRoom:
-    """Places online prompts while batches wait, and tells which agents keep room for them."""
+class SlotReservations:
+    """Places online prompts while batches wait, and has their agents reserve slots for more."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._until: dict[AgentState, float] = {}
-        """The agents that keep room, and until when."""
+        """The agents that reserve slots, and until when."""
 
     def place(self, items: Sequence[WorkItem], queue: PromptQueue, now: float) -> list[WorkItem]:
-        """Assign online prompts to agents; return those for which there is no room anywhere."""
+        """Assign online prompts to agents; return those for which no agent has capacity."""
         for number, item in enumerate(items):
             agent = self._agent_for(queue)
             if agent is None:
@@ -49,23 +49,23 @@ class OnlineRoom:
 
     def _agent_for(self, queue: PromptQueue) -> AgentState | None:
         agents, members, rng = self._ledger.agents, queue.view.members, self._ledger.rng
-        roomy: list[AgentState] = []
+        candidates: list[AgentState] = []
         for agent in self._until:
             if agent.held < 2 * agent.limit and agent.index in queue.view.serves:
-                roomy.append(agent)
-                if len(roomy) == DRAWN:
+                candidates.append(agent)
+                if len(candidates) == DRAWN:
                     break
-        if not roomy:
+        if not candidates:
             drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
-            roomy = [agents[index] for index in drawn if agents[index].held < BEYOND * agents[index].limit]
-        return min(roomy, key=lambda agent: agent.held, default=None)
+            candidates = [agents[index] for index in drawn if agents[index].held < BEYOND * agents[index].limit]
+        return min(candidates, key=lambda agent: agent.held, default=None)
 
     def _keep(self, agent: AgentState, now: float) -> None:
         if agent not in self._until:
-            agent.keep_room(True)
+            agent.reserve_slots(True)
             self._ledger.timers.add(now + KEEP, self._end, agent)
         self._until[agent] = now + KEEP
-        if not agent.flow.slots and now >= agent.sampled_at + LOOK_EVERY:
+        if not agent.flow.slots and now >= agent.sampled_at + SAMPLE_EVERY:
             agent.sampled_at = now
             self._ledger.pending.sample.append(agent.index)
 
@@ -75,5 +75,5 @@ class OnlineRoom:
             self._ledger.timers.add(until, self._end, agent)
             return
         del self._until[agent]
-        agent.keep_room(False)
+        agent.reserve_slots(False)
         self._ledger.touched[agent] = None

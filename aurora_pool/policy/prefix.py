@@ -13,6 +13,8 @@ from operator import itemgetter
 from random import Random
 from typing import Any, Literal, NamedTuple, Protocol
 
+__all__ = ["Prefix"]
+
 Prefix = Literal["auto", "off"]
 """Whether prompts that begin alike are kept together."""
 
@@ -40,12 +42,12 @@ STEP = 64
 """The characters that one block of a cache holds, about; groups are told apart from a multiple of it on."""
 TOKEN = 4
 """The characters of a token, about."""
-LOOKED_AT = 32
+SAMPLED = 32
 """How many prompts from all over, and how many of the first, show what all share."""
 DRAWN = 1024
 """Of many prompts, this number drawn at random shows whether they are alike: what it does not show is not worth it."""
 MANY = 8 * DRAWN
-"""To look at as many as this costs less than to draw some of them."""
+"""To compare as many as this costs less than to draw some of them."""
 WORTH = 0.2
 """Groups must save this share of what would be computed without them: they come at a price in balance."""
 LEVELS = 64
@@ -75,8 +77,8 @@ def depth_of(texts: Sequence[Any], beside: Any = None) -> int:
 
     ``beside`` is a prompt that came before: what it does not share is not shared by all.
     """
-    stride = len(texts) // LOOKED_AT | 1
-    some = [*texts[:LOOKED_AT], *texts[::stride]]
+    stride = len(texts) // SAMPLED | 1
+    some = [*texts[:SAMPLED], *texts[::stride]]
     if beside is not None:
         some.append(beside)
     unit, _ = units_of(texts[0])
@@ -155,7 +157,7 @@ def is_worth(texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: 
     (True, False)
     """
     saved = total = 0
-    for number in range(0, len(groups), len(groups) // LOOKED_AT | 1):
+    for number in range(0, len(groups), len(groups) // SAMPLED | 1):
         key, places = groups[number]
         count = len(places)
         middle = texts[places[count // 2]]

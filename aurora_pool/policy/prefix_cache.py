@@ -1,10 +1,10 @@
-"""What a server tells of its prefix cache."""
+"""A server's own counters of its prefix cache."""
 
 from __future__ import annotations
 
 
 class CacheCounters:
-    """What a server has found in its prefix cache since the first look at its counters, in tokens of prompts.
+    """What a server has found in its prefix cache since its counters were first read, in tokens of prompts.
 
     >>> cache = CacheCounters()
     >>> cache.counted(1000, 500), cache.share
@@ -18,12 +18,12 @@ class CacheCounters:
     def __init__(self) -> None:
         self._before: tuple[float, float] | None = None
         self.share: float | None = None
-        """The share that was found, 0 to 1, of all that was looked for; None before the second look."""
+        """The share that was found, 0 to 1, of all tokens queried; None until its counters have been read twice."""
 
     def counted(self, queries: float, hits: float) -> None:
-        """Record a look: the tokens that the server has looked for since it was started, and those that it found."""
+        """Record its counters: the tokens queried since the server was started, and those found."""
         before = self._before
-        if before is None or queries < before[0]:  # the first look, or a new process
+        if before is None or queries < before[0]:  # the first reading, or a new process
             if queries:
                 self._before = queries, hits
         elif queries > before[0]:

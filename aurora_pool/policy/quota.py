@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
-from aurora_pool.hosted import HostedTerms
+from aurora_pool.hosted import HostedTerms, Left
 
 MINUTE = 60.0
 FIRST_SHARE = 0.1
@@ -26,13 +25,6 @@ UNLIMITED = 1e9
 _EPSILON = 1e-9
 DRAWS = 100
 """In how many parts a limited budget is drawn: after a kill, so much of it counts as spent at most in vain."""
-
-
-class Left(NamedTuple):
-    """What an agent says is left of a limit, and in how many seconds that will be all of it again."""
-
-    amount: float
-    reset: float
 
 
 class Bucket:

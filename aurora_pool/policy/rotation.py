@@ -75,7 +75,7 @@ def _went_out(ledger: Ledger, agent: AgentState, now: float) -> None:
     unsent = list(agent.staged)
     ledger.unassign(agent, unsent)
     ledger.requeue(reversed(unsent), now)
-    ledger.homes.forget(agent.index)
+    ledger.affinity.forget(agent.index)
     for queue in ledger.queues:
         queue.items.lost(agent.index)
         if agent.index in queue.by_agent:

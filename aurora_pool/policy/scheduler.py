@@ -10,17 +10,19 @@ from typing import Literal
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import TURN, PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.line import Line
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
+from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.tail import foresee_end, useful
 from aurora_pool.policy.work import Lot, WorkItem, tokens_of
+
+__all__ = ["Balance"]
 
 Balance = Literal["adaptive", "strict"]
 """How prompts are given to agents: to those with capacity, or round-robin."""
 
 RESCAN_EVERY = 0.25
-"""Seconds between looks at all members of a queue in which something waits: for the tail guard, and for patience."""
+"""Seconds between scans of all members of a queue in which something waits: for the tail guard, and for patience."""
 CROWDED = 1.25
 """An agent is given what it is the home of until it holds this many times as much as the others do in the mean."""
 
@@ -28,7 +30,7 @@ CROWDED = 1.25
 class Scheduler:
     """Assigns prompts that wait to agents, in turns of their callers.
 
-    Only agents whose credits have changed are looked at, except that all are when a queue begins to hold something,
+    Only agents whose credits have changed are considered, except that all are when a queue begins to hold something,
     when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what waits does so
     in the same plan in which it becomes able to.
     """
@@ -55,7 +57,7 @@ class Scheduler:
         for queue in list(ledger.quarantining):
             place_quarantined(ledger, queue, ready, queue in scanned, now)
         if self.strict:
-            self._serve_homes()
+            self._serve_pinned()
         self._share([agent for agent in ready if agent.limit > agent.held])
 
     def _share(self, ready: list[AgentState]) -> None:
@@ -100,19 +102,19 @@ class Scheduler:
     def _waiting(self) -> int:
         return sum(len(queue.items) for queue in self.ledger.queues)
 
-    def _refill_if_worth(self, agent: AgentState, share: int, room: int) -> int:
+    def _refill_if_worth(self, agent: AgentState, share: int, group_limit: int) -> int:
         """Give an agent its share, if that is worth a request: smaller ones are at the end. Return how many prompts."""
         held = agent.held
         if share and agent.limit - held >= min(agent.min_refill, -(-share // 2)):
             if agent.answers_since_send:
                 agent.check_dry(self.ledger.now)
-            self._refill(agent, min(agent.limit - held, share), room)
+            self._refill(agent, min(agent.limit - held, share), group_limit)
         return agent.held - held
 
-    def _refill(self, agent: AgentState, prompts: int, room: int, *, own: bool = False) -> None:
+    def _refill(self, agent: AgentState, prompts: int, group_limit: int, *, own: bool = False) -> None:
         """Give an agent prompts of the queues whose turn it is, of its ``own`` groups only or of any.
 
-        To keep a group together, it may be given more than ``prompts``, up to ``room``.
+        To keep a group together, it may be given more than ``prompts``, up to ``group_limit``.
         """
         turns = self.ledger.turns
         passed: list[PromptQueue] = []
@@ -125,7 +127,7 @@ class Scheduler:
             if len(turns) > 1:
                 most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
             wanted = max(0, min(prompts, most))
-            taken = self._take_waiting(agent, queue, wanted, min(most, max(wanted, room)), own)
+            taken = self._take_waiting(agent, queue, wanted, min(most, max(wanted, group_limit)), own)
             if not taken and own:
                 break
             prompts -= taken
@@ -161,7 +163,7 @@ class Scheduler:
                 singles = False  # all that are left have just failed here
         return taken
 
-    def _take(self, agent: AgentState, queue: PromptQueue, waiting: Line[WorkItem, Lot], most: int) -> int:
+    def _take(self, agent: AgentState, queue: PromptQueue, waiting: SegmentedQueue[WorkItem, Lot], most: int) -> int:
         """Assign the first prompts that wait, but not those that have just failed on this agent; return how many."""
         aside: list[WorkItem] = []
         taken = 0
@@ -192,7 +194,7 @@ class Scheduler:
             taken.append(item)
         return taken
 
-    def _serve_homes(self) -> None:
+    def _serve_pinned(self) -> None:
         """Send each agent the prompts that are pinned to it (``balance="strict"``)."""
         ledger = self.ledger
         queues = sorted((queue for queue in ledger.queues if queue.by_agent), key=lambda queue: queue.caller.service)
@@ -286,7 +288,7 @@ def portion(size: int, wanted: int, most: int, *, begun: bool) -> int:
     """Tell how many prompts of a group of this size an agent should take that wants ``wanted``, and may have ``most``.
 
     A group stays together as long as the agent gets no more than twice what it wants. Of one that is larger it takes
-    what it wants, if it has ``begun`` with no other. The rest of what it has no room for waits for it.
+    what it wants, if it has ``begun`` with no other. What it has no capacity for waits for it.
 
     >>> [portion(size, 10, 100, begun=True) for size in (5, 20, 21)], portion(21, 10, 100, begun=False)
     ([5, 20, 0], 10)

@@ -15,17 +15,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from aurora_pool.hosted import HostedTerms
+from aurora_pool.hosted import HostedTerms, Left
 from aurora_pool.messages import Usage
 from aurora_pool.policy.agent import AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.quota import Budget, Left, Quota
+from aurora_pool.policy.quota import Budget, Quota
 from aurora_pool.policy.rotation import disable
 from aurora_pool.policy.work import InFlightRequest, Portable, WorkItem
 
-LOOKED_AT = 1024
-"""Prompts of a queue that are looked at in one plan for some that may go."""
+SCAN_LIMIT = 1024
+"""How many prompts of a queue are considered in one plan."""
 
 
 class Spillover:
@@ -97,11 +97,11 @@ class Spillover:
         queues = [queue for queue in ledger.queues if queue.items and queue.view.hosted and self._is_due(queue, now)]
         queues.sort(key=lambda queue: (queue.caller.priority, queue.caller.service))
         for queue in queues:
-            agents = [agent for agent in map(ledger.agents.__getitem__, queue.view.hosted) if self._has_room(agent)]
+            agents = [agent for agent in map(ledger.agents.__getitem__, queue.view.hosted) if self._has_capacity(agent)]
             if agents:
                 self._spill(queue, agents, now)
 
-    def _has_room(self, agent: AgentState) -> bool:
+    def _has_capacity(self, agent: AgentState) -> bool:
         return agent.available and agent.quota is not None and agent.held < agent.quota.terms.at_once
 
     def _is_due(self, queue: PromptQueue, now: float) -> bool:
@@ -119,13 +119,13 @@ class Spillover:
 
     def _spill(self, queue: PromptQueue, agents: list[AgentState], now: float) -> None:
         """Send what waits longest. Never skip a prompt that waits for an agent's quota."""
-        queue.items.offer(lambda item: bool(agents) and self._send(item, agents, now), LOOKED_AT)
+        queue.items.offer(lambda item: bool(agents) and self._send(item, agents, now), SCAN_LIMIT)
         self.ledger.forget_if_empty(queue)
 
     def _send(self, item: WorkItem, agents: list[AgentState], now: float) -> bool:
         """Send a prompt to the cheapest of these agents; return whether one could take it.
 
-        Those that have no room, quota or money left for now are taken off the list.
+        Those that have no capacity, quota or money left for now are taken off the list.
         """
         portable = item.portable
         if portable is None:
@@ -147,7 +147,7 @@ class Spillover:
                 quota.reserve(tokens, now)
                 item.queue.caller.charge(1, item.prompt_tokens)
                 self._reserved[self._open(item, agent, now)] = (tokens, cost)
-                if not self._has_room(agent):
+                if not self._has_capacity(agent):
                     agents.remove(agent)
                 return True
             agents.remove(agent)

@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 import msgspec
 
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.line import Whole
+from aurora_pool.policy.segmented_queue import BaseLot
 
 LIST_LIMIT = 1024
 """vLLM's own limit on the prompts of one request, since 0.26."""
@@ -88,7 +88,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
         return self.deaths > SUSPICIOUS_DEATHS
 
 
-class Lot(Whole):
+class Lot(BaseLot):
     """Prompts of one queue, kind and token budget: ``works`` at ``places``, which are the call's at ``indices``.
 
     The works are all of one type.
@@ -100,7 +100,7 @@ class Lot(Whole):
 
     Parts share ``works`` with the whole, and so they do ``keys``, the names of the groups that prompts begin like, and
     ``prompt_tokens``, about how many tokens each has, where these are known; what is :meth:`joined` has its own. Items
-    that are made are added to ``made``, by which their caller knows them.
+    are added to ``materialized``, by which their caller knows them.
     """
 
     __slots__ = (
@@ -108,7 +108,7 @@ class Lot(Whole):
         "keys",
         "kind",
         "limit",
-        "made",
+        "materialized",
         "places",
         "prompt_tokens",
         "queue",
@@ -136,7 +136,7 @@ class Lot(Whole):
         self.places = range(len(works))
         self.keys: Sequence[int] | None = None
         self.prompt_tokens = prompt_tokens
-        self.made: list[WorkItem] = []
+        self.materialized: list[WorkItem] = []
 
     def __len__(self) -> int:
         return len(self.places)
@@ -188,7 +188,7 @@ class Lot(Whole):
             WorkItem(queue, index, kind, work, budget, limit, prefix=key, prompt_tokens=tokens)
             for index, work, key, tokens in known
         ]
-        self.made += items
+        self.materialized += items
         return items
 
     def _own(self, values: Sequence[Any]) -> Sequence[Any]:
@@ -200,7 +200,7 @@ class Lot(Whole):
     def _like(self, works: Sequence[Any], indices: Sequence[int], places: range) -> Self:
         lot = type(self)(self.queue, self.kind, works, indices, self.token_budget, self.limit)
         lot.places = places
-        lot.keys, lot.prompt_tokens, lot.made = self.keys, self.prompt_tokens, self.made
+        lot.keys, lot.prompt_tokens, lot.materialized = self.keys, self.prompt_tokens, self.materialized
         return lot
 
 
@@ -213,7 +213,7 @@ Prompts: TypeAlias = Sequence[WorkItem] | Lot
 
 
 def items_of(prompts: Prompts) -> Sequence[WorkItem]:
-    """The items that prompts are, or, of a lot, those that are made now."""
+    """The items that prompts are, or, of a lot, those that are materialized now."""
     return prompts.items() if isinstance(prompts, Lot) else prompts
 
 
@@ -271,7 +271,7 @@ class InFlightRequest:
 
     @property
     def items(self) -> list[WorkItem | None]:
-        """The item of each slot, None where it is released. Those of a lot are made now."""
+        """The item of each slot, None where it is released. Those of a lot are materialized now."""
         lot = self.lot
         if lot is not None:
             self.lot = None
@@ -298,7 +298,7 @@ class InFlightRequest:
         self.lot = None
         self._items = [None] * self.size
 
-    # -- without a look at each item ------------------------------------------------------------------------------
+    # -- without a loop over the items ------------------------------------------------------------------------------
 
     @property
     def portable(self) -> Portable | None:

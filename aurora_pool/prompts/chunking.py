@@ -10,6 +10,8 @@ from aurora_pool.arguments import check_callable, check_instance, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.prompts.length import TokenEstimate
 
+__all__ = ["chunk_text"]
+
 _PARAGRAPH_END = re.compile(r"\n[ \t]*\n\s*")
 # Western sentences end before a space; Chinese and Japanese ones need none.
 _SENTENCE_END = re.compile(r"""(?<=[.!?…])["'”\u2019)\]]*\s+(?![a-z])|(?<=[。\uff01\uff1f])""")
@@ -74,12 +76,12 @@ def _end_of_chunk(pieces: list[_Piece], start: int, max_tokens: int) -> int:
     return paragraph_end if end < len(pieces) and paragraph_end > start else end
 
 
-def _start_of_overlap(pieces: list[_Piece], start: int, end: int, room: int) -> int:
-    """Say where the next chunk starts, so that it repeats at most ``room`` tokens and still takes in a new piece."""
+def _start_of_overlap(pieces: list[_Piece], start: int, end: int, budget: int) -> int:
+    """Say where the next chunk starts, so that it repeats at most ``budget`` tokens and still takes in a new piece."""
     first = end
-    while first - 1 > start and pieces[first - 1].tokens <= room:
+    while first - 1 > start and pieces[first - 1].tokens <= budget:
         first -= 1
-        room -= pieces[first].tokens
+        budget -= pieces[first].tokens
     return first
 
 

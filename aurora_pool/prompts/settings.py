@@ -130,7 +130,7 @@ class PromptHandling:
     async def _do_without(self, model: str, error: PoolError) -> None:
         log.warning(
             "no agent can be asked for the model's chat template (%s): prompts go to the chat endpoints, which know "
-            "it. Give prompt_format='raw' if the model has none",
+            "it. Give PromptOptions(prompt_format='raw') or --prompt-format raw if the model has none",
             one_line(error),
         )
         await self._use(model, ChatTemplate((), (), str))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DEFERRED = 16
 """For how many prompts of a call something may be asked at a time before they can be sent."""
 FORGET_FROM = 1024
-"""How many work items a call keeps at least before it looks which are done."""
+"""How many work items a call keeps at least before it drops those that are done."""
 SLICE = 16_384
 SLICE_PER_AGENT = 128
 """How many prompts are admitted before requests are sent: enough that one list request per agent carries what a call of
@@ -50,14 +50,14 @@ class Call:
         self._positions = positions
         self._ready: deque[tuple[Sequence[int], Sequence[Response]]] = deque()
         self._delivered = 0
-        self._made: list[WorkItem] = []
+        self._items: list[WorkItem] = []
         """The work items of its prompts, as far as there are any, without most of those that are done."""
         self._crowded = FORGET_FROM
         self._deferred: set[asyncio.Task[None]] = set()
         self._pulled = 0
         self._taken = 0
         self._limit = 0
-        self._room = 0
+        self._refill_at = 0
         self._slice = max(SLICE, SLICE_PER_AGENT * len(queue.view.members))
         self._left: Iterator[PlanResult] | None = None
         """What is left of a slice of which as many are deferred as may be."""
@@ -65,7 +65,7 @@ class Call:
         self._exhausted = False
         self._error: BaseException | None = None
         self._news: asyncio.Future[None] | None = None
-        self._room_made = asyncio.Event()
+        self._may_pull = asyncio.Event()
         self._input: Iterator[AnyPrompt] | None = None
         self._feeder: asyncio.Task[None] | None = None
         self._puller: asyncio.Task[None] | None = None
@@ -138,9 +138,9 @@ class Call:
         helpers = [*self._deferred, *(task for task in (self._feeder, self._puller) if task is not None)]
         try:
             if self._delivered < self._pulled:
-                self._driver.withdraw_all(self._made)
+                self._driver.withdraw_all(self._items)
         finally:
-            self._made.clear()
+            self._items.clear()
             for task in helpers:
                 task.cancel()
             await asyncio.gather(*helpers, return_exceptions=True)
@@ -170,32 +170,32 @@ class Call:
     # -- the input ----------------------------------------------------------------------------------------------
 
     def _pull(self) -> None:
-        """Admit prompts while there is room, a good handful at a time."""
+        """Admit prompts while there is capacity, a slice at a time."""
         if self._pull_slice():
             self._pull_soon()
 
     def _pull_slice(self) -> bool:
-        """Admit a slice of prompts; return whether there is room for more."""
+        """Admit a slice of prompts; return whether there is capacity for more."""
         unanswered = self._pulled - self._taken
-        if self._exhausted or unanswered > self._room or len(self._deferred) >= DEFERRED:
+        if self._exhausted or unanswered > self._refill_at or len(self._deferred) >= DEFERRED:
             return False
-        self._room_made.set()
+        self._may_pull.set()
         if self._input is None:
             return False
         self._set_limit()
-        room = self._limit - unanswered
-        if room <= 0:  # the windows have shrunk since
+        free = self._limit - unanswered
+        if free <= 0:  # the windows have shrunk since
             return False
-        made: Planned | None = self._left
-        if made is None:
-            count = min(room, self._slice)
+        planned: Planned | None = self._left
+        if planned is None:
+            count = min(free, self._slice)
             prompts = list(itertools.islice(self._input, count))
             self._dry = len(prompts) < count
-            made = self._plan(self._pulled, prompts, self)
-        self._admit(self._admissible(made))
+            planned = self._plan(self._pulled, prompts, self)
+        self._admit(self._admissible(planned))
         if self._dry and self._left is None:
             self._end_input()
-        return room > self._slice
+        return free > self._slice
 
     def _pull_soon(self) -> None:
         """Pull in a turn of its own, as a task, so that an error of the input finds its way to the caller."""
@@ -216,16 +216,16 @@ class Call:
 
     def _set_limit(self) -> None:
         self._limit = 2 * self._driver.capacity(self.queue)
-        self._room = self._limit - max(1, self._limit // 16)
+        self._refill_at = self._limit - max(1, self._limit // 16)
 
-    def _admissible(self, made: Planned) -> Lot | list[WorkItem]:
+    def _admissible(self, planned: Planned) -> Lot | list[WorkItem]:
         """The prompts to admit now: not those that are answered already, nor those that are deferred."""
         self._left = None
-        if isinstance(made, list | Lot):
-            self._count(len(made))
-            return made
+        if isinstance(planned, list | Lot):
+            self._count(len(planned))
+            return planned
         items = []
-        for one in made:
+        for one in planned:
             index = self._pulled
             self._count(1)
             if isinstance(one, WorkItem):
@@ -235,7 +235,7 @@ class Call:
             else:
                 self._ask_first(index, one)
                 if len(self._deferred) >= DEFERRED:
-                    self._left = made
+                    self._left = planned
                     break
         return items
 
@@ -250,21 +250,21 @@ class Call:
         if not prompts:
             return
         if isinstance(prompts, Lot):
-            prompts.made = self._made
+            prompts.materialized = self._items
         else:
-            self._made += prompts
-        if len(self._made) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
-            self._made[:] = [item for item in self._made if not item.done]
-            self._crowded = 2 * len(self._made) + FORGET_FROM
+            self._items += prompts
+        if len(self._items) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
+            self._items[:] = [item for item in self._items if not item.done]
+            self._crowded = 2 * len(self._items) + FORGET_FROM
         self._driver.admit(prompts)
 
     def _ask_first(self, index: int, make: Callable[[], Awaitable[WorkItem | Response]]) -> None:
         async def ask() -> None:
-            made = await make()
-            if isinstance(made, WorkItem):
-                self._admit([made])
+            planned = await make()
+            if isinstance(planned, WorkItem):
+                self._admit([planned])
             else:
-                self.deliver([index], [made])
+                self.deliver([index], [planned])
 
         task = asyncio.get_running_loop().create_task(ask())
         self._deferred.add(task)
@@ -296,8 +296,8 @@ class Call:
                 if self._pulled % self._slice == 0:
                     await asyncio.sleep(0)
                 while self._full() or len(self._deferred) >= DEFERRED:
-                    self._room_made.clear()
-                    await self._room_made.wait()
+                    self._may_pull.clear()
+                    await self._may_pull.wait()
         finally:
             if isinstance(prompts, AsyncGenerator):
                 await prompts.aclose()  # a caller that stops early wants its input closed now, not when it is collected

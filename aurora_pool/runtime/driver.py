@@ -25,11 +25,11 @@ from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quota import Budget
 from aurora_pool.policy.timers import FOREVER
 from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
+from aurora_pool.runtime.agent_checks import AgentChecks
 from aurora_pool.runtime.dialects import Dialects
 from aurora_pool.runtime.events import Announcer, EventRelay
 from aurora_pool.runtime.exchange import Exchanges
 from aurora_pool.runtime.fleet_options import FleetOptions
-from aurora_pool.runtime.looks import Looks
 from aurora_pool.runtime.open_files import open_files_limit
 from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
@@ -78,7 +78,7 @@ class Driver:
             dialects=self.dialects,
             stream=options.stream,
         )
-        self._looks = Looks(
+        self._agent_checks = AgentChecks(
             self.transport,
             self.dispatcher,
             self.names,
@@ -87,7 +87,7 @@ class Driver:
             schedule=self.schedule,
             within=self.timeouts.probe,
         )
-        self.probe_requests = self._looks.probe_requests
+        self.probe_requests = self._agent_checks.probe_requests
         self._deadline: float | None = None
         self._most_requests = min(filter(None, (options.concurrency, options.connector_limit)), default=None)
         self._admitted: list[list[WorkItem] | Lot] = []
@@ -208,10 +208,10 @@ class Driver:
         self.dispatcher.withdraw(items, self.now)
         self._make_round()
 
-    def withdraw_all(self, made: list[WorkItem]) -> None:
-        """The same for all prompts of a caller: those ``made``, and those of lots that add to it."""
+    def withdraw_all(self, materialized: list[WorkItem]) -> None:
+        """Withdraw all prompts of a caller: those ``materialized``, and those of lots that add to it."""
         self._admit()
-        self.dispatcher.withdraw_all(made, self.now)
+        self.dispatcher.withdraw_all(materialized, self.now)
         self._make_round()
 
     def capacity(self, queue: PromptQueue) -> int:
@@ -255,7 +255,7 @@ class Driver:
                 task.cancel()
         self._queue.extend(plan.send if self._most_requests is None else in_turn(plan.send))
         self._send_queued()
-        for work in self._looks.of(plan):
+        for work in self._agent_checks.of(plan):
             self.run_in_background(work)
         self._set_timer()
 

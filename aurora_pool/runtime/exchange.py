@@ -9,12 +9,12 @@ from itertools import repeat
 from typing import TYPE_CHECKING
 
 from aurora_pool.errors import BadReply, ConnectionLost, PoolError, ServerError
+from aurora_pool.hosted import Left
 from aurora_pool.messages import Response, Usage
 from aurora_pool.policy.answers import Results
 from aurora_pool.policy.callers import EXPECTED_TOKENS
 from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.outcome import FILTERED, FINISHED
-from aurora_pool.policy.quota import Left
 from aurora_pool.policy.work import InFlightRequest
 from aurora_pool.runtime.plain_chat import REPLY_WITHIN, PlainChat
 from aurora_pool.runtime.request_kinds import RequestKind, Sink

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from aurora_pool.runtime.reply import Limit, Reply
     from aurora_pool.runtime.request_kinds import Reports
 
+__all__ = ["HOP_HEADERS", "OWN_HEADERS", "ForwardedReply", "Forwarder"]
+
 OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "keep-alive", "transfer-encoding"}
 )

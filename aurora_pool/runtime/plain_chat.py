@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aurora_pool.wire.answer import Finished
 
 REPLY_WITHIN = 600.0
-"""Seconds that a hosted agent has for a whole reply: it has no counters to look at, as the openai client has it."""
+"""Seconds that a hosted agent has for a whole reply: it has no counters to read, as the openai client has it."""
 EVERYWHERE = frozenset(
     {
         "frequency_penalty",

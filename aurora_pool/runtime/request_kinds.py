@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aurora_pool.errors import ServerError
+from aurora_pool.hosted import Left
 from aurora_pool.messages import AnyPrompt, Response, Usage
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.quota import Left
 from aurora_pool.policy.streaming import may_be_long, stream_interval
 from aurora_pool.policy.work import LIST_LIMIT, InFlightRequest, Lot, WorkItem
 from aurora_pool.wire import chat, completions, embeddings

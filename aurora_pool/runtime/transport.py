@@ -56,7 +56,7 @@ _on_sent: ContextVar[Callable[[], None] | None] = ContextVar("on_sent", default=
 class Transport:
     """Connections to a fleet of agents; one per event loop, opened by :meth:`open` and closed by :meth:`close`.
 
-    ``connector_limit`` bounds the connections that are open, idle ones included. One more is there for looking at
+    ``connector_limit`` bounds the connections that are open, idle ones included. One more is there for checking
     agents, so that it never has to wait for the very reply that does not come.
     """
 
@@ -178,7 +178,7 @@ class Transport:
 class _Connector(aiohttp.TCPConnector):
     """Tells the request in :data:`_reused` whether its connection had served another one before.
 
-    At most ``most_open`` connections are open, where that is given: an idle one is closed to make room. Names are
+    At most ``most_open`` connections are open, where that is given: an idle one is closed for a new one. Names are
     looked up anew after a failure, and a shortage of open files slows the sending down.
     """
 
@@ -232,7 +232,7 @@ class _Connector(aiohttp.TCPConnector):
                 self.clear_dns_cache(req.connection_key.host, req.connection_key.port or 0)
                 if not isinstance(error, aiohttp.ClientConnectorError) or error.os_error.errno not in _NO_MORE_FILES:
                     raise
-            # It is this process that is short of something, and no agent's fault: what is idle makes room, and the
+            # It is this process that is short of something, and no agent's fault: idle connections are closed, and the
             # request waits, unsent, until another has ended.
             if not self._shortage_told:
                 self._shortage_told = True

@@ -25,7 +25,7 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.validation import validate
 from aurora_pool.serve.verbatim import VerbatimRun
 
-LOOK_EVERY = 1.0
+POLL_EVERY = 1.0
 LEFT = 20
 """Of how many leases before the files are looked for that a kill kept from being anybody's."""
 DAY = 86_400
@@ -50,7 +50,7 @@ class Machinery:
 
 
 async def validate_batch(machinery: Machinery, leases: Leases, row: Row) -> None:
-    """Look at a batch's input; the batch is then in progress, or has failed."""
+    """Check a batch's input; the batch is then in progress, or has failed."""
     found = await asyncio.to_thread(validate, machinery.folders.input_of(row["id"]), row["endpoint"])
     now = int(time.time())
     errors = found.errors
@@ -74,7 +74,7 @@ async def validate_batch(machinery: Machinery, leases: Leases, row: Row) -> None
 
 async def _model_errors(fleet: ServedFleet, name: str | None) -> list[dict[str, Any]]:
     """What is wrong with the model, as far as is known; while an agent is undiscovered, it may be that one's."""
-    await fleet.wait_for_change(0 if fleet.models else LOOK_EVERY)
+    await fleet.wait_for_change(0 if fleet.models else POLL_EVERY)
     if name is None and len(fleet.models) > 1:
         message = f"The requests name no model, and there are several: {', '.join(sorted(fleet.models)[:5])}."
     elif name is not None and fleet.models and not fleet.undiscovered and name not in fleet.models:
@@ -144,7 +144,7 @@ class BatchRun:
         while self._parking is None:
             model = self._model()
             if model is None:
-                await self._machinery.fleet.wait_for_change(LOOK_EVERY)
+                await self._machinery.fleet.wait_for_change(POLL_EVERY)
             elif await self._answer_with(model, journal):
                 return True
         return False
@@ -157,7 +157,7 @@ class BatchRun:
         share = self._machinery.fleet.share(model, row["user"], weight=weight, priority=row["priority"])
         job = None
         if model.plain and row["plain"]:
-            options = JobOptions(run_log=False, input_format="jsonl", interval=LOOK_EVERY)
+            options = JobOptions(run_log=False, input_format="jsonl", interval=POLL_EVERY)
             with suppress(BadRecord):  # servers may take what a job can't put in its own form
                 job = await _make_job(source, journal, options)
         if job is None:

@@ -66,7 +66,7 @@ class Dashboard:
         text = request.query.get("q", "").strip().lower()
         number = query_int(request, "page", 1, least=1, most=100_000)
 
-        async def look() -> Values:
+        async def values_of() -> Values:
             agents = self._fleet.statistics()
             chosen = [
                 agent
@@ -95,17 +95,17 @@ class Dashboard:
                 "q": request.query.get("q", ""),
             }
 
-        return await self._pages.show(request, "fleet.html", look)
+        return await self._pages.show(request, "fleet.html", values_of)
 
     async def charts(self, request: web.Request) -> web.StreamResponse:
         """Show throughput and latency over time."""
 
-        async def look() -> Values:
+        async def values_of() -> Values:
             points = list(self._history.points)
             columns = [list(column) for column in zip(*map(_row, points), strict=True)]
             return {"columns": columns, "recent": _recent(points[-_RECENT:]), "minutes": _RECENT * 5 // 60}
 
-        return await self._pages.show(request, "charts.html", look)
+        return await self._pages.show(request, "charts.html", values_of)
 
     async def playground(self, request: web.Request) -> web.Response:
         """Show a form for one chat."""

@@ -63,7 +63,7 @@ class JobPages:
         if status:
             chosen = chosen.where(batches.c.status.in_(ACTIVE if status == "active" else [status]))
 
-        async def look() -> Values:
+        async def values_of() -> Values:
             async with self._storage.read() as connection:
                 rows, more = await read_page(connection, batches, chosen, user=user, after=after, limit=SHOWN)
             jobs = [_shown(row) for row in rows]
@@ -76,18 +76,18 @@ class JobPages:
                 "active": sum(job["is_active"] for job in jobs),
             }
 
-        return await self._pages.show(request, "jobs.html", look)
+        return await self._pages.show(request, "jobs.html", values_of)
 
     async def job(self, request: web.Request) -> web.StreamResponse:
         """Show one batch."""
 
-        async def look() -> Values:
+        async def values_of() -> Values:
             row = await self._found(request)
             own = row["user"] == caller_of(request).user
             causes = await self._records.causes(row) if row["total"] else []
             return {"job": _shown(row), "causes": causes, "own": own}
 
-        return await self._pages.show(request, "job.html", look)
+        return await self._pages.show(request, "job.html", values_of)
 
     async def search(self, request: web.Request) -> web.Response:
         """Search a batch's records."""

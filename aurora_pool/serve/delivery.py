@@ -27,7 +27,7 @@ PAUSES = (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
 CLAIMED = 90.0
 """Seconds that an attempt may take before another replica makes it again."""
 TIMEOUT = 20.0
-LOOK_EVERY = 1.0
+POLL_EVERY = 1.0
 AT_ONCE = 16
 SWEEP_EVERY = 3600.0
 KEPT = 7 * 86_400
@@ -65,7 +65,7 @@ class Deliverer:
                 except (SQLAlchemyError, OSError) as error:
                     logger.warning("webhooks wait, for the database can't be used: %s", error)
                 try:
-                    async with asyncio.timeout(LOOK_EVERY):
+                    async with asyncio.timeout(POLL_EVERY):
                         await self._woken.wait()
                 except TimeoutError:
                     continue

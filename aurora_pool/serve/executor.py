@@ -22,9 +22,9 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
 
 TICK = 1.0
-"""Seconds between looks at the database while there is any batch that has not ended."""
+"""Seconds between polls of the database while there is any batch that has not ended."""
 IDLE_TICK = 5.0
-"""Seconds between looks while there is none. What comes here wakes it; another replica may leave something behind."""
+"""Seconds between polls while there is none. What comes here wakes it; another replica may leave something behind."""
 AGAIN = 10.0
 """Seconds before a batch that could not be driven (a full disk, say) is tried again."""
 VALIDATIONS = 2

@@ -49,7 +49,7 @@ _PRIVATE = OWN_HEADERS | frozenset(
 _OF_PROXIES = "x-forwarded-"
 _OWN_REPLY = HOP_HEADERS | frozenset({"server", "date", "x-request-id", "set-cookie"})
 _LATENCIES = 10_000
-"""How many are kept between two looks at them."""
+"""How many are kept between two reads of them."""
 _DONE = b"data: [DONE]\n\n"
 _JSON = {"Content-Type": JSON}
 _EVENT_STREAM = {"Content-Type": "text/event-stream; charset=utf-8"}

@@ -93,7 +93,7 @@ class KeyRing:
         self._defaults = defaults
         self._remembered: dict[str, tuple[float, Caller | None]] = {}
         self._exist: tuple[float, bool] = (0.0, False)
-        self._looking: dict[str, asyncio.Task[Any]] = {}
+        self._running: dict[str, asyncio.Task[Any]] = {}
 
     async def create(
         self,
@@ -161,9 +161,9 @@ class KeyRing:
     async def exist(self) -> bool:
         """Whether there is any key that is not revoked."""
         until, found = self._exist
-        return found if time.monotonic() < until else await self._once("", self._look_whether_any)
+        return found if time.monotonic() < until else await self._once("", self._query_any)
 
-    async def _look_whether_any(self) -> bool:
+    async def _query_any(self) -> bool:
         async with self._storage.read() as connection:
             count = select(func.count()).select_from(keys).where(keys.c.revoked_at.is_(None))
             found = bool((await connection.execute(count)).scalar_one())
@@ -176,9 +176,9 @@ class KeyRing:
         until, caller = self._remembered.get(wanted, (0.0, None))
         if time.monotonic() < until:
             return caller
-        return await self._once(wanted, functools.partial(self._look_whose, wanted))
+        return await self._once(wanted, functools.partial(self._query_caller, wanted))
 
-    async def _look_whose(self, wanted: str) -> Caller | None:
+    async def _query_caller(self, wanted: str) -> Caller | None:
         until = time.monotonic() + REMEMBERED
         chosen = (
             select(keys.c.hash, users)
@@ -194,13 +194,13 @@ class KeyRing:
         self._remembered[wanted] = (until, caller)
         return caller
 
-    async def _once(self, name: str, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _once(self, name: str, query: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Look something up once for all who ask meanwhile: many requests find the memory expired at one moment."""
-        looking = self._looking.get(name)
-        if looking is None:
-            looking = self._looking[name] = asyncio.create_task(look())
-            looking.add_done_callback(lambda _: self._looking.pop(name, None))
-        found: T = await asyncio.shield(looking)
+        running = self._running.get(name)
+        if running is None:
+            running = self._running[name] = asyncio.create_task(query())
+            running.add_done_callback(lambda _: self._running.pop(name, None))
+        found: T = await asyncio.shield(running)
         return found
 
     async def weights(self) -> dict[str, tuple[float, UserLimits]]:

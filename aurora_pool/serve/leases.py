@@ -17,7 +17,7 @@ from aurora_pool.serve.webhooks import queue_event
 
 OF_EACH_USER = 16
 CANDIDATES = 4096
-"""How many batches are looked at to choose the next."""
+"""From how many batches the next is chosen."""
 
 
 _ANY_ACTIVE = select(batches.c.seq).where(batches.c.status.in_(ACTIVE)).limit(1)

@@ -17,7 +17,7 @@ from aurora_pool.serve.tables import token_days
 
 DAY = 86_400
 REFRESH = 5.0
-"""Seconds between looks at what a user has used up, which other replicas count as well."""
+"""Seconds between two reads of what a user has used up, which other replicas count as well."""
 
 
 class RequestRates:
@@ -27,7 +27,7 @@ class RequestRates:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def take(self, user: str, per_minute: int, now: float) -> float:
-        """Count one request; return 0, or the seconds after which there is room for it.
+        """Count one request; return 0, or the seconds after which it is within the limit.
 
         >>> rates = RequestRates()
         >>> rates.take("ann", 1, 0.0), rates.take("ann", 1, 0.0), rates.take("ann", 1, 60.0)
@@ -60,8 +60,8 @@ class TokenAccounts:
         """How many tokens the user has used up today."""
         now = self._now()
         key = (user, int(now // DAY))
-        looked, tokens = self._seen.get(key, (0.0, 0))
-        if now - looked > REFRESH:
+        read_at, tokens = self._seen.get(key, (0.0, 0))
+        if now - read_at > REFRESH:
             columns = token_days.c
             chosen = select(columns.tokens).where(columns.user == user, columns.day == key[1])
             async with self._storage.read() as connection:
@@ -89,8 +89,8 @@ class TokenAccounts:
                 self._unwritten[key] += tokens
             raise
         for key, tokens in taken.items():
-            looked, seen = self._seen.get(key, (0.0, 0))
-            self._seen[key] = (looked, seen + tokens)
+            read_at, seen = self._seen.get(key, (0.0, 0))
+            self._seen[key] = (read_at, seen + tokens)
 
 
 class Limiter:

@@ -9,7 +9,11 @@ from pathlib import Path
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.proxies import parse_networks
 
+__all__ = ["ServerOptions", "UserLimits"]
+
 MEBIBYTE = 1 << 20
+DATABASE = "serve.db"
+"""SQLite's file in the data folder."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -77,7 +81,7 @@ class ServerOptions:
     @property
     def database_url(self) -> str:
         """The database's URL."""
-        return self.database or f"sqlite:///{self.data.absolute() / 'serve.db'}"
+        return self.database or f"sqlite:///{self.data.absolute() / DATABASE}"
 
     @property
     def is_loopback(self) -> bool:

@@ -1,4 +1,4 @@
-"""The records of a batch, for people who look: searched, counted by cause of failure, and one in full."""
+"""The records of a batch, for people to read: searched, counted by cause of failure, and one in full."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aurora_pool.serve.errors import not_found
 from aurora_pool.serve.folders import BatchFolders
 
 SHOWN = 50
-LOOKED_THROUGH = 64 << 20
+SCAN_LIMIT = 64 << 20
 """Bytes that one search reads; the next page goes on from there."""
 _LONGEST = 64 << 20
 _REMEMBERED = 256
@@ -74,7 +74,7 @@ class BatchRecords:
         needle = json.dumps(text, ensure_ascii=False)[1:-1].lower().encode(errors="replace")
         places = self._places(row, failed=failed)
         found: list[Found] = []
-        left = LOOKED_THROUGH
+        left = SCAN_LIMIT
         for current in places[places.index(place) if place in places else 0 :]:
             at = offset if current == place else 0
             async with aclosing(self._lines(row, current, at)) as lines:  # type: ignore[type-var]
@@ -110,7 +110,7 @@ class BatchRecords:
     async def _count(self, row: Mapping[Any, Any], place: str) -> Counter[str]:
         key = (row["id"], f"{place}-{row['epoch']}")
         at, counts = self._counted.pop(key, (0, Counter()))
-        end = at + LOOKED_THROUGH
+        end = at + SCAN_LIMIT
         async with aclosing(self._lines(row, place, at)) as lines:  # type: ignore[type-var]
             async for start, line in lines:
                 if start >= end:

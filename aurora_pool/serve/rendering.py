@@ -1,4 +1,4 @@
-"""Pages: rendered from templates that escape everything, sent once, or again and again while somebody looks at them."""
+"""Pages: rendered from templates that escape everything, sent once, or again and again while they are open."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOGIN = f"{UI}login"
 
 LIVE_EVERY = 1.0
 LIVE_FOR = 300.0
-"""Seconds after which a browser has to come again: then its key is looked at anew."""
+"""Seconds after which a browser has to come again: then its key is checked again."""
 
 _HERE = Path(__file__).parent
 _POLICY = (
@@ -60,9 +60,11 @@ class Pages:
         text = self._templates.get_template(name).render({**_common(request), **values})
         return web.Response(text=text, status=status, content_type="text/html")
 
-    async def show(self, request: web.Request, name: str, look: Callable[[], Awaitable[Values]]) -> web.StreamResponse:
+    async def show(
+        self, request: web.Request, name: str, values_of: Callable[[], Awaitable[Values]]
+    ) -> web.StreamResponse:
         """Render a page; with ``?live``, send its live part as server-sent events whenever it has changed."""
-        values = await look()
+        values = await values_of()
         if "live" not in request.query:
             return self.render(request, name, values)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
@@ -80,7 +82,7 @@ class Pages:
                 async with asyncio.timeout(LIVE_EVERY):
                     await self._closing.wait()
             except TimeoutError:
-                values = await look()
+                values = await values_of()
         return response
 
     def tell(self, request: web.Request, error: ApiError) -> web.Response:

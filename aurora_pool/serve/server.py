@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import AgentEndpoint
+from aurora_pool.hostfile import AnyEndpoint, as_endpoints
 from aurora_pool.options import Timeouts
 from aurora_pool.serve.app import EXECUTOR, open_app
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.options import ServerOptions
+
+__all__ = ["Server", "serving"]
 
 KEEP_ALIVE = 75.0
 """Seconds that an idle connection is kept: more than what proxies keep theirs for."""
@@ -37,7 +39,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    endpoints: Sequence[AgentEndpoint], options: ServerOptions, *, timeouts: Timeouts | None = None
+    endpoints: Iterable[AnyEndpoint], options: ServerOptions, *, timeouts: Timeouts | None = None
 ) -> AsyncIterator[Server]:
     """Serve a fleet for as long as the context lasts; port 0 takes a free one.
 
@@ -48,7 +50,7 @@ async def serving(
     ...     print(server.address)
     """
     context = _tls(options)
-    fleet = ServedFleet(endpoints, timeouts)
+    fleet = ServedFleet(as_endpoints(endpoints), timeouts)
     gate = _Gate(options)
     async with open_app(options, fleet, arrived=gate.arrived) as app:
         runner = web.AppRunner(

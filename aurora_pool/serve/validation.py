@@ -1,4 +1,4 @@
-"""The first look at a batch's input: what OpenAI refuses in a batch file is found here, by line."""
+"""The first check of a batch's input: what OpenAI refuses in a batch file is found here, by line."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.sharing.ranks import Part
 from aurora_pool.statistics import PoolStatistics
 
-LOOK_EVERY = 1.0
-"""Seconds between looks at the other drivers' notes, where they are few; with more than ten, a tenth of it for each."""
+POLL_EVERY = 1.0
+"""Seconds between reads of the other drivers' notes, where they are few; with more than ten, a tenth of it for each."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class Members(Protocol):
     def beat(self, note: str = "") -> None:
         """Say that we are alive, and ``note``."""
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Find out about the others."""
 
     def leave(self) -> None:
@@ -115,7 +115,7 @@ class AgentShare:
             self._noted.set()
 
     async def follow(self, update: Callable[[list[AgentEndpoint]], None]) -> None:
-        """Beat and look for ever, and hand over the agents whenever they change."""
+        """Beat and refresh for ever, and hand over the agents whenever they change."""
         loop = asyncio.get_running_loop()
         self._began = loop.time()
         beaten = -self._roster.every
@@ -125,7 +125,7 @@ class AgentShare:
                     self._noted.clear()
                     beaten = loop.time()
                     await asyncio.to_thread(self._roster.beat, msgspec.json.encode(self._note).decode())
-                await asyncio.to_thread(self._roster.look)
+                await asyncio.to_thread(self._roster.refresh)
             except OSError as error:
                 logger.warning("the other drivers can't be seen (%s)", error)
             chosen = self._choose()
@@ -133,7 +133,7 @@ class AgentShare:
                 self._chosen = chosen
                 update(chosen)
             try:
-                await asyncio.wait_for(self._noted.wait(), LOOK_EVERY * max(1.0, self.part.count / 10))
+                await asyncio.wait_for(self._noted.wait(), POLL_EVERY * max(1.0, self.part.count / 10))
             except TimeoutError:
                 continue
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError
 
+__all__ = ["Part"]
+
 _RANKS = (
     ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT", "SLURM_ARRAY_TASK_MIN"),
     ("SLURM_PROCID", "SLURM_NTASKS", None),

@@ -1,6 +1,6 @@
 """Who is alive in a folder on a shared file system, by heartbeats that need no clock in common.
 
-Each member has a file that it replaces every few seconds; each file holds a number that grows. Who looks notes, on its
+Each member has a file that it replaces every few seconds; each file holds a number that grows. A reader notes, on its
 own monotonic clock, for how long a number has stood still: no time stamp is compared, so the clocks of machines and of
 the file server may differ by any amount (on Lustre it is the clients that set time stamps, on NFS the server). Nothing
 needs a lock: what a file system has to do is create a name once (:func:`claim_name`) and replace a file as a whole.
@@ -60,7 +60,7 @@ def process_name() -> str:
 class Roster:
     """The members of one folder. One without a heartbeat for ``takeover_after`` seconds is taken for dead.
 
-    :meth:`beat` and :meth:`look` touch the file system, and belong into a thread where an event loop runs.
+    :meth:`beat` and :meth:`refresh` touch the file system, and belong into a thread where an event loop runs.
     Raises :class:`~aurora_pool.errors.JobError` if the folder can't be used.
     """
 
@@ -77,9 +77,9 @@ class Roster:
         self._beats = 0
         self._beating = threading.Lock()
         self._beaten_at = -float("inf")
-        self._looked_at = now()
+        self._refreshed_at = now()
         self._seen: dict[str, tuple[str, float]] = {}
-        """By member, what its file said and for how long it has said so, in seconds of our own looks."""
+        """By member, what its file said and for how long it has said so, in seconds of our own refreshes."""
         self._notes: dict[str, str] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ class Roster:
 
     @property
     def others(self) -> Mapping[str, str]:
-        """The notes of the other members that are alive, by name, as of the last look."""
+        """The notes of the other members that are alive, by name, as of the last refresh."""
         return MappingProxyType(self._notes)
 
     @property
@@ -108,12 +108,12 @@ class Roster:
             fresh.replace(self.folder / self.name)
             self._beaten_at = began
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         """Read the others' files. The file of one without a heartbeat for too long is removed. Raises OSError."""
         now = self._now()
-        # However long this process or the file system stood still, it is one look: only what was seen counts.
-        passed = min(now - self._looked_at, 2 * self.every)
-        self._looked_at = now
+        # However long this process or the file system stood still, it is one refresh: only what was read counts.
+        passed = min(now - self._refreshed_at, 2 * self.every)
+        self._refreshed_at = now
         seen: dict[str, tuple[str, float]] = {}
         notes: dict[str, str] = {}
         for name in sorted(os.listdir(self.folder)):  # noqa: PTH208 - names are all that is wanted
@@ -121,7 +121,7 @@ class Roster:
                 continue
             path = self.folder / name
             try:
-                # Opened, not only looked at: NFS asks the server then, and its caches may be a minute old otherwise.
+                # Opened, not only stat-ed: NFS asks the server then, and its caches may be a minute old otherwise.
                 text = path.read_text(encoding="utf-8", errors="replace")
             except FileNotFoundError:
                 continue
@@ -135,7 +135,7 @@ class Roster:
         self._seen, self._notes = seen, notes
 
     def is_alive(self, name: str) -> bool:
-        """Whether a member was alive at the last look, or is ourselves."""
+        """Whether a member was alive at the last refresh, or is ourselves."""
         return name == self.name or name in self._notes
 
     def leave(self) -> None:

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from aurora_pool.testing.exchange import ReceivedRequest
     from aurora_pool.testing.faults import Fault
     from aurora_pool.testing.fleet import SimulatedFleet
-    from aurora_pool.testing.profile import AgentProfile
+    from aurora_pool.testing.profile import CPU_SERVER, AgentProfile
     from aurora_pool.testing.serving import serve
 
 __all__ = [
+    "CPU_SERVER",
     "AgentProfile",
     "Fault",
     "ReceivedRequest",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CPU_SERVER": "profile",
     "AgentProfile": "profile",
     "Fault": "faults",
     "ReceivedRequest": "exchange",

@@ -16,6 +16,8 @@ from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.refusal import ENGINE_DEAD, Refusal
 from aurora_pool.testing.server import AgentServer
 
+__all__ = ["SimulatedAgent"]
+
 _BACKLOG = 2048
 
 

@@ -104,7 +104,7 @@ class BatchScheduler:
     def schedule(self, now: float) -> tuple[int, bool]:
         """Begin a step: return the tokens of prefill in it, and whether anything was preempted for it."""
         self.completing = []
-        preempted = self._make_room()
+        preempted = self._free_blocks()
         budget = left = self.token_budget - self.decoding
         if self._prefilling:
             left, preempted = self._go_on(left, preempted)
@@ -126,7 +126,7 @@ class BatchScheduler:
         offsets += self._offsets[: rest - len(offsets)]
         return cycles * self.decoding + sum(offsets)
 
-    def _make_room(self) -> bool:
+    def _free_blocks(self) -> bool:
         """Make room for the next token of all that decode; return whether anything was preempted."""
         preempted = False
         if self.cache.blocks is not None:
@@ -190,7 +190,7 @@ class BatchScheduler:
                 queue.popleft()  # cancelled meanwhile
                 continue
             total = sequence.prompt_tokens + sequence.generated
-            if not self._find_room(sequence, total):
+            if not self._find_blocks(sequence, total):
                 break
             queue.popleft()
             self.waiting -= 1
@@ -207,7 +207,7 @@ class BatchScheduler:
             budget -= tokens
         return budget
 
-    def _find_room(self, sequence: Sequence, total: int) -> bool:
+    def _find_blocks(self, sequence: Sequence, total: int) -> bool:
         """See whether ``total`` tokens find room in the cache; if so, hold what of them is there already."""
         cache, keys = self.cache, sequence.keys
         found = 0

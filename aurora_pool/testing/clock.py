@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
+__all__ = ["SimulatedClockEventLoop", "StuckLoopError", "run_simulated"]
+
 _T = TypeVar("_T")
 
 _GRACE = 0.0002

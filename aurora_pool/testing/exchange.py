@@ -12,6 +12,8 @@ from aiohttp import web
 
 from aurora_pool.testing.refusal import Refusal
 
+__all__ = ["ReceivedRequest"]
+
 _ENCODE = msgspec.json.Encoder().encode
 
 DONE = b"data: [DONE]\n\n"

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from aurora_pool.testing.refusal import Refusal
 
+__all__ = ["Action", "Fault", "Garble"]
+
 Garble: TypeAlias = Literal["plain", "noise", "html"]
 """What a garbled server answers with status 200: the whole answer as plain JSON although a stream was asked for, bytes
 that are nothing, or the page of a proxy."""

@@ -13,6 +13,8 @@ from aurora_pool.testing.exchange import ReceivedRequest
 from aurora_pool.testing.faults import Fault
 from aurora_pool.testing.profile import AgentProfile
 
+__all__ = ["SimulatedFleet"]
+
 
 class SimulatedFleet:
     """Servers on 127.0.0.1 that speak what ``vllm serve`` speaks, one port each.

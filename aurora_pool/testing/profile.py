@@ -8,6 +8,8 @@ from typing import Literal, TypeAlias
 
 from aurora_pool.testing.engine import Engine
 
+__all__ = ["CPU_SERVER", "AgentProfile", "Reply", "Template"]
+
 Reply: TypeAlias = str | Callable[[str], str]
 """What a simulated server says to everything, or a function from the prompt to it."""
 Template: TypeAlias = Literal["chatml", "trims", "counts", "none"]
@@ -33,9 +35,10 @@ class AgentProfile:
       and the sample number where the temperature is above 0), so they are the same on every agent and in every list.
       Lengths are lognormal (``median_length``, ``length_sigma``), clipped to ``shortest`` and ``longest``.
 
-    Its speed: ``slots`` (``--max-num-seqs``), ``max_num_batched_tokens``, ``step_base``, ``step_per_sequence``,
-    ``prefill_rate`` and ``speed`` as in :class:`~aurora_pool.testing.engine.Engine`; the defaults are about those of a
-    GPU that serves a model of 8 billion parameters, and :data:`CPU_SERVER` is a small server without one. Its cache:
+    Its speed: ``slots`` (``--max-num-seqs``), ``max_num_batched_tokens``, ``step_base`` and ``step_per_sequence``
+    (seconds that a step takes, and that each sequence in it adds), ``prefill_rate`` (prompt tokens per second) and
+    ``speed`` (a factor for all of them); the defaults are about those of a GPU that serves a model of 8 billion
+    parameters, and :data:`CPU_SERVER` is a small server without one. Its cache:
     ``kv_blocks`` of ``block_size`` tokens (by default enough for 256 prompts of 8,192 tokens, so that nothing is
     preempted; None for no limit and no prefix cache), ``prefix_caching`` (False: ``--no-enable-prefix-caching``).
     ``instant`` answers every prompt at once and skips most of the work: for measuring clients.

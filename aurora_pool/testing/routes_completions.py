@@ -8,11 +8,12 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from aurora_pool.testing.answer_events import AnswerEvents
 from aurora_pool.testing.answers import make_answer
 from aurora_pool.testing.backend import Backend
 from aurora_pool.testing.clock import wall_time
-from aurora_pool.testing.exchange import DONE, Exchange, json_reply
-from aurora_pool.testing.generation import Choice, Generation, ShownText
+from aurora_pool.testing.exchange import Exchange, json_reply
+from aurora_pool.testing.generation import Choice, Generation
 from aurora_pool.testing.logprobs import completion_logprobs, prompt_logprobs
 from aurora_pool.testing.options import Options, check_logprobs, read_options
 from aurora_pool.testing.prompts import read_prompts
@@ -99,24 +100,12 @@ def _whole_choice(choice: Choice, options: Options) -> dict[str, Any]:
     }
 
 
-class CompletionEvents:
+class CompletionEvents(AnswerEvents):
     """Writes the events of a streamed completion: one choice in each, as its tokens come."""
 
     def __init__(self, server: Backend, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
-        self.generation = Generation(choices, self)
-        self.events = server.new_stream(exchange)
-        self._options = options
-        self._choices = choices
-        self._fingerprint = server.fingerprint
-        self._tells_cached = server.profile.prompt_tokens_details
-        self._first: Choice | None = None
-        self._texts = [ShownText(choice, options.stop) for choice in choices]
-        self._head: dict[str, Any] = {
-            "id": server.new_id("cmpl", exchange),
-            "object": "text_completion",
-            "created": wall_time(),
-            "model": server.model,
-        }
+        super().__init__(server, exchange, options, choices, prefix="cmpl", kind="text_completion")
+        self._reports_cached = server.profile.prompt_tokens_details
         self._start = b"data: %b," % _ENCODE(self._head)[:-1]
         self._offsets = [0] * len(choices)
 
@@ -129,8 +118,8 @@ class CompletionEvents:
         text = choice.answer.text[start:end]
         first = choice.seen == 0
         choice.seen = tokens
-        if self._tells_cached and self._first is None:
-            self._first = choice
+        if self._reports_cached and self._cached is None:
+            self._cached = choice
         shown_ids: Sequence[int] = ids
         if first and options.echo:
             prompt = "" if options.return_token_ids else choice.prompt.shown()
@@ -152,19 +141,6 @@ class CompletionEvents:
         if ended and not options.include_usage:
             tail += b',"system_fingerprint":' + _ENCODE(self._fingerprint)
         self.events.add(b'%b"choices":[%b]%b}\n\n' % (self._start, _ENCODE(event), tail))
-
-    def flush(self) -> None:
-        """Send the events of this moment."""
-        self.events.flush()
-
-    def finish(self) -> None:
-        """Add what stands at the end of a stream that went well."""
-        if self._options.include_usage:
-            usage = {
-                name: count for name, count in total_usage(self._choices, self._first).items() if count is not None
-            }
-            self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
-        self.events.add(DONE)
 
     def _logprobs(self, choice: Choice, ids: Sequence[int], *, first: bool) -> dict[str, Any] | None:
         count = self._options.logprobs

@@ -13,6 +13,8 @@ from aurora_pool.testing.faults import Fault
 from aurora_pool.testing.fleet import SimulatedFleet
 from aurora_pool.testing.profile import AgentProfile
 
+__all__ = ["serve"]
+
 _FILES_PER_AGENT = 64
 
 

@@ -5,36 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from aurora_pool.testing.answer_events import AnswerEvents
 from aurora_pool.testing.backend import Backend
-from aurora_pool.testing.clock import wall_time
-from aurora_pool.testing.exchange import DONE, Exchange
-from aurora_pool.testing.generation import Choice, Generation, ShownText
+from aurora_pool.testing.exchange import Exchange
+from aurora_pool.testing.generation import Choice
 from aurora_pool.testing.logprobs import chat_logprobs
 from aurora_pool.testing.options import Options
 from aurora_pool.testing.thinking import split_delta
-from aurora_pool.testing.usage import total_usage, usage_of
+from aurora_pool.testing.usage import usage_of
 
 
-class ChatEvents:
+class ChatEvents(AnswerEvents):
     """Writes the events of one chat: the role first, then each choice's text as its tokens come."""
 
     def __init__(self, server: Backend, exchange: Exchange, options: Options, choices: Sequence[Choice]) -> None:
-        self.generation = Generation(choices, self)
-        self.events = server.new_stream(exchange)
-        self._options = options
-        self._choices = choices
+        super().__init__(server, exchange, options, choices, prefix="chatcmpl", kind="chat.completion.chunk")
         self._profile = server.profile
-        self._fingerprint = server.fingerprint
         self._cached = choices[0] if server.profile.prompt_tokens_details else None
         self._wants_prompt_text = bool(exchange.body.get("return_prompt_text"))
-        self._texts = [ShownText(choice, options.stop) for choice in choices]
         self._began = False
-        self._head: dict[str, Any] = {
-            "id": server.new_id("chatcmpl", exchange),
-            "object": "chat.completion.chunk",
-            "created": wall_time(),
-            "model": server.model,
-        }
 
     def progressed(self, choice: Choice, tokens: int) -> None:
         """Add an event for the tokens that a choice has gained."""
@@ -59,19 +48,6 @@ class ChatEvents:
         if self._options.continuous_usage:
             event["usage"] = usage_of(len(choice.prompt.ids), tokens)
         self.events.event(event)
-
-    def flush(self) -> None:
-        """Send the events of this moment."""
-        self.events.flush()
-
-    def finish(self) -> None:
-        """Add what stands at the end of a stream that went well."""
-        if self._options.include_usage:
-            usage = {
-                name: count for name, count in total_usage(self._choices, self._cached).items() if count is not None
-            }
-            self.events.event({**self._head, "choices": [], "usage": usage, "system_fingerprint": self._fingerprint})
-        self.events.add(DONE)
 
     def _begin(self) -> None:
         self._began = True

@@ -105,7 +105,7 @@ class VirtualFleet(VirtualNetwork):
         self.client_at(self.now + REPLY_LIMIT, give_up)
 
     def check_load(self, index: int, tokens_before: int | None, told: Callable[[Finding, int], None]) -> None:
-        """Look at an agent's counters; ``told`` hears what they show, and how many tokens they count.
+        """Read an agent's counters; ``told`` gets what they show, and how many tokens they count.
 
         Where none were seen before, they show nothing yet.
         """

@@ -83,7 +83,7 @@ class Pauses:
         self._next = self._chance.expovariate(1 / every)
 
     def over(self, now: float) -> float:
-        """Tell when the client looks again: ``now`` if it looks."""
+        """Tell when the client runs again: ``now`` if it runs."""
         while self._next <= now:
             self._until = self._next + self._chance.uniform(*self._lasts)
             self._next = self._until + self._chance.expovariate(1 / self._every)
@@ -119,8 +119,8 @@ class VirtualNetwork:
             heappush(self._events, (when, self._count, action))
 
     def client_at(self, when: float, action: Callable[[], None]) -> None:
-        """Have the client do something at a time, or as soon after it as it looks."""
-        self.at(when, action if self._pauses is None else partial(self._when_looking, self._pauses, action))
+        """Have the client do something at a time, or as soon after it as it runs."""
+        self.at(when, action if self._pauses is None else partial(self._when_awake, self._pauses, action))
 
     def step(self) -> bool:
         """Let the next thing happen; return False if there is none."""
@@ -135,7 +135,7 @@ class VirtualNetwork:
         """When the next thing happens."""
         return self._events[0][0] if self._events else math.inf
 
-    def _when_looking(self, pauses: Pauses, action: Callable[[], None]) -> None:
+    def _when_awake(self, pauses: Pauses, action: Callable[[], None]) -> None:
         until = pauses.over(self.now)
         if until > self.now:
             self.client_at(until, action)

@@ -127,7 +127,7 @@ class VirtualPool:
         self._results = bytearray()
         self._delivered = 0
         self._open = 0
-        self._room = 0
+        self._refill_at = 0
         self._requests: dict[InFlightRequest, Request] = {}
         self._tokens_seen: dict[int, int] = {}
         self._news = True
@@ -167,11 +167,11 @@ class VirtualPool:
     # -- the caller's side --------------------------------------------------------------------------------------
 
     def _feed(self) -> None:
-        if self._exhausted or self._open > self._room:
+        if self._exhausted or self._open > self._refill_at:
             return
         agents = self.dispatcher.ledger.agents
         limit = AHEAD * max(1, sum(agent.window.size for agent in agents if agent.in_service))
-        self._room = limit - max(1, limit // 16)
+        self._refill_at = limit - max(1, limit // 16)
         wanted = max(0, limit - self._open)
         pulled = list(islice(self._prompts, wanted))
         if len(pulled) < wanted:

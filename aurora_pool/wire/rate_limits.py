@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from aurora_pool.policy.quota import MINUTE, Left
+from aurora_pool.hosted import Left
 from aurora_pool.wire.errors import LONGEST_WAIT
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -32,5 +32,5 @@ def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        return MINUTE
-    return seconds if 0 <= seconds <= LONGEST_WAIT else MINUTE
+        return _UNITS["m"]
+    return seconds if 0 <= seconds <= LONGEST_WAIT else _UNITS["m"]

@@ -14,8 +14,9 @@ from aurora_pool.testing import AgentProfile, Fault, SimulatedFleet, run_simulat
 
 AGENTS = 3
 PROMPTS = [f"Tell me about the number {i}." for i in range(1400)]
-PROFILE = AgentProfile(slots=64, median_length=50, longest=250)
-LOOK_EVERY = 0.05
+PROFILE = AgentProfile(slots=64, median_length=10, shortest=2, longest=50, step_base=0.04, step_per_sequence=0.00015)
+"""Few tokens in long steps: to simulate them costs less than many in short ones, and takes as many seconds there."""
+POLL_EVERY = 0.05
 
 
 @dataclass
@@ -87,10 +88,10 @@ async def _job(
 
 async def _watch(fleet: SimulatedFleet, pool: VLLMPool, idle: list[float]) -> None:
     while True:
-        await asyncio.sleep(LOOK_EVERY)
+        await asyncio.sleep(POLL_EVERY)
         statistics = pool.statistics()
         if statistics.queued:
             for agent in fleet.agents:
                 busy = agent.server.driver.engine.running
                 if statistics.agents[agent.index].state == "in service" and not busy and agent.listening:
-                    idle[agent.index] += LOOK_EVERY
+                    idle[agent.index] += POLL_EVERY

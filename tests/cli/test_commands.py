@@ -26,6 +26,19 @@ def test_ask_prints_the_answer(call: Call, hostfile: Path) -> None:
     assert len(ended.out.split()) in range(1, 6)
 
 
+@pytest.mark.parametrize("command", ["ask", "summarize"])
+def test_only_agents_with_a_tag_are_asked(call: Call, hostfile: Path, tmp_path: Path, command: str) -> None:
+    agent = hostfile.read_text().splitlines()[0]
+    mixed = tmp_path / "mixed.hostfile"
+    mixed.write_text(f"127.0.0.1 1 role=other\n{agent} role=chat\n")
+    source = tmp_path / "a.txt"
+    source.write_text("The lamp was lit at four.")
+    ended = call(command, source, "--hostfile", mixed, "--tag", "role=chat", "--max-tokens", "5")
+    assert (ended.code, ended.err) == (0, "")
+    ended = call(command, source, "--hostfile", mixed, "--tag", "role=none")
+    assert (ended.code, "none of the 2 agents in the hostfile has role=none" in ended.err) == (5, True)
+
+
 def test_ask_tells_what_is_wrong(call: Call, hostfile: Path, tmp_path: Path) -> None:
     ended = call("ask", "Hi", "--hostfile", hostfile, "--model", "other")
     assert (ended.code, ended.out, len(ended.err.splitlines())) == (5, "", 1)

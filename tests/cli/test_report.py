@@ -227,7 +227,7 @@ def test_a_log_is_flushed_every_few_seconds(tmp_path: Path) -> None:
     nothing = PoolStatistics((), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
     log = RunLog(tmp_path / "o.runlog")
     log.prompt(1.0, Response(True, "x"))
-    log.look(FLUSHED, nothing)
+    log.sample(FLUSHED, nothing)
     assert (tmp_path / "o.runlog").read_bytes().count(b"\n") == 1
     log.close()
 

@@ -333,7 +333,7 @@ def test_agents_with_a_tag_only(call: Call, source: Path, output: Path, hostfile
     [
         (("role=none",), "none of the 4 agents in the hostfile has role=none"),
         (("role",), "--tag: expected KEY=VALUE, got 'role'"),
-        (("a=1", "a=2"), "no agent has two values of 'a'"),
+        (("a=1", "a=2"), "--tag: 'a' has two values, '1' and '2'"),
     ],
 )
 def test_a_tag_that_is_invalid_is_one_line(

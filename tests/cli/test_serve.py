@@ -40,7 +40,7 @@ class Serving:
 def test_from_a_file_to_its_answers(
     call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(batches, "POLL_EVERY", 0.05)
     source = tmp_path / "in.jsonl"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
     data = tmp_path / "data"
@@ -97,6 +97,13 @@ def test_a_further_key_leaves_an_administrator_one(call: Call, tmp_path: Path) -
     assert call("keys", "list", "--data", tmp_path).out.count(" admin ") == 0
 
 
+def test_looking_for_keys_makes_no_data(call: Call, tmp_path: Path) -> None:
+    data = tmp_path / "none"
+    ended = call("keys", "list", "--data", data)
+    assert (ended.code, f"{data}: there is no server's data in it" in ended.err) == (2, True)
+    assert not data.exists()
+
+
 def test_mistakes_are_one_line(call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AURORA_POOL_SERVER", "http://127.0.0.1:9")
     monkeypatch.setattr(time, "sleep", lambda _: None)  # as the openai client does before it asks once more
@@ -110,6 +117,7 @@ def test_mistakes_are_one_line(call: Call, hostfile: Path, tmp_path: Path, monke
         ("serve", "--hostfile", hostfile, "--database", "mysql://x", *data): 2,
         ("keys", "create", *data): 2,
         ("keys", "revoke", *data): 2,
+        ("keys", "revoke", "key_0", *data): 2,
         ("keys", "create", "--user", "a b", *data): 2,
         ("jobs",): 5,
         ("submit", source): 5,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool import Prompt, Response, Sampling
+from aurora_pool import ConfigError, Prompt, Response, Sampling
 from aurora_pool.engines import EngineDied, EnginePool, Question, QuestionRefused
 from aurora_pool.errors import PoolClosedError
 from aurora_pool.jobs import run_job
@@ -93,6 +93,39 @@ async def test_what_a_prompt_says_wins_over_the_call_and_that_over_the_pool() ->
         (6, 0.6, True),
         (7, 0.7, False),
     ]
+
+
+async def test_a_bad_prompt_from_a_generator_fails_alone() -> None:
+    hot: Any = Prompt("b", Sampling(temperature="hot"))  # type: ignore[arg-type]
+    async with EnginePool(Scripted()) as pool:
+        found = {index: response async for index, response in pool.iter_responses(iter(["a", None, hot, "c"]))}
+        assert pool.statistics().prompts_failed == 2
+    assert [index for index in range(4) if not found[index].success] == [1, 2]
+    assert found[2].error == "sampling.temperature: expected `float | null`, got `str`"
+
+
+async def test_what_it_was_given_can_be_read_and_not_changed() -> None:
+    given: dict[str, Any] = {"max_tokens": 8, "max_tokens_aggregation": 9, "sampling": Sampling(seed=1)}
+    pool = EnginePool(Scripted(), **given)
+    assert {name: getattr(pool, name) for name in given} == given
+    for name in given:
+        with pytest.raises(AttributeError, match=name):
+            setattr(pool, name, None)
+    hot: Any = Sampling(temperature="hot")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="sampling"):
+        EnginePool(Scripted(), sampling=hot)
+
+
+async def test_its_engine_is_its_only_agent() -> None:
+    pool = EnginePool(Scripted())
+    with pytest.raises(ConfigError, match="update_endpoints"):
+        pool.update_endpoints(["gpu01"])
+    assert [response.text for response in await pool.send_all(["a"])] == ["A"]
+
+
+def test_it_works_without_await() -> None:
+    with EnginePool(Scripted()).sync() as pool:
+        assert [response.text for response in pool.run(scatter_gather, ["a", "b"])] == ["A", "B"]
 
 
 async def test_closing_the_iterator_cancels_what_is_in_flight() -> None:

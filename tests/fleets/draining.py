@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-LOOKS = 3
+POLLS = 3
 PATIENCE = 200.0
 
 
@@ -43,7 +43,7 @@ def _get(host: str, port: str, path: str) -> bytes:
 
 def _serve(address: str, port: int, *, counters: bool) -> None:
     begun, drained = threading.Event(), threading.Event()
-    looks: list[str] = []
+    polls: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -57,8 +57,8 @@ def _serve(address: str, port: int, *, counters: bool) -> None:
             elif self.path == "/metrics":
                 running = float(begun.is_set() and not drained.is_set())
                 status, body = (200, f"vllm:num_requests_running {running}\n") if counters else (404, "")
-                looks.append(self.path)
-                if len(looks) >= LOOKS:
+                polls.append(self.path)
+                if len(polls) >= POLLS:
                     drained.set()
             self.send_response(status)
             self.end_headers()

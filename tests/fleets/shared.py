@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from aurora_pool.fleets.processes import look_at, marked
+from aurora_pool.fleets.processes import marked, process_of
 from aurora_pool.fleets.run_folder import AgentState, RunFolder
 from tests.forked import Run
 
@@ -75,7 +75,7 @@ def processes_of(run: Path) -> list[int]:
 
 def roles_of(run: Path) -> dict[str, list[int]]:
     """Tell a fleet's processes apart: keepers, supervisors, leashes, each the parent of the next; and engines."""
-    own = {pid: process for pid in marked(f"{run}:") if (process := look_at(pid)) is not None}
+    own = {pid: process for pid in marked(f"{run}:") if (process := process_of(pid)) is not None}
     ours = [pid for pid in own if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     roles = {"keeper": [pid for pid in ours if own[pid].parent not in ours]}
     roles["supervisor"] = [pid for pid in ours if own[pid].parent in roles["keeper"]]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool.fleets.processes import look_at
+from aurora_pool.fleets.processes import process_of
 from tests.fleets.shared import wait_for
 
 # Work that starts a process in a session of its own, says so, and ends on SIGTERM with a code of its own.
@@ -51,17 +51,17 @@ def test_a_child_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
     keeper, child, started = start(tmp_path)
     os.kill(child, signal.SIGKILL)
     assert keeper.wait(30) == 128 + signal.SIGKILL
-    assert look_at(started) is None
+    assert process_of(started) is None
 
 
 def test_a_child_that_is_killed_is_started_again_a_number_of_times(tmp_path: Path) -> None:
     keeper, child, started = start(tmp_path, restarts=1)
     os.kill(child, signal.SIGKILL)
     again, other = said(tmp_path)
-    assert look_at(started) is None
+    assert process_of(started) is None
     os.kill(again, signal.SIGKILL)
     assert keeper.wait(30) == 128 + signal.SIGKILL
-    assert look_at(other) is None
+    assert process_of(other) is None
 
 
 @pytest.mark.parametrize("restarts", [0, 3])
@@ -69,7 +69,7 @@ def test_a_signal_is_passed_on_and_the_code_comes_back(tmp_path: Path, restarts:
     keeper, _, started = start(tmp_path, restarts)
     keeper.terminate()
     assert keeper.wait(30) == 7
-    assert look_at(started) is None
+    assert process_of(started) is None
 
 
 def test_a_keeper_that_is_killed_has_its_child_end_well(tmp_path: Path) -> None:
@@ -77,5 +77,5 @@ def test_a_keeper_that_is_killed_has_its_child_end_well(tmp_path: Path) -> None:
     keeper.kill()
     keeper.wait(30)
     wait_for((tmp_path / "ended").exists, "the child does not hear of it")
-    wait_for(lambda: look_at(child) is None, "the child stays")
+    wait_for(lambda: process_of(child) is None, "the child stays")
     os.kill(started, signal.SIGKILL)

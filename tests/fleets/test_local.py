@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aurora_pool.cli import check, status
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from tests.cli.conftest import Call, call  # noqa: F401 - a fixture
 from tests.fleets.shared import (
     answered,

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from tests.fleets.shared import aurora_pool, processes_of
 from tests.integration.local_fleet import MAX_MODEL_LEN, MODEL
 from tests.integration.vllm_environment import vllm_environment

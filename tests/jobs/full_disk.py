@@ -17,8 +17,8 @@ from tests.forked import Run
 from tests.jobs.killing import failing_fleet
 from tests.jobs.shared import texts_of, write_jsonl
 
-ROOMS = (20_000, 50_000, 90_000)
-"""Bytes that there are room for in turn; with a multiple of them, all is done."""
+SIZES = (20_000, 50_000, 90_000)
+"""How many bytes the disk has space for, in turn; with a multiple of them, all is done."""
 PLENTY = 1_000_000
 
 COMMANDS = (
@@ -31,23 +31,23 @@ PROGRAM = "from tests.jobs.full_disk import main; main()"
 """Not ``-m``: each process that is forked would import the main module once more."""
 
 
-def fill_up(folder: Path, disk: Path, make_room: Callable[[int], dict[str, Any]], reason: str) -> None:
-    """Run a job whose output is on ``disk``, with more room each time, and check that nothing is ever lost.
+def fill_up(folder: Path, disk: Path, set_size: Callable[[int], dict[str, Any]], reason: str) -> None:
+    """Run a job whose output is on ``disk``, with more space each time, and check that nothing is ever lost.
 
-    ``make_room`` gives what :class:`Run` must be told for a number of bytes.
+    ``set_size`` gives what :class:`Run` must be told for a number of bytes.
     """
     lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 20} for n in range(300)]
     source, output = write_jsonl(folder / "in.jsonl", lines), disk / "out.jsonl"
     codes = []
     with failing_fleet(folder, 2, random.Random(1), faults=False) as hostfile:
-        for room in (*ROOMS, PLENTY):
+        for size in (*SIZES, PLENTY):
             before = output.read_bytes() if output.exists() else b""
             options = ("run", source, "-o", output, "--hostfile", hostfile)
-            code, said = Run(folder, *options, **make_room(room)).end()
+            code, said = Run(folder, *options, **set_size(size)).end()
             codes.append(code)
             assert output.read_bytes().startswith(before)
             assert len(texts_of(output)) > before.count(b"\n")  # nothing torn, and a little more each time
-            if room != PLENTY:
+            if size != PLENTY:
                 assert f"{output}: the output can't be written ({reason})" in said
     assert codes == [6, 6, 6, 0]
     assert texts_of(output).keys() == {line["id"] for line in lines}
@@ -71,11 +71,11 @@ def main() -> None:
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4k", "aurora-pool", str(disk)], check=True)
 
-    def make_room(size: int) -> dict[str, Any]:
+    def set_size(size: int) -> dict[str, Any]:
         subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
         return {}
 
-    fill_up(folder, disk, make_room, "No space left on device")
+    fill_up(folder, disk, set_size, "No space left on device")
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ class Driver:
             lease = self.claims.take(lambda: None)
             yield
             if lease is None:
-                self.claims.look()
+                self.claims.refresh()
                 if not self.claims.open_pieces:
                     return
                 continue
@@ -136,7 +136,7 @@ def test_a_lease_is_lost_when_another_driver_has_the_next_one_and_kept_when_it_h
     kept.check()
     assert kept.records == 1
     assert second.finish(taken)
-    second.look()
+    second.refresh()
     assert second.open_pieces == [kept.number]
     assert second.take(lambda: None) is None  # the first has beaten since
 

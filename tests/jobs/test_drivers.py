@@ -268,7 +268,7 @@ def test_a_folder_of_another_job_is_told(tmp_path: Path) -> None:
     (shared / "plan.json").write_text("{}")
     with pytest.raises(JobError, match=r"plan\.json: this is no plan of drivers"):
         merge(shared, tmp_path / "out.jsonl")
-    with pytest.raises(JobError, match=r"no plan is in it, so no drivers have shared a job there"):
+    with pytest.raises(BadRecord, match=r"no plan is in it, so no drivers have shared a job there"):
         merge(tmp_path, tmp_path / "out.jsonl")
 
 

@@ -21,11 +21,11 @@ pytestmark = pytest.mark.simulated_clock
 
 
 def end_after(job: Job, done: int, ending: Any) -> Callable[[Progress], None]:
-    def look(progress: Progress) -> None:
+    def watch(progress: Progress) -> None:
         if progress.done >= done:
             job.end(ending, "the test says so")
 
-    return look
+    return watch
 
 
 @pytest.mark.parametrize("ending", ["drained", "stopped"])

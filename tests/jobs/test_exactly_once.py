@@ -32,7 +32,7 @@ MOUNTING = command()
 @pytest.mark.parametrize("mounting", [None, MOUNTING] if MOUNTING else [None], ids=lambda how: how and "tmpfs")
 def test_a_disk_that_fills_up_again_and_again_loses_nothing(tmp_path: Path, mounting: list[str] | None) -> None:
     if mounting is None:
-        fill_up(tmp_path, tmp_path, lambda room: {"file_size": None if room == PLENTY else room}, "File too large")
+        fill_up(tmp_path, tmp_path, lambda size: {"file_size": None if size == PLENTY else size}, "File too large")
     else:
         result = subprocess.run([*mounting, str(tmp_path)], capture_output=True, text=True, check=False)
         assert (result.returncode, result.stderr) == (0, "")

@@ -137,17 +137,17 @@ async def test_a_repaired_output_stays_locked(tmp_path: Path, write_lines: Write
         lines = output.read_bytes().splitlines(keepends=True)
         output.write_bytes(b"".join([*lines[:5], b"noise\n", *lines[5:]]))
 
-        def look(*_: object) -> None:
+        def watch(*_: object) -> None:
             (tmp_path / "link.jsonl").unlink(missing_ok=True)
             (tmp_path / "link.jsonl").hardlink_to(output)
             with pytest.raises(JobError, match="by another name"):
                 Job(source, tmp_path / "link.jsonl")
-            looked.append(1)
+            called.append(1)
 
-        looked: list[int] = []
+        called: list[int] = []
         with Job(source, output) as job:
-            await job.run(pool, on_resumed=look)
-    assert looked
+            await job.run(pool, on_resumed=watch)
+    assert called
 
 
 # -- what stands beside an output -------------------------------------------------------------------------------------

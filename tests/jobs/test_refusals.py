@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from aurora_pool import VLLMPool
+from aurora_pool.arguments import parse_pairs
 from aurora_pool.embeddings import EmbeddingPool
 from aurora_pool.errors import BadRecord, ConfigError, JobError, NoAgentsError, PoolError
 from aurora_pool.hostfile import AgentEndpoint, as_endpoints
@@ -24,7 +25,7 @@ from aurora_pool.jobs.history import read_history
 from aurora_pool.jobs.merge import merge
 from aurora_pool.jobs.metrics import JobMetrics
 from aurora_pool.jobs.ordered import write_ordered
-from aurora_pool.jobs.requests import RequestError, RequestReader, parse_model_map
+from aurora_pool.jobs.requests import RequestError, RequestReader
 from aurora_pool.jobs.spending import Spending, check_prices
 from aurora_pool.jobs.table_writer import check_table
 from aurora_pool.jobs.tables import open_source
@@ -87,8 +88,8 @@ def history(at: Path, text: str) -> object:
     [
         (RequestError, "expected the method POST, got 'GET'", lambda _: read({"method": "GET", "body": {}})),
         (RequestError, "expected 'model' to be a string", lambda _: read({"prompt": "a", "model": 3})),
-        (ConfigError, "expected a model map as old=new, got 'gpt'", lambda _: parse_model_map(["gpt"])),
-        (ConfigError, "'a' is mapped twice, to 'b' and to 'c'", lambda _: parse_model_map(["a=b", "a=c"])),
+        (ConfigError, "expected KEY=VALUE, got 'gpt'", lambda _: parse_pairs("--model-map", ["gpt"])),
+        (ConfigError, "'a' has two values, 'b' and 'c'", lambda _: parse_pairs("--model-map", ["a=b", "a=c"])),
         (ConfigError, "template or a prompt field, got both", lambda _: Columns(template="{a}", prompt_field="a")),
         (ConfigError, "names no column as {column}: 'Say it'", lambda _: Template("Say it")),
         (ConfigError, "retries: expected a whole number of at least 0, got -1", lambda _: Expectation(retries=-1)),

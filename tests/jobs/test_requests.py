@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.prompt_maker import PromptMaker
-from aurora_pool.jobs.requests import Request, RequestError, RequestReader, parse_model_map
+from aurora_pool.jobs.requests import Request, RequestError, RequestReader
 from aurora_pool.messages import Prompt, Sampling
 
 
@@ -109,10 +108,6 @@ def test_defaults_fill_in_what_a_line_lacks() -> None:
 def test_models_are_mapped() -> None:
     assert read({"prompt": "a", "model": "old"}, model_map={"old": "new"}).model == "new"
     assert read({"prompt": "a", "model": "other"}, model_map={"old": "new"}).model == "other"
-    with pytest.raises(ConfigError, match="twice"):
-        parse_model_map(["a=b", "a=c"])
-    with pytest.raises(ConfigError, match="old=new"):
-        parse_model_map(["a"])
 
 
 def test_the_digest_is_of_the_meaning_not_of_the_spelling() -> None:

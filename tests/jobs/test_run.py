@@ -33,12 +33,12 @@ async def test_records_are_written_as_requests_finish(tmp_path: Path, write_line
     output = tmp_path / "out.jsonl"
     counts = []
 
-    def look(progress: Progress) -> None:
+    def watch(progress: Progress) -> None:
         counts.append((progress.done, len(read_records(output))))
 
     async with fleet_of(2) as fleet, pool_of(fleet) as pool:
         options = JobOptions(interval=0.5)
-        await run_job(pool, write_lines("in.jsonl", PROMPTS), output, options, on_progress=look)
+        await run_job(pool, write_lines("in.jsonl", PROMPTS), output, options, on_progress=watch)
     assert all(done == written for done, written in counts)
     assert len({done for done, _ in counts}) > 3
 
@@ -62,7 +62,7 @@ async def test_a_standstill_names_the_agents_that_hold_the_oldest_prompts(
 ) -> None:
     standstills = []
 
-    def look(progress: Progress) -> None:
+    def watch(progress: Progress) -> None:
         if progress.standstill is not None:
             standstills.append(progress.standstill)
 
@@ -70,7 +70,7 @@ async def test_a_standstill_names_the_agents_that_hold_the_oldest_prompts(
         loop = asyncio.get_running_loop()
         loop.call_later(2, fleet.agents[0].hang)
         loop.call_later(100, fleet.agents[0].revive)
-        await run_job(pool, write_lines("in.jsonl", PROMPTS), tmp_path / "out.jsonl", on_progress=look)
+        await run_job(pool, write_lines("in.jsonl", PROMPTS), tmp_path / "out.jsonl", on_progress=watch)
         assert re.match(
             rf"{fleet.endpoints[0]} \(\d+ prompts in flight, the oldest for 3\d s\)", standstills[0].agents[0]
         )

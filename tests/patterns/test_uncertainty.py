@@ -129,9 +129,9 @@ async def test_a_comparison_that_fails_is_told() -> None:
 
 
 async def test_arguments() -> None:
-    for samples in (1, "3", 2.5):
-        with pytest.raises(ConfigError, match="samples: expected a whole number of at least 2"):
-            await semantic_entropy(FakePool(str), ["a"], samples)  # type: ignore[arg-type] # misuse
+    for n in (1, "3", 2.5):
+        with pytest.raises(ConfigError, match="n: expected a whole number of at least 2"):
+            await semantic_entropy(FakePool(str), ["a"], n)  # type: ignore[arg-type] # misuse
     with pytest.raises(ConfigError, match="temperature 0"):
         await semantic_entropy(FakePool(str), ["a"], 3, sampling=Sampling(temperature=0.0))
 

@@ -81,7 +81,7 @@ class Rig:
         self.served: list[tuple[str, int]] = []
         """What has been sent: each prompt's work, and the agent."""
         self.probes: list[int] = []
-        self.looks: list[int] = []
+        self.load_checks: list[int] = []
         self._checked: set[int] = set()
         """Agents that have died since the last plan: their load check has been reported already."""
         self.samples: list[int] = []
@@ -153,8 +153,8 @@ class Rig:
         """Let time pass in which every load check of a stalled agent shows an engine that does nothing."""
         while self.now < until:
             self.wait(1.0)
-            while self.looks:
-                self.load_checked(self.looks[0], Finding.IDLE)
+            while self.load_checks:
+                self.load_checked(self.load_checks[0], Finding.IDLE)
 
     # -- what agents do -----------------------------------------------------------------------------------------
 
@@ -211,7 +211,7 @@ class Rig:
         self.dispatcher.probed(agent, outcome, outcome.value, self.now)
 
     def load_checked(self, agent: int, finding: Finding) -> None:
-        self.looks.remove(agent)
+        self.load_checks.remove(agent)
         self.dispatcher.load_checked(agent, finding, self.now)
         self._drop_closed()
 
@@ -233,7 +233,7 @@ class Rig:
                 if not self.waits_here:
                     self.dispatcher.sent(request, self.now)
         self.probes += plan.probe
-        self.looks += [agent for agent in plan.check if agent not in self._checked]
+        self.load_checks += [agent for agent in plan.check if agent not in self._checked]
         self._checked.clear()
         self.samples += plan.sample
         if plan is not NOTHING or not idle:
@@ -245,7 +245,7 @@ class Rig:
         for _ in range(rounds):
             for agent in list(self.probes):
                 self.probed(agent)
-            for agent in list(self.looks):
+            for agent in list(self.load_checks):
                 self.load_checked(agent, Finding.PROGRESSING)
             self.plan()
             for request in list(self.open):
@@ -254,7 +254,7 @@ class Rig:
             self.plan()
             if not self.unended() and not self.open:
                 break
-            idle = not self.open and not self.probes and not self.looks
+            idle = not self.open and not self.probes and not self.load_checks
             until = self.now + 3600.0
             while idle and self.dispatcher.wake_at < until:
                 self.now = max(self.now, self.dispatcher.wake_at)
@@ -302,10 +302,11 @@ class Rig:
         assert self._ledger.in_flight == sum(held.values())
         for caller in {item.queue.caller for item in self.items}:
             assert caller.in_flight == sum(count for item, count in holders.items() if item.queue.caller is caller)
+        held_by, results, withdrawn = holders.get, self.results.get, self.withdrawn
         for item in self.items:
-            assert item.holders == holders[item] <= 2
-            assert self.results[item] <= 1
-            assert item.done == bool(self.results[item] or item in self.withdrawn)
+            assert item.holders == held_by(item, 0) <= 2
+            assert results(item, 0) <= 1
+            assert item.done == bool(results(item, 0) or item in withdrawn)
         self._check_nobody_idles()
 
     def _check_nobody_idles(self) -> None:

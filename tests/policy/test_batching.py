@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aurora_pool.policy.batching import form_batches
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.line import Line
+from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.work import LIST_LIMIT, Lot, WorkItem, items_of
 
 QUEUE = PromptQueue(range(1))
@@ -18,7 +18,7 @@ def items(count: int, *, kind: object = "kind", token_budget: int = 0, limit: in
 
 
 def batches(prompts: list[WorkItem]) -> list[list[WorkItem]]:
-    return [list(items_of(batch)) for batch in form_batches(Line[WorkItem, Lot](prompts))]
+    return [list(items_of(batch)) for batch in form_batches(SegmentedQueue[WorkItem, Lot](prompts))]
 
 
 def test_one_batch_is_one_request() -> None:
@@ -44,10 +44,10 @@ def lot(texts: str, *, first: int = 0, kind: object = "kind", limit: int = LIST_
 
 
 def test_lots_travel_as_their_items_would() -> None:
-    line = Line[WorkItem, Lot](lot("abcd", limit=6))
-    line.extend(lot("xy", first=90, kind="other"))
-    line.extend(lot("efgh", first=4, limit=6))
-    formed = form_batches(line)
+    queue = SegmentedQueue[WorkItem, Lot](lot("abcd", limit=6))
+    queue.extend(lot("xy", first=90, kind="other"))
+    queue.extend(lot("efgh", first=4, limit=6))
+    formed = form_batches(queue)
     assert not any(isinstance(batch, list) for batch in formed)
     assert [[(item.index, item.work) for item in items_of(batch)] for batch in formed] == [
         [(0, "a"), (1, "b"), (2, "c"), (3, "d"), (4, "e"), (5, "f")],
@@ -57,9 +57,9 @@ def test_lots_travel_as_their_items_would() -> None:
 
 
 def test_lots_beside_single_prompts_are_prompts_like_others() -> None:
-    line = Line[WorkItem, Lot](items(2))
-    line.extend(lot("ab", first=2))
-    assert [[item.index for item in items_of(batch)] for batch in form_batches(line)] == [[0, 1, 2, 3]]
+    queue = SegmentedQueue[WorkItem, Lot](items(2))
+    queue.extend(lot("ab", first=2))
+    assert [[item.index for item in items_of(batch)] for batch in form_batches(queue)] == [[0, 1, 2, 3]]
 
 
 @given(budgets=st.lists(st.integers(1, 9), min_size=1, max_size=60), limit=st.integers(2, 20))

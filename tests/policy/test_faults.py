@@ -145,7 +145,7 @@ def test_broken_replies_are_tried_again_later_and_counted() -> None:
         assert not rig.open
         for _ in range(20):
             rig.wait(1.0)
-            for agent in list(rig.looks):
+            for agent in list(rig.load_checks):
                 rig.load_checked(agent, Finding.PROGRESSING)
     (request,) = rig.open
     rig.fail(request, INTERNAL)
@@ -247,7 +247,7 @@ def test_twenty_prompts_whose_connections_break_again_and_again_are_no_poison() 
         for request in list(rig.open):
             rig.fail(request, ConnectionLost("cut", received=True, idle_seconds=60.1))
         rig.plan()
-        for agent in list(rig.looks):
+        for agent in list(rig.load_checks):
             rig.load_checked(agent, Finding.IDLE)
     assert rig.events.idle_timeouts == dict.fromkeys(range(4), 60.1)
     rig.finish()
@@ -264,7 +264,7 @@ def test_connections_of_an_agent_that_died_are_not_taken_for_cut_by_a_proxy(find
         for request in [request for request in rig.open if request.agent == 1]:
             rig.fail(request, ConnectionLost("cut", received=True, idle_seconds=20.0))
         rig.plan()
-        if 1 in rig.looks:
+        if 1 in rig.load_checks:
             rig.load_checked(1, finding)
         for agent in list(rig.probes):
             rig.probed(agent)

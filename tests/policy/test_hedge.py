@@ -119,7 +119,7 @@ def test_what_a_stalled_agent_holds_goes_to_an_idle_one() -> None:
     rig.now = 1.0
     rig.answer_all(rig.sent[1])
     rig.wait(5.0)
-    assert 0 in rig.looks
+    assert 0 in rig.load_checks
     rig.load_checked(0, Finding.IDLE)
     rig.wait(3.0)
     assert rig.statistics.hedged == 0  # it may be in a long step

@@ -11,9 +11,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aurora_pool.errors import ConnectFailed
+from aurora_pool.policy.affinity import MOST_AGENTS, PrefixAffinity
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.homes import MOST_HOMES, Homes
-from aurora_pool.policy.waiting import Waiting
+from aurora_pool.policy.grouped_queue import GroupedQueue
 from aurora_pool.policy.window import START
 from aurora_pool.policy.work import Lot, WorkItem
 from tests.policy.documents import document
@@ -200,7 +200,7 @@ def item(queue: PromptQueue, number: int) -> WorkItem:
 
 def test_no_group_starves() -> None:
     queue = PromptQueue(range(2))
-    waiting = Waiting[WorkItem, Lot]()
+    waiting = GroupedQueue[WorkItem, Lot]()
     waiting.extend_group(1, [item(queue, 0)], homes=[])
     waiting.extend_group(2, [item(queue, 1)], homes=[1])
     waiting.extend([item(queue, 2)])
@@ -216,7 +216,7 @@ def test_no_group_starves() -> None:
 
 def test_the_agent_for_which_most_waits_is_helped_with_the_newest() -> None:
     queue = PromptQueue(range(3))
-    waiting = Waiting[WorkItem, Lot]()
+    waiting = GroupedQueue[WorkItem, Lot]()
     for key, home in ((1, 0), (2, 1), (3, 1), (4, 1)):
         waiting.extend_group(key, [item(queue, key)], homes=[home])
     rng = random.Random(1)
@@ -228,7 +228,7 @@ def test_the_agent_for_which_most_waits_is_helped_with_the_newest() -> None:
 
 def test_what_an_agent_loses_waits_for_anyone() -> None:
     queue = PromptQueue(range(2))
-    waiting = Waiting[WorkItem, Lot]()
+    waiting = GroupedQueue[WorkItem, Lot]()
     waiting.extend_group(1, [item(queue, 1)], homes=[0])
     waiting.lost(0)
     group = waiting.next_for(1, random.Random(1), helps=False)
@@ -239,17 +239,17 @@ def test_what_an_agent_loses_waits_for_anyone() -> None:
 
 
 def test_homes_are_forgotten_by_tokens() -> None:
-    homes = Homes(1)
-    homes.expect(tokens=1 << 16)
-    homes.record(0, range(1, 100))
-    assert len(homes) == 8
-    assert homes.of(99) == [0]
-    assert not homes.of(1)
+    affinity = PrefixAffinity(1)
+    affinity.expect(tokens=1 << 16)
+    affinity.record(0, range(1, 100))
+    assert len(affinity) == 8
+    assert affinity.agents_of(99) == [0]
+    assert not affinity.agents_of(1)
 
 
 def test_few_homes_are_remembered_of_one_group() -> None:
-    homes = Homes(100)
+    affinity = PrefixAffinity(100)
     for agent in range(100):
-        homes.record(agent, [7])
-    assert len(homes.of(7)) == MOST_HOMES
-    assert 99 in homes.of(7)
+        affinity.record(agent, [7])
+    assert len(affinity.agents_of(7)) == MOST_AGENTS
+    assert 99 in affinity.agents_of(7)

@@ -120,10 +120,10 @@ class Interleavings(RuleBasedStateMachine):
         self.rig.probed(data.draw(st.sampled_from(self.rig.probes)), outcome)
         self._plan(plan)
 
-    @precondition(lambda self: self.rig.looks)
+    @precondition(lambda self: self.rig.load_checks)
     @rule(data=st.data(), finding=st.sampled_from(Finding), plan=st.booleans())
-    def look(self, data: st.DataObject, finding: Finding, plan: bool) -> None:
-        self.rig.load_checked(data.draw(st.sampled_from(self.rig.looks)), finding)
+    def load_check(self, data: st.DataObject, finding: Finding, plan: bool) -> None:
+        self.rig.load_checked(data.draw(st.sampled_from(self.rig.load_checks)), finding)
         self._plan(plan)
 
     @rule(data=st.data(), running=st.integers(0, 300), waiting=st.integers(0, 300), preempted=st.integers(0, 3))

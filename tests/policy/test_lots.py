@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.line import Line
+from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.work import Lot, WorkItem
 from aurora_pool.testing.virtual import VirtualFleet, VirtualPrompt
 from aurora_pool.testing.virtual_pool import VirtualPool, VirtualReport
@@ -59,32 +59,32 @@ def lot(first: int, count: int) -> Lot:
 
 @settings(max_examples=100)
 @given(st.data())
-def test_a_line_gives_what_came_in_its_order(data: st.DataObject) -> None:
+def test_a_queue_gives_what_came_in_its_order(data: st.DataObject) -> None:
     """Against a plain list, whatever comes and goes, and wherever lots begin and end."""
-    line, model = Line[WorkItem, Lot](), list[int]()
+    queue, model = SegmentedQueue[WorkItem, Lot](), list[int]()
     for number in range(data.draw(st.integers(1, 30))):
         first, count = 100 * number, data.draw(st.integers(0, 6))
         match data.draw(st.sampled_from(["lot", "items", "left", "take", "look"])):
             case "lot":
-                line.extend(lot(first, count))
+                queue.extend(lot(first, count))
                 model += range(first, first + count)
             case "items":
-                line.extend([WorkItem(QUEUE, first + offset, "kind", "") for offset in range(count)])
+                queue.extend([WorkItem(QUEUE, first + offset, "kind", "") for offset in range(count)])
                 model += range(first, first + count)
             case "left":
-                line.appendleft(WorkItem(QUEUE, first, "kind", ""))
+                queue.appendleft(WorkItem(QUEUE, first, "kind", ""))
                 model.insert(0, first)
             case "take":
-                taken = line.take(count + 1)
+                taken = queue.take(count + 1)
                 found = [*taken.indices] if isinstance(taken, Lot) else [item.index for item in taken]
                 assert len(found) <= count + 1
                 assert bool(found) == bool(model)
                 assert found == model[: len(found)]
                 del model[: len(found)]
             case _:
-                assert [item.index for item in line] == model
-        assert len(line) == len(model)
-    assert [item.index for item in line] == model
+                assert [item.index for item in queue] == model
+        assert len(queue) == len(model)
+    assert [item.index for item in queue] == model
 
 
 def test_items_of_a_part_are_those_of_its_prompts() -> None:
@@ -95,4 +95,4 @@ def test_items_of_a_part_are_those_of_its_prompts() -> None:
         (4, "prompt 4", 104),
         (7, "prompt 7", 107),
     ]
-    assert [item.index for item in whole.made] == [4, 7]
+    assert [item.index for item in whole.materialized] == [4, 7]

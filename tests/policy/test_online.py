@@ -1,4 +1,4 @@
-"""Online prompts beside batches: they begin at once, and the agents they go to keep room for more of them."""
+"""Online prompts beside batches: they begin at once, and the agents they go to reserve slots for more of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.policy.rig import Rig
 
 SLOTS, WINDOW = 16, 32
 SHARE = 6
-"""What batches may hold of the slots of an agent that keeps room."""
+"""What batches may hold of the slots of an agent that reserves some."""
 
 
 def busy_fleet(agents: int = 2) -> Rig:
@@ -52,7 +52,7 @@ def test_an_online_prompt_goes_to_a_full_agent_at_once() -> None:
     assert rig.held(agent_of(asked)) == WINDOW + 1
 
 
-def test_that_agent_keeps_room_from_then_on() -> None:
+def test_that_agent_reserves_slots_from_then_on() -> None:
     rig = busy_fleet()
     (asked,) = ask_online(rig)
     own = agent_of(asked)
@@ -64,7 +64,7 @@ def test_that_agent_keeps_room_from_then_on() -> None:
     assert rig.held(1 - own) == WINDOW
 
 
-def test_further_online_prompts_go_where_room_is_kept() -> None:
+def test_further_online_prompts_go_where_slots_are_reserved() -> None:
     rig = busy_fleet(8)
     (first,) = ask_online(rig)
     answer_batch(rig, agent_of(first))
@@ -72,7 +72,7 @@ def test_further_online_prompts_go_where_room_is_kept() -> None:
     further = ask_online(rig, SHARE)
 
     assert {agent_of(item) for item in further} == {agent_of(first)}
-    assert len({agent_of(item) for item in ask_online(rig, 4)} | {agent_of(first)}) > 1, "it has no more room"
+    assert len({agent_of(item) for item in ask_online(rig, 4)} | {agent_of(first)}) > 1, "it has no more slots"
 
 
 def test_an_agent_without_online_prompts_is_the_batchs_again() -> None:

@@ -84,7 +84,7 @@ def longest_shortage(fleet: VirtualFleet, slots: int, prompts: list[VirtualPromp
     enough_at = longest = 0.0
     overloads = 0
 
-    def look() -> None:
+    def sample() -> None:
         nonlocal enough_at, longest, overloads, since
         statistics = statistics_of(pool.dispatcher, fleet.now)
         agent = statistics.agents[0]
@@ -94,9 +94,9 @@ def longest_shortage(fleet: VirtualFleet, slots: int, prompts: list[VirtualPromp
             enough_at = fleet.now
         longest = max(longest, fleet.now - enough_at)
         if fleet.now < 60.0:
-            fleet.at(fleet.now + 0.25, look)
+            fleet.at(fleet.now + 0.25, sample)
 
-    fleet.at(0.0, look)
+    fleet.at(0.0, sample)
     report = pool.run(prompts)
     assert report.answered == report.prompts
     return longest

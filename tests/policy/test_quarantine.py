@@ -45,7 +45,7 @@ def two_deaths(rig: Rig) -> list[WorkItem]:
     rig.die(0)
     rig.plan()
     for request in [request for request in rig.open if request.agent == 1]:
-        rig.answer_all(request)  # where all were full, its room goes to what agent 0 held
+        rig.answer_all(request)  # where all were full, its slots go to what agent 0 held
     rig.plan()
     rig.die(1)
     rig.plan()
@@ -161,7 +161,7 @@ def test_only_answers_prove_that_an_agent_is_sound_again(answers: bool) -> None:
     other = PromptQueue([1 - served_in(rig, item).agent])
     while rig.now < 2 * LONG_ENOUGH:
         rig.wait(4.0)
-        for agent in list(rig.looks):
+        for agent in list(rig.load_checks):
             rig.load_checked(agent, Finding.PROGRESSING)
         if answers:
             (prompt,) = rig.admit(1, queue=other)
@@ -193,7 +193,7 @@ def test_a_stalled_agent_blames_nobody() -> None:
     agent = item.request.agent
     for _ in range(20):
         rig.wait(5.0)
-        if agent in rig.looks:
+        if agent in rig.load_checks:
             rig.load_checked(agent, Finding.UNRESPONSIVE)
     assert item.deaths == 3  # time that passed is no guilt
     rig.finish()
@@ -208,7 +208,7 @@ def test_what_may_kill_agents_gets_no_second_agent() -> None:
     answer_until_sent(rig, rig.items[0])
     for _ in range(20):
         rig.wait(1.0)
-        for agent in list(rig.looks):
+        for agent in list(rig.load_checks):
             rig.load_checked(agent, Finding.IDLE)
     assert rig.statistics.hedged == 0
     rig.finish()
@@ -261,14 +261,14 @@ def test_the_only_agent_serves_the_others_first() -> None:
 
 
 def test_quarantined_prompts_are_not_put_off_for_ever() -> None:
-    rig = Rig(3)
-    rig.admit(900)
+    rig = Rig(3, window=16)
+    rig.admit(60)
     rig.plan()
     quarantined = two_deaths(rig)
     since = rig.now
     while not any(item.done for item in quarantined):
         assert rig.now < since + QUARANTINE_DELAY + 5.0
-        rig.admit(300)  # there is always more to do
+        rig.admit(48)  # there is always more to do
         for request in list(rig.open):
             rig.answer_all(request)
         rig.wait(1.0)

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from aurora_pool.hosted import HostedTerms
-from aurora_pool.policy.quota import Budget, Left, Quota
+from aurora_pool.hosted import HostedTerms, Left
+from aurora_pool.policy.quota import Budget, Quota
 
 
 def send_for(

@@ -62,7 +62,7 @@ def test_what_finds_no_credit_waits_and_goes_to_whoever_is_ready() -> None:
     [
         (5, 100, True, 5),
         (20, 100, True, 20),  # twice what is wanted: it stays together
-        (20, 15, True, 0),  # there is no room for it
+        (20, 15, True, 0),  # there is no capacity for it
         (21, 100, True, 0),
         (21, 100, False, 10),
         (21, 10, True, 10),

@@ -22,7 +22,7 @@ def stalled(agents: int = 1) -> Rig:
 
 def test_an_agent_that_sends_nothing_is_checked_and_gets_nothing() -> None:
     rig = stalled()
-    assert rig.looks == [0]
+    assert rig.load_checks == [0]
     rig.admit(4)
     rig.plan()
     assert len(rig.sent) == 1
@@ -41,7 +41,7 @@ def test_bytes_end_the_suspicion() -> None:
 def test_one_whose_counters_move_is_busy_for_as_long_as_it_likes() -> None:
     rig = stalled()
     for _ in range(100):
-        while rig.looks:
+        while rig.load_checks:
             rig.load_checked(0, Finding.PROGRESSING)
         rig.wait(CHECK_AFTER)
     assert rig.in_service(0)
@@ -56,7 +56,7 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
     rig = stalled()
     given_up_at = None
     for _ in range(400):
-        while rig.looks:
+        while rig.load_checks:
             rig.load_checked(0, finding)
         rig.wait(1.0)
         if not rig.in_service(0):
@@ -72,7 +72,7 @@ def test_one_that_shows_nothing_is_given_up_at_the_limit(finding: Finding, secon
 def test_one_without_counters_is_tried_by_a_small_request_and_may_stall_while_it_answers_that() -> None:
     rig = stalled()
     for _ in range(1000):
-        while rig.looks:
+        while rig.load_checks:
             rig.load_checked(0, Finding.NO_METRICS)
         rig.plan()
         while rig.probes:
@@ -82,7 +82,7 @@ def test_one_without_counters_is_tried_by_a_small_request_and_may_stall_while_it
     (request,) = rig.open
     rig.load_checked(0, Finding.NO_METRICS)
     for _ in range(400):
-        while rig.looks:
+        while rig.load_checks:
             rig.load_checked(0, Finding.NO_METRICS)
         rig.plan()
         while rig.probes:
@@ -100,7 +100,7 @@ def test_an_engine_may_take_long_for_a_step_before_what_it_holds_goes_to_another
     rig.answer_all(rig.sent[1])
     while not rig.statistics.hedged and rig.now < 60.0:
         rig.wait(0.5)
-        while rig.looks:
+        while rig.load_checks:
             rig.load_checked(0, Finding.IDLE)
     assert 15.0 <= rig.now <= 15.0 + CHECK_AFTER + 1.0  # half the limit, the next look and the next hedging
     assert rig.in_service(0)
@@ -108,7 +108,7 @@ def test_an_engine_may_take_long_for_a_step_before_what_it_holds_goes_to_another
 
 def test_one_that_refuses_connections_loses_what_it_holds_at_once() -> None:
     rig = stalled(2)
-    assert sorted(rig.looks) == [0, 1]
+    assert sorted(rig.load_checks) == [0, 1]
     rig.load_checked(1, Finding.PROGRESSING)
     rig.load_checked(0, Finding.REFUSED)
     rig.plan()
@@ -130,7 +130,7 @@ def test_a_refused_connection_brings_the_look_forward() -> None:
     rig.now = 1.1
     rig.fail(rig.sent[1], ConnectFailed("connection refused"))
     rig.wait(1.1)
-    assert rig.looks == [0]
+    assert rig.load_checks == [0]
 
 
 def test_an_agent_that_owes_nothing_is_not_suspected() -> None:
@@ -163,16 +163,16 @@ def test_time_in_which_this_process_did_not_keep_up_is_no_stall() -> None:
     rig.plan()
     rig.now += 100.0  # nothing was run: neither replies read nor timers run
     rig.plan()
-    assert rig.looks == []
+    assert rig.load_checks == []
     rig.wait(CHECK_AFTER + 0.1)
-    assert rig.looks == [0]
+    assert rig.load_checks == [0]
     rig.load_checked(0, Finding.UNRESPONSIVE)
     rig.wait(20.0)
     assert rig.in_service(0)
-    while rig.looks:
+    while rig.load_checks:
         rig.load_checked(0, Finding.UNRESPONSIVE)
     rig.wait(CHECK_AFTER + 6.0)
-    while rig.looks:
+    while rig.load_checks:
         rig.load_checked(0, Finding.UNRESPONSIVE)
     assert not rig.in_service(0)
 
@@ -184,12 +184,12 @@ def test_what_is_assigned_and_not_sent_runs_no_clock() -> None:
     rig.admit(4)
     rig.plan()
     rig.wait(100.0)
-    assert (rig.looks, rig.failures, rig.statistics.hedged, rig.statistics.requests) == ([], {}, 0, 0)
+    assert (rig.load_checks, rig.failures, rig.statistics.hedged, rig.statistics.requests) == ([], {}, 0, 0)
     for request in rig.open:
         assert request.sent_at is None
         rig.dispatcher.sent(request, rig.now)
     rig.wait(19.0)
-    assert sorted(rig.looks) == [0, 1]
+    assert sorted(rig.load_checks) == [0, 1]
     assert not rig.failures
     rig.wait(1.0)
     assert {failure.kind for failure in rig.failures.values()} == {"timeout"}

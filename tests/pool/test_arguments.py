@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -13,9 +14,12 @@ from aurora_pool import (
     AgentEndpoint,
     AgentPool,
     ConfigError,
+    ConnectionOptions,
     EmbeddingPool,
+    HostedOptions,
     HostfileError,
     NoAgentsError,
+    Observer,
     Prompt,
     PromptOptions,
     Sampling,
@@ -126,6 +130,14 @@ def test_an_endpoint_of_other_types(arguments: Any, name: str) -> None:
         AgentEndpoint(*arguments)
 
 
+def test_a_line_of_a_hostfile_may_stand_for_several_agents() -> None:
+    pool = VLLMPool(["gpu[01-02,04] 8001 tier=large  # the fast ones", "gpu03"])
+    assert [str(endpoint) for endpoint in pool.endpoints] == ["gpu01:8001", "gpu02:8001", "gpu04:8001", "gpu03:8000"]
+    assert [endpoint.tags for endpoint in pool.endpoints[:3]] == [{"tier": "large"}] * 3
+    with pytest.raises(ConfigError, match=r"endpoints\[1\]: expected numbers and ranges as in .*, got \[2-1\]"):
+        VLLMPool(["gpu01", "gpu[2-1]"])
+
+
 def test_an_agent_that_is_listed_twice_counts_once_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     pool = VLLMPool(["gpu01", "GPU01:8000", ("gpu02", 8000), AgentEndpoint("gpu01")])
     assert [str(endpoint) for endpoint in pool.endpoints] == ["gpu01:8000", "gpu02:8000"]
@@ -151,6 +163,10 @@ FLAT: dict[str, Any] = {
     "balance": "strict",
     "concurrency": 5,
     "connector_limit": 6,
+    "timeouts": Timeouts(stall=9),
+    "connection": ConnectionOptions(verify=True),
+    "observer": Observer(),
+    "rng": random.Random(0),
 }
 FLAT_OF_TEXT = {
     **FLAT,
@@ -162,18 +178,19 @@ FLAT_OF_TEXT = {
     "sampling": Sampling(temperature=0.0),
     "use_batch": False,
     "prefix": "off",
+    "prompting": PromptOptions(stream=False),
+    "hosted": HostedOptions(max_cost=5.0),
 }
 FLAT_OF_VECTORS = {**FLAT, "dimensions": 4, "on_too_long": "truncate"}
-OBJECTS = {"endpoints", "prompting", "timeouts", "connection", "observer", "rng", "hosted"}
 
 
 @pytest.mark.parametrize(("pool", "given"), [(VLLMPool, FLAT_OF_TEXT), (EmbeddingPool, FLAT_OF_VECTORS)])
 def test_what_the_constructor_was_given_can_be_read_and_not_changed(pool: Any, given: dict[str, Any]) -> None:
-    assert given.keys() == inspect.signature(pool).parameters.keys() - OBJECTS
+    assert given.keys() == inspect.signature(pool).parameters.keys() - {"endpoints"}
     made = pool(ENDPOINTS, **given)
     assert {name: getattr(made, name) for name in given} == given
     assert {name: getattr(made.slice(0, 1), name) for name in given} == given
-    for name in [*given, "supports_batch", "endpoints", "size"]:
+    for name in [*given, "supports_batch", "gives_vectors", "endpoints", "size"]:
         with pytest.raises(AttributeError, match=name):
             setattr(made, name, 1)
 
@@ -260,6 +277,12 @@ def test_from_hostfile(tmp_path: Path) -> None:
     assert pool.by_tag("tier", "large").endpoints == (AgentEndpoint("gpu01", 8001, {"tier": "large"}),)
     with pytest.raises(HostfileError, match=r"missing\.hostfile"):
         VLLMPool.from_hostfile(tmp_path / "missing.hostfile")
+
+
+def test_without_objects_of_options_those_that_hold_are_read() -> None:
+    pool = VLLMPool(ENDPOINTS)
+    assert (pool.timeouts, pool.connection, pool.prompting) == (Timeouts(), ConnectionOptions(), PromptOptions())
+    assert (pool.hosted, pool.observer, pool.rng) == (HostedOptions(), None, None)
 
 
 def test_what_was_given_can_be_read() -> None:

@@ -70,11 +70,11 @@ async def test_a_shortage_that_passes_costs_no_attempt(number: int, monkeypatch:
 
 @pytest.mark.simulated_clock
 async def test_a_name_that_has_moved_is_looked_up_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def look_up(self: object, host: str, port: int, **options: Any) -> Any:
+    async def lookup(self: object, host: str, port: int, **options: Any) -> Any:
         where = address if host == "moving.test" else host
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (where, port))]
 
-    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", look_up)
+    monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", lookup)
     raw = PromptOptions(prompt_format="raw")
     profile = AgentProfile(instant=True)
     with socket.socket() as keeper:  # of the port, between the fleets
@@ -94,11 +94,11 @@ async def test_a_name_that_has_moved_is_looked_up_anew(monkeypatch: pytest.Monke
 async def test_a_name_of_a_machine_that_is_gone_is_looked_up_anew(
     connect: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked_up: list[str] = []
+    lookups: list[str] = []
 
-    async def look_up(self: object, host: str, port: int, **options: Any) -> Any:
-        where = "127.0.0.2" if host == "moving.test" and looked_up else "127.0.0.1"
-        looked_up.append(where)
+    async def lookup(self: object, host: str, port: int, **options: Any) -> Any:
+        where = "127.0.0.2" if host == "moving.test" and lookups else "127.0.0.1"
+        lookups.append(where)
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (where, port))]
 
     with contextlib.ExitStack() as sockets:
@@ -114,8 +114,8 @@ async def test_a_name_of_a_machine_that_is_gone_is_looked_up_anew(
         raw = PromptOptions(prompt_format="raw")
         timeouts = Timeouts(connect=connect, probe=5.0, patience=60.0)
         async with SimulatedFleet(1, profile=AgentProfile(instant=True), ports=[port], host="127.0.0.2"):
-            monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", look_up)
+            monkeypatch.setattr(asyncio.BaseEventLoop, "getaddrinfo", lookup)
             async with VLLMPool([AgentEndpoint("moving.test", port)], prompting=raw, timeouts=timeouts) as pool:
                 (response,) = await pool.send_all_batched(["a"], max_tokens=4)
                 assert response.success, response.error
-    assert looked_up[0] == "127.0.0.1"
+    assert lookups[0] == "127.0.0.1"

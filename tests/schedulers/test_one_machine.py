@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from tests.fleets.shared import (
     COMMAND,
     SPREADING,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from tests.fleets.draining import engine, request_in_flight
 from tests.fleets.shared import aurora_pool, fleet_file, processes_of, wait_for, wait_for_phases
 from tests.schedulers import pbs_shim

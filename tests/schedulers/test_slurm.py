@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from tests.fleets.draining import engine, request_in_flight
 from tests.fleets.shared import (
     COMMAND,

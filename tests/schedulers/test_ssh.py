@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool.hostfile import parse_hostfile
+from aurora_pool.hostfile_source import parse_hostfile
 from tests.fleets.shared import answered, aurora_pool, fleet_file, processes_of, prompts, wait_for, wait_for_phases
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")

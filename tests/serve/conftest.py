@@ -23,5 +23,5 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let servers of this process look twenty times a second at what they look at every second or more otherwise."""
     monkeypatch.setattr(executor, "TICK", 0.05)
     monkeypatch.setattr(executor, "IDLE_TICK", 0.05)
-    monkeypatch.setattr(batch_run, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(delivery, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(batch_run, "POLL_EVERY", 0.05)
+    monkeypatch.setattr(delivery, "POLL_EVERY", 0.05)

@@ -132,18 +132,18 @@ async def test_many_requests_at_once_look_a_key_up_once(tmp_path: Path, monkeypa
     storage = Storage(f"sqlite:///{tmp_path / 'serve.db'}")
     await storage.open()
     keys = KeyRing(storage, load_secret(tmp_path), UserLimits())
-    looks = []
+    queries = []
     read = storage.read
 
     def counted() -> Any:
-        looks.append(1)
+        queries.append(1)
         return read()
 
     monkeypatch.setattr(storage, "read", counted)
     callers = await asyncio.gather(*(keys.caller_of(text) for _ in range(50)))
     assert {caller.user for caller in callers if caller is not None} == {"ann"}
     assert all(await asyncio.gather(*(keys.exist() for _ in range(50))))
-    assert len(looks) == 2
+    assert len(queries) == 2
     await storage.close()
 
 
@@ -183,12 +183,12 @@ async def test_users_see_their_own_only(tmp_path: Path) -> None:
         assert not (await others.batches.list()).data
         assert not (await others.files.list()).data
         for name in names:
-            for look in (others.files.retrieve, others.files.content, others.files.delete):
+            for call in (others.files.retrieve, others.files.content, others.files.delete):
                 with pytest.raises(openai.NotFoundError):
-                    await look(name)
-        for look_at in (others.batches.retrieve, others.batches.cancel):
+                    await call(name)
+        for read in (others.batches.retrieve, others.batches.cancel):
             with pytest.raises(openai.NotFoundError):
-                await look_at(batch.id)
+                await read(batch.id)
         with pytest.raises(openai.NotFoundError):
             await others.batches.create(input_file_id=names[0], endpoint="/v1/completions", completion_window="24h")
         endpoint = await mine.webhooks.create(name="n", url="https://example.org/", event_types=["batch.failed"])

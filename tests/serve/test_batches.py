@@ -274,17 +274,17 @@ async def test_a_batch_that_ends_is_not_taken_for_another_replicas(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     renew, drop = Leases.renew, BatchFolders.drop
-    looks = 0
+    polls = 0
 
     async def counted(leases: Leases, *arguments: Any) -> Any:
-        nonlocal looks
+        nonlocal polls
         held = await renew(leases, *arguments)
-        looks += 1
+        polls += 1
         return held
 
     async def late(folders: BatchFolders, batch_id: str) -> None:
-        seen = looks
-        await until(lambda: looks > seen + 1)
+        seen = polls
+        await until(lambda: polls > seen + 1)
         await drop(folders, batch_id)
 
     monkeypatch.setattr(Leases, "renew", counted)

@@ -229,12 +229,12 @@ async def test_only_named_proxies_are_believed(tmp_path: Path) -> None:
 async def test_a_proxy_can_not_be_made_to_name_another_client() -> None:
     seen: list[tuple[str | None, str, str]] = []
 
-    async def look(request: web.Request) -> web.Response:
+    async def handler(request: web.Request) -> web.Response:
         seen.append((request.remote, request.scheme, request.host))
         return web.Response()
 
     app = web.Application(middlewares=[believe(parse_networks(["127.0.0.1", "10.0.0.0/8"]))])
-    app.add_routes([web.get("/", look)])
+    app.add_routes([web.get("/", handler)])
     headers = {
         "X-Forwarded-For": "6.6.6.6, 192.0.2.7, 10.1.2.3",
         "X-Forwarded-Proto": "ftp",

@@ -34,9 +34,9 @@ async def test_a_file_goes_in_and_comes_out(tmp_path: Path) -> None:
         assert (await run.client.files.wait_for_processing(made.id)).status == "processed"
         deleted = await run.client.files.delete(made.id)
         assert (deleted.id, deleted.deleted) == (made.id, True)
-        for look in (run.client.files.retrieve, run.client.files.content, run.client.files.delete):
+        for call in (run.client.files.retrieve, run.client.files.content, run.client.files.delete):
             with pytest.raises(openai.NotFoundError):
-                await look(made.id)
+                await call(made.id)
         assert not list((tmp_path / "files").iterdir())
         assert not list((tmp_path / "incoming").iterdir())
 

@@ -44,7 +44,7 @@ class Board:
     def beat(self, note: str = "") -> None:
         self.said.append(note)
 
-    def look(self) -> None:
+    def refresh(self) -> None:
         pass
 
     def leave(self) -> None:

@@ -162,12 +162,12 @@ class TestProbes:
         fleet = VirtualFleet([1.0], round_trip=0.1)
         ForeignLoad(fleet, 0, seed=1, sequences=4000, median=1000, lasting=1e9)
         assert self.ask(fleet) == (5.0, Outcome.OVERLOADED)
-        looks: list[Finding] = []
+        load_checks: list[Finding] = []
         for seen_before in (None, 0):
-            fleet.check_load(0, seen_before, lambda finding, _: looks.append(finding))
-        while len(looks) < 2:
+            fleet.check_load(0, seen_before, lambda finding, _: load_checks.append(finding))
+        while len(load_checks) < 2:
             assert fleet.step()
-        assert looks == [Finding.IDLE, Finding.PROGRESSING]
+        assert load_checks == [Finding.IDLE, Finding.PROGRESSING]
 
     def test_a_dead_server_refuses_and_a_hung_one_is_given_up(self) -> None:
         fleet = VirtualFleet([1.0], round_trip=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import assert_type
 
 import openai
@@ -17,7 +18,11 @@ from aurora_pool import (
     format_hostfile,
     parse_hostfile,
 )
+from aurora_pool.contrib.frames import answer_batch
+from aurora_pool.contrib.rows import RowPool
+from aurora_pool.engines import EnginePool
 from aurora_pool.patterns import ReduceResult, map_gather, scatter_gather, tree_reduce
+from aurora_pool.serve import ServerOptions, serving
 
 
 def hostfiles() -> None:
@@ -51,6 +56,29 @@ async def views_are_pools_of_the_same_kind(pool: VLLMPool) -> None:
     VLLMPool.from_hostfile("fleet.hostfile", max_tokens="8")  # type: ignore[arg-type]
     assert_type(VLLMPool(["gpu01", ("gpu02", 8001), AgentEndpoint("gpu03")]), VLLMPool)
     assert_type(pool.openai_client(), openai.AsyncOpenAI)
+
+
+async def patterns_in_process(pool: EnginePool) -> None:
+    assert_type(await scatter_gather(pool, ["Name a colour."]), list[Response])
+    assert_type(await tree_reduce(pool, "{item}", "{responses}", items=["one"]), ReduceResult)
+    assert_type(pool.by_tag("tier", "large"), EnginePool)
+    assert_type(pool.max_tokens, int | None)
+    EmbeddingPool(["gpu01"]).sync().run(scatter_gather, ["a text"])  # type: ignore[arg-type]
+
+
+def other_frameworks() -> None:
+    RowPool(["gpu[01-02]:8000", ("gpu03", 8001)], max_tokens=8)
+    RowPool("fleet.hostfile", max_token=8)  # type: ignore[call-arg]
+    answer_batch("fleet.hostfile", template="Name {a}.", max_tokens=8)
+    answer_batch("fleet.hostfile", templates="Name {a}.")  # type: ignore[call-arg]
+    serving(["gpu[01-02]:8000"], ServerOptions(data=Path("data")))
+
+
+def without_await(pool: VLLMPool, engine: EnginePool) -> None:
+    assert_type(pool.sync().run(scatter_gather, ["Name a colour."]), list[Response])
+    assert_type(engine.sync().run(scatter_gather, ["Name a colour."]), list[Response])
+    assert_type(pool.sync().run(VLLMPool.post, 0, "Name a colour."), Response)
+    assert_type(pool.sync().run(lambda pool: pool.by_tag("tier", "large").ask("Name a colour.")), Response)
 
 
 async def patterns(pool: VLLMPool) -> None:

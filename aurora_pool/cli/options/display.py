@@ -10,7 +10,9 @@ from aurora_pool.cli.panels import DISPLAY
 
 DryRun: TypeAlias = Annotated[
     bool,
-    typer.Option("--dry-run", help="Ask a sample, and say what the job would do and take.", rich_help_panel=DISPLAY),
+    typer.Option(
+        "--dry-run", help="Ask a few requests, and say what the job would do and take.", rich_help_panel=DISPLAY
+    ),
 ]
 Json: TypeAlias = Annotated[
     bool, typer.Option("--json", help="Print the summary as one line of JSON.", rich_help_panel=DISPLAY)

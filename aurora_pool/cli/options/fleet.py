@@ -57,10 +57,6 @@ Concurrency: TypeAlias = Annotated[
         metavar="N", min=1, help="HTTP requests in flight at most; by default no limit.", rich_help_panel=FLEET
     ),
 ]
-Tag: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET),
-]
 Up: TypeAlias = Annotated[
     str | None,
     typer.Option(

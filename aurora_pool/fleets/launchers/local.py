@@ -9,7 +9,7 @@ from contextlib import suppress
 from aurora_pool.errors import NoAgentsError
 from aurora_pool.fleets.gpus import VARIABLES, free_gpus, mask
 from aurora_pool.fleets.launchers.common import agent_command, opening
-from aurora_pool.fleets.processes import look_at
+from aurora_pool.fleets.processes import process_of
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
@@ -58,7 +58,7 @@ def spawn(run: RunFolder, fleet: Fleet, group: Group) -> list[str]:
             (os.POSIX_SPAWN_DUP2, 1, 2),
         ],
     )
-    process = look_at(pid)
+    process = process_of(pid)
     return [str(pid), str(process.started if process else 0)]
 
 
@@ -66,7 +66,7 @@ def is_running(handle: list[str]) -> bool:
     """Whether a process of :func:`spawn` still runs."""
     with suppress(ChildProcessError):
         os.waitpid(int(handle[0]), os.WNOHANG)  # if it is this process's own child
-    process = look_at(int(handle[0]))
+    process = process_of(int(handle[0]))
     return process is not None and process.started == int(handle[1])
 
 

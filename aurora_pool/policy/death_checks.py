@@ -1,9 +1,9 @@
 """Whether an agent has died when a connection to it broke, and with it what it held.
 
 Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent's
-load is checked: it has died if it accepts no connection, or if its counters have started anew. If it works on, the
-prompts just go again. If the connections of an agent that works on had all carried no bytes for the same time when they
-broke, a proxy stands before it, which cuts idle connections after that time.
+load is checked: it has died if it accepts no connection, or if its counters have been reset. If it still works, the
+prompts are just sent again. If the connections of a working agent had all been idle for the same time when they broke,
+a proxy in front of it cuts idle connections after that time.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ SAME = 0.05
 """Two times without a byte count as equally long if they differ by no more than this part of them."""
 
 
-class Autopsies:
-    """What was lost with connections that broke, until it is known why."""
+class DeathChecks:
+    """Prompts on broken connections, held until a load check shows whether their agent died."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -32,9 +32,9 @@ class Autopsies:
         self._idle_times: dict[AgentState, float] = {}
 
     def begin(self, agent: AgentState, items: list[WorkItem], reason: str, idle_seconds: float) -> None:
-        """Have an agent's load checked. It gets nothing meanwhile, and what it held goes nowhere.
+        """Have an agent's load checked; until then it gets nothing, and what it held is not moved.
 
-        ``idle_seconds`` is how many seconds before the break nothing had come on its connection.
+        ``idle_seconds`` is for how long nothing had come on its connection before it broke.
         """
         self._idle_for.setdefault(agent, []).append(idle_seconds)
         self._lost.setdefault(agent, []).append((items, reason))
@@ -44,7 +44,7 @@ class Autopsies:
         agent.check(True)
 
     def end(self, agent: AgentState, finding: Finding) -> list[tuple[list[WorkItem], str]]:
-        """Take what had been lost, each list with the reason, now that the agent's load was checked."""
+        """Take the prompts that were held, each list with the reason, now that the agent's load was checked."""
         idle_for = self._idle_for.pop(agent, [])
         if finding not in DEAD:
             for idle_seconds in idle_for:
@@ -62,6 +62,6 @@ class Autopsies:
             self._ledger.events.idle_timeout_seen(agent.index, agent.idle_timeout)
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Forget all prompts that are held."""
         self._lost.clear()
         self._idle_for.clear()

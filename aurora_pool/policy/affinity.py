@@ -1,7 +1,7 @@
-"""Where groups of prompts that begin alike have been sent: their homes.
+"""Which agents have cached the beginning of which group of prompts: the group's homes.
 
-:class:`Homes` remembers which agents were sent which groups, as many as servers are likely to remember.
-:class:`Grouper` finds the groups in what a caller admits, and those that an earlier call has met.
+:class:`PrefixAffinity` remembers which agents were sent which groups, as many as servers are likely to keep cached.
+:class:`Grouper` finds the groups in what a caller admits, and those that an earlier call has recorded.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import islice, repeat
 from typing import Any
 
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.prefix import LENGTH, LOOKED_AT, TOKEN, depth_of, find_groups, is_worth, key_of
+from aurora_pool.policy.prefix import LENGTH, SAMPLED, TOKEN, depth_of, find_groups, is_worth, key_of
 from aurora_pool.policy.work import Lot, Prompts, WorkItem, items_of
 
 Group = tuple[int, list[WorkItem]]
@@ -24,11 +24,11 @@ REMEMBERED_BY_ALL = 1 << 26
 """The most of it for a fleet: 10 to 50 MB here."""
 FORGOTTEN_TOGETHER = 8
 """An eighth of the groups more is remembered before some are forgotten: forgetting many at a time is cheaper."""
-MOST_HOMES = 32
+MOST_AGENTS = 32
 """How many agents are remembered for one group; it is known nearly everywhere then."""
-SIGN_OF = 16
+SAMPLE_EVERY = 16
 """One recorded key in this many is in the sample that shows quickly whether prompts come again."""
-SIGNS_SOUGHT = 16 * SIGN_OF
+SAMPLES_TESTED = 16 * SAMPLE_EVERY
 """How many keys of a large batch are tested against that sample."""
 DEPTHS = 4
 """How many places are remembered at which prompts have differed."""
@@ -36,17 +36,17 @@ _LIFE = 1 << 32
 """Low 32 bits: agent index; high bits: how often that agent's cache was lost."""
 
 
-class Homes:
-    """Which agents have been sent which groups, the groups of longest ago forgotten first.
+class PrefixAffinity:
+    """Which agents have been sent which groups; the least recently used groups are forgotten first.
 
     Each entry is assumed to cost the mean length of its prompts, in tokens.
 
-    >>> homes = Homes(2)
-    >>> homes.record(1, [5, 5, 6])
-    >>> homes.of(5), homes.of(7)
+    >>> affinity = PrefixAffinity(2)
+    >>> affinity.record(1, [5, 5, 6])
+    >>> affinity.agents_of(5), affinity.agents_of(7)
     ([1], [])
-    >>> homes.forget(1)
-    >>> homes.of(5)
+    >>> affinity.forget(1)
+    >>> affinity.agents_of(5)
     []
     """
 
@@ -56,35 +56,35 @@ class Homes:
         self._lives: dict[int, int] = {}
         self._tokens = 0.0
         self._new: deque[tuple[int, Sequence[int]]] = deque()
-        """What has been recorded since somebody last asked for it: to put it into its place costs more than all else
-        that is done for a prompt that shares nothing."""
+        """What has been recorded since the last query: merging it at once would cost more than everything else that
+        is done for a prompt that shares nothing."""
         self._new_keys = 0
-        self._signs: set[int] = set()
-        """Some of the keys that are new: prompts that come again have some of these."""
+        self._sample: set[int] = set()
+        """A sample of the keys that are new: a batch of prompts that come again has some of these."""
 
     def __len__(self) -> int:
-        self.put_away()
+        self.merge_recent()
         return len(self._known)
 
     def __contains__(self, key: object) -> bool:
-        """Whether a group has been met and is not forgotten."""
-        self.put_away()
+        """Whether a group is recorded and not forgotten."""
+        self.merge_recent()
         return key in self._known
 
     def isdisjoint(self, keys: Collection[int]) -> bool:
-        """Whether none of these groups has been met; a few that have been may be missed among many that have not."""
-        if self._signs and not self._signs.isdisjoint(islice(keys, 0, None, len(keys) // SIGNS_SOUGHT | 1)):
-            self.put_away()
+        """Whether none of these groups is recorded; a few that are may be missed among many that are not."""
+        if self._sample and not self._sample.isdisjoint(islice(keys, 0, None, len(keys) // SAMPLES_TESTED | 1)):
+            self.merge_recent()
         return not self._known or self._known.keys().isdisjoint(keys)
 
-    def of(self, key: int) -> list[int]:
-        """The agents that have computed a group's beginning, the first of them first."""
-        self.put_away()
+    def agents_of(self, key: int) -> list[int]:
+        """The agents that have computed a group's beginning, in the order in which they did."""
+        self.merge_recent()
         return [home % _LIFE for home in self._known.get(key, ()) if self._lives.get(home % _LIFE, 0) == home // _LIFE]
 
-    def meet(self, key: int) -> None:
+    def add_group(self, key: int) -> None:
         """Record that a group waits for an agent."""
-        self.put_away()
+        self.merge_recent()
         self._known.setdefault(key, ())
 
     def record(self, agent: int, keys: Sequence[int]) -> None:
@@ -93,12 +93,12 @@ class Homes:
             return
         self._new.append((agent + _LIFE * self._lives.get(agent, 0), keys))
         self._new_keys += len(keys)
-        self._signs.update(keys[::SIGN_OF])
+        self._sample.update(keys[::SAMPLE_EVERY])
         if self._new_keys > self._most() and len(self._new) > 1:
             self._new_keys -= len(self._new.popleft()[1])
 
-    def put_away(self) -> None:
-        """Put what has been recorded into its place, so that nothing of it is missed."""
+    def merge_recent(self) -> None:
+        """Merge what was recorded since the last query, so that the next one misses nothing."""
         known = self._known
         for home, keys in self._new:
             own = (home,)
@@ -107,22 +107,22 @@ class Homes:
                 known.pop(0, None)
                 continue
             for key in filter(None, dict.fromkeys(keys)):
-                homes = known.pop(key, own)
-                known[key] = homes if home in homes else (*homes[1 - MOST_HOMES :], home)
+                agents = known.pop(key, own)
+                known[key] = agents if home in agents else (*agents[1 - MOST_AGENTS :], home)
         self._new.clear()
         self._new_keys = 0
-        self._signs.clear()
+        self._sample.clear()
         most = self._most()
         if len(known) > most + most // FORGOTTEN_TOGETHER:
             for key in list(islice(known, len(known) - most)):
                 del known[key]
 
     def expect(self, tokens: float) -> None:
-        """Record how long prompts are that have been met now, in tokens in the mean."""
+        """Record the mean length of the prompts that were just grouped, in tokens."""
         self._tokens += (tokens - self._tokens) * (0.25 if self._tokens else 1.0)
 
     def forget(self, agent: int) -> None:
-        """Record that an agent has lost what it had computed."""
+        """Record that an agent has lost its cache."""
         self._lives[agent] = self._lives.get(agent, 0) + 1
 
     def joined(self) -> None:
@@ -134,10 +134,10 @@ class Homes:
 
 
 class Grouper:
-    """Groups what is admitted. ``beginning_of`` tells how a prompt begins, of what its item has as ``work``."""
+    """Groups what is admitted. ``beginning_of`` gives the beginning of a prompt, from the ``work`` of its item."""
 
-    def __init__(self, homes: Homes, beginning_of: Callable[[Any], Any]) -> None:
-        self._homes = homes
+    def __init__(self, affinity: PrefixAffinity, beginning_of: Callable[[Any], Any]) -> None:
+        self._affinity = affinity
         self._beginning_of = beginning_of
         self._depths: deque[int] = deque(maxlen=DEPTHS)
         self._last: Any = ""
@@ -145,7 +145,7 @@ class Grouper:
     def groups(self, prompts: Prompts, queue: PromptQueue) -> list[Group] | None:
         """The groups among prompts of one queue; None where they share nothing, or all the same.
 
-        A group of one is known from earlier, or belongs to none and has the key 0. Each item is told its key.
+        A group of one is known from earlier, or belongs to none and has the key 0. Items get their key as ``prefix``.
         """
         if len(prompts) == 1:
             (item,) = items_of(prompts)
@@ -161,13 +161,13 @@ class Grouper:
         queue.beginning = texts[-1]
         agents = len(queue.view.members)
         most = -(-len(texts) // agents)
-        if beside is None and len(texts) <= SIGN_OF:
-            self._homes.put_away()
-        depth, known = depth_of(texts, beside), self._homes
+        if beside is None and len(texts) <= SAMPLE_EVERY:
+            self._affinity.merge_recent()
+        depth, known = depth_of(texts, beside), self._affinity
         keys, groups = find_groups(texts, depth, most, known)
         if any(keys):
-            some = texts[:: len(texts) // LOOKED_AT + 1]
-            self._homes.expect(sum(map(len, some)) / len(some) / (TOKEN if isinstance(texts[0], str) else 1))
+            some = texts[:: len(texts) // SAMPLED + 1]
+            self._affinity.expect(sum(map(len, some)) / len(some) / (TOKEN if isinstance(texts[0], str) else 1))
             self._note(depth)
             if isinstance(prompts, Lot):
                 prompts.keys = keys
@@ -185,7 +185,7 @@ class Grouper:
             group = [items[place] for place in places]
             for item in group:
                 item.prefix = key
-            self._homes.meet(key)
+            self._affinity.add_group(key)
             found.append((key, group))
         return found
 
@@ -200,7 +200,7 @@ class Grouper:
             key = key_of(text, depth)
             if key:
                 item.prefix = key
-                if key in self._homes:
+                if key in self._affinity:
                     return [(key, [item])]
         return None
 

@@ -1,8 +1,8 @@
-"""What waits in a queue: single prompts in order, and groups that share a beginning, each with its homes.
+"""A queue of single prompts in order, and of groups that share a beginning, each with its homes.
 
-Which agent may have how many is decided elsewhere (:mod:`aurora_pool.policy.scheduler`); this says which ones. An agent
-takes what is its own first, then what has no home yet, the oldest first, and then what waits for other agents: the
-newest group of the one for which most groups wait. So nothing waits while anybody could take it.
+How many an agent may have is decided elsewhere (:mod:`aurora_pool.policy.scheduler`); this says which ones. An agent
+takes the groups that it is the home of first, then those without a home, the oldest first, and then those of other
+agents: the newest group of the agent with most groups waiting. So nothing waits while any agent could take it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Generic, Protocol, TypeVar
 
-from aurora_pool.policy.line import Line, Lot
+from aurora_pool.policy.segmented_queue import Lot, SegmentedQueue
 
 DRAWN = 16
 """Of this number of agents, drawn at random, the one for which most groups wait is helped."""
@@ -31,7 +31,7 @@ class Waits(Protocol):
 Item = TypeVar("Item", bound=Waits)
 
 
-class WaitingGroup(Generic[Item, Lot]):
+class QueuedGroup(Generic[Item, Lot]):
     """Prompts that share a beginning, and the agents that have computed it."""
 
     __slots__ = ("due", "homes", "items", "key")
@@ -39,14 +39,14 @@ class WaitingGroup(Generic[Item, Lot]):
     def __init__(self, key: int, due: int) -> None:
         self.key = key
         self.due = due
-        self.items: Line[Item, Lot] = Line()
+        self.items: SegmentedQueue[Item, Lot] = SegmentedQueue()
         self.homes: dict[int, None] = {}
 
 
-class Waiting(Generic[Item, Lot]):
+class GroupedQueue(Generic[Item, Lot]):
     """The prompts of a queue that any agent of its view may take.
 
-    >>> waiting = Waiting()
+    >>> waiting = GroupedQueue()
     >>> bool(waiting), len(waiting)
     (False, 0)
     """
@@ -54,11 +54,11 @@ class Waiting(Generic[Item, Lot]):
     __slots__ = ("_at", "_count", "_groups", "_new", "_taken", "singles")
 
     def __init__(self) -> None:
-        self.singles: WaitingGroup[Item, Lot] = WaitingGroup(0, 0)
+        self.singles: QueuedGroup[Item, Lot] = QueuedGroup(0, 0)
         """Those that belong to no group, and those that have been sent before."""
-        self._groups: dict[int, WaitingGroup[Item, Lot]] = {}
-        self._new: dict[WaitingGroup[Item, Lot], None] = {}
-        self._at: dict[int, dict[WaitingGroup[Item, Lot], None]] = {}
+        self._groups: dict[int, QueuedGroup[Item, Lot]] = {}
+        self._new: dict[QueuedGroup[Item, Lot], None] = {}
+        self._at: dict[int, dict[QueuedGroup[Item, Lot], None]] = {}
         self._count = 0
         self._taken = 0
 
@@ -69,13 +69,13 @@ class Waiting(Generic[Item, Lot]):
         return bool(self.singles.items) or self._count > 0
 
     def __iter__(self) -> Iterator[Item]:
-        for line in self._lines():
-            yield from line
+        for queue in self._queues():
+            yield from queue
 
     @property
     def first(self) -> Item | None:
-        """The first prompt, if an item has been made of it."""
-        return next((line.first for line in self._lines() if line), None)
+        """The first prompt, if it has an item."""
+        return next((queue.first for queue in self._queues() if queue), None)
 
     @property
     def grouped(self) -> bool:
@@ -99,7 +99,7 @@ class Waiting(Generic[Item, Lot]):
         """Put prompts of a group at its end; if nothing of it waits yet, at the end of the groups of these homes."""
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = WaitingGroup(key, self._next_due())
+            group = self._groups[key] = QueuedGroup(key, self._next_due())
             for home in homes:
                 self._add_home(group, home)
             if not group.homes:
@@ -109,14 +109,14 @@ class Waiting(Generic[Item, Lot]):
 
     # -- what goes ----------------------------------------------------------------------------------------------
 
-    def own(self, agent: int) -> WaitingGroup[Item, Lot] | None:
+    def own(self, agent: int) -> QueuedGroup[Item, Lot] | None:
         """The group that an agent should take from because it is its home; None where others come first."""
         if self._overdue() is not None:
             return None
         own = self._at.get(agent)
         return next(iter(own)) if own else None
 
-    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> WaitingGroup[Item, Lot] | None:
+    def next_for(self, agent: int, rng: Random, *, helps: bool, singles: bool = True) -> QueuedGroup[Item, Lot] | None:
         """What an agent should take from next; None where that is all.
 
         What waits for other agents is considered only if it ``helps`` them, and single prompts only if ``singles``.
@@ -132,7 +132,7 @@ class Waiting(Generic[Item, Lot]):
             return new if single is None or new.due < single.due else single
         return single or (self._of_another(rng) if helps and self._at else None)
 
-    def took(self, group: WaitingGroup[Item, Lot], agent: int, prompts: int) -> None:
+    def took(self, group: QueuedGroup[Item, Lot], agent: int, prompts: int) -> None:
         """Record that an agent took the first prompts of a group, and is a home of it now."""
         self._removed(group, prompts)
         if group.items and group is not self.singles and agent not in group.homes:
@@ -171,9 +171,9 @@ class Waiting(Generic[Item, Lot]):
                 break
             self._drop(group)
 
-    def make_items(self, made: list[Item]) -> None:
-        """Make the items of those lots that keep what is made in this list."""
-        self.singles.items.make_items(made)
+    def materialize(self, materialized: list[Item]) -> None:
+        """Materialize the lots whose items are added to this list."""
+        self.singles.items.materialize(materialized)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -182,14 +182,14 @@ class Waiting(Generic[Item, Lot]):
             self._drop(group)
         self._count = 0
 
-    def _lines(self) -> Iterator[Line[Item, Lot]]:
+    def _queues(self) -> Iterator[SegmentedQueue[Item, Lot]]:
         yield self.singles.items
         for group in self._groups.values():
             yield group.items
 
     # -- within -------------------------------------------------------------------------------------------------
 
-    def _removed(self, group: WaitingGroup[Item, Lot], prompts: int) -> None:
+    def _removed(self, group: QueuedGroup[Item, Lot], prompts: int) -> None:
         self._taken += prompts
         if group is not self.singles:
             self._count -= prompts
@@ -199,13 +199,13 @@ class Waiting(Generic[Item, Lot]):
     def _next_due(self) -> int:
         return self._taken + PASSED_OVER * len(self) + PASSED_OVER_AT_LEAST
 
-    def _overdue(self) -> WaitingGroup[Item, Lot] | None:
+    def _overdue(self) -> QueuedGroup[Item, Lot] | None:
         if self.singles.items and self.singles.due <= self._taken:
             return self.singles
         group = next(iter(self._groups.values()), None)
         return group if group is not None and group.due <= self._taken else None
 
-    def _of_another(self, rng: Random) -> WaitingGroup[Item, Lot]:
+    def _of_another(self, rng: Random) -> QueuedGroup[Item, Lot]:
         """The newest group of the agent for which most wait, of some that are drawn."""
         agents = list(self._at)
         drawn = agents if len(agents) <= DRAWN else rng.sample(agents, DRAWN)
@@ -213,11 +213,11 @@ class Waiting(Generic[Item, Lot]):
         last = [next(reversed(self._at[agent])) for agent in drawn if len(self._at[agent]) == most]
         return max(last, key=lambda group: len(group.items))
 
-    def _add_home(self, group: WaitingGroup[Item, Lot], agent: int) -> None:
+    def _add_home(self, group: QueuedGroup[Item, Lot], agent: int) -> None:
         group.homes[agent] = None
         self._at.setdefault(agent, {})[group] = None
 
-    def _drop(self, group: WaitingGroup[Item, Lot]) -> None:
+    def _drop(self, group: QueuedGroup[Item, Lot]) -> None:
         del self._groups[group.key]
         self._new.pop(group, None)
         for home in group.homes:
@@ -227,10 +227,10 @@ class Waiting(Generic[Item, Lot]):
                 del self._at[home]
 
 
-def _drop_done(line: Line[Item, Lot]) -> int:
-    """Drop what nobody waits for any more from the head of a line; return how much."""
+def _drop_done(queue: SegmentedQueue[Item, Lot]) -> int:
+    """Drop what nobody waits for any more from the head of a queue; return how much."""
     dropped = 0
-    while (first := line.first) is not None and first.done:
-        line.take(1)
+    while (first := queue.first) is not None and first.done:
+        queue.take(1)
         dropped += 1
     return dropped

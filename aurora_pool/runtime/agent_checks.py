@@ -1,4 +1,4 @@
-"""Looks at agents: what the dispatcher wants to know beside its prompts' replies."""
+"""Probes, load checks and samples of agents: what the dispatcher needs beside its prompts' replies."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from aurora_pool.runtime.transport import Transport
 
 
-class Looks:
-    """Probes agents, and reads their counters, no longer than ``within`` seconds each."""
+class AgentChecks:
+    """Probes agents, and reads their counters, in ``within`` seconds each at most."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class Looks:
         """The smallest request that the pool could send to an agent; ``/health`` where that is not known."""
 
     def of(self, plan: Plan) -> Iterator[Coroutine[Any, Any, None]]:
-        """What is to be done for a plan."""
-        for look, agents in ((self._probe, plan.probe), (self._check, plan.check), (self._sample, plan.sample)):
-            yield from map(look, agents)
+        """The probes, load checks and samples that a plan asks for."""
+        for check, agents in ((self._probe, plan.probe), (self._check, plan.check), (self._sample, plan.sample)):
+            yield from map(check, agents)
 
     async def _probe(self, agent: int) -> None:
         path, body = self.probe_requests.get(agent, (HEALTH_PATH, b""))
@@ -57,7 +57,7 @@ class Looks:
         self._schedule()
 
     async def _check(self, agent: int) -> None:
-        finding = Finding.PROGRESSING  # a hosted one has no counters to look at
+        finding = Finding.PROGRESSING  # a hosted one has no counters to read
         if not self._dispatcher.is_hosted(agent):
             finding, load = await check_load(self._transport, agent, self._loads.get(agent), within=self._within)
             self._loads[agent] = load
@@ -71,7 +71,7 @@ class Looks:
         if load is not None:
             self._count_prefixes(agent, load)
             before = self._loads.get(agent)
-            if before is None or not load.began_after(before):  # what a look is to notice is left to it
+            if before is None or not load.began_after(before):  # a restart is left for the load check to report
                 self._loads[agent] = load
             running, waiting, preemptions = int(load.running), int(load.waiting), int(load.preemptions)
             self._dispatcher.sampled(agent, running, waiting, preemptions, self._clock())
