@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ MODEL = "simulated-model"
 ECHO = AgentProfile(slots=32, instant=True, reply=lambda prompt: f"You said: {prompt}")
 ENDED = {"completed", "failed", "expired", "cancelled"}
 COMPLETIONS = "/v1/completions"
+NO_AUTHORITIES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""What clients are made with, for they would read all certificates of the system each: these servers have none."""
 
 
 @dataclass
@@ -37,9 +40,14 @@ class Running:
 
     def client_of(self, key: str) -> openai.AsyncOpenAI:
         """A client with another key."""
-        client = openai.AsyncOpenAI(base_url=f"{self.server.address}/v1", api_key=key, max_retries=0)
+        client = _client(self.server, key)
         self.clients.append(client)
         return client
+
+
+def _client(server: Server, key: str = "none") -> openai.AsyncOpenAI:
+    http = openai.DefaultAsyncHttpxClient(verify=NO_AUTHORITIES)
+    return openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key=key, max_retries=0, http_client=http)
 
 
 @asynccontextmanager
@@ -68,7 +76,7 @@ async def running(
         chosen = ServerOptions(**known)
         endpoints = [replace(each, tags=(tags or {}).get(i, each.tags)) for i, each in enumerate(there.endpoints)]
         async with serving(endpoints, chosen, timeouts=timeouts) as server, aiohttp.ClientSession() as http:
-            client = openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+            client = _client(server)
             run = Running(server, there, client, http, [client])
             if waits:
                 await until(lambda: server.fleet.models)
