@@ -131,7 +131,7 @@ class ForwardedReply:
         return self._forward.usage
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises :class:`PoolError` where it breaks off."""
+        """Yield the body as it comes. Raises :class:`PoolError` where it breaks off."""
         if self.content is not None:
             yield self.content
             return
@@ -142,7 +142,7 @@ class ForwardedReply:
             yield chunk
 
     async def read(self) -> bytes:
-        """The whole body. Raises :class:`PoolError` where it breaks off."""
+        """Read the whole body. Raises :class:`PoolError` where it breaks off."""
         return b"".join([chunk async for chunk in self.chunks()]) if self.content is None else self.content
 
     def close(self) -> None:

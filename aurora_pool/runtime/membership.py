@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
 from aurora_pool.arguments import check_whole, is_index
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.callers import AgentView, PromptQueue
 from aurora_pool.runtime.driver import Driver
@@ -48,7 +48,7 @@ class Membership:
         check_whole(0, optional=False, n=n)
         size = len(self.present)
         if n > size:
-            raise ConfigError(f"n: expected at most {size}, for the pool has {size} agents, got {n}")
+            raise ConfigError(f"n: expected at most {size}, for the pool has {counted(size, 'agent')}, got {n}")
         return sorted(rng.sample(list(self.present), n))
 
     def selected(self, places: Sequence[int]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aurora_pool.errors import PoolError
+from aurora_pool.errors import PoolError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import ConnectionOptions, Timeouts
 from aurora_pool.pool import VLLMPool
@@ -185,9 +185,9 @@ class ServedFleet:
         """Make the pools and the models anew from what the agents told; pools whose model stays are kept."""
         groups: dict[str, list[AgentEndpoint]] = {}
         for members in _components({endpoint: _names(told) for endpoint, told in self._told.items()}):
-            counted = Counter(name for endpoint in members for name in _base_names(self._told[endpoint]))
-            if counted:
-                groups[counted.most_common(1)[0][0]] = members
+            served = Counter(name for endpoint in members for name in _base_names(self._told[endpoint]))
+            if served:
+                groups[served.most_common(1)[0][0]] = members
         for name, pool in list(self._pools.items()):
             if name not in groups:
                 del self._pools[name]
@@ -207,7 +207,7 @@ class ServedFleet:
                 await pool.close()
                 continue
             self._pools[name] = pool
-            logger.info("%s is served by %d agents", name, len(members))
+            logger.info("%s is served by %s", name, counted(len(members), "agent"))
         self._models = self._named()
         self._changed.set()
         self._changed.clear()
