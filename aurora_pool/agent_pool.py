@@ -119,7 +119,10 @@ class AgentPool(PoolCalls):
         return self._agents.endpoints
 
     def statistics(self) -> PoolStatistics:
-        """A frozen snapshot: each agent's state, load and figures, and the fleet's sums."""
+        """Take a frozen snapshot: each agent's state, load and figures, and the fleet's sums.
+
+        >>> print(pool.statistics().agents_in_service, "of", pool.size)  # doctest: +SKIP
+        """
         driver, members = self._driver, self._agents.members
         return snapshot(driver.dispatcher.ledger, driver.endpoints, members, driver.prompts_failed, driver.now)
 
@@ -151,6 +154,9 @@ class AgentPool(PoolCalls):
     def by_tag(self, key: str | None = None, value: str | None = None, **tags: str) -> Self:
         """Return a view of the agents whose tag ``key`` has this value, and all of these ``tags``; it may have none.
 
+        >>> large = pool.by_tag("tier", "large")  # doctest: +SKIP
+        >>> both = pool.by_tag(tier="large", rack="7")  # doctest: +SKIP
+
         Raises :class:`ConfigError` where no tag is given, or a key without a value, and for what is no text.
         """
         if (key is None) != (value is None) or (key is None and not tags):
@@ -164,6 +170,8 @@ class AgentPool(PoolCalls):
     def sample(self, n: int, *, rng: random.Random | None = None) -> Self:
         """Draw ``n`` agents at random (by ``rng``), and return a view of them in the order of the hostfile.
 
+        >>> few = pool.sample(2)  # doctest: +SKIP
+
         Raises :class:`ConfigError` if there are fewer.
         """
         check_instance("rng", rng, random.Random)
@@ -172,13 +180,18 @@ class AgentPool(PoolCalls):
     def select(self, indices: Iterable[int]) -> Self:
         """Return a view of the agents with these indices, in the order given; negative ones count from the end.
 
+        >>> ends = pool.select([0, -1])  # doctest: +SKIP
+
         Raises :class:`ConfigError` for one that does not exist or is listed twice.
         """
         check_many(indices=indices)
         return self._view(self._agents.selected(list(indices)))
 
     def slice(self, start: int | None = None, stop: int | None = None) -> Self:
-        """Return a view of the agents from ``start`` up to ``stop``, as a list is sliced."""
+        """Return a view of the agents from ``start`` up to ``stop``, as a list is sliced.
+
+        >>> first = pool.slice(0, 8)  # doctest: +SKIP
+        """
         check_instance("start", start, Integral)
         check_instance("stop", stop, Integral)
         return self._view(list(self._agents.members[start:stop]))
@@ -328,5 +341,7 @@ class AgentPool(PoolCalls):
         """Send HTTP requests unchanged, balanced over these agents: what gateways and foreign clients need.
 
         ``otherwise`` takes them while none of these agents is in service; without it they wait for one.
+
+        >>> reply = await pool.forwarder().send("GET", "/v1/models", {}, None)  # doctest: +SKIP
         """
         return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller, otherwise)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, counted
 from aurora_pool.messages import Response
 
 __all__ = [
@@ -215,9 +215,9 @@ class FailureReport:
     blank: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        lines = [f"all {self.total} prompts were answered"]
+        lines = ["the one prompt was answered" if self.total == 1 else f"all {self.total} prompts were answered"]
         if self.failed:
-            lines = [f"{self.failed} of {self.total} prompts failed"]
+            lines = [f"{self.failed} of {counted(self.total, 'prompt')} failed"]
         lines += [f"{count:6}  {error}" for error, count in self.errors.items()]
         if self.blank:
             lines.append(f"{len(self.blank)} of {self.total} answers are blank")

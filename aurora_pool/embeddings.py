@@ -188,7 +188,7 @@ def stack(responses: Sequence[Response]) -> npt.NDArray[np.float32]:
 
 
 def vector_of(response: Response) -> npt.NDArray[np.float32] | None:
-    """The vector in a response, of shape (dimensions,); None in a failed one."""
+    """Give the vector in a response, of shape (dimensions,); None in a failed one."""
     if response.embedding is None:
         return None
     if isinstance(response.embedding, bytes):

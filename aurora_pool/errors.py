@@ -187,3 +187,12 @@ class BadRecords(BadRecord):
 def located(path: str | Path, line: int | None) -> str:
     """Write a place in a file the way compilers do: ``path:line``, or ``path`` alone."""
     return str(path) if line is None else f"{path}:{line}"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """Write how many there are of something, with a verb or without.
+
+    >>> counted(1, "agent"), counted(2, "agent"), counted(1, "agent answers", "agents answer")
+    ('1 agent', '2 agents', '1 agent answers')
+    """
+    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -46,7 +46,7 @@ class HostedTerms:
         return self.price_in > 0 or self.price_out > 0
 
     def divided(self, drivers: int) -> HostedTerms:
-        """What each of several drivers may use of it, so that they keep the limits together.
+        """Work out what each of several drivers may use of it, so that they keep the limits together.
 
         >>> HostedTerms(requests=100, at_once=2).divided(3)
         HostedTerms(requests=33, tokens=None, at_once=1, price_in=0.0, price_out=0.0, model=None)
@@ -59,7 +59,7 @@ class HostedTerms:
         )
 
     def cost(self, prompt_tokens: float, generated: float) -> float:
-        """What these tokens cost."""
+        """Work out what these tokens cost."""
         return (prompt_tokens * self.price_in + generated * self.price_out) / 1e6
 
 

@@ -28,7 +28,7 @@ from typing import Any, TypeAlias
 
 from aurora_pool.arguments import check_each_instance, shown
 from aurora_pool.engine_names import ENGINE_TAG, ENGINES, check_engine_name
-from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
+from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError, counted
 from aurora_pool.hosted import HOSTED_TAG, YES, HostedTerms, hosted_terms
 from aurora_pool.nodelist import expand_hosts
 
@@ -155,7 +155,8 @@ def as_endpoints(endpoints: Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
             else:
                 found[identity(endpoint)] = endpoint
     if again:
-        log.warning("%d endpoints are listed more than once and count once, the first being %s", len(again), again[0])
+        repeated = counted(len(again), "endpoint is", "endpoints are")
+        log.warning("%s listed more than once and counted once, the first being %s", repeated, again[0])
     if not found:
         raise NoAgentsError("a pool needs at least one endpoint")
     return list(found.values())
@@ -187,7 +188,7 @@ def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[A
                 raise HostfileError(reason, path=path, line=number)
     low = next((one for one in endpoints if one.port < LOW_PORT and one.port not in _DEFAULT_PORTS.values()), None)
     if repeated:
-        _warn_once(f"{path}: agents that are listed again count once: {repeated} lines")
+        _warn_once(f"{path}: agents that are listed again count once: {counted(repeated, 'line')}")
     if low is not None:
         _warn_once(f"{path}: {low} has a port below {LOW_PORT}; if that is a number of slots, leave it out")
     if not endpoints:

@@ -212,11 +212,14 @@ class VLLMPool(AgentPool):
         return self._serving.least_context(self._agents.present)
 
     def estimate_tokens(self, text: str) -> int:
-        """About how many tokens a text has, on the long side; calibrated by what the servers have counted so far."""
+        """Estimate how many tokens a text has, on the long side; calibrated by what the servers have counted so far.
+
+        >>> pool.estimate_tokens("Name a colour.")  # doctest: +SKIP
+        """
         return self._prompting.estimate.of(text)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text as the served model's tokenizer has them; never with the chat template around it.
+        """Give the token ids of a text, by the served model's tokenizer; never with the chat template around it.
 
         Raises :class:`TransportError` or :class:`ServerError` if no agent can tell.
 

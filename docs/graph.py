@@ -1,7 +1,7 @@
 """Draw the imports of the package into ``docs/architecture.svg``: ``make graph``.
 
-One box a room (a module at the package's root, or a folder), one arrow for what one room imports from another. Every
-import is read from the source, those for types and inside functions too. An arrow that a longer way says as well is
+One box for each folder and each module at the root, one arrow for what one imports from another. Every import is read
+from the source, those for types and inside functions too. An arrow that a longer way says as well is
 left out. Imports that run in a circle can't be drawn: that is a ``graphlib.CycleError``. ``--check`` fails if the
 picture shows something else.
 """
@@ -31,16 +31,16 @@ BOX, GAP, ROW, MARGIN, HEIGHT, TRACK = 108, 22, 74, 20, 30, 2
 SWEEPS = 8
 
 
-def rooms() -> Graph:
-    """Give each room with the rooms it imports from."""
+def packages() -> Graph:
+    """Give each package with the packages it imports from."""
     found: Graph = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-        if room not in LEFT_OUT:
-            found.setdefault(room, set()).update(_imported(ast.parse(path.read_text(encoding="utf-8"))))
+        package = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        if package not in LEFT_OUT:
+            found.setdefault(package, set()).update(_imported(ast.parse(path.read_text(encoding="utf-8"))))
     return {
-        room: {other for other in needs & found.keys() - {room} if (room, other) not in UPWARD}
-        for room, needs in found.items()
+        package: {other for other in needs & found.keys() - {package} if (package, other) not in UPWARD}
+        for package, needs in found.items()
     }
 
 
@@ -51,35 +51,35 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from inner or [alias.name for alias in node.names]
 
 
-def _reached(graph: Graph, room: str) -> set[str]:
-    return {room}.union(*(_reached(graph, other) for other in graph[room]))
+def _reached(graph: Graph, package: str) -> set[str]:
+    return {package}.union(*(_reached(graph, other) for other in graph[package]))
 
 
 def without_shortcuts(graph: Graph) -> Graph:
     """Leave out the arrows that a longer way says as well. Raises ``graphlib.CycleError`` for a circle."""
     list(TopologicalSorter(graph).static_order())
     return {
-        room: {other for other in needs if not any(other in _reached(graph, via) for via in needs - {other})}
-        for room, needs in graph.items()
+        package: {other for other in needs if not any(other in _reached(graph, via) for via in needs - {other})}
+        for package, needs in graph.items()
     }
 
 
 def floors(graph: Graph) -> tuple[list[list[str]], list[list[str]]]:
-    """Place the rooms floor by floor, the lowest first, and give the way of each arrow, from room to room.
+    """Place the packages floor by floor, the lowest first, and give the way of each arrow, from package to package.
 
-    A room is one floor above the highest that it imports from. An arrow over several floors has a place of its own on
-    each of them (a name with dots), so that it goes through no box.
+    A package is one floor above the highest that it imports from. An arrow over several floors has a place of its own
+    on each of them (a name with dots), so that it goes through no box.
     """
     level: dict[str, int] = {}
-    for room in TopologicalSorter(graph).static_order():
-        level[room] = 1 + max((level[other] for other in graph[room]), default=-1)
+    for package in TopologicalSorter(graph).static_order():
+        level[package] = 1 + max((level[other] for other in graph[package]), default=-1)
     rows: list[list[str]] = [[] for _ in range(1 + max(level.values()))]
-    for room in sorted(graph):
-        rows[level[room]].append(room)
+    for package in sorted(graph):
+        rows[level[package]].append(package)
     ways = []
     below: Graph = {}
     above: Graph = {}
-    for start, end in [(room, other) for room in sorted(graph) for other in sorted(graph[room])]:
+    for start, end in [(package, other) for package in sorted(graph) for other in sorted(graph[package])]:
         between = [f"{start}.{end}.{floor}" for floor in range(level[start] - 1, level[end], -1)]
         for name in between:
             rows[int(name.rpartition(".")[2])].append(name)
@@ -123,11 +123,11 @@ def draw(graph: Graph) -> str:
         points.append((middle[way[-1]], top[way[-1]]))
         line = " ".join(f"{x:g},{y:g}" for x, y in points)
         parts.append(f'<polyline points="{line}" fill="none" stroke="#789" marker-end="url(#tip)"/>')
-    for room in graph:
-        fill, shown = ("#cfe8e5", f"{room}/") if room in folders else ("#fff", room)
-        x, y = middle[room] - BOX / 2, top[room]
+    for package in graph:
+        fill, shown = ("#cfe8e5", f"{package}/") if package in folders else ("#fff", package)
+        x, y = middle[package] - BOX / 2, top[package]
         parts.append(f'<rect x="{x:g}" y="{y:g}" width="{BOX}" height="{HEIGHT}" rx="5" fill="{fill}" stroke="#456"/>')
-        parts.append(f'<text x="{middle[room]:g}" y="{y + 20:g}" text-anchor="middle" fill="#123">{shown}</text>')
+        parts.append(f'<text x="{middle[package]:g}" y="{y + 20:g}" text-anchor="middle" fill="#123">{shown}</text>')
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -135,14 +135,14 @@ def main() -> None:
     """Draw, or check that the picture shows what the source says."""
     parser = argparse.ArgumentParser(description="Draw the imports of the package into docs/architecture.svg.")
     parser.add_argument("--check", action="store_true", help="fail if the picture shows something else")
-    graph = rooms()
+    graph = packages()
     picture = draw(without_shortcuts(graph))
     if parser.parse_args().check:
         drawn = PICTURE.is_file() and PICTURE.read_text(encoding="utf-8") == picture
         sys.exit(0 if drawn else f"{PICTURE.name} is out of date: make graph")
     PICTURE.write_text(picture, encoding="utf-8")
     arrows = sum(map(len, graph.values()))
-    print(f"{len(graph)} rooms on {len(floors(graph)[0])} floors, {arrows} arrows, no circle: {PICTURE}")
+    print(f"{len(graph)} packages on {len(floors(graph)[0])} floors, {arrows} arrows, no circle: {PICTURE}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping
 
@@ -26,6 +27,17 @@ def pytest_asyncio_loop_factories(
 
         return {"uvloop": uvloop.new_event_loop}
     return loop_factories(config, item)
+
+
+def pytest_collection() -> None:
+    """Look for no garbage while thousands of tests are collected: all of them stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for it again, but never among the tests and modules."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import multiprocessing
 import os
+import pty
 import resource
+import select
 import signal
+import struct
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,6 +118,31 @@ def simulated(folder: Path, *options: str) -> Iterator[Path]:
             fleet.send(signal.SIGTERM)
         code, said = fleet.end()
         assert code == 0, f"the simulated fleet ended: {said}"
+
+
+def on_terminal(
+    folder: Path, *words: object, columns: int = 100, question: str = "", answer: str = "", **environment: str
+) -> tuple[int, str]:
+    """Run a command on a terminal of its own; gives its exit code and what the terminal got.
+
+    When it asks the ``question``, the ``answer`` is typed.
+    """
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    run = Run(folder, *words, terminal=os.ttyname(side), environment={"TERM": "xterm", **environment})
+    said = b""
+    while True:
+        alive = run.alive  # asked before: what it wrote at its end is read, too
+        if select.select([main], [], [], 0.01)[0]:
+            said += os.read(main, 65536)
+            if question and question.encode() in said:
+                os.write(main, answer.encode())
+                question = ""
+        elif not alive:
+            break
+    os.close(main)
+    os.close(side)
+    return run.end()[0], said.decode(errors="replace")
 
 
 def _command(

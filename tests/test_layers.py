@@ -13,9 +13,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "aurora_pool"
 DOCS = PACKAGE.parent / "docs"
 
-# The layers, from the bottom: a room imports from rooms of the layers above it in this list and from no other, also not
-# of its own layer: wire and policy know nothing of each other. So rooms run in no circle. A room is a folder, or a
-# module at the root; what is new must be given its place here.
+# The layers, from the bottom: a package imports from packages of the layers above it in this list and from no other,
+# also not of its own layer: wire and policy know nothing of each other. So packages run in no circle. A package is a
+# folder, or a module at the root; what is new must be given its place here.
 LAYERS = (
     ("errors", "event_loop", "own_files", "terminal"),
     ("arguments", "engine_names", "hosted", "messages", "nodelist"),
@@ -180,7 +180,7 @@ def test_imports_point_down() -> None:
 
 
 def test_imports_run_in_no_circle() -> None:
-    """Modules of one room too, and imports for types and inside functions: a circle can't be understood in parts."""
+    """Modules of one package too, and imports for types and inside functions: a circle can't be understood in parts."""
     graph = {
         name: {
             f"{imported}.__init__" if f"{imported}.__init__" in MODULES else imported
@@ -194,14 +194,14 @@ def test_imports_run_in_no_circle() -> None:
 
 def test_the_picture_shows_these_imports() -> None:
     graph = runpy.run_path(str(DOCS / "graph.py"))
-    drawn = graph["draw"](graph["without_shortcuts"](graph["rooms"]()))
+    drawn = graph["draw"](graph["without_shortcuts"](graph["packages"]()))
     assert (DOCS / "architecture.svg").read_text(encoding="utf-8") == drawn, "make graph"
 
 
 def test_the_page_names_every_room() -> None:
     page = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    rooms = {top(name): f"`{top(name)}.py`" if top(name) in MODULES else f"`{top(name)}/`" for name in MODULES}
-    assert {room for room, shown in rooms.items() if shown not in page} == {"__init__", "__main__"}
+    packages = {top(name): f"`{top(name)}.py`" if top(name) in MODULES else f"`{top(name)}/`" for name in MODULES}
+    assert {package for package, shown in packages.items() if shown not in page} == {"__init__", "__main__"}
 
 
 def test_pure_modules_import_pure_modules_only() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference.md"
 ROLE = re.compile(r":\w+:`~?([\w.]+)`")
+NO_VERBS = {"A", "About", "An", "How", "The", "What", "Where", "Whether", "Which", "Who"}
 OUR_OWN = {
     "jobs.lock.Lock",
     "policy.callers.Caller",
@@ -71,6 +72,14 @@ def signatures(value: Any) -> Iterator[Any]:
 
 def test_everything_public_is_explained(package: Any) -> None:
     assert [path for path, value in listed(package).items() if not value.docstring] == []
+
+
+def test_docstrings_of_functions_begin_with_a_verb(package: Any) -> None:
+    known = listed(package).values()
+    members = [member for value in known if value.is_class for member in value.members.values() if not member.is_alias]
+    functions = [each for each in (*known, *members) if each.is_function and each.docstring and each.name[0] != "_"]
+    told = [each for each in functions if each.parent.name != "Observer"]  # says what has happened
+    assert [each.canonical_path for each in told if each.docstring.value.split()[0] in NO_VERBS] == []
 
 
 def test_no_public_name_is_hidden_by_a_module_of_the_same_name(package: Any) -> None:

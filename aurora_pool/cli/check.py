@@ -16,6 +16,7 @@ import typer
 from aurora_pool.cli.console import cell
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, FLEET, LIMITS, OUTPUT, Hostfile
+from aurora_pool.errors import counted
 from aurora_pool.terminal import one_line
 
 if TYPE_CHECKING:
@@ -82,7 +83,10 @@ def check(
     usable = sum(each.usable for each in checks)
     if not json:
         asked = sum(each.asked for each in checks)
-        typer.echo(f"{usable} of {asked} agents answer" + ("" if findings else "; nothing stands out"))
+        typer.echo(
+            f"{usable} of {counted(asked, 'agent answers', 'agents answer')}"
+            + ("" if findings else "; nothing stands out")
+        )
     if not usable:
         raise typer.Exit(ExitCode.FLEET)
     raise typer.Exit(ExitCode.SOME_FAILED if any(finding.serious for finding in findings) else ExitCode.DONE)
@@ -161,8 +165,9 @@ def wait(
     usable, needed = asyncio.run(_wait(hostfile, min_agents, timeout))
     answering = len(own_agents(usable))
     hosted = f"; {describe_hosted(len(usable) - answering)}" if answering < len(usable) else ""
+    found = counted(answering, "agent answers", "agents answer")
     if answering < needed:
-        raise NoAgentsError(f"{answering} agents answer, and {needed} are needed{hosted}")
+        raise NoAgentsError(f"{found}, and {counted(needed, 'is needed', 'are needed')}{hosted}")
     text = format_hostfile(usable)
     if output is None:
         typer.echo(text, nl=False)
@@ -171,7 +176,7 @@ def wait(
             output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise JobError(f"{output}: the hostfile can't be written ({error.strerror})") from error
-    typer.echo(f"{answering} agents answer{hosted}", err=True)
+    typer.echo(f"{found}{hosted}", err=True)
 
 
 async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentEndpoint], int]:

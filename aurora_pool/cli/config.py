@@ -68,13 +68,12 @@ def load_config(path: Path, known: Mapping[str, Known]) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected options, one a line, such as 'max-tokens: 64'")
+    named = {str(key).replace("_", "-"): given for key, given in content.items()}
+    unknown = [_unknown(name, known) for name in named if name not in known]
+    if unknown:
+        raise ConfigError(f"{path}: no such option: {', '.join(unknown)}; --help shows all")
     options: dict[str, Any] = {}
-    for key, given in content.items():
-        name = str(key).replace("_", "-")
-        if name not in known:
-            near = get_close_matches(name, known, n=3)
-            meant = f"; is {' or '.join(near)} meant?" if near else "; --help has all that there are"
-            raise ConfigError(f"{path}: no such option: {name}{meant}")
+    for name, given in named.items():
         try:
             value = known[name].value(given)
         except TypeError as error:
@@ -124,6 +123,11 @@ def _read(path: Path) -> object:
         raise ConfigError(f"{path}: the configuration can't be read ({reason})") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date that is none, a thousand brackets
         raise ConfigError(f"{path}: the configuration is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _unknown(name: str, known: Mapping[str, Known]) -> str:
+    near = " or ".join(get_close_matches(name, known, n=3))
+    return f"{name} (is {near} meant?)" if near else name
 
 
 def _text(given: object) -> str:

@@ -18,7 +18,7 @@ import typer
 
 from aurora_pool.cli.console import say
 from aurora_pool.cli.panels import FLEET, INPUT, OUTPUT
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, counted
 from aurora_pool.own_files import open_own
 
 STARTING = 30.0
@@ -62,7 +62,7 @@ def demo(
         if source is None:
             source = Path(folder) / "prompts.txt"
             source.write_text("".join(f"What is special about the number {n}?\n" for n in range(PROMPTS)))
-        say(f"{agents} simulated agents listen; answering {source}")
+        say(f"{counted(agents, 'simulated agent listens', 'simulated agents listen')}; answering {source}")
         session = Session(source=str(source), output=str(output), hostfile=hostfile, job=JobOptions())
         code = run_session(session)
     # In a checkout's environment that is not activated, there is no aurora-pool to call.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from aurora_pool.cli.display import duration
 from aurora_pool.cli.summary import describe_resumed
+from aurora_pool.errors import counted
 from aurora_pool.jobs.prompt_maker import PromptMaker
 from aurora_pool.messages import Prompt
 
@@ -23,14 +24,14 @@ ASKED = 32
 async def dry_run(job: Job, pool: JobPool) -> list[str]:
     """Say in lines of text what the job would do. A few of its requests are asked, and nothing is written."""
     survey = job.survey
-    lines = [f"input: {survey.name}, read as {survey.kind}: {survey.requests} requests"]
+    lines = [f"input: {survey.name}, read as {survey.kind}: {counted(survey.requests, 'request')}"]
     if survey.skipped:
         lines.append(f"bad lines: {survey.skipped}; the first: {survey.bad_records[0]}")
-    lines.append(f"model: {pool.model}, on {pool.size} agents")
+    lines.append(f"model: {pool.model}, on {counted(pool.size, 'agent')}")
     found = await job.inspect(pool)
     lines += describe_resumed(found, str(job.output), repaired=False) or ["earlier runs: none"]
     remaining = survey.remaining
-    lines.append(f"to run: {remaining} requests")
+    lines.append(f"to run: {counted(remaining, 'request')}")
     if remaining:
         lines += await _estimate(job, pool, remaining)
     return lines
@@ -43,7 +44,8 @@ async def _estimate(job: Job, pool: JobPool, remaining: int) -> list[str]:
     responses = await pool.send_all(prompts)
     seconds = time.perf_counter() - begun
     good = [response for response in responses if response.success]
-    lines = [f"asked: {len(responses)} requests in {duration(seconds)}, {len(responses) - len(good)} failed"]
+    asked = counted(len(responses), "request")
+    lines = [f"asked: {asked} in {duration(seconds)}, {len(responses) - len(good)} failed"]
     if len(good) < len(responses):
         lines.append(f"the first failure: {next(r.error for r in responses if not r.success)}")
     if good:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError
+from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.hostfile_source import is_followed_by_reading, parse_hostfile
 from aurora_pool.messages import Prompt
@@ -32,7 +32,7 @@ def having(endpoints: Sequence[AgentEndpoint], tags: Mapping[str, str]) -> list[
     found = [endpoint for endpoint in endpoints if tags.items() <= endpoint.tags.items()]
     if not found:
         wanted = " and ".join(f"{key}={value}" for key, value in tags.items())
-        raise NoAgentsError(f"none of the {len(endpoints)} agents in the hostfile has {wanted}")
+        raise NoAgentsError(f"none of {counted(len(endpoints), 'agent')} in the hostfile has {wanted}")
     return found
 
 
@@ -47,7 +47,7 @@ def describe_hosted(count: int) -> str:
     >>> describe_hosted(1), describe_hosted(2)
     ('1 hosted agent not asked', '2 hosted agents not asked')
     """
-    return f"{count} hosted agent{'' if count == 1 else 's'} not asked"
+    return f"{counted(count, 'hosted agent')} not asked"
 
 
 async def wait_for_hostfile(path: str | Path, *, within: float) -> list[AgentEndpoint]:
@@ -99,7 +99,8 @@ async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
             return
         if loop.time() + AGAIN > deadline:
             hosted = f"; {describe_hosted(pool.size - len(own))}" if pool.size > len(own) else ""
-            raise NoAgentsError(f"{len(answered)} of {len(own)} agents answer, and {least} are needed{hosted}")
+            found = f"{len(answered)} of {counted(len(own), 'agent answers', 'agents answer')}"
+            raise NoAgentsError(f"{found}, and {counted(least, 'is needed', 'are needed')}{hosted}")
         await asyncio.sleep(AGAIN)
 
 

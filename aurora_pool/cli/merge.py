@@ -45,6 +45,7 @@ def merge(
 
     from aurora_pool.cli.console import say
     from aurora_pool.cli.exit_codes import ExitCode
+    from aurora_pool.errors import counted
     from aurora_pool.jobs.merge import merge as join
     from aurora_pool.terminal import is_terminal
 
@@ -58,6 +59,7 @@ def merge(
             on_piece=lambda done, total: progress.update(task, completed=done, total=total),
         )
     if not quiet:
-        skipped = f", {merged.skipped} bad lines skipped" if merged.skipped else ""
-        say(f"{merged.requests} requests, each exactly once: {merged.failed} failed{skipped}; answers: {output}")
+        skipped = f", {counted(merged.skipped, 'bad line')} skipped" if merged.skipped else ""
+        joined = counted(merged.requests, "request")
+        say(f"{joined}, each exactly once: {merged.failed} failed{skipped}; answers: {output}")
     raise typer.Exit(ExitCode.SOME_FAILED if merged.failed else ExitCode.DONE)

@@ -67,8 +67,9 @@ def findings(history: History) -> list[str]:
         if slow:
             worst = min(slow, key=lambda agent: agent.tokens_per_second)
             share = len(slow) / len(working)
-            text = f"{len(slow)} of {len(working)} agents are much slower than the median, {worst.name} most "
-            found.append((share, f"{text}({worst.tokens_per_second:.0f} tokens/s against {median:.0f})"))
+            verb = "is" if len(slow) == 1 else "are"
+            text = f"{len(slow)} of {len(working)} agents {verb} much slower than the median, {worst.name} most"
+            found.append((share, f"{text} ({worst.tokens_per_second:.0f} tokens/s against {median:.0f})"))
     if history.done and history.moved > 0.02 * history.done:
         share = history.moved / history.done
         causes = ", ".join(f"{outcome} {count}" for outcome, count in history.troubles.most_common(3))

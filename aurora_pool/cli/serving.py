@@ -15,7 +15,7 @@ from aurora_pool import event_loop
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import watch_hostfile
 from aurora_pool.cli.interruptions import Interruptions
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, counted
 from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.options import Timeouts
 from aurora_pool.serve.app import open_data
@@ -46,7 +46,9 @@ async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, int
         who = "everybody who can reach it" if options.no_auth else "those who have a key"
         if options.is_loopback and not options.no_auth:
             who = "this machine only, with a key once there is one"
-        logger.info("%s serves %d agents, for %s; data in %s", server.address, len(endpoints), who, options.data)
+        logger.info(
+            "%s serves %s, for %s; data in %s", server.address, counted(len(endpoints), "agent"), who, options.data
+        )
         try:
             await stopped.wait()
         finally:

@@ -19,7 +19,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, having, start, wait_for_agents, wait_for_hostfile, watch_hostfile
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
-from aurora_pool.errors import ConfigError, NoAgentsError, PoolError
+from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.jobs.claimed_job import PIECE_LINES, ClaimedJob
@@ -103,7 +103,7 @@ def run_session(session: Session) -> ExitCode:
         if job.bad_records:
             for bad in job.bad_records[:3]:
                 display.say(f"skipped: {bad}")
-            display.say(f"skipped: {job.skipped} bad lines in all")
+            display.say(f"skipped: {counted(job.skipped, 'bad line')} in all")
         return event_loop.run(_Command(session, job, display, interruptions).run())
 
 
@@ -274,7 +274,8 @@ class _Command:
         """Say which agents are idle at the end, and take those of other drivers."""
 
         def update(endpoints: list[AgentEndpoint]) -> None:
-            self._display.say(f"share {share.part}: {len(endpoints)} agents now, with those that others do not need")
+            now = counted(len(endpoints), "agent")
+            self._display.say(f"share {share.part}: {now} now, with those that others do not need")
             pool.update_endpoints(endpoints)
 
         self._listeners.append(lambda progress: share.tell(progress.statistics, exhausted=progress.exhausted))
@@ -286,7 +287,7 @@ class _Command:
         def update(endpoints: list[AgentEndpoint]) -> None:
             nonlocal known
             before, known = known, {str(endpoint) for endpoint in endpoints}
-            self._display.say(f"the hostfile changed: {len(known - before)} agents join, {len(before - known)} leave")
+            self._display.say(f"the hostfile changed: {len(known - before)} to join, {len(before - known)} to leave")
             try:
                 endpoints = having(endpoints, self._session.tags)
                 pool.update_endpoints(endpoints if share is None else share.select(endpoints))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from aurora_pool.cli.panels import ENGINE, FLEET, OUTPUT
+from aurora_pool.errors import counted
 
 if TYPE_CHECKING:
     from aurora_pool.testing import Fault
@@ -91,7 +92,9 @@ def sim(
             base_port=base_port,
             time_scale=time_scale,
             seed=seed,
-            ready=lambda fleet: typer.echo(f"{len(fleet.endpoints)} agents listen{written}", err=True),
+            ready=lambda fleet: typer.echo(
+                f"{counted(len(fleet.endpoints), 'agent listens', 'agents listen')}{written}", err=True
+            ),
         )
     except OSError as error:
         typer.echo(f"aurora-pool: the fleet can't be started: {error}", err=True)

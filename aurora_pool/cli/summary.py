@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aurora_pool.cli.display import duration
 from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.errors import counted
 from aurora_pool.jobs.options import Ending, JobSummary
 from aurora_pool.jobs.resume import Resumed
 
@@ -61,8 +62,9 @@ def describe(summary: JobSummary) -> list[str]:
     """Say in lines of text how a job ended."""
     lines = []
     lines.append(
-        f"{summary.done} requests in {duration(summary.seconds)}: {summary.prompts_per_second:.1f} requests/s, "
-        f"{summary.tokens_per_second:.0f} tokens/s ({summary.tokens} generated, {summary.prompt_tokens} read), "
+        f"{counted(summary.done, 'request')} in {duration(summary.seconds)}: "
+        f"{summary.prompts_per_second:.1f} requests/s, {summary.tokens_per_second:.0f} tokens/s "
+        f"({summary.tokens} generated, {summary.prompt_tokens} read), "
         f"{summary.failed_now} failed, {summary.moved} retried"
     )
     if summary.first_failure is not None:

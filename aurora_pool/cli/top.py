@@ -12,6 +12,7 @@ import typer
 
 from aurora_pool.cli.console import cell
 from aurora_pool.cli.panels import DISPLAY, Hostfile
+from aurora_pool.errors import counted
 from aurora_pool.terminal import is_terminal
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def _table(loads: Sequence[AgentLoad], notes: Sequence[str]) -> Table:
     read = sum(load.prompt_tokens_per_second or 0.0 for load in loads)
     running = sum(load.now.running for load in loads if load.now is not None)
     waiting = sum(load.now.waiting for load in loads if load.now is not None)
-    caption = f"{len(loads)} agents: {generated:,.0f} tokens/s, {read:,.0f} prompt tokens/s, {running:.0f} running, "
-    caption = "; ".join([f"{caption}{waiting:.0f} waiting", *notes])
+    caption = f"{counted(len(loads), 'agent')}: {generated:,.0f} tokens/s, {read:,.0f} prompt tokens/s, "
+    caption = "; ".join([f"{caption}{running:.0f} running, {waiting:.0f} waiting", *notes])
     table = Table(box=None, caption=cell(caption), caption_justify="left")
     table.add_column("agent", no_wrap=True)
     for heading in ("running", "waiting", "tokens/s", "prompt tokens/s", "cache"):

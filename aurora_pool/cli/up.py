@@ -12,6 +12,7 @@ import typer
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import FLEET as PANEL
 from aurora_pool.cli.panels import OUTPUT
+from aurora_pool.errors import counted
 
 RUN = Path("fleet.run")
 """Where a fleet's files lie if nobody says."""
@@ -66,7 +67,7 @@ def up(
             typer.echo(f"kubectl apply -f {run / folder.script(fleet, group).name}")
         return
     count = len(fleet.agent_names)
-    typer.echo(f"{count} agent{'s' if count > 1 else ''} will come up: aurora-pool status {run}", err=True)
+    typer.echo(f"{counted(count, 'agent')} will come up: aurora-pool status {run}", err=True)
     typer.echo(f"use them: aurora-pool run INPUT -o OUTPUT --hostfile {run / 'agents.d'} --patience 600", err=True)
 
 

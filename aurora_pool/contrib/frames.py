@@ -26,7 +26,10 @@ def _pool_of(hostfile: str) -> RowPool:
 def answer_batch(
     hostfile: str, *, column: str = "answer", **prompt: Unpack[RowPromptOptions]
 ) -> Callable[[Mapping[str, Sequence[Any]]], dict[str, list[Any]]]:
-    """Make a function for ``datasets.Dataset.map(..., batched=True)``; ``prompt`` is as for ``RowPrompts``."""
+    """Make a function for ``datasets.Dataset.map(..., batched=True)``; ``prompt`` is as for ``RowPrompts``.
+
+    >>> dataset.map(answer_batch("fleet.hostfile", template="What does {gene} do?"), batched=True)  # doctest: +SKIP
+    """
     prompts = RowPrompts(**prompt)
 
     def answer(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
@@ -38,7 +41,10 @@ def answer_batch(
 
 
 def answer_partition(frame: Any, hostfile: str, *, column: str = "answer", **prompt: Unpack[RowPromptOptions]) -> Any:
-    """Answer each row of a pandas frame, such as a partition of Dask; give it with the answers beside the rows."""
+    """Answer each row of a pandas frame, such as a partition of Dask; give it with the answers beside the rows.
+
+    >>> frame.map_partitions(answer_partition, "fleet.hostfile", template="What does {gene} do?")  # doctest: +SKIP
+    """
     import pandas as pd  # noqa: PLC0415 - Dask brings it
 
     columns = {str(name): [None if pd.isna(cell) else cell for cell in frame[name]] for name in frame.columns}

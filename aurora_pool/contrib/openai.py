@@ -23,7 +23,10 @@ __all__ = ["PoolTransport", "make_client"]
 
 
 def make_client(forwarder: Forwarder) -> openai.AsyncOpenAI:
-    """Make a client whose requests go to the agents of a pool. It keeps nothing open: the pool does, and is closed."""
+    """Make a client whose requests go to the agents of a pool. It keeps nothing open: the pool does, and is closed.
+
+    >>> client = make_client(pool.by_tag("tier", "large").forwarder())  # doctest: +SKIP
+    """
     return openai.AsyncOpenAI(
         base_url="http://pool/v1",
         api_key="of-the-agents",  # each agent's own key is added where its request is sent

@@ -72,7 +72,7 @@ class RowPool:
         return _present(self._run(self._stream.ask(prompts)).result())
 
     async def answer_async(self, prompts: Sequence[AnyPrompt]) -> list[Response]:
-        """The same, for an event loop that has other things to do."""
+        """Answer prompts as :meth:`answer` does, in an event loop that has other things to do."""
         return _present(await asyncio.wrap_future(self._run(self._stream.ask(prompts))))
 
     @property
@@ -195,7 +195,7 @@ class RowPrompts:
         CallOptions(self.max_tokens, self.sampling, batched=True)
 
     def needed(self, names: Iterable[str]) -> list[str]:
-        """Which of a table's columns are looked at.
+        """Tell which of a table's columns are looked at.
 
         Raises :class:`~aurora_pool.errors.ConfigError` if there are none.
         """
@@ -211,7 +211,7 @@ class RowPrompts:
         return used
 
     def of(self, columns: Mapping[str, Sequence[Any]]) -> list[Prompt | None]:
-        """The prompt of each row; None for a row with an empty cell. ``columns`` are those that are needed."""
+        """Make the prompt of each row; None for a row with an empty cell. ``columns`` are those that are needed."""
         if self.template is None:
             texts = [cell if isinstance(cell, str | list) and cell else None for cell in columns[self.prompt_column]]
         else:
@@ -225,7 +225,7 @@ class RowPrompts:
 
 
 def columns_of(column: str, responses: Sequence[Response | None]) -> dict[str, list[Any]]:
-    """What is put beside the rows: the answer (null where it failed), why it ended, tokens, and the error.
+    """Make what is put beside the rows: the answer (null where it failed), why it ended, tokens, and the error.
 
     >>> columns_of("answer", [Response(True, "Red", finish_reason="stop", prompt_tokens=4, completion_tokens=1), None])
     {'answer': ['Red', None], 'answer_finish_reason': ['stop', None], 'answer_prompt_tokens': [4, None],

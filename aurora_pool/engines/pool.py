@@ -80,6 +80,9 @@ class Engine(Protocol):
 class EnginePool(AgentPool):
     """One engine in this process as a pool.
 
+    >>> async with EnginePool(VllmEngine("Qwen/Qwen2.5-7B-Instruct"), max_tokens=16) as pool:  # doctest: +SKIP
+    ...     responses = await pool.send_all_batched(["Name a colour.", "Name a tree."])
+
     Results come in the order in which they end, and a prompt that is refused fails alone. ``max_tokens`` and
     ``sampling`` are for prompts that have none of their own; without ``max_tokens``, what the context leaves.
     ``max_tokens_aggregation`` is the same for reduce steps.
@@ -139,11 +142,11 @@ class EnginePool(AgentPool):
         return self._engine.context or None
 
     def estimate_tokens(self, text: str) -> int:
-        """How many tokens a text has; exactly, as the tokenizer is here."""
+        """Count the tokens of a text; exactly, as the tokenizer is here."""
         return len(self._engine.encode(text, add_special_tokens=False))
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The token ids of a text, never with the chat template around it."""
+        """Give the token ids of a text, never with the chat template around it."""
         await self.start()
         return self._engine.encode(text, add_special_tokens=add_special_tokens)
 
@@ -181,7 +184,7 @@ class EnginePool(AgentPool):
             await self._engine.close()
 
     def statistics(self) -> PoolStatistics:
-        """A frozen snapshot, in which the engine is the only agent."""
+        """Take a frozen snapshot, in which the engine is the only agent."""
         now = time.monotonic()
         self._recent = [entry for entry in self._recent if now - entry[0] <= _RATE_OVER]
         agent = AgentStatistics(

@@ -38,7 +38,12 @@ class _Waiting:
 
 
 class TransformersEngine:
-    """A model that ``AutoModelForCausalLM`` loads; on a GPU if torch finds one."""
+    """A model that ``AutoModelForCausalLM`` loads; on a GPU if torch finds one.
+
+    >>> pool = EnginePool(TransformersEngine("HuggingFaceTB/SmolLM2-135M-Instruct"))  # doctest: +SKIP
+
+    Raises :class:`ConfigError` for ``arguments``: there are none.
+    """
 
     def __init__(self, model: str, arguments: str = "") -> None:
         if arguments:

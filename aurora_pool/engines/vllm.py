@@ -25,6 +25,8 @@ class VllmEngine:
     """A model that vLLM serves in this process.
 
     ``arguments`` are those of ``vllm serve``: ``"--max-model-len 4096 --tensor-parallel-size 2"``.
+
+    >>> pool = EnginePool(VllmEngine("Qwen/Qwen2.5-7B-Instruct", "--max-model-len 4096"))  # doctest: +SKIP
     """
 
     def __init__(self, model: str, arguments: str = "") -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from aurora_pool.errors import ConfigError, NoAgentsError
+from aurora_pool.errors import ConfigError, NoAgentsError, counted
 from aurora_pool.fleets.gpus import VARIABLES, free_gpus, mask
 from aurora_pool.fleets.launchers import launcher_name, make_launcher
 from aurora_pool.fleets.leash import GRACE
@@ -126,7 +126,9 @@ def wait_until_ready(run: RunFolder, least: int, *, within: float | None, tell: 
             told = line
             tell(f"fleet: {line}")
         if deadline is not None and time.monotonic() > deadline:
-            raise NoAgentsError(f"{ready} agents are ready, and {least} are needed ({line}); see {run.path}/logs")
+            found = counted(ready, "agent is ready", "agents are ready")
+            needed = counted(least, "is needed", "are needed")
+            raise NoAgentsError(f"{found}, and {needed} ({line}); see {run.path}/logs")
         time.sleep(pause)
 
 

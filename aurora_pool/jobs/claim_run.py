@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from aurora_pool.errors import BadRecord, ConfigError, PoolError
+from aurora_pool.errors import BadRecord, ConfigError, PoolError, counted
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.jobs.deadline import RESERVE
 from aurora_pool.jobs.job import Job
@@ -112,7 +112,7 @@ class ClaimRun:
             raise self._error
         refusals = self._claims.refusals()
         if refusals and self._ending == "finished" and self._options.on_bad_line == "stop":
-            raise BadRecord(f"{len(refusals)} pieces can't be answered; {refusals[0]}", path=self._output)
+            raise BadRecord(f"{counted(len(refusals), 'piece')} can't be answered; {refusals[0]}", path=self._output)
         return self._summary()
 
     def _over(self) -> bool:
@@ -231,7 +231,7 @@ class ClaimRun:
         others = self._plan.lines_of(self._claims.finished - self._own)
         ending = None if self._ending == "finished" else self._reason
         if ending is None and not self._pieces and self._pace.records:
-            ending = f"waiting for {len(self._claims.open_pieces)} pieces that other drivers have"
+            ending = f"waiting for {counted(len(self._claims.open_pieces), 'piece')} that other drivers have"
         return Progress(
             total=total,
             earlier=others,

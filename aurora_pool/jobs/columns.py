@@ -97,6 +97,8 @@ class ColumnError(ValueError):
 class Columns:
     """What a row's columns are for.
 
+    >>> columns = Columns(id_field="pmid", template="Is it true that {claim}?", keep=("label",))
+
     - ``id_field``, ``prompt_field``: the columns with the id and the prompt, where they have names of their own;
     - ``template``, ``system_template``: texts with ``{column}`` in them, which make the prompt and the system prompt;
     - ``keep``: columns that go along into the record, or ``"all"`` that are no fields of a request.

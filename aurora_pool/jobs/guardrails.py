@@ -44,6 +44,8 @@ class Price:
 class Guardrails:
     """Limits of one run.
 
+    >>> limits = Guardrails(failure_share=0.05, max_cost=20.0, prices=[Price(None, prompt=0.1, generated=0.4)])
+
     - ``stop_after_failures``: this number of failed requests ends it; ``failure_share``: such a share of those that
       finished;
     - ``max_total_tokens``: read and generated, those of answers that were asked for again included;

@@ -68,6 +68,10 @@ async def run_job(
 class Job:
     """A job whose input has been read and found good, and whose output is locked for this run.
 
+    >>> with Job("prompts.jsonl", "answers.jsonl") as job:  # doctest: +SKIP
+    ...     async with VLLMPool.from_hostfile("fleet.hostfile", model=job.model) as pool:
+    ...         summary = await job.run(pool)
+
     Making one raises :class:`~aurora_pool.errors.BadRecord` and :class:`~aurora_pool.errors.JobError`, before any fleet
     is needed; ``model`` is then what the input asks for. Close it, or use it in a ``with``.
     """

@@ -55,6 +55,8 @@ Ending: TypeAlias = Literal[
 class JobOptions:
     """How a job is run. Times are seconds.
 
+    >>> options = JobOptions(retry_failed=True, ordered=True, guardrails=Guardrails(failure_share=0.05))
+
     - ``model``: what the input must ask for, if it names a model; ``model_map``: names in the input to names in the
       fleet; ``defaults``: body fields for requests that lack them;
     - ``prompt_format``: how short lines and lines of text are put; with a ``system_prompt``, as chats that begin so;

@@ -169,7 +169,7 @@ class Answers:
             ledger.close(request, now)
 
     def first_sign(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
-        """Record that something came that tells of one of its prompts, if it is the first."""
+        """Record the first sign of activity for one of its prompts, if it is the first."""
         if not request.answers:
             request.answers = True
             if request.sent_at is not None:

@@ -12,7 +12,7 @@ from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.deadline import Deadlines
 from aurora_pool.policy.death_checks import DEAD, DIED, DeathChecks
 from aurora_pool.policy.ledger import Ledger
-from aurora_pool.policy.outcome import Outcome, as_told, classify
+from aurora_pool.policy.outcome import Outcome, as_directed, classify
 from aurora_pool.policy.plan import Failure, describe
 from aurora_pool.policy.quarantine import MAX_DEATHS, halve
 from aurora_pool.policy.retry import MAX_ATTEMPTS, backoff, count_attempt
@@ -57,7 +57,7 @@ class Faults:
         left = self._movable(unreleased, agent, reason, now)
         outcome = classify(error, len(unreleased))
         if agent.quota is not None:
-            outcome = as_told(error, outcome)
+            outcome = as_directed(error, outcome)
         no_money = isinstance(error, ServerError) and error.reason == NO_MONEY
         if agent.quota is not None and (outcome is Outcome.WRONG_MODEL or no_money):
             outcome = Outcome.WRONG_MODEL

@@ -69,7 +69,7 @@ class Flow:
         self.most_held = 0
         """The most prompts that the agent held in the last whole bucket."""
         self.latency = 0.0
-        """The least time from sending a request to the first byte that tells of one of its prompts; 0 while unknown."""
+        """The least time from sending a request to the first byte of one of its answers; 0 while unknown."""
         self.decode_speed = 0.0
         """Tokens a second that one prompt gets after its first at the agent's usual load; 0 while unknown."""
         self.decode_speed_now = 0.0

@@ -27,7 +27,7 @@ FINISHED = frozenset({"stop", "length", "repetition", "tool_calls", FILTERED})
 """The finish reasons that are a prompt's result. ``abort`` comes with HTTP 200 and partial text, and is none."""
 
 _MAY_BE_THE_PROMPTS = frozenset({400, 413, 422})
-"""The only statuses that say something about a prompt; any other does about the agent, or what stands before it."""
+"""The only statuses that say something about a prompt; any other is about the agent, or a proxy in front of it."""
 _ELSEWHERE = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 431, 451, 501, 505})
 """Nothing that waiting a moment would mend: the address, the key, the model or the proxy is wrong."""
 _PINNED_TEXT = "pinned to"
@@ -80,16 +80,16 @@ def classify(error: PoolError, prompts: int) -> Outcome:
             raise TypeError(f"expected an error of an attempt, got {error!r}")
 
 
-def as_told(error: PoolError, outcome: Outcome) -> Outcome:
+def as_directed(error: PoolError, outcome: Outcome) -> Outcome:
     """What an outcome is at a hosted agent, which may say whether to send the same again: the openai client heeds it.
 
-    >>> as_told(ServerError(500, "", should_retry=False), Outcome.BROKEN)
+    >>> as_directed(ServerError(500, "", should_retry=False), Outcome.BROKEN)
     <Outcome.PROMPT_REJECTED: 'prompt_rejected'>
     """
-    told = error.should_retry if isinstance(error, ServerError) else None
-    if told is False and outcome in _SENT_AGAIN:
+    directive = error.should_retry if isinstance(error, ServerError) else None
+    if directive is False and outcome in _SENT_AGAIN:
         return Outcome.PROMPT_REJECTED
-    if told is True and outcome is Outcome.PROMPT_REJECTED:
+    if directive is True and outcome is Outcome.PROMPT_REJECTED:
         return Outcome.BROKEN
     return outcome
 

@@ -56,7 +56,7 @@ class Bucket:
         """Take this amount, or put back what is negative."""
         self._level = min(self.size, self._filled(now) - amount)
 
-    def told(self, left: Left, now: float) -> None:
+    def update(self, left: Left, now: float) -> None:
         """Believe an agent that says that less is left than is in here."""
         self._level = min(self._filled(now), max(0.0, left.amount))
         if left.amount < 1:
@@ -119,14 +119,14 @@ class Quota:
         if self._tokens is not None:
             self._tokens.take(used - reserved, now)
 
-    def told(self, requests: Left | None, tokens: Left | None, now: float) -> None:
+    def update_limits(self, requests: Left | None, tokens: Left | None, now: float) -> None:
         """Record what the agent says is left."""
         if requests is not None:
-            if self._requests is None:  # it has a limit that nobody has told: heeded where nothing is left
+            if self._requests is None:  # a limit that the hostfile does not name: heeded where nothing is left
                 self._requests = Bucket(1.0, UNLIMITED)
-            self._requests.told(requests, now)
+            self._requests.update(requests, now)
         if tokens is not None and self._tokens is not None:
-            self._tokens.told(tokens, now)
+            self._tokens.update(tokens, now)
 
     def _resize(self, bucket: Bucket, size: float) -> None:
         bucket.size = size
@@ -143,7 +143,7 @@ class Budget:
     >>> budget.spent
     0.1
 
-    ``on_draw`` is told, before anything is sent, how much counts as spent should the process be killed now.
+    ``on_draw`` is called before anything is sent, with how much counts as spent should the process be killed now.
     """
 
     def __init__(

@@ -29,7 +29,7 @@ SCAN_LIMIT = 1024
 
 
 class Spillover:
-    """Gives prompts to hosted agents. ``terms`` tells which of the agents are.
+    """Gives prompts to hosted agents. ``terms`` says which of the agents are.
 
     ``after`` is when they get some (see above), ``budget`` what they may cost.
     """
@@ -63,15 +63,15 @@ class Spillover:
             assert agent.quota is not None
             agent.host(Quota(agent.quota.terms.divided(drivers)))
 
-    def told(self, agent: AgentState, requests: Left | None, tokens: Left | None, now: float) -> None:
+    def update_limits(self, agent: AgentState, requests: Left | None, tokens: Left | None, now: float) -> None:
         """Record what an agent says is left of its limits."""
         if agent.quota is not None:
-            agent.quota.told(requests, tokens, now)
+            agent.quota.update_limits(requests, tokens, now)
 
     def charge(self, request: InFlightRequest, usage: Usage | None, now: float, *, answered_with_error: bool) -> None:
         """Record what a request came to: nothing if it was answered with an error.
 
-        Where nobody can tell, all that was reserved counts as used.
+        Where the usage is unknown, all that was reserved counts as used.
         """
         reserved = self._reserved.pop(request, None)
         quota = self.ledger.agents[request.agent].quota

@@ -1,13 +1,13 @@
 """A model's chat template, learnt from its server, so that conversations can travel in list requests.
 
 No tokenizer on the client: ``/tokenize`` a conversation whose texts are rare markers, ``/detokenize`` the ids, and
-split at the markers. What stands before, between and after them is the template's own text. Most templates put a
+split at the markers. The text before, between and after them is the template's own. Most templates put a
 conversation together piece by piece, and then those pieces around other texts give exactly the tokens that the chat
 endpoint would; some trim each text first. Whether that is so is checked on further conversations, token by token; a
 template that does anything else (counts turns, rewrites texts) is not used, and its conversations go through the chat
 endpoints.
 
-This module is pure: :class:`ChatTemplate` says what to ask, and is told the answers.
+This module is pure: :class:`ChatTemplate` says what to ask, and is given the answers.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def chunk_text(text: str, max_tokens: int, overlap: int = 0, *, count: Callable[
     whole sentences from the end of one chunk are repeated at the start of the next. Nothing but space between chunks
     is left out.
 
-    ``count`` tells a text's tokens: ``pool.estimate_tokens`` knows the served model, the default is cautious. A chunk
-    has the sum of its sentences.
+    ``count`` gives the number of a text's tokens: ``pool.estimate_tokens`` knows the served model, the default is
+    cautious. A chunk has the sum of its sentences.
 
     Raises :class:`~aurora_pool.errors.ConfigError` if ``max_tokens`` is less than 1, or ``overlap`` is negative or more
     than half of it.

@@ -193,7 +193,7 @@ class Planner:
     ) -> WorkItem | Response:
         try:
             await self._settings.tokenizer.learn_template(self._settings.model, key, kwargs)
-        except PoolError:  # nobody can tell now: the chat endpoint always can
+        except PoolError:  # unknown now: the chat endpoint always knows
             return await _answered(self._fitted(spec, messages, "chat", sink))
         return await _answered(self._chat(spec, messages, sink))
 
@@ -222,7 +222,7 @@ class Planner:
             length = await settings.tokenizer.count(settings.model, work, add_special_tokens=form == "completions")
         needed = (length or settings.estimate.of(work)) + (spec.max_tokens or 1)
         context, queue = next((pair for pair in self._contexts if needed <= pair[0]), self._contexts[-1])
-        if length is None:  # nobody can tell: the server that gets it will
+        if length is None:  # unknown: the server that gets it will count
             budget = exact_budget(context, settings.estimate.of(work) + settings.buffer, spec.max_tokens)
         elif length >= context:
             return await self._too_long(spec, sink, length, context)
@@ -236,7 +236,7 @@ class Planner:
         if self._settings.on_too_long != "error" and isinstance(spec.content, str) and not spec.shortened:
             try:
                 answer = await self._shortened(spec, sink, length, context)
-            except PoolError:  # nobody can tell how to cut it
+            except PoolError:  # no agent can say where to cut it
                 answer = None
             if answer is not None:
                 return answer

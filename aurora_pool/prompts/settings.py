@@ -19,7 +19,7 @@ from aurora_pool.terminal import one_line
 log = logging.getLogger("aurora_pool")
 
 AGAIN = 1.0
-"""Seconds between tries while no agent tells its template."""
+"""Seconds between tries while no agent gives its template."""
 FAILURES = 3
 """Number of times that agents are asked which answer with an error that may pass; then the chat endpoints are used."""
 
@@ -34,7 +34,7 @@ class PromptSettings:
     """How text is put into the chat template; None where it is not, or where the template does not split cleanly."""
     applies_template: bool
     separates_reasoning: bool
-    """Whether the chat endpoint tells reasoning from answer, which a list request can't."""
+    """Whether the chat endpoint separates reasoning from answer, which a list request can't."""
     chat_batches: bool
     """Whether the servers take many conversations in one request."""
     system_prompt: str | None
@@ -73,14 +73,14 @@ class PromptHandling:
         self._chat_batches = False
         self._separates_reasoning = False
         self._untold_until: float | None = None
-        """Until when it is left at that nobody could tell the template; None where that is known."""
+        """Until when an unknown template is not asked for again; None where it is known."""
 
     def for_others(self) -> PromptHandling:
         """The same settings, for agents that may serve another model."""
         return PromptHandling(self._driver, self._options, system_prompt=self.system_prompt, buffer=self.buffer)
 
     async def ready(self, model: str, agents: Sequence[int]) -> None:
-        """Learn from these agents, unless others that serve the model have told already; raises as :meth:`learn`."""
+        """Learn from these agents, unless others that serve the model have answered; raises as :meth:`learn`."""
         async with self._learning:
             if not self._ready:
                 self.tokenizer.members = agents
@@ -112,7 +112,7 @@ class PromptHandling:
             await asyncio.sleep(AGAIN)
 
     async def ask_again(self, model: str) -> None:
-        """Ask once more for what nobody could tell, if some time has passed since."""
+        """Ask once more for what no agent could answer, if some time has passed since."""
         if self._untold_until is not None and self._driver.now >= self._untold_until:
             self._untold_until = self._driver.now + ASK_AGAIN
             with contextlib.suppress(PoolError):

@@ -32,7 +32,7 @@ LEARNT_EAGERLY = 8
 they are seen a second time: learning takes several questions, and arguments that differ with every prompt are never
 needed again."""
 ASK_AGAIN = 30.0
-"""Seconds until what nobody could tell is asked again."""
+"""Seconds until a question that no agent could answer is asked again."""
 COMPARED = 3
 """How many agents are asked what may differ between agents of one model."""
 SHORT_ANSWER = 8
@@ -63,10 +63,10 @@ class Tokenizer:
         self._learning = asyncio.Lock()
         self._turn = 0
         self.unresponsive: set[int] = set()
-        """Agents that could not tell when they were last asked: they are asked last."""
+        """Agents that could not answer when they were last asked: they are asked last."""
 
     async def count(self, model: str, content: str | Sequence[Message], *, add_special_tokens: bool) -> int | None:
-        """How many tokens a text or a conversation has, exactly; None where no agent can tell."""
+        """How many tokens a text or a conversation has, exactly; None where no agent can count them."""
         if isinstance(content, str):
             body = tokens.tokenize_text(model, content, add_special_tokens=add_special_tokens)
         else:
@@ -122,7 +122,7 @@ class Tokenizer:
     ) -> ChatTemplate | None:
         """Learn the template for conversations of a template; None if the model has none.
 
-        Raises :class:`PoolError` if no agent can tell: then nothing has been learnt, and it may be tried again.
+        Raises :class:`PoolError` if no agent can answer: then nothing has been learnt, and it may be tried again.
         """
         async with self._learning:  # whoever waited for one that failed or was cancelled asks for itself
             if key not in self._templates:
@@ -203,9 +203,9 @@ class Tokenizer:
         return bool(found) and all(found)
 
     async def separates_reasoning(self, model: str) -> bool | None:
-        """Whether a chat endpoint tells reasoning from answer (``--reasoning-parser``): a short answer shows it.
+        """Whether a chat endpoint separates reasoning from answer (``--reasoning-parser``): a short answer shows it.
 
-        True if one of a few agents does, False where they can't tell, and None where they have not answered yet: a new
+        True if one of a few agents does, False where they don't, and None where they have not answered yet: a new
         server may need long for its first answer, and a busy one has others' prompts before it.
         """
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
@@ -220,7 +220,7 @@ class Tokenizer:
     ) -> list[T | PoolError]:
         """Ask a few agents the same, at the same time; return what they say, or why they do not.
 
-        Once one has told, the others have no longer than for a probe: one may be busy with others' work.
+        Once one has answered, the others have no longer than for a probe: one may be busy with others' work.
         """
         driver = self._driver
 
@@ -248,7 +248,7 @@ class Tokenizer:
         return await self._ask(tokens.DETOKENIZE_PATH, body, tokens.parse_text)
 
     async def _ask(self, path: str, body: bytes, read: Callable[[bytes], T]) -> T:
-        """Ask one agent, the next if it can't tell; which is first goes round.
+        """Ask one agent, the next if it can't answer; the first is chosen round-robin.
 
         Raises :class:`ServerError` for a refusal that is an answer, else what the last agent came to.
         """

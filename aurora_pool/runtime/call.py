@@ -159,7 +159,7 @@ class Call:
         self._wake()
 
     def agent_index(self, agent: int | None) -> int | None:
-        """Where an agent of the fleet stands in the view that was asked."""
+        """The position of an agent of the fleet in the view that was asked."""
         return agent if self._positions is None or agent is None else self._positions.get(agent)
 
     def _wake(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, counted
 from aurora_pool.hostfile import HEADER_ENV_TAG, HEADER_TAG, AgentEndpoint
 from aurora_pool.options import ConnectionOptions, check_header
 
@@ -101,9 +101,9 @@ class Trust:
         if unverified:
             self._warned.update(unverified)
             log.warning(
-                "the certificates of %d agents are not verified (verify=False), the first being %s: "
+                "the certificates of %s are not verified (verify=False), the first being %s: "
                 "whoever sits between can read and change what is sent",
-                len(unverified),
+                counted(len(unverified), "agent"),
                 unverified[0],
             )
 

@@ -22,14 +22,14 @@ class Dialects:
     def __init__(self, dispatcher: Dispatcher, endpoints: Sequence[AgentEndpoint]) -> None:
         self._dispatcher = dispatcher
         self._of: dict[int, Dialect] = {}
-        self._told: set[int] = set()
+        self._notified: set[int] = set()
         self.set_endpoints(endpoints)
 
     def set_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
         """Record what hostfile lines say."""
         for agent, endpoint in enumerate(endpoints):
-            if ENGINE_TAG in endpoint.tags and agent not in self._told:
-                self._told.add(agent)
+            if ENGINE_TAG in endpoint.tags and agent not in self._notified:
+                self._notified.add(agent)
                 self._set(agent, dialect_of(endpoint.tags[ENGINE_TAG]))
 
     def found(self, agent: int, owner: str) -> None:

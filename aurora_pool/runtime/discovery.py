@@ -30,28 +30,28 @@ Answers = Mapping[int, list[ServedModel] | PoolError]
 class Serving:
     """What is known of the model that a pool or a view asks for: its name, and the agents' context lengths.
 
-    ``told`` is what agents have said that they serve; a pool and its views share it.
+    ``reported`` is what agents have reported to serve; a pool and its views share it.
     """
 
     def __init__(
-        self, model: str | None, max_context: int | None, told: dict[int, list[ServedModel]] | None = None
+        self, model: str | None, max_context: int | None, reported: dict[int, list[ServedModel]] | None = None
     ) -> None:
         self.model = model
         self.max_context = max_context
         self.undiscovered: set[int] = set()
-        """Agents that did not tell what they serve."""
+        """Agents that have not reported what they serve."""
         self._wanted = model
-        self._told: dict[int, list[ServedModel]] = {} if told is None else told
+        self._reported: dict[int, list[ServedModel]] = {} if reported is None else reported
         self._lengths: dict[int, int] = {}
 
     def for_others(self) -> Serving:
         """The same wish, for agents that may serve another model."""
-        return Serving(self._wanted, self.max_context, self._told)
+        return Serving(self._wanted, self.max_context, self._reported)
 
     def contexts(self, agents: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
         """The context lengths among these agents, ascending, each with the agents that have at least as much.
 
-        An agent that has not told counts as one with the least; the list is empty where none has.
+        An agent that has not reported one counts as the least; the list is empty where none has.
         """
         if self.max_context is not None:
             return [(self.max_context, agents)]
@@ -63,15 +63,15 @@ class Serving:
         return [(length, [a for a in agents if lengths.get(a, least) >= length]) for length in sorted(known)]
 
     def least_context(self, agents: Sequence[int]) -> int | None:
-        """The least context length among these agents; None where none has told."""
+        """The least context length among these agents; None where none has reported one."""
         return min((context for context, _ in self.contexts(agents)), default=None)
 
     async def join(self, driver: Driver, agents: Sequence[int]) -> None:
-        """Ask agents that have joined the fleet, until each has told, shown that it can't, or left."""
+        """Ask agents that have joined the fleet, until each has reported its models, shown that it can't, or left."""
         left = list(agents)
         while left:
             answers = await _ask(driver, left)
-            self._told.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
+            self._reported.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
             left = [agent for agent in left if agent not in answers or _may_come(answers[agent])]
             left = [agent for agent in left if not driver.is_removed(agent)]
             if left:
@@ -79,7 +79,7 @@ class Serving:
         self._measure(driver, agents)
 
     async def learn(self, driver: Driver, members: Sequence[int], hosted: Sequence[AgentEndpoint] = ()) -> None:
-        """Ask these agents, except those that have told already; hosted ones are not asked.
+        """Ask these agents, except those that have reported already; hosted ones are not asked.
 
         A model that was not named is the one that all of them serve; while no agent answers, that is waited for. With a
         named one the answers are a check, and where none comes the dispatch will see.
@@ -95,9 +95,9 @@ class Serving:
         deadline = driver.now + driver.timeouts.patience
         warned = False
         while True:
-            answers = await _ask(driver, [agent for agent in members if agent not in self._told])
-            self._told.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
-            serving = {agent: self._told[agent] for agent in members if agent in self._told}
+            answers = await _ask(driver, [agent for agent in members if agent not in self._reported])
+            self._reported.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
+            serving = {agent: self._reported[agent] for agent in members if agent in self._reported}
             if serving or self.model is not None:
                 break
             if driver.now + AGAIN > deadline or not any(map(_may_come, answers.values())):
@@ -113,9 +113,9 @@ class Serving:
         self._measure(driver, members)
 
     def _measure(self, driver: Driver, agents: Iterable[int]) -> None:
-        """Record what these agents have told: their names, whether they serve the model, and its context length."""
+        """Record what these agents have reported: their names, whether they serve the model, and its context length."""
         for agent in agents:
-            models = self._told.get(agent)
+            models = self._reported.get(agent)
             if models is None:
                 continue
             driver.names.list(agent, models)

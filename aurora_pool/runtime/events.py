@@ -1,4 +1,4 @@
-"""What the policy decides about agents and prompts, told to the log and to the pool's observer."""
+"""Passes what the policy decides about agents and prompts to the log and to the pool's observer."""
 
 from __future__ import annotations
 

@@ -211,9 +211,9 @@ class Exchanges:
         """Report that bytes of a reply came."""
         self._dispatcher.progress(request, self._clock())
 
-    def told_limits(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
+    def limits_reported(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
         """Report what an agent says is left of its limits."""
-        self._dispatcher.spill.told(self._dispatcher.ledger.agents[agent], requests, tokens, self._clock())
+        self._dispatcher.spill.update_limits(self._dispatcher.ledger.agents[agent], requests, tokens, self._clock())
 
     def commit(self, request: InFlightRequest) -> None:
         """Report that bytes of this reply go to the caller now, so that no other agent may answer any more."""

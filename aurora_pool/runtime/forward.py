@@ -131,7 +131,7 @@ class ForwardedReply:
         return self._forward.usage
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it comes. Raises :class:`PoolError` where it breaks off."""
+        """Yield the body as it comes. Raises :class:`PoolError` where it breaks off."""
         if self.content is not None:
             yield self.content
             return
@@ -142,7 +142,7 @@ class ForwardedReply:
             yield chunk
 
     async def read(self) -> bytes:
-        """The whole body. Raises :class:`PoolError` where it breaks off."""
+        """Read the whole body. Raises :class:`PoolError` where it breaks off."""
         return b"".join([chunk async for chunk in self.chunks()]) if self.content is None else self.content
 
     def close(self) -> None:
@@ -226,9 +226,9 @@ class _Forward:
             reports.answered(request, self.usage)
 
     def _limit(self, reply: Reply) -> Limit:
-        """How many bytes of the body are read: a short length that was told is kept to; else what was asked counts."""
-        told = reply.headers.get("Content-Length", "")
-        if told and int(told) <= OTHER_BODY and "Content-Encoding" not in reply.headers:
+        """How many bytes of the body are read: a short declared length, or else what the request asked for."""
+        declared = reply.headers.get("Content-Length", "")
+        if declared and int(declared) <= OTHER_BODY and "Content-Encoding" not in reply.headers:
             return OTHER_BODY
         return self._most
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Self
 
 from aurora_pool.arguments import check_whole, is_index
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.callers import AgentView, PromptQueue
 from aurora_pool.runtime.driver import Driver
@@ -17,7 +17,7 @@ class Membership:
     """The agents of a pool or of a view of it, as indices into the fleet.
 
     ``members`` are all that ever belonged to it, in whose order callers count; ``present`` leaves out the removed ones.
-    ``positions`` tells where an agent of the fleet stands in a view; it is None for the whole pool.
+    ``positions`` gives the position of an agent of the fleet in a view; it is None for the whole pool.
     """
 
     def __init__(self, driver: Driver, view_of: Sequence[int] | None = None) -> None:
@@ -36,7 +36,7 @@ class Membership:
 
     @property
     def places(self) -> Sequence[int]:
-        """Where those that are present stand among ``members``."""
+        """The positions of those that are present among ``members``."""
         return self.present if self.positions is None else range(len(self.members))
 
     def tagged(self, tags: Mapping[str, str | None]) -> list[int]:
@@ -48,7 +48,7 @@ class Membership:
         check_whole(0, optional=False, n=n)
         size = len(self.present)
         if n > size:
-            raise ConfigError(f"n: expected at most {size}, for the pool has {size} agents, got {n}")
+            raise ConfigError(f"n: expected at most {size}, for the pool has {counted(size, 'agent')}, got {n}")
         return sorted(rng.sample(list(self.present), n))
 
     def selected(self, places: Sequence[int]) -> list[int]:

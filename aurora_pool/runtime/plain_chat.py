@@ -73,7 +73,7 @@ class PlainChat(SingleChat):
 
     async def receive(self, reply: Reply, request: InFlightRequest, reports: Reports) -> None:
         """Read the reply, and what it says of the agent's limits."""
-        reports.told_limits(request.agent, left(reply.headers, "requests"), left(reply.headers, "tokens"))
+        reports.limits_reported(request.agent, left(reply.headers, "requests"), left(reply.headers, "tokens"))
         bounds = self.bounds(request)
         reader = _Counted(self._n, bounds=bounds)
         reader.counted = None

@@ -28,7 +28,7 @@ VECTOR = 1 << 14
 
 
 Observe = Callable[[str, int], None]
-"""Is told of a text and how many tokens the server counted in it."""
+"""Called with a text and how many tokens the server counted in it."""
 
 
 class Sink(Protocol):
@@ -43,7 +43,7 @@ class Sink(Protocol):
         ...
 
     def agent_index(self, agent: int | None) -> int | None:
-        """Where an agent of the fleet stands in the view that was asked."""
+        """The position of an agent of the fleet in the view that was asked."""
         ...
 
 
@@ -72,7 +72,7 @@ class Reports(Protocol):
     def answered(self, request: InFlightRequest, usage: Usage | None) -> None:
         """Report that the one prompt of a request has its answer, and its caller has read it."""
 
-    def told_limits(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
+    def limits_reported(self, agent: int, requests: Left | None, tokens: Left | None) -> None:
         """Report what an agent says is left of its limits."""
 
 

@@ -1,4 +1,4 @@
-"""Whether a reply is of the model that was asked for, by the name that stands in it.
+"""Whether a reply is of the model that was asked for, by the name in it.
 
 A server answers under the first of its names, whichever was asked for; ``/v1/models`` lists them, those of one model
 with the same ``root``. An agent that was restarted under another model, and checks no names, gives itself away so.
@@ -28,7 +28,7 @@ class ServedNames:
     def check(self, agent: int, wanted: str, name: str | None) -> None:
         """Raise :class:`WrongModel` if a reply with this name is of another model than the one wanted.
 
-        Of an agent that has not told its names, the first reply's name is taken for its model's.
+        Of an agent that has not reported its names, the first reply's name is taken for its model's.
         """
         if not name or name == wanted or not wanted:
             return

@@ -185,7 +185,7 @@ class _Connector(aiohttp.TCPConnector):
     def __init__(self, most_open: int | None, **options: Any) -> None:
         super().__init__(**options)
         self._most_open = most_open
-        self._shortage_told = False
+        self._shortage_logged = False
         self._turn = asyncio.Semaphore(CONNECTING)
 
     async def connect(
@@ -234,8 +234,8 @@ class _Connector(aiohttp.TCPConnector):
                     raise
             # It is this process that is short of something, and no agent's fault: idle connections are closed, and the
             # request waits, unsent, until another has ended.
-            if not self._shortage_told:
-                self._shortage_told = True
+            if not self._shortage_logged:
+                self._shortage_logged = True
                 log.warning("no more files can be opened for connections: requests wait for others to end (ulimit -n)")
             while self._close_oldest():
                 pass

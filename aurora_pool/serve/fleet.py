@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from aurora_pool.errors import PoolError
+from aurora_pool.errors import PoolError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import ConnectionOptions, Timeouts
 from aurora_pool.pool import VLLMPool
@@ -21,7 +21,7 @@ from aurora_pool.statistics import AgentStatistics
 from aurora_pool.wire.status import MODELS_PATH
 
 ASK_EVERY = 15.0
-"""Seconds between questions to agents that have told what they serve."""
+"""Seconds between questions to agents that have reported what they serve."""
 ASK_AGAIN = 1.0
 """Seconds between questions to those that have not."""
 AT_ONCE = 128
@@ -59,7 +59,7 @@ class ServedFleet:
     def __init__(self, endpoints: Sequence[AgentEndpoint], timeouts: Timeouts | None = None) -> None:
         self._timeouts = timeouts or Timeouts()
         self._endpoints = list(endpoints)
-        self._told: dict[AgentEndpoint, list[dict[str, Any]]] = {}
+        self._reported: dict[AgentEndpoint, list[dict[str, Any]]] = {}
         self._pools: dict[str, VLLMPool] = {}
         self._models: dict[str, Model] = {}
         self._shares: dict[tuple[VLLMPool, str, int, float], VLLMPool] = {}
@@ -84,13 +84,15 @@ class ServedFleet:
 
     @property
     def undiscovered(self) -> bool:
-        """Whether there are agents that have not told what they serve."""
-        return any(endpoint not in self._told for endpoint in self._endpoints)
+        """Whether there are agents that have not reported what they serve."""
+        return any(endpoint not in self._reported for endpoint in self._endpoints)
 
     def update_endpoints(self, endpoints: Sequence[AgentEndpoint]) -> None:
         """Say anew which agents there are."""
         self._endpoints = list(endpoints)
-        self._told = {endpoint: told for endpoint, told in self._told.items() if endpoint in set(endpoints)}
+        self._reported = {
+            endpoint: reported for endpoint, reported in self._reported.items() if endpoint in set(endpoints)
+        }
         self._transport.set_endpoints(endpoints)
         self._stale = True
         self._asking.set()
@@ -169,25 +171,25 @@ class ServedFleet:
             async with limit:
                 try:
                     content = await fetch(self._transport, index, MODELS_PATH, within=self._timeouts.probe)
-                    told = msgspec.json.decode(content, type=_Models).data
+                    reported = msgspec.json.decode(content, type=_Models).data
                 except (PoolError, msgspec.DecodeError, UnicodeDecodeError):
-                    return  # what it told before stands: its pool knows best how it is
+                    return  # what it reported before is kept: its pool knows best how it is
             if endpoint in self._endpoints:
-                self._told[endpoint] = [model for model in told if isinstance(model.get("id"), str)]
+                self._reported[endpoint] = [model for model in reported if isinstance(model.get("id"), str)]
 
-        before = dict(self._told)
+        before = dict(self._reported)
         await asyncio.gather(*(ask(index, endpoint) for index, endpoint in enumerate(endpoints)))
-        if self._stale or self._told != before or not self._models:
+        if self._stale or self._reported != before or not self._models:
             self._stale = False
             await self._regroup()
 
     async def _regroup(self) -> None:
-        """Make the pools and the models anew from what the agents told; pools whose model stays are kept."""
+        """Build the pools and the models from what the agents reported; pools whose model stays are kept."""
         groups: dict[str, list[AgentEndpoint]] = {}
-        for members in _components({endpoint: _names(told) for endpoint, told in self._told.items()}):
-            counted = Counter(name for endpoint in members for name in _base_names(self._told[endpoint]))
-            if counted:
-                groups[counted.most_common(1)[0][0]] = members
+        for members in _components({endpoint: _names(reported) for endpoint, reported in self._reported.items()}):
+            served = Counter(name for endpoint in members for name in _base_names(self._reported[endpoint]))
+            if served:
+                groups[served.most_common(1)[0][0]] = members
         for name, pool in list(self._pools.items()):
             if name not in groups:
                 del self._pools[name]
@@ -207,7 +209,7 @@ class ServedFleet:
                 await pool.close()
                 continue
             self._pools[name] = pool
-            logger.info("%s is served by %d agents", name, len(members))
+            logger.info("%s is served by %s", name, counted(len(members), "agent"))
         self._models = self._named()
         self._changed.set()
         self._changed.clear()
@@ -215,11 +217,11 @@ class ServedFleet:
     def _named(self) -> dict[str, Model]:
         models: dict[str, Model] = {}
         for canonical, pool in self._pools.items():
-            present = [(index, endpoint) for index, endpoint in enumerate(pool.endpoints) if endpoint in self._told]
+            present = [(index, endpoint) for index, endpoint in enumerate(pool.endpoints) if endpoint in self._reported]
             members: dict[str, list[int]] = {}
             described: dict[str, Mapping[str, Any]] = {}
             for index, endpoint in present:
-                for model in self._told[endpoint]:
+                for model in self._reported[endpoint]:
                     members.setdefault(model["id"], []).append(index)
                     described.setdefault(model["id"], model)
             forwarder = pool.forwarder()
@@ -248,13 +250,13 @@ def _endpoints(view: VLLMPool | None) -> tuple[AgentEndpoint, ...]:
     return () if view is None else view.endpoints
 
 
-def _names(told: Sequence[Mapping[str, Any]]) -> frozenset[str]:
-    return frozenset(_base_names(told)) or frozenset(model["id"] for model in told)
+def _names(reported: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    return frozenset(_base_names(reported)) or frozenset(model["id"] for model in reported)
 
 
-def _base_names(told: Sequence[Mapping[str, Any]]) -> list[str]:
+def _base_names(reported: Sequence[Mapping[str, Any]]) -> list[str]:
     """The names of models that are no adapters (LoRA)."""
-    return [model["id"] for model in told if not model.get("parent")]
+    return [model["id"] for model in reported if not model.get("parent")]
 
 
 def _components(names: Mapping[AgentEndpoint, frozenset[str]]) -> list[list[AgentEndpoint]]:

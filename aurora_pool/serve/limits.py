@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
+from aurora_pool.errors import counted
 from aurora_pool.messages import Usage
 from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.keys import Caller
@@ -106,10 +107,10 @@ class Limiter:
         if limits.requests_per_minute is not None:
             wait = self._rates.take(caller.user, limits.requests_per_minute, time.monotonic())
             if wait:
-                raise too_many(f"Limit of {limits.requests_per_minute} requests a minute reached.", wait)
+                raise too_many(f"Limit of {counted(limits.requests_per_minute, 'request')} a minute reached.", wait)
         if limits.tokens_per_day is not None and await self._accounts.used(caller.user) >= limits.tokens_per_day:
             now = time.time()
-            raise too_many(f"Limit of {limits.tokens_per_day} tokens a day reached.", DAY - now % DAY)
+            raise too_many(f"Limit of {counted(limits.tokens_per_day, 'token')} a day reached.", DAY - now % DAY)
 
     def charge(self, caller: Caller, usage: Usage | None) -> None:
         """Count the tokens of a reply, for users whose tokens are limited."""

@@ -45,6 +45,8 @@ _ABOVE_0 = ("read_timeout", "write_timeout", "lease", "file_days")
 class ServerOptions:
     """How the server is run.
 
+    >>> options = ServerOptions(data=Path("serve-data"), port=8443, limits=UserLimits(requests_per_minute=600))
+
     - ``data``: the folder of the database, the files and the journals; several replicas share it;
     - ``database``: a SQLAlchemy URL; None is SQLite in ``data``;
     - ``files``: where uploaded files and outputs lie: None is ``data/files``, else an fsspec URL such as ``s3://...``;
@@ -57,9 +59,11 @@ class ServerOptions:
     - ``lease``: how long a replica's batches stay its own without a sign of life;
     - ``grace``: what SIGTERM leaves to what is in flight;
     - ``trusted_proxies``: addresses and networks of proxies whose ``X-Forwarded-*`` is believed;
-    - ``private_webhooks``: let webhooks go to private addresses and by plain HTTP.
+    - ``private_webhooks``: let webhooks go to private addresses and by plain HTTP;
+    - ``file_days``: for how many days files are kept, where the request does not say;
+    - ``limits``: what a user may do of whom nothing else was said.
 
-    Raises :class:`~aurora_pool.errors.ConfigError` for invalid arguments.
+    Raises :class:`~aurora_pool.errors.ConfigError` for a certificate without its key, and for invalid arguments.
     """
 
     data: Path

@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from aurora_pool.errors import NoAgentsError
+from aurora_pool.errors import NoAgentsError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.sharing.ranks import Part
 from aurora_pool.statistics import PoolStatistics
@@ -102,7 +102,9 @@ class AgentShare:
         Raises :class:`~aurora_pool.errors.NoAgentsError` if it owns none.
         """
         if len(endpoints) <= self.part.index:
-            raise NoAgentsError(f"share {self.part}: the hostfile has {len(endpoints)} agents, so this driver has none")
+            raise NoAgentsError(
+                f"share {self.part}: the hostfile has {counted(len(endpoints), 'agent')}, so this driver has none"
+            )
         self._endpoints = endpoints
         self._chosen = self._choose()
         return self._chosen

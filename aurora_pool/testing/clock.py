@@ -91,7 +91,11 @@ def wall_time() -> int:
 
 
 def run_simulated(coroutine: Coroutine[Any, Any, _T], *, debug: bool | None = None) -> _T:
-    """Run a coroutine to its end on a new loop with a simulated clock, as ``asyncio.run`` does on a real one."""
+    """Run a coroutine to its end on a new loop with a simulated clock, as ``asyncio.run`` does on a real one.
+
+    >>> run_simulated(asyncio.sleep(3600, "an hour later"))  # and at once
+    'an hour later'
+    """
     with asyncio.Runner(debug=debug, loop_factory=SimulatedClockEventLoop) as runner:
         return runner.run(coroutine)
 

@@ -42,6 +42,14 @@ _PLAIN = frozenset(
         "top_p",
     }
 )
+_RANGES = {
+    "seed": (int, -(2**63), 2**63 - 1),
+    "stream_interval": (int, 1, 2**63),
+    "temperature": (float, 0.0, 2.0),
+    "top_k": (int, -1, 2**63),
+    "top_p": (float, 1e-9, 1.0),
+}
+"""Of fields that change no prepared answer: what they must be. Whatever else they are is refused the usual way."""
 _EVENTS = "text/event-stream; charset=utf-8"
 
 
@@ -91,7 +99,8 @@ class InstantAnswers:
             body.keys() <= _PLAIN
             and body.get("n", 1) == 1
             and body.get("model", server.profile.model) == server.profile.model
-            and (allowed is None or (isinstance(allowed, int) and allowed >= self._longest))
+            and (allowed is None or (type(allowed) is int and self._longest <= allowed <= server.profile.max_model_len))
+            and all(_is_in_range(name, body[name]) for name in _RANGES.keys() & body.keys())
             and server.conditions == self._healthy
             and not server.driver.engine.paused
             and server.profile.streams
@@ -186,3 +195,8 @@ class InstantAnswers:
             written,
         )
         return reply(b'%b"choices":[%b],%b}' % (head, b",".join(choices), usage))
+
+
+def _is_in_range(name: str, value: object) -> bool:
+    kind, low, high = _RANGES[name]
+    return value is None or (type(value) in (int, kind) and low <= value <= high)  # type: ignore[operator]

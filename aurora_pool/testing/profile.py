@@ -100,7 +100,7 @@ class AgentProfile:
         parse_version(self.version)
 
     def at_least(self, *version: int) -> bool:
-        """Whether this agent's vLLM is as new as ``version``, such as ``at_least(0, 27)``."""
+        """Tell whether this agent's vLLM is as new as ``version``, such as ``at_least(0, 27)``."""
         return parse_version(self.version) >= version
 
     def new_engine(self) -> Engine:

@@ -31,7 +31,7 @@ class Answer(msgspec.Struct, gc=False, rename={"slot": "index", "wire_logprobs":
     """One prompt's part of a reply: ``slot`` is its place in the request.
 
     A choice of ``/v1/completions`` is decoded straight into it: an object and a copy less for each prompt. ``started``
-    tells whether an earlier event had shown a part of it.
+    says whether an earlier event had shown a part of it.
     """
 
     slot: int
@@ -85,7 +85,7 @@ def finished_texts(
 
 def _tokens_of(answers: Sequence[Answer]) -> list[int]:
     counts = [
-        len(answer.text) // 4 if answer.usage is None and answer.token_ids is None else _told_tokens(answer)
+        len(answer.text) // 4 if answer.usage is None and answer.token_ids is None else _reported_tokens(answer)
         for answer in answers
     ]
     if not all(counts):
@@ -93,7 +93,7 @@ def _tokens_of(answers: Sequence[Answer]) -> list[int]:
     return counts if max(counts, default=0) <= MOST_TOKENS else [min(count, MOST_TOKENS) for count in counts]
 
 
-def _told_tokens(answer: Answer) -> int:
+def _reported_tokens(answer: Answer) -> int:
     return answer.usage.completion_tokens if answer.usage is not None else len(answer.token_ids or ())
 
 

@@ -35,7 +35,7 @@ class Assembly:
         "_others_begun",
         "_parts",
         "_pieces",
-        "_reasons_told",
+        "_reasons_given",
         "_samples",
         "_started",
         "_thoughts",
@@ -57,7 +57,7 @@ class Assembly:
         self._doubtful = prompts > 1
         """Whether the indices may be wrong, for all that has been seen of them."""
         self._first_begun = self._others_begun = False
-        self._reasons_told = False
+        self._reasons_given = False
 
     def has_begun(self, index: int) -> bool:
         """Whether a part of this choice has come."""
@@ -93,7 +93,7 @@ class Assembly:
 
     def done(self) -> None:
         """Take the proper end of a stream. A server that tells no finish reasons at all has finished what it began."""
-        if self._parts and not self._reasons_told:
+        if self._parts and not self._reasons_given:
             for part in [part for part in self._parts.values() if part is not ENDED]:
                 part.finish_reason = "stop"
                 self._end(part)
@@ -195,7 +195,7 @@ class Assembly:
 
     def _end(self, part: Answer) -> None:
         """Record that a choice is whole."""
-        self._reasons_told = True
+        self._reasons_given = True
         index = part.slot
         self._parts[index] = ENDED
         pieces = self._pieces.pop(index, None)

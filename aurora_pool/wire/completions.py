@@ -40,7 +40,7 @@ _ENCODER = msgspec.json.Encoder()
 
 
 def sampling_fields(sampling: Sampling) -> dict[str, Any]:
-    """The body fields that a sampling stands for: only what is set.
+    """The body fields of a sampling: only what is set.
 
     >>> sampling_fields(Sampling(temperature=0.0, extra={"min_tokens": 4}))
     {'temperature': 0.0, 'min_tokens': 4}

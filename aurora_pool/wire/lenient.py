@@ -21,7 +21,7 @@ Form = Literal["text", "message", "delta"]
 """Under which key a choice has its text: of ``/v1/completions``, of a chat, of an event of a chat."""
 
 _NEVER_TEXT = frozenset({"finish_reason", "logprobs", "matched_stop", "native_finish_reason", "stop_reason"})
-"""Members of a choice that stand beside its text, and may be or hold strings."""
+"""Members of a choice beside its text that may be or hold strings."""
 
 _ANY = msgspec.json.Decoder()
 

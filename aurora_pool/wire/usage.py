@@ -1,4 +1,4 @@
-"""The tokens that a reply tells of, for whoever hands it on and reads nothing else of it."""
+"""The token usage that a reply reports, for a proxy that reads nothing else of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 
 def usage_of(body: bytes) -> Usage | None:
-    """The usage of a whole reply; None where it tells none.
+    """The usage of a whole reply; None where it reports none.
 
     >>> usage_of(b'{"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}')
     Usage(prompt_tokens=3, completion_tokens=2)
@@ -31,7 +31,7 @@ def usage_of(body: bytes) -> Usage | None:
 
 
 def stream_usage_of(end: bytes) -> Usage | None:
-    r"""The usage that the last events of a stream tell; None where they tell none. In a text the quotes are escaped.
+    r"""The usage that the last events of a stream tell; None where they report none. In a text the quotes are escaped.
 
     >>> stream_usage_of(b'data: {"usage": {"completion_tokens": 2}}\n\ndata: [DONE]\n\n')
     Usage(prompt_tokens=0, completion_tokens=2)

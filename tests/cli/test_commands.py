@@ -36,7 +36,7 @@ def test_only_agents_with_a_tag_are_asked(call: Call, hostfile: Path, tmp_path: 
     ended = call(command, source, "--hostfile", mixed, "--tag", "role=chat", "--max-tokens", "5")
     assert (ended.code, ended.err) == (0, "")
     ended = call(command, source, "--hostfile", mixed, "--tag", "role=none")
-    assert (ended.code, "none of the 2 agents in the hostfile has role=none" in ended.err) == (5, True)
+    assert (ended.code, "none of 2 agents in the hostfile has role=none" in ended.err) == (5, True)
 
 
 def test_ask_tells_what_is_wrong(call: Call, hostfile: Path, tmp_path: Path) -> None:

@@ -99,8 +99,8 @@ def test_lists_mappings_and_nothing_are_taken_as_they_are_meant(
     [
         ("yes: on", "yes: expected true or false, got 'on'"),
         ("quiet: [true]", "quiet: expected true or false"),
-        ("max-token: 64", "no such option: max-token; is max-tokens or "),
-        ("zebra: 1", "no such option: zebra; --help has all"),
+        ("max-token: 64", "no such option: max-token (is max-tokens or "),
+        ("zebra: 1", "no such option: zebra; --help shows all"),
         ("prompt-field: [a, b]", "prompt-field: expected text, got ['a', 'b']"),
         ("tag: {a: {b: c}}", "tag: expected text"),
         ("prefix: no", "'no' is not one of"),

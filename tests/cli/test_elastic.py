@@ -71,6 +71,6 @@ def test_agents_join_and_leave_while_a_job_runs(tmp_path: Path) -> None:
         hostfile.write_text(second.read_text())
         code, said = run.end()
     assert code == 0
-    assert "the hostfile changed: 1 agents join, 1 leave" in said
+    assert "the hostfile changed: 1 to join, 1 to leave" in said
     assert len(texts_of(output)) == 1500
     assert len(json.loads(run.gave)["agents"]) == 2

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cli.conftest import COMMAND, Call
-from tests.cli.test_terminal import ATTACKS, in_a_terminal
+from tests.cli.test_terminal import ATTACKS
 from tests.serve.running import jsonl, line
 
 SAID = "".join(ATTACKS.values()) + "\nWARNING aurora_pool: forged"
@@ -104,6 +107,25 @@ def commands(tmp_path: Path) -> list[tuple[str, ...]]:
         ("fetch", "batch-1", "-o", output),
         ("cancel", "batch-1"),
     ]
+
+
+def in_a_terminal(*command: str) -> str:
+    """Run a command with a terminal; return all that it wrote there."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True)
+    os.close(theirs)
+    written = b""
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # Linux says so when the last writer has gone
+            break
+        if not piece:
+            break
+        written += piece
+    process.wait(60)
+    os.close(ours)
+    return written.decode("utf-8", "replace")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pty there")

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -17,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.forked import Run
 from tests.jobs.shared import read_records
 
 COMMIT = "1" * 40
@@ -64,31 +62,27 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """The environment in which commands find the hub."""
+    """What commands find the hub by in their environment."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub")}
+    yield {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hub")}
     server.shutdown()
     thread.join()
     server.server_close()
 
 
-def run(*arguments: object, hub: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "aurora_pool", "run", *map(str, arguments)]
-    return subprocess.run(command, env=hub, capture_output=True, text=True, check=False)
-
-
 def test_a_job_reads_a_data_set_of_the_hub(tmp_path: Path, hostfile: Path, hub: dict[str, str]) -> None:
     output, answers = tmp_path / "out.jsonl", tmp_path / "out.parquet"
     options = ("--template", "What does {gene} do?", "--table", answers, "--hostfile", hostfile, "--quiet")
-    ended = run("hf://lab/genes?split=test", "-o", output, *options, hub=hub)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    run = Run(tmp_path, "run", "hf://lab/genes?split=test", "-o", output, *options, environment=hub)
+    assert run.end() == (0, "")
     assert {record["custom_id"] for record in read_records(output)} == {"a", "b", "c"}
     assert pq.read_table(answers).column("gene").to_pylist() == ["BRCA1", "TP53", "EGFR"]
 
 
 def test_a_data_set_that_the_hub_has_not_is_told(tmp_path: Path, hostfile: Path, hub: dict[str, str]) -> None:
-    ended = run("hf://lab/nothing", "-o", tmp_path / "out.jsonl", "--hostfile", hostfile, hub=hub)
-    assert (ended.returncode, ended.stderr.count("\n")) == (3, 1)
-    assert "hf://lab/nothing: the input can't be read (Dataset 'lab/nothing' doesn't exist on the Hub" in ended.stderr
+    output = tmp_path / "out.jsonl"
+    code, said = Run(tmp_path, "run", "hf://lab/nothing", "-o", output, "--hostfile", hostfile, environment=hub).end()
+    assert (code, said.count("\n")) == (3, 1)
+    assert "hf://lab/nothing: the input can't be read (Dataset 'lab/nothing' doesn't exist on the Hub" in said

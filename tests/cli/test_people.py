@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pty
-import select
 import signal
 import subprocess
 from pathlib import Path
@@ -17,7 +15,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.summary import exit_code_of
 from aurora_pool.terminal import printable
 from tests.cli.conftest import COMMAND, Call
-from tests.forked import Run, simulated
+from tests.forked import Run, on_terminal, simulated
 from tests.jobs.shared import read_records, texts_of, write_jsonl
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"Say {n}."} for n in range(300)]
@@ -93,35 +91,6 @@ def test_a_name_that_is_not_utf8(tmp_path: Path, source: Path, hostfile: Path) -
     page = tmp_path / "page.html"
     assert Run(tmp_path, "report", name, "--html", page).end() == (0, "")
     assert page.exists()
-
-
-def on_terminal(
-    folder: Path, *words: object, columns: int = 100, question: str = "", answer: str = "", **environment: str
-) -> tuple[int, str]:
-    """Run a command on a terminal of its own; gives its exit code and what the terminal got.
-
-    When it asks the ``question``, the ``answer`` is typed.
-    """
-    import fcntl
-    import struct
-    import termios
-
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    run = Run(folder, *words, terminal=os.ttyname(side), environment={"TERM": "xterm", **environment})
-    said = b""
-    while True:
-        alive = run.alive
-        if select.select([main], [], [], 0.01)[0]:
-            said += os.read(main, 65536)
-            if question and question.encode() in said:
-                os.write(main, answer.encode())
-                question = ""
-        elif not alive:
-            break
-    os.close(main)
-    os.close(side)
-    return run.end()[0], said.decode(errors="replace")
 
 
 @pytest.mark.parametrize(

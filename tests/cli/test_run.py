@@ -181,7 +181,7 @@ def test_options_may_come_from_a_file_and_the_command_line_wins(
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("max-token: 2\nqiuet: true\n", "no such option: max-token, qiuet; there are"),
+        ("max-token: 2\nqiuet: true\n", "meant?), qiuet (is quiet meant?); --help shows all"),
         ("- a\n", "expected options"),
         ("a: [", "is not YAML"),
         ("config: other.yaml", "no such option: config"),
@@ -331,7 +331,7 @@ def test_agents_with_a_tag_only(call: Call, source: Path, output: Path, hostfile
 @pytest.mark.parametrize(
     ("tags", "words"),
     [
-        (("role=none",), "none of the 4 agents in the hostfile has role=none"),
+        (("role=none",), "none of 4 agents in the hostfile has role=none"),
         (("role",), "--tag: expected KEY=VALUE, got 'role'"),
         (("a=1", "a=2"), "--tag: 'a' has two values, '1' and '2'"),
     ],

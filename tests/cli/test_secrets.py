@@ -21,6 +21,7 @@ from aurora_pool import Timeouts, VLLMPool, parse_hostfile
 from aurora_pool.fleets.run_folder import AgentState, Launch, RunFolder
 from aurora_pool.fleets.spec import make_fleet
 from tests.cli.conftest import COMMAND, Call
+from tests.forked import on_terminal
 from tests.tied import tied
 
 KEY = "sk-canary-0123456789abcdef"
@@ -40,6 +41,7 @@ class Repeating(BaseHTTPRequestHandler):
     """Repeats in every error, and in the names that it gives, what it was sent."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # it would wait 40 ms between a head and a body
     status = 0
 
     def do_GET(self) -> None:
@@ -187,7 +189,7 @@ def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_termin
 @pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
 @pytest.mark.parametrize("command", ["status", "logs"])
 def test_what_engines_write_changes_no_terminal(command: str, tmp_path: Path) -> None:
-    from tests.cli.test_terminal import ATTACKS, in_a_terminal
+    from tests.cli.test_terminal import ATTACKS
 
     said = "".join(ATTACKS.values())
     run = RunFolder(tmp_path)
@@ -196,7 +198,7 @@ def test_what_engines_write_changes_no_terminal(command: str, tmp_path: Path) ->
     run.write_state(AgentState(name="agent-000", phase="failed", reason=said, host=said, address=said, tail=[said]))
     run.log("agent-000").write_text(said)
     arguments = {"status": ("status", str(tmp_path), "--once"), "logs": ("logs", "agent-000", str(tmp_path))}
-    shown = in_a_terminal(*COMMAND, *arguments[command])
+    _, shown = on_terminal(tmp_path, *arguments[command])
     assert "owned" in shown
     for attack in ATTACKS.values():
         assert attack not in shown

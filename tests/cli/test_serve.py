@@ -56,7 +56,7 @@ def test_from_a_file_to_its_answers(
     server = Serving(tmp_path, own, data)
     try:
         own.write_text("".join(agents))
-        assert " serves 1 agents, for this machine only, with a key once there is one; data in " in server.first
+        assert " serves 1 agent, for this machine only, with a key once there is one; data in " in server.first
         monkeypatch.setenv("AURORA_POOL_SERVER", server.url)
         monkeypatch.setenv("AURORA_POOL_KEY", "ap-wrong")
         refused = call("jobs")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -22,8 +20,8 @@ from aurora_pool import Timeouts
 from aurora_pool.cli.console import cell
 from aurora_pool.terminal import one_line, printable
 from aurora_pool.testing import AgentProfile, SimulatedFleet
-from tests.cli.conftest import COMMAND, Call
-from tests.forked import simulated
+from tests.cli.conftest import Call
+from tests.forked import Run, on_terminal, simulated
 from tests.pool.gateway import gateway
 
 ATTACKS = {
@@ -96,25 +94,6 @@ async def test_a_servers_message_forges_no_line_of_the_log(caplog: pytest.LogCap
     assert not any("\n" in line or "\x1b" in line for line in told)
 
 
-def in_a_terminal(*command: str) -> str:
-    """Run a command with a terminal; return all that it wrote there."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, close_fds=True)
-    os.close(theirs)
-    written = b""
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # Linux says so when the last writer has gone
-            break
-        if not piece:
-            break
-        written += piece
-    process.wait(60)
-    os.close(ours)
-    return written.decode("utf-8", "replace")
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
 @pytest.mark.parametrize("command", ["ask", "run", "summarize"])
 def test_errors_and_paths_on_a_terminal(command: str, tmp_path: Path) -> None:
@@ -124,7 +103,7 @@ def test_errors_and_paths_on_a_terminal(command: str, tmp_path: Path) -> None:
         "run": ("run", str(odd), "-o", str(tmp_path / "out"), "--hostfile", str(odd)),
         "summarize": ("summarize", str(odd), "--hostfile", str(odd)),
     }
-    shown = in_a_terminal(*COMMAND, *arguments[command])
+    _, shown = on_terminal(tmp_path, *arguments[command])
     assert "[red]file" in shown
     assert "\x1b]" not in shown
     assert "\x07" not in shown
@@ -148,13 +127,14 @@ def test_a_models_answer_on_a_terminal_and_in_a_pipe(tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, str(server)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    ask = (*COMMAND, "ask", "Hi", "--hostfile", str(hostfile))
-    shown = in_a_terminal(*ask)
-    piped = subprocess.run(ask, capture_output=True, text=True, check=True).stdout
+    ask = ("ask", "Hi", "--hostfile", hostfile)
+    _, shown = on_terminal(tmp_path, *ask)
+    run = Run(tmp_path, *ask)
+    assert run.end()[0] == 0
     process.communicate("")
     assert "bad" in shown
     assert "\x1b" not in shown
-    assert piped == f"{EVIL}\n"
+    assert run.gave == f"{EVIL}\n"
 
 
 def test_a_report_shows_names_unchanged(tmp_path: Path, call: Call) -> None:

@@ -232,7 +232,7 @@ def test_top_keeps_the_agents_of_a_folder_that_is_empty_for_a_moment(
         ended = call("top", "--hostfile", folder, "--every", "0.2")
         server.shutdown()
     said = " ".join(ended.out.split())
-    assert (ended.code, "1 agents: " in said, "the agents of before, as" in said) == (0, True, True)
+    assert (ended.code, "1 agent: " in said, "the agents of before, as" in said) == (0, True, True)
     assert call("top", "--hostfile", folder, "--every", "0.2").code == 4
 
 
@@ -242,7 +242,7 @@ def test_a_job_that_waits_for_agents_asks_no_hosted_one() -> None:
         async with SimulatedFleet(2, tags=tags, profile=AgentProfile(instant=True)) as fleet:
             async with VLLMPool(fleet.endpoints) as pool:
                 await wait_for_agents(pool, 1, within=5)
-                with pytest.raises(NoAgentsError, match="1 of 1 agents answer, and 2 are needed; 1 hosted agent not"):
+                with pytest.raises(NoAgentsError, match="1 of 1 agent answers, and 2 are needed; 1 hosted agent not"):
                     await wait_for_agents(pool, 2, within=5)
             assert fleet.agents[1].requests == []
 

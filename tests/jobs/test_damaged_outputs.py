@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,25 @@ from aurora_pool.messages import Response
 from tests.jobs.fleets import PROMPTS, fleet_of, pool_of, received
 from tests.jobs.shared import WriteLines
 
-RNG = random.Random(7)
-LINES = [
-    encode_record(
-        RequestReader().read(b'{"id": %d, "prompt": "a"}' % number, 1),
-        Response(True, RNG.randbytes(60).hex(), finish_reason="stop"),
-        model="m",
-        created=1,
-        agent="a:1",
-    )
-    for number in range(9000)
-]
+
+@cache
+def records() -> list[bytes]:
+    rng = random.Random(7)
+    return [
+        encode_record(
+            RequestReader().read(b'{"id": %d, "prompt": "a"}' % number, 1),
+            Response(True, rng.randbytes(60).hex(), finish_reason="stop"),
+            model="m",
+            created=1,
+            agent="a:1",
+        )
+        for number in range(9000)
+    ]
+
+
+@cache
+def whole(compression: str) -> bytes:
+    return packed(compression, records())
 
 
 def packed(compression: str, lines: list[bytes], *, killed: bool = False) -> bytes:
@@ -47,19 +56,19 @@ def flipped(data: bytes) -> bytes:
 
 
 def joined(compression: str) -> bytes:
-    return packed(compression, LINES[:3000], killed=True) + packed(compression, LINES[3000:])
+    return packed(compression, records()[:3000], killed=True) + packed(compression, records()[3000:])
 
 
 def cut_and_joined(compression: str) -> bytes:
-    return packed(compression, LINES[:3000], killed=True)[:-1000] + packed(compression, LINES[3000:])
+    return packed(compression, records()[:3000], killed=True)[:-1000] + packed(compression, records()[3000:])
 
 
 def zeros(compression: str) -> bytes:
-    return packed(compression, LINES)[:-4096] + bytes(4096)
+    return whole(compression)[:-4096] + bytes(4096)
 
 
 def bits(compression: str) -> bytes:
-    return flipped(packed(compression, LINES))
+    return flipped(whole(compression))
 
 
 @pytest.mark.parametrize("name", ["out.jsonl.gz", "out.jsonl.zst"])
@@ -71,7 +80,7 @@ def test_every_readable_record_of_a_damaged_file_is_kept(
     path.write_bytes(damage(compression_of(name)))
     lines = Lines(path, compression_of(name))
     found = set(lines)
-    assert len(found.intersection(LINES)) >= kept
+    assert len(found.intersection(records())) >= kept
     assert lines.torn
 
 
@@ -97,7 +106,7 @@ async def test_damage_is_set_aside_and_told_and_only_what_is_lost_is_asked_again
 
 def test_a_flipped_bit_is_never_an_answer(tmp_path: Path) -> None:
     """At every byte of a record: it is no record any more, or it says the same."""
-    good = LINES[0]
+    good = records()[0]
     for place in range(len(good) - 1):
         for bit in (1, 16):
             damaged = bytearray(good)
@@ -118,6 +127,6 @@ def test_a_finished_zstd_output_has_a_checksum(tmp_path: Path) -> None:
     import zstandard
 
     journal = Journal(tmp_path / "out.jsonl.zst")
-    journal.append(LINES[0])
+    journal.append(records()[0])
     journal.close()
     assert zstandard.get_frame_parameters((tmp_path / "out.jsonl.zst").read_bytes()).has_checksum

@@ -180,7 +180,7 @@ def test_a_bad_line_stops_its_piece_only_and_is_told(tmp_path: Path) -> None:
         for _ in range(2):
             code, said = drivers.start().end()
             assert code == 3
-            assert "1 pieces can't be answered" in said
+            assert "1 piece can't be answered" in said
             assert "in.jsonl:15: expected a JSON object" in said
         assert sorted(path.name for path in (drivers.shared / "done").iterdir()) == ["00000", "00002"]
         skipping = Drivers(tmp_path / "shared", source, hostfile, "--on-bad-line", "skip", "--piece-lines", 10)

@@ -100,7 +100,7 @@ def history(at: Path, text: str) -> object:
         (ConfigError, "cost needs prices: expected price_in= and price_out= at a", lambda _: unpriced()),
         (ConfigError, "whole numbers in SLURM_PROCID and", lambda _: rank(SLURM_PROCID="x", SLURM_NTASKS="2")),
         (ConfigError, "no rank is set: expected one of", lambda _: rank()),
-        (NoAgentsError, "share 1/2: the hostfile has 1 agents, so this driver has none", share),
+        (NoAgentsError, "share 1/2: the hostfile has 1 agent, so this driver has none", share),
         (ConfigError, "request 1 can't be written as JSON", lambda at: Job([{"prompt": object()}], at / "o.jsonl")),
         (ConfigError, "a table is made of the output", lambda at: job(at, "-", table=at / "o.csv")),
         (ConfigError, r"o.csv: two things would be written to it \(", lambda at: job(at, "o.csv", table=at / "o.csv")),

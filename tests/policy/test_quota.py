@@ -89,18 +89,18 @@ def test_the_agents_own_words_correct_downwards_only() -> None:
     quota = Quota(HostedTerms(requests=60, tokens=6000))
     quota.reserve(600, 0.0)
     free = quota.ready_at(600, 0.0)
-    quota.told(Left(1e6, 0.0), Left(1e9, 0.0), 0.0)
+    quota.update_limits(Left(1e6, 0.0), Left(1e9, 0.0), 0.0)
     assert quota.ready_at(600, 0.0) == free > 1.0
-    quota.told(Left(0, 20.0), None, 1.0)
+    quota.update_limits(Left(0, 20.0), None, 1.0)
     assert quota.ready_at(1, 1.0) == 21.0
-    quota.told(None, Left(0, 50.0), 1.0)
+    quota.update_limits(None, Left(0, 50.0), 1.0)
     assert quota.ready_at(1, 1.0) == 51.0
 
 
 def test_a_limit_that_only_the_agent_knows_is_heeded() -> None:
     quota = Quota(HostedTerms())
     assert quota.ready_at(100, 0.0) == 0.0
-    quota.told(Left(0, 12.0), None, 0.0)
+    quota.update_limits(Left(0, 12.0), None, 0.0)
     assert quota.ready_at(100, 0.0) == 12.0
 
 

@@ -142,7 +142,7 @@ def test_an_agent_that_is_listed_twice_counts_once_with_a_warning(caplog: pytest
     pool = VLLMPool(["gpu01", "GPU01:8000", ("gpu02", 8000), AgentEndpoint("gpu01")])
     assert [str(endpoint) for endpoint in pool.endpoints] == ["gpu01:8000", "gpu02:8000"]
     assert [record.getMessage() for record in caplog.records] == [
-        "2 endpoints are listed more than once and count once, the first being GPU01:8000"
+        "2 endpoints are listed more than once and counted once, the first being GPU01:8000"
     ]
 
 

@@ -95,7 +95,7 @@ async def test_unverified_is_possible_and_warned_of(
 ) -> None:
     async with agent(certificates.server) as (port, _):
         assert (await ask(port, ConnectionOptions(verify=False))).success
-        assert "the certificates of 1 agents are not verified" in caplog.text
+        assert "the certificates of 1 agent are not verified" in caplog.text
         caplog.clear()
         assert (await ask(port, tags={"verify": "false"})).success
         assert "are not verified" in caplog.text

@@ -257,6 +257,27 @@ async def test_an_instant_agent_takes_no_time(client: Client, stream: bool) -> N
         assert (await client.complete(agent, ["a"]))[0] == 500
 
 
+@pytest.mark.parametrize(
+    "invalid",
+    [
+        {"top_p": 3},
+        {"temperature": -1},
+        {"seed": 1.5},
+        {"max_tokens": 10**9},
+        {"stream_interval": 0},
+    ],
+    ids=str,
+)
+async def test_an_instant_agent_refuses_what_others_refuse(client: Client, invalid: dict[str, object]) -> None:
+    replies = []
+    for instant in (False, True):
+        async with SimulatedFleet(profile=AgentProfile(instant=instant)) as fleet:
+            body = {"prompt": "Hi", "stream": "stream_interval" in invalid, **invalid}
+            replies.append(await client.post(fleet.agents[0], "/v1/completions", body))
+    assert [status for status, _ in replies] == [400, 400]
+    assert replies[0] == replies[1]
+
+
 async def test_counters_of_a_sampled_list(client: Client) -> None:
     async with SimulatedFleet(profile=AgentProfile(reply="ok")) as fleet:
         (agent,) = fleet.agents

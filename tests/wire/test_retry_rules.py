@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from aurora_pool.errors import ServerError
-from aurora_pool.policy.outcome import Outcome, as_told, classify
+from aurora_pool.policy.outcome import Outcome, as_directed, classify
 from aurora_pool.wire.errors import retry_after, should_retry
 
 SENT_AGAIN = {Outcome.OVERLOADED, Outcome.DRAINING, Outcome.DEAD, Outcome.BROKEN}
@@ -40,7 +40,7 @@ def test_what_is_sent_again(client: Any, told: str) -> None:
         if status in ELSEWHERE or (status == 425 and told not in ("true", "false")):
             continue
         error = ServerError(status, "Too much", should_retry=should_retry(headers))
-        ours = as_told(error, classify(error, 1)) in SENT_AGAIN
+        ours = as_directed(error, classify(error, 1)) in SENT_AGAIN
         assert ours == client._should_retry(response(status, headers)), status  # noqa: SLF001 (its rules are nowhere public)
 
 
@@ -52,7 +52,7 @@ def test_too_early_is_sent_again_by_ours_alone(client: Any) -> None:
 def test_a_key_or_address_that_is_wrong_is_not_mended_by_a_header() -> None:
     for status in (401, 403, 404, *ELSEWHERE):
         error = ServerError(status, "No", should_retry=True)
-        assert as_told(error, classify(error, 1)) is Outcome.WRONG_MODEL
+        assert as_directed(error, classify(error, 1)) is Outcome.WRONG_MODEL
 
 
 @pytest.mark.parametrize(

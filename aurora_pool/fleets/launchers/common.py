@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Protocol
 
-from aurora_pool.errors import NoAgentsError
+from aurora_pool.errors import NoAgentsError, counted
 from aurora_pool.fleets.engines import ADDRESS, PORT, engine_command
 from aurora_pool.fleets.processes import MARK
 from aurora_pool.fleets.run_folder import RunFolder
@@ -52,7 +52,7 @@ def mark(run: RunFolder) -> str:
 
 def opening(run: RunFolder, group: Group, what: str) -> str:
     """Write the first lines of every script: what it is, and what runs on each machine in the end."""
-    count = f"{group.agents} agent{'s' if group.agents > 1 else ''}"
+    count = counted(group.agents, "agent")
     engine = engine_command(group.engine, f"${ADDRESS}", f"${PORT}").splitlines()
     lines = [
         f"# {count} of group {group.name!r}, {what}.",

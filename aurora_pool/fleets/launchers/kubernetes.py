@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from aurora_pool.errors import ConfigError
+from aurora_pool.errors import ConfigError, counted
 from aurora_pool.fleets.engines import engine_command
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
@@ -40,7 +40,8 @@ class Kubernetes:
         documents = [_service(name, port), _deployment(name, port, group)]
         manifest = yaml.safe_dump_all(documents, sort_keys=False, default_flow_style=False)
         return (
-            f"# {group.agents} agents of group {group.name!r}. Bring them up, use them from a pod, take them down:\n"
+            f"# {counted(group.agents, 'agent')} of group {group.name!r}. "
+            "Bring them up, use them from a pod, take them down:\n"
             "#     kubectl apply -f THIS_FILE\n"
             f"#     aurora-pool run ... --hostfile k8s://{name}.NAMESPACE:{port}\n"
             "#     kubectl delete -f THIS_FILE\n" + manifest
