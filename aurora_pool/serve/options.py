@@ -52,7 +52,7 @@ class ServerOptions:
     - ``files``: where uploaded files and outputs lie: None is ``data/files``, else an fsspec URL such as ``s3://...``;
     - ``host``, ``port``, ``tls_cert``, ``tls_key``: where it listens;
     - ``no_auth``: let everybody in, whatever the address;
-    - ``body_limit``, ``upload_limit``, ``header_limit``: of requests, of uploaded files, of one header;
+    - ``body_bytes``, ``upload_bytes``, ``header_bytes``: the most of a request, of an uploaded file, of one header;
     - ``read_timeout``, ``write_timeout``: how long a client may send nothing, or not read what is sent to it;
     - ``connections``: how many may be open;
     - ``batches_at_once``: how many batches run at a time; the others wait their turn;
@@ -74,9 +74,9 @@ class ServerOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     no_auth: bool = False
-    body_limit: int = 64 * MEBIBYTE
-    upload_limit: int = 1024 * MEBIBYTE
-    header_limit: int = 16 * 1024
+    body_bytes: int = 64 * MEBIBYTE
+    upload_bytes: int = 1024 * MEBIBYTE
+    header_bytes: int = 16 * 1024
     read_timeout: float = 30.0
     write_timeout: float = 120.0
     connections: int = 10_000
@@ -103,7 +103,7 @@ class ServerOptions:
         check_each_instance("trusted_proxies", self.trusted_proxies, str)
         parse_networks(self.trusted_proxies)
         if (self.tls_cert is None) is not (self.tls_key is None):
-            raise ConfigError("TLS needs both --tls-cert and --tls-key")
+            raise ConfigError("tls_cert, tls_key: TLS needs both")
 
     @property
     def database_url(self) -> str:
