@@ -110,7 +110,7 @@ async def open_app(
             JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches),
         )
         app = web.Application(
-            client_max_size=options.body_limit, middlewares=[_around(gatekeeper, options.body_limit, pages, arrived)]
+            client_max_size=options.body_bytes, middlewares=[_around(gatekeeper, options.body_bytes, pages, arrived)]
         )
         if proxies := parse_networks(options.trusted_proxies):
             app.middlewares.insert(0, believe(proxies))
@@ -147,7 +147,7 @@ def open_data(options: ServerOptions) -> Storage:
     return Storage(options.database_url)
 
 
-def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Callable[[web.Request], None]) -> Any:
+def _around(gatekeeper: Gatekeeper, body_bytes: int, pages: Pages, arrived: Callable[[web.Request], None]) -> Any:
     word = functools.partial(_word, pages)
 
     @web.middleware
@@ -163,7 +163,7 @@ def _around(gatekeeper: Gatekeeper, body_limit: int, pages: Pages, arrived: Call
         except ApiError as error:
             response = word(request, error)
         except web.HTTPRequestEntityTooLarge:
-            response = word(request, too_large(body_limit))
+            response = word(request, too_large(body_bytes))
         except web.HTTPException as error:
             response = word(request, of_http_exception(error))
         except (SQLAlchemyError, OSError) as error:

@@ -193,7 +193,7 @@ class FilesApi:
         return fields, filename, size
 
     async def _save(self, part: BodyPartReader, target: Path) -> int:
-        limit = self._options.upload_limit
+        limit = self._options.upload_bytes
         size = 0
         pieces: list[bytes] = []
         held = 0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from aurora_pool.arguments import check_amount, check_each_instance, check_instance, check_positive, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.proxies import parse_networks
 
@@ -27,6 +29,18 @@ class UserLimits:
     batches_running: int | None = None
 
 
+# What the fields of ServerOptions must be.
+_KINDS: Mapping[type, Sequence[str]] = {
+    Path: ("data",),
+    str: ("host",),
+    bool: ("no_auth", "private_webhooks"),
+    UserLimits: ("limits",),
+}
+_OPTIONAL_KINDS: Mapping[type, Sequence[str]] = {str: ("database", "files"), Path: ("tls_cert", "tls_key")}
+_FROM_1 = ("body_limit", "upload_limit", "header_limit", "connections", "batches_at_once")
+_ABOVE_0 = ("read_timeout", "write_timeout", "lease", "file_days")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerOptions:
     """How the server is run.
@@ -38,7 +52,7 @@ class ServerOptions:
     - ``files``: where uploaded files and outputs lie: None is ``data/files``, else an fsspec URL such as ``s3://...``;
     - ``host``, ``port``, ``tls_cert``, ``tls_key``: where it listens;
     - ``no_auth``: let everybody in, whatever the address;
-    - ``body_limit``, ``upload_limit``, ``header_limit``: of requests, of uploaded files, of one header;
+    - ``body_bytes``, ``upload_bytes``, ``header_bytes``: the most of a request, of an uploaded file, of one header;
     - ``read_timeout``, ``write_timeout``: how long a client may send nothing, or not read what is sent to it;
     - ``connections``: how many may be open;
     - ``batches_at_once``: how many batches run at a time; the others wait their turn;
@@ -49,8 +63,7 @@ class ServerOptions:
     - ``file_days``: for how many days files are kept, where the request does not say;
     - ``limits``: what a user may do of whom nothing else was said.
 
-    Raises :class:`~aurora_pool.errors.ConfigError` for a certificate without its key, a number that is too low, and for
-    what is no network.
+    Raises :class:`~aurora_pool.errors.ConfigError` for a certificate without its key, and for invalid arguments.
     """
 
     data: Path
@@ -61,9 +74,9 @@ class ServerOptions:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     no_auth: bool = False
-    body_limit: int = 64 * MEBIBYTE
-    upload_limit: int = 1024 * MEBIBYTE
-    header_limit: int = 16 * 1024
+    body_bytes: int = 64 * MEBIBYTE
+    upload_bytes: int = 1024 * MEBIBYTE
+    header_bytes: int = 16 * 1024
     read_timeout: float = 30.0
     write_timeout: float = 120.0
     connections: int = 10_000
@@ -76,14 +89,21 @@ class ServerOptions:
     limits: UserLimits = field(default_factory=UserLimits)
 
     def __post_init__(self) -> None:
-        if (self.tls_cert is None) is not (self.tls_key is None):
-            raise ConfigError("TLS needs both --tls-cert and --tls-key")
-        for name in ("read_timeout", "write_timeout", "lease", "file_days"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
+        for kind, names in _KINDS.items():
+            for name in names:
+                check_instance(name, getattr(self, name), kind, optional=False)
+        for optional, names in _OPTIONAL_KINDS.items():
+            for name in names:
+                check_instance(name, getattr(self, name), optional)
+        check_whole(0, optional=False, port=self.port)
+        check_whole(1, optional=False, **{name: getattr(self, name) for name in _FROM_1})
+        check_positive(**{name: getattr(self, name) for name in _ABOVE_0})
+        check_amount(grace=self.grace)
+        check_whole(0, **{f"limits.{name}": value for name, value in asdict(self.limits).items()})
+        check_each_instance("trusted_proxies", self.trusted_proxies, str)
         parse_networks(self.trusted_proxies)
-        if self.batches_at_once < 1:
-            raise ConfigError(f"batches_at_once: expected at least 1, got {self.batches_at_once!r}")
+        if (self.tls_cert is None) is not (self.tls_key is None):
+            raise ConfigError("tls_cert, tls_key: TLS needs both")
 
     @property
     def database_url(self) -> str:

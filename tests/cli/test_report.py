@@ -75,7 +75,7 @@ def test_it_says_what_cost_time(slow: Path, quick: Path) -> None:
     said = " / ".join(findings(read_history(slow)))
     assert "the last 5% of the requests took" in said
     assert "gpu02:8000 most (81%)" in said
-    assert "1 of 2 agents are much slower" in said
+    assert "1 of 2 agents is much slower" in said
     assert "had to be sent again: broken 7" in said
     assert "failed: exhausted 1" in said
     assert findings(read_history(quick)) == ["nothing stands out: the fleet was busy to the end"]

@@ -83,7 +83,7 @@ async def test_what_is_no_upload_is_refused_in_openais_shape(tmp_path: Path) -> 
         return data
 
     boundary = {"Content-Type": "multipart/form-data; boundary=x"}
-    async with running(tmp_path, upload_limit=1000) as run:
+    async with running(tmp_path, upload_bytes=1000) as run:
         attempts: list[tuple[dict[str, Any], int]] = [
             ({"json": {"purpose": "batch"}}, 400),
             ({"data": form(purpose="batch", other="x")}, 400),

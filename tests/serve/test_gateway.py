@@ -156,7 +156,7 @@ async def test_errors_are_the_servers_own(tmp_path: Path) -> None:
 
 
 async def test_bodies_and_headers_have_limits(tmp_path: Path) -> None:
-    async with running(tmp_path, body_limit=1000, header_limit=2000) as run:
+    async with running(tmp_path, body_bytes=1000, header_bytes=2000) as run:
         with pytest.raises(openai.APIStatusError) as refused:
             await run.client.completions.create(model=MODEL, prompt="x" * 1000)
         assert (refused.value.status_code, refused.value.code) == (413, "request_too_large")
