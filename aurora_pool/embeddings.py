@@ -25,7 +25,7 @@ from aurora_pool.prompts.content import as_content, why_unsendable
 from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions
-from aurora_pool.runtime.request_kinds import EmbeddingsBatch, PlanPrompts, PlanResult, Sink
+from aurora_pool.runtime.request_kinds import EmbeddingsList, PlanPrompts, PlanResult, Sink
 from aurora_pool.wire import embeddings
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class EmbeddingPool(AgentPool):
         return await super()._call(queue, prompts, options, total)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
-        kinds: dict[Sink, EmbeddingsBatch] = {}
+        kinds: dict[Sink, EmbeddingsList] = {}
 
         def item(index: int, prompt: AnyPrompt, sink: Sink) -> PlanResult:
             try:
@@ -151,7 +151,7 @@ class EmbeddingPool(AgentPool):
                 return Response(False, "", reason, None, "rejected")
             kind = kinds.get(sink)
             if kind is None:
-                kind = kinds[sink] = EmbeddingsBatch(sink, self.model or "", self._fields, single=not options.batched)
+                kind = kinds[sink] = EmbeddingsList(sink, self.model or "", self._fields, single=not options.batched)
             return WorkItem(queue, index, kind, content, limit=kind.limit)
 
         def make(start: int, prompts: Sequence[AnyPrompt], sink: Sink) -> Iterator[PlanResult]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from aurora_pool.arguments import shown
+from aurora_pool.arguments import check_each_instance, shown
 from aurora_pool.engine_names import ENGINE_TAG, ENGINES, check_engine_name
 from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError, counted
 from aurora_pool.hosted import HOSTED_TAG, YES, HostedTerms, hosted_terms
@@ -208,6 +208,7 @@ def format_hostfile(endpoints: Iterable[AgentEndpoint]) -> str:
     >>> format_hostfile([AgentEndpoint("gpu02", 8001, {"tier": "large"})])
     'gpu02\t8001\ttier=large\n'
     """
+    check_each_instance("endpoints", endpoints := list(endpoints), AgentEndpoint)
     lines = []
     for endpoint in endpoints:
         plain = endpoint.scheme == "http" and not endpoint.path and ":" not in endpoint.host

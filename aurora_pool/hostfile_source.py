@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aurora_pool.arguments import check_instance
 from aurora_pool.errors import HostfileError
 from aurora_pool.hostfile import AgentEndpoint, identity, parse_hostfile_text
 
@@ -62,6 +63,7 @@ def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
     >>> parse_hostfile("hostfiles/one-host.hostfile")  # doctest: +SKIP
     [AgentEndpoint(host='localhost', port=8000, ...)]
     """
+    check_instance("path", path, str | Path, optional=False)
     found = [each for source in _read_source(path) for each in parse_hostfile_text(source.text, path=source.path)]
     # Twice only in a folder: a server's successor listens where it did, and its own line is not stale yet.
     return list({identity(endpoint): endpoint for endpoint in found}.values())

@@ -172,7 +172,7 @@ def check_header(name: object, value: object) -> None:
 class Observer:
     """Is told what happens in a pool, as it happens. Subclass it and override what you need; keep the methods quick.
 
-    A method that raises ends no call: the error is logged once, and the method goes on being called.
+    A method that raises ends no call: the error is logged once, and the method is still called.
 
     >>> class Printer(Observer):
     ...     def agent_state(self, agent, endpoint, state, reason):

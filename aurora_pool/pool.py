@@ -226,6 +226,7 @@ class VLLMPool(AgentPool):
         >>> await pool.tokenize(" Paris", add_special_tokens=False)  # doctest: +SKIP
         [7042]
         """
+        check_instance("text", text, str, optional=False)
         await self.start()
         return await self._prompting.tokenizer.encode(self.model or "", text, add_special_tokens=add_special_tokens)
 

@@ -102,7 +102,7 @@ class Watch:
 
     def tokens(self) -> int:
         """How many tokens all servers have generated."""
-        return sum(server.driver.engine.tokens for server in self._servers)
+        return sum(server.engine_loop.engine.tokens for server in self._servers)
 
     def stop(self) -> None:
         """See to nothing any more."""

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aurora_pool import ConfigError, HostedOptions, Prompt, Sampling, Timeouts
+from aurora_pool import (
+    AgentEndpoint,
+    ConfigError,
+    ConnectionOptions,
+    EmbeddingPool,
+    HostedOptions,
+    Prompt,
+    PromptOptions,
+    Sampling,
+    Timeouts,
+    VLLMPool,
+    format_hostfile,
+    parse_hostfile,
+)
+from aurora_pool.contrib.rows import RowPrompts
 from aurora_pool.jobs import Columns, Expectation, Guardrails, JobOptions, Price, map_rows, run_job
 from aurora_pool.patterns import (
     Blackboard,
@@ -26,6 +41,7 @@ from aurora_pool.patterns import (
     summarize,
     tree_reduce,
 )
+from aurora_pool.serve import ServerOptions, UserLimits
 from tests.patterns.fake_pool import FakePool
 
 HOT: Any = Sampling(temperature="hot")  # type: ignore[arg-type]
@@ -89,6 +105,14 @@ OPTIONS: list[tuple[Callable[..., object], dict[str, Any]]] = [
     (chunk_text, {"overlap": None, "text": "a", "max_tokens": 8}),
     (read_documents, {"paths": [7]}),
     (Blackboard, {"roles": ["critic"], "sections": ["a"]}),
+    (ServerOptions, {"data": "data"}),
+    (ServerOptions, {"port": -1, "data": Path("data")}),
+    (ServerOptions, {"connections": 0, "data": Path("data")}),
+    (ServerOptions, {"grace": -1, "data": Path("data")}),
+    (ServerOptions, {"limits": UserLimits(tokens_per_day=-1), "data": Path("data")}),
+    (ServerOptions, {"trusted_proxies": "10.0.0.0/8", "data": Path("data")}),
+    (format_hostfile, {"endpoints": ["gpu01"]}),
+    (parse_hostfile, {"path": 7}),
 ]
 """What is made, and of what; the first argument is the invalid one."""
 
@@ -97,6 +121,35 @@ OPTIONS: list[tuple[Callable[..., object], dict[str, Any]]] = [
 def test_options(make: Callable[..., object], arguments: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=rf"(^|\W){next(iter(arguments))}(\.\w+|\[\d\])?: expected"):
         make(**arguments)
+
+
+WHOLE: list[tuple[Callable[..., object], dict[str, Any]]] = [
+    (Timeouts, {}),
+    (PromptOptions, {}),
+    (ConnectionOptions, {}),
+    (HostedOptions, {}),
+    (JobOptions, {}),
+    (Columns, {}),
+    (Expectation, {}),
+    (Guardrails, {}),
+    (Price, {"tag": None, "prompt": 1.0, "generated": 1.0}),
+    (Role, {"name": "x", "section": "a", "prompt": "{a}"}),
+    (Stage, {"name": "a", "prompt": "{item}"}),
+    (RowPrompts, {}),
+    (ServerOptions, {"data": Path("data")}),
+    (AgentEndpoint, {"host": "gpu01"}),
+    (VLLMPool, {"endpoints": ["gpu01"]}),
+    (EmbeddingPool, {"endpoints": ["gpu01"]}),
+]
+"""All objects of options, and the pools, with what they need."""
+
+
+@pytest.mark.parametrize(("make", "needed"), WHOLE, ids=lambda value: getattr(value, "__name__", ""))
+def test_every_option_is_checked(make: Callable[..., object], needed: dict[str, Any]) -> None:
+    make(**needed)
+    for name in inspect.signature(make).parameters:
+        with pytest.raises(ConfigError, match=rf"^{name}: expected"):
+            make(**needed | {name: object()})
 
 
 def reduce(pool: Any, **options: Any) -> Awaitable[object]:

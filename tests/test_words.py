@@ -35,6 +35,9 @@ RETIRED = {
     r"\bas they are(?=[.,;:)\"|])": "unchanged",
     r"\bunder way\b|under_way": "in flight",
     r"\btake in that\b": "Record that",
+    r"\bsilent\b": "stalled, idle, undiscovered, no heartbeat",
+    r"\bbefalls?\b|\bgo(es)? on being\b": "happens to, is still",
+    r"\ba items?\b": "an item",
 }
 """Patterns of words, whatever their case; a name of a class is retired as it is written only."""
 RETIRED_NAMES = {
@@ -57,6 +60,10 @@ RETIRED_NAMES = {
     "hungry": "idle, has capacity",
     "lane": "queue",
     "leaving": "draining",
+    "look": "check, poll, sample, refresh",
+    "looked": "checked, read",
+    "looks": "checks",
+    "made": "created, materialized",
     "misplaced": "wrong model",
     "mute": "unresponsive",
     "notices": "events",
@@ -65,12 +72,15 @@ RETIRED_NAMES = {
     "recall": "unassign",
     "refit": "retry with smaller max_tokens",
     "rested": "cooldown",
+    "resting": "paused, deferred",
     "retire": "disable, remove",
     "retired": "disabled, removed",
+    "room": "capacity, slots, budget, package",
     "rota": "rotation",
     "settle": "release, complete, or what it is that is done",
     "settled": "completed, proven",
     "silence": "stall, idle",
+    "silent": "stalled, idle, undiscovered",
     "spool": "input writer",
     "strand": "no healthy endpoint",
     "stranded": "no healthy endpoint",
@@ -81,6 +91,8 @@ RETIRED_NAMES = {
     "ward": "quarantine agent",
 }
 """Words that have a place in prose, and none in a name that the code defines."""
+OF_OTHERS = {"connection_made"}
+"""Names that a base class of the standard library gives."""
 ANY_RETIRED_NAME = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(RETIRED_NAMES)})(?![a-z0-9])")
 
 
@@ -127,7 +139,7 @@ def retired_names_of(text: str) -> list[str]:
     return [
         f"{name}: say {RETIRED_NAMES[part]!r}"
         for name in sorted(set(names_of(ast.parse(text))))
-        if not name.startswith("test_")
+        if not name.startswith("test_") and name not in OF_OTHERS
         for part in name.lower().split("_")
         if part in RETIRED_NAMES
     ]

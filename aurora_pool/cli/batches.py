@@ -114,9 +114,9 @@ def jobs(
         for batch in client.batches.list(limit=limit).data:
             counts = batch.request_counts
             done = f"{counts.completed + counts.failed}/{counts.total}" if counts else ""
-            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.created_at))
+            created = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.created_at))
             failed = f"{counts.failed} failed" if counts and counts.failed else ""
-            give(one_line(f"{batch.id}  {made}  {batch.status:<11} {done:>15}  {failed}".rstrip()))
+            give(one_line(f"{batch.id}  {created}  {batch.status:<11} {done:>15}  {failed}".rstrip()))
 
 
 def fetch(

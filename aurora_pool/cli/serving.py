@@ -83,9 +83,9 @@ def create_key(
 def list_keys(data: Path, database: str | None) -> None:
     """Print all keys, a line each. Raises :class:`~aurora_pool.errors.ConfigError` where no server has its data."""
     for key in _with_keys(data, database, KeyRing.list, there=True):
-        made = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
+        created = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
         state = "revoked" if key.revoked_at else "good"
-        print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {made}  {state:<8} {key.name}")
+        print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {created}  {state:<8} {key.name}")
 
 
 def revoke_key(data: Path, database: str | None, key: str) -> None:

@@ -33,9 +33,9 @@ def answer_batch(
     prompts = RowPrompts(**prompt)
 
     def answer(batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        made = prompts.of({name: batch[name] for name in prompts.needed(batch)})
-        responses = _pool_of(hostfile).answer([each for each in made if each is not None])
-        return columns_of(column, beside(made, responses))
+        created = prompts.of({name: batch[name] for name in prompts.needed(batch)})
+        responses = _pool_of(hostfile).answer([each for each in created if each is not None])
+        return columns_of(column, beside(created, responses))
 
     return answer
 

@@ -175,12 +175,12 @@ def make_fleet(content: Any) -> Fleet:
         groups = {"agent": {}}
     if not isinstance(groups, Mapping) or not groups:
         raise ConfigError("groups: expected a name for each group, with its keys below")
-    made = [_make_group(str(name), shared, own or {}) for name, own in groups.items()]
+    created = [_make_group(str(name), shared, own or {}) for name, own in groups.items()]
     fleet = _convert({"groups": [], "where": where}, Fleet, "")
     if where == "local":  # all on this machine
-        made = [msgspec.structs.replace(group, agents_per_node=group.agents) for group in made]
-    fleet = msgspec.structs.replace(fleet, groups=made)
-    if fleet.where == "ssh" and any(not group.hosts for group in made):
+        created = [msgspec.structs.replace(group, agents_per_node=group.agents) for group in created]
+    fleet = msgspec.structs.replace(fleet, groups=created)
+    if fleet.where == "ssh" and any(not group.hosts for group in created):
         raise ConfigError("hosts: expected the names of machines, as where is ssh")
     return fleet
 

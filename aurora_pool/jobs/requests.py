@@ -157,7 +157,7 @@ class RequestReader:
         except (TypeError, ValueError, RecursionError) as error:  # a row of a table may hold anything
             raise RequestError(_lone_surrogate(error) or f"the row can't be sent: {error}") from None
         return Request(
-            name if name is not None else made_up(number),
+            name if name is not None else generated_id(number),
             url,
             body,
             model if model is None else self._model_map.get(model, model),
@@ -227,12 +227,12 @@ class RequestReader:
         return None if name is None else str(name), None, body, system, kept
 
 
-def made_up(number: int) -> str:
+def generated_id(number: int) -> str:
     """The id of a line that has none of its own."""
     return f"line-{number}"
 
 
-def is_made_up(name: str) -> bool:
+def is_generated_id(name: str) -> bool:
     """Whether an id may be one of a line that had none."""
     return name.startswith("line-") and name[5:].isdigit()
 

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from aurora_pool.errors import JobError
 from aurora_pool.jobs.journal import Journal
 from aurora_pool.jobs.records import BEGINNING, decode_record, request_key
-from aurora_pool.jobs.requests import is_made_up, made_up
+from aurora_pool.jobs.requests import generated_id, is_generated_id
 from aurora_pool.jobs.survey import Survey
 
 __all__ = ["OnChanged", "Resumed"]
@@ -114,7 +114,7 @@ class _Reading:
         number = self._survey.line_of(record.custom_id)
         key = record.key
         if key is not None and (number is None or key != self._survey.digest_of(number) ^ self._model_key):
-            if is_made_up(record.custom_id):
+            if is_generated_id(record.custom_id):
                 self._strays.append(place)
                 self._digests.append(key ^ self._model_key)
                 self._old_lines.append(int(record.custom_id[5:]))
@@ -134,7 +134,7 @@ class _Reading:
     def renamed(self) -> Iterator[tuple[int, str]]:
         """The numbers of records whose line has moved, ascending, and their new ids."""
         before = self._survey.before
-        return zip(self._renamed, (made_up(before + number) for number in self._new_lines), strict=True)
+        return zip(self._renamed, (generated_id(before + number) for number in self._new_lines), strict=True)
 
     def find_moved(self) -> None:
         """Find the lines of records whose line has moved: those without ids that ask for the same."""
@@ -146,7 +146,7 @@ class _Reading:
         ):
             fitting = lines.get(digest)
             if not fitting:
-                name = made_up(old)
+                name = generated_id(old)
                 self._misses(place, self._survey.line_of(name), name)
                 continue
             number = fitting.pop()

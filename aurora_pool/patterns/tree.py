@@ -26,7 +26,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from aurora_pool.arguments import check_callable, check_whole
+from aurora_pool.arguments import check_callable, check_instance, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import ErrorKind, Response
 from aurora_pool.patterns.templates import SEPARATOR
@@ -154,6 +154,7 @@ class ReduceTree:
     ) -> None:
         check_whole(2, optional=False, fanin=fanin)  # one of 1 would never end
         check_callable(on_level=on_level)
+        check_instance("keep_blank", keep_blank, bool, optional=False)
         if leaves < 1:
             raise ConfigError("there are no items to reduce")
         self._fanin = fanin

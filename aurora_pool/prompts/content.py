@@ -28,6 +28,7 @@ def plain(value: Any) -> Any:
 encode_key = msgspec.json.Encoder(order="sorted", enc_hook=plain).encode
 """Write something so that equal things are written equally."""
 _encode = msgspec.json.Encoder(enc_hook=plain).encode
+_decode = msgspec.json.Decoder(Sampling).decode
 
 
 def as_content(content: Any) -> str | list[int] | list[Any]:
@@ -78,12 +79,13 @@ def check_sampling(sampling: Any) -> None:
 
 @lru_cache(maxsize=256)  # many prompts of one sampling are checked once
 def _check_encoding(encoding: bytes) -> None:
-    fields = msgspec.json.decode(encoding)
-    if msgspec.convert(fields, Sampling).n < 1:
-        raise ConfigError(f"sampling.n: expected a whole number of at least 1, got {fields['n']}")
-    endless = next((name for name, value in fields.items() if value is None), None)  # a None itself is left out
-    if endless is not None:
-        raise ConfigError(f"sampling.{endless}: expected a finite number")
+    n = _decode(encoding).n
+    if n < 1:
+        raise ConfigError(f"sampling.n: expected a whole number of at least 1, got {n}")
+    if b":null" in encoding:  # what is None is left out: this is an infinity or a NaN, unless it is deeper in
+        endless = [name for name, value in msgspec.json.decode(encoding).items() if value is None]
+        if endless:
+            raise ConfigError(f"sampling.{endless[0]}: expected a finite number")
 
 
 def check_each(prompts: Collection[Any]) -> None:

@@ -21,8 +21,8 @@ from aurora_pool.prompts.length import budget_or_none, exact_budget, most_tokens
 from aurora_pool.prompts.settings import PromptSettings
 from aurora_pool.runtime.plain_chat import is_portable
 from aurora_pool.runtime.request_kinds import (
-    ChatBatch,
-    CompletionsBatch,
+    ChatList,
+    CompletionsList,
     Planned,
     PlanResult,
     RequestKind,
@@ -34,7 +34,7 @@ from aurora_pool.wire import completions
 SendParts = Callable[[Sequence[Prompt]], Awaitable[list[Response]]]
 
 Form = Literal["completions", "token_ids", "rendered", "single", "chat", "chat_batch"]
-"""How a prompt travels: in a completions batch as text, as token ids (the server refuses a list of both) or as a
+"""How a prompt travels: in a list request as text, as token ids (the server refuses a list of both) or as a
 rendered conversation; as a single completion; as a single chat; in a chat batch."""
 
 _CHATS = ("chat", "chat_batch")
@@ -299,11 +299,11 @@ class Planner:
         if form == "chat":
             return SingleChat(sink, model, fields)
         if form == "chat_batch":
-            return ChatBatch(sink, model, fields)
+            return ChatList(sink, model, fields)
         if form == "rendered":
             fields.pop("chat_template_kwargs", None)
             fields["add_special_tokens"] = False  # the template has put them there
-        return CompletionsBatch(sink, model, fields, self._settings.estimate.observe, single=form == "single")
+        return CompletionsList(sink, model, fields, self._settings.estimate.observe, single=form == "single")
 
 
 def join_parts(parts: Sequence[Response]) -> Response:

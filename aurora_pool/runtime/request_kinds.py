@@ -172,7 +172,7 @@ def beginning(work: Any) -> str | Sequence[int]:
     return "".join(f"{message.get('role')}\n{message.get('content')}\n" for message in work)
 
 
-class CompletionsBatch(_JSONKind):
+class CompletionsList(_JSONKind):
     """Prompts of one call with equal sampling, for ``/v1/completions``; an item's ``work`` is text or token ids."""
 
     __slots__ = ("_observe", "_streams", "text_only")
@@ -235,7 +235,7 @@ class SingleChat(_JSONKind):
         await reports.read_answers(reply, chat.ChatReader(self._n, bounds=bounds), bounds, self, request)
 
 
-class ChatBatch(_JSONKind):
+class ChatList(_JSONKind):
     """Conversations for ``/v1/chat/completions/batch``, which answers them all at once, when the longest is done."""
 
     __slots__ = ()
@@ -254,7 +254,7 @@ class ChatBatch(_JSONKind):
         await reports.read_answers(reply, reader, bounds, self, request)
 
 
-class EmbeddingsBatch(_JSONKind):
+class EmbeddingsList(_JSONKind):
     """Texts or token ids for ``/v1/embeddings``."""
 
     __slots__ = ()

@@ -245,13 +245,13 @@ async def _finish(machinery: Machinery, leases: Leases, row: Row, journal: Path,
     results = await asyncio.to_thread(finalize, journal, source, parts["output"], parts["error"], expired=expired)
     if status != "cancelled" and results.completed + results.failed != row["total"]:
         raise JobError(f"{batch_id}: {row['total']} requests have {results.completed + results.failed} results")
-    made = {}
+    created = {}
     for name, count in (("output", results.completed), ("error", results.failed)):
         if count:
             file_id = _file_id(batch_id, row["epoch"], name)
             size = parts[name].stat().st_size
             await machinery.blobs.put(file_id, parts[name])
-            made[name] = _file(machinery.options, row, name, file_id, size)
+            created[name] = _file(machinery.options, row, name, file_id, size)
     values = {
         "status": status,
         f"{status}_at": int(time.time()),
@@ -260,9 +260,9 @@ async def _finish(machinery: Machinery, leases: Leases, row: Row, journal: Path,
         "total": max(row["total"], results.completed + results.failed),
         "usage": results.usage(),
         "eta": None,
-        **{f"{name}_file_id": file["id"] for name, file in made.items()},
+        **{f"{name}_file_id": file["id"] for name, file in created.items()},
     }
-    await leases.end(row, values, made.values())
+    await leases.end(row, values, created.values())
     # What was not told as it ran: the tokens of the last second, and those before a kill.
     rest = results.input_tokens + results.output_tokens - row["charged"]
     machinery.accounts.charge(row["user"], max(0, rest))
@@ -279,7 +279,9 @@ async def _make_job(source: Path, journal: Path, options: JobOptions) -> Job:
     try:
         return await asyncio.shield(making)
     except asyncio.CancelledError:
-        making.add_done_callback(lambda made: None if made.cancelled() or made.exception() else made.result().close())
+        making.add_done_callback(
+            lambda created: None if created.cancelled() or created.exception() else created.result().close()
+        )
         raise
 
 

@@ -118,8 +118,8 @@ class BatchesApi:
                 chosen = select(func.count()).where(batches.c.user == caller.user, batches.c.status.in_(ACTIVE))
                 if (await connection.execute(chosen)).scalar_one() >= limit:
                     raise too_many(f"Limit of {limit} batches queued or running reached.", 60)
-            made = await connection.execute(insert(batches).values(new).returning(batches))
-            row: RowMapping = made.mappings().one()
+            created = await connection.execute(insert(batches).values(new).returning(batches))
+            row: RowMapping = created.mappings().one()
         return row
 
     @described(reply="types:Batch")

@@ -138,7 +138,7 @@ class Dashboard:
             )
         except ConfigError as error:
             return await self._show_keys(request, problem=str(error), given=given, status=400)
-        return await self._show_keys(request, made=text, user=key.user)
+        return await self._show_keys(request, created=text, user=key.user)
 
     async def revoke_key(self, request: web.Request) -> web.Response:
         """Make a key worthless."""
@@ -178,7 +178,7 @@ class Dashboard:
         self,
         request: web.Request,
         *,
-        made: str | None = None,
+        created: str | None = None,
         user: str | None = None,
         problem: str | None = None,
         given: dict[str, str] | None = None,
@@ -187,7 +187,7 @@ class Dashboard:
         admin_of(request)
         values: dict[str, Any] = {
             "keys": sorted(await self._keys.list(), key=lambda key: (key.revoked_at is not None, key.user)),
-            "made": made,
+            "created": created,
             "user": user,
             "problem": problem,
             "given": given or {"user": "", "name": "", "role": "", "weight": "", **dict.fromkeys(_LIMITS, "")},

@@ -31,10 +31,12 @@ class ApiError(Exception):
 
     def response(self) -> web.Response:
         """The reply that tells it."""
-        made = web.Response(status=self.status, body=self.body(), content_type="application/json", headers=self.headers)
+        created = web.Response(
+            status=self.status, body=self.body(), content_type="application/json", headers=self.headers
+        )
         if self.status == 408:
-            made.force_close()  # what comes later on the connection is the rest of the body
-        return made
+            created.force_close()  # what comes later on the connection is the rest of the body
+        return created
 
     def body(self) -> bytes:
         """The JSON that tells it."""

@@ -52,7 +52,7 @@ class Executor:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._runs: dict[str, tuple[int, BatchRun]] = {}
-        self._resting: dict[str, float] = {}
+        self._deferred: dict[str, float] = {}
         self._progress: dict[str, Mapping[str, Any]] = {}
         self._stopping = False
 
@@ -100,9 +100,9 @@ class Executor:
         if self._stopping or not await self._leases.any_active():
             return False
         now = asyncio.get_running_loop().time()
-        self._resting = {name: until for name, until in self._resting.items() if until > now}
+        self._deferred = {name: until for name, until in self._deferred.items() if until > now}
         for each in (await self._leases.overdue())[: ENDINGS - len(self._ending)]:
-            if each.id not in self._resting:
+            if each.id not in self._deferred:
                 await self._claim(each, self._ending, self._run)
         await self._begin(self._validating, VALIDATIONS, ("validating",), self._validate)
         await self._begin(self._running, self._options.batches_at_once, RUNNABLE, self._run)
@@ -144,7 +144,7 @@ class Executor:
         most = slots * CROWD if runs else slots
         if len(tasks) >= most:
             return
-        waiting = [each for each in await self._leases.waiting(states) if each.id not in self._resting]
+        waiting = [each for each in await self._leases.waiting(states) if each.id not in self._deferred]
         if not waiting:
             return
         shares = await self._shares({each.user for each in waiting}) if runs else {}
@@ -196,10 +196,10 @@ class Executor:
             logger.info("%s was taken from here", row["id"])
         except (PoolError, OSError, SQLAlchemyError) as error:
             logger.warning("%s can't go on, and is tried again in %.0f s: %s", row["id"], AGAIN, error)
-            self._rest(row["id"])
+            self._defer(row["id"])
         except Exception:
             logger.exception("%s can't go on, because of a defect", row["id"])
-            self._rest(row["id"])
+            self._defer(row["id"])
             raise
         finally:
             try:
@@ -207,8 +207,8 @@ class Executor:
             except (SQLAlchemyError, OSError) as error:
                 logger.warning("%s: its lease runs out by itself: %s", row["id"], error)
 
-    def _rest(self, name: str) -> None:
-        self._resting[name] = asyncio.get_running_loop().time() + AGAIN
+    def _defer(self, name: str) -> None:
+        self._deferred[name] = asyncio.get_running_loop().time() + AGAIN
 
     async def _validate(self, row: RowMapping) -> None:
         await validate_batch(self._machinery, self._leases, row)

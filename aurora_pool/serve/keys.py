@@ -77,11 +77,11 @@ def load_secret(folder: Path) -> bytes:
             raise ConfigError(f"{path}: the server's secret is damaged; take it from a backup") from None
         return found
     with os.fdopen(descriptor, "wb") as file:
-        made = secrets.token_bytes(32)
-        file.write(made)
+        created = secrets.token_bytes(32)
+        file.write(created)
         file.flush()
         os.fsync(descriptor)
-    return made
+    return created
 
 
 class KeyRing:

@@ -130,13 +130,13 @@ class Leases:
             await self._change(connection, row, values, release=release)
 
     async def end(
-        self, row: Mapping[Any, Any], values: Mapping[str, Any], made: Iterable[Mapping[str, Any]] = ()
+        self, row: Mapping[Any, Any], values: Mapping[str, Any], created: Iterable[Mapping[str, Any]] = ()
     ) -> None:
         """End a batch: its row, files and webhook deliveries in one transaction. Raises :class:`LeaseLost`."""
         self.released.add(row["id"])
         async with self._storage.write() as connection:
             await self._change(connection, row, values, release=True)
-            for file in made:
+            for file in created:
                 await connection.execute(insert(files).values(file))
             await queue_event(connection, row["user"], f"batch.{values['status']}", row["id"])
 

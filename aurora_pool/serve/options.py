@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from aurora_pool.arguments import check_amount, check_each_instance, check_instance, check_positive, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.proxies import parse_networks
 
@@ -25,6 +27,16 @@ class UserLimits:
     tokens_per_day: int | None = None
     batches_queued: int | None = 1000
     batches_running: int | None = None
+
+
+# What the fields of ServerOptions must be.
+_KINDS: Mapping[type, Sequence[str]] = {
+    Path: ("data",),
+    str: ("host",),
+    bool: ("no_auth", "private_webhooks"),
+    UserLimits: ("limits",),
+}
+_OPTIONAL_KINDS: Mapping[type, Sequence[str]] = {str: ("database", "files"), Path: ("tls_cert", "tls_key")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +61,7 @@ class ServerOptions:
     - ``file_days``: for how many days files are kept, where the request does not say;
     - ``limits``: what a user may do of whom nothing else was said.
 
-    Raises :class:`~aurora_pool.errors.ConfigError` for a certificate without its key, a number that is too low, and for
-    what is no network.
+    Raises :class:`~aurora_pool.errors.ConfigError` for a certificate without its key, and for invalid arguments.
     """
 
     data: Path
@@ -76,14 +87,30 @@ class ServerOptions:
     limits: UserLimits = field(default_factory=UserLimits)
 
     def __post_init__(self) -> None:
+        for kind, names in _KINDS.items():
+            for name in names:
+                check_instance(name, getattr(self, name), kind, optional=False)
+        for optional, names in _OPTIONAL_KINDS.items():
+            for name in names:
+                check_instance(name, getattr(self, name), optional)
+        check_whole(0, optional=False, port=self.port)
+        check_whole(
+            1,
+            optional=False,
+            connections=self.connections,
+            batches_at_once=self.batches_at_once,
+            body_bytes=self.body_bytes,
+            upload_bytes=self.upload_bytes,
+            header_bytes=self.header_bytes,
+        )
+        check_positive(read_timeout=self.read_timeout, write_timeout=self.write_timeout)
+        check_positive(lease=self.lease, file_days=self.file_days)
+        check_amount(grace=self.grace)
+        check_whole(0, **{f"limits.{name}": value for name, value in asdict(self.limits).items()})
+        check_each_instance("trusted_proxies", self.trusted_proxies, str)
+        parse_networks(self.trusted_proxies)
         if (self.tls_cert is None) is not (self.tls_key is None):
             raise ConfigError("tls_cert, tls_key: TLS needs both")
-        for name in ("read_timeout", "write_timeout", "lease", "file_days"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected a number above 0, got {getattr(self, name)!r}")
-        parse_networks(self.trusted_proxies)
-        if self.batches_at_once < 1:
-            raise ConfigError(f"batches_at_once: expected at least 1, got {self.batches_at_once!r}")
 
     @property
     def database_url(self) -> str:

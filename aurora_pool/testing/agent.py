@@ -108,13 +108,13 @@ class SimulatedAgent:
     def die(self) -> None:
         """Cut all connections in the middle of whatever they carry, and refuse new ones (SIGKILL)."""
         self._stop_listening()
-        self.server.driver.close()
+        self.server.engine_loop.close()
         self.server.cut_connections()
 
     def fail_engine(self, *, exits_after: float = 0.4) -> None:
         """Let the engine die: open requests get a 500 or an error event, then the server exits."""
         self.server.conditions.engine_dead = True
-        self.server.driver.fail_all(Refusal(500, ENGINE_DEAD))
+        self.server.engine_loop.fail_all(Refusal(500, ENGINE_DEAD))
         self._later(exits_after, self.die)
 
     def fail(
@@ -151,12 +151,12 @@ class SimulatedAgent:
 
     def pause(self) -> None:
         """Do as in :meth:`sleep`, but without the sign of it in ``/metrics``."""
-        self.server.driver.abort_all()
-        self.server.driver.pause()
+        self.server.engine_loop.abort_all()
+        self.server.engine_loop.pause()
 
     def slow(self, factor: float) -> None:
         """Take ``factor`` times as long for every step; below 1 it is faster than its profile."""
-        self.server.driver.set_speed(self.profile.speed / factor)
+        self.server.engine_loop.set_speed(self.profile.speed / factor)
 
     def flap(self, *, up: float, down: float) -> None:
         """Die now, come back after ``down`` seconds, die after ``up`` more, and so on until :meth:`revive`."""
@@ -194,7 +194,7 @@ class SimulatedAgent:
             timer.cancel()
         self._timers.clear()
         server = self.server
-        gone = not self.listening and (server.conditions.hung or not server.driver.open)
+        gone = not self.listening and (server.conditions.hung or not server.engine_loop.open)
         if gone or server.conditions.draining or server.conditions.engine_dead:
             self.die()
             self._answered_before += server.counters.prompts_answered
@@ -202,7 +202,7 @@ class SimulatedAgent:
             self.server = self._new_server()
         else:
             server.revive()
-            server.driver.set_speed(self.profile.speed)
+            server.engine_loop.set_speed(self.profile.speed)
             server.conditions = Conditions()
         self._listen()
 
@@ -280,7 +280,7 @@ class SimulatedAgent:
 
     async def _welcome(self, server: AgentServer, connection: socket.socket) -> None:
         transport, _ = await self._loop.connect_accepted_socket(server.http, connection)
-        if not server.driver.open:
+        if not server.engine_loop.open:
             transport.abort()  # the server died between the kernel's handshake and its own
 
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from aurora_pool.testing.clock import wall_time
 from aurora_pool.testing.exchange import DONE, EventStream, Exchange
 from aurora_pool.testing.faults import Conditions
-from aurora_pool.testing.generation import Choice, EngineDriver, Generation
+from aurora_pool.testing.generation import Choice, EngineLoop, Generation
 from aurora_pool.testing.metrics import Counters
 from aurora_pool.testing.profile import AgentProfile
 from aurora_pool.testing.prompts import PromptTokens
@@ -42,7 +42,7 @@ class Backend:
         self.time_scale = time_scale
         self.conditions = Conditions()
         self.counters = Counters(started_at=wall_time())
-        self.driver = EngineDriver(
+        self.engine_loop = EngineLoop(
             profile.new_engine(), time_scale=time_scale, finished=self._choice_finished, killed=on_poison
         )
         self.fingerprint = f"vllm-{profile.version}-51b1f1ee"
@@ -96,14 +96,14 @@ class Backend:
         """Take a generation in, and wait until it has ended; raises :class:`Refusal` when the engine does."""
         self._admit(generation.choices)
         deadly = any(choice.kills for choice in generation.choices)
-        if self.profile.instant and not self.driver.engine.paused and not deadly:
+        if self.profile.instant and not self.engine_loop.engine.paused and not deadly:
             self._answer_at_once(generation)
             return
-        self.driver.start(generation, interval=interval)
+        self.engine_loop.start(generation, interval=interval)
         try:
             refusal = await generation.done
         finally:
-            self.driver.cancel(generation)
+            self.engine_loop.cancel(generation)
         if refusal is not None:
             raise refusal
 
@@ -134,7 +134,7 @@ class Backend:
         wanted = exchange.received.headers.get("endpoint-load-metrics-format", "").upper()
         if wanted not in ("TEXT", "JSON") or not self.profile.at_least(0, 11, 2):
             return {}
-        engine = self.driver.engine
+        engine = self.engine_loop.engine
         waiting, usage = float(engine.waiting), engine.cache.usage
         if wanted == "TEXT":
             value = f"named_metrics.num_requests_waiting={waiting}, named_metrics.kv_cache_usage_perc={usage}"
@@ -156,7 +156,7 @@ class Backend:
         return await events.end()
 
     def _admit(self, choices: Sequence[Choice]) -> None:
-        conditions, engine = self.conditions, self.driver.engine
+        conditions, engine = self.conditions, self.engine_loop.engine
         if conditions.engine_dead:
             raise Refusal(500, ENGINE_DEAD, late=True)
         limit = self.profile.max_queued
@@ -187,4 +187,4 @@ class Backend:
             counters.queue_time.observe(sequence.started_at - sequence.submitted_at)
             if not math.isnan(sequence.first_token_at):
                 counters.first_token.observe(sequence.first_token_at - sequence.submitted_at)
-            counters.whole_time.observe(self.driver.now() - sequence.submitted_at)
+            counters.whole_time.observe(self.engine_loop.now() - sequence.submitted_at)

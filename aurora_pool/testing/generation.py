@@ -125,7 +125,7 @@ class Generation:
             self.done.set_result(refusal)
 
 
-class EngineDriver:
+class EngineLoop:
     """An :class:`~aurora_pool.testing.engine.Engine` on the running loop's clock, ``time_scale`` times as fast.
 
     ``finished`` is called for each choice that ends, ``killed`` for one that kills the server.

@@ -102,7 +102,7 @@ class InstantAnswers:
             and (allowed is None or (type(allowed) is int and self._longest <= allowed <= server.profile.max_model_len))
             and all(_is_in_range(name, body[name]) for name in _RANGES.keys() & body.keys())
             and server.conditions == self._healthy
-            and not server.driver.engine.paused
+            and not server.engine_loop.engine.paused
             and server.profile.streams
         )
 

@@ -128,10 +128,10 @@ async def load(server: Backend, _: Exchange) -> web.StreamResponse:
 
 async def metrics(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``GET /metrics``."""
-    driver = server.driver
-    driver.catch_up()
+    engine_loop = server.engine_loop
+    engine_loop.catch_up()
     page = metrics_page(
-        server.profile, driver.engine, server.counters, asleep=server.conditions.asleep, model=server.model
+        server.profile, engine_loop.engine, server.counters, asleep=server.conditions.asleep, model=server.model
     )
     return reply(page.encode(), content_type=CONTENT_TYPE)
 
@@ -139,15 +139,15 @@ async def metrics(server: Backend, _: Exchange) -> web.StreamResponse:
 async def sleep(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``POST /sleep`` and ``POST /pause`` of dev mode."""
     server.conditions.asleep = exchange.received.path == "/sleep"
-    server.driver.abort_all()
-    server.driver.pause()
+    server.engine_loop.abort_all()
+    server.engine_loop.pause()
     return reply(b"")
 
 
 async def wake(server: Backend, _: Exchange) -> web.StreamResponse:
     """Answer ``POST /wake_up`` and ``POST /resume`` of dev mode."""
     server.conditions.asleep = False
-    server.driver.resume()
+    server.engine_loop.resume()
     return reply(b"")
 
 
@@ -155,7 +155,7 @@ async def is_asleep(server: Backend, exchange: Exchange) -> web.StreamResponse:
     """Answer ``GET /is_sleeping`` and ``GET /is_paused`` of dev mode."""
     if exchange.received.path == "/is_sleeping":
         return json_reply({"is_sleeping": server.conditions.asleep})
-    return json_reply({"is_paused": server.driver.engine.paused})
+    return json_reply({"is_paused": server.engine_loop.engine.paused})
 
 
 def _vector(prompt: PromptTokens, size: int, *, packed: bool) -> list[float] | str:

@@ -62,13 +62,13 @@ class AgentServer(Backend):
         """Answer nothing, and make no progress, until :meth:`revive`."""
         self.conditions.hung = True
         self._responsive.clear()
-        self.driver.pause()
+        self.engine_loop.pause()
 
     def revive(self) -> None:
         """Go on where :meth:`hang` stopped."""
         self.conditions.hung = False
         self._responsive.set()
-        self.driver.resume()
+        self.engine_loop.resume()
 
     def cut_connections(self, *, idle_only: bool = False) -> None:
         """Break connections as a killed process does, or close only those without a request."""
@@ -88,7 +88,7 @@ class AgentServer(Backend):
 
     async def close(self) -> None:
         """End: cut all connections, and wait until nothing runs any more."""
-        self.driver.close()
+        self.engine_loop.close()
         self.cut_connections()
         while self.is_busy:  # noqa: ASYNC110 - it is a few turns
             await asyncio.sleep(0)

@@ -92,6 +92,6 @@ async def _watch(fleet: SimulatedFleet, pool: VLLMPool, idle: list[float]) -> No
         statistics = pool.statistics()
         if statistics.queued:
             for agent in fleet.agents:
-                busy = agent.server.driver.engine.running
+                busy = agent.server.engine_loop.engine.running
                 if statistics.agents[agent.index].state == "in service" and not busy and agent.listening:
                     idle[agent.index] += POLL_EVERY

@@ -102,9 +102,9 @@ def test_the_terminal_shows_all_outputs_side_by_side(call: Call, slow: Path, qui
     assert "\nfailed: exhausted 1\nagent: broken 7\n" in ended.out
 
 
-@pytest.mark.parametrize("made", [True, False])
-def test_an_output_without_a_run_log_is_told(call: Call, tmp_path: Path, made: bool) -> None:
-    if made:
+@pytest.mark.parametrize("created", [True, False])
+def test_an_output_without_a_run_log_is_told(call: Call, tmp_path: Path, created: bool) -> None:
+    if created:
         (tmp_path / "out.jsonl.runlog").write_text("\n")
     ended = call("report", tmp_path / "out.jsonl")
     assert ended.code == 3

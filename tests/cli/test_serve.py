@@ -44,9 +44,9 @@ def test_from_a_file_to_its_answers(
     source = tmp_path / "in.jsonl"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
     data = tmp_path / "data"
-    made = call("keys", "create", "--user", "ann", "--name", "laptop", "--data", data)
-    assert (made.code, made.err) == (0, "this key is not shown again\n")
-    key = made.out.strip()
+    created = call("keys", "create", "--user", "ann", "--name", "laptop", "--data", data)
+    assert (created.code, created.err) == (0, "this key is not shown again\n")
+    key = created.out.strip()
     listed = call("keys", "list", "--data", data).out
     assert "ann" in listed
     assert key not in listed

@@ -41,20 +41,20 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_no_control_character_is_left(attack: str) -> None:
-    made = printable(f"before {attack}after\n")
-    assert made.startswith("before ")
-    assert made.endswith("after\n")
-    assert not any(ord(c) < 32 and c not in "\n\t" for c in made)
-    assert not any(0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066" for c in made)
+    created = printable(f"before {attack}after\n")
+    assert created.startswith("before ")
+    assert created.endswith("after\n")
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in created)
+    assert not any(0x7F <= ord(c) < 0xA0 or c in "\u202e\u2066" for c in created)
     assert "\n" not in one_line(f"a\n{attack}\nb")
 
 
 @given(st.text())
 def test_no_text_at_all_can_do_anything(text: str) -> None:
-    made = printable(text)
-    assert not any((ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 for c in made)
-    assert printable(made) == made
-    made.encode()
+    created = printable(text)
+    assert not any((ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0 for c in created)
+    assert printable(created) == created
+    created.encode()
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cc", "Cf", "Cs"])))

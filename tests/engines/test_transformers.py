@@ -77,18 +77,18 @@ class Model:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
-    made = Model()
+    created = Model()
     torch = SimpleNamespace(
         cuda=SimpleNamespace(is_available=lambda: False), inference_mode=contextlib.nullcontext, manual_seed=int
     )
     transformers = SimpleNamespace(
         AutoTokenizer=SimpleNamespace(from_pretrained=lambda *_, **__: Tokenizer()),
-        AutoModelForCausalLM=SimpleNamespace(from_pretrained=lambda *_, **__: made),
+        AutoModelForCausalLM=SimpleNamespace(from_pretrained=lambda *_, **__: created),
         StoppingCriteriaList=list,
     )
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "transformers", transformers)
-    return made
+    return created
 
 
 async def test_a_token_beyond_the_vocabulary_fails_before_it_is_computed(model: Model) -> None:

@@ -43,8 +43,8 @@ async def server(endpoints: list[AgentEndpoint], tmp_path: Path) -> AsyncIterato
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as made:
-        yield made
+    async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0) as created:
+        yield created
 
 
 def question(country: str) -> list[Any]:

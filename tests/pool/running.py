@@ -62,7 +62,9 @@ def prompts_at(agent: SimulatedAgent) -> list[Any]:
 
 def running_sequences(fleet: SimulatedFleet) -> int:
     """How many sequences the fleet's engines hold."""
-    return sum(agent.server.driver.engine.running + agent.server.driver.engine.waiting for agent in fleet.agents)
+    return sum(
+        agent.server.engine_loop.engine.running + agent.server.engine_loop.engine.waiting for agent in fleet.agents
+    )
 
 
 def now() -> float:

@@ -187,12 +187,12 @@ FLAT_OF_VECTORS = {**FLAT, "dimensions": 4, "on_too_long": "truncate"}
 @pytest.mark.parametrize(("pool", "given"), [(VLLMPool, FLAT_OF_TEXT), (EmbeddingPool, FLAT_OF_VECTORS)])
 def test_what_the_constructor_was_given_can_be_read_and_not_changed(pool: Any, given: dict[str, Any]) -> None:
     assert given.keys() == inspect.signature(pool).parameters.keys() - {"endpoints"}
-    made = pool(ENDPOINTS, **given)
-    assert {name: getattr(made, name) for name in given} == given
-    assert {name: getattr(made.slice(0, 1), name) for name in given} == given
+    created = pool(ENDPOINTS, **given)
+    assert {name: getattr(created, name) for name in given} == given
+    assert {name: getattr(created.slice(0, 1), name) for name in given} == given
     for name in [*given, "supports_batch", "gives_vectors", "endpoints", "size"]:
         with pytest.raises(AttributeError, match=name):
-            setattr(made, name, 1)
+            setattr(created, name, 1)
 
 
 VIEWS: list[tuple[Callable[[VLLMPool], object], str]] = [

@@ -140,7 +140,7 @@ async def test_concurrency_bounds_the_requests_in_flight() -> None:
     async def watch(fleet: SimulatedFleet) -> None:
         nonlocal most
         while True:
-            most = max(most, sum(len(agent.server.driver.active) for agent in fleet.agents))
+            most = max(most, sum(len(agent.server.engine_loop.active) for agent in fleet.agents))
             await asyncio.sleep(0.005)
 
     async with running(4, profile=SMALL, concurrency=3) as (fleet, pool):

@@ -43,7 +43,7 @@ def seen(fleet: SimulatedFleet) -> dict[str, set[int]]:
 
 def computed(fleet: SimulatedFleet) -> int:
     """The prompt tokens that the fleet's engines have computed."""
-    engines = [agent.server.driver.engine for agent in fleet.agents]
+    engines = [agent.server.engine_loop.engine for agent in fleet.agents]
     return sum(engine.prefix_queries - engine.prefix_hits for engine in engines)
 
 

@@ -140,7 +140,7 @@ async def test_what_is_no_prompt_is_an_error(prompt: Any) -> None:
         assert pool.statistics().queued == 0
         (response,) = await pool.send_all_batched(["still works"], max_tokens=5)
         assert response.success
-        assert fleet.agents[0].server.driver.engine.running == 0
+        assert fleet.agents[0].server.engine_loop.engine.running == 0
 
 
 @pytest.mark.parametrize("method", ["send_all", "send_all_batched"])
@@ -187,7 +187,7 @@ async def test_a_prompt_that_takes_too_long_fails_alone_and_is_aborted() -> None
         assert "10 s" in (response.error or "")
         assert now() == pytest.approx(10.0, abs=0.5)
         await asyncio.sleep(0.1)
-        assert fleet.agents[0].server.driver.active == {}
+        assert fleet.agents[0].server.engine_loop.active == {}
 
 
 async def test_a_job_on_a_fleet_that_is_gone_fails_after_the_patience_with_reasons() -> None:

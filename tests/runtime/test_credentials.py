@@ -133,18 +133,18 @@ def test_files_that_can_not_be_used(name: str, certificates: Certificates, tmp_p
 def test_agents_with_the_same_certificates_share_a_context(
     certificates: Certificates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    created = []
     create = ssl.create_default_context
 
     def counted(**options: Any) -> ssl.SSLContext:
-        made.append(options)
+        created.append(options)
         return create(**options)
 
     monkeypatch.setattr(ssl, "create_default_context", counted)
     VLLMPool(
         [f"https://gpu{number}" for number in range(100)], connection=ConnectionOptions(ca_file=certificates.ca_file)
     )
-    assert len(made) == 1
+    assert len(created) == 1
 
 
 async def test_headers_of_the_pool_and_of_the_tags(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,7 +114,7 @@ async def run(
         await client.webhooks.create(name="tests", url=hook, event_types=types)
         names = [f"r{i}" for i in range(requests)]
         lines = [line(name, f"Say {name}.", max_tokens=40) for name in names]
-        made = [await submit(client, lines) for _ in range(batches)]
+        created = [await submit(client, lines) for _ in range(batches)]
         while outcome.kills < kills:
             await asyncio.sleep(rng.uniform(0.2, 1.2))
             victim = rng.choice(servers)
@@ -129,9 +129,9 @@ async def run(
             outcome.kills += 1
             for server in servers:
                 await server.ready()
-        await _check(client, [batch.id for batch in made], names, outcome)
+        await _check(client, [batch.id for batch in created], names, outcome)
         deadline = time.monotonic() + 120
-        wanted = {("batch.completed", batch.id) for batch in made}
+        wanted = {("batch.completed", batch.id) for batch in created}
         while not wanted <= set(events) and time.monotonic() < deadline:  # noqa: ASYNC110 - two places are looked at
             await asyncio.sleep(0.1)
         outcome.problems += [f"no webhook of {kind} {batch}" for kind, batch in wanted - set(events)]

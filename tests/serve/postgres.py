@@ -35,8 +35,8 @@ def postgres() -> Iterator[str]:
     data = ["-D", str(folder / "data")]
     options = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
     try:
-        made = [*before, str(place / "initdb"), *data, "-U", "postgres", "-A", "trust", "--no-sync"]
-        subprocess.run(made, check=True, capture_output=True, cwd=folder, timeout=60)
+        created = [*before, str(place / "initdb"), *data, "-U", "postgres", "-A", "trust", "--no-sync"]
+        subprocess.run(created, check=True, capture_output=True, cwd=folder, timeout=60)
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen([*before, str(place / "postgres"), *data, *options], cwd=folder, stderr=log)
         try:

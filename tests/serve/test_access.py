@@ -36,9 +36,9 @@ async def make_keys(data: Path, *users: str, **limits: int) -> list[str]:
     storage = Storage(f"sqlite:///{data / 'serve.db'}")
     await storage.open()
     ring = KeyRing(storage, load_secret(data), UserLimits())
-    made = [(await ring.create(u, role="admin" if u == "root" else "user", limits=limits))[1] for u in users]
+    created = [(await ring.create(u, role="admin" if u == "root" else "user", limits=limits))[1] for u in users]
     await storage.close()
-    return made
+    return created
 
 
 async def test_without_keys_only_this_machine_is_served(tmp_path: Path) -> None:
@@ -214,8 +214,8 @@ async def test_a_page_after_an_id_of_another_user_is_as_one_after_an_unknown_id(
         mine = run.client_of(ann)
         batch = await submit(mine, [line("a")])
         hook = await mine.webhooks.create(name="n", url="https://example.org/", event_types=["batch.failed"])
-        made = {"files": batch.input_file_id, "batches": batch.id, "webhook_endpoints": hook.id}
-        for kind, name in made.items():
+        created = {"files": batch.input_file_id, "batches": batch.id, "webhook_endpoints": hook.id}
+        for kind, name in created.items():
             for key, status in ((ann, 200), (bob, 404), (root, 404)):
                 url = f"{run.server.address}/v1/{kind}?after={name}"
                 async with run.http.get(url, headers=bearer(key)) as reply:

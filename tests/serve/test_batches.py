@@ -180,10 +180,10 @@ async def test_bad_requests_are_refused_in_openais_shape(tmp_path: Path) -> None
 
 async def test_batches_are_listed_by_pages(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        made = [(await submit(run.client, [line("a")])).id for _ in range(5)]
+        created = [(await submit(run.client, [line("a")])).id for _ in range(5)]
         page = await run.client.batches.list(limit=2)
-        assert ([each.id for each in page.data], page.has_more) == (made[:2:-1], True)
-        assert [each.id async for each in run.client.batches.list(limit=2)] == made[::-1]
+        assert ([each.id for each in page.data], page.has_more) == (created[:2:-1], True)
+        assert [each.id async for each in run.client.batches.list(limit=2)] == created[::-1]
         with pytest.raises(openai.NotFoundError):
             await run.client.batches.list(after="batch_none")
         with pytest.raises(openai.BadRequestError):

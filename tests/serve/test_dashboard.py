@@ -179,8 +179,8 @@ async def test_keys_are_asked_for_made_and_revoked(tmp_path: Path, browser: Brow
         await page.get_by_role("link", name="Keys").click()
         await page.get_by_label("User").first.fill("bob")
         await page.get_by_role("button", name="Make a key").click()
-        made = await page.locator("#new-key").inner_text()
-        assert (await run.client_of(made).models.list()).data
+        created = await page.locator("#new-key").inner_text()
+        assert (await run.client_of(created).models.list()).data
         page.on("dialog", lambda dialog: asyncio.ensure_future(dialog.accept()))
         await page.get_by_role("button", name="Revoke the key of bob").click()
         await expect(page.locator("tr", has_text="bob")).to_contain_text("revoked")

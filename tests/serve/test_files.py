@@ -26,26 +26,31 @@ from tests.serve.running import ended, jsonl, line, records, running, submit, un
 async def test_a_file_goes_in_and_comes_out(tmp_path: Path) -> None:
     content = os.urandom(3 << 20)
     async with running(tmp_path) as run:
-        made = await run.client.files.create(file=("../odd name.jsonl", content), purpose="batch")
-        assert (made.object, made.filename, made.bytes, made.purpose) == ("file", "odd name.jsonl", 3 << 20, "batch")
-        assert made.expires_at == made.created_at + 30 * 86400
-        assert (await run.client.files.retrieve(made.id)) == made
-        assert (await run.client.files.content(made.id)).content == content
-        assert (await run.client.files.wait_for_processing(made.id)).status == "processed"
-        deleted = await run.client.files.delete(made.id)
-        assert (deleted.id, deleted.deleted) == (made.id, True)
+        created = await run.client.files.create(file=("../odd name.jsonl", content), purpose="batch")
+        assert (created.object, created.filename, created.bytes, created.purpose) == (
+            "file",
+            "odd name.jsonl",
+            3 << 20,
+            "batch",
+        )
+        assert created.expires_at == created.created_at + 30 * 86400
+        assert (await run.client.files.retrieve(created.id)) == created
+        assert (await run.client.files.content(created.id)).content == content
+        assert (await run.client.files.wait_for_processing(created.id)).status == "processed"
+        deleted = await run.client.files.delete(created.id)
+        assert (deleted.id, deleted.deleted) == (created.id, True)
         for call in (run.client.files.retrieve, run.client.files.content, run.client.files.delete):
             with pytest.raises(openai.NotFoundError):
-                await call(made.id)
+                await call(created.id)
         assert not list((tmp_path / "files").iterdir())
         assert not list((tmp_path / "incoming").iterdir())
 
 
 async def test_files_are_listed_by_pages(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        made = [(await run.client.files.create(file=(f"{i}.jsonl", b"x"), purpose="batch")).id for i in range(5)]
-        assert [each.id async for each in run.client.files.list(limit=2, order="asc")] == made
-        assert [each.id async for each in run.client.files.list(limit=2)] == made[::-1]
+        created = [(await run.client.files.create(file=(f"{i}.jsonl", b"x"), purpose="batch")).id for i in range(5)]
+        assert [each.id async for each in run.client.files.list(limit=2, order="asc")] == created
+        assert [each.id async for each in run.client.files.list(limit=2)] == created[::-1]
         assert [each.id async for each in run.client.files.list(purpose="batch_output")] == []
         with pytest.raises(openai.BadRequestError):
             await run.client.files.list(order="sideways")  # type: ignore[arg-type]
@@ -53,10 +58,10 @@ async def test_files_are_listed_by_pages(tmp_path: Path) -> None:
 
 async def test_expiry(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        made = await run.client.files.create(
+        created = await run.client.files.create(
             file=("a.jsonl", b"x"), purpose="batch", expires_after={"anchor": "created_at", "seconds": 3600}
         )
-        assert made.expires_at == made.created_at + 3600
+        assert created.expires_at == created.created_at + 3600
         for bad in ({"anchor": "created_at", "seconds": 5}, {"anchor": "birth", "seconds": 3600}):
             expiry: Any = bad
             with pytest.raises(openai.BadRequestError):
@@ -67,7 +72,7 @@ async def test_expiry(tmp_path: Path) -> None:
     await storage.close()
     async with running(tmp_path) as run:
         with pytest.raises(openai.NotFoundError):
-            await run.client.files.retrieve(made.id)
+            await run.client.files.retrieve(created.id)
 
 
 async def test_what_is_no_upload_is_refused_in_openais_shape(tmp_path: Path) -> None:
@@ -129,10 +134,10 @@ async def test_uploads_and_downloads_take_constant_memory(tmp_path: Path) -> Non
         data.add_field("purpose", "batch")
         data.add_field("file", content(), filename="big.jsonl")
         async with run.http.post(f"{run.server.address}/v1/files", data=data) as reply:
-            made = await reply.json()
-        assert made["bytes"] == size
+            created = await reply.json()
+        assert created["bytes"] == size
         got = 0
-        async with run.http.get(f"{run.server.address}/v1/files/{made['id']}/content") as reply:
+        async with run.http.get(f"{run.server.address}/v1/files/{created['id']}/content") as reply:
             async for chunk in reply.content.iter_any():
                 got += len(chunk)
         assert got == size
@@ -190,22 +195,22 @@ async def test_a_store_that_is_down_is_told_and_keeps_no_blob_for_ever(
         raise Unreachable("could not connect")
 
     async with running(tmp_path, files=f"memory://{tmp_path.name}") as run:
-        made = await run.client.files.create(file=("a.jsonl", b"content"), purpose="batch")
+        created = await run.client.files.create(file=("a.jsonl", b"content"), purpose="batch")
         with monkeypatch.context() as down:
             for name in ("open", "put_file", "rm_file"):
                 down.setattr(memory, name, fail)
             asked = (
-                run.client.files.content(made.id),
+                run.client.files.content(created.id),
                 run.client.files.create(file=("b.jsonl", b"content"), purpose="batch"),
-                run.client.files.delete(made.id),
+                run.client.files.delete(created.id),
             )
             for each in asked:
                 with pytest.raises(openai.InternalServerError, match="storage") as caught:
                     await each
                 assert caught.value.status_code == 503
-        assert (await run.client.files.content(made.id)).content == b"content"
-        await run.client.files.delete(made.id)
-        assert not [path for path in memory.store if made.id in path]
+        assert (await run.client.files.content(created.id)).content == b"content"
+        await run.client.files.delete(created.id)
+        assert not [path for path in memory.store if created.id in path]
 
 
 async def test_an_upload_that_can_not_be_noted_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -309,7 +309,7 @@ async def test_a_reply_that_fails_midway_is_cut(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(FolderBlobs, "chunks", chunks)
     async with running(tmp_path) as run:
-        made = await run.client.files.create(file=("a.jsonl", b"x" * 2000), purpose="batch")
-        async with run.http.get(f"{run.server.address}/v1/files/{made.id}/content") as reply:
+        created = await run.client.files.create(file=("a.jsonl", b"x" * 2000), purpose="batch")
+        async with run.http.get(f"{run.server.address}/v1/files/{created.id}/content") as reply:
             with pytest.raises(aiohttp.ClientError):
                 await reply.read()

@@ -43,9 +43,9 @@ def test_the_compose_file_names_files_that_are_there() -> None:
         for volume in service.get("volumes", ())
         if volume.startswith("./")
     ]
-    made_by_hand = {"./fleet.hostfile"}
+    written_by_hand = {"./fleet.hostfile"}
     assert len(mounted) > 4
-    assert all((EXAMPLES / path).is_file() for path in set(mounted) - made_by_hand)
+    assert all((EXAMPLES / path).is_file() for path in set(mounted) - written_by_hand)
     assert compose["services"]["serve"]["build"]["dockerfile"] == "examples/serve/Dockerfile"
 
 

@@ -85,6 +85,6 @@ def test_where_it_is_crowded_only_users_begin_who_have_nothing_of_that_priority_
     st.dictionaries(st.sampled_from("abcd"), st.floats(0.1, 10.0)),
 )
 def test_everything_begins_once(each: list[tuple[str, int, int]], weights: dict[str, float]) -> None:
-    made = [waiting(user, seq, cost=cost, priority=priority) for seq, (user, cost, priority) in enumerate(each)]
-    begun = order(made, {user: Share(weight) for user, weight in weights.items()})
-    assert sorted(begun) == sorted(one.id for one in made)
+    created = [waiting(user, seq, cost=cost, priority=priority) for seq, (user, cost, priority) in enumerate(each)]
+    begun = order(created, {user: Share(weight) for user, weight in weights.items()})
+    assert sorted(begun) == sorted(one.id for one in created)

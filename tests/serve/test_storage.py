@@ -34,11 +34,11 @@ def postgres_url() -> Iterator[str]:
 
 async def emptied(url: str) -> None:
     """Delete all that is in a PostgreSQL database."""
-    made = Storage(url)
-    async with made.write() as connection:
+    created = Storage(url)
+    async with created.write() as connection:
         await connection.execute(text("DROP SCHEMA public CASCADE"))
         await connection.execute(text("CREATE SCHEMA public"))
-    await made.close()
+    await created.close()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
@@ -47,10 +47,10 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
     url = f"sqlite:///{tmp_path / 'a.db'}" if is_sqlite else request.getfixturevalue("postgres_url")
     if not is_sqlite:
         await emptied(url)
-    made = Storage(url)
-    await made.open()
-    yield made
-    await made.close()
+    created = Storage(url)
+    await created.open()
+    yield created
+    await created.close()
 
 
 async def test_migrations_make_what_the_tables_say(storage: Storage) -> None:
@@ -63,16 +63,16 @@ async def test_migrations_make_what_the_tables_say(storage: Storage) -> None:
 
 
 async def test_an_older_database_is_brought_up(tmp_path: Path) -> None:
-    made = Storage(f"sqlite:///{tmp_path / 'old.db'}")
-    async with made.write() as connection:
+    created = Storage(f"sqlite:///{tmp_path / 'old.db'}")
+    async with created.write() as connection:
         await connection.run_sync(upgrade, "0001")
         values = batch("b")
         names, places = ", ".join(f'"{name}"' for name in values), ", ".join(f":{name}" for name in values)
         await connection.execute(text(f"INSERT INTO batches ({names}) VALUES ({places})"), values)  # noqa: S608 - ours
-    await made.open()
-    async with made.read() as connection:
+    await created.open()
+    async with created.read() as connection:
         assert (await connection.execute(select(batches.c.id, batches.c.charged))).all() == [("b", 0)]
-    await made.close()
+    await created.close()
 
 
 async def test_a_database_of_a_newer_version_is_refused(storage: Storage) -> None:
@@ -195,10 +195,10 @@ def test_bad_urls_are_refused(url: str, words: str) -> None:
 
 async def test_a_database_that_is_no_database(tmp_path: Path) -> None:
     (tmp_path / "a.db").write_bytes(b"notes of mine" * 1000)
-    made = Storage(f"sqlite:///{tmp_path / 'a.db'}")
+    created = Storage(f"sqlite:///{tmp_path / 'a.db'}")
     with pytest.raises(ConfigError, match="not a database"):
-        await made.open()
-    await made.close()
+        await created.open()
+    await created.close()
 
 
 @pytest.mark.parametrize("kind", ["nfs4", "fuse.glusterfs", "wekafs", "panfs", "virtiofs", "ocfs2", "gfs2"])

@@ -69,20 +69,20 @@ async def test_endpoints_are_managed_as_openai_has_it(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
         hooks = run.client.webhooks
         assert "batch.completed" in (await hooks.event_types.list()).data
-        made = await hooks.create(name="a", url="https://example.org/x", event_types=["batch.completed"])
-        assert made.signing_secret.startswith("whsec_")
-        found = await hooks.retrieve(made.id)
+        created = await hooks.create(name="a", url="https://example.org/x", event_types=["batch.completed"])
+        assert created.signing_secret.startswith("whsec_")
+        found = await hooks.retrieve(created.id)
         assert (found.name, found.url, found.event_types) == ("a", "https://example.org/x", ["batch.completed"])
         assert found.signing_secret_hint is not None
-        assert made.signing_secret not in found.model_dump_json()
-        changed = await hooks.update(made.id, name="b", event_types=["batch.failed", "batch.expired"])
+        assert created.signing_secret not in found.model_dump_json()
+        changed = await hooks.update(created.id, name="b", event_types=["batch.failed", "batch.expired"])
         assert (changed.name, changed.event_types) == ("b", ["batch.failed", "batch.expired"])
-        rotated = await hooks.rotate_secret(made.id)
-        assert rotated.signing_secret != made.signing_secret
-        assert [each.id for each in (await hooks.list()).data] == [made.id]
-        assert (await hooks.delete(made.id)).deleted
+        rotated = await hooks.rotate_secret(created.id)
+        assert rotated.signing_secret != created.signing_secret
+        assert [each.id for each in (await hooks.list()).data] == [created.id]
+        assert (await hooks.delete(created.id)).deleted
         with pytest.raises(openai.NotFoundError):
-            await hooks.retrieve(made.id)
+            await hooks.retrieve(created.id)
 
 
 @pytest.mark.parametrize(

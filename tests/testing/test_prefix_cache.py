@@ -104,7 +104,7 @@ async def test_a_small_cache_preempts_and_says_so(client: Client) -> None:
         assert {choice["text"] for choice in body["choices"]} == {"word " * 60}
         _, page = await client.get(agent, "/metrics")
         assert "vllm:num_preemptions_total" in page
-        assert agent.server.driver.engine.preemptions == 2
+        assert agent.server.engine_loop.engine.preemptions == 2
 
 
 def test_a_cache_smaller_than_the_context_is_refused() -> None:

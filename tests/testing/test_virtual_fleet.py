@@ -222,7 +222,7 @@ async def test_an_answer_takes_as_long_over_http_as_in_virtual_time() -> None:
             async for line in reply.content:
                 if line.startswith(b"data: {"):
                     read(msgspec.json.decode(line[6:]))
-        engine = fleet.agents[0].server.driver.engine
+        engine = fleet.agents[0].server.engine_loop.engine
         assert (engine.preemptions, engine.prefix_hits) == (88, 928)
 
     client = Recorder(VirtualFleet([1.0], profile=profile, round_trip=0.0))

@@ -25,8 +25,8 @@ NOW = datetime(2026, 11, 5, 12, 0, 0, tzinfo=UTC)
 
 @pytest.fixture
 def client() -> Iterator[Any]:
-    with openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1") as made:
-        yield made
+    with openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9/v1") as created:
+        yield created
 
 
 def response(status: int, headers: dict[str, str]) -> Any:
