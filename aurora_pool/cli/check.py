@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json as json_module
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import typer
 
 from aurora_pool.cli.console import cell
 from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.min_agents import MinAgents, MinAgentsOption, parse_min_agents
 from aurora_pool.cli.panels import DISPLAY, FLEET, LIMITS, OUTPUT, Hostfile
 from aurora_pool.errors import counted
 from aurora_pool.terminal import one_line
@@ -139,14 +139,7 @@ def wait(
         ),
     ] = None,
     hostfile: Hostfile,
-    min_agents: Annotated[
-        str,
-        typer.Option(
-            metavar="N",
-            help="How many must answer, or which share of the fleet: 12 or 80%.",
-            rich_help_panel=FLEET,
-        ),
-    ] = "1",
+    min_agents: MinAgentsOption = "1",
     timeout: Annotated[
         float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds to wait.", rich_help_panel=LIMITS)
     ] = 600.0,
@@ -162,7 +155,7 @@ def wait(
     from aurora_pool.errors import JobError, NoAgentsError
     from aurora_pool.hostfile import format_hostfile
 
-    usable, needed = asyncio.run(_wait(hostfile, min_agents, timeout))
+    usable, needed = asyncio.run(_wait(hostfile, parse_min_agents(min_agents, hostfile), timeout))
     answering = len(own_agents(usable))
     hosted = f"; {describe_hosted(len(usable) - answering)}" if answering < len(usable) else ""
     found = counted(answering, "agent answers", "agents answer")
@@ -179,14 +172,13 @@ def wait(
     typer.echo(f"{found}{hosted}", err=True)
 
 
-async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentEndpoint], int]:
+async def _wait(hostfile: Path, least: MinAgents, timeout: float) -> tuple[list[AgentEndpoint], int]:
     """Give the agents that answer, and the hosted ones, and how many of the former are needed."""
     from aurora_pool.cli.fleet import own_agents
     from aurora_pool.errors import HostfileError
     from aurora_pool.fleets.check import check_agents
     from aurora_pool.hostfile_source import parse_hostfile
 
-    share = _share(least)
     deadline = time.monotonic() + timeout
     answering: list[AgentEndpoint] = []
     while True:
@@ -197,7 +189,7 @@ async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentE
         except HostfileError as error:
             problem = error
         own = own_agents(endpoints)
-        needed = max(1, math.ceil(share * _size(hostfile, len(own)))) if least.endswith("%") else int(share)
+        needed = least.of(len(own))
         known = [endpoint for endpoint in own if endpoint in answering]
         new = [endpoint for endpoint in own if endpoint not in answering]
         within = min(ANSWERING, max(0.1, deadline - time.monotonic()))
@@ -212,24 +204,3 @@ async def _wait(hostfile: Path, least: str, timeout: float) -> tuple[list[AgentE
                 raise problem
             return usable, needed
         await asyncio.sleep(AGAIN)
-
-
-def _share(least: str) -> float:
-    try:
-        value = float(least.removesuffix("%"))
-    except ValueError:
-        value = -1.0
-    if not (0 < value <= 100 if least.endswith("%") else value >= 1 and value.is_integer()):
-        raise typer.BadParameter(f"--min-agents: expected a number such as 12, or a share such as 80%, got {least!r}")
-    return value / 100 if least.endswith("%") else value
-
-
-def _size(hostfile: Path, listed: int) -> int:
-    """How many agents there will be: all of a fleet whose folder this is, else those that are listed."""
-    from aurora_pool.errors import ConfigError
-    from aurora_pool.fleets.run_folder import RunFolder
-
-    try:
-        return len(RunFolder(hostfile.absolute().parent).fleet().agent_names) if hostfile.is_dir() else listed
-    except ConfigError:
-        return listed

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError, counted
+from aurora_pool.errors import ConfigError, HostfileError, NoAgentsError, PoolError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.hostfile_source import is_followed_by_reading, parse_hostfile
 from aurora_pool.messages import Prompt
 
 if TYPE_CHECKING:
+    from aurora_pool.cli.min_agents import MinAgents
     from aurora_pool.jobs.run import JobPool
     from aurora_pool.pool import VLLMPool
 
@@ -81,27 +82,39 @@ async def start(pool: JobPool) -> None:
         raise NoAgentsError(str(error)) from error
 
 
-async def wait_for_agents(pool: VLLMPool, least: int, *, within: float) -> None:
-    """Wait until at least ``least`` own agents have answered a one-token prompt; hosted ones are not asked.
+async def wait_for_agents(pool: VLLMPool, least: MinAgents, *, within: float) -> None:
+    """Wait until enough own agents have answered a one-token prompt; hosted ones are not asked.
 
-    Raises :class:`~aurora_pool.errors.NoAgentsError` if fewer have after ``within`` seconds.
+    The pool may get other agents meanwhile. Raises :class:`~aurora_pool.errors.NoAgentsError` if fewer have answered
+    after ``within`` seconds.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within
-    ping = [Prompt("ping", max_tokens=1)]
     answered: set[AgentEndpoint] = set()
     while True:
+        asked = [each for each in pool.endpoints if each.hosted is None and each not in answered]
+        views = [pool.select([pool.endpoints.index(each)]) for each in asked]
+        replies = await asyncio.gather(*map(_answers, views))
+        answered |= {each for each, reply in zip(asked, replies, strict=True) if reply}
         own = own_agents(pool.endpoints)
-        missing = [index for index, each in enumerate(pool.endpoints) if each.hosted is None and each not in answered]
-        replies = await asyncio.gather(*(pool.post_batch(index, ping) for index in missing))
-        answered |= {pool.endpoints[index] for index, (reply,) in zip(missing, replies, strict=True) if reply.success}
-        if len(answered) >= least:
+        answered &= set(own)
+        needed = least.of(len(own))
+        if len(answered) >= needed:
             return
         if loop.time() + AGAIN > deadline:
             hosted = f"; {describe_hosted(pool.size - len(own))}" if pool.size > len(own) else ""
             found = f"{len(answered)} of {counted(len(own), 'agent answers', 'agents answer')}"
-            raise NoAgentsError(f"{found}, and {counted(least, 'is needed', 'are needed')}{hosted}")
+            raise NoAgentsError(f"{found}, and {counted(needed, 'is needed', 'are needed')}{hosted}")
         await asyncio.sleep(AGAIN)
+
+
+async def _answers(agent: VLLMPool) -> bool:
+    """Whether the only agent of a view answers; one that has left the pool does not."""
+    try:
+        (reply,) = await agent.post_batch(0, [Prompt("ping", max_tokens=1)])
+    except PoolError:
+        return False
+    return reply.success
 
 
 async def watch_hostfile(

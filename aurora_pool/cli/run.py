@@ -9,6 +9,7 @@ from typing import Any
 import typer
 
 from aurora_pool.cli import panels
+from aurora_pool.cli.min_agents import MinAgentsOption, parse_min_agents
 from aurora_pool.cli.options import checks, data, display, fleet, inputs, limits, outputs, prompts, sharing
 from aurora_pool.cli.options.together import check_together
 
@@ -53,7 +54,7 @@ def run(
     engine_args: fleet.EngineArgs = "",
     model: fleet.Model = None,
     model_map: fleet.ModelMap = None,
-    min_agents: fleet.MinAgents = 1,
+    min_agents: MinAgentsOption = "1",
     share: sharing.Share = None,
     takeover_after: sharing.TakeoverAfter = 30.0,
     balance: fleet.Balance = "adaptive",
@@ -136,6 +137,7 @@ def run(
         run_log=run_log,
     )
     hostfile = fleet.who_answers(context, hostfile, up, engine, model)
+    least = parse_min_agents(min_agents, None if up or tag or share else hostfile)
     session = Session(
         source=source,
         output=output or "",
@@ -155,7 +157,7 @@ def run(
         on_too_long=on_too_long,
         patience=patience,
         stall=stall,
-        min_agents=min_agents,
+        min_agents=least,
         grace=grace,
         timeout=timeout,
         concurrency=concurrency,
@@ -177,5 +179,5 @@ def run(
     from aurora_pool.cli.up import RUN, fleet_for_a_job
 
     folder = RUN if output in {None, "-"} else Path(f"{output}.fleet")
-    with fleet_for_a_job(up, folder, least=min_agents, patience=patience, quiet=quiet) as agents:
+    with fleet_for_a_job(up, folder, least=least, patience=patience, quiet=quiet) as agents:
         raise typer.Exit(run_session(dataclasses.replace(session, hostfile=agents)))

@@ -6,7 +6,7 @@ import asyncio
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from aurora_pool.cli.dry_run import dry_run
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.fleet import PATIENCE, having, start, wait_for_agents, wait_for_hostfile, watch_hostfile
 from aurora_pool.cli.interruptions import GOES_ON, Interruptions
+from aurora_pool.cli.min_agents import ONE, MinAgents
 from aurora_pool.cli.summary import as_json, describe, describe_resumed, exit_code_of
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, counted
 from aurora_pool.hostfile import AgentEndpoint
@@ -67,7 +68,7 @@ class Session:
     on_too_long: OnTooLong = "error"
     patience: float | None = None
     stall: float = Timeouts().stall
-    min_agents: int = 1
+    min_agents: MinAgents = ONE
     grace: float = 8.0
     timeout: float | None = None
     concurrency: int | None = None
@@ -189,9 +190,9 @@ class _Command:
         await self._start(pool, endpoints)
         if session.dry_run:
             return pool
-        if session.min_agents > 1 and isinstance(pool, VLLMPool):
-            await wait_for_agents(pool, session.min_agents, within=within)
         stack.push_async_callback(_cancelled, asyncio.create_task(self._follow_hostfile(pool, share)))
+        if session.min_agents != ONE and isinstance(pool, VLLMPool):
+            await wait_for_agents(pool, session.min_agents, within=within)
         if share is not None:
             self._lend(pool, share, stack)
         return pool
@@ -274,8 +275,7 @@ class _Command:
         """Say which agents are idle at the end, and take those of other drivers."""
 
         def update(endpoints: list[AgentEndpoint]) -> None:
-            now = counted(len(endpoints), "agent")
-            self._display.say(f"share {share.part}: {now} now, with those that others do not need")
+            self._display.say(f"share {share.part}: {counted(len(endpoints), 'agent')} now, with idle ones of others")
             pool.update_endpoints(endpoints)
 
         self._listeners.append(lambda progress: share.tell(progress.statistics, exhausted=progress.exhausted))
@@ -344,7 +344,5 @@ def make_engine(kind: str, model: str, arguments: str) -> Engine:
 
 async def _cancelled(task: asyncio.Task[None]) -> None:
     task.cancel()
-    try:
+    with suppress(asyncio.CancelledError):
         await task
-    except asyncio.CancelledError:
-        return

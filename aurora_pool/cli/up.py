@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.min_agents import MinAgents
 from aurora_pool.cli.panels import FLEET as PANEL
 from aurora_pool.cli.panels import OUTPUT
 from aurora_pool.errors import counted
@@ -95,7 +96,7 @@ def down(run: Run = RUN) -> None:
 
 
 @contextmanager
-def fleet_for_a_job(what: str, run: Path, *, least: int, patience: float | None, quiet: bool) -> Iterator[Path]:
+def fleet_for_a_job(what: str, run: Path, *, least: MinAgents, patience: float | None, quiet: bool) -> Iterator[Path]:
     """Bring a fleet up for one job; gives its hostfile once enough agents are ready, and takes it down in the end.
 
     Raises :class:`~aurora_pool.errors.PoolError`.
@@ -116,7 +117,7 @@ def fleet_for_a_job(what: str, run: Path, *, least: int, patience: float | None,
     interruptions = Interruptions()
     with attached(folder, fleet, tell):
         try:
-            wait_until_ready(folder, least, within=patience, tell=tell)
+            wait_until_ready(folder, least.of(len(fleet.agent_names)), within=patience, tell=tell)
             yield folder.agents
         finally:
             interruptions.ignore()  # nothing must cut short what takes the fleet down

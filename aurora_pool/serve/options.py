@@ -37,8 +37,6 @@ _KINDS: Mapping[type, Sequence[str]] = {
     UserLimits: ("limits",),
 }
 _OPTIONAL_KINDS: Mapping[type, Sequence[str]] = {str: ("database", "files"), Path: ("tls_cert", "tls_key")}
-_FROM_1 = ("body_limit", "upload_limit", "header_limit", "connections", "batches_at_once")
-_ABOVE_0 = ("read_timeout", "write_timeout", "lease", "file_days")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +94,17 @@ class ServerOptions:
             for name in names:
                 check_instance(name, getattr(self, name), optional)
         check_whole(0, optional=False, port=self.port)
-        check_whole(1, optional=False, **{name: getattr(self, name) for name in _FROM_1})
-        check_positive(**{name: getattr(self, name) for name in _ABOVE_0})
+        check_whole(
+            1,
+            optional=False,
+            connections=self.connections,
+            batches_at_once=self.batches_at_once,
+            body_bytes=self.body_bytes,
+            upload_bytes=self.upload_bytes,
+            header_bytes=self.header_bytes,
+        )
+        check_positive(read_timeout=self.read_timeout, write_timeout=self.write_timeout)
+        check_positive(lease=self.lease, file_days=self.file_days)
         check_amount(grace=self.grace)
         check_whole(0, **{f"limits.{name}": value for name, value in asdict(self.limits).items()})
         check_each_instance("trusted_proxies", self.trusted_proxies, str)

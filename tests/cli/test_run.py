@@ -309,7 +309,10 @@ def test_options_that_are_missing_or_senseless(call: Call, source: Path, output:
 def test_too_few_agents(call: Call, source: Path, output: Path, hostfile: Path) -> None:
     ended = call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "5", "--patience", "1")
     assert (ended.code, "4 of 4 agents answer, and 5 are needed" in one_line(ended)) == (5, True)
-    assert call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "4").code == 0
+    ended = call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", "120%")
+    assert (ended.code, "--min-agents: expected a number such as 12, or a share" in one_line(ended)) == (2, True)
+    for least in ("4", "100%"):
+        assert call("run", source, "-o", output, "--hostfile", hostfile, "--min-agents", least).code == 0
 
 
 # -- some of the agents ------------------------------------------------------------------------------------------

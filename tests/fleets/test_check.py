@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from aurora_pool import AgentEndpoint, VLLMPool, format_hostfile
 from aurora_pool.cli.fleet import wait_for_agents
+from aurora_pool.cli.min_agents import MinAgents, parse_min_agents
 from aurora_pool.errors import NoAgentsError
 from aurora_pool.fleets.check import AgentCheck, check_agents
 from aurora_pool.fleets.findings import find
@@ -236,14 +238,35 @@ def test_top_keeps_the_agents_of_a_folder_that_is_empty_for_a_moment(
     assert call("top", "--hostfile", folder, "--every", "0.2").code == 4
 
 
+def test_a_job_that_waits_for_agents_counts_those_that_come() -> None:
+    async def run() -> None:
+        fleet = SimulatedFleet(4, profile=AgentProfile(instant=True))
+        async with fleet, VLLMPool(fleet.endpoints[:1]) as pool:
+            waiting = asyncio.create_task(wait_for_agents(pool, MinAgents(3), within=60))
+            await asyncio.sleep(5)
+            assert not waiting.done()
+            pool.update_endpoints(fleet.endpoints[1:])
+            await waiting
+
+    run_simulated(run())
+
+
+def test_a_share_is_one_of_the_whole_fleet_whose_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "fleet.hostfile").touch()
+    for text, expected in (("12", 12), ("80%", 8), ("7%", 1), ("100%", 10), ("0.1%", 1)):
+        assert parse_min_agents(text, tmp_path / "fleet.hostfile").of(10) == expected
+        assert parse_min_agents(text, tmp_path).of(10) == expected, "a folder of no fleet"
+    assert parse_min_agents("7%").of(100) == 7
+
+
 def test_a_job_that_waits_for_agents_asks_no_hosted_one() -> None:
     async def run() -> None:
         tags = [{}, {"hosted": "true"}]
         async with SimulatedFleet(2, tags=tags, profile=AgentProfile(instant=True)) as fleet:
             async with VLLMPool(fleet.endpoints) as pool:
-                await wait_for_agents(pool, 1, within=5)
+                await wait_for_agents(pool, MinAgents(1), within=5)
                 with pytest.raises(NoAgentsError, match="1 of 1 agent answers, and 2 are needed; 1 hosted agent not"):
-                    await wait_for_agents(pool, 2, within=5)
+                    await wait_for_agents(pool, MinAgents(2), within=5)
             assert fleet.agents[1].requests == []
 
     run_simulated(run())

@@ -36,9 +36,6 @@ ModelMap: TypeAlias = Annotated[
         rich_help_panel=FLEET,
     ),
 ]
-MinAgents: TypeAlias = Annotated[
-    int, typer.Option(metavar="N", min=1, help="Start when this many agents answer.", rich_help_panel=FLEET)
-]
 Balance: TypeAlias = Annotated[
     Literal["adaptive", "strict"],
     typer.Option(
