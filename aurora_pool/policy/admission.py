@@ -1,4 +1,4 @@
-"""What becomes of prompts as they come: assigned round-robin, or in groups of those that begin alike."""
+"""Assigns prompts when they are admitted: round-robin, or in groups of those that begin alike."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from aurora_pool.policy.segmented_queue import SegmentedQueue
 from aurora_pool.policy.work import Lot, Prompts, WorkItem, tokens_of
 
 WORTH_SHARING = 4
-"""Prompts of a lot for each agent, from which on they are assigned as shares."""
+"""From this many prompts for each agent on, a lot is assigned in shares."""
 DRAWN = 4
 """A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
 
 
 class Admission:
-    """Assigns prompts to agents as they come. What finds no credit there waits in its queue, and so do groups."""
+    """Assigns prompts to agents as they come. Those that find no credit wait in their queue, and so do groups."""
 
     def __init__(self, ledger: Ledger, *, strict: bool, beginning_of: Callable[[Any], Any] | None) -> None:
         self.ledger = ledger
@@ -59,7 +59,7 @@ class Admission:
             self._admit(lot.items(), queue)
 
     def _is_online(self, queue: PromptQueue) -> bool:
-        """Whether its prompts are for somebody who waits, and something else waits."""
+        """Whether its prompts are online ones, and others wait."""
         return queue.caller.priority < 0 and bool(self.ledger.queues) and not (self.strict or queue.waiting)
 
     def _groups(self, prompts: Prompts, queue: PromptQueue) -> Iterable[Group] | None:
@@ -68,7 +68,7 @@ class Admission:
         return self._grouper.groups(prompts, queue)
 
     def _admit_groups(self, groups: Iterable[Group], queue: PromptQueue) -> None:
-        """Have groups wait for their homes, or for whoever comes first: the next plan gives each agent its share."""
+        """Queue groups for their homes, or for any agent: the next plan gives each agent its share."""
         agents, affinity, serves = self.ledger.agents, self.ledger.affinity, queue.view.serves
         for key, items in groups:
             if key:
@@ -84,7 +84,7 @@ class Admission:
         agents, members, waiting = ledger.agents, queue.view.members, queue.items
         size = len(members)
         if not size:
-            waiting.extend(items)  # for hosted agents, if for anybody
+            waiting.extend(items)  # for hosted agents, if for any
         others_wait = len(ledger.queues) > (queue in ledger.queues)
         given = []
         for place, item in enumerate(items if size else ()):
@@ -112,7 +112,7 @@ class Admission:
     def _assign_shares(self, lot: Lot, queue: PromptQueue) -> bool:
         """Assign many prompts in a row, agent by agent, not prompt by prompt, until the first finds no credit.
 
-        It comes to the same, at a small part of the cost. Returns False where there are too few prompts for that.
+        The result is the same, at a fraction of the cost. Returns False where there are too few prompts for that.
         """
         members, size = queue.view.members, len(queue.view.members)
         if not size or len(lot) < WORTH_SHARING * size:
@@ -132,7 +132,7 @@ class Admission:
         return True
 
     def _keep(self, item: WorkItem, home: AgentState) -> None:
-        """Give a prompt to its home agent, or have it wait for just that."""
+        """Assign a prompt to its home agent, or pin it to that until it has a credit."""
         ledger, queues = self.ledger, item.queue.by_agent
         if home.index not in queues and home.held < home.limit:
             ledger.assign(item, home)

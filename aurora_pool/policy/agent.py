@@ -31,7 +31,7 @@ PROMPT_REPLY = 1.5
 
 TRIAL_SHARE = 16
 """An agent that has gone out again soon after it came back gets only so small a part of its window, until it has given
-answers for a while: what it holds when it flaps is generated in vain."""
+answers for a while: what it holds when it flaps is wasted."""
 
 
 BATCH_SHARE = 3 / 8
@@ -156,7 +156,7 @@ class AgentState:
 
     @property
     def disabled(self) -> bool:
-        """Whether it is a hosted one that has left for good."""
+        """Whether it is a hosted one that was taken out for good."""
         return self.quota is not None and self.breaker.state is State.REMOVED
 
     @property
@@ -171,7 +171,7 @@ class AgentState:
 
     @property
     def state(self) -> str:
-        """How it is, in a word or two."""
+        """Its state, as users see it."""
         return RATE_LIMITED if self.in_service and self.rate_limited and self.overloaded else self.breaker.state.value
 
     @property
@@ -271,7 +271,7 @@ class AgentState:
         """Let the window grow if it is what leaves the server with too little: see :mod:`aurora_pool.policy.window`."""
         size = self.window.size
         if self.held + self.answers_since_send < size or (self.held and 2 * self.answers_since_send > size):
-            return  # it is not the window that limits, or it was full too long ago to tell
+            return  # the window is not the limit, or it was full too long ago
         flow = self.flow
         if self.held - self.running <= flow.rate * flow.latency and not self.queued_at_server:
             rate = flow.rate if self.held or self.answered_at is None else flow.rate_until(self.answered_at)
@@ -307,7 +307,7 @@ class AgentState:
         self.last_error = reason
 
     def discard_duplicate(self, tokens: int) -> None:
-        """Record that an answer of some tokens came after another agent's: it is nobody's result."""
+        """Uncount an answer of some tokens that came after another agent's: it is not a result."""
         self.prompts_done -= 1
         self.tokens_done -= tokens
 

@@ -1,4 +1,4 @@
-"""What an answer changes: its prompt's end, the credit that comes back, and what is known of its agent and caller."""
+"""What an answer changes: its prompt ends, its credit comes back, and its agent's and caller's figures are updated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aurora_pool.policy.work import InFlightRequest, Lot, WorkItem
 
 
 class PromptAnswer(Protocol):
-    """What the dispatcher wants to know of an answer: whether its first token had been reported before."""
+    """What the dispatcher needs of an answer: whether its first token had been reported before."""
 
     started: bool
 
@@ -44,7 +44,7 @@ class Answers:
         """Record an answer; return whether it is its prompt's first, and so its result.
 
         ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
-        ``tokens`` is 0 where the server does not tell.
+        ``tokens`` is 0 where the server does not report it.
         """
         if request.items[slot] is None:
             return False
@@ -80,8 +80,8 @@ class Answers:
     ) -> Results[AnyAnswer]:
         """Record answers that came at the same moment; return those that are their prompts' first.
 
-        ``slots`` and ``tokens`` have each one's place in the request and length: 0 where the server does not tell. It
-        comes to the same as :meth:`one` for each, at a small part of the cost where a reply brings many.
+        ``slots`` and ``tokens`` have each one's place in the request and length: 0 where the server does not report it.
+        The result is that of :meth:`one` for each, at a fraction of the cost where a reply brings many.
         """
         if request.lot is not None:
             return self._of_lot(request, request.lot, answers, slots, tokens, now)

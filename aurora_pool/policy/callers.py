@@ -1,4 +1,4 @@
-"""Who asks, and of which agents: callers, views of the fleet, and the queues in which a caller's prompts wait."""
+"""Callers, views of the fleet, and the queues in which a caller's prompts wait."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MEMORY = 1 / 256
 
 
 class End(NamedTuple):
-    """How the end of a queue was foreseen, at some time."""
+    """The forecast of a queue's end."""
 
     at: float
     """When all agents would end what they hold and what waits, if all ended together."""
@@ -56,7 +56,7 @@ class AgentView:
 
 
 class Caller:
-    """Whoever asks: what it has been given so far, against the others.
+    """A caller: the service it has had so far, compared with others.
 
     ``weight`` is its share against that of others of the same ``priority``; of two priorities the lower number is
     served first, as vLLM counts them.
@@ -93,7 +93,7 @@ class Caller:
         self.service += tokens / self.weight
 
     def returned(self, prompts: int) -> None:
-        """Record that this many of its prompts are at an agent no more: what was expected of them is not owed."""
+        """Record that this many of its prompts have left an agent: their expected tokens are no longer owed."""
         share = self.owed * prompts / self.in_flight if self.in_flight else 0.0
         self.in_flight -= prompts
         self.owed -= share
@@ -155,7 +155,7 @@ class PromptQueue:
         self.beginning: Any = ""
         """How one of its last prompts began."""
         self.entry = -1
-        """Its valid entry among those whose turn may be."""
+        """Its valid entry in the heap of queues."""
         self.by_agent: dict[int, SegmentedQueue[Any, Any]] = {}
         """What waits for a particular agent."""
         self.quarantined: deque[Any] = deque()
@@ -184,7 +184,7 @@ class PromptQueue:
         return len(self.items) + len(self.quarantined) + sum(map(len, self.by_agent.values()))
 
     def clear(self) -> None:
-        """Forget what waits here."""
+        """Drop all waiting prompts."""
         self.items.clear()
         self.quarantined.clear()
         self.by_agent.clear()

@@ -1,4 +1,4 @@
-"""Whether an agent has died when a connection to it broke, and with it what it held.
+"""Check whether an agent has died when a connection to it broke.
 
 Connections break for many reasons; only a death says something about the prompts that were in flight. So the agent's
 load is checked: it has died if it accepts no connection, or if its counters have been reset. If it still works, the

@@ -124,7 +124,7 @@ class Dispatcher:
         """Record an answer; return whether it is its prompt's first, and so its result.
 
         ``slot`` is the prompt's place in the request, ``started`` whether its first token had been reported before.
-        ``tokens`` is 0 where the server does not tell.
+        ``tokens`` is 0 where the server does not report it.
         """
         return self._answers.one(request, slot, tokens, now, started=started)
 

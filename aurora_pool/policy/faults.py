@@ -187,7 +187,7 @@ class Faults:
     def _consequences(
         self, items: list[WorkItem], agent: AgentState, outcome: Outcome, reason: str, now: float
     ) -> None:
-        """Do what the table says with prompts that nobody has answered."""
+        """Handle unanswered prompts as the table of outcomes says."""
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
@@ -210,7 +210,7 @@ class Faults:
                         self._give_up_overloaded(queue, now)
 
     def _give_up_overloaded(self, queue: PromptQueue, now: float) -> None:
-        """End what waits in a queue once all its agents have been overloaded for too long."""
+        """Fail what waits in a queue once all its agents have been overloaded for too long."""
         members = queue.view.members or queue.view.hosted
         serving = [agent for agent in (self.ledger.agents[index] for index in members) if agent.in_service]
         limit = _overload_limit(queue)

@@ -59,11 +59,11 @@ class Flow:
         self.rate = 0.0
         """Prompts a second, in the last whole bucket; 0 while unknown."""
         self.peak = 0.0
-        """The highest throughput of late."""
+        """The highest recent throughput."""
         self.sustained = 0.0
-        """The mean throughput of late."""
+        """The mean recent throughput."""
         self.most_running = 0
-        """The most prompts of late that had shown a first token and not ended."""
+        """The most prompts that had recently shown a first token and not ended."""
         self.slots = 0
         """How many prompts the engine worked on when others were last seen to wait there; 0 while none were."""
         self.most_held = 0
@@ -73,9 +73,9 @@ class Flow:
         self.decode_speed = 0.0
         """Tokens a second that one prompt gets after its first at the agent's usual load; 0 while unknown."""
         self.decode_speed_now = 0.0
-        """The same of late, whatever the load."""
+        """The recent value, at any load."""
         self.decode_speed_best = 0.0
-        """The best of late: what an agent with little to do can do."""
+        """The best recent value: that of an agent with little load."""
         self._best_at = 0.0
         self._averages: deque[tuple[float, int]] = deque(maxlen=BUCKETS)
         self._since = 0.0
@@ -85,12 +85,12 @@ class Flow:
         self._floor_at = 0.0
 
     def began(self, now: float) -> None:
-        """Record that it is given work after it had none: the time before says nothing."""
+        """Record that it gets work after it was idle: the time before is not counted."""
         self._since = now
         self._count = 0
 
     def first_byte(self, seconds: float, now: float) -> None:
-        """Record how long a request took to show a first sign."""
+        """Record how long a request took to its first byte."""
         floor = self.latency * (1.0 + FLOOR_GROWTH * (now - self._floor_at))
         if not floor or seconds < floor:
             floor = seconds
@@ -139,7 +139,7 @@ class Flow:
 
         An agent that runs much less than it can is faster than at its usual load.
         """
-        if seconds < SHORTEST * answers or tokens <= 0:  # they came at once, from a proxy that held them back perhaps
+        if seconds < SHORTEST * answers or tokens <= 0:  # they came together: a proxy may have buffered them
             return
         speed, weight = tokens / seconds, min(1.0, answers * FRESH)
         now, usual = self.decode_speed_now, self.decode_speed
@@ -151,5 +151,5 @@ class Flow:
 
     @property
     def measured(self) -> int:
-        """How many averages there are of late, up to :data:`BUCKETS`."""
+        """How many recent averages there are, up to :data:`BUCKETS`."""
         return len(self._averages)

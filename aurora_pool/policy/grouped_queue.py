@@ -25,7 +25,7 @@ class Waits(Protocol):
     """What can wait."""
 
     done: bool
-    """Whether nobody waits for it any more."""
+    """Whether it has ended: answered, failed or withdrawn."""
 
 
 Item = TypeVar("Item", bound=Waits)
@@ -162,7 +162,7 @@ class GroupedQueue(Generic[Item, Lot]):
                 self._new[group] = None
 
     def drop_done(self) -> None:
-        """Drop what nobody waits for any more from the heads of what waits."""
+        """Drop prompts that are done from the heads of the queues."""
         _drop_done(self.singles.items)
         while self._groups:
             group = next(iter(self._groups.values()))
@@ -228,7 +228,7 @@ class GroupedQueue(Generic[Item, Lot]):
 
 
 def _drop_done(queue: SegmentedQueue[Item, Lot]) -> int:
-    """Drop what nobody waits for any more from the head of a queue; return how much."""
+    """Drop prompts that are done from the head of a queue; return how many."""
     dropped = 0
     while (first := queue.first) is not None and first.done:
         queue.take(1)

@@ -1,6 +1,6 @@
-"""Hedge the tail: give what slow or stalled agents still hold to agents that have nothing left to do.
+"""Hedge the tail: send what slow or stalled agents still hold to idle agents as well.
 
-The first answer wins, and a request in which nobody waits for an answer any more is closed. An agent is judged by its
+The first answer wins, and a request whose prompts have all been answered elsewhere is closed. An agent is judged by its
 own progress: how fast it decodes, how many prompts a second it answers, how long it takes to begin. That a prompt has
 shown no token yet is no sign of slowness: it may wait for its turn or be in prefill.
 """
@@ -30,11 +30,11 @@ OUTLIER_WASTE_SHARE = 0.018
 WASTE_FREE = 4
 """A few hedges, in mean answers, that even a job of few tokens may have."""
 KNOWN = 4
-"""Answers per prompt in flight from which on one in flight can be told to be the longest: short ones come first."""
+"""Answers per prompt in flight before one in flight may be judged the longest: short answers come first."""
 SIMILAR = 1.3
-"""Agents that take this many times as long as the fastest are no use as second agents."""
+"""Agents that take this many times as long as the fastest are not used as second agents."""
 PROMPTS_SHARE = 0.03
-"""This share of the prompts may be hedged while their agents are at work; those of stalled agents have no limit."""
+"""This share of the prompts may be hedged while their agents work; those of stalled agents have no limit."""
 
 
 class Hedger:
@@ -60,7 +60,7 @@ class Hedger:
     def _scan(self, due: float, now: float) -> None:
         self._due = False
         if now > due + LATE:
-            return  # it is this process that is slow: answers lie unread, and their agents only seem so
+            return  # this process is slow: answers are unread, and their agents only seem slow
         targets = [agent for agent in self.idle if agent.free and agent.unoccupied]
         if not targets:
             return
@@ -118,9 +118,9 @@ class Hedger:
         return found
 
     def _may_hedge(self, item: WorkItem) -> bool:
-        """Whether a second copy is right: not of what may kill agents, and not while others of its queue wait.
+        """Whether a prompt may be hedged: not if it may kill agents, and not while others of its queue wait.
 
-        More may still come: an input that leaves agents idle often waits for the very prompts that a slow one holds.
+        More may still come: an input that leaves agents idle often waits for the prompts that a slow one holds.
         """
         if item.done or item.committed or item.hedged or item.holders > 1 or item.suspected:
             return False

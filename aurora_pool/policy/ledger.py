@@ -174,7 +174,7 @@ class Ledger:
     # -- requests -----------------------------------------------------------------------------------------------
 
     def open_request(self, prompts: Prompts, agent: AgentState, now: float) -> InFlightRequest:
-        """Have these prompts, whose credits are taken already, sent to the agent as one request."""
+        """Open a request to the agent with these prompts, whose credits are taken already."""
         request = InFlightRequest(agent.index, prompts)
         if not isinstance(prompts, Lot):
             for item in prompts:
@@ -193,7 +193,7 @@ class Ledger:
         return request
 
     def send_again(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> None:
-        """Have these prompts of one caller, which the agent has just rejected together, sent to it as one request."""
+        """Open another request with these prompts of one caller, which the agent has just rejected together."""
         for item in items:
             item.holders += 1
         caller = items[0].queue.caller
@@ -271,18 +271,18 @@ class Ledger:
             agent.sent -= request.sent_at is not None
         agent.requests.pop(request, None)
         if agent.checking and not agent.sent:
-            agent.check(False)  # it owes nobody a byte any more
+            agent.check(False)  # it has no open requests
             self.touched[agent] = None
         return left
 
     def give_back(self, request: InFlightRequest, now: float) -> None:
-        """Have the prompts of a request wait again: its agent does not take their form, which is no fault."""
+        """Requeue the prompts of a request whose agent does not support their form; that counts as no failure."""
         self.requeue(reversed(self.remove_request(request)), now)
 
     def close(self, request: InFlightRequest, now: float) -> list[WorkItem]:
         """Give up a request before its reply has ended; return its unreleased prompts.
 
-        The credits come back at once: a server drops what nobody reads within about 50 ms.
+        The credits come back at once: a server aborts a closed request within about 50 ms.
         """
         agent = self.agents[request.agent]
         left = self.remove_request(request)

@@ -1,4 +1,4 @@
-"""How long answers are and how fast agents give them: what the end of a job is foreseen and hedged by.
+"""How long answers are and how fast agents give them: the basis for planning the end of a job and for hedging.
 
 Lengths of answers are not known beforehand, but their distribution so far is; and each agent's speed (tokens per second
 for one prompt) is. ``tail`` decides by them how many of the last prompts an agent takes, ``hedge`` which prompts are
@@ -16,10 +16,10 @@ _STEPS = 4
 """Histogram buckets per doubling of the length."""
 
 _UNSORTED = 4096
-"""How many lengths are kept as they came, before they are counted."""
+"""How many lengths are buffered before they are counted."""
 
 _SOME = 64
-"""Of more lengths than these that come together, about this number show how they are distributed."""
+"""Of more lengths than this that come together, a sample of about this size is counted."""
 
 _BUCKETS = bytes(int(math.log2(max(1, tokens)) * _STEPS) for tokens in range(4096))
 """The buckets of most lengths, worked out beforehand."""
@@ -31,7 +31,7 @@ QUIET = 1.0
 QUIET_ANSWERS = 4
 """An agent is quiet if it has sent nothing for a second more than it takes for this many answers."""
 LONGEST = 0.99
-"""The quantile that the hedge reckons with, of the lengths that are still possible."""
+"""The quantile, of the lengths that are still possible, that hedging plans with."""
 OVERDUE = 1.5
 """A prompt whose answer should be this many times as long as any other by now is stuck."""
 
@@ -66,7 +66,7 @@ class Lengths:
             self._sort()
 
     def _sort(self) -> None:
-        """Put the lengths that have come into their buckets: many at a time cost less than each for itself."""
+        """Count the buffered lengths in their buckets: many at a time cost less than one by one."""
         counts, totals = self._counts, self._totals
         for tokens, times in Counter(self._new).items():
             bucket = _BUCKETS[tokens] if tokens < 4096 else int(math.log2(tokens) * _STEPS)
@@ -134,7 +134,7 @@ def seconds_saved(
     lengths: Lengths,
     typical: bool = True,
 ) -> float:
-    """Return how much sooner a long answer would end if a second agent began it afresh; 0 if it is not worth it.
+    """Return how much sooner a long answer would end if a second agent began it again; 0 if it is not worth it.
 
     ``shown`` is how many seconds ago the prompt showed its first token (None: it has not), ``age`` how many ago it was
     sent. ``unstarted`` is how many prompts the first agent holds that have shown none, ``quiet`` for how many seconds

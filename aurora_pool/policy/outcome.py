@@ -29,7 +29,7 @@ FINISHED = frozenset({"stop", "length", "repetition", "tool_calls", FILTERED})
 _MAY_BE_THE_PROMPTS = frozenset({400, 413, 422})
 """The only statuses that say something about a prompt; any other is about the agent, or a proxy in front of it."""
 _ELSEWHERE = frozenset({401, 402, 403, 404, 405, 406, 407, 410, 411, 414, 415, 421, 426, 431, 451, 501, 505})
-"""Nothing that waiting a moment would mend: the address, the key, the model or the proxy is wrong."""
+"""Statuses that a retry would not mend: the address, the key, the model or the proxy is wrong."""
 _PINNED_TEXT = "pinned to"
 """What transformers says with a 400 where vLLM says 404: it serves another model."""
 _TLS_TEXT = "plain HTTP request was sent to HTTPS port"
@@ -57,7 +57,7 @@ _SENT_AGAIN = frozenset({Outcome.OVERLOADED, Outcome.DRAINING, Outcome.DEAD, Out
 def classify(error: PoolError, prompts: int) -> Outcome:
     """Tell what a failed request that carried this many unfinished prompts means.
 
-    vLLM says some things only in words: a draining server answers 500 with ``cannot schedule new futures after
+    vLLM says some things only in the message: a draining server answers 500 with ``cannot schedule new futures after
     shutdown``, and a dead engine 500 with ``EngineCore encountered an issue`` (an empty body before 0.18).
 
     >>> classify(ServerError(400, "The decoder prompt cannot be empty"), prompts=20)
@@ -81,7 +81,7 @@ def classify(error: PoolError, prompts: int) -> Outcome:
 
 
 def as_directed(error: PoolError, outcome: Outcome) -> Outcome:
-    """What an outcome is at a hosted agent, which may say whether to send the same again: the openai client heeds it.
+    """Adjust the outcome of a hosted agent that says whether to retry (``x-should-retry``), as the openai client does.
 
     >>> as_directed(ServerError(500, "", should_retry=False), Outcome.BROKEN)
     <Outcome.PROMPT_REJECTED: 'prompt_rejected'>

@@ -1,4 +1,4 @@
-"""What the dispatcher decides: plans for the driver to carry out, and events for whoever watches."""
+"""What the dispatcher decides: plans for the driver to carry out, and events for observers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Failure:
 
 
 class Plan(msgspec.Struct, eq=False):
-    """What the pool is to do now: requests to send and to close, agents to probe, prompts that ended unanswered.
+    """What the pool should do now: send and close requests, probe agents, fail prompts.
 
     ``probe`` holds agents to be tried by a small request: they are out, on trial, or stalled without counters;
     ``check`` agents that hold prompts and have stopped sending; ``sample`` agents whose counters of running and waiting
@@ -54,10 +54,10 @@ class PolicyEvents:
         """Record that a prompt was given to a second agent because the first is slow or stalled."""
 
     def idle_timeout_seen(self, agent: int, seconds: float) -> None:
-        """Record that connections to an agent are cut, by a proxy before it, when nothing has come for so long."""
+        """Record that a proxy in front of an agent cuts connections that are idle for this many seconds."""
 
     def prompt_quarantined(self, agent: int) -> None:
-        """Record that a prompt is under suspicion of killing agents and goes on apart from others."""
+        """Record that a prompt may kill agents, and is tried apart from others."""
 
 
 def describe(error: PoolError) -> str:

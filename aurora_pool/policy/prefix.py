@@ -1,6 +1,6 @@
 """Which prompts begin alike.
 
-A server computes the beginning that prompts share once and keeps it, so what belongs together should meet on one agent.
+A server computes the beginning that prompts share once and keeps it, so prompts that share one should be on one agent.
 :func:`find_groups` looks at the prompts that are admitted together: it skips what all of them share, and puts those
 together whose next :data:`LENGTH` characters are the same; a group too large for one agent is divided again in the same
 way. No tokenizer, and no tree: a client that sees many prompts at a time needs neither.
@@ -25,7 +25,7 @@ Group = tuple[int, list[int]]
 
 
 class Keys(Protocol):
-    """The keys of groups that have been met."""
+    """The keys of known groups."""
 
     def __contains__(self, key: object, /) -> bool:
         """Whether this is one of them."""
@@ -43,13 +43,13 @@ STEP = 64
 TOKEN = 4
 """The characters of a token, about."""
 SAMPLED = 32
-"""How many prompts from all over, and how many of the first, show what all share."""
+"""How many evenly spaced prompts, and how many of the first, show what all share."""
 DRAWN = 1024
-"""Of many prompts, this number drawn at random shows whether they are alike: what it does not show is not worth it."""
+"""A random sample of this size shows whether many prompts are alike; what it misses is not worth grouping."""
 MANY = 8 * DRAWN
 """To compare as many as this costs less than to draw some of them."""
 WORTH = 0.2
-"""Groups must save this share of what would be computed without them: they come at a price in balance."""
+"""Groups must save this share of what would be computed without them: they cost balance."""
 LEVELS = 64
 """How many times a group is divided again at most."""
 
@@ -102,7 +102,7 @@ def find_groups(texts: Sequence[Any], depth: int, most: int, known: Keys = froze
     [[0, 2], [1], [3]]
 
     All are of one type. A group of more than ``most`` prompts is divided by what only some of them share. ``known`` are
-    the keys of groups that have been met: a single prompt of one belongs there.
+    the keys of known groups: a single prompt of one belongs there.
     """
     _, length = units_of(texts[0])
     keys = _keys(texts, depth, length)
@@ -149,7 +149,7 @@ def _divided(texts: Sequence[Any], places: list[int], key: int, most: int, known
 def is_worth(texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: int, known: Keys = frozenset()) -> bool:
     """Tell whether groups save a good part of what the agents would compute if prompts were assigned round-robin.
 
-    Some of the groups tell for all. Of a group, what two neighbours share counts, without what they share with the
+    A sample of the groups is enough. Of a group, what two neighbours share counts, without what they share with the
     group before: assigned round-robin, each agent would compute it, or as many as there are prompts in the group.
 
     >>> texts = ["a" * 300 + "?", "a" * 300 + "!", "b" * 300 + "?"]
@@ -174,7 +174,7 @@ def is_worth(texts: Sequence[Any], groups: Sequence[Group], depth: int, agents: 
 
 
 def key_of(text: Beginning, depth: int) -> int:
-    """Name what a prompt has at some depth; 0 where it is too short for that.
+    """Hash a prompt's text at some depth; 0 where it is too short for that.
 
     >>> key_of("short", 0)
     0

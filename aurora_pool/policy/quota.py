@@ -1,9 +1,9 @@
-"""What a hosted agent may be sent, and what may be spent on it: reserved before a request is sent, settled after it.
+"""Quota and budget of hosted agents: reserved before a request is sent, charged after it.
 
 Two token buckets (over requests, over tokens), filled so that no minute ever holds more than the agent allows: a bucket
 that holds ``size`` and gains ``rate`` a second gives at most ``size + 60 x rate`` in any 60 s. There is no burst at the
-start: requests come one by one, and of the tokens a tenth is there. What the agent itself says of what is left only
-ever lowers ours.
+start: requests come one by one, and of the tokens a tenth is there. What the agent itself reports as left can only
+lower the bucket.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ MINUTE = 60.0
 FIRST_SHARE = 0.1
 """The share of a minute's tokens that a bucket holds; more where one prompt needs more."""
 SPARE = 1.01
-"""The requests of a minute are spread over this many minutes, so that what the network moves does not make one more."""
+"""The requests of a minute are spread over this many minutes, so that jitter of the network does not make one more."""
 LEAST_SHARE = 0.01
 """The least share of a minute's tokens that a bucket gains in a minute, however large a single prompt is."""
 UNLIMITED = 1e9
 """What a bucket gains in a second where no limit is known."""
 _EPSILON = 1e-9
 DRAWS = 100
-"""In how many parts a limited budget is drawn: after a kill, so much of it counts as spent at most in vain."""
+"""In how many parts a limited budget is drawn: after a kill, at most one part counts as spent in vain."""
 
 
 class Bucket:
@@ -57,7 +57,7 @@ class Bucket:
         self._level = min(self.size, self._filled(now) - amount)
 
     def update(self, left: Left, now: float) -> None:
-        """Believe an agent that says that less is left than is in here."""
+        """Lower the bucket to what the agent says is left, if that is less."""
         self._level = min(self._filled(now), max(0.0, left.amount))
         if left.amount < 1:
             self._closed_until = max(self._closed_until, now + left.reset)
@@ -115,7 +115,7 @@ class Quota:
             self._tokens.take(tokens, now)
 
     def charge(self, reserved: float, used: float, now: float) -> None:
-        """Record how many tokens it was in the end."""
+        """Record how many tokens a request has used."""
         if self._tokens is not None:
             self._tokens.take(used - reserved, now)
 
@@ -156,7 +156,7 @@ class Budget:
         self._drawn = spent
 
     def reserve(self, amount: float) -> bool:
-        """Set an amount aside; return whether there is as much."""
+        """Reserve an amount; return whether there is as much."""
         if self.spent + self.reserved + amount > self.limit:
             return False
         self.reserved += amount
@@ -164,7 +164,7 @@ class Budget:
         return True
 
     def charge(self, reserved: float, *, cost: float) -> None:
-        """Record what something cost for which an amount had been set aside."""
+        """Record the cost of a request for which an amount was reserved."""
         self.reserved = max(0.0, self.reserved - reserved)
         self.spent += cost
         self._draw()

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from aurora_pool.policy.work import WorkItem
 
 MAX_ATTEMPTS = 5
-"""A prompt that failed so often for the agents' own reasons is given up as exhausted."""
+"""A prompt that failed this often for the agents' own reasons is given up as exhausted."""
 ALONE = 2
 """Failures of a prompt sent alone without which it is not given up: in a list, another prompt may be at fault."""
 

@@ -1,4 +1,4 @@
-"""Which agents are in service: they go out when they fail or are removed, and come back when a probe is answered."""
+"""Which agents are in service: they go out when they fail or are removed, and return when a probe is answered."""
 
 from __future__ import annotations
 

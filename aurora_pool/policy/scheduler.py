@@ -46,7 +46,7 @@ class Scheduler:
     # -- what waits ---------------------------------------------------------------------------------------------
 
     def serve(self, now: float) -> None:
-        """Let the agents that have credits take what waits, each caller in its turn."""
+        """Give waiting prompts to the agents that have credits, each caller in its turn."""
         ledger = self.ledger
         scanned = ledger.take_scans()
         for queue in scanned:
@@ -103,7 +103,7 @@ class Scheduler:
         return sum(len(queue.items) for queue in self.ledger.queues)
 
     def _refill_if_worth(self, agent: AgentState, share: int, group_limit: int) -> int:
-        """Give an agent its share, if that is worth a request: smaller ones are at the end. Return how many prompts."""
+        """Give an agent its share, if that is worth a request; at the end smaller ones are. Return how many prompts."""
         held = agent.held
         if share and agent.limit - held >= min(agent.min_refill, -(-share // 2)):
             if agent.answers_since_send:
@@ -210,7 +210,7 @@ class Scheduler:
     # -- all members together -----------------------------------------------------------------------------------
 
     def _rescan(self, queue: PromptQueue, now: float) -> None:
-        """See whether any member is in service, and, now and then, which are too slow for what is left."""
+        """Check that a member is in service, and, every :data:`RESCAN_EVERY`, which are too slow for what is left."""
         queue.items.drop_done()
         _drop_done(queue.quarantined)
         ledger = self.ledger
@@ -301,9 +301,9 @@ def portion(size: int, wanted: int, most: int, *, begun: bool) -> int:
 
 
 def _barred(queue: PromptQueue) -> int:
-    """The agent that gets nothing of what waits, for all of it has just failed there; -1 if there is none.
+    """The agent that gets nothing of what waits, because all of it has just failed there; -1 if there is none.
 
-    The others are not to be measured by it: they would be too slow, and nobody would take the rest.
+    The others are not compared with it: they might all count as too slow, and none would take the rest.
     """
     first = queue.items.first
     barred = first.avoid if first is not None else -1
@@ -311,6 +311,6 @@ def _barred(queue: PromptQueue) -> int:
 
 
 def _drop_done(queue: deque[WorkItem]) -> None:
-    """Drop what nobody waits for any more from the head of a queue."""
+    """Drop prompts that are done from the head of a queue."""
     while queue and queue[0].done:
         queue.popleft()

@@ -42,7 +42,7 @@ class Spillover:
         """When the caller wants all to be answered, if it said so."""
         self._drivers = 1
         self._reserved: dict[InFlightRequest, tuple[float, float]] = {}
-        """Tokens and money that are set aside for what is in flight."""
+        """Tokens and money that are reserved for what is in flight."""
         self._wakes_at = math.inf
         self.agents: dict[AgentState, None] = {}
         for index, each in terms.items():
@@ -165,14 +165,14 @@ class Spillover:
         return (portable.generated > 0 or not counted) and quota.takes(portable.read + portable.generated)
 
     def _run_out_of_budget(self, agent: AgentState, now: float) -> None:
-        """Take an agent out if there is no money for it; what is reserved for others may come back."""
+        """Take an agent out if the budget has nothing left for it; what is reserved for others may come back."""
         if not self._reserved:
             assert agent.quota is not None
             agent.quota.unpaid = True
             disable(self.ledger, agent, f"the budget of {self.budget.limit:g} is spent", now)
 
     def _wake(self, at: float) -> None:
-        """Have a plan made at that time."""
+        """Schedule a plan at that time."""
         if at < self._wakes_at:
             self._wakes_at = at
             self.ledger.timers.add(at, self._on_wake, at)

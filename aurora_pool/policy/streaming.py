@@ -1,4 +1,4 @@
-"""How often a streamed answer should show something: seldom, for events cost; often enough that no proxy cuts it.
+"""How often a streamed answer should send an event: rarely, for events cost; often enough that no proxy cuts it.
 
 A proxy cuts a connection on which nothing has come for 60 s (nginx's default). An event for every few tokens keeps
 it alive, if the server is fast enough; its measured speed says for how many. An answer of a usual length still has
@@ -8,9 +8,9 @@ about two events: its first token, and the rest.
 from __future__ import annotations
 
 SHOW_EVERY = 10.0
-"""Seconds after which a stream should show something."""
+"""Seconds between events of a stream."""
 UNKNOWN_SPEED = 10.0
-"""Tokens per second of one prompt to reckon with while nothing is known."""
+"""Tokens per second of one prompt that are assumed while nothing is known."""
 SLOW = 1.0
 """The same, for an agent whose connections were cut before it had answered anything."""
 LONG = 20.0

@@ -15,7 +15,7 @@ from aurora_pool.policy.lengths import Lengths
 from aurora_pool.policy.window import STEP
 
 LONG = 0.9
-"""The quantile of lengths to reckon with: it is the long answers that end last."""
+"""The quantile of lengths to plan with: long answers end last."""
 MARGIN = 1.15
 """An agent may take this many times as long as the fastest for a long answer, after all prompts have been taken."""
 

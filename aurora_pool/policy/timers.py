@@ -31,7 +31,7 @@ class Timers:
         self.next_at = FOREVER
         """When the next is due; infinity if none is."""
         self.kept_up_since = 0.0
-        """Since when this process has kept up. What agents sent before may have lain unread."""
+        """Since when this process has kept up. What agents sent before may have been read late."""
         self._heap: list[tuple[float, int, Callable[[Any, float], None], Any]] = []
         self._count = 0
 

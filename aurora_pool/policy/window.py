@@ -1,15 +1,15 @@
-"""How many prompts an agent may hold, found by itself.
+"""How many prompts an agent may hold, found by measurement.
 
-A vLLM server works on ``max_num_seqs`` sequences at a time and queues the rest; it tells nobody the number (256 is
+A vLLM server works on ``max_num_seqs`` sequences at a time and queues the rest; it does not report the number (256 is
 usual on a GPU, 1,024 on the largest). Too small a window starves the server, too large a one keeps prompts in its queue
-that another agent could take. Starving is dear and waiting is cheap, so the window begins generous and errs on that
+that another agent could take. Starving is expensive and waiting is cheap, so the window begins large and errs on that
 side:
 
 - It **grows** when the server ran dry: when, as credits come back, fewer prompts wait there than the server begins
   during a round trip. It doubles, as long as doubling brings more throughput.
 - It **shrinks** to what the measured flow needs and a quarter more: what runs, and what the server begins while a
   refill is on its way and during its longest step (Little's law; the bandwidth-delay product of BBR, Cardwell et al.
-  2016). Both are peaks of late, so a bad moment, or a window that was too small, does not lead to a smaller one.
+  2016). Both are recent peaks, so a bad moment, or a window that was too small, does not lead to a smaller one.
 - A 503: it becomes what the agent had accepted before, or half of it if that was nothing. Preemptions (too little
   cache) take off an eighth. After either it does not grow for :data:`STEADY` seconds.
 """
@@ -64,7 +64,7 @@ class Window:
         rate_before, running_before = self._grown_from
         if rate > rate_before * GAIN or running > running_before * GAIN:
             self.size = min(self.ceiling, 2 * self.size)
-        else:  # the last growth brought nothing: look again later, a little further
+        else:  # the last growth brought nothing: try again later, a little further
             self.size = min(self.ceiling, self.size + max(1, self.size // 8))
             self.steady_until = now + STEADY
         self._grown_from = rate, running

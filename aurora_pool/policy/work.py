@@ -46,7 +46,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``rejected_once``: an untrusted agent has rejected it; a second must confirm. ``sends`` counts requests,
     ``attempts`` those that failed for an agent's own reasons, ``deaths`` the agents that died while they held it.
     ``started_at`` is when it showed its first token, -1 before. ``prompt_tokens`` is about how many tokens the
-    prompt has; 0 where nobody knows. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
+    prompt has; 0 where unknown. ``prefix`` is the key of the group of prompts that begin like it; 0 for none.
     ``portable`` is what a hosted agent may be asked instead, None where it may not.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
@@ -153,12 +153,12 @@ class Lot(BaseLot):
 
     @property
     def own_prompt_tokens(self) -> Sequence[float]:
-        """About how many tokens its prompts have, 0 where nobody knows."""
+        """About how many tokens its prompts have, 0 where unknown."""
         return [0.0] * len(self) if self.prompt_tokens is None else self._own(self.prompt_tokens)
 
     @property
     def tokens(self) -> float:
-        """About how many tokens its prompts have together; 0 where nobody knows."""
+        """About how many tokens its prompts have together; 0 where unknown."""
         return 0.0 if self.prompt_tokens is None else sum(self.own_prompt_tokens)
 
     def part(self, start: int, stop: int, step: int = 1) -> Self:
@@ -218,7 +218,7 @@ def items_of(prompts: Prompts) -> Sequence[WorkItem]:
 
 
 def tokens_of(prompts: Prompts) -> float:
-    """About how many tokens prompts have together; 0 where nobody knows."""
+    """About how many tokens prompts have together; 0 where unknown."""
     return prompts.tokens if isinstance(prompts, Lot) else sum([item.prompt_tokens for item in prompts])
 
 

@@ -95,7 +95,7 @@ def _pieces(text: str, max_tokens: int, count: Callable[[str], int]) -> Iterator
 def _fitting(
     text: str, start: int, end: int, max_tokens: int, count: Callable[[str], int]
 ) -> Iterator[tuple[int, int, int]]:
-    """Yield start, end and tokens of a sentence if it fits, else of its halves, cut where it hurts least."""
+    """Yield start, end and tokens of a sentence if it fits, else of its halves, cut at the best place."""
     tokens = count(text[start:end])
     if tokens <= max_tokens or end - start == 1:
         yield start, end, tokens

@@ -96,7 +96,7 @@ def check_each(prompts: Collection[Any]) -> None:
     for index, prompt in enumerate(prompts):
         try:
             if isinstance(prompt, Prompt) and id(prompt.sampling) in sound:
-                prompt = msgspec.structs.replace(prompt, sampling=None)  # noqa: PLW2901 (it has been looked at)
+                prompt = msgspec.structs.replace(prompt, sampling=None)  # noqa: PLW2901 (it has been checked)
             as_prompt(prompt)
         except ConfigError as error:
             raise ConfigError(f"prompt {index}: {error}") from None

@@ -1,4 +1,4 @@
-"""Which fields of a request a conversation keeps when it travels as a rendered text in a completions list."""
+"""Which fields of a request a conversation keeps when it travels as a rendered text in a list request."""
 
 from __future__ import annotations
 

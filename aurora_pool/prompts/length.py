@@ -7,7 +7,7 @@ from typing import Any
 from aurora_pool.messages import Content
 
 _CAUTIOUS = 1 / 2.5
-"""Tokens per UTF-8 byte to reckon with before anything is known; English text has about 1/4, dense code more."""
+"""Tokens per UTF-8 byte that are assumed before anything is known; English text has about 1/4, dense code more."""
 _PER_MESSAGE = 8
 """Tokens that a chat template puts around each message."""
 

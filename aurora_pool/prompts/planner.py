@@ -42,7 +42,7 @@ _CONVERSATIONS = ("rendered", *_CHATS)
 
 
 class PromptSpec(msgspec.Struct, frozen=True):
-    """One prompt as it came, with what holds for it."""
+    """One prompt of the input, with the settings that apply to it."""
 
     index: int
     content: Any
@@ -93,7 +93,7 @@ class Planner:
         kind = self._own_kind(form, self._sampling, sink)
         limit, budget = kind.limit, self._max_tokens
         left = context - settings.buffer - (budget or 0)
-        # A character has at most 4 bytes: what fits even then needs no closer look.
+        # A character has at most 4 bytes: what fits even then need not be counted.
         if budget is not None and 4 * max(map(len, works)) * settings.estimate.ratio < left - 1:
             lot = Lot(queue, kind, works, range(start, start + len(works)), budget, limit)
             if limit > 1 and len(lot) > 1 and not (queue.view.hosted or settings.keeps_messages):
@@ -158,7 +158,7 @@ class Planner:
     def _plain(
         self, start: int, prompts: Sequence[Any], works: Sequence[str], kind: RequestKind, sink: Sink
     ) -> Iterator[PlanResult]:
-        """Make the items of plain texts one by one: most fit by the estimate, the others need a closer look."""
+        """Make the items of plain texts one by one: most fit by the estimate, the others are counted."""
         context, queue = self._contexts[0]
         estimate, buffer = self._settings.estimate, self._settings.buffer
         for index, (prompt, work) in enumerate(zip(prompts, works, strict=True), start):
@@ -244,7 +244,7 @@ class Planner:
         return Response(False, "", error, None, "rejected")
 
     async def _shortened(self, spec: PromptSpec, sink: Sink, length: int, context: int) -> WorkItem | Response | None:
-        """Cut or split a text; None where not even nothing of it would fit."""
+        """Cut or split a text; None where not even an empty one would fit."""
         settings = self._settings
         own = await settings.tokenizer.count(settings.model, spec.content, add_special_tokens=False) or length
         budget = context - (length - own) - min(spec.max_tokens or context, context // 4) - settings.buffer

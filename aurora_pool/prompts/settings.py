@@ -1,4 +1,4 @@
-"""How a pool sends prompts: in the model's chat template or raw, and what becomes of those too long."""
+"""How a pool sends prompts: in the model's chat template or raw, and whether long ones are cut or split."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class PromptHandling:
         self._template = template
 
     def settings(self, model: str, *, batched: bool) -> PromptSettings:
-        """What holds for the prompts of one call."""
+        """The settings for the prompts of one call."""
         template = self._template
         return PromptSettings(
             model=model,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from aurora_pool.runtime.driver import Driver
 
 DEFERRED = 16
-"""For how many prompts of a call something may be asked at a time before they can be sent."""
+"""How many prompts of a call may wait at a time for an answer that is needed before they can be sent."""
 FORGET_FROM = 1024
 """How many work items a call keeps at least before it drops those that are done."""
 SLICE = 16_384
@@ -32,7 +32,7 @@ class Call:
 
     At most twice as many prompts as the agents may hold are admitted and not yet taken by the caller: the agents'
     windows are full, as much again waits for credits to return, and the rest stays in the input. Input and output are
-    pulled, so a slow caller slows the input down, not the memory up.
+    pulled, so a slow caller slows the input down and costs no memory.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Call:
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """Record an error that is nobody's fault but the program's: the caller gets it."""
+        """Record a defect of this program: the caller gets it as an error."""
         self._error = self._error or error
         self._wake()
 

@@ -1,4 +1,4 @@
-"""Pieces of a stream on their way from who reads it to who hands it on."""
+"""A small buffer between the reader of a stream and the writer that passes it on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ CHUNKS_AHEAD = 16
 
 
 class Chunks:
-    """Pieces of a stream, between who reads it and who hands it on. A queue of asyncio costs three times as much."""
+    """Pieces of a stream between its reader and its writer. An asyncio.Queue costs three times as much."""
 
     __slots__ = ("_moved", "_pieces")
 
     def __init__(self) -> None:
         self._pieces: deque[bytes | PoolError | None] = deque()
         self._moved: asyncio.Future[None] | None = None
-        """What one of the two waits for: it is full for the one, or empty for the other."""
+        """What one of the two waits for: space for the reader, a piece for the writer."""
 
     @property
     def full(self) -> bool:
@@ -40,7 +40,7 @@ class Chunks:
         return piece
 
     def clear(self) -> None:
-        """Forget what nobody has taken."""
+        """Drop all pieces that were not taken."""
         self._pieces.clear()
 
     async def moved(self) -> None:

@@ -1,4 +1,4 @@
-"""What agents and this client show each other beyond an API key: further headers, and certificates for https."""
+"""Credentials beyond an API key: further headers, and certificates for https."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_secret(variable: str, whose: str = "", what: str = "") -> str:
 
 
 def secrets_of(endpoint: AgentEndpoint, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """The values among an agent's headers that nobody else is to see: its key, and what comes from the environment.
+    """The secrets among an agent's headers: its key, and values from the environment.
 
     >>> secrets_of(AgentEndpoint("gpu01"), {"Authorization": "Bearer sk-1"})
     ('sk-1',)

@@ -195,7 +195,7 @@ class Driver:
     # -- prompts ------------------------------------------------------------------------------------------------
 
     def admit(self, prompts: list[WorkItem] | Lot) -> None:
-        """Record prompts, in the order of their indices: with the next plan, together with what comes until then."""
+        """Take prompts, in the order of their indices; the next plan admits all that came until then together."""
         if self._admitted and isinstance(prompts, list) and isinstance(self._admitted[-1], list):
             self._admitted[-1] += prompts
         else:
@@ -203,7 +203,7 @@ class Driver:
         self.schedule()
 
     def withdraw(self, items: Iterable[WorkItem]) -> None:
-        """Record that the caller no longer wants these prompts: requests that serve nobody else are closed now."""
+        """Withdraw prompts that the caller no longer wants; requests that hold no others are closed now."""
         self._admit()
         self.dispatcher.withdraw(items, self.now)
         self._make_round()
@@ -223,7 +223,7 @@ class Driver:
     # -- rounds -------------------------------------------------------------------------------------------------
 
     def schedule(self) -> None:
-        """Have a plan made and carried out at the end of this turn of the event loop."""
+        """Schedule a plan for the end of this turn of the event loop."""
         if self._round is None and self._loop is not None and not self.closed:
             self._round = self._loop.call_soon(self._make_round)
 
@@ -240,7 +240,7 @@ class Driver:
             raise
 
     def _defect(self, error: BaseException) -> None:
-        """End all calls with an error of this program: what was decided, or was to be, is lost."""
+        """Fail all calls after a defect of this program, whose decisions are lost."""
         for call in list(self.calls):
             call.fail(error)
 
@@ -293,7 +293,7 @@ class Driver:
                 task.add_done_callback(functools.partial(self._on_request_done, request))
 
     def _on_sent(self, request: InFlightRequest) -> None:
-        """Note that there is a connection, and the request begins to be written."""
+        """Record that there is a connection, and the request begins to be written."""
         if request.sent_at is None:
             self.dispatcher.sent(request, self.now)
             if self._observed:

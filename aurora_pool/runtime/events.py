@@ -63,7 +63,7 @@ class EventRelay(PolicyEvents):
         self._observer = observer
 
     def agent_state(self, agent: int, state: str, reason: str) -> None:
-        """Log it too: an agent that goes out is worth a warning."""
+        """Log it as well; an agent that goes out is a warning."""
         level = logging.INFO if state == "in service" else logging.WARNING
         log.log(level, "%s is %s (%s)", self._endpoints[agent], state, one_line(reason))
         self._observer.agent_state(agent, self._endpoints[agent], state, reason)
@@ -77,7 +77,7 @@ class EventRelay(PolicyEvents):
         self._observer.prompt_hedged(slow_agent, agent)
 
     def idle_timeout_seen(self, agent: int, seconds: float) -> None:
-        """Log it: the pool copes, but whoever runs the proxy may want to know."""
+        """Log it: the pool adapts, but the proxy's operator may want to know."""
         log.warning(
             "%s: connections on which nothing has come for %.0f s are cut, by a proxy it seems (nginx has "
             "proxy_read_timeout for that); longer answers are streamed in smaller pieces from now on",

@@ -128,7 +128,7 @@ class Exchanges:
                     headers=kind.headers,
                     on_sent=functools.partial(self._on_sent, request),
                 ) as reply:
-                    if not request.closed:  # nobody waits for it any more
+                    if not request.closed:  # it was closed meanwhile
                         await kind.receive(reply, request, self)
             except ServerError as error:
                 if interval and refuses_streaming(error):
@@ -166,7 +166,7 @@ class Exchanges:
     async def _read(
         self, reply: Reply, reader: Reader, bounds: Bounds, kind: RequestKind, request: InFlightRequest
     ) -> None:
-        """Read the body. What it begins with tells whether it is events: some servers and proxies name it wrongly."""
+        """Read the body. Its beginning shows whether it is events: some servers and proxies give a wrong type."""
         if reply.status != 200:
             raise await reply.error()
         start: list[bytes] = []

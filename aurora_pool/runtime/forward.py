@@ -34,11 +34,11 @@ __all__ = ["HOP_HEADERS", "OWN_HEADERS", "ForwardedReply", "Forwarder"]
 OWN_HEADERS = frozenset(
     {"host", "authorization", "content-length", "connection", "accept-encoding", "keep-alive", "transfer-encoding"}
 )
-"""What each connection says for itself, and a client's request does not decide."""
+"""Headers that each connection sets itself: a client's request does not decide them."""
 HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding"})
-"""What a reply says of one connection only."""
+"""Headers of a reply that are about one connection only."""
 ONLINE = -1
-"""The priority of requests that somebody waits for: before batches."""
+"""The priority of online requests: before batches."""
 SLOW_CLIENT = 2.0
 """Seconds between reports that a reply goes on as fast as its client takes it."""
 
@@ -105,7 +105,7 @@ class Forwarder:
 class ForwardedReply:
     """An agent's reply. It is a context: leaving it before the body has ended stops the request at the agent too.
 
-    ``headers`` are all that the agent sent; :data:`HOP_HEADERS` are not for anybody else. ``content`` is the whole
+    ``headers`` are all that the agent sent; :data:`HOP_HEADERS` are for this connection only. ``content`` is the whole
     body, or None for a stream, whose pieces :meth:`chunks` gives as they come.
     """
 

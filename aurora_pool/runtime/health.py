@@ -1,4 +1,4 @@
-"""Ask single agents how they are: whether one that is out works again, and whether one that sends nothing works.
+"""Check single agents: whether one that is out works again, and whether one that sends nothing works.
 
 ``/health`` is not asked: it answers 200 while a server drains, sleeps or is paused. A tiny request of the pool's own
 kind shows whether an agent answers; its engine's counters show whether it moves. Busy is not dead: where other clients'

@@ -1,4 +1,4 @@
-"""Do something once for all who need it: one run at a time, its failure shared, and none that nobody waits for."""
+"""Run something once for all that need it: one run at a time, whose error is shared; it is cancelled if none waits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Once:
         self._waiting = 0
 
     async def run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Have it done, if it is not. Raises what it raises."""
+        """Run it, unless it is done. Raises what it raises."""
         if self.done:
             return
         task = self._task

@@ -39,7 +39,7 @@ class Sink(Protocol):
         ...
 
     def fail(self, error: BaseException) -> None:
-        """Record an error that is nobody's fault but the program's."""
+        """Record a defect of this program."""
         ...
 
     def agent_index(self, agent: int | None) -> int | None:

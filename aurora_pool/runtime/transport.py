@@ -57,7 +57,7 @@ class Transport:
     """Connections to a fleet of agents; one per event loop, opened by :meth:`open` and closed by :meth:`close`.
 
     ``connector_limit`` bounds the connections that are open, idle ones included. One more is there for checking
-    agents, so that it never has to wait for the very reply that does not come.
+    agents, so that it never has to wait for the reply that does not come.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class Transport:
             if lost is None:
                 raise ConnectFailed(unreached)
             if unreached or not _reused.get():
-                raise lost  # nobody is there any more: it died, perhaps of this very request
+                raise lost  # the server is gone: it died, perhaps of this request
             # The server had closed this kept-alive connection while it was idle: nothing is done yet, so again at
             # once. The next one may be as old; the first that is new tells the truth.
 
@@ -179,7 +179,7 @@ class _Connector(aiohttp.TCPConnector):
     """Tells the request in :data:`_reused` whether its connection had served another one before.
 
     At most ``most_open`` connections are open, where that is given: an idle one is closed for a new one. Names are
-    looked up anew after a failure, and a shortage of open files slows the sending down.
+    looked up again after a failure, and a shortage of open files slows the sending down.
     """
 
     def __init__(self, most_open: int | None, **options: Any) -> None:
@@ -227,7 +227,7 @@ class _Connector(aiohttp.TCPConnector):
             try:
                 return await super()._create_connection(req, traces, timeout)
             except BaseException as error:
-                # The name may stand for another machine by now: next time it is looked up anew. One that is gone
+                # The name may belong to another machine by now: next time it is looked up again. One that is gone
                 # refuses nothing, so this is often the cancellation by a time limit.
                 self.clear_dns_cache(req.connection_key.host, req.connection_key.port or 0)
                 if not isinstance(error, aiohttp.ClientConnectorError) or error.os_error.errno not in _NO_MORE_FILES:

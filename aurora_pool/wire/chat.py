@@ -39,7 +39,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 
 class _Reply(msgspec.Struct, gc=False):
-    """A reply with nothing in it but what nearly all have; the lenient reader knows the rest."""
+    """A reply with only the fields that nearly all have; the lenient reader knows the others."""
 
     choices: list[_Choice]
     model: str

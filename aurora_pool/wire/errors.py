@@ -24,9 +24,9 @@ _PROMPT_LENGTH = re.compile(
     r"|\((\d{1,9}) in the (?:messages|prompt)"  # 0.8
 )
 LONGEST_WAIT = 3600.0
-"""Seconds that a server may have itself left alone at most."""
+"""The longest wait that a server may ask for, in seconds."""
 _SHOWN = 500
-"""Bytes of an unknown body that are worth showing."""
+"""Bytes of an unknown body that are shown."""
 MESSAGE = 2000
 """Characters of a server's message that are kept."""
 
@@ -75,7 +75,7 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 
 
 def should_retry(headers: Mapping[str, str]) -> bool | None:
-    """What a server says of sending the same request again, in the header that the openai client heeds.
+    """What a server says of sending the same request again, in the header that the openai client obeys.
 
     >>> should_retry({"x-should-retry": "false"}), should_retry({})
     (False, None)
@@ -84,7 +84,7 @@ def should_retry(headers: Mapping[str, str]) -> bool | None:
 
 
 def shortened(text: str, most: int = MESSAGE) -> str:
-    """A server's words, cut with a note where they are too many.
+    """A server's message, cut with a note where it is too long.
 
     >>> shortened("abcdef", 4)
     'abcd [... 2 more characters]'

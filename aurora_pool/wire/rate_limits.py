@@ -1,4 +1,4 @@
-"""What an API says in its headers of how much it may still be asked."""
+"""The rate-limit headers of an API: how many requests and tokens are left."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def parse_models(body: bytes) -> list[ServedModel]:
 class EngineLoad(msgspec.Struct, frozen=True):
     """What an engine's gauges and counters say; two of them that differ in anything show that it works.
 
-    ``prefix_queries`` are the tokens of prompts that were looked for in the cache, ``prefix_hits`` those found there.
+    ``prefix_queries`` are the tokens of prompts that the cache was queried for, ``prefix_hits`` those found there.
     """
 
     running: float = 0.0

@@ -7,7 +7,7 @@ import msgspec
 from aurora_pool.messages import Usage
 
 STREAM_END = 4096
-"""Bytes at the end of a stream in which its usage is looked for."""
+"""Bytes at the end of a stream that are searched for its usage."""
 _FIELD = b'"usage"'
 
 
@@ -31,7 +31,7 @@ def usage_of(body: bytes) -> Usage | None:
 
 
 def stream_usage_of(end: bytes) -> Usage | None:
-    r"""The usage that the last events of a stream tell; None where they report none. In a text the quotes are escaped.
+    r"""The usage that a stream's last events report; None where they report none. In a text the quotes are escaped.
 
     >>> stream_usage_of(b'data: {"usage": {"completion_tokens": 2}}\n\ndata: [DONE]\n\n')
     Usage(prompt_tokens=0, completion_tokens=2)
