@@ -105,7 +105,7 @@ class AgentPool(PoolCalls):
 
     @property
     def observer(self) -> Observer | None:
-        """Who is told of events; None if nobody is."""
+        """The observer of events; None if there is none."""
         return self._options.observer
 
     @property
@@ -266,7 +266,7 @@ class AgentPool(PoolCalls):
         >>> (await pool.ask("Name a colour.", max_tokens=8)).raise_for_status().text  # doctest: +SKIP
         'Blue.'
 
-        ``max_tokens`` is the most tokens to generate. The prompt's own failure is told by the response.
+        ``max_tokens`` is the most tokens to generate. The prompt's own failure is in the response.
         """
         options = CallOptions(max_tokens, sampling, self.supports_batch)
         return (await self._gather(self._agents.queue, [prompt], options))[0]
@@ -306,7 +306,7 @@ class AgentPool(PoolCalls):
         Calls share the fleet by ``weight``, in expected tokens; one with a lower ``priority`` is served before others.
         ``on_progress`` is called with a :class:`CallProgress` whenever responses have come; ``progress`` shows a bar
         where a terminal or a notebook is. Raises :class:`ConfigError` for invalid arguments, :class:`NoAgentsError` and
-        :class:`PoolClosedError`; one prompt's failure is told by its response.
+        :class:`PoolClosedError`; one prompt's failure is in its response.
         """
         options = CallOptions(max_tokens, sampling, self.supports_batch, weight, priority)
         return await self._reported(prompts, options, on_progress, progress)

@@ -190,7 +190,7 @@ class BlockingPool(Generic[PoolT]):
                 if abandoned.is_set():
                     scope.cancel()
                 return await function()
-            raise asyncio.CancelledError  # nobody waits for it
+            raise asyncio.CancelledError  # its caller is gone
 
         def cancel() -> None:
             for scope in scopes:

@@ -24,7 +24,7 @@
             `-- BadRecords     several of them
 
 Methods that answer many prompts raise only for misuse (bad arguments, an empty pool). What happens to one prompt
-is told by its :class:`~aurora_pool.messages.Response`, whose ``raise_for_status()`` makes an error of a failure; those
+is in its :class:`~aurora_pool.messages.Response`, whose ``raise_for_status()`` makes an error of a failure; those
 that only it raises are defined beside it.
 """
 

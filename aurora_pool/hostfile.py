@@ -62,7 +62,7 @@ class AgentEndpoint:
 
     Some tags say how to reach an agent; the others are yours, for :meth:`AgentPool.by_tag`:
 
-    - ``api_key_env=NAME``: the environment variable that holds the API key, which never stands in the file;
+    - ``api_key_env=NAME``: the environment variable that holds the API key, which is never in the file;
     - ``header:NAME=value``, ``header_env:NAME=VARIABLE``: a header for every request, by value or by variable;
     - ``ca_file``, ``client_cert``, ``client_key``: PEM files for https, as in :class:`ConnectionOptions`;
     - ``verify=false``: accept any certificate;
@@ -198,7 +198,7 @@ def parse_hostfile_text(text: str, *, path: str | Path = "<hostfile>") -> list[A
 
 @cache
 def _warn_once(message: str) -> None:
-    """Warn of what stands in a hostfile: one that is followed is read again every few seconds."""
+    """Warn of what is in a hostfile: one that is followed is read again every few seconds."""
     log.warning("%s", message)
 
 
@@ -321,7 +321,7 @@ def _check_tag(key: Any, value: Any) -> None:
         raise ConfigError(f"tags: expected texts as keys and values, got {type(key).__name__}: {type(value).__name__}")
     if key.removeprefix(HEADER_TAG).lower().replace("-", "").replace("_", "") in _SECRETS:
         by_variable = HEADER_ENV_TAG + key.removeprefix(HEADER_TAG) if key.startswith(HEADER_TAG) else API_KEY_TAG
-        reason = f"a key never stands in a hostfile; expected {by_variable}=NAME of the environment variable with it"
+        reason = f"a hostfile never contains a key; expected {by_variable}=NAME of the environment variable with it"
         raise HostfileError(reason, path="AgentEndpoint")
     if (key == API_KEY_TAG or key.startswith(HEADER_ENV_TAG)) and not _VARIABLE.fullmatch(value):
         reason = f"expected {key} to name an environment variable in capitals, such as {key}=VLLM_API_KEY"

@@ -1,4 +1,4 @@
-"""What a pool can be told beyond its everyday arguments: times, prompts, connections, and who is told of events."""
+"""Options of a pool beyond its everyday arguments: times, prompts, connections, and the observer of events."""
 
 from __future__ import annotations
 
@@ -99,8 +99,8 @@ class ConnectionOptions:
 
     - ``headers``: sent with every request. A key belongs into an environment variable, named by ``api_key_env``.
     - ``ca_file``: a PEM file of certificate authorities to trust instead of the system's, for https agents.
-    - ``client_cert``, ``client_key``: PEM files by which this client proves who it is; the key may stand in the first.
-    - ``verify``: False accepts any certificate, with a warning: whoever sits between can then read and change it all.
+    - ``client_cert``, ``client_key``: PEM files by which this client proves who it is; the key may be in the first.
+    - ``verify``: False accepts any certificate, with a warning: an attacker in between can then read and change it all.
 
     Raises :class:`ConfigError` for a header that HTTP can't carry and for a key without its certificate; the pool does
     for a file that can't be read.

@@ -67,7 +67,7 @@ class VLLMPool(AgentPool):
     - ``prompting``: a :class:`PromptOptions`: chat template, prompts that are too long, streaming.
     - ``timeouts``: a :class:`Timeouts`: how long to wait for what.
     - ``connection``: a :class:`ConnectionOptions`: headers, certificates.
-    - ``observer``: an :class:`Observer`, which is told of events as they happen.
+    - ``observer``: an :class:`Observer`, which is called for events as they happen.
     - ``hosted``: a :class:`HostedOptions`: when agents that cost money are asked, and how much they may cost.
     - ``rng``: draws what is drawn at random; a seeded one makes the pool's choices repeatable.
 
@@ -208,7 +208,7 @@ class VLLMPool(AgentPool):
 
     @property
     def max_context(self) -> int | None:
-        """The context length in tokens, the least among the agents; None while nobody has told."""
+        """The context length in tokens, the least among the agents; None while none is known."""
         return self._serving.least_context(self._agents.present)
 
     def estimate_tokens(self, text: str) -> int:

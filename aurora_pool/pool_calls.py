@@ -19,7 +19,7 @@ __all__ = ["PoolCalls"]
 
 
 class PoolCalls:
-    """Calls to the agents of a pool or of a view, by whoever is its caller."""
+    """Calls to the agents of a pool or of a view, by its caller."""
 
     _runtime: FleetRuntime
     _agents: Membership

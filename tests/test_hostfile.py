@@ -118,7 +118,7 @@ def test_reads_files_with_a_byte_order_mark_and_old_line_ends(tmp_path: Path) ->
             "gpu01 engine=tgi",
             "no engine 'tgi'; expected one of vllm, sglang, llamacpp, ollama, transformers, or no tag",
         ),
-        ("gpu01 api_key=abc", "a key never stands in a hostfile; expected api_key_env=NAME"),
+        ("gpu01 api_key=abc", "a hostfile never contains a key; expected api_key_env=NAME"),
     ],
 )
 def test_refuses_a_line_and_says_where_and_what_was_expected(line: str, reason: str) -> None:

@@ -1,6 +1,6 @@
 """The command line: ``aurora-pool run``, ``ask``, ``up``, ``serve``, ``submit`` and the others.
 
-How commands end is told by :mod:`aurora_pool.cli.exit_codes`.
+How commands end is in :mod:`aurora_pool.cli.exit_codes`.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def apply_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _read(path: Path) -> object:
-    """Read YAML in which a value is the text that stands there, as on a command line, or null.
+    """Read YAML in which a value is its text, as on a command line, or null.
 
     So ``off`` is no boolean, ``010`` no octal number, ``11:30:00`` none of base 60, and ``2026-01-31`` no date.
     """

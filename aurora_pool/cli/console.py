@@ -16,7 +16,7 @@ UNSAID = (OSError, ValueError)
 
 
 def say(text: str) -> None:
-    """Tell people something, on standard error, if there is anybody to hear it."""
+    """Write a message to standard error, if that is open."""
     _write(sys.stderr, printable(text))
 
 

@@ -109,7 +109,7 @@ class LogDisplay(_Quiet):
         self._ending: str | None = None
 
     def update(self, progress: Progress) -> None:
-        """Write a line if it is time for one, if the job begins to end, or if it stands still."""
+        """Write a line if it is time for one, if the job begins to end, or if nothing moves."""
         for line in self._standstills.news(progress):
             self.say(line)
         if progress.ending != self._ending:

@@ -82,9 +82,9 @@ def code_of(error: PoolError) -> ExitCode:
 
 
 def told(work: Callable[[], int]) -> int:
-    """Do something that gives an exit code; an error of this package is told on standard error, and gives its code.
+    """Do something that gives an exit code; an error of this package is written to standard error, and gives its code.
 
-    Its notes (:meth:`BaseException.add_note`) are told below it, a line each.
+    Its notes (:meth:`BaseException.add_note`) are written below it, a line each.
     """
     try:
         return work()

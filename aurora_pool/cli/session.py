@@ -91,7 +91,7 @@ def run_session(session: Session) -> ExitCode:
         for package in ("DATASETS", "HUB"):  # which read this when they are imported
             os.environ.setdefault(f"HF_{package}_DISABLE_PROGRESS_BARS", "1")
     if session.patience is None and session.engine is None:
-        endpoints = parse_hostfile(session.hostfile)  # a wrong one is told before a long input is read
+        endpoints = parse_hostfile(session.hostfile)  # a wrong one is reported before a long input is read
         if session.max_cost is not None:
             check_prices(endpoints, priced=bool(session.job.guardrails.prices))
     if session.claim is None:
@@ -253,7 +253,7 @@ class _Command:
             raise NoAgentsError(f"{error}; if that is meant: --model-map '{wanted}={served}'") from error
 
     def _tell_resumed(self, resumed: Resumed) -> None:
-        # Before anything is sent: whoever has changed a whole input by mistake can still stop.
+        # Before anything is sent: a user who has changed a whole input by mistake can still stop.
         if resumed.changed or not self._session.quiet:
             for line in describe_resumed(resumed, self._session.output):
                 self._display.say(line)

@@ -1,4 +1,4 @@
-"""What a person is told at the end of a job, and what a program is."""
+"""The summary of a job, for people and for programs."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ class EnginePool(AgentPool):
         except QuestionRefused as error:
             response = Response(False, "", str(error), error_kind="rejected", attempts=1)
         except EngineDied as error:
-            # It says nothing about this prompt: whoever asks again, of another engine, may get an answer.
+            # It says nothing about this prompt: another engine may answer it.
             return index, Response(False, "", str(error), error_kind="no_agents", attempts=1)
         finally:
             self._in_flight -= 1

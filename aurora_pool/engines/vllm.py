@@ -90,7 +90,7 @@ class VllmEngine:
             async for output in requests:
                 result = output
         except EngineDeadError as error:
-            raise EngineDied("vLLM's engine has died; its own message stands above") from error
+            raise EngineDied("vLLM's engine has died; its own message is above") from error
         except (ValueError, TypeError, EngineGenerateError) as error:
             raise QuestionRefused(str(error)) from error
         return self._response(result, question, time.monotonic() - began)

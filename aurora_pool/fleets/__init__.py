@@ -9,7 +9,7 @@
     launchers/  how agents come onto machines: local, Slurm, PBS, ssh, Kubernetes
     supervisor  on each machine: starts engines, announces them, starts them again, ends them
     keeper      around a supervisor: starts it again if it is killed
-    leash       between supervisor and engine: ends all processes of an engine, whoever was killed
+    leash       between supervisor and engine: ends all processes of an engine, whichever was killed
     lifecycle   up and down
     status      what each agent is doing
     check       preflight: is this fleet fit for a job

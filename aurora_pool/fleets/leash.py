@@ -1,4 +1,4 @@
-"""The process between a supervisor and an engine: whoever is killed, it ends all processes of the engine.
+"""The process between a supervisor and an engine: whichever is killed, it ends all processes of the engine.
 
 ::
 

@@ -8,7 +8,7 @@ An agent's way::
        |                     |
        +-- after a pause -- restarting --> failed, after too many restarts
 
-An agent stands in the hostfile only while it is ready.
+An agent is in the hostfile only while it is ready.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Supervisor:
 
 
 class Agent:
-    """One agent: its engine, and what is told of it."""
+    """One agent: its engine, and what is announced of it."""
 
     def __init__(self, run: RunFolder, fleet: Fleet, group: Group, index: int) -> None:
         self._run = run

@@ -1,4 +1,4 @@
-"""End everything of a fleet that runs on this machine, whoever started it: the last net under every other way."""
+"""End everything of a fleet that runs on this machine, whatever started it: the last resort."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ _decode = msgspec.json.Decoder(_Record).decode
 
 
 def read_answers(output: str | Path) -> Iterator[Answer]:
-    """Read the answers of an output, one by one, in the order in which they stand there.
+    """Read the answers of an output, one by one, in the order of the output.
 
     >>> scores = {answer.id: answer.text for answer in read_answers("answers.jsonl")}  # doctest: +SKIP
 

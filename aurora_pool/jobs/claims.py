@@ -1,4 +1,4 @@
-"""Pieces taken by drivers on a shared file system, each answered once, whoever dies, stops or wakes up.
+"""Pieces taken by drivers on a shared file system, each answered once, whichever driver dies, stops or wakes up.
 
 In the folder of a plan::
 

@@ -78,7 +78,7 @@ SAMPLING_FIELDS = frozenset(
         "vllm_xargs",
     }
 )
-"""Fields of a request's body that may stand beside a short line's prompt. Any other goes into ``extra_body``."""
+"""Fields of a request's body that may be beside a short line's prompt. Any other goes into ``extra_body``."""
 
 UNSENT = frozenset({"user", "metadata", "store", "stream", "stream_options"})
 """Fields that change no answer here, and would keep prompts that differ in them from sharing one request."""

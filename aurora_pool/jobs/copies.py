@@ -74,7 +74,7 @@ def copied(path: str | Path, stdin: IO[bytes] | None) -> TemporaryCopy | None:
 
 
 def standard_input() -> IO[bytes]:
-    """Give standard input as bytes, whatever stands in for it in a notebook.
+    """Give standard input as bytes, whatever replaces it in a notebook.
 
     Raises :class:`~aurora_pool.errors.BadRecord` if it is closed.
     """

@@ -61,7 +61,7 @@ class InputFile:
     """
 
     before = 0
-    """How many lines of the file stand before the one that is number 1 here."""
+    """How many lines of the file are before the one that is number 1 here."""
 
     def __init__(self, path: str | Path, *, stdin: IO[bytes] | None = None, input_format: InputFormat = "auto") -> None:
         self.name = "<stdin>" if str(path) == "-" else str(path)

@@ -1,4 +1,4 @@
-"""What an input is: told by its name or by whoever runs the job, never guessed where a guess could be wrong."""
+"""The format of an input: given by its name or by an option, never guessed where a guess could be wrong."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def kind_of(name: str, head: bytes, given: InputFormat) -> Kind:
     >>> kind_of("in.csv", b"a,b\n", "auto"), kind_of("<stdin>", b"Name a colour.\n", "auto")
     ('csv', 'text')
 
-    Raises :class:`~aurora_pool.errors.BadRecord` where that can't be told.
+    Raises :class:`~aurora_pool.errors.BadRecord` where that is not known.
     """
     kind = given if given != "auto" else _SUFFIXES.get(PurePath(name).suffix.lower())
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()

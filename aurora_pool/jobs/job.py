@@ -92,7 +92,7 @@ class Job:
         self._run: Run | None = None
         self._ending: tuple[Ending, str] | None = None
         self._check_files(requests)
-        # The output first: a second run is told so before it reads a million lines.
+        # The output first: a second run is refused before it reads a million lines.
         self._journal = Journal(output, fsync_every_record=self.options.fsync_every_record, lock=lock)
         try:
             source = self._source(requests)

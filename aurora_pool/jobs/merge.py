@@ -48,8 +48,8 @@ def merge(
     """Join the records in the folder of a claimed or a sharded job into one output, and prove that it is whole.
 
     The input is read again, from where it was or from ``source``: every id of it must have one record, and no other id
-    any. The records of a claimed job come in the order of the input. ``on_piece`` is told how many pieces are joined,
-    of how many. The output is there as a whole or not at all.
+    any. The records of a claimed job come in the order of the input. ``on_piece`` is called with the number of pieces
+    that are joined, and of all. The output is there as a whole or not at all.
 
     Raises :class:`~aurora_pool.errors.BadRecord`, which names what is missing, there twice or foreign, or a folder
     without a shared job, and :class:`~aurora_pool.errors.JobError` if a file can't be read or written, or ``output``

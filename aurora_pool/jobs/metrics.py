@@ -112,7 +112,7 @@ METRICS: tuple[MetricSpec, ...] = (
 
 
 class JobMetrics:
-    """Shows the latest progress to whoever scrapes. Scrapes come in another thread, and see one moment whole."""
+    """Shows the latest progress to scrapers. Scrapes come in another thread, and see one moment whole."""
 
     def __init__(self) -> None:
         self._latest: Progress | None = None

@@ -1,4 +1,4 @@
-"""What a job can be told, and what it tells at its end."""
+"""The options of a job, and its summary."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class JobOptions:
     - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``; ``allow_empty``: no request is no error;
     - ``expect``: what answers must be; ``guardrails``: what ends the job early;
     - ``cache``: a folder of answers that jobs share; ``cache_sampled``: of what is sampled without a seed as well;
-    - ``before_changes``: is told what an earlier run has left, before any record is replaced, and may raise;
+    - ``before_changes``: is called with what an earlier run has left, before any record is replaced, and may raise;
     - ``retry_failed``: run again what an earlier run recorded as failed;
     - ``ordered``: write a copy in the order of the input when everything is finished;
     - ``fsync_interval``, ``fsync_every_record``: how often the disk is waited for. A kill of the process loses nothing
@@ -75,7 +75,7 @@ class JobOptions:
     - ``warn_factor``, ``warn_after``: warn when no answer comes for this many times the usual latency, and this long;
     - ``shard``: only the requests whose ids belong to this part of them;
     - ``run_log``: write ``<output>.runlog``, which ``aurora-pool report`` reads;
-    - ``interval``: how often progress is told and clocks are looked at.
+    - ``interval``: how often progress is reported and clocks are checked.
 
     Raises :class:`~aurora_pool.errors.ConfigError` for arguments of another type and words that are none of these.
     """

@@ -12,11 +12,11 @@ from aurora_pool.errors import ConfigError
 AnyPath = str | Path
 
 SIDE_FILES = (".lock", ".runlog", ".superseded", ".damaged", ".rescued")
-"""What stands beside an output, by what its name ends in."""
+"""The files beside an output, by the ends of their names."""
 
 
 def written_by_job(output: AnyPath, *more: AnyPath | None) -> list[Path]:
-    """Name every file that a job with this output may write: the output, what stands beside it, and ``more``."""
+    """Name every file that a job with this output may write: the output, the files beside it, and ``more``."""
     if str(output) == "-":
         return [Path(path) for path in more if path is not None]
     path = Path(output)

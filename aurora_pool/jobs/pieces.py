@@ -25,12 +25,12 @@ from aurora_pool.sharing.roster import claim_name
 PLAN = "plan.json"
 _BLOCK = 1 << 22
 _SETTINGS = ("model", "model_map", "defaults", "prompt_format", "system_prompt", "input_format", "columns")
-"""What all drivers of one plan have to be told alike: it decides what is asked."""
+"""The options that must be equal for all drivers of one plan: they decide what is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Some lines of the input: ``offset`` is the byte at which they begin, ``before`` how many lines stand before."""
+    """Some lines of the input: ``offset`` is the byte at which they begin, ``before`` how many lines are before it."""
 
     number: int
     offset: int
@@ -78,7 +78,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PieceFile(InputFile):
-    """One piece as an input of its own, whose lines are numbered from 1; ``before`` says how many stand before it."""
+    """One piece as an input of its own, whose lines are numbered from 1; ``before`` says how many are before it."""
 
     def __init__(self, plan: Plan, piece: Piece, *, path: str | Path | None = None) -> None:
         super().__init__(path or plan.source, input_format=plan.kind)
@@ -102,7 +102,7 @@ class PieceFile(InputFile):
 
 
 def settings_of(options: JobOptions) -> dict[str, Any]:
-    """Give what all drivers have to be told alike, as JSON has it."""
+    """Give the options that must be equal for all drivers, as JSON has them."""
     settings = msgspec.json.encode({name: getattr(options, name) for name in _SETTINGS})
     return msgspec.json.decode(settings, type=dict[str, Any])  # a tuple comes back as a list
 
@@ -228,7 +228,7 @@ def _check(plan: Plan, folder: Path, source: str, options: JobOptions, shards: i
             raise ConfigError(f"{folder}: it was begun with {given}; use another folder for another job")
     if plan.shards != shards:
         begun = f"{plan.shards} shards" if plan.shards else "pieces that are claimed"
-        raise ConfigError(f"{folder}: it was begun with {begun}; all drivers have to be told the same")
+        raise ConfigError(f"{folder}: it was begun with {begun}; all drivers need the same options")
     try:
         size = Path(source).stat().st_size
     except OSError as error:

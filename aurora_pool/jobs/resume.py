@@ -62,8 +62,8 @@ async def resume(
 ) -> Resumed:
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
 
-    ``before`` is told what was found before anything is repaired, and may raise; without ``repair``, nothing is. Other
-    tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
+    ``before`` is called with what was found before anything is repaired, and may raise; without ``repair``, nothing is.
+    Other tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
     Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired, or is something else.
     """
     found = Resumed()

@@ -57,7 +57,7 @@ class RunLog:
                 self._give_up(error)
 
     def _open(self, path: Path) -> IO[bytes]:
-        # Readable as well: what stands there is looked at before anything is put behind it.
+        # Readable as well: its end is checked before anything is appended.
         fd = open_own(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode=self._mode)
         size = os.fstat(fd).st_size
         if size and os.pread(fd, len(_BEGINNING), 0) != _BEGINNING:

@@ -20,7 +20,7 @@ OnBadLine: TypeAlias = Literal["stop", "skip"]
 """What a bad line of the input does: it stops the job before anything is sent, or is skipped."""
 
 SHOWN = 20
-"""Bad lines that are named; of more, only the count is told."""
+"""Bad lines that are named; of more, only the count is given."""
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +118,7 @@ class Survey:
 
     @property
     def before(self) -> int:
-        """How many lines of the input stand before the one that is number 1 here."""
+        """How many lines of the input are before the one that is number 1 here."""
         return self._source.before
 
     @property

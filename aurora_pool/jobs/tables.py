@@ -35,7 +35,7 @@ class Source(Protocol):
     name: str
     kind: Kind
     before: int
-    """How many lines stand before the one that is number 1 here."""
+    """How many lines are before the one that is number 1 here."""
 
     @property
     def is_text(self) -> bool:

@@ -18,7 +18,7 @@ from aurora_pool.messages import Prompt, Response, Sampling
 __all__ = ["Check", "Expectation", "Remedy", "fits_schema", "is_json", "matches"]
 
 Check: TypeAlias = Callable[[str], str | None]
-"""Says why an answer will not do, in words that a model could be told; None for one that will."""
+"""Says why an answer will not do, in words that a model could be given; None for one that will."""
 
 Remedy: TypeAlias = Literal["temperature", "append"]
 """How an answer is asked for again: with a raised temperature, or with the answer and what is wrong with it added."""

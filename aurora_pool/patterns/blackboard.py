@@ -132,7 +132,7 @@ class Blackboard:
         In a round, all roles see the board as the round found it, and write at the same time. Their contributions go up
         in the order of the roles; empty ones and repetitions of what the section already says are left out. The board
         has converged when a round changes nothing, or when ``converged(board)`` says so after a round. A lost
-        contribution is told in the result; a round that loses all of them ends the run.
+        contribution is named in the result; a round that loses all of them ends the run.
 
         Raises :class:`~aurora_pool.errors.NoAgentsError` if no agent has a role's tag.
         """

@@ -33,7 +33,7 @@ async def scatter_gather(
         responses = await scatter_gather(pool, [f"Analyze gene {g}" for g in genes], progress=True)
 
     ``max_tokens`` is the most tokens to generate per prompt; ``on_progress`` and ``progress`` tell how far it is, as in
-    :meth:`VLLMPool.send_all_batched`. One prompt's failure is told by its response.
+    :meth:`VLLMPool.send_all_batched`. One prompt's failure is in its response.
     """
     return await pool.send_all_batched(
         prompts, max_tokens, sampling=sampling, on_progress=on_progress, progress=progress

@@ -28,7 +28,7 @@ def strip_reasoning(text: str) -> str:
     '42'
 
     Some templates open the first one in the prompt, so that only its end is in the answer; one that is not closed was
-    cut off, and nothing follows it. Where a server tells reasoning apart (``--reasoning-parser``), it never stands in
+    cut off, and nothing follows it. Where a server separates reasoning (``--reasoning-parser``), it is never in
     the text.
     """
     return _THOUGHT.sub("", text).rpartition("</think>")[2].strip()

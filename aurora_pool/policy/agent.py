@@ -302,7 +302,7 @@ class AgentState:
             self.breaker.answered(sent_at)
 
     def note_failure(self, outcome: Outcome, reason: str) -> None:
-        """Count a failure, whoever is to blame for it."""
+        """Count a failure, whatever its cause."""
         self.failures[outcome.value] += 1
         self.last_error = reason
 

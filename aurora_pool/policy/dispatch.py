@@ -1,11 +1,11 @@
 """Which prompt goes to which agent, when, and in which request.
 
 Prompt ``i`` of a call goes to agent ``i % size``, as long as that agent has a credit: capacity for one more prompt.
-What finds no credit waits in its queue, and whoever gets credits back takes it from there, so nothing that waits here
-is bound to an agent that is slow, full or gone. Credits come back prompt by prompt; a refill is worth a request once it
-fills 1/16 of the window. When nothing waits any more, slow agents get no last prompts (guard), and what sits on slow or
-stalled ones is given to a second agent (hedge). ``balance="strict"`` keeps prompt ``i`` waiting for agent ``i % size``
-as long as that is in service, and leaves out guard and hedge.
+What finds no credit waits in its queue, and the next agent that gets credits back takes it from there, so nothing that
+waits here is bound to an agent that is slow, full or gone. Credits come back prompt by prompt; a refill is worth a
+request once it fills 1/16 of the window. When nothing waits any more, slow agents get no last prompts (guard), and what
+slow or stalled ones hold is given to a second agent (hedge). ``balance="strict"`` keeps prompt ``i`` waiting for agent
+``i % size`` as long as that is in service, and leaves out guard and hedge.
 
 The dispatcher is synchronous and never waits: the caller reports what happened and carries out the
 :class:`~aurora_pool.policy.plan.Plan` that :meth:`Dispatcher.plan` returns, at the latest at

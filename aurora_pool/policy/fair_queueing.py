@@ -1,9 +1,9 @@
 """Whose turn it is: one queue per caller, served in turns by weight in expected tokens.
 
 Turns are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): what a caller is given advances its *service*,
-in expected tokens divided by its weight, and whoever has the least service is next. A caller that begins to wait starts
-from the service that the others have *completed*, not from what they hold in flight: so a short call beside a long one
-gets the next credits, and two equal calls that begin together end together.
+in expected tokens divided by its weight, and the caller with the least service is next. A caller that begins to wait
+starts from the service that the others have *completed*, not from what they hold in flight: so a short call beside a
+long one gets the next credits, and two equal calls that begin together end together.
 """
 
 from __future__ import annotations

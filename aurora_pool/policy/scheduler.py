@@ -31,8 +31,8 @@ class Scheduler:
     """Assigns prompts that wait to agents, in turns of their callers.
 
     Only agents whose credits have changed are considered, except that all are when a queue begins to hold something,
-    when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So whoever may take what waits does so
-    in the same plan in which it becomes able to.
+    when an agent goes out or comes back, and every :data:`RESCAN_EVERY` seconds. So an agent takes what waits in the
+    same plan in which it becomes able to.
     """
 
     def __init__(self, ledger: Ledger, balance: Balance) -> None:

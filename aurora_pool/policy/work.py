@@ -50,7 +50,7 @@ class WorkItem(msgspec.Struct, eq=False, gc=False):
     ``portable`` is what a hosted agent may be asked instead, None where it may not.
 
     The garbage collector does not look at items (``gc=False``): with a million of them alive, looking costs more than
-    all the rest of the dispatch. So whoever keeps items lets go of them at the end: :meth:`Dispatcher.close` does.
+    all the rest of the dispatch. So every owner of items must drop them at the end: :meth:`Dispatcher.close` does.
     """
 
     queue: PromptQueue
@@ -229,7 +229,7 @@ class InFlightRequest:
     that waits on this side for its turn or a connection is no work of the agent's, and none of its clocks runs.
 
     A slot of ``items`` becomes None when its prompt is released; ``open`` counts those that are not. ``live`` counts
-    the open slots whose prompt nobody has answered yet: at 0 the request serves no one. ``started`` counts the open
+    the open slots whose prompt is not answered yet: at 0 the request serves no one. ``started`` counts the open
     slots that have shown a first token. Of a ``lot`` there are no items until somebody asks for them.
     """
 

@@ -124,7 +124,7 @@ class Tokenizer:
 
         Raises :class:`PoolError` if no agent can answer: then nothing has been learnt, and it may be tried again.
         """
-        async with self._learning:  # whoever waited for one that failed or was cancelled asks for itself
+        async with self._learning:  # a waiter of one that failed or was cancelled asks itself
             if key not in self._templates:
                 try:
                     template = await self._learn(model, key[0], kwargs)

@@ -102,7 +102,7 @@ class Trust:
             self._warned.update(unverified)
             log.warning(
                 "the certificates of %s are not verified (verify=False), the first being %s: "
-                "whoever sits between can read and change what is sent",
+                "an attacker in between can read and change what is sent",
                 counted(len(unverified), "agent"),
                 unverified[0],
             )

@@ -200,7 +200,7 @@ async def _every(seconds: float, work: Callable[[], Coroutine[Any, Any, object]]
 
 
 def _tell_end(task: asyncio.Task[None]) -> None:
-    """Say that work in the background has ended by an error: nobody would hear of it until the server stops."""
+    """Say that work in the background has ended by an error: else it would not be seen until the server stops."""
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("%s ended, because of a defect", task.get_coro(), exc_info=error)
 

@@ -1,4 +1,4 @@
-"""What the server can be told. Times are seconds, sizes are bytes."""
+"""The options of the server. Times are seconds, sizes are bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Proxies before the server: ``X-Forwarded-*`` is believed of those that were named, and of nobody else."""
+"""Proxies in front of the server: ``X-Forwarded-*`` is believed of those that were named, and of no other."""
 
 from __future__ import annotations
 

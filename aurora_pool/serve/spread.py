@@ -69,7 +69,7 @@ class _Refused(Exception):
 async def answer_list(
     forwarder: Forwarder, listed: PromptList, headers: Mapping[str, str], request_id: str, charge: Charge
 ) -> tuple[int, bytes]:
-    """Answer a list; return the status and the body. ``charge`` is told each reply's tokens.
+    """Answer a list; return the status and the body. ``charge`` is called with each reply's tokens.
 
     Raises :class:`PoolError`.
     """

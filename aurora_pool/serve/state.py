@@ -57,7 +57,7 @@ class StateApi:
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
         caller = caller_of(request)
-        state = await self._state(caller)  # before the reply begins: what fails here can still be told
+        state = await self._state(caller)  # before the reply begins: what fails here can still be reported
         await response.prepare(request)
         while not self._closing.is_set():
             await response.write(b"event: state\ndata: " + msgspec.json.encode(state) + b"\n\n")

@@ -28,7 +28,7 @@ SAFE_SHARE = 0.5
 
 
 def claim_name(path: Path, holder: str) -> bool:
-    """Create ``path`` for ``holder`` if nobody has; tell whether it is the holder's now.
+    """Create ``path`` for ``holder`` if no other has; say whether it is the holder's now.
 
     It is a symbolic link whose text is the holder's name: made in one step on every POSIX file system, NFS and Lustre
     included, and only by one. A server that has made it and whose reply was lost is asked again what the link says.

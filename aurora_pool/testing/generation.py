@@ -40,7 +40,7 @@ class Choice:
         """Whether computing its first token kills the server."""
         self.role = "assistant"
         self.echoed = ""
-        """Of a chat: the text that stands before the answer because the request asked for it."""
+        """Of a chat: the text before the answer that the request asked for."""
         self.seen = 0
         """Tokens that were sent to the client already."""
         self.finish_reason: str | None = None

@@ -13,7 +13,7 @@ BEGIN, END = "<|im_start|>", "<|im_end|>"
 
 
 def read_messages(messages: object, place: str) -> list[dict[str, Any]]:
-    """Take a list of messages, each with a role; ``place`` is where it stands in the request."""
+    """Take a list of messages, each with a role; ``place`` is its position in the request."""
     if not isinstance(messages, list):
         raise invalid(place, "Input should be a valid list", messages)
     for number, message in enumerate(messages):

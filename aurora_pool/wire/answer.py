@@ -127,7 +127,7 @@ class Reader(Protocol):
 
 
 def guarded(read: Callable[[Data], Value], data: Data) -> Value:
-    """Call what reads an agent's bytes: whatever it raises is that agent's :class:`BadReply`, and nobody else's."""
+    """Call what reads an agent's bytes: whatever it raises becomes that agent's :class:`BadReply`."""
     try:
         return read(data)
     except PoolError:

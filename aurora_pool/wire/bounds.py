@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 UNASKED_TOKENS = 1 << 18
-"""Tokens to reckon with per answer where the request sets no ``max_tokens``."""
+"""Tokens that are assumed per answer where the request sets no ``max_tokens``."""
 PER_TOKEN_TEXT = 16
 """Characters that a token has at most in the mean over all answers of a reply."""
 PER_TOKEN_LONGEST = 256

@@ -15,7 +15,7 @@ NEEDS = {
     "expect_remedy": ("expect", "length_is_failure"),
     "metrics_host": ("metrics_port",),
 }
-"""Options, and those of which one must stand beside it."""
+"""Options, and those of which one must be given with it."""
 
 APART = (
     ("shard", "claim", "pieces of the input are handed out already"),

@@ -48,7 +48,7 @@ class Kubernetes:
         )
 
     def start(self, run: RunFolder, fleet: Fleet, group: Group) -> list[str]:
-        """Start nothing: whoever may apply the manifest does."""
+        """Start nothing: the manifest is applied by somebody with the rights to."""
         return []
 
     def waiting(self, handle: list[str]) -> str:

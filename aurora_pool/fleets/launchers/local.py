@@ -37,7 +37,7 @@ class Local:
         return "starting" if is_running(handle) else ""
 
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
-        """Ask the supervisor to end; whoever does not is killed by the sweep over this machine."""
+        """Ask the supervisor to end; what does not end is killed by the sweep over this machine."""
         if is_running(handle):
             with suppress(ProcessLookupError):
                 os.kill(int(handle[0]), signal.SIGTERM)
