@@ -19,8 +19,8 @@ from aurora_pool.pool_calls import PoolCalls
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress
 from aurora_pool.runtime.discovery import Serving
-from aurora_pool.runtime.driver import Driver
 from aurora_pool.runtime.fleet_options import FleetOptions
+from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.once import Once
@@ -46,8 +46,8 @@ class AgentPool(PoolCalls):
     def __init__(self, endpoints: Iterable[AnyEndpoint], serving: Serving, options: FleetOptions) -> None:
         self._options = options
         self._serving = serving
-        self._driver = Driver(as_endpoints(endpoints), options)
-        self._agents = Membership(self._driver)
+        self._runtime = FleetRuntime(as_endpoints(endpoints), options)
+        self._agents = Membership(self._runtime)
         self._whole: AgentPool | None = None
         self._caller: Caller | None = None
         self._starting = Once()
@@ -96,7 +96,7 @@ class AgentPool(PoolCalls):
     @property
     def timeouts(self) -> Timeouts:
         """How long the pool waits for what."""
-        return self._driver.timeouts
+        return self._runtime.timeouts
 
     @property
     def connection(self) -> ConnectionOptions:
@@ -123,8 +123,8 @@ class AgentPool(PoolCalls):
 
         >>> print(pool.statistics().agents_in_service, "of", pool.size)  # doctest: +SKIP
         """
-        driver, members = self._driver, self._agents.members
-        return snapshot(driver.dispatcher.ledger, driver.endpoints, members, driver.prompts_failed, driver.now)
+        runtime, members = self._runtime, self._agents.members
+        return snapshot(runtime.dispatcher.ledger, runtime.endpoints, members, runtime.prompts_failed, runtime.now)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self.size}{f' of {self._whole.size}' if self._whole else ''} agents>"
@@ -147,7 +147,7 @@ class AgentPool(PoolCalls):
             self._agents.hold_back(joined, self._find_out, self._serving.least_context)
 
     async def _find_out(self, joined: Sequence[int]) -> None:
-        await self._serving.join(self._driver, joined)
+        await self._serving.join(self._runtime, joined)
 
     # -- views --------------------------------------------------------------------------------------------------
 
@@ -219,22 +219,22 @@ class AgentPool(PoolCalls):
         """
         if not self._agents.members:
             raise NoAgentsError("this pool has no agents")
-        self._driver.open()
+        self._runtime.open()
         await self._starting.run(self._start_up)
 
     async def _start_up(self) -> None:
-        ensure_open_files(files_for(len(self._driver.endpoints)))
+        ensure_open_files(files_for(len(self._runtime.endpoints)))
         await self._prepare()
         self._set_probes(self._agents.present)
 
     def _set_probes(self, agents: Iterable[int]) -> None:
-        self._driver.probe_requests.update(dict.fromkeys(agents, self._probe_request()))
+        self._runtime.probe_requests.update(dict.fromkeys(agents, self._probe_request()))
 
     def _probe_request(self) -> tuple[str, bytes]:
         raise NotImplementedError  # the path and body of the smallest request that shows whether an agent works
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._driver, self._agents.own, self._agents.endpoints)
+        await self._serving.learn(self._runtime, self._agents.own, self._agents.endpoints)
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections.
@@ -242,10 +242,10 @@ class AgentPool(PoolCalls):
         Closing a view does nothing, except at the end of an ``async with`` that has opened the pool.
         """
         if self._whole is None or self._opened_here:
-            await self._driver.close()
+            await self._runtime.close()
 
     async def __aenter__(self) -> Self:
-        self._opened_here = not self._driver.is_open
+        self._opened_here = not self._runtime.is_open
         try:
             await self.start()
         except BaseException:
@@ -344,4 +344,4 @@ class AgentPool(PoolCalls):
 
         >>> reply = await pool.forwarder().send("GET", "/v1/models", {}, None)  # doctest: +SKIP
         """
-        return Forwarder(self._driver, lambda: self._agents.queue, self.start, self._caller, otherwise)
+        return Forwarder(self._runtime, lambda: self._agents.queue, self.start, self._caller, otherwise)

@@ -123,7 +123,7 @@ class VLLMPool(AgentPool):
         )
         super().__init__(endpoints, Serving(model, model_max_context), options)
         self._hosted = hosted or HostedOptions()
-        self._driver.spill_over(self._hosted)
+        self._runtime.spill_over(self._hosted)
         self._prompt_options = prompting
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation
@@ -132,7 +132,7 @@ class VLLMPool(AgentPool):
         self._system_prompt = system_prompt
         self._model_max_context = model_max_context
         self._sampling = sampling or Sampling()
-        self._prompting = PromptHandling(self._driver, prompting, system_prompt=system_prompt, buffer=buffer)
+        self._prompting = PromptHandling(self._runtime, prompting, system_prompt=system_prompt, buffer=buffer)
         self._known_prompting: dict[str, PromptHandling] = {}
         """What has been learnt of models; a pool and its views share it."""
 
@@ -344,6 +344,6 @@ class VLLMPool(AgentPool):
         async def send_parts(parts: Sequence[Prompt]) -> list[Response]:
             fitting = dataclasses.replace(settings, on_too_long="error")
             planner = Planner(fitting, sampling, max_tokens, queue, contexts, send_parts)
-            return await Call(self._driver, queue, parts, planner).all()
+            return await Call(self._runtime, queue, parts, planner).all()
 
         return Planner(settings, sampling, max_tokens, queue, contexts, send_parts)

@@ -11,7 +11,7 @@ from aurora_pool.policy.callers import Caller, PromptQueue
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress, ProgressReport
 from aurora_pool.runtime.call import Call
-from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.request_kinds import PlanPrompts
 
@@ -21,7 +21,7 @@ __all__ = ["PoolCalls"]
 class PoolCalls:
     """Calls to the agents of a pool or of a view, by whoever is its caller."""
 
-    _driver: Driver
+    _runtime: FleetRuntime
     _agents: Membership
     _caller: Caller | None
 
@@ -53,7 +53,7 @@ class PoolCalls:
     async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
         await self.start()
         queue = queue.for_call(self._caller or Caller(weight=options.weight, priority=options.priority))
-        return Call(self._driver, queue, prompts, self._planner(queue, options), total, self._agents.positions)
+        return Call(self._runtime, queue, prompts, self._planner(queue, options), total, self._agents.positions)
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         """How this kind of pool makes items of one call's prompts."""

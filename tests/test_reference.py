@@ -19,7 +19,7 @@ OUR_OWN = {
     "policy.callers.PromptQueue",
     "policy.work.WorkItem",
     "runtime.discovery.Serving",
-    "runtime.driver.Driver",
+    "runtime.fleet_runtime.FleetRuntime",
     "runtime.fleet_options.FleetOptions",
     "serve.fleet.ServedFleet",
     "sharing.agents.AgentShare",

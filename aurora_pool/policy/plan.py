@@ -1,4 +1,4 @@
-"""What the dispatcher decides: plans for the driver to carry out, and events for observers."""
+"""What the dispatcher decides: plans for the runtime to carry out, and events for observers."""
 
 from __future__ import annotations
 

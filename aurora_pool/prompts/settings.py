@@ -13,7 +13,7 @@ from aurora_pool.options import OnTooLong, PromptOptions
 from aurora_pool.prompts.chat_template import ChatTemplate, as_conversation, template_key
 from aurora_pool.prompts.length import TokenEstimate
 from aurora_pool.prompts.tokenizer import ASK_AGAIN, Tokenizer, may_pass
-from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.terminal import one_line
 
 log = logging.getLogger("aurora_pool")
@@ -51,7 +51,7 @@ class PromptHandling:
 
     def __init__(
         self,
-        driver: Driver,
+        runtime: FleetRuntime,
         options: PromptOptions,
         *,
         system_prompt: str | None,
@@ -65,8 +65,8 @@ class PromptHandling:
         self.on_too_long = options.on_too_long
         self.buffer = buffer
         self.estimate = TokenEstimate()
-        self.tokenizer = Tokenizer(driver)
-        self._driver = driver
+        self.tokenizer = Tokenizer(runtime)
+        self._runtime = runtime
         self._ready = False
         self._learning = asyncio.Lock()
         self._template: ChatTemplate | None = None
@@ -77,7 +77,7 @@ class PromptHandling:
 
     def for_others(self) -> PromptHandling:
         """The same settings, for agents that may serve another model."""
-        return PromptHandling(self._driver, self._options, system_prompt=self.system_prompt, buffer=self.buffer)
+        return PromptHandling(self._runtime, self._options, system_prompt=self.system_prompt, buffer=self.buffer)
 
     async def ready(self, model: str, agents: Sequence[int]) -> None:
         """Learn from these agents, unless others that serve the model have answered; raises as :meth:`learn`."""
@@ -95,7 +95,7 @@ class PromptHandling:
         """
         if self.format == "raw":
             return
-        deadline = self._driver.now + self._driver.timeouts.patience
+        deadline = self._runtime.now + self._runtime.timeouts.patience
         failures = 0
         while True:
             try:
@@ -105,7 +105,7 @@ class PromptHandling:
                 if not may_pass(error) or failures == FAILURES:
                     await self._do_without(model, error)
                     return
-                if self._driver.now + AGAIN > deadline:
+                if self._runtime.now + AGAIN > deadline:
                     raise NoAgentsError(f"no agent tells the model's chat template: {error}") from error
             else:
                 return
@@ -113,8 +113,8 @@ class PromptHandling:
 
     async def ask_again(self, model: str) -> None:
         """Ask once more for what no agent could answer, if some time has passed since."""
-        if self._untold_until is not None and self._driver.now >= self._untold_until:
-            self._untold_until = self._driver.now + ASK_AGAIN
+        if self._untold_until is not None and self._runtime.now >= self._untold_until:
+            self._untold_until = self._runtime.now + ASK_AGAIN
             with contextlib.suppress(PoolError):
                 await self._learn(model)
 
@@ -134,7 +134,7 @@ class PromptHandling:
             one_line(error),
         )
         await self._use(model, ChatTemplate((), (), str))
-        self._untold_until = self._driver.now + ASK_AGAIN
+        self._untold_until = self._runtime.now + ASK_AGAIN
 
     async def _use(self, model: str, template: ChatTemplate | None) -> None:
         """Find out what else depends on there being a template, and use it."""
@@ -145,7 +145,7 @@ class PromptHandling:
                 separates = await self.tokenizer.separates_reasoning(model)
                 self._separates_reasoning = separates is not False  # the chat endpoints know it in any case
                 if separates is None:
-                    self._untold_until = self._driver.now + ASK_AGAIN
+                    self._untold_until = self._runtime.now + ASK_AGAIN
         self._template = template
 
     def settings(self, model: str, *, batched: bool) -> PromptSettings:
@@ -165,5 +165,5 @@ class PromptHandling:
             buffer=self.buffer,
             estimate=self.estimate,
             tokenizer=self.tokenizer,
-            keeps_messages=self._driver.dialects.know_less(self.tokenizer.members),
+            keeps_messages=self._runtime.dialects.know_less(self.tokenizer.members),
         )

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from aurora_pool.errors import PoolError, ServerError, TransportError
 from aurora_pool.messages import Message
 from aurora_pool.prompts.chat_template import CHECKS, ChatTemplate, candidates, checked, marked
-from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.runtime.health import fetch
 from aurora_pool.runtime.once import answers_of
 from aurora_pool.wire import chat, tokens
@@ -48,9 +48,9 @@ TemplateKey = tuple[tuple[str, ...], bytes]
 class Tokenizer:
     """The tokenizer of the served model, as the ``/tokenize`` and ``/detokenize`` of these agents show it."""
 
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self.members: Sequence[int] = range(len(driver.endpoints))
+    def __init__(self, runtime: FleetRuntime) -> None:
+        self._runtime = runtime
+        self.members: Sequence[int] = range(len(runtime.endpoints))
         """The agents that are asked."""
         self._counts: OrderedDict[bytes, int] = OrderedDict()
         self._templates: OrderedDict[TemplateKey, ChatTemplate | None] = OrderedDict()
@@ -105,7 +105,7 @@ class Tokenizer:
         if key in self._templates:
             self._templates.move_to_end(key)
             return True
-        if self._driver.now < self._unanswered.get(key, 0.0):
+        if self._runtime.now < self._unanswered.get(key, 0.0):
             return True
         roles, _ = key
         alike = sum(known[0] == roles for known in self._templates.keys() | self._begun)
@@ -129,7 +129,7 @@ class Tokenizer:
                 try:
                     template = await self._learn(model, key[0], kwargs)
                 except PoolError:
-                    self._unanswered[key] = self._driver.now + ASK_AGAIN
+                    self._unanswered[key] = self._runtime.now + ASK_AGAIN
                     raise
                 finally:
                     self._begun.discard(key)
@@ -188,11 +188,11 @@ class Tokenizer:
 
         True if all of a few agents have it, so that no conversation is sent where it does not.
         """
-        driver, body = self._driver, chat.encode_batch(model, [], {}, 1)
+        runtime, body = self._runtime, chat.encode_batch(model, [], {}, 1)
 
         async def has(agent: int) -> bool | None:
             try:
-                await fetch(driver.transport, agent, chat.BATCH_PATH, body, within=driver.timeouts.probe)
+                await fetch(runtime.transport, agent, chat.BATCH_PATH, body, within=runtime.timeouts.probe)
             except ServerError as error:
                 return None if error.status >= 500 else error.status == 400
             except PoolError:
@@ -209,7 +209,7 @@ class Tokenizer:
         server may need long for its first answer, and a busy one has others' prompts before it.
         """
         body = chat.encode_request(model, [{"role": "user", "content": "Hi"}], {"temperature": 0.0}, SHORT_ANSWER)
-        found = await self._compare(chat.PATH, body, chat.ChatReader().whole, within=self._driver.timeouts.stall)
+        found = await self._compare(chat.PATH, body, chat.ChatReader().whole, within=self._runtime.timeouts.stall)
         answered = [finished.answers for finished in found if not isinstance(finished, PoolError)]
         if not answered and any(isinstance(error, PoolError) and may_pass(error) for error in found):
             return None
@@ -222,15 +222,15 @@ class Tokenizer:
 
         Once one has answered, the others have no longer than for a probe: one may be busy with others' work.
         """
-        driver = self._driver
+        runtime = self._runtime
 
         async def ask(agent: int) -> T | PoolError:
             try:
-                return read(await fetch(driver.transport, agent, path, body, within=within or driver.timeouts.probe))
+                return read(await fetch(runtime.transport, agent, path, body, within=within or runtime.timeouts.probe))
             except PoolError as error:
                 return error
 
-        found = await answers_of({agent: ask(agent) for agent in self._some()}, grace=driver.timeouts.probe)
+        found = await answers_of({agent: ask(agent) for agent in self._some()}, grace=runtime.timeouts.probe)
         return list(found.values())
 
     def _some(self) -> Sequence[int]:
@@ -252,14 +252,14 @@ class Tokenizer:
 
         Raises :class:`ServerError` for a refusal that is an answer, else what the last agent came to.
         """
-        driver = self._driver
+        runtime = self._runtime
         agents = self._agents()
         self._turn = (self._turn + 1) % len(agents)
         failure: PoolError | None = None
         for agent in sorted(agents[self._turn :] + agents[: self._turn], key=self.unresponsive.__contains__)[:TRIES]:
             try:
-                written = driver.dialects.write(agent, path, body)
-                content = read(await fetch(driver.transport, agent, path, written, within=driver.timeouts.probe))
+                written = runtime.dialects.write(agent, path, body)
+                content = read(await fetch(runtime.transport, agent, path, written, within=runtime.timeouts.probe))
             except PoolError as error:
                 if _is_answer(error):
                     raise
@@ -273,7 +273,7 @@ class Tokenizer:
         raise failure
 
     def _agents(self) -> list[int]:
-        agents = self._driver.dispatcher.ledger.agents
+        agents = self._runtime.dispatcher.ledger.agents
         return [index for index in self.members if agents[index].in_service] or list(self.members)
 
 

@@ -15,7 +15,7 @@ from aurora_pool.policy.work import Lot, WorkItem
 from aurora_pool.runtime.request_kinds import Planned, PlanPrompts, PlanResult
 
 if TYPE_CHECKING:
-    from aurora_pool.runtime.driver import Driver
+    from aurora_pool.runtime.fleet_runtime import FleetRuntime
 
 DEFERRED = 16
 """How many prompts of a call may wait at a time for an answer that is needed before they can be sent."""
@@ -37,14 +37,14 @@ class Call:
 
     def __init__(
         self,
-        driver: Driver,
+        runtime: FleetRuntime,
         queue: PromptQueue,
         prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
         plan: PlanPrompts,
         total: int | None = None,
         positions: Mapping[int, int] | None = None,
     ) -> None:
-        self._driver = driver
+        self._runtime = runtime
         self.queue = queue
         self._plan = plan
         self._positions = positions
@@ -70,7 +70,7 @@ class Call:
         self._feeder: asyncio.Task[None] | None = None
         self._puller: asyncio.Task[None] | None = None
         length = total if total is not None else operator.length_hint(prompts, -1)
-        driver.calls.add(self)
+        runtime.calls.add(self)
         self._expected = length if length >= 0 else None
         if self._expected is None:
             queue.unbounded = True
@@ -134,11 +134,11 @@ class Call:
 
     async def _stop(self) -> None:
         self._end_input()
-        self._driver.calls.discard(self)
+        self._runtime.calls.discard(self)
         helpers = [*self._deferred, *(task for task in (self._feeder, self._puller) if task is not None)]
         try:
             if self._delivered < self._pulled:
-                self._driver.withdraw_all(self._items)
+                self._runtime.withdraw_all(self._items)
         finally:
             self._items.clear()
             for task in helpers:
@@ -215,7 +215,7 @@ class Call:
             self.fail(error)
 
     def _set_limit(self) -> None:
-        self._limit = 2 * self._driver.capacity(self.queue)
+        self._limit = 2 * self._runtime.capacity(self.queue)
         self._refill_at = self._limit - max(1, self._limit // 16)
 
     def _admissible(self, planned: Planned) -> Lot | list[WorkItem]:
@@ -256,7 +256,7 @@ class Call:
         if len(self._items) > self._crowded:  # forgetting many at a time is cheaper than each when it is done
             self._items[:] = [item for item in self._items if not item.done]
             self._crowded = 2 * len(self._items) + FORGET_FROM
-        self._driver.admit(prompts)
+        self._runtime.admit(prompts)
 
     def _ask_first(self, index: int, make: Callable[[], Awaitable[WorkItem | Response]]) -> None:
         async def ask() -> None:
@@ -287,7 +287,7 @@ class Call:
         else:
             self.queue.expected -= self._expected
             self._expected = 0
-        self._driver.schedule()
+        self._runtime.schedule()
 
     async def _feed(self, prompts: AsyncIterable[AnyPrompt]) -> None:
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from aurora_pool.errors import ConfigError, NoAgentsError, PoolError, ServerError, TransportError
 from aurora_pool.hostfile import AgentEndpoint
-from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.runtime.health import served_models
 from aurora_pool.runtime.once import answers_of
 from aurora_pool.wire.status import ServedModel
@@ -66,19 +66,19 @@ class Serving:
         """The least context length among these agents; None where none has reported one."""
         return min((context for context, _ in self.contexts(agents)), default=None)
 
-    async def join(self, driver: Driver, agents: Sequence[int]) -> None:
+    async def join(self, runtime: FleetRuntime, agents: Sequence[int]) -> None:
         """Ask agents that have joined the fleet, until each has reported its models, shown that it can't, or left."""
         left = list(agents)
         while left:
-            answers = await _ask(driver, left)
+            answers = await _ask(runtime, left)
             self._reported.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
             left = [agent for agent in left if agent not in answers or _may_come(answers[agent])]
-            left = [agent for agent in left if not driver.is_removed(agent)]
+            left = [agent for agent in left if not runtime.is_removed(agent)]
             if left:
                 await asyncio.sleep(AGAIN)
-        self._measure(driver, agents)
+        self._measure(runtime, agents)
 
-    async def learn(self, driver: Driver, members: Sequence[int], hosted: Sequence[AgentEndpoint] = ()) -> None:
+    async def learn(self, runtime: FleetRuntime, members: Sequence[int], hosted: Sequence[AgentEndpoint] = ()) -> None:
         """Ask these agents, except those that have reported already; hosted ones are not asked.
 
         A model that was not named is the one that all of them serve; while no agent answers, that is waited for. With a
@@ -92,37 +92,37 @@ class Serving:
             if self.model is None:
                 raise ConfigError("all agents are hosted, so name the model: model=NAME in the hostfile")
             return
-        deadline = driver.now + driver.timeouts.patience
+        deadline = runtime.now + runtime.timeouts.patience
         warned = False
         while True:
-            answers = await _ask(driver, [agent for agent in members if agent not in self._reported])
+            answers = await _ask(runtime, [agent for agent in members if agent not in self._reported])
             self._reported.update({agent: models for agent, models in answers.items() if isinstance(models, list)})
             serving = {agent: self._reported[agent] for agent in members if agent in self._reported}
             if serving or self.model is not None:
                 break
-            if driver.now + AGAIN > deadline or not any(map(_may_come, answers.values())):
+            if runtime.now + AGAIN > deadline or not any(map(_may_come, answers.values())):
                 errors = {agent: str(answer) for agent, answer in answers.items()}
-                raise NoAgentsError(f"no agent tells what it serves: {_named(driver, errors)}")
+                raise NoAgentsError(f"no agent tells what it serves: {_named(runtime, errors)}")
             if not warned:
-                log.warning("no agent answers yet; waiting up to %.0f s", driver.timeouts.patience)
+                log.warning("no agent answers yet; waiting up to %.0f s", runtime.timeouts.patience)
                 warned = True
             await asyncio.sleep(AGAIN)
         self.undiscovered = set(members).difference(serving)
         if serving:
-            self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in driver.endpoints])
-        self._measure(driver, members)
+            self.model = choose_model(self.model, serving, [str(endpoint) for endpoint in runtime.endpoints])
+        self._measure(runtime, members)
 
-    def _measure(self, driver: Driver, agents: Iterable[int]) -> None:
+    def _measure(self, runtime: FleetRuntime, agents: Iterable[int]) -> None:
         """Record what these agents have reported: their names, whether they serve the model, and its context length."""
         for agent in agents:
             models = self._reported.get(agent)
             if models is None:
                 continue
-            driver.names.list(agent, models)
-            driver.dialects.found(agent, next((model.owned_by for model in models if model.owned_by), ""))
+            runtime.names.list(agent, models)
+            runtime.dialects.found(agent, next((model.owned_by for model in models if model.owned_by), ""))
             if self.model not in {model.id for model in models}:
                 listed = ", ".join(repr(model.id) for model in models[:SHOWN])
-                driver.dispatcher.serves_another_model(agent, f"it serves {listed}, not {self.model!r}", driver.now)
+                runtime.dispatcher.serves_another_model(agent, f"it serves {listed}, not {self.model!r}", runtime.now)
             length = _context(self.model, models)
             if length is not None:
                 self._lengths[agent] = length
@@ -169,14 +169,14 @@ def _context(name: str | None, models: Sequence[ServedModel]) -> int | None:
     return None if model is None else model.context
 
 
-async def _ask(driver: Driver, agents: Sequence[int]) -> Answers:
+async def _ask(runtime: FleetRuntime, agents: Sequence[int]) -> Answers:
     """Ask agents for their models; those that take much longer than the first to answer are left out."""
     limit = asyncio.Semaphore(AT_ONCE)
 
     async def ask(agent: int) -> list[ServedModel] | PoolError:
         async with limit:
             try:
-                return await served_models(driver.transport, agent, within=driver.timeouts.probe)
+                return await served_models(runtime.transport, agent, within=runtime.timeouts.probe)
             except PoolError as error:
                 return error
 
@@ -188,8 +188,8 @@ def _may_come(answer: list[ServedModel] | PoolError) -> bool:
     return isinstance(answer, TransportError) or (isinstance(answer, ServerError) and answer.status >= 500)
 
 
-def _named(driver: Driver, reasons: Mapping[int, str]) -> str:
-    return _some(f"{driver.endpoints[agent]}: {reason}" for agent, reason in sorted(reasons.items()))
+def _named(runtime: FleetRuntime, reasons: Mapping[int, str]) -> str:
+    return _some(f"{runtime.endpoints[agent]}: {reason}" for agent, reason in sorted(reasons.items()))
 
 
 def _some(items: Iterable[str]) -> str:

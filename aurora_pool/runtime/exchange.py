@@ -36,7 +36,7 @@ Deliver = Callable[[Sink, Sequence[int], Sequence[Response]], None]
 
 
 class Exchanges:
-    """Makes the requests that the driver hands over, one task each; nothing here decides where a prompt goes."""
+    """Makes the requests that the runtime hands over, one task each; nothing here decides where a prompt goes."""
 
     def __init__(
         self,

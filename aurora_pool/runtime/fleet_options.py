@@ -1,4 +1,4 @@
-"""What a caller says of a fleet as a whole: the options that the constructors of all pools hand to the driver."""
+"""What a caller says of a fleet as a whole: the options that the constructors of all pools hand to the runtime."""
 
 from __future__ import annotations
 

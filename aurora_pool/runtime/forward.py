@@ -25,7 +25,7 @@ from aurora_pool.wire.usage import STREAM_END, stream_usage_of, usage_of
 
 if TYPE_CHECKING:
     from aurora_pool.policy.agent import AgentState
-    from aurora_pool.runtime.driver import Driver
+    from aurora_pool.runtime.fleet_runtime import FleetRuntime
     from aurora_pool.runtime.reply import Limit, Reply
     from aurora_pool.runtime.request_kinds import Reports
 
@@ -51,13 +51,13 @@ class Forwarder:
 
     def __init__(
         self,
-        driver: Driver,
+        runtime: FleetRuntime,
         queue: Callable[[], PromptQueue],
         start: Callable[[], Awaitable[None]],
         caller: Caller | None = None,
         otherwise: Forwarder | None = None,
     ) -> None:
-        self._driver = driver
+        self._runtime = runtime
         self._otherwise = otherwise
         self._queue = queue
         self._caller = caller
@@ -79,7 +79,7 @@ class Forwarder:
         >>> with await forwarder.send("GET", "/v1/models", {}, None) as reply:  # doctest: +SKIP
         ...     content = await reply.read()
         """
-        if not self._started or not self._driver.is_open:
+        if not self._started or not self._runtime.is_open:
             await self.start()
             self._started = True
         forward = _Forward(method, path, headers, body)
@@ -88,9 +88,9 @@ class Forwarder:
             queue.patience = 0.0
         turn = next(self._turns) % max(1, len(queue.view.members))
         item = WorkItem(queue, turn, forward, None, limit=1)
-        self._driver.calls.add(forward)
-        self._driver.admit([item])
-        reply = ForwardedReply(forward, self._driver, item)
+        self._runtime.calls.add(forward)
+        self._runtime.admit([item])
+        reply = ForwardedReply(forward, self._runtime, item)
         try:
             reply.status, reply.headers, reply.content = await forward.head
         except BaseException:
@@ -109,11 +109,11 @@ class ForwardedReply:
     body, or None for a stream, whose pieces :meth:`chunks` gives as they come.
     """
 
-    __slots__ = ("_driver", "_forward", "_item", "content", "headers", "status")
+    __slots__ = ("_forward", "_item", "_runtime", "content", "headers", "status")
 
-    def __init__(self, forward: _Forward, driver: Driver, item: WorkItem) -> None:
+    def __init__(self, forward: _Forward, runtime: FleetRuntime, item: WorkItem) -> None:
         self._forward = forward
-        self._driver = driver
+        self._runtime = runtime
         self._item = item
         self.status = 0
         self.headers: Mapping[str, str] = {}
@@ -147,9 +147,9 @@ class ForwardedReply:
 
     def close(self) -> None:
         """Stop the request where it has not ended."""
-        self._driver.calls.discard(self._forward)
+        self._runtime.calls.discard(self._forward)
         if not self._item.done:
-            self._driver.withdraw([self._item])
+            self._runtime.withdraw([self._item])
 
 
 class _Forward:

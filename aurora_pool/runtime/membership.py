@@ -10,7 +10,7 @@ from aurora_pool.arguments import check_whole, is_index
 from aurora_pool.errors import ConfigError, counted
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.policy.callers import AgentView, PromptQueue
-from aurora_pool.runtime.driver import Driver
+from aurora_pool.runtime.fleet_runtime import FleetRuntime
 
 
 class Membership:
@@ -20,9 +20,9 @@ class Membership:
     ``positions`` gives the position of an agent of the fleet in a view; it is None for the whole pool.
     """
 
-    def __init__(self, driver: Driver, view_of: Sequence[int] | None = None) -> None:
-        self._driver = driver
-        self.members: Sequence[int] = range(len(driver.endpoints)) if view_of is None else view_of
+    def __init__(self, runtime: FleetRuntime, view_of: Sequence[int] | None = None) -> None:
+        self._runtime = runtime
+        self.members: Sequence[int] = range(len(runtime.endpoints)) if view_of is None else view_of
         self.present: Sequence[int] = self.members
         self.positions = None if view_of is None else {member: place for place, member in enumerate(view_of)}
         self.queue = self._new_queue(self.members)
@@ -32,7 +32,7 @@ class Membership:
     @property
     def endpoints(self) -> tuple[AgentEndpoint, ...]:
         """The endpoints of ``members``."""
-        return tuple(self._driver.endpoints[index] for index in self.members)
+        return tuple(self._runtime.endpoints[index] for index in self.members)
 
     @property
     def places(self) -> Sequence[int]:
@@ -41,7 +41,7 @@ class Membership:
 
     def tagged(self, tags: Mapping[str, str | None]) -> list[int]:
         """Those that have all of these tags."""
-        return [index for index in self.present if tags.items() <= self._driver.endpoints[index].tags.items()]
+        return [index for index in self.present if tags.items() <= self._runtime.endpoints[index].tags.items()]
 
     def drawn(self, n: int, rng: random.Random) -> list[int]:
         """Draw ``n`` of them at random. Raises :class:`ConfigError` if there are fewer."""
@@ -61,13 +61,13 @@ class Membership:
 
     def view(self, members: Sequence[int]) -> Self:
         """Some of them, apart."""
-        return type(self)(self._driver, members)
+        return type(self)(self._runtime, members)
 
     def update(self, endpoints: Sequence[AgentEndpoint]) -> list[int]:
         """Record which endpoints the fleet has now; return the own agents that have joined or come back."""
         before = set(self.present)
-        self.present = self._driver.update(endpoints)
-        self.members = range(len(self._driver.endpoints))
+        self.present = self._runtime.update(endpoints)
+        self.members = range(len(self._runtime.endpoints))
         self._set_queue()
         return [index for index in self.own if index not in before]
 
@@ -91,13 +91,13 @@ class Membership:
                 self.queue = self._new_queue(())
             self._set_queue()
 
-        self._driver.run_in_background(join())
+        self._runtime.run_in_background(join())
 
     def _set_queue(self) -> None:
         members = [index for index in self.present if index not in self._joining] or self.present
         self.queue.view.set_members(*self._split(self.members if len(members) == len(self.members) else members))
-        self._driver.dispatcher.members_changed()
-        self._driver.schedule()
+        self._runtime.dispatcher.members_changed()
+        self._runtime.schedule()
 
     @property
     def own(self) -> Sequence[int]:
@@ -109,9 +109,9 @@ class Membership:
         return PromptQueue(AgentView(*self._split([self.members[place]])), patience=0.0, pinned=True)
 
     def _new_queue(self, members: Sequence[int]) -> PromptQueue:
-        return PromptQueue(AgentView(*self._split(members)), patience=self._driver.timeouts.patience)
+        return PromptQueue(AgentView(*self._split(members)), patience=self._runtime.timeouts.patience)
 
     def _split(self, members: Sequence[int]) -> tuple[Sequence[int], Sequence[int]]:
         """The own agents and the hosted ones among these."""
-        hosted = [index for index in members if self._driver.is_hosted(index)]
-        return ([index for index in members if not self._driver.is_hosted(index)], hosted) if hosted else (members, ())
+        hosted = [index for index in members if self._runtime.is_hosted(index)]
+        return ([index for index in members if not self._runtime.is_hosted(index)], hosted) if hosted else (members, ())

@@ -159,7 +159,7 @@ async def _left_open() -> VLLMPool:
     async with SimulatedFleet(1, profile=AgentProfile(instant=True)) as fleet:
         pool = VLLMPool(fleet.endpoints)
         await pool.send_all_batched(["a"], max_tokens=4)
-        await pool._driver.transport.close()  # noqa: SLF001 (an open session would be told of as such)
+        await pool._runtime.transport.close()  # noqa: SLF001 (an open session would be told of as such)
         return pool
 
 

@@ -1,4 +1,4 @@
-"""The driver: carries out what the policy decides. Sends requests, feeds replies back, keeps one timer.
+"""Carry out what the policy decides: send requests, feed replies back, keep one timer.
 
 One per pool, shared by all its views. There is one task per HTTP request and none per prompt; the dispatcher's plan is
 made once per turn of the event loop in which something happened.
@@ -35,7 +35,7 @@ from aurora_pool.runtime.request_kinds import Sink, beginning
 from aurora_pool.runtime.served_names import ServedNames
 
 
-class Driver:
+class FleetRuntime:
     """The agents, the dispatcher over them, and the requests in flight."""
 
     def __init__(self, endpoints: Sequence[AgentEndpoint], options: FleetOptions) -> None:
