@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typer.core import HAS_RICH, TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 
 class PlainCommand(TyperCommand):
@@ -32,7 +32,7 @@ def _make_plain(command: TyperCommand | TyperGroup, context: Any) -> None:
             parameter.metavar = ""
         if isinstance(parameter, TyperArgument) and not parameter.type_descriptor.is_choice:
             parameter.display_type_rich = _nothing  # type: ignore[method-assign] # typer has no option for it
-    if command.help is not None:  # markup keeps the space before a line, which typer takes away from some
+    if command.help is not None and HAS_RICH:  # markup keeps the space before a line, which typer takes away from some
         command.help = re.sub(r"^ *(aurora-pool .*)$", r"[bold]  \1[/bold]", command.help, flags=re.MULTILINE)
 
 

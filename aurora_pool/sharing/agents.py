@@ -1,10 +1,10 @@
 """Which agents of a hostfile a driver works with: a part of its own, and what the other drivers do not need.
 
-Driver k of n owns agents k::n, so its windows, breakers and prefix affinity are accurate: no other driver sends there. In a
-folder beside the hostfile each driver says whether it needs agents. It does not once its input has come to an end and
-all that is left is in flight: then its agents, and those of a driver that is gone, are divided among the drivers that
-still need some. All drivers compute the same from the same files; while they differ, and while the last prompts of a
-driver end on agents that it lends already, an agent has two drivers for some seconds, which its server tolerates.
+Driver k of n owns agents k::n, so its windows, breakers and prefix affinity are accurate: no other driver sends there.
+In a folder beside the hostfile each driver says whether it needs agents. It does not once its input has come to an end
+and all that is left is in flight: then its agents, and those of a driver that is gone, are divided among the drivers
+that still need some. All drivers compute the same from the same files; while they differ, and while the last prompts of
+a driver end on agents that it lends already, an agent has two drivers for some seconds, which its server tolerates.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ def test_each_shard_has_its_part_of_the_quota(
     ("option", "value"),
     [
         ("--balance", "strict"),
+        ("--prefix", "off"),
         ("--tag", "tier=large"),
         ("--concurrency", "3"),
         ("--spill-after", "5"),
