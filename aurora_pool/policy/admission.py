@@ -91,7 +91,7 @@ class Admission:
             index = item.index
             home = agents[members[index % size]]
             if self.strict and home.in_service:
-                self._keep(item, home)
+                self._pin(item, home)
                 continue
             if not waiting and not others_wait:
                 if index < size and home.held and size > 1:
@@ -131,7 +131,7 @@ class Admission:
             ledger.wake(queue)
         return True
 
-    def _keep(self, item: WorkItem, home: AgentState) -> None:
+    def _pin(self, item: WorkItem, home: AgentState) -> None:
         """Assign a prompt to its home agent, or pin it to that until it has a credit."""
         ledger, queues = self.ledger, item.queue.by_agent
         if home.index not in queues and home.held < home.limit:

@@ -227,7 +227,7 @@ class AgentState:
         self.window = Window(quota.terms.at_once, quota.terms.at_once)
         self.refresh()
 
-    def keep(self, queue: PromptQueue | None) -> None:
+    def reserve_for(self, queue: PromptQueue | None) -> None:
         """Reserve the agent for this queue's quarantined prompts, once it is empty; None ends that."""
         self.quarantine_for = queue
         self.accepting = False

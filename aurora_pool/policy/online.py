@@ -3,9 +3,9 @@
 A batch gives each agent a little more than it can work on, so whatever comes next waits in the agent's own queue for
 about as long as an answer takes, and is then worked on beside as many others as there are slots. So an online prompt
 (of a priority below 0) goes to an agent at once, and that agent *reserves slots* from then on: batches may fill only
-:data:`~aurora_pool.policy.agent.BATCH_SHARE` of its slots until :data:`KEEP` seconds have passed without another one.
-Further online prompts go to agents that reserve slots, as long as some of these are free: so few online prompts take
-slots from the batches on few agents, and many on many.
+:data:`~aurora_pool.policy.agent.BATCH_SHARE` of its slots until :data:`RESERVED_FOR` seconds have passed without
+another one. Further online prompts go to agents that reserve slots, as long as some of these are free: so few online
+prompts take slots from the batches on few agents, and many on many.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.work import WorkItem
 
-KEEP = 10.0
+RESERVED_FOR = 10.0
 """Seconds that an agent reserves slots after the last online prompt."""
 SAMPLE_EVERY = 1.0
 """Seconds between samples of such an agent's counters, until they have shown how many slots it has."""
@@ -42,7 +42,7 @@ class SlotReservations:
             if agent is None:
                 return list(items[number:])
             if self._ledger.turns.next_for(agent.index) is not None:
-                self._keep(agent, now)
+                self._reserve(agent, now)
             self._ledger.assign(item, agent)
             queue.caller.charge(1, item.prompt_tokens)
         return []
@@ -60,11 +60,11 @@ class SlotReservations:
             candidates = [agents[index] for index in drawn if agents[index].held < BEYOND * agents[index].limit]
         return min(candidates, key=lambda agent: agent.held, default=None)
 
-    def _keep(self, agent: AgentState, now: float) -> None:
+    def _reserve(self, agent: AgentState, now: float) -> None:
         if agent not in self._until:
             agent.reserve_slots(True)
-            self._ledger.timers.add(now + KEEP, self._end, agent)
-        self._until[agent] = now + KEEP
+            self._ledger.timers.add(now + RESERVED_FOR, self._end, agent)
+        self._until[agent] = now + RESERVED_FOR
         if not agent.flow.slots and now >= agent.sampled_at + SAMPLE_EVERY:
             agent.sampled_at = now
             self._ledger.pending.sample.append(agent.index)

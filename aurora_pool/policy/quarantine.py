@@ -71,7 +71,7 @@ def place_quarantined(ledger: Ledger, queue: PromptQueue, ready: Iterable[AgentS
         ):
             return
         agent = ledger.agents[index]
-        agent.keep(queue)
+        agent.reserve_for(queue)
         ledger.quarantine_agents[agent] = None
         refill_quarantine(ledger, agent, now)
 
@@ -93,7 +93,7 @@ def refill_quarantine(ledger: Ledger, agent: AgentState, now: float) -> None:
     ):
         _admit(ledger, agent, queue.quarantined)
     if not agent.held or not agent.in_service:
-        agent.keep(None)
+        agent.reserve_for(None)
         del ledger.quarantine_agents[agent]
         ledger.touched[agent] = None
         if not queue.quarantined:

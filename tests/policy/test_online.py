@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aurora_pool.policy.callers import Caller, PromptQueue
-from aurora_pool.policy.online import KEEP
+from aurora_pool.policy.online import RESERVED_FOR
 from aurora_pool.policy.work import WorkItem
 from tests.policy.rig import Rig
 
@@ -81,7 +81,7 @@ def test_an_agent_without_online_prompts_is_the_batchs_again() -> None:
     own = agent_of(asked)
     answer_batch(rig, own)
     assert asked.request is not None
-    rig.wait(KEEP - 1.0)
+    rig.wait(RESERVED_FOR - 1.0)
     rig.answer_all(asked.request)
     assert rig.held(own) == SHARE - 1  # the online prompt had one of them
 
