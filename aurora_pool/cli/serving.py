@@ -34,6 +34,7 @@ def run_server(hostfile: Path, options: ServerOptions, timeouts: Timeouts, *, lo
     """Serve until SIGTERM or Ctrl-C. Raises :class:`~aurora_pool.errors.PoolError`."""
     _log_to_stderr(json_lines=log_json)
     interruptions = Interruptions()
+    interruptions.keep()
     return event_loop.run(_serve(hostfile, options, timeouts, interruptions))
 
 

@@ -105,6 +105,7 @@ def run_session(session: Session) -> ExitCode:
             for bad in job.bad_records[:3]:
                 display.say(f"skipped: {bad}")
             display.say(f"skipped: {counted(job.skipped, 'bad line')} in all")
+        interruptions.keep()
         return event_loop.run(_Command(session, job, display, interruptions).run())
 
 

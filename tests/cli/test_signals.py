@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import time
@@ -13,6 +14,7 @@ import pytest
 
 from aurora_pool import parse_hostfile
 from aurora_pool.cli.exit_codes import ExitCode
+from aurora_pool.cli.interruptions import Interruptions
 from aurora_pool.jobs.deadline import RESERVE
 from tests.cli.conftest import Call
 from tests.forked import Run, simulated
@@ -129,6 +131,28 @@ def test_a_signal_while_old_records_are_read_ends_it_at_once(
     assert code == 128 + number
     assert said.splitlines()[-1].endswith("; the same command goes on from here")
     assert output.read_bytes() == before
+
+
+def test_a_signal_while_the_event_loop_starts_is_kept_for_the_listener() -> None:
+    heard: list[ExitCode] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    async def listen() -> None:
+        interruptions.hand_to(heard.append)
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0)
+
+    try:
+        interruptions = Interruptions()
+        interruptions.keep()
+        signal.raise_signal(signal.SIGINT)
+        asyncio.run(listen())
+        interruptions.ignore()
+        signal.raise_signal(signal.SIGINT)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert heard == [ExitCode.INTERRUPTED, ExitCode.TERMINATED]
 
 
 def test_a_hostfile_that_comes_later_is_waited_for(tmp_path: Path, source: Path, hostfile: Path) -> None:

@@ -60,10 +60,10 @@ def test_a_driver_that_wakes_up_after_its_piece_was_taken_over_writes_no_second_
         before = drivers.shared / "answers" / "00000.1.jsonl"
         wait_until(lambda: size_of(before) > 4000, "the first driver answers")
         first.send(signal.SIGSTOP)
-        stopped_at = before.read_bytes()
         second = drivers.start()
         code, said = second.end()
         assert code == 0, said
+        stopped_at = before.read_bytes()  # not sooner: a signal takes its time
         first.send(signal.SIGCONT)
         code, said = first.end()
         assert code == 0, said
