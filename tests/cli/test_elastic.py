@@ -58,7 +58,7 @@ def test_a_hostfile_is_waited_for_and_what_is_wrong_with_it_is_told_in_the_end(t
 
 
 def test_agents_join_and_leave_while_a_job_runs(tmp_path: Path) -> None:
-    lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 60} for n in range(1500)]
+    lines = [{"id": f"p{n}", "prompt": f"Say {n}.", "max_tokens": 60} for n in range(3000)]
     source, output, hostfile = write_jsonl(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl", tmp_path / "h"
     folders = [tmp_path / name for name in ("first", "second")]
     for folder in folders:
@@ -72,5 +72,5 @@ def test_agents_join_and_leave_while_a_job_runs(tmp_path: Path) -> None:
         code, said = run.end()
     assert code == 0
     assert "the hostfile changed: 1 to join, 1 to leave" in said
-    assert len(texts_of(output)) == 1500
+    assert len(texts_of(output)) == 3000
     assert len(json.loads(run.gave)["agents"]) == 2

@@ -84,7 +84,12 @@ def test_drivers_killed_at_random_answer_everything_once_and_begin_no_piece_agai
         running = [drivers.start() for _ in range(3)]
         for _ in range(9):
             until = drivers.written() + rng.randrange(1, 12_000)
-            wait_until(lambda until=until: drivers.written() >= until, "the drivers go on")  # type: ignore[misc]
+
+            def on(until: int = until) -> bool:
+                # On a machine that gives the test little time, the drivers are done before the last kills.
+                return drivers.written() >= until or not any(each.alive for each in running)
+
+            wait_until(on, "the drivers go on")
             victim = rng.randrange(3)
             running[victim].send(rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGTERM]))
             assert running[victim].end()[0] in {0, 143, -signal.SIGKILL, -signal.SIGTERM}
