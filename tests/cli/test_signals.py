@@ -134,11 +134,11 @@ def test_a_signal_while_old_records_are_read_ends_it_at_once(
 
 
 def test_a_signal_while_the_event_loop_starts_is_kept_for_the_listener() -> None:
-    heard: list[ExitCode] = []
+    codes: list[ExitCode] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
 
     async def listen() -> None:
-        interruptions.hand_to(heard.append)
+        interruptions.hand_to(codes.append)
         signal.raise_signal(signal.SIGTERM)
         await asyncio.sleep(0)
 
@@ -152,7 +152,7 @@ def test_a_signal_while_the_event_loop_starts_is_kept_for_the_listener() -> None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert heard == [ExitCode.INTERRUPTED, ExitCode.TERMINATED]
+    assert codes == [ExitCode.INTERRUPTED, ExitCode.TERMINATED]
 
 
 def test_a_hostfile_that_comes_later_is_waited_for(tmp_path: Path, source: Path, hostfile: Path) -> None:
