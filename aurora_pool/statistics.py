@@ -50,7 +50,7 @@ class PoolStatistics:
 
     ``agents`` belongs to the pool or view asked; ``prompts_done`` and ``tokens_done`` are sums over them. The rest
     counts for the whole fleet: prompts that wait (``queued``) or are at an agent (``in_flight``), HTTP ``requests``
-    sent, prompts ``hedged``, ``moved`` and ``quarantined``, and ``wasted_tokens``: of answers that nobody took.
+    sent, prompts ``hedged``, ``moved`` and ``quarantined``, and ``wasted_tokens``: of answers that were not used.
     """
 
     agents: tuple[AgentStatistics, ...]

@@ -69,7 +69,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "aurora_pool_wasted_tokens_total",
         "counter",
-        "Tokens of answers that nobody took.",
+        "Tokens of answers that were not used.",
         lambda p: p.statistics.wasted_tokens,
     ),
     MetricSpec("aurora_pool_requests_total", "counter", "HTTP requests sent.", lambda p: p.statistics.requests),
