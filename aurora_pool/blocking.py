@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import wait
 from contextlib import ExitStack
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
 
@@ -23,6 +24,9 @@ __all__ = ["BlockingPool"]
 P = ParamSpec("P")
 T = TypeVar("T")
 PoolT = TypeVar("PoolT", bound=AgentPool)
+
+INTERRUPTIBLE_EVERY = 1.0
+"""Seconds after which a thread that waits hears of a Ctrl-C that did not wake it."""
 
 
 class BlockingPool(Generic[PoolT]):
@@ -198,7 +202,11 @@ class BlockingPool(Generic[PoolT]):
 
         # This thread may be interrupted at any time, also before it knows the task that it has started.
         try:
-            return portal.start_task_soon(cancellable).result()
+            future = portal.start_task_soon(cancellable)
+            # A signal that comes just before the thread waits does not wake it, and on Windows none does.
+            while not wait([future], INTERRUPTIBLE_EVERY).done:
+                pass
+            return future.result()
         except BaseException:
             abandoned.set()
             portal.start_task_soon(cancel)

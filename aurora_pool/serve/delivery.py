@@ -71,7 +71,7 @@ class Deliverer:
                     continue
         finally:
             for task in running:
-                task.cancel()
+                await self._storage.cancel(task)
             await asyncio.gather(*running, return_exceptions=True)
 
     async def close(self) -> None:

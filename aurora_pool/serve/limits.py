@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable
 
 from sqlalchemy import select
@@ -49,7 +49,9 @@ class TokenAccounts:
     def __init__(self, storage: Storage, now: Callable[[], float] = time.time) -> None:
         self._storage = storage
         self._now = now
-        self._unwritten: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._unwritten: Counter[tuple[str, int]] = Counter()
+        self._in_writing: Counter[tuple[str, int]] = Counter()
+        self._written = 0
         self._seen: dict[tuple[str, int], tuple[float, int]] = {}
 
     def charge(self, user: str, tokens: int) -> None:
@@ -65,17 +67,21 @@ class TokenAccounts:
         if now - read_at > REFRESH:
             columns = token_days.c
             chosen = select(columns.tokens).where(columns.user == user, columns.day == key[1])
-            async with self._storage.read() as connection:
-                tokens = (await connection.execute(chosen)).scalar_one_or_none() or 0
+            written = -1
+            while written != self._written:  # else what is written while this reads would be in neither
+                written = self._written
+                async with self._storage.read() as connection:
+                    tokens = (await connection.execute(chosen)).scalar_one_or_none() or 0
             self._seen = {old: value for old, value in self._seen.items() if old[1] == key[1]}
             self._seen[key] = (now, tokens)
-        return tokens + self._unwritten.get(key, 0)
+        return tokens + self._unwritten[key] + self._in_writing[key]
 
     async def flush(self) -> None:
         """Write what was counted since the last time."""
         if not self._unwritten:
             return
-        taken, self._unwritten = self._unwritten, defaultdict(int)
+        taken, self._unwritten = self._unwritten, Counter()
+        self._in_writing.update(taken)
         build = sqlite.insert if self._storage.is_sqlite else postgresql.insert
         try:
             async with self._storage.write() as connection:
@@ -86,9 +92,11 @@ class TokenAccounts:
                         new.on_conflict_do_update(index_elements=["user", "day"], set_={"tokens": total})
                     )
         except BaseException:
-            for key, tokens in taken.items():
-                self._unwritten[key] += tokens
+            self._unwritten.update(taken)
             raise
+        finally:
+            self._in_writing -= taken
+        self._written += 1
         for key, tokens in taken.items():
             read_at, seen = self._seen.get(key, (0.0, 0))
             self._seen[key] = (read_at, seen + tokens)

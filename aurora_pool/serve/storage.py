@@ -6,8 +6,9 @@ fail at once, whatever ``busy_timeout`` says.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """Raises :class:`~aurora_pool.errors.ConfigError` for a URL that names no database this can use."""
+        self._writing: dict[asyncio.Task[Any] | None, asyncio.Event] = {}
         try:
             parsed = make_url(url)
             drivers = {
@@ -81,8 +83,25 @@ class Storage:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction, committed at the end unless an exception ends it."""
-        async with self._engine.begin() as connection:
-            yield connection
+        task = asyncio.current_task()
+        ended = self._writing[task] = asyncio.Event()
+        try:
+            async with self._engine.begin() as connection:
+                yield connection
+        finally:
+            del self._writing[task]
+            ended.set()
+
+    async def cancel(self, task: asyncio.Task[Any]) -> None:
+        """Cancel a task, but not in the middle of a write.
+
+        SQLite would stay locked for as long as anything refers to the statement that was cut short.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BUSY / 1000):
+                while (ended := self._writing.get(task)) is not None:
+                    await ended.wait()
+        task.cancel()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import sqlite3
-from contextlib import closing
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool import ConfigError
 from aurora_pool.serve import limits as limits_module
@@ -270,6 +272,54 @@ async def test_tokens_a_day(tmp_path: Path) -> None:
             await run.client_of(ann).completions.create(model=MODEL, prompt="p", max_tokens=1)
         batch = await submit(run.client_of(ann), [line("a")])
         await until(lambda: _status_is(run.client_of(ann), batch.id, "in_progress"))
+
+
+class PausedStorage(Storage):
+    """Its transactions pause before they end, each kind until its event is set."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.may_read, self.may_write, self.reached = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        async with super().write() as connection:
+            yield connection
+            self.reached.set()
+            await self.may_write.wait()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        async with super().read() as connection:
+            yield connection
+            self.reached.set()
+            await self.may_read.wait()
+
+
+async def test_tokens_count_while_they_are_written_and_read(tmp_path: Path) -> None:
+    storage = PausedStorage(f"sqlite:///{tmp_path / 'a.db'}")
+    await storage.open()
+    accounts = TokenAccounts(storage)
+    storage.may_read.set()
+    assert await accounts.used("ann") == 0
+    accounts.charge("ann", 5)
+    storage.reached.clear()
+    writing = asyncio.create_task(accounts.flush())
+    await storage.reached.wait()
+    assert await accounts.used("ann") == 5
+    storage.may_write.set()
+    await writing
+    assert await accounts.used("ann") == 5
+    accounts.charge("bea", 7)
+    storage.may_read.clear()
+    storage.reached.clear()
+    reading = asyncio.create_task(accounts.used("bea"))
+    await storage.reached.wait()  # it has read that there is nothing
+    await accounts.flush()
+    storage.may_read.set()
+    assert await reading == 7
+    assert await accounts.used("bea") == 7
+    await storage.close()
 
 
 async def _status_is(client: openai.AsyncOpenAI, batch_id: str, status: str) -> bool:

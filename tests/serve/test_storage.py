@@ -243,3 +243,26 @@ async def test_a_replica_that_is_killed_leaves_its_batches_to_the_other(postgres
     await emptied(postgres_url)
     outcome = await run(kills=1, batches=2, requests=60, replicas=2, database=postgres_url, seed=2)
     assert outcome.problems == []
+
+
+async def test_a_task_is_cancelled_between_its_writes(storage: Storage) -> None:
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        async with storage.write() as connection:
+            begun.set()
+            await go.wait()
+            await connection.execute(text("CREATE TABLE written (number INTEGER)"))
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await begun.wait()
+    cancelling = asyncio.create_task(storage.cancel(task))
+    await asyncio.sleep(0)
+    assert not task.cancelling()
+    go.set()
+    await cancelling
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with storage.read() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM written"))).scalar_one() == 0
