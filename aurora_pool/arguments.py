@@ -15,6 +15,7 @@ __all__ = [
     "check_amount",
     "check_callable",
     "check_each_instance",
+    "check_fields",
     "check_index",
     "check_instance",
     "check_many",
@@ -124,6 +125,19 @@ def check_instance(name: str, value: Any, kind: type | UnionType, *, optional: b
             "a whole number" if one is Integral else one.__name__ for one in get_args(kind) or (kind,)
         )
         raise ConfigError(f"{name}: expected {expected}, got {shown(value)}")
+
+
+def check_fields(options: object, names_of: Mapping[type | UnionType, Iterable[str]], *, optional: bool = True) -> None:
+    """Raise :class:`ConfigError` for a field of an object that is not of its kind; None will do if ``optional``.
+
+    >>> from aurora_pool import AgentEndpoint
+    >>> check_fields(AgentEndpoint("gpu01"), {str: ("host", "port")})
+    Traceback (most recent call last):
+    aurora_pool.errors.ConfigError: port: expected str, got 8000
+    """
+    for kind, names in names_of.items():
+        for name in names:
+            check_instance(name, getattr(options, name), kind, optional=optional)
 
 
 def check_callable(**arguments: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Self, TypeAlias, get_args
 
-from aurora_pool.arguments import check_callable, check_instance, check_one_of, check_positive, check_seconds
+from aurora_pool.arguments import check_callable, check_fields, check_one_of, check_positive, check_seconds
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.columns import Columns
 from aurora_pool.jobs.formats import InputFormat
@@ -24,7 +24,7 @@ __all__ = ["AgentTotals", "Ending", "JobOptions", "JobSummary"]
 _COLUMNS, _EXPECT, _GUARDRAILS = Columns(), Expectation(), Guardrails()
 
 # What the fields of JobOptions must be.
-_KINDS: Mapping[type, Sequence[str]] = {
+_KINDS: Mapping[type | UnionType, Sequence[str]] = {
     Mapping: ("model_map", "defaults"),
     Columns: ("columns",),
     Expectation: ("expect",),
@@ -109,12 +109,8 @@ class JobOptions:
     def __post_init__(self) -> None:
         for name, words in (("prompt_format", PromptFormat), ("input_format", InputFormat), ("on_bad_line", OnBadLine)):
             check_one_of(name, getattr(self, name), get_args(words))
-        for kind, names in _KINDS.items():
-            for name in names:
-                check_instance(name, getattr(self, name), kind, optional=False)
-        for optional, names in _OPTIONAL_KINDS.items():
-            for name in names:
-                check_instance(name, getattr(self, name), optional)
+        check_fields(self, _KINDS, optional=False)
+        check_fields(self, _OPTIONAL_KINDS)
         check_callable(before_changes=self.before_changes)
         check_seconds(deadline=self.deadline)
         check_positive(**{name: getattr(self, name) for name in _ABOVE_0})

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
+from types import UnionType
 
-from aurora_pool.arguments import check_amount, check_each_instance, check_instance, check_positive, check_whole
+from aurora_pool.arguments import check_amount, check_each_instance, check_fields, check_positive, check_whole
 from aurora_pool.errors import ConfigError
 from aurora_pool.serve.proxies import parse_networks
 
@@ -30,13 +31,13 @@ class UserLimits:
 
 
 # What the fields of ServerOptions must be.
-_KINDS: Mapping[type, Sequence[str]] = {
+_KINDS: Mapping[type | UnionType, Sequence[str]] = {
     Path: ("data",),
     str: ("host",),
     bool: ("no_auth", "private_webhooks"),
     UserLimits: ("limits",),
 }
-_OPTIONAL_KINDS: Mapping[type, Sequence[str]] = {str: ("database", "files"), Path: ("tls_cert", "tls_key")}
+_OPTIONAL_KINDS: Mapping[type | UnionType, Sequence[str]] = {str: ("database", "files"), Path: ("tls_cert", "tls_key")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,12 +88,8 @@ class ServerOptions:
     limits: UserLimits = field(default_factory=UserLimits)
 
     def __post_init__(self) -> None:
-        for kind, names in _KINDS.items():
-            for name in names:
-                check_instance(name, getattr(self, name), kind, optional=False)
-        for optional, names in _OPTIONAL_KINDS.items():
-            for name in names:
-                check_instance(name, getattr(self, name), optional)
+        check_fields(self, _KINDS, optional=False)
+        check_fields(self, _OPTIONAL_KINDS)
         check_whole(0, optional=False, port=self.port)
         check_whole(
             1,

@@ -16,8 +16,10 @@ import openai
 from openai.types import Batch
 
 from aurora_pool import Timeouts
-from aurora_pool.serve.options import ServerOptions
+from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.options import ServerOptions, UserLimits
 from aurora_pool.serve.server import Server, serving
+from aurora_pool.serve.storage import Storage
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 
 MODEL = "simulated-model"
@@ -137,3 +139,13 @@ async def records(client: openai.AsyncOpenAI, file_id: str | None) -> list[dict[
     assert file_id is not None
     content = await client.files.content(file_id)
     return [json.loads(each) for each in content.text.splitlines()]
+
+
+async def make_keys(data: Path, *users: str, **limits: int) -> list[str]:
+    """Make a key for each user, as the command does; ``root`` is an administrator."""
+    storage = Storage(f"sqlite:///{data / 'serve.db'}")
+    await storage.open()
+    ring = KeyRing(storage, load_secret(data), UserLimits())
+    created = [(await ring.create(u, role="admin" if u == "root" else "user", limits=limits))[1] for u in users]
+    await storage.close()
+    return created

@@ -20,8 +20,7 @@ from aurora_pool.serve import rendering
 from aurora_pool.serve.proxies import believe, parse_networks
 from aurora_pool.testing import AgentProfile
 from tests.browser import CHROMIUM, needs_browser
-from tests.serve.running import MODEL, Running, ended, jsonl, line, running, submit, until
-from tests.serve.test_access import make_keys
+from tests.serve.running import MODEL, Running, ended, jsonl, line, make_keys, running, submit, until
 
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
