@@ -12,7 +12,7 @@ import msgspec
 
 from aurora_pool.errors import ConfigError, NoAgentsError, counted
 from aurora_pool.fleets.gpus import VARIABLES, free_gpus, mask
-from aurora_pool.fleets.launchers import launcher_name, make_launcher
+from aurora_pool.fleets.launchers import Launcher, launcher_name, make_launcher
 from aurora_pool.fleets.leash import GRACE
 from aurora_pool.fleets.run_folder import AgentState, Launch, RunFolder, write
 from aurora_pool.fleets.spec import EngineKind, Fleet, load_fleet, make_fleet
@@ -21,6 +21,9 @@ from aurora_pool.hostfile_source import HEARTBEAT, STALE_AFTER
 
 FIRST_POLL, POLL_EVERY = 0.05, 0.5
 """Seconds between polls of agents that are awaited: at first, and at most. Each pause is twice the last."""
+
+SETTLING = 30.0
+"""Seconds that a scheduler has to end what it was told to stop. It goes on with that alone, for its own clean-up."""
 
 
 def describe_fleet(what: str, *, engine: EngineKind = "vllm", agents: int | None = None) -> Fleet:
@@ -83,11 +86,16 @@ def take_down(run: RunFolder) -> list[str]:
     run.close()
     launcher = make_launcher(launch.launcher)
     patience = fleet.drain + GRACE + 2 * HEARTBEAT
-    if launcher.stop_cuts:
+    handles = list(launch.handles.values())
+    if launcher.scheduled:
+        for handle in handles:
+            launcher.stop_queued(handle)
         _wait_until_ended(run, fleet, within=patience)
-    problems = [problem for handle in launch.handles.values() for problem in launcher.stop(run, handle)]
+    problems = [problem for handle in handles for problem in launcher.stop(run, handle)]
     if fleet.where != "kubernetes":
         problems += _wait_until_ended(run, fleet, within=patience)
+        if launcher.scheduled:
+            _wait_for_scheduler(launcher, handles)
         left = sweep(run, within=0.0)
         if left:
             problems.append(f"processes {', '.join(map(str, left))} of this machine can't be killed")
@@ -159,6 +167,15 @@ def _wait_until_ended(run: RunFolder, fleet: Fleet, *, within: float) -> list[st
             return [f"{state.name} on {state.host}: {state.phase} still" for state in alive]
         time.sleep(pause)
     return []
+
+
+def _wait_for_scheduler(launcher: Launcher, handles: list[list[str]]) -> None:
+    # What it was about to start when it was told to stop may begin after that, and end.
+    deadline = time.monotonic() + SETTLING
+    for pause in _pauses():
+        if time.monotonic() > deadline or not any(map(launcher.waiting, handles)):
+            return
+        time.sleep(pause)
 
 
 def _pauses() -> Iterator[float]:

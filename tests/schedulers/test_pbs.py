@@ -40,6 +40,22 @@ def test_status_asks_the_queue(run: Path, tmp_path: Path) -> None:
     aurora_pool("down", run, environment=environment)
 
 
+def test_what_is_queued_does_not_begin_when_the_fleet_ends(run: Path, tmp_path: Path) -> None:
+    environment = pbs_shim.install(tmp_path / "pbs", nodes=1)
+    groups = {name: {"agents": 1} for name in ("first", "second")}
+    aurora_pool("up", fleet_file(tmp_path, where="pbs", groups=groups), "--run", run, environment=environment)
+
+    def states() -> dict[str, str]:
+        said = aurora_pool("status", run, "--json", environment=environment, code=None).stdout
+        return {row["name"]: row["phase"] + row["reason"] for row in map(json.loads, said.splitlines())}
+
+    wait_for(lambda: states()["first-000"] == "ready", "the first group does not begin")
+    assert states() == {"first-000": "ready", "second-000": "pendingin the queue"}
+    aurora_pool("down", run, environment=environment)
+    assert processes_of(run) == []
+    assert not (run / "logs" / "second.out").exists()
+
+
 def test_a_request_in_flight_is_finished_before_the_job_is_deleted(run: Path, tmp_path: Path) -> None:
     environment = pbs_shim.install(tmp_path / "pbs")
     fleet = fleet_file(tmp_path, where="pbs", agents=1, drain=300, engine=engine(counters=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 from aurora_pool.errors import NoAgentsError, counted
 from aurora_pool.fleets.engines import ADDRESS, PORT, engine_command
@@ -17,24 +17,31 @@ ASKING = 120.0
 """Seconds that a scheduler has to answer."""
 
 
-class Launcher(Protocol):
+class Launcher(ABC):
     """Starts and stops the agents of a group. A handle is what :meth:`start` gives.
 
-    ``stop_cuts`` tells that :meth:`stop` ends engines with what they have in flight: first their supervisors are
-    waited for, who see within a heartbeat that the fleet is not wanted any more.
+    ``scheduled`` tells that a scheduler runs them. Its :meth:`stop` ends engines with what they have in flight: first
+    their supervisors are waited for, who see within a heartbeat that the fleet is not wanted any more.
     """
 
-    stop_cuts: bool
+    scheduled: bool = False
 
+    @abstractmethod
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script that starts a group."""
 
+    @abstractmethod
     def start(self, run: RunFolder, fleet: Fleet, group: Group) -> list[str]:
         """Start a group by its script, and give what :meth:`stop` needs. Raises :class:`NoAgentsError`."""
 
+    @abstractmethod
     def waiting(self, handle: list[str]) -> str:
-        """Say in a word or two what becomes of agents that have not been heard of; empty if nothing will come."""
+        """Say in a word or two what becomes of agents that have not said anything; empty if nothing runs or will."""
 
+    def stop_queued(self, handle: list[str]) -> None:  # noqa: B027 - only a scheduler has a queue
+        """Take what has not begun out of the scheduler's queue, or it would begin as soon as nodes become free."""
+
+    @abstractmethod
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
         """Ask all agents of a group to end; gives what could not be asked."""
 

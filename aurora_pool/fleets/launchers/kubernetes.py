@@ -7,6 +7,7 @@ from typing import Any
 
 from aurora_pool.errors import ConfigError, counted
 from aurora_pool.fleets.engines import engine_command
+from aurora_pool.fleets.launchers.common import Launcher
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
@@ -16,10 +17,8 @@ _LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _RESOURCES = {"cuda": "nvidia.com/gpu", "rocm": "amd.com/gpu", "xpu": "gpu.intel.com/i915"}
 
 
-class Kubernetes:
+class Kubernetes(Launcher):
     """Writes a Deployment, and a headless service whose addresses are the pods that are ready."""
-
-    stop_cuts = False
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the manifest. Raises :class:`ConfigError` if no image is named, and for what none can say."""

@@ -8,16 +8,14 @@ from contextlib import suppress
 
 from aurora_pool.errors import NoAgentsError
 from aurora_pool.fleets.gpus import VARIABLES, free_gpus, mask
-from aurora_pool.fleets.launchers.common import agent_command, opening
+from aurora_pool.fleets.launchers.common import Launcher, agent_command, opening
 from aurora_pool.fleets.processes import process_of
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
 
-class Local:
+class Local(Launcher):
     """Starts one supervisor for each group, in a session of its own: it outlives the terminal."""
-
-    stop_cuts = False
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script; GPUs are those that are free now, each group has its own."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+from contextlib import suppress
 
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.fleets.launchers.common import agent_command, call, mark, opening
+from aurora_pool.fleets.launchers.common import Launcher, agent_command, call, mark, opening
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
@@ -28,11 +29,14 @@ wait # until all have ended, or until SIGTERM, which is passed on; then for them
 wait
 """
 
+_QUEUED = {"Q": "in the queue", "H": "held in the queue", "W": "in the queue", "T": "in the queue"}
+_STATES = _QUEUED | {"R": "starting", "E": "ending"}
 
-class Pbs:
+
+class Pbs(Launcher):
     """Submits one job; on each of its nodes runs one supervisor."""
 
-    stop_cuts = True
+    scheduled = True
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the job's script; the group's options come last."""
@@ -55,13 +59,13 @@ class Pbs:
 
     def waiting(self, handle: list[str]) -> str:
         """Say what the queue says of the job."""
-        try:
-            jobs = json.loads(call("qstat", "-f", "-F", "json", handle[0])).get("Jobs", {})
-        except (NoAgentsError, ValueError):
-            return ""  # a job that has ended is not known any more
-        state = next((job.get("job_state", "") for job in jobs.values()), "")
-        waiting = {"Q": "in the queue", "H": "held in the queue", "W": "in the queue", "T": "in the queue"}
-        return waiting.get(state, "starting" if state in {"R", "E"} else "")
+        return _STATES.get(_state_of(handle), "")
+
+    def stop_queued(self, handle: list[str]) -> None:
+        """Delete the job if it has not begun."""
+        if _state_of(handle) in _QUEUED:
+            with suppress(NoAgentsError):  # what is wrong, stop says
+                call("qdel", handle[0])
 
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
         """Delete the job."""
@@ -71,3 +75,12 @@ class Pbs:
             over = ("Unknown Job", "has finished", "Job has finished")
             return [] if any(words in str(error) for words in over) else [f"job {handle[0]}: {error}"]
         return []
+
+
+def _state_of(handle: list[str]) -> str:
+    """Give the letter of a job's state; empty once it has ended, for then it is not known any more."""
+    try:
+        jobs = json.loads(call("qstat", "-f", "-F", "json", handle[0])).get("Jobs", {})
+    except (NoAgentsError, ValueError):
+        return ""
+    return next((str(job.get("job_state", "")) for job in jobs.values()), "")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
+from contextlib import suppress
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleets.launchers.common import agent_command, call, opening
+from aurora_pool.fleets.launchers.common import Launcher, agent_command, call, opening
 from aurora_pool.fleets.launchers.local import Local, spawn
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
 
-class Slurm:
+class Slurm(Launcher):
     """Submits a job array, one element for each machine; an element whose node fails is queued again."""
 
-    stop_cuts = True
+    scheduled = True
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the job's script; the group's options come last, so they win."""
@@ -48,7 +49,14 @@ class Slurm:
             return ""  # a job that has ended is not known any more
         rows = [row.split(None, 1) for row in said.splitlines() if row.strip()]
         pending = [reason for state, reason in rows if state == "PENDING"]
-        return f"in the queue ({pending[0]})" if pending else "starting" if rows else ""
+        if pending:
+            return f"in the queue ({pending[0]})"
+        return "" if not rows else "ending" if all(state == "COMPLETING" for state, _ in rows) else "starting"
+
+    def stop_queued(self, handle: list[str]) -> None:
+        """Cancel the elements that have not begun, those to be started again among them."""
+        with suppress(NoAgentsError):  # what is wrong, stop says
+            call("scancel", "--state=PENDING", handle[0])
 
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
         """Cancel the job."""
@@ -62,7 +70,7 @@ class Slurm:
 class Allocation(Local):
     """Starts agents on the nodes of the allocation that this process runs in, one step for each group."""
 
-    stop_cuts = True
+    scheduled = True
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script; each group has nodes of its own. Raises :class:`ConfigError` if there are too few."""

@@ -7,7 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleets.launchers.common import ASKING, agent_command, call, mark, opening
+from aurora_pool.fleets.launchers.common import ASKING, Launcher, agent_command, call, mark, opening
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
@@ -32,10 +32,8 @@ AT_ONCE = 32
 """How many hosts are reached at the same time to end what runs there."""
 
 
-class Ssh:
+class Ssh(Launcher):
     """Starts one supervisor on each host, from here."""
-
-    stop_cuts = False
 
     def script(self, run: RunFolder, fleet: Fleet, group: Group) -> str:
         """Write the script. Raises :class:`ConfigError` if there are too few hosts."""
