@@ -138,17 +138,17 @@ class SlurmCluster:
 
     def kill_node(self, node: str) -> None:
         """Kill everything that runs on a node at once, as the loss of its power does."""
-        self._daemons[node].kill()
-        self._daemons[node].wait()
         # The daemon's own children have its environment, the jobs' processes that of their job.
         marks = {f"{_NODE}={node}".encode(), f"SLURMD_NODENAME={node}".encode()}
         config = f"SLURM_CONF={self.environment['SLURM_CONF']}".encode()
-        for _ in range(2):  # what was started between the look and the signal
+        # All are stopped first, so that none sees another's end; twice, for what was started meanwhile.
+        for number in (signal.SIGSTOP, signal.SIGSTOP, signal.SIGKILL):
             for pid in _pids():
                 environ = _environ(pid)
                 if config in environ and marks.intersection(environ):
                     with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                        os.kill(pid, number)
+        self._daemons[node].wait()
 
     def cancel_all(self) -> None:
         """End all jobs."""

@@ -71,7 +71,11 @@ def test_a_job_outlives_a_node_and_the_node_comes_back(cluster: SlurmCluster, tm
 
     # What was on the node disappears by itself, and comes back when the node does.
     wait_for(lambda: len(parse_hostfile(hostfile)) == 3, "the dead node's line does not disappear")
-    assert [row["phase"] for row in states_of(run, environment).values()].count("ready") == 3
+
+    def ready() -> int:
+        return [row["phase"] for row in states_of(run, environment).values()].count("ready")
+
+    wait_for(lambda: ready() == 3, "the dead node's agent counts as ready")
     cluster.start_node("n2")
     wait_for(lambda: "n2" in cluster.nodes("idle") or len(cluster.nodes("alloc")) == 4, "the node does not come back")
 
