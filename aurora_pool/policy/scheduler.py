@@ -13,7 +13,7 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.segmented_queue import SegmentedQueue
-from aurora_pool.policy.tail import foresee_end, useful
+from aurora_pool.policy.tail import foresee_end, prompts_before_end
 from aurora_pool.policy.work import Lot, WorkItem, tokens_of
 
 __all__ = ["Balance"]
@@ -123,7 +123,7 @@ class Scheduler:
                 break
             most = agent.limit - agent.held
             if queue.end is not None:
-                most = min(most, useful(queue.end, agent, self.ledger.now))
+                most = min(most, prompts_before_end(queue.end, agent, self.ledger.now))
             if len(turns) > 1:
                 most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
             wanted = max(0, min(prompts, most))
