@@ -70,7 +70,7 @@ class Faults:
         if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
             agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
             self._note_moved(left, agent, Outcome.BROKEN)
-            self._send_again(left, now)
+            self._retry_together(left, now)
             return Outcome.BROKEN
         if outcome is Outcome.OVERLOADED:
             agent.window.overloaded(agent.held, len(unreleased), now)
@@ -191,7 +191,7 @@ class Faults:
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
-                    self.ledger.send_again(part, agent, now)
+                    self.ledger.send_now(part, agent, now)
             case Outcome.PROMPT_REJECTED if agent.quota is not None and any(t.queue.view.members for t in items):
                 for item in items:
                     item.portable = None  # it waits for the pool's own agents
@@ -263,10 +263,10 @@ class Faults:
             if not self._mostly_healthy():
                 pause += self._pay(len(later), now)
         for part in halves:
-            self._send_again(part, now, pause)
+            self._retry_together(part, now, pause)
 
-    def _send_again(self, items: Sequence[WorkItem], now: float, pause: float = 0.0) -> None:
-        """Send prompts that failed together again together: so the one at fault is found, and infects no other."""
+    def _retry_together(self, items: Sequence[WorkItem], now: float, pause: float = 0.0) -> None:
+        """Requeue prompts that failed together, to go together: so the one at fault is found, and infects no other."""
         cohort = object()
         for item in items:
             item.cohort = cohort
