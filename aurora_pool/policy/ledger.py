@@ -159,7 +159,7 @@ class Ledger:
                 self.unassign(agent, done)
 
     def trim_staged(self, now: float) -> None:
-        """Take back what was assigned to agents whose windows have shrunk since, or that cool down.
+        """Take back what was assigned to agents whose windows have shrunk since, or that are paused.
 
         An online prompt stays where it is while anything may be sent there: it goes beyond what batches may hold.
         """
