@@ -144,12 +144,12 @@ async def score(pool: TextPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
     A text is scored unchanged, without a chat template, and may be given as token ids. Scoring reads no prefix cache
     and costs a server much memory: the pool sends such prompts in small lists.
 
-    A text whose agent leaves out the log-probabilities, or tells none that can be read, fails, and so does one for which
-    no agent is left.
+    A text whose agent leaves out the log-probabilities, or tells none that can be read, fails, and so do all where no
+    agent is left.
 
     Raises :class:`~aurora_pool.errors.ConfigError` for one text instead of several;
-    :class:`~aurora_pool.errors.ServerError` or :class:`~aurora_pool.errors.BadReply` where agents answer, but can't tell
-    the tokens of a text.
+    :class:`~aurora_pool.errors.ServerError` or :class:`~aurora_pool.errors.BadReply` where agents answer, but can't
+    tell the tokens of a text.
     """
     check_many(texts=texts)
     scores: list[Score] = []
