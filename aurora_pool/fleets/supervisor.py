@@ -33,7 +33,7 @@ from aurora_pool.fleets.spec import Fleet, Group
 from aurora_pool.hostfile import AgentEndpoint, format_hostfile
 from aurora_pool.hostfile_source import HEARTBEAT, STALE_AFTER
 from aurora_pool.policy.retry import backoff
-from aurora_pool.wire.status import HEALTH_PATH, METRICS_PATH, parse_load
+from aurora_pool.wire.metrics import HEALTH_PATH, METRICS_PATH, parse_load
 
 TICK = 0.2
 """Seconds between checks of the engines."""

@@ -49,8 +49,8 @@ def service(agent: AgentState, tokens: float) -> float:
     return tokens / speed if speed else agent.mean_seconds
 
 
-def useful(end: End, agent: AgentState, now: float) -> int:
-    """How many more prompts an agent could answer in time, as the end of a queue was foreseen."""
+def prompts_before_end(end: End, agent: AgentState, now: float) -> int:
+    """How many more prompts an agent could answer before the end of a queue, as that was foreseen."""
     flow = agent.flow
     rate = flow.sustained
     if not rate:
