@@ -104,7 +104,7 @@ class Server:
         return await self.complete(prompt, **{"stream": True, "stream_interval": 1_000_000, **fields})
 
     async def events(self, count: int, ask: Callable[[], Awaitable[Reply]]) -> list[Any]:
-        """Ask for a stream of so many events.
+        """Ask for a stream of ``count`` events.
 
         A vLLM whose API process gets no CPU for a while sends what its engine gives meanwhile as one event, so a real
         server may send fewer: it is asked again. The simulated one has to send them all.

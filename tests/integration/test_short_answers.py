@@ -12,7 +12,7 @@ from tests.integration.servers import read_idle
 
 RAW = PromptOptions(prompt_format="raw")
 EXACTLY = Sampling(temperature=0.0, extra={"ignore_eos": True})
-SILENT = 4.0
+SEEMS_STALLED = 4.0
 """Seconds without an answer: after five or more a pool may take a server for stalled, and hedge all that it holds."""
 
 
@@ -28,7 +28,7 @@ class Hedges(Observer):
         self._answered[response.agent_index] = time.monotonic()
 
     def prompt_hedged(self, slow_agent: int, agent: int) -> None:
-        self.count += time.monotonic() - self._answered.get(slow_agent, self._began) < SILENT
+        self.count += time.monotonic() - self._answered.get(slow_agent, self._began) < SEEMS_STALLED
 
 
 def prompts(count: int, read: int, *written: int) -> list[Prompt]:
