@@ -57,7 +57,7 @@ class Scheduler:
         for queue in list(ledger.quarantining):
             place_quarantined(ledger, queue, ready, queue in scanned, now)
         if self.strict:
-            self._serve_pinned()
+            self._serve_strictly()
         self._share([agent for agent in ready if agent.limit > agent.held])
 
     def _share(self, ready: list[AgentState]) -> None:
@@ -194,8 +194,8 @@ class Scheduler:
             taken.append(item)
         return taken
 
-    def _serve_pinned(self) -> None:
-        """Send each agent the prompts that are pinned to it (``balance="strict"``)."""
+    def _serve_strictly(self) -> None:
+        """Give each agent the prompts that wait for it alone (``balance="strict"``)."""
         ledger = self.ledger
         queues = sorted((queue for queue in ledger.queues if queue.by_agent), key=lambda queue: queue.caller.service)
         for agent in list(ledger.touched):

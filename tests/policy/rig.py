@@ -272,7 +272,7 @@ class Rig:
         """Say where everything is, for a failed test."""
         queues = [(q.view.members, len(q.items), len(q.quarantined), q.waiting) for q in self._ledger.queues]
         agents = [
-            (a.index, a.breaker.state, a.limit, a.held, a.quarantine_for is not None, a.checking, a.cooling_down)
+            (a.index, a.breaker.state, a.limit, a.held, a.quarantine_for is not None, a.checking, a.paused)
             for a in self._agents
         ]
         items = [(t.index, t.work, t.holders, t.deaths, t.attempts) for t in self.unended()]
