@@ -10,7 +10,7 @@ from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.agent import RATE_LIMITED, AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.deadline import Deadlines
-from aurora_pool.policy.death_checks import DEAD, DIED, DeathChecks
+from aurora_pool.policy.death_checks import NOT_WORKING, PROVES_DEATH, DeathChecks
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, as_directed, classify
 from aurora_pool.policy.plan import Failure, describe
@@ -89,9 +89,9 @@ class Faults:
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
         """Record what the load check of an agent has shown, whose connections broke or that sends nothing."""
         lost = self.death_checks.end(agent, finding)
-        died = finding in DIED
+        died = finding in PROVES_DEATH
         if lost:
-            outcome = Outcome.DEAD if finding in DEAD else Outcome.BROKEN
+            outcome = Outcome.DEAD if finding in NOT_WORKING else Outcome.BROKEN
             agent_failed(self.ledger, agent, outcome, lost[0][1], now)
             if not agent.sent:
                 agent.load_check_sent = False
@@ -279,9 +279,9 @@ class Faults:
 
     def _pay(self, retries: int, now: float) -> float:
         ledger = self.ledger
-        ledger.budget.deposit(ledger.answered - self._paid_for)
+        ledger.retry_budget.deposit(ledger.answered - self._paid_for)
         self._paid_for = ledger.answered
-        return ledger.budget.withdraw(now, retries)
+        return ledger.retry_budget.withdraw(now, retries)
 
     def _note_moved(self, items: list[WorkItem], agent: AgentState, outcome: Outcome) -> list[WorkItem]:
         moved = [item for item in items if not item.done and not item.holders]
