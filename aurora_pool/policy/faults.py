@@ -67,7 +67,7 @@ class Faults:
         if isinstance(error, ConnectionLost):
             self.death_checks.begin(agent, left, reason, error.idle_seconds)
             return outcome
-        if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
+        if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._needs_confirmation(agent, left):
             agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
             self._note_moved(left, agent, Outcome.BROKEN)
             self._retry_together(left, now)
@@ -104,7 +104,7 @@ class Faults:
                 self._try_again_later(left, agent, reason, now)
         self.stall.load_checked(agent, finding, now)
 
-    def _doubts(self, agent: AgentState, items: list[WorkItem]) -> bool:
+    def _needs_confirmation(self, agent: AgentState, items: list[WorkItem]) -> bool:
         """Whether another agent should be asked before these are rejected: this one may reject whatever it gets.
 
         It may, if it has never answered anything, or rejects one after the other while others answer. Whatever two
