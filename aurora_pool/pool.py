@@ -62,7 +62,7 @@ class VLLMPool(AgentPool):
 
     - ``model_max_context``: the context length in tokens; None takes what ``/v1/models`` says. ``buffer`` tokens of it
       are left free, because prompt lengths are estimates.
-    - ``use_batch``: send lists of prompts as one ``/v1/completions`` request; False sends one chat request per prompt.
+    - ``use_batch``: send lists of prompts as one ``/v1/completions`` request; False sends each in one of its own.
     - ``concurrency``: the most HTTP requests at a time; ``connector_limit``: the most open connections.
     - ``prompting``: a :class:`PromptOptions`: chat template, prompts that are too long, streaming.
     - ``timeouts``: a :class:`Timeouts`: how long to wait for what.
@@ -231,7 +231,7 @@ class VLLMPool(AgentPool):
         return await self._handling.tokenizer.encode(self.model or "", text, add_special_tokens=add_special_tokens)
 
     async def post(self, agent_index: int, prompt: AnyPrompt, max_tokens: int | None = None) -> Response:
-        """Ask the agent at ``agent_index`` by a chat request. If it is out of service, the response says so.
+        """Ask the agent at ``agent_index`` by a request of its own. If it is out of service, the response says so.
 
         >>> response = await pool.post(0, "Name a colour.", max_tokens=8)  # doctest: +SKIP
 
@@ -315,7 +315,7 @@ class VLLMPool(AgentPool):
 
     def _probe_request(self) -> tuple[str, bytes]:
         model = self.model or ""
-        if self.supports_batch:
+        if self.supports_batch or self._prompting.format == "raw":
             return completions.PATH, completions.encode_request(model, ["ping"], {}, 1)
         return chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1)
 
