@@ -315,7 +315,7 @@ class VLLMPool(AgentPool):
 
     def _probe_request(self) -> tuple[str, bytes]:
         model = self.model or ""
-        if self.supports_batch or self._prompting.format == "raw":
+        if self.supports_batch or self._handling.format == "raw":
             return completions.PATH, completions.encode_request(model, ["ping"], {}, 1)
         return chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1)
 
