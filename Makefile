@@ -17,6 +17,9 @@ PYENV  := $(or $(PYENV_ROOT),$(HOME)/.pyenv)
 OTHERS ?= $(foreach v,3.14 3.13 3.12 3.11,$(or $(lastword $(wildcard $(PYENV)/versions/$(v).*/bin/python3)),python$(v)))
 MOST   ?= 4
 
+# Seconds for a test where one includes the start of servers or of Ray; a test's own mark wins.
+SLOW   := --timeout 1200
+
 # Compiled modules are kept, whatever the environment says: the tests start hundreds of processes.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -38,7 +41,7 @@ test: $(VENV)/.test ## Run every test that needs no vLLM, no scheduler and no Ra
 	$(BIN)/python -m pytest $(ON_UVLOOP) --uvloop --numprocesses auto
 
 test-ray: $(VENV)-ray/.test ## Run the tests that need Ray, Dask, Parsl and Hugging Face datasets, which are installed apart
-	$(VENV)-ray/bin/python -m pytest tests/ray
+	$(VENV)-ray/bin/python -m pytest tests/ray $(SLOW)
 
 test-lowest: $(VENV)-lowest/.test ## Run the tests with the lowest versions that pyproject.toml allows, installed apart
 	$(VENV)-lowest/bin/python -m pytest tests $(APART) --numprocesses auto --dist worksteal
@@ -58,20 +61,20 @@ test-pythons: $(BIN)/python ## Run the tests on the other Pythons that are insta
 	done; echo "tested on Python $$run"
 
 schedulers: $(VENV)/.test ## Run the tests that need a Slurm and an sshd, which they start, about 5 minutes
-	$(BIN)/python -m pytest tests/schedulers
+	$(BIN)/python -m pytest tests/schedulers $(SLOW)
 
 integration: $(VENV)/.test ## Run the tests that need real vLLM servers, on two that are started here
 	$(BIN)/python tests/integration/local_fleet.py run --agents 2 -- \
-		$(BIN)/python -m pytest tests/integration tests/conformance
+		$(BIN)/python -m pytest tests/integration tests/conformance $(SLOW)
 
 engines: $(VENV)/.test $(VENV)-engines/.test ## Run the tests that need real servers of other engines, which they start
 	$(BIN)/python tests/integration/local_fleet.py build
-	$(BIN)/python -m pytest tests/other_engines
-	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine llamacpp
-	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine transformers
+	$(BIN)/python -m pytest tests/other_engines $(SLOW)
+	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine llamacpp $(SLOW)
+	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine transformers $(SLOW)
 
 old-vllm: $(VENV)/.test $(VENV)-old-vllm/.test ## Run them against an old vLLM that sites still run (8 GB are downloaded)
-	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine vllm-0.15.0
+	$(BIN)/python -m pytest tests/conformance/test_any_engine.py --engine vllm-0.15.0 $(SLOW)
 
 check: $(VENV)/.dev ## Lint, formatting and types
 	$(BIN)/ruff check .

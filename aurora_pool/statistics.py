@@ -16,7 +16,7 @@ __all__ = ["AgentStatistics", "PoolStatistics", "snapshot"]
 class AgentStatistics:
     """One agent: its state, what it holds, what it has done.
 
-    ``state`` is ``in service``, ``rate-limited`` (in service, but cooling down after a 429), ``out``, ``probing`` (out,
+    ``state`` is ``in service``, ``rate-limited`` (in service, but paused after a 429), ``out``, ``probing`` (out,
     and asked whether it answers again) or ``removed``.
 
     ``in_flight`` and ``window`` are counted in prompts; ``window`` is how many it may hold. ``tokens_per_second`` is

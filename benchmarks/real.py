@@ -47,9 +47,10 @@ from benchmarks import real_prefix, real_shapes
 from benchmarks.printing import machine, table
 from benchmarks.real_clock import Clock, Run
 from benchmarks.real_offline import MAX_TOKENS, Engine, engine_environment
-from tests.integration.local_fleet import MODEL, LocalFleet, free_ports, say
+from tests.integration.local_fleet import MODEL, LocalFleet, say
 from tests.integration.sessions import Interruptions
 from tests.integration.vllm_environment import PINS, VllmEnvironment, build
+from tests.ports import free_ports
 
 PROMPT_TOKENS = 8
 GOAL = 0.95

@@ -24,7 +24,8 @@ import openai
 
 from aurora_pool import parse_hostfile
 from benchmarks.serve_peers import LITELLM, installed, start_command
-from benchmarks.serve_processes import AURORA_POOL, Process, fleet, free_port, ready, server
+from benchmarks.serve_processes import AURORA_POOL, Process, fleet, ready, server
+from tests.ports import free_port
 
 MODEL = "simulated-model"
 AT_ONCE = 32

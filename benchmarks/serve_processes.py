@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
+
+from tests.ports import free_port
 
 AURORA_POOL = [sys.executable, "-m", "aurora_pool"]
 
@@ -48,14 +49,6 @@ class Process:
         """End it."""
         self._process.terminate()
         self._process.wait(30)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from collections.abc import Iterator
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.batch_output import check_output, failure, opened_output
 from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
-from aurora_pool.errors import BadRecord, ConfigError, JobError, PoolError
-from aurora_pool.own_files import replacement
+from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.terminal import one_line
 from aurora_pool.wire.errors import shortened
 
@@ -55,7 +56,7 @@ def submit(
             "--output",
             "-o",
             metavar="FILE",
-            help="With --watch, where the records go at the end.",
+            help="With --watch, where the records go at the end; - is standard output.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -85,6 +86,8 @@ def submit(
     if output is not None and not watch:
         raise ConfigError("--output: without --watch, nothing waits for the answers; aurora-pool fetch gets them")
     endpoint = _endpoint_of(_wait_for(source, wait_file))
+    if output is not None:
+        check_output(output, source)
     with _client(server) as client, source.open("rb") as content:
         file = client.files.create(file=content, purpose="batch")
         batch = client.batches.create(
@@ -94,7 +97,7 @@ def submit(
             metadata={"filename": source.name[:512]},
             extra_body={"priority": priority} if priority else None,
         )
-        give(one_line(batch.id))
+        (say if str(output) == "-" else give)(one_line(batch.id))
         if watch:
             raise typer.Exit(_watch(client, batch, output))
 
@@ -124,7 +127,11 @@ def fetch(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where the records go, failed ones included.", rich_help_panel=OUTPUT
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the records go, failed ones included; - is standard output.",
+            rich_help_panel=OUTPUT,
         ),
     ],
     server: Server = "http://127.0.0.1:8080",
@@ -134,6 +141,7 @@ def fetch(
     Example:
       aurora-pool fetch batch_7c0e -o answers.jsonl
     """
+    check_output(output)
     with _client(server) as client:
         batch = client.batches.retrieve(batch_id)
         _tell_errors(batch)
@@ -196,6 +204,8 @@ def _endpoint_of(source: Path) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
         url = None
     if not isinstance(url, str):
+        if line.startswith(codecs.BOM_UTF8):
+            raise BadRecord("it begins with a byte order mark; save it as UTF-8 without one", path=source, line=1)
         raise BadRecord(
             "expected OpenAI Batch JSONL: an object with 'custom_id', 'url' and 'body'", path=source, line=1
         )
@@ -247,7 +257,7 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
         [f"batches/{quote(batch.id, '')}/output"] if running else [f"files/{quote(name, '')}/content" for name in names]
     )
     try:
-        with replacement(output) as file:
+        with opened_output(output) as file:
             for path in paths:
                 # By hand: the package's client has no call for the first, and this one is never whole in memory.
                 with httpx2.stream("GET", client.base_url.join(path), headers=client.auth_headers) as reply:
@@ -258,7 +268,7 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     except httpx2.HTTPError as error:
         raise PoolError(f"{client.base_url}: the download broke off ({error})") from error
     except OSError as error:
-        raise JobError(f"{output}: the output can't be written ({error.strerror})") from error
+        raise failure(output, error) from error
     return _code_of(batch)
 
 

@@ -30,7 +30,7 @@ from aurora_pool.jobs.meter import Progress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.paths import check_apart, written_by_job
 from aurora_pool.jobs.resume import Resumed
-from aurora_pool.jobs.shard import open_shard
+from aurora_pool.jobs.shard import open_shard, shard_output
 from aurora_pool.jobs.spending import Spending, check_prices, spending_of
 from aurora_pool.options import HostedOptions, OnTooLong, PromptOptions, Timeouts
 from aurora_pool.policy.prefix import Prefix
@@ -95,9 +95,10 @@ def run_session(session: Session) -> ExitCode:
         if session.max_cost is not None:
             check_prices(endpoints, priced=bool(session.job.guardrails.prices))
     if session.claim is None:
-        table = session.job.table
+        table, shard = session.job.table, session.job.shard
+        output = session.output if shard is None else shard_output(Path(session.output), shard)
         check_apart(
-            written_by_job(session.output, None if table is None or is_remote(table) else table),
+            written_by_job(output, None if table is None or is_remote(table) else table),
             [session.hostfile, *session.reads],
         )
     with _open(session) as job:

@@ -20,7 +20,8 @@ from aurora_pool.options import ConnectionOptions, Timeouts
 from aurora_pool.runtime.transport import Transport
 from aurora_pool.wire import completions, tokens
 from aurora_pool.wire.answer import guarded
-from aurora_pool.wire.status import METRICS_PATH, MODELS_PATH, ServedModel, parse_models
+from aurora_pool.wire.metrics import METRICS_PATH
+from aurora_pool.wire.model_list import MODELS_PATH, ServedModel, parse_models
 
 BURST = 64
 """Short prompts that each agent gets at once."""

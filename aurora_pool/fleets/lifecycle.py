@@ -83,13 +83,13 @@ def take_down(run: RunFolder) -> list[str]:
     """
     launch = run.launch()
     fleet = run.last_fleet()
-    run.close()
     launcher = make_launcher(launch.launcher)
     patience = fleet.drain + GRACE + 2 * HEARTBEAT
     handles = list(launch.handles.values())
+    for handle in handles:
+        launcher.stop_queued(handle)  # before any agent ends, which would make room for it
+    run.close()
     if launcher.scheduled:
-        for handle in handles:
-            launcher.stop_queued(handle)
         _wait_until_ended(run, fleet, within=patience)
     problems = [problem for handle in handles for problem in launcher.stop(run, handle)]
     if fleet.where != "kubernetes":

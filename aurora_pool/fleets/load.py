@@ -11,7 +11,7 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.options import ConnectionOptions, Timeouts
 from aurora_pool.runtime.health import read_load
 from aurora_pool.runtime.transport import Transport
-from aurora_pool.wire.status import EngineLoad
+from aurora_pool.wire.metrics import EngineLoad
 
 AT_ONCE = 64
 """How many agents are asked at the same time."""

@@ -247,9 +247,10 @@ class Job:
                 raise ConfigError("a table is made of the output, which is to be a file then")
             check_table(options.table)
         table = None if options.table is None or is_remote(options.table) else options.table
+        written = written_by_job(output, table)
         ordered = ordered_path(Path(output)) if options.ordered and str(output) != "-" else None
         source = requests if isinstance(requests, str | Path) and not is_remote(requests) else None
-        check_apart(written_by_job(output, table, ordered), [source])
+        check_apart([*written, *([] if ordered is None else [ordered])], [source])
 
     def _columns(self) -> Columns:
         """What is kept of rows: for a table, all where nothing is named."""

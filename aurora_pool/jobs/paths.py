@@ -16,9 +16,14 @@ SIDE_FILES = (".lock", ".runlog", ".superseded", ".damaged", ".rescued")
 
 
 def written_by_job(output: AnyPath, *more: AnyPath | None) -> list[Path]:
-    """Name every file that a job with this output may write: the output, the files beside it, and ``more``."""
+    """Name every file that a job with this output may write: the output, the files beside it, and ``more``.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` if the output can be no file's name.
+    """
     if str(output) == "-":
         return [Path(path) for path in more if path is not None]
+    if str(output).endswith(os.sep):
+        raise _no_file(output)
     path = Path(output)
     return [path, *(beside(path, ending) for ending in SIDE_FILES), *(Path(each) for each in more if each is not None)]
 
@@ -28,8 +33,16 @@ def beside(path: Path, ending: str) -> Path:
 
     >>> beside(Path("answers.jsonl"), ".runlog").name
     'answers.jsonl.runlog'
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for what has no name, such as ``.``.
     """
+    if not path.name:
+        raise _no_file(path)
     return path.with_name(path.name + ending)
+
+
+def _no_file(path: AnyPath) -> ConfigError:
+    return ConfigError(f"{str(path)!r}: expected the name of a file, got that of a folder")
 
 
 def check_apart(written: Iterable[AnyPath], read: Iterable[AnyPath | None]) -> None:

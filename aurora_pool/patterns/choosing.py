@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from aurora_pool.arguments import check_each_instance, check_many
-from aurora_pool.errors import BadReply, ConfigError
+from aurora_pool.errors import BadReply, ConfigError, TransportError
 from aurora_pool.messages import AnyPrompt, ErrorKind, Prompt, Response, Sampling
 from aurora_pool.patterns.ahead import ahead
 from aurora_pool.patterns.growing import Work, grow
@@ -85,17 +85,21 @@ async def choose(pool: TextPool, prompts: Iterable[AnyPrompt], choices: Sequence
     it. Leading spaces matter: after ``"...answer:"`` a model says ``" Yes"``, in a chat ``"Yes"``. Of a prompt's own
     sampling, only the ``extra`` fields count (``chat_template_kwargs``, to keep a model from thinking first).
 
-    A prompt whose agent leaves out the log-probabilities, or tells none that can be read, fails.
+    A prompt whose agent leaves out the log-probabilities, or tells none that can be read, fails, and so do all where no
+    agent is left.
 
     Raises :class:`~aurora_pool.errors.ConfigError` for fewer than two choices, an empty one, or two that are equal or
-    have equal tokens.
+    have equal tokens; :class:`~aurora_pool.errors.ServerError` or :class:`~aurora_pool.errors.BadReply` where agents
+    answer, but can't tell the tokens of a text.
     """
     check_prompts(prompts, asynchronous=False)
     check_many(choices=choices)
     check_each_instance("choices", choices, str)
     if len(choices) < 2 or not all(choices) or len(set(choices)) < len(choices):
         raise ConfigError(f"expected two or more different choices, none of them empty: got {list(choices)!r}")
-    tokens = await _tokens_of_choices(pool, choices)
+    tokens = await _tokens_once_served(pool, choices)
+    if isinstance(tokens, Response):
+        return [_chosen(choices, {}, tokens) for _ in prompts]
     found: list[dict[str, float]] = []
     failed: dict[int, Response] = {}
 
@@ -140,16 +144,22 @@ async def score(pool: TextPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
     A text is scored unchanged, without a chat template, and may be given as token ids. Scoring reads no prefix cache
     and costs a server much memory: the pool sends such prompts in small lists.
 
-    A text whose agent leaves out the log-probabilities, or tells none that can be read, fails.
+    A text whose agent leaves out the log-probabilities, or tells none that can be read, fails, and so do all where no
+    agent is left.
 
-    Raises :class:`~aurora_pool.errors.ConfigError` for one text instead of several.
+    Raises :class:`~aurora_pool.errors.ConfigError` for one text instead of several;
+    :class:`~aurora_pool.errors.ServerError` or :class:`~aurora_pool.errors.BadReply` where agents answer, but can't
+    tell the tokens of a text.
     """
     check_many(texts=texts)
     scores: list[Score] = []
-    places: list[tuple[int, Sequence[int]]] = []
+    places: list[tuple[int, str | Sequence[int]]] = []
 
-    async def tokens_of(text: str | Sequence[int]) -> Sequence[int]:
-        return await pool.tokenize(text) if isinstance(text, str) else text
+    async def tokens_of(text: str | Sequence[int]) -> str | Sequence[int]:
+        try:
+            return await pool.tokenize(text) if isinstance(text, str) else text
+        except TransportError:
+            return text  # it waits for an agent in the call, as any prompt does
 
     async def feed() -> AsyncIterator[Prompt]:
         async with aclosing(ahead(texts, tokens_of)) as tokenized:
@@ -157,7 +167,7 @@ async def score(pool: TextPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
                 scores.append(Score(False, error="the text has no tokens", error_kind="rejected"))
                 if ids:
                     places.append((len(scores) - 1, ids))
-                    yield Prompt(ids, _SCORED, max_tokens=1)
+                    yield Prompt(ids, _SCORED, max_tokens=1, format="raw")
 
     async with aclosing(pool.iter_responses(feed())) as responses:
         async for index, response in responses:
@@ -166,12 +176,21 @@ async def score(pool: TextPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
                 scores[place] = Score(False, error=response.error, error_kind=response.error_kind)
                 continue
             try:
-                known = _logprobs_of_last(response, ids)
-            except BadReply as error:
+                known = _logprobs_of_last(response, await pool.tokenize(ids) if isinstance(ids, str) else ids)
+            except (BadReply, TransportError) as error:
                 scores[place] = Score(False, error=str(error), error_kind="exhausted")
             else:
                 scores[place] = Score(True, sum(known), len(known))
     return scores
+
+
+async def _tokens_once_served(pool: TextPool, choices: Sequence[str]) -> dict[str, list[int]] | Response:
+    """Tokenize each choice; where no agent can be reached, give what became of a prompt that has waited for one."""
+    try:
+        return await _tokens_of_choices(pool, choices)
+    except TransportError:
+        waited = await pool.ask("Hi", max_tokens=1)
+        return await _tokens_of_choices(pool, choices) if waited.success else waited
 
 
 async def _tokens_of_choices(pool: TextPool, choices: Sequence[str]) -> dict[str, list[int]]:

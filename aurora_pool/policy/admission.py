@@ -18,7 +18,7 @@ from aurora_pool.policy.work import Lot, Prompts, WorkItem, tokens_of
 WORTH_SHARING = 4
 """From this many prompts for each agent on, a lot is assigned in shares."""
 DRAWN = 4
-"""A short call's prompt goes to its home unless one of this many drawn agents holds fewer prompts."""
+"""A short call's prompt goes to the agent whose turn it is, unless one of this many drawn ones holds fewer prompts."""
 
 
 class Admission:
@@ -89,15 +89,15 @@ class Admission:
         given = []
         for place, item in enumerate(items if size else ()):
             index = item.index
-            home = agents[members[index % size]]
-            if self.strict and home.in_service:
-                self._pin(item, home)
+            agent = agents[members[index % size]]
+            if self.strict and agent.in_service:
+                self._assign_strictly(item, agent)
                 continue
             if not waiting and not others_wait:
-                if index < size and home.held and size > 1:
-                    home = self._draw(queue, home)
-                if home.held < home.limit:
-                    ledger.assign(item, home)
+                if index < size and agent.held and size > 1:
+                    agent = self._draw(queue, agent)
+                if agent.held < agent.limit:
+                    ledger.assign(item, agent)
                     given.append(item)
                     continue
             if not self.strict:  # now that one waits, so do all after it
@@ -131,21 +131,21 @@ class Admission:
             ledger.wake(queue)
         return True
 
-    def _pin(self, item: WorkItem, home: AgentState) -> None:
-        """Assign a prompt to its home agent, or pin it to that until it has a credit."""
+    def _assign_strictly(self, item: WorkItem, agent: AgentState) -> None:
+        """Assign a prompt to the agent whose turn it is, or have it wait until that has a credit."""
         ledger, queues = self.ledger, item.queue.by_agent
-        if home.index not in queues and home.held < home.limit:
-            ledger.assign(item, home)
+        if agent.index not in queues and agent.held < agent.limit:
+            ledger.assign(item, agent)
         else:
-            queues.setdefault(home.index, SegmentedQueue()).extend((item,))
+            queues.setdefault(agent.index, SegmentedQueue()).extend((item,))
             ledger.wake(item.queue)
-            ledger.touched[home] = None
+            ledger.touched[agent] = None
 
-    def _draw(self, queue: PromptQueue, home: AgentState) -> AgentState:
-        """Find an agent that holds less than the home of a call's first prompts, so that short calls spread."""
+    def _draw(self, queue: PromptQueue, agent: AgentState) -> AgentState:
+        """Find an agent that holds less than the one whose turn it is, so that short calls spread."""
         agents, members, rng = self.ledger.agents, queue.view.members, self.ledger.rng
         drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
         for index in drawn:
-            if agents[index].held < home.held and agents[index].limit:
-                home = agents[index]
-        return home
+            if agents[index].held < agent.held and agents[index].limit:
+                agent = agents[index]
+        return agent

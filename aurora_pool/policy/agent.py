@@ -57,9 +57,6 @@ class AgentState:
         "answers_since_send",
         "breaker",
         "checking",
-        "cooldown_until",
-        "cooldowns",
-        "cooling_down",
         "done_when_rejecting",
         "failures",
         "flow",
@@ -77,6 +74,9 @@ class AgentState:
         "min_refill",
         "min_refill_share",
         "overloaded_since",
+        "paused",
+        "paused_until",
+        "pauses",
         "preemptions",
         "prefix_cache",
         "prompts_done",
@@ -112,9 +112,9 @@ class AgentState:
         """The queue whose quarantined prompts this agent is reserved for."""
         self.accepting = False
         """Whether, as a quarantine agent, it has been emptied, and holds no prompt that must be isolated."""
-        self.cooling_down = self.reserves_slots = False
-        self.cooldown_until = 0.0
-        self.cooldowns = 0
+        self.paused = self.reserves_slots = False
+        self.paused_until = 0.0
+        self.pauses = 0
         self.checking = False
         self.stalled = False
         """Whether a load check has shown no sign of work, since it sent its last byte."""
@@ -162,7 +162,7 @@ class AgentState:
     @property
     def available(self) -> bool:
         """Whether it may be given something now."""
-        return self.in_service and not self.checking and not self.cooling_down
+        return self.in_service and not self.checking and not self.paused
 
     @property
     def overloaded(self) -> bool:
@@ -237,8 +237,8 @@ class AgentState:
         """Whether a load check has shown no sign of work, or has had no reply for longer than a busy one takes."""
         return self.stalled or (self.load_check_sent and self.checking and now > self.load_check_at + PROMPT_REPLY)
 
-    def check(self, checking: bool) -> None:
-        """Give it nothing while its load is checked."""
+    def set_checking(self, checking: bool) -> None:
+        """Give it nothing while its load is checked, or end that."""
         self.checking = checking
         self.stalled = self.stalled and checking
         self.refresh()
@@ -248,16 +248,16 @@ class AgentState:
         self.reserves_slots = reserves
         self.refresh()
 
-    def cool_down(self, until: float) -> None:
-        """Give it nothing until then; :meth:`end_cooldown` ends that."""
-        self.cooling_down = True
-        self.cooldown_until = max(self.cooldown_until, until)
+    def pause(self, until: float) -> None:
+        """Give it nothing until then; :meth:`end_pause` ends that."""
+        self.paused = True
+        self.paused_until = max(self.paused_until, until)
         self.refresh()
 
-    def end_cooldown(self, now: float) -> None:
-        """End its cooldown, if the time has come."""
-        if now >= self.cooldown_until:
-            self.cooling_down = False
+    def end_pause(self, now: float) -> None:
+        """End its pause, if the time has come."""
+        if now >= self.paused_until:
+            self.paused = False
             self.refresh()
 
     def started(self, prompts: int, now: float) -> None:
@@ -297,7 +297,7 @@ class AgentState:
 
         Single answers are no such sign: an agent that breaks each request half-way has given some by then.
         """
-        self.cooldowns = 0
+        self.pauses = 0
         if self.breaker.broken and sent_at is not None:
             self.breaker.answered(sent_at)
 

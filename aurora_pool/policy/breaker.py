@@ -6,7 +6,7 @@
                         and a probe that is not answered
      IN_SERVICE --------------------------------------------------> OUT
          ^                                                         |   ^
-         | probe answered                      cool-down is over   |   | probe failed: cool-down doubles
+         | probe answered                      cooldown is over    |   | probe failed: cooldown doubles
          |                                                         v   |
          +---------------------------------------------------- PROBING
 
@@ -33,7 +33,7 @@ FIRST_COOLDOWN = 1.0
 LONGEST_COOLDOWN = 30.0
 WRONG_MODEL_COOLDOWN = 60.0
 PROVEN_AFTER = 10.0
-"""An agent that was in service for this many of its cool-downs starts again with the first."""
+"""An agent that was in service for this many of its cooldowns starts again with the first."""
 
 _FATAL = frozenset({Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL})
 _ANSWERS = frozenset({Outcome.ANSWERED, Outcome.OVERLOADED})

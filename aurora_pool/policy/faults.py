@@ -10,7 +10,7 @@ from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.agent import RATE_LIMITED, AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.deadline import Deadlines
-from aurora_pool.policy.death_checks import DEAD, DIED, DeathChecks
+from aurora_pool.policy.death_checks import NOT_WORKING, PROVES_DEATH, DeathChecks
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, as_directed, classify
 from aurora_pool.policy.plan import Failure, describe
@@ -32,8 +32,8 @@ TOO_MANY_REQUESTS = 429
 GATEWAY_TIMEOUT = 504
 NO_MONEY = "insufficient_quota"
 """What an API gives as the reason of a 429 that waiting does not mend."""
-SHORTEST_COOLDOWN = 0.05
-"""Seconds of cooldown at least after a 503 or a 500, so that an agent can't take in the whole queue and fail it."""
+SHORTEST_PAUSE = 0.05
+"""Seconds of pause at least after a 503 or a 500, so that an agent can't take in the whole queue and fail it."""
 
 
 class Faults:
@@ -67,10 +67,10 @@ class Faults:
         if isinstance(error, ConnectionLost):
             self.death_checks.begin(agent, left, reason, error.idle_seconds)
             return outcome
-        if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
+        if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._needs_confirmation(agent, left):
             agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
             self._note_moved(left, agent, Outcome.BROKEN)
-            self._send_again(left, now)
+            self._retry_together(left, now)
             return Outcome.BROKEN
         if outcome is Outcome.OVERLOADED:
             agent.window.overloaded(agent.held, len(unreleased), now)
@@ -79,7 +79,7 @@ class Faults:
             agent.note_failure(outcome, reason)  # the same has failed elsewhere: this is not the agent's fault
         else:
             if outcome is Outcome.BROKEN:
-                self._cool_down(agent, now)
+                self._pause(agent, now)
             agent_failed(ledger, agent, outcome, reason, now)
         if isinstance(error, ConnectFailed):
             self.stall.refused(agent, now)
@@ -89,9 +89,9 @@ class Faults:
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
         """Record what the load check of an agent has shown, whose connections broke or that sends nothing."""
         lost = self.death_checks.end(agent, finding)
-        died = finding in DIED
+        died = finding in PROVES_DEATH
         if lost:
-            outcome = Outcome.DEAD if finding in DEAD else Outcome.BROKEN
+            outcome = Outcome.DEAD if finding in NOT_WORKING else Outcome.BROKEN
             agent_failed(self.ledger, agent, outcome, lost[0][1], now)
             if not agent.sent:
                 agent.load_check_sent = False
@@ -104,7 +104,7 @@ class Faults:
                 self._try_again_later(left, agent, reason, now)
         self.stall.load_checked(agent, finding, now)
 
-    def _doubts(self, agent: AgentState, items: list[WorkItem]) -> bool:
+    def _needs_confirmation(self, agent: AgentState, items: list[WorkItem]) -> bool:
         """Whether another agent should be asked before these are rejected: this one may reject whatever it gets.
 
         It may, if it has never answered anything, or rejects one after the other while others answer. Whatever two
@@ -132,18 +132,18 @@ class Faults:
         ledger = self.ledger
         agent = ledger.agents[request.agent]
         item = ledger.release(request, slot, started=started)
-        self._cool_down(agent, now)
+        self._pause(agent, now)
         agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
         self._consequences(self._movable([item], agent, reason, now), agent, Outcome.BROKEN, reason, now)
 
-    def _cool_down(self, agent: AgentState, now: float, at_least: float = 0.0) -> None:
-        agent.cooldowns += 1
-        pause = max(at_least, SHORTEST_COOLDOWN + backoff(agent.cooldowns, self.ledger.rng))
-        agent.cool_down(now + pause)
-        self.ledger.timers.add(agent.cooldown_until, self._end_cooldown, agent)
+    def _pause(self, agent: AgentState, now: float, at_least: float = 0.0) -> None:
+        agent.pauses += 1
+        pause = max(at_least, SHORTEST_PAUSE + backoff(agent.pauses, self.ledger.rng))
+        agent.pause(now + pause)
+        self.ledger.timers.add(agent.paused_until, self._end_pause, agent)
 
     def _overloaded(self, agent: AgentState, error: PoolError, items: list[WorkItem], now: float) -> None:
-        """Start a cooldown for an overloaded or rate-limited agent, at least as long as its Retry-After."""
+        """Pause an overloaded or rate-limited agent, at least as long as its Retry-After."""
         assert isinstance(error, ServerError)
         if not agent.overloaded:
             agent.overloaded_since = now
@@ -152,10 +152,10 @@ class Faults:
             if error.status == TOO_MANY_REQUESTS:
                 self.ledger.events.agent_state(agent.index, RATE_LIMITED, describe(error))
         agent.rate_limited = error.status == TOO_MANY_REQUESTS
-        self._cool_down(agent, now, error.retry_after or 0.0)
+        self._pause(agent, now, error.retry_after or 0.0)
 
-    def _end_cooldown(self, agent: AgentState, now: float) -> None:
-        agent.end_cooldown(now)
+    def _end_pause(self, agent: AgentState, now: float) -> None:
+        agent.end_pause(now)
         self.ledger.touched[agent] = None
 
     def removed(self, agent: AgentState, now: float) -> None:
@@ -191,7 +191,7 @@ class Faults:
         match outcome:
             case Outcome.BATCH_REJECTED:
                 for part in halve(items):
-                    self.ledger.send_again(part, agent, now)
+                    self.ledger.send_now(part, agent, now)
             case Outcome.PROMPT_REJECTED if agent.quota is not None and any(t.queue.view.members for t in items):
                 for item in items:
                     item.portable = None  # it waits for the pool's own agents
@@ -263,10 +263,10 @@ class Faults:
             if not self._mostly_healthy():
                 pause += self._pay(len(later), now)
         for part in halves:
-            self._send_again(part, now, pause)
+            self._retry_together(part, now, pause)
 
-    def _send_again(self, items: Sequence[WorkItem], now: float, pause: float = 0.0) -> None:
-        """Send prompts that failed together again together: so the one at fault is found, and infects no other."""
+    def _retry_together(self, items: Sequence[WorkItem], now: float, pause: float = 0.0) -> None:
+        """Requeue prompts that failed together, to go together: so the one at fault is found, and infects no other."""
         cohort = object()
         for item in items:
             item.cohort = cohort
@@ -279,9 +279,9 @@ class Faults:
 
     def _pay(self, retries: int, now: float) -> float:
         ledger = self.ledger
-        ledger.budget.deposit(ledger.answered - self._paid_for)
+        ledger.retry_budget.deposit(ledger.answered - self._paid_for)
         self._paid_for = ledger.answered
-        return ledger.budget.withdraw(now, retries)
+        return ledger.retry_budget.withdraw(now, retries)
 
     def _note_moved(self, items: list[WorkItem], agent: AgentState, outcome: Outcome) -> list[WorkItem]:
         moved = [item for item in items if not item.done and not item.holders]

@@ -50,7 +50,7 @@ class Ledger:
         self.pending = Plan()
         self.lengths = Lengths()
         self.affinity = PrefixAffinity(len(names))
-        self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
+        self.retry_budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.quarantining: dict[PromptQueue, None] = {}
         """The queues in which quarantined prompts wait."""
         self.now = 0.0
@@ -159,7 +159,7 @@ class Ledger:
                 self.unassign(agent, done)
 
     def trim_staged(self, now: float) -> None:
-        """Take back what was assigned to agents whose windows have shrunk since, or that cool down.
+        """Take back what was assigned to agents whose windows have shrunk since, or that are paused.
 
         An online prompt stays where it is while anything may be sent there: it goes beyond what batches may hold.
         """
@@ -192,15 +192,15 @@ class Ledger:
         self.pending.send.append(request)
         return request
 
-    def send_again(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> None:
-        """Open another request with these prompts of one caller, which the agent has just rejected together."""
+    def send_now(self, items: Sequence[WorkItem], agent: AgentState, now: float) -> InFlightRequest:
+        """Give prompts of one caller to an agent, in a request of their own that is not staged."""
         for item in items:
             item.holders += 1
         caller = items[0].queue.caller
         caller.in_flight += len(items)
         caller.charge(len(items), tokens_of(items))
         agent.held += len(items)
-        self.open_request(items, agent, now)
+        return self.open_request(items, agent, now)
 
     def sent(self, request: InFlightRequest, now: float) -> None:
         """Record that a request begins to be written: the clocks of its agent and of its prompts run from now on."""
@@ -271,7 +271,7 @@ class Ledger:
             agent.sent -= request.sent_at is not None
         agent.requests.pop(request, None)
         if agent.checking and not agent.sent:
-            agent.check(False)  # it has no open requests
+            agent.set_checking(False)  # it has no open requests
             self.touched[agent] = None
         return left
 

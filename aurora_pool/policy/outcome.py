@@ -106,4 +106,4 @@ def _classify_status(error: ServerError, prompts: int) -> Outcome:
         return Outcome.DRAINING
     if status == 500 and (not error.message or any(text in error.message for text in _ENGINE_DEAD_TEXTS)):
         return Outcome.DEAD
-    return Outcome.BROKEN
+    return Outcome.BROKEN  # 502 and 504 of a proxy, other 500s, 408, ...

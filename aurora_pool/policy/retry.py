@@ -2,7 +2,7 @@
 
 The backoff is "full jitter" (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/); the budget
 follows tower's: retries are a share of successes plus a small steady rate, so that a broken fleet is not hammered
-with the same prompts again and again.
+with the same prompts again and again. Which failures are retried at all, :mod:`aurora_pool.policy.outcome` says.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.plan import Failure
 from aurora_pool.policy.quarantine import place_quarantined
 from aurora_pool.policy.segmented_queue import SegmentedQueue
-from aurora_pool.policy.tail import foresee_end, useful
+from aurora_pool.policy.tail import foresee_end, prompts_before_end
 from aurora_pool.policy.work import Lot, WorkItem, tokens_of
 
 __all__ = ["Balance"]
@@ -57,7 +57,7 @@ class Scheduler:
         for queue in list(ledger.quarantining):
             place_quarantined(ledger, queue, ready, queue in scanned, now)
         if self.strict:
-            self._serve_pinned()
+            self._serve_strictly()
         self._share([agent for agent in ready if agent.limit > agent.held])
 
     def _share(self, ready: list[AgentState]) -> None:
@@ -123,7 +123,7 @@ class Scheduler:
                 break
             most = agent.limit - agent.held
             if queue.end is not None:
-                most = min(most, useful(queue.end, agent, self.ledger.now))
+                most = min(most, prompts_before_end(queue.end, agent, self.ledger.now))
             if len(turns) > 1:
                 most = min(most, max(1, int(TURN / queue.caller.prompt_cost)))
             wanted = max(0, min(prompts, most))
@@ -194,8 +194,8 @@ class Scheduler:
             taken.append(item)
         return taken
 
-    def _serve_pinned(self) -> None:
-        """Send each agent the prompts that are pinned to it (``balance="strict"``)."""
+    def _serve_strictly(self) -> None:
+        """Give each agent the prompts that wait for it alone (``balance="strict"``)."""
         ledger = self.ledger
         queues = sorted((queue for queue in ledger.queues if queue.by_agent), key=lambda queue: queue.caller.service)
         for agent in list(ledger.touched):

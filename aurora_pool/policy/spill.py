@@ -145,19 +145,12 @@ class Spillover:
                 self._run_out_of_budget(agent, now)
             else:
                 quota.reserve(tokens, now)
-                item.queue.caller.charge(1, item.prompt_tokens)
-                self._reserved[self._open(item, agent, now)] = (tokens, cost)
+                self._reserved[self.ledger.send_now([item], agent, now)] = (tokens, cost)
                 if not self._has_capacity(agent):
                     agents.remove(agent)
                 return True
             agents.remove(agent)
         return False
-
-    def _open(self, item: WorkItem, agent: AgentState, now: float) -> InFlightRequest:
-        item.holders += 1
-        item.queue.caller.in_flight += 1
-        agent.held += 1
-        return self.ledger.open_request([item], agent, now)
 
     def _may_take(self, quota: Quota, portable: Portable) -> bool:
         """Whether a prompt may go to an agent at all: where nothing limits the answer, nothing can be reserved."""

@@ -30,13 +30,13 @@ def foresee_end(agents: Iterable[AgentState], remaining: int, lengths: Lengths, 
     fastest = soonest = math.inf
     long = lengths.quantile(LONG)
     for agent in agents:
-        own = agent.flow.sustained
-        if own:
+        sustained = agent.flow.sustained
+        if sustained:
             fastest = min(fastest, service(agent, long))
             soonest = min(soonest, service(agent, lengths.mean))
         elif agent.held:
             return None
-        rate += own
+        rate += sustained
         held += agent.held
     if not rate:
         return None
@@ -49,8 +49,8 @@ def service(agent: AgentState, tokens: float) -> float:
     return tokens / speed if speed else agent.mean_seconds
 
 
-def useful(end: End, agent: AgentState, now: float) -> int:
-    """How many more prompts an agent could answer in time, as the end of a queue was foreseen."""
+def prompts_before_end(end: End, agent: AgentState, now: float) -> int:
+    """How many more prompts an agent could answer before the end of a queue, as that was foreseen."""
     flow = agent.flow
     rate = flow.sustained
     if not rate:

@@ -218,8 +218,9 @@ class Planner:
     async def _counted(self, spec: PromptSpec, work: Any, form: Form, sink: Sink) -> WorkItem | Response:
         settings = self._settings
         length: int | None = len(work)
-        if form not in ("token_ids", "single"):
-            length = await settings.tokenizer.count(settings.model, work, add_special_tokens=form == "completions")
+        if isinstance(work, str) or form in _CHATS:
+            special = form in ("completions", "single")
+            length = await settings.tokenizer.count(settings.model, work, add_special_tokens=special)
         needed = (length or settings.estimate.of(work)) + (spec.max_tokens or 1)
         context, queue = next((pair for pair in self._contexts if needed <= pair[0]), self._contexts[-1])
         if length is None:  # unknown: the server that gets it will count

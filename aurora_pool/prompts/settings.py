@@ -157,7 +157,8 @@ class PromptHandling:
             text_template=template
             if template is not None and template.separable and not self._separates_reasoning
             else None,
-            applies_template=not batched or self.format == "chat" or template is not None,
+            applies_template=self.format == "chat"
+            or (self.format == "auto" and (template is not None or not self._ready)),
             separates_reasoning=self._separates_reasoning,
             chat_batches=self._chat_batches,
             system_prompt=self.system_prompt,

@@ -9,7 +9,8 @@ from aurora_pool.policy.dispatch import Dispatcher
 from aurora_pool.policy.plan import Plan
 from aurora_pool.policy.stall import Finding
 from aurora_pool.runtime.health import check_load, read_load, try_agent
-from aurora_pool.wire.status import HEALTH_PATH, MODELS_PATH, EngineLoad
+from aurora_pool.wire.metrics import HEALTH_PATH, EngineLoad
+from aurora_pool.wire.model_list import MODELS_PATH
 
 if TYPE_CHECKING:
     from aurora_pool.runtime.dialects import Dialects

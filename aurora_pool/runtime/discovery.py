@@ -11,7 +11,7 @@ from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.runtime.health import served_models
 from aurora_pool.runtime.once import answers_of
-from aurora_pool.wire.status import ServedModel
+from aurora_pool.wire.model_list import ServedModel
 
 log = logging.getLogger("aurora_pool")
 

@@ -18,7 +18,8 @@ from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.policy.stall import Finding
 from aurora_pool.wire import chat, completions, embeddings
 from aurora_pool.wire.answer import Reader, guarded
-from aurora_pool.wire.status import METRICS_PATH, MODELS_PATH, EngineLoad, ServedModel, parse_load, parse_models
+from aurora_pool.wire.metrics import METRICS_PATH, EngineLoad, parse_load
+from aurora_pool.wire.model_list import MODELS_PATH, ServedModel, parse_models
 
 if TYPE_CHECKING:
     from aurora_pool.runtime.served_names import ServedNames

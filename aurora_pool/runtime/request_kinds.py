@@ -39,7 +39,7 @@ class Sink(Protocol):
         ...
 
     def fail(self, error: BaseException) -> None:
-        """Record a defect of this program."""
+        """End with an error that is no prompt's own: the input's, a closed pool's, or that of a defect here."""
         ...
 
     def agent_index(self, agent: int | None) -> int | None:
@@ -185,12 +185,14 @@ class CompletionsList(_JSONKind):
         super().__init__(sink, model, fields, completions.PATH, limit=limit)
         more = fields.get("logprobs"), fields.get("prompt_logprobs"), fields.get("return_token_ids")
         self.text_only = self._n == 1 and all(each is None for each in more)
-        self._streams = not scored and not single  # vLLM refuses to stream prompt_logprobs
+        self._streams = not scored  # vLLM refuses to stream prompt_logprobs
         self._observe = observe
 
     def interval(self, token_budget: int, agent: AgentState) -> int:
-        """Give the number of tokens an event, such that something comes every few seconds."""
-        return stream_interval(agent.speed, agent.idle_timeout) if self._streams else 0
+        """Give the number of tokens an event, such that something comes every few seconds; 0 for a short single one."""
+        if not self._streams or (self.limit == 1 and not may_be_long(token_budget, agent.speed, agent.idle_timeout)):
+            return 0
+        return stream_interval(agent.speed, agent.idle_timeout)
 
     def encode(self, contents: Sequence[Any], token_budget: int, *, interval: int) -> bytes:
         """Write a list request; its prompts have one token budget, as :mod:`~aurora_pool.policy.batching` has it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aurora_pool.errors import WrongModel
-from aurora_pool.wire.status import ServedModel
+from aurora_pool.wire.model_list import ServedModel
 
 
 class ServedNames:

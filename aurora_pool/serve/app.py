@@ -27,6 +27,7 @@ from aurora_pool.serve.blobs import open_blobs
 from aurora_pool.serve.bodies import READ_TIMEOUT
 from aurora_pool.serve.dashboard import Dashboard
 from aurora_pool.serve.dashboard_jobs import JobPages
+from aurora_pool.serve.dashboard_state import StateApi
 from aurora_pool.serve.delivery import Deliverer
 from aurora_pool.serve.errors import ApiError, of_http_exception, too_large, unavailable
 from aurora_pool.serve.executor import Executor
@@ -44,7 +45,6 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.proxies import believe, parse_networks
 from aurora_pool.serve.records import BatchRecords
 from aurora_pool.serve.rendering import UI, Pages, protect
-from aurora_pool.serve.state import StateApi
 from aurora_pool.serve.status import StatusApi
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.webhooks import WebhooksApi

@@ -18,7 +18,7 @@ from aurora_pool.runtime.forward import Forwarder
 from aurora_pool.runtime.health import fetch
 from aurora_pool.runtime.transport import Transport
 from aurora_pool.statistics import AgentStatistics
-from aurora_pool.wire.status import MODELS_PATH
+from aurora_pool.wire.model_list import MODELS_PATH
 
 ASK_EVERY = 15.0
 """Seconds between questions to agents that have reported what they serve."""

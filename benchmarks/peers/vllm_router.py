@@ -6,7 +6,6 @@ import asyncio
 import importlib.metadata
 import os
 import shutil
-import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ import aiohttp
 
 from benchmarks.peers import floor
 from benchmarks.peers.shared import Client
+from tests.ports import free_ports
 
 _PATIENCE = 30.0
 
@@ -27,7 +27,7 @@ async def open_client(urls: list[str]) -> AsyncIterator[Client]:
     command = shutil.which("vllm-router", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if command is None:
         raise RuntimeError("no vllm-router command")
-    port, metrics_port = _free_port(), _free_port()
+    port, metrics_port = free_ports(2)
     options = ["--host", "127.0.0.1", "--port", str(port), "--policy", "round_robin"]
     options += ["--prometheus-host", "127.0.0.1", "--prometheus-port", str(metrics_port), "--log-level", "error"]
     router = await asyncio.create_subprocess_exec(
@@ -56,12 +56,6 @@ async def _ready(url: str, router: asyncio.subprocess.Process) -> None:
                 pass
             await asyncio.sleep(0.1)
     raise RuntimeError(f"vllm-router ended with code {router.returncode}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -210,7 +210,7 @@ class TestBusy:
     def test_a_503_for_everything_takes_no_prompt_down(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="fail", at=SOON, arguments={"status": 503}, lasting=5.0)]})
         check(outcome, slower=1.8)
-        assert 1 <= outcome.statistics.agents[VICTIM].failures["overloaded"] <= 4  # one at each end of a cooldown
+        assert 1 <= outcome.statistics.agents[VICTIM].failures["overloaded"] <= 4  # one at each end of a pause
 
     @pytest.mark.parametrize("status", [429, 503])
     def test_a_fleet_that_is_busy_for_a_while_is_waited_for(self, status: int) -> None:

@@ -36,6 +36,7 @@ BATCH: dict[str, Any] = {
     "metadata": {"filename": SAID},
 }
 
+RECORD = b'{"id": "batch_req_1", "custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": null}\n'
 
 TURN = "/turn"
 
@@ -70,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/v1/files":
             status, body = 200, json.dumps(FILE).encode()
         elif path.startswith("/v1/files/"):
-            status, body = 200, b"{}\n"
+            status, body = 200, RECORD
         elif path == "/v1/batches" and self.command == "GET" and status == 200:
             body = b'{"object": "list", "has_more": false, "data": [' + body + b"]}"
         self.send_response(status)
@@ -183,7 +184,7 @@ def test_a_message_is_cut(odd: Odd, commands: list[tuple[str, ...]], call: Call)
 def test_any_id_is_one_part_of_a_path(odd: Odd, commands: list[tuple[str, ...]], call: Call, tmp_path: Path) -> None:
     odd.batch = json.dumps(BATCH | {"id": "../\x00//a?b#c", "output_file_id": "..\x00/%2e\n"}).encode()
     assert call(*commands[2]).code == 0
-    assert (tmp_path / "out.jsonl").read_text() == "{}\n"
+    assert (tmp_path / "out.jsonl").read_bytes() == RECORD
     odd.batch = json.dumps(BATCH | {"request_counts": {"total": 10**400, "completed": 10**400, "failed": 0}}).encode()
     assert call(*commands[2]).code == 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +51,18 @@ class Reply:
 
 @dataclass(frozen=True)
 class Server:
-    """The server under test, and what its ``/v1/models`` says of it."""
+    """The server under test, and what its ``/v1/models`` says of it; ``simulated`` if its time and its load are."""
 
     session: aiohttp.ClientSession
     endpoint: AgentEndpoint
     card: dict[str, Any]
+    simulated: bool = False
 
     @classmethod
-    async def find(cls, session: aiohttp.ClientSession, endpoint: AgentEndpoint) -> Server:
+    async def find(cls, session: aiohttp.ClientSession, endpoint: AgentEndpoint, *, simulated: bool = False) -> Server:
         """See what it serves first."""
         async with session.get(endpoint.base_url + "/v1/models") as reply:
-            return cls(session, endpoint, (await reply.json())["data"][0])
+            return cls(session, endpoint, (await reply.json())["data"][0], simulated)
 
     @property
     def model(self) -> str:
@@ -100,6 +103,19 @@ class Server:
         """Ask for a stream of two events for each choice."""
         return await self.complete(prompt, **{"stream": True, "stream_interval": 1_000_000, **fields})
 
+    async def events(self, count: int, ask: Callable[[], Awaitable[Reply]]) -> list[Any]:
+        """Ask for a stream of ``count`` events.
+
+        A vLLM whose API process gets no CPU for a while sends what its engine gives meanwhile as one event, so a real
+        server may send fewer: it is asked again. The simulated one has to send them all.
+        """
+        for _ in range(1 if self.simulated else 50):
+            found = (await ask()).events
+            assert len(found) <= count
+            if len(found) == count:
+                return found
+        raise AssertionError(f"expected {count} events, got {len(found)}: {found}")
+
     async def chat(self, *messages: dict[str, Any], path: str = "", **fields: Any) -> Reply:
         body = {"model": self.model, "messages": list(messages), "max_tokens": 4, "temperature": 0, **fields}
         return await self.post("/v1/chat/completions" + path, body)
@@ -109,11 +125,23 @@ class Server:
         found = (await self.post("/tokenize", {"prompt": " a" * 64})).json["tokens"]
         return [found[-1]] * count
 
+    async def metric(self, name: str) -> float:
+        """Read one of its metrics, all its series added."""
+        page = (await self.get("/metrics")).text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(name + "{"))
+
     async def running(self) -> float:
         """Tell how many sequences the server works on."""
-        page = (await self.get("/metrics")).text
-        lines = [line for line in page.splitlines() if line.startswith("vllm:num_requests_running{")]
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
+        return await self.metric("vllm:num_requests_running")
+
+    async def reaches(self, wanted: object, read: Callable[[], Awaitable[object]]) -> None:
+        """Wait until what is read of it is what is wanted, for a minute and more."""
+        for _ in range(1200):
+            found = await read()
+            if found == wanted:
+                return
+            await asyncio.sleep(0.05)
+        assert found == wanted
 
 
 def user(text: str) -> dict[str, Any]:

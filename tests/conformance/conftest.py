@@ -74,7 +74,7 @@ async def server(request: pytest.FixtureRequest, engine: Engine | None) -> Async
             yield await Server.find(session, endpoint)
             return
         async with SimulatedFleet(profile=PROFILE) as fleet:
-            yield await Server.find(session, fleet.endpoints[0])
+            yield await Server.find(session, fleet.endpoints[0], simulated=True)
 
 
 async def _first_up(session: aiohttp.ClientSession, endpoints: list[AgentEndpoint]) -> AgentEndpoint:

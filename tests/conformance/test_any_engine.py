@@ -10,7 +10,7 @@ import pytest
 from aurora_pool.policy.outcome import Outcome, classify
 from aurora_pool.wire.dialect import DIALECTS, VLLM, dialect_of, learnt
 from aurora_pool.wire.errors import parse_error
-from aurora_pool.wire.status import parse_models
+from aurora_pool.wire.model_list import parse_models
 from tests.conformance.client import Reply, Server, user
 
 COMPLETIONS = "/v1/completions"

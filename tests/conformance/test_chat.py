@@ -31,7 +31,7 @@ async def test_a_chat_has_these_fields(server: Server) -> None:
 
 async def test_a_streamed_chat_begins_with_the_role(server: Server) -> None:
     fields: dict[str, Any] = {"stream": True, "stream_interval": 10**6, "min_tokens": 4}
-    first, second, last = (await server.chat(HELLO, **fields)).events
+    first, second, last = await server.events(3, lambda: server.chat(HELLO, **fields))
     assert first["object"] == "chat.completion.chunk"
     assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
     assert set(second["choices"][0]["delta"]) == {"content"}
@@ -42,7 +42,8 @@ async def test_a_streamed_chat_begins_with_the_role(server: Server) -> None:
 
 async def test_usage_of_a_streamed_chat(server: Server) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
-    *events, total = (await server.chat(HELLO, stream=True, min_tokens=4, stream_options=options)).events
+    fields: dict[str, Any] = {"stream": True, "min_tokens": 4, "stream_options": options}
+    *events, total = await server.events(6, lambda: server.chat(HELLO, **fields))
     assert [event["usage"]["completion_tokens"] for event in events] == [0, 1, 2, 3, 4]
     assert total["choices"] == []
     assert total["usage"]["completion_tokens"] == 4

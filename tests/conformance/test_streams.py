@@ -19,7 +19,8 @@ def by_choice(events: list[Any]) -> dict[int, list[Any]]:
 
 
 async def test_two_events_for_each_choice(server: Server) -> None:
-    events = (await server.stream([f"Number {n}:" for n in range(12)], max_tokens=10, ignore_eos=True)).events
+    prompts = [f"Number {n}:" for n in range(12)]
+    events = await server.events(24, lambda: server.stream(prompts, max_tokens=10, ignore_eos=True))
     choices = by_choice(events)
     assert sorted(choices) == list(range(12))
     for first, last in choices.values():
@@ -30,7 +31,7 @@ async def test_two_events_for_each_choice(server: Server) -> None:
 
 
 async def test_an_event_has_these_fields(server: Server) -> None:
-    first, last = (await server.stream("Hello", max_tokens=5, ignore_eos=True)).events
+    first, last = await server.events(2, lambda: server.stream("Hello", max_tokens=5, ignore_eos=True))
     assert set(first) == {"id", "object", "created", "model", "choices"}
     assert first["object"] == "text_completion"
     assert first["id"] == last["id"]
@@ -51,15 +52,15 @@ async def test_a_single_token_is_one_event(server: Server) -> None:
 
 
 async def test_an_interval_counts_from_the_first_token(server: Server) -> None:
-    events = (
-        await server.stream("Hello", max_tokens=9, ignore_eos=True, stream_interval=3, return_token_ids=True)
-    ).events
+    fields: dict[str, Any] = {"max_tokens": 9, "ignore_eos": True, "stream_interval": 3, "return_token_ids": True}
+    events = await server.events(4, lambda: server.stream("Hello", **fields))
     assert [len(event["choices"][0]["token_ids"]) for event in events] == [1, 3, 3, 2]
 
 
 async def test_without_an_interval_there_is_an_event_for_each_token(server: Server) -> None:
-    events = (await server.complete("Hello", stream=True, max_tokens=6, ignore_eos=True)).events
-    assert len(events) == 6
+    fields: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "return_token_ids": True}
+    events = await server.events(6, lambda: server.complete("Hello", stream=True, **fields))
+    assert [len(event["choices"][0]["token_ids"]) for event in events] == [1] * 6
 
 
 async def test_deltas_add_up(server: Server) -> None:
@@ -76,7 +77,8 @@ async def test_deltas_add_up(server: Server) -> None:
 async def test_usage_in_every_event_is_of_its_choice_and_the_last_is_of_all(server: Server) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     prompts = ["Short", "A good deal longer than that"]
-    *events, total = (await server.stream(prompts, max_tokens=6, ignore_eos=True, stream_options=options)).events
+    fields: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "stream_options": options}
+    *events, total = await server.events(5, lambda: server.stream(prompts, **fields))
     counts = [len((await server.post("/tokenize", {"prompt": text})).json["tokens"]) for text in prompts]
     for index, (first, last) in by_choice(events).items():
         assert first["usage"]["prompt_tokens"] == last["usage"]["prompt_tokens"] == counts[index]
@@ -133,23 +135,18 @@ async def test_what_is_refused_before_is_an_http_error(server: Server) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_hangs_up_frees_the_engine(server: Server, stream: bool) -> None:
-    body = {"prompt": ["Forever"] * 3, "max_tokens": 1500, "ignore_eos": True, "stream": stream}
+    longest = 1500
+    body = {"prompt": ["Forever"] * 3, "max_tokens": longest, "ignore_eos": True, "stream": stream}
     url = server.endpoint.base_url + "/v1/completions"
 
     async def ask() -> None:
         async with server.session.post(url, json=body) as reply:
             await reply.read()
 
+    before = await server.metric("vllm:generation_tokens_total")
     task = asyncio.create_task(ask())
-    for _ in range(200):
-        await asyncio.sleep(0.05)
-        if await server.running() == 3:
-            break
-    assert await server.running() == 3
+    await server.reaches(3, server.running)
     task.cancel()
     await asyncio.wait([task])
-    for _ in range(100):
-        await asyncio.sleep(0.05)
-        if await server.running() == 0:
-            break
-    assert await server.running() == 0
+    await server.reaches(0, server.running)
+    assert await server.metric("vllm:generation_tokens_total") - before < longest, "they went on"

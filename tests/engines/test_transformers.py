@@ -67,7 +67,7 @@ class Model:
     def generate(self, input_ids: Any, temperature: Any = 1.0, **_: Any) -> Any:
         self.batches.append(len(input_ids))
         self.asked.set()
-        self.go_on.wait(10)
+        self.go_on.wait(60)
         if (input_ids == BAD).any():
             raise IndexError("index out of range in self")
         if not isinstance(temperature, float):
@@ -132,7 +132,7 @@ async def test_closing_ends_those_that_wait(model: Model) -> None:
     pool = EnginePool(TransformersEngine("m"), max_tokens=5)
     await pool.start()
     asked = asyncio.create_task(pool.send_all_batched(["7", "8"]))
-    await asyncio.to_thread(model.asked.wait, 10)
+    await asyncio.to_thread(model.asked.wait, 60)
     closing = asyncio.create_task(pool.close())
     with pytest.raises(PoolClosedError, match="closed while prompts were in flight"):
         await asked

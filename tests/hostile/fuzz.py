@@ -20,7 +20,7 @@ from aurora_pool import Response, Timeouts
 from aurora_pool.embeddings import EmbeddingPool
 from aurora_pool.testing.clock import run_simulated
 from tests.hostile.mutator import mutated, right_text, valid
-from tests.hostile.odd_server import Asked, pool_of
+from tests.hostile.odd_server import Asked, as_chats, pool_of
 
 CALLS = 5
 GROWTH = 20 * 1024 * 1024
@@ -61,7 +61,7 @@ async def fuzz(seed: int, calls: int = CALLS) -> int:
             elif form in ("batched", "whole"):
                 check(await in_time(pool.send_all_batched(prompts)), prompts)
             else:
-                check(await in_time(pool.send_all(prompts)), prompts)
+                check(await in_time(pool.send_all(as_chats(prompts))), prompts)
             await asyncio.sleep(rng.choice([0, 0, 2, 70]))
         statistics = pool.statistics()
         assert statistics.in_flight == statistics.queued == 0, statistics

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from aurora_pool import AgentEndpoint, PromptOptions, VLLMPool
+from aurora_pool import AgentEndpoint, Prompt, PromptOptions, VLLMPool
 
 CRLF = b"\r\n"
 
@@ -203,3 +203,8 @@ async def pool_of(
             stack.push_async_callback(server.close)
         pool = await stack.enter_async_context(VLLMPool([server.endpoint for server in servers], **options))
         yield pool, servers
+
+
+def as_chats(texts: Sequence[str]) -> list[Prompt]:
+    """Texts to be sent as chats, by a pool that sends prompts unchanged otherwise."""
+    return [Prompt(text, format="chat") for text in texts]

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
 import pytest
 
-from aurora_pool import AgentEndpoint, PromptOptions, Timeouts, VLLMPool
-from tests.hostile.odd_server import Asked, OddServer, begin, choice, chunk, good, http, pool_of, sse, text_for
+from aurora_pool import AgentEndpoint, PromptOptions, Response, Timeouts, VLLMPool
+from tests.hostile.odd_server import (
+    Asked,
+    OddServer,
+    as_chats,
+    begin,
+    choice,
+    chunk,
+    good,
+    http,
+    pool_of,
+    sse,
+    text_for,
+)
 
 pytestmark = pytest.mark.simulated_clock
 
@@ -235,34 +248,45 @@ class Proxy:
         asked.writer.write(chunk(sse(b"[DONE]")) + chunk(b""))
 
 
-@pytest.mark.parametrize("batched", [True, False])
+FORMS = ["lists", "chats", "texts alone"]
+
+
+async def sent(pool: VLLMPool, form: str, prompts: Sequence[str]) -> list[Response]:
+    """Send prompts in one of these forms."""
+    if form == "lists":
+        return await pool.send_all_batched(prompts)
+    return await pool.send_all(as_chats(prompts) if form == "chats" else prompts)
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("seconds", [90, 600])
-async def test_answers_that_take_longer_than_a_proxy_allows_are_answered(seconds: int, batched: bool) -> None:
+async def test_answers_that_take_longer_than_a_proxy_allows_are_answered(seconds: int, form: str) -> None:
     proxy = Proxy(seconds, tokens=1000)
     async with pool_of(proxy, proxy, max_tokens=1000) as (pool, _):
-        send = pool.send_all_batched if batched else pool.send_all
-        responses = await asyncio.wait_for(send(PROMPTS[:20]), 20_000)
+        responses = await asyncio.wait_for(sent(pool, form, PROMPTS[:20]), 20_000)
         assert all(r.success and r.text == text_for(p) for p, r in zip(PROMPTS, responses, strict=False))
 
 
+@pytest.mark.parametrize("form", FORMS[1:])
 @pytest.mark.parametrize("says_so", [False, True], ids=["it breaks the connection", "it answers 504"])
-async def test_a_short_chat_on_a_slow_agent_is_streamed_once_the_proxy_has_shown_itself(says_so: bool) -> None:
+async def test_a_short_answer_of_a_slow_agent_is_streamed_once_the_proxy_has_shown_itself(
+    says_so: bool, form: str
+) -> None:
     proxy = Proxy(90, tokens=64, says_so=says_so)
     async with pool_of(proxy, max_tokens=64) as (pool, _):
-        responses = await asyncio.wait_for(pool.send_all(PROMPTS[:4]), 20_000)
+        responses = await asyncio.wait_for(sent(pool, form, PROMPTS[:4]), 20_000)
         assert all(response.success for response in responses)
         assert proxy.cuts <= 8
 
 
-@pytest.mark.parametrize("batched", [True, False])
-async def test_an_agent_without_metrics_may_be_idle_seconds_as_long_as_it_answers_small_requests(batched: bool) -> None:
+@pytest.mark.parametrize("form", FORMS)
+async def test_an_agent_without_metrics_may_be_idle_seconds_as_long_as_it_answers_small_requests(form: str) -> None:
     async def slow(asked: Asked) -> None:
         await asyncio.sleep(600)
         asked.writer.write(good(asked))
 
     async with pool_of(slow, stream=False, max_tokens=1000) as (pool, (server,)):
-        send = pool.send_all_batched if batched else pool.send_all
-        responses = await asyncio.wait_for(send(PROMPTS[:4]), 700)
+        responses = await asyncio.wait_for(sent(pool, form, PROMPTS[:4]), 700)
         assert [response.text for response in responses] == [text_for(prompt) for prompt in PROMPTS[:4]]
         assert all(response.attempts == 1 for response in responses)
         assert sum(asked.is_probe for asked in server.asked) < 25

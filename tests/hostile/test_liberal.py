@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from aurora_pool import Sampling, Timeouts
-from tests.hostile.odd_server import Asked, choice, http, pool_of, reply_of, sse, text_for
+from tests.hostile.odd_server import Asked, as_chats, choice, http, pool_of, reply_of, sse, text_for
 
 pytestmark = pytest.mark.simulated_clock
 
@@ -77,7 +77,7 @@ CHATS = {
 async def test_a_chat_is_read_however_it_is_written(message: dict[str, Any]) -> None:
     reply = reply_of([{"index": 0, "message": message, "finish_reason": "stop"}])
     async with pool_of(lambda _: reply) as (pool, _):
-        (response,) = await pool.send_all(["a"])
+        (response,) = await pool.send_all(as_chats(["a"]))
         assert (response.success, response.text) == (True, TEXT)
 
 
@@ -154,7 +154,7 @@ async def test_a_chat_may_end_without_a_delta_but_not_with_one_of_another_name(
     ended = {"choices": [{"index": 0, **end, "finish_reason": "stop"}]}
     reply = http(sse(begun, ended, DONE), content_type=EVENTS)
     async with pool_of(lambda _: reply, max_tokens=4000, timeouts=Timeouts(patience=3.0)) as (pool, _):
-        (response,) = await pool.send_all(["a"])
+        (response,) = await pool.send_all(as_chats(["a"]))
         assert (response.success, response.text) == (success, "x" if success else "")
 
 
@@ -174,7 +174,7 @@ async def test_a_long_chat_is_streamed_and_its_tool_calls_are_put_together() -> 
         return http(sse(*events, end, usage, DONE), content_type=EVENTS)
 
     async with pool_of(odd, max_tokens=4000) as (pool, _):
-        (response,) = await pool.send_all(["a"])
+        (response,) = await pool.send_all(as_chats(["a"]))
         assert (response.success, response.finish_reason) == (True, "tool_calls")
         call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
         assert response.tool_calls == [call]

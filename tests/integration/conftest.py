@@ -16,7 +16,7 @@ from tests.integration.servers import Model, served_model
 from tests.integration.sessions import Session
 from tests.integration.vllm_environment import vllm_environment
 
-TIMEOUT = 300  # seconds; a server may have to be started again first, and a busy CPU answers slowly
+TIMEOUT = 1200  # seconds; a server may have to be started again first, and a busy CPU answers slowly
 GREEDY = Sampling(temperature=0.0)
 
 _NO_FLEET = "no fleet to test with: use `make integration`, or name one by --hostfile FILE or AURORA_POOL_HOSTFILE"

@@ -13,7 +13,7 @@ import aiohttp
 
 from aurora_pool.hostfile import AgentEndpoint
 
-PATIENCE = 60.0  # seconds; a server on a busy CPU takes several for one step, and notices nothing meanwhile
+PATIENCE = 300.0  # seconds; a server on a busy CPU takes several for one step, and notices nothing meanwhile
 
 _SAMPLE = re.compile(r"^([\w:]+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
 

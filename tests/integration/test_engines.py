@@ -44,6 +44,7 @@ def records_of(folder: Path) -> dict[str, dict[str, Any]]:
     return {record["custom_id"]: record for record in records}
 
 
+@pytest.mark.timeout(1900)  # two jobs of up to 900
 @pytest.mark.parametrize("engine", ["vllm", "transformers"])
 def test_a_job_without_servers(tmp_path: Path, engine: str) -> None:
     lines: list[dict[str, Any]] = [

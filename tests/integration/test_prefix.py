@@ -23,19 +23,21 @@ def questions(seed: int) -> list[str]:
     return prompts
 
 
-async def computed(endpoints: list[AgentEndpoint], prompts: list[str]) -> int:
-    """The tokens of these prompts that servers had to compute."""
+async def computed(endpoints: list[AgentEndpoint], prompts: list[str]) -> tuple[int, int]:
+    """The tokens of these prompts that servers had to compute, and how many prompts were sent to a second one."""
     before = await read_idle(endpoints)
     async with VLLMPool(endpoints, sampling=GREEDY, prompting=PromptOptions(prompt_format="raw")) as pool:
         responses = await pool.send_all_batched(prompts, max_tokens=2)
         assert all(response.success for response in responses)
+        hedged = pool.statistics().hedged
     after = await read_idle(endpoints)
-    return sum(now.computed - then.computed for now, then in zip(after, before, strict=True))
+    return sum(now.computed - then.computed for now, then in zip(after, before, strict=True)), hedged
 
 
 async def test_two_servers_compute_as_much_as_one(endpoints: list[AgentEndpoint]) -> None:
     # One server alone computes each document once, whatever the order: the least that there is.
     seed = random.SystemRandom().randrange(1 << 30)
-    least = await computed(endpoints[:1], questions(seed))
-    found = await computed(endpoints, questions(seed + 1))
-    assert found <= 1.15 * least
+    least, _ = await computed(endpoints[:1], questions(seed))
+    found, hedged = await computed(endpoints, questions(seed + 1))
+    # A prompt that goes to a second server, as those of one that a busy machine delays do, is computed there once more.
+    assert found <= 1.15 * least + hedged * least / DOCUMENTS

@@ -15,7 +15,7 @@ import pytest
 
 from aurora_pool import AgentEndpoint
 from aurora_pool.serve import Server, ServerOptions, serving
-from tests.integration.servers import Model, read_idle
+from tests.integration.servers import PATIENCE, Model, read_idle
 from tests.integration.vllm_environment import vllm_environment
 
 LM_EVAL = "0.4.13"
@@ -37,7 +37,7 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 @pytest.fixture
 async def server(endpoints: list[AgentEndpoint], tmp_path: Path) -> AsyncIterator[Server]:
     async with serving(endpoints, ServerOptions(data=tmp_path / "data", port=0)) as started:
-        await started.fleet.wait_for_change(60.0)
+        await started.fleet.wait_for_change(PATIENCE)
         yield started
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -21,11 +20,12 @@ import pytest
 
 from tests.integration.vllm_environment import tail, vllm_environment
 from tests.other_engines import old_vllm
+from tests.ports import free_port
 
 ENGINES = ("llamacpp", "transformers")
 OLD_VLLM = f"vllm-{old_vllm.VERSION}"
 HERE = Path(__file__).parent
-STARTING = 300.0
+STARTING = 600.0
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 """More threads spin while they wait for each other, which on a busy machine is for long."""
 BOUND = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 -$$) & exec "$@" </dev/null 3<&-'
@@ -44,13 +44,6 @@ class Engine:
     model: str
     context: int | None
     prompts: int
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @contextmanager
@@ -77,7 +70,7 @@ def serving(
 
 def answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  (an address on this machine)
+        with urllib.request.urlopen(url, timeout=60) as reply:  # noqa: S310  (an address on this machine)
             return bool(reply.status == 200)
     except (OSError, urllib.error.URLError):
         return False

@@ -12,7 +12,7 @@ from aurora_pool.jobs import run_job
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.other_engines.servers import Engine
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 RAW = PromptOptions(prompt_format="raw")
 TIMEOUTS = Timeouts(probe=60.0, stall=120.0)
@@ -34,7 +34,9 @@ async def test_texts_are_completed(engine: Engine, told: bool) -> None:
 
 async def test_texts_are_completed_without_streams(engine: Engine) -> None:
     prompting = PromptOptions(prompt_format="raw", stream=False)
-    async with VLLMPool([engine.address], model=engine.model, max_tokens=6, prompting=prompting) as pool:
+    async with VLLMPool(
+        [engine.address], model=engine.model, max_tokens=6, prompting=prompting, timeouts=TIMEOUTS
+    ) as pool:
         responses = await pool.send_all_batched(prompts_for(engine))
         assert [response.error for response in responses] == [None] * engine.prompts
 
@@ -58,7 +60,7 @@ async def test_a_prompt_that_is_too_long_fails_alone(engine: Engine) -> None:
 
 
 async def test_log_probabilities_come_in_one_form(engine: Engine) -> None:
-    async with VLLMPool([engine.address], model=engine.model, max_tokens=4, prompting=RAW) as pool:
+    async with VLLMPool([engine.address], model=engine.model, max_tokens=4, prompting=RAW, timeouts=TIMEOUTS) as pool:
         response = await pool.ask("Once upon a", sampling=Sampling(logprobs=2))
         assert response.success
         if engine.name == "llamacpp":  # transformers takes the field and ignores it

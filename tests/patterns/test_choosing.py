@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -206,6 +207,31 @@ async def test_a_text_that_cannot_be_scored_says_why() -> None:
         good, bad = await score(pool, ["the sun", ""])
         assert good.success
         assert (bad.success, bad.error_kind) == (False, "rejected")
+
+
+async def test_without_an_agent_choices_and_scores_fail_after_the_patience_as_prompts_do() -> None:
+    async with fleet_and_pool() as (fleet, pool):
+        for agent in fleet.agents:
+            agent.die()
+        now = asyncio.get_running_loop().time
+        began = now()
+        chosen = await choose(pool, PROMPTS, CHOICES)
+        assert now() - began == pytest.approx(pool.timeouts.patience, abs=5.0)
+        assert [(choice.success, choice.error_kind) for choice in chosen] == [(False, "no_agents")] * 2
+        scored = await score(pool, ["the sun", [65, 66], "the sea"])
+        assert [(found.success, found.error_kind) for found in scored] == [(False, "no_agents")] * 3
+
+
+async def test_choices_and_scores_wait_for_an_agent_that_comes_back() -> None:
+    async with fleet_and_pool() as (fleet, pool):
+        expected = await choose(pool, PROMPTS, CHOICES), await score(pool, ["the sun", "the sea"])
+        for ask, before in zip(
+            (choose(pool, PROMPTS, CHOICES), score(pool, ["the sun", "the sea"])), expected, strict=True
+        ):
+            for agent in fleet.agents:
+                agent.die()
+            asyncio.get_running_loop().call_later(20.0, fleet.agents[1].revive)
+            assert await ask == before
 
 
 @pytest.mark.parametrize("told", [None, [], ["x"], [{}], [{"97": None}], [{"97": {"logprob": "x"}}], [[]]])

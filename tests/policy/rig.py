@@ -16,7 +16,7 @@ from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.plan import NOTHING, Failure, Plan, PolicyEvents
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.stall import Finding
-from aurora_pool.policy.tail import useful
+from aurora_pool.policy.tail import prompts_before_end
 from aurora_pool.policy.work import InFlightRequest, WorkItem
 from aurora_pool.statistics import PoolStatistics, snapshot
 
@@ -272,7 +272,7 @@ class Rig:
         """Say where everything is, for a failed test."""
         queues = [(q.view.members, len(q.items), len(q.quarantined), q.waiting) for q in self._ledger.queues]
         agents = [
-            (a.index, a.breaker.state, a.limit, a.held, a.quarantine_for is not None, a.checking, a.cooling_down)
+            (a.index, a.breaker.state, a.limit, a.held, a.quarantine_for is not None, a.checking, a.paused)
             for a in self._agents
         ]
         items = [(t.index, t.work, t.holders, t.deaths, t.attempts) for t in self.unended()]
@@ -313,7 +313,7 @@ class Rig:
         for queue in self._ledger.queues:
             for agent in self._agents:
                 if agent.index in queue.view.serves and agent.limit and not agent.held:
-                    too_slow = queue.end is not None and not useful(queue.end, agent, self.now)
+                    too_slow = queue.end is not None and not prompts_before_end(queue.end, agent, self.now)
                     waiting = [t for t in queue.items if not t.done and t.avoid != agent.index]
                     assert too_slow or not waiting, f"agent {agent.index} idles while prompts wait"
 

@@ -117,14 +117,14 @@ def test_cools_down_longer_after_each_failed_probe(rng: random.Random) -> None:
 def test_one_that_flaps_cools_down_longer_each_time_and_is_forgiven_later(rng: random.Random) -> None:
     breaker = Breaker()
     now = 0.0
-    cool_downs = []
+    cooldowns = []
     for _ in range(3):
         breaker.failed(Outcome.DEAD, now, rng)
-        cool_downs.append(breaker.cooldown)
+        cooldowns.append(breaker.cooldown)
         breaker.probing()
         breaker.probed(Outcome.ANSWERED, now + 1, rng)
         now += 5
-    assert cool_downs == [1, 2, 4]
+    assert cooldowns == [1, 2, 4]
     assert not breaker.proven(now)
     assert breaker.proven(now + 100)
     breaker.failed(Outcome.DEAD, now + 100, rng)

@@ -187,7 +187,7 @@ async def test_what_waits_here_for_its_turn_is_no_agents_fault(limit: str) -> No
 
 
 async def test_there_is_no_hidden_limit_on_connections() -> None:
-    async with running(1, profile=AgentProfile(slots=300, reply="word " * 20)) as (fleet, pool):
+    async with running(1, profile=AgentProfile(slots=300, reply="word " * 20), prompt_format="chat") as (fleet, pool):
         await pool.send_all([f"p{i}" for i in range(150)], max_tokens=100)
         assert connections(fleet) >= 150
         assert len(chats_at(fleet.agents[0])) == 150

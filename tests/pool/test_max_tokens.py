@@ -88,7 +88,7 @@ async def test_the_smallest_context_of_a_fleet_counts() -> None:
 
 
 async def test_a_chat_without_a_number_leaves_it_to_the_server() -> None:
-    async with running(1, profile=CONTEXT_2048) as (fleet, pool):
+    async with running(1, profile=CONTEXT_2048, prompt_format="chat") as (fleet, pool):
         await pool.send_all(["Hello"])
         await pool.send_all(["Hello"], max_tokens=7)
         assert [request.body.get("max_tokens") for request in chats_at(fleet.agents[0])] == [None, 7]

@@ -41,6 +41,11 @@ async def test_raw_text_and_token_ids_are_sent_unchanged() -> None:
     async with running(1, profile=PLAIN, prompt_format="raw") as (fleet, pool):
         await pool.send_all_batched(["Hello"], max_tokens=4)
         assert prompts_at(fleet.agents[0]) == ["Hello"]
+        await pool.send_all(["by itself"], max_tokens=4)
+        await pool.post(0, "at one agent", max_tokens=4)
+        assert prompts_at(fleet.agents[0]) == ["Hello", "by itself", "at one agent"]
+        assert [request.prompts for request in lists_at(fleet.agents[0])] == [1, 1, 1]
+        assert chats_at(fleet.agents[0]) == []
     async with running(1, profile=PLAIN, prompt_format="chat") as (fleet, pool):
         await pool.send_all_batched([[5, 6, 7], Prompt("as it is", format="raw")], max_tokens=4)
         assert sorted(map(str, prompts_at(fleet.agents[0]))) == ["[5, 6, 7]", "as it is"]
@@ -76,6 +81,15 @@ async def test_a_fleet_that_never_tells_its_template_is_an_error_after_the_patie
             async with VLLMPool(fleet.endpoints, model="simulated-model", timeouts=Timeouts(patience=3.0)):
                 pass
         assert now() < 10.0
+
+
+async def test_a_raw_prompt_that_goes_alone_is_counted_in_tokens() -> None:
+    profile = AgentProfile(slots=32, median_length=20, max_model_len=512)
+    async with running(1, profile=profile, prompt_format="raw") as (_, pool):
+        text = "many words " * 40
+        tokens = len(await pool.tokenize(text))
+        (response,) = await pool.send_all([text], max_tokens=510 - tokens)
+        assert (response.error, response.prompt_tokens) == (None, tokens)
 
 
 @pytest.mark.parametrize("what", ["error", "truncate", "split"])

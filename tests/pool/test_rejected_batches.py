@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from aurora_pool import VLLMPool
+from aurora_pool import Prompt, VLLMPool
 from aurora_pool.testing import AgentProfile
 from tests.pool.running import lists_at, prompts_at, running, sizes
 
@@ -93,7 +93,7 @@ async def test_a_chat_at_fault_is_one_request() -> None:
             agent.reject("forbidden")
         await warm_up(pool)
         received = fleet.prompts_received
-        (bad,) = await pool.send_all(["a forbidden word"], max_tokens=8)
+        (bad,) = await pool.send_all([Prompt("a forbidden word", format="chat")], max_tokens=8)
         assert bad.error_kind == "rejected"
         assert fleet.prompts_received == received + 1
 
@@ -105,5 +105,5 @@ async def test_a_prompt_rejected_by_an_agent_that_never_answered_anything_is_sho
         assert all(response.success for response in responses)
         for agent in fleet.agents[1:]:
             agent.reject("forbidden")
-        (bad,) = await pool.send_all(["a forbidden word"], max_tokens=8)
+        (bad,) = await pool.send_all([Prompt("a forbidden word", format="chat")], max_tokens=8)
         assert bad.error_kind == "rejected"

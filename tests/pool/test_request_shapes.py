@@ -68,7 +68,7 @@ async def test_no_list_is_longer_than_the_servers_limit() -> None:
 
 
 async def test_chat_requests_are_not_streamed() -> None:
-    async with running(1) as (fleet, pool):
+    async with running(1, prompt_format="chat") as (fleet, pool):
         await pool.send_all(["Hello"], max_tokens=8)
         (request,) = chats_at(fleet.agents[0])
         assert request.body == {
@@ -76,6 +76,13 @@ async def test_chat_requests_are_not_streamed() -> None:
             "messages": [{"role": "user", "content": "Hello"}],
             "max_tokens": 8,
         }
+
+
+async def test_a_raw_text_that_goes_alone_is_streamed_only_if_its_answer_may_take_long() -> None:
+    async with running(1) as (fleet, pool):
+        await pool.send_all(["Hello"], max_tokens=4000)
+        await pool.send_all(["Hello"], max_tokens=8)
+        assert ["stream" in request.body for request in lists_at(fleet.agents[0])] == [True, False]
 
 
 async def test_a_conversation_among_texts_travels_in_a_list_with_the_tokens_that_chat_would_have() -> None:

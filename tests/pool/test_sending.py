@@ -18,7 +18,7 @@ ECHO = AgentProfile(slots=32, reply=lambda prompt: f"You said: {prompt}")
 
 
 async def test_post_asks_that_agent_by_chat() -> None:
-    async with running(3, profile=ECHO) as (fleet, pool):
+    async with running(3, profile=ECHO, prompt_format="chat") as (fleet, pool):
         response = await pool.post(1, "Hello", max_tokens=50)
         assert (response.success, response.text, response.agent_index) == (True, "You said: Hello", 1)
         assert [len(chats_at(agent)) for agent in fleet.agents] == [0, 1, 0]
@@ -26,7 +26,7 @@ async def test_post_asks_that_agent_by_chat() -> None:
 
 
 async def test_post_to_an_agent_that_is_out_says_so_and_asks_no_other() -> None:
-    async with running(3) as (fleet, pool):
+    async with running(3, prompt_format="chat") as (fleet, pool):
         fleet.agents[1].die()
         for _ in range(2):
             response = await pool.post(1, "Hello", max_tokens=5)
@@ -61,7 +61,7 @@ async def test_post_batch_keeps_to_its_agent_when_it_dies() -> None:
 
 
 async def test_a_pool_that_shall_not_batch_sends_chats() -> None:
-    async with running(2, profile=ECHO, use_batch=False) as (fleet, pool):
+    async with running(2, profile=ECHO, prompt_format="chat", use_batch=False) as (fleet, pool):
         assert not pool.supports_batch
         responses = await pool.send_all_batched([f"p{i}" for i in range(6)], max_tokens=50)
         responses += await pool.post_batch(0, ["x"], max_tokens=50)
@@ -71,7 +71,7 @@ async def test_a_pool_that_shall_not_batch_sends_chats() -> None:
 
 
 async def test_send_all_sends_each_prompt_alone() -> None:
-    async with running(4, profile=ECHO) as (fleet, pool):
+    async with running(4, profile=ECHO, prompt_format="chat") as (fleet, pool):
         responses = await pool.send_all([f"p{i}" for i in range(10)], max_tokens=50)
         assert [response.text for response in responses] == [f"You said: p{i}" for i in range(10)]
         assert [len(chats_at(agent)) for agent in fleet.agents] == [3, 3, 2, 2]

@@ -109,7 +109,7 @@ async def test_long_events_are_read_whole() -> None:
 
 async def test_thoughts_come_apart_from_the_answer_in_chats() -> None:
     profile = AgentProfile(slots=4, reasoning=True, median_length=60)
-    async with running(1, profile=profile) as (_, pool):
+    async with running(1, profile=profile, prompt_format="chat") as (_, pool):
         response = await pool.post(0, "Think!", max_tokens=500)
         assert response.success
         assert response.reasoning

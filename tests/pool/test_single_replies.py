@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aioresponses import aioresponses
 
-from aurora_pool import AgentEndpoint, ConfigError, PromptOptions, Response, Timeouts, VLLMPool
+from aurora_pool import AgentEndpoint, ConfigError, Prompt, PromptOptions, Response, Timeouts, VLLMPool
 from tests.wire.bodies import chat, chat_choice, chat_message, choice, completion, error, usage
 
 pytestmark = pytest.mark.simulated_clock
@@ -154,7 +154,7 @@ async def test_a_server_that_always_fails_ends_in_an_error_with_its_words(http: 
 
 async def test_chat(http: aioresponses, pool: VLLMPool) -> None:
     http.post(CHAT, body=chat(chat_choice(0, chat_message("42", reasoning="Hm.")), usage=usage(12, 4)))
-    response = await pool.post(0, "What is the answer?")
+    response = await pool.post(0, Prompt("What is the answer?", format="chat"))
     assert (response.success, response.text, response.reasoning) == (True, "42", "Hm.")
     assert (response.prompt_tokens, response.completion_tokens) == (12, 4)
 
@@ -162,7 +162,7 @@ async def test_chat(http: aioresponses, pool: VLLMPool) -> None:
 async def test_a_chat_stream_without_an_answer_is_tried_again(http: aioresponses, pool: VLLMPool) -> None:
     http.post(CHAT, body=b'data: {"choices":[]}\n\ndata: [DONE]\n\n', content_type="text/event-stream")
     http.post(CHAT, body=chat(chat_choice(0, chat_message("42"))))
-    (response,) = await pool.send_all(["What is the answer?"])
+    (response,) = await pool.send_all([Prompt("What is the answer?", format="chat")])
     assert (response.success, response.text, response.attempts) == (True, "42", 2)
     assert "before every prompt" in (pool.statistics().agents[0].last_error or "")
 

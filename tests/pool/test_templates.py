@@ -8,7 +8,7 @@ import pytest
 
 from aurora_pool import Prompt, Sampling
 from aurora_pool.testing import AgentProfile
-from tests.pool.running import chats_at, lists_at, running
+from tests.pool.running import chats_at, lists_at, prompts_at, running
 
 pytestmark = pytest.mark.simulated_clock
 
@@ -72,6 +72,18 @@ async def test_without_a_template_text_is_sent_raw() -> None:
     async with running(1, profile=profile("none"), prompt_format="auto") as (fleet, pool):
         assert all(response.success for response in await pool.send_all_batched(TEXTS, max_tokens=30))
         assert lists_at(fleet.agents[0])[0].body["prompt"] == TEXTS
+
+
+@pytest.mark.parametrize(("prompt_format", "use_batch"), [("auto", True), ("raw", True), ("raw", False)])
+async def test_without_a_template_every_method_sends_text_raw(prompt_format: str, use_batch: bool) -> None:
+    options: dict[str, Any] = {"prompt_format": prompt_format, "use_batch": use_batch, "max_tokens": 30}
+    async with running(2, profile=profile("none"), **options) as (fleet, pool):
+        responses = [await pool.ask("Hello"), await pool.post(0, "Hello")]
+        responses += await pool.send_all(["Hello"]) + await pool.send_all_batched(["Hello"])
+        responses += await pool.broadcast_prompt("Hello")
+        assert [response.error for response in responses] == [None] * 6
+        assert [prompt for agent in fleet.agents for prompt in prompts_at(agent)] == ["Hello"] * 6
+        assert [chats_at(agent) for agent in fleet.agents] == [[], []]
 
 
 async def test_reasoning_is_told_apart_where_the_server_does() -> None:

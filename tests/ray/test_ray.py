@@ -95,7 +95,12 @@ def test_from_s3_to_s3(tmp_path: Path, rows: Path) -> None:
     try:
         host, port = server.get_host_and_port()
         s3 = fs.S3FileSystem(
-            access_key="test", secret_key="test", endpoint_override=f"http://{host}:{port}", allow_bucket_creation=True
+            access_key="test",
+            secret_key="test",
+            endpoint_override=f"http://{host}:{port}",
+            allow_bucket_creation=True,
+            connect_timeout=60,
+            request_timeout=60,
         )
         s3.create_dir("bucket")
         fs.copy_files(str(rows), "bucket/rows", destination_filesystem=s3)

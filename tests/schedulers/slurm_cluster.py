@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.ports import free_ports
+
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "sinfo", "scontrol")
 NODES = ("n1", "n2", "n3", "n4")
 STARTING = 60.0
@@ -80,13 +82,13 @@ class SlurmCluster:
     def __enter__(self) -> Self:
         for name in ("state", "slurmd", "log"):
             (self.folder / name).mkdir(parents=True)
-        first = _free_ports(5)
+        first, *_, last = free_ports(5)
         configuration = _CONFIGURATION.format(
             host=socket.gethostname().partition(".")[0],
             folder=self.folder,
             port=first,
             first=first + 1,
-            last=first + 4,
+            last=last,
         )
         (self.folder / "slurm.conf").write_text(configuration)
         (self.folder / "gres.conf").write_text(_GPUS)
@@ -197,16 +199,6 @@ class SlurmCluster:
 
     def _log_of(self, name: str) -> str:
         return (self.folder / f"{name}.said").read_text(errors="replace")[-2000:]
-
-
-def _free_ports(count: int) -> int:
-    for first in range(16_800, 20_000, count):
-        with suppress(OSError):
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("127.0.0.1", port))
-            return first
-    raise OSError("no free ports")
 
 
 def _pids() -> list[int]:

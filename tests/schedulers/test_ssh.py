@@ -14,6 +14,7 @@ import pytest
 
 from aurora_pool.hostfile_source import parse_hostfile
 from tests.fleets.shared import answered, aurora_pool, fleet_file, processes_of, prompts, wait_for, wait_for_phases
+from tests.ports import free_port
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/bin:/sbin")
 
@@ -29,9 +30,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     shutil.copy(folder / "user.pub", folder / "authorized_keys")
     if getpass.getuser() == "root":
         Path("/run/sshd").mkdir(exist_ok=True)  # where it separates its privileges
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {
         "ListenAddress": "127.0.0.1",
         "HostKey": folder / "host",

@@ -36,7 +36,10 @@ class Launcher(ABC):
 
     @abstractmethod
     def waiting(self, handle: list[str]) -> str:
-        """Say in a word or two what becomes of agents that have not said anything; empty if nothing runs or will."""
+        """Say in a word or two what becomes of agents that have not said anything; empty if nothing runs or will.
+
+        A scheduler that can't be asked is what it says then: its job may run.
+        """
 
     def stop_queued(self, handle: list[str]) -> None:  # noqa: B027 - only a scheduler has a queue
         """Take what has not begun out of the scheduler's queue, or it would begin as soon as nodes become free."""

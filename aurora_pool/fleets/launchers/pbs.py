@@ -59,12 +59,15 @@ class Pbs(Launcher):
 
     def waiting(self, handle: list[str]) -> str:
         """Say what the queue says of the job."""
-        return _STATES.get(_state_of(handle), "")
+        try:
+            return _STATES.get(_state_of(handle), "")
+        except NoAgentsError as error:
+            return "" if _is_over(error) else str(error)
 
     def stop_queued(self, handle: list[str]) -> None:
         """Delete the job if it has not begun."""
-        if _state_of(handle) in _QUEUED:
-            with suppress(NoAgentsError):  # what is wrong, stop says
+        with suppress(NoAgentsError):  # what is wrong, stop says
+            if _state_of(handle) in _QUEUED:
                 call("qdel", handle[0])
 
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
@@ -72,15 +75,20 @@ class Pbs(Launcher):
         try:
             call("qdel", handle[0])
         except NoAgentsError as error:
-            over = ("Unknown Job", "has finished", "Job has finished")
-            return [] if any(words in str(error) for words in over) else [f"job {handle[0]}: {error}"]
+            return [] if _is_over(error) else [f"job {handle[0]}: {error}"]
         return []
 
 
 def _state_of(handle: list[str]) -> str:
-    """Give the letter of a job's state; empty once it has ended, for then it is not known any more."""
+    """Give the letter of a job's state. Raises :class:`NoAgentsError` if it has ended, or qstat does not tell."""
+    said = call("qstat", "-f", "-F", "json", handle[0])
     try:
-        jobs = json.loads(call("qstat", "-f", "-F", "json", handle[0])).get("Jobs", {})
-    except (NoAgentsError, ValueError):
-        return ""
+        jobs = json.loads(said).get("Jobs", {})
+    except ValueError as error:
+        raise NoAgentsError(f"qstat printed what is no JSON: {error}") from error
     return next((str(job.get("job_state", "")) for job in jobs.values()), "")
+
+
+def _is_over(error: NoAgentsError) -> bool:
+    """Whether PBS says that the job has ended; any other error tells nothing of it."""
+    return any(words in str(error) for words in ("Unknown Job", "has finished"))

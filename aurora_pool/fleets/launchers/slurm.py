@@ -45,8 +45,8 @@ class Slurm(Launcher):
         """Say what the queue says of the elements that have not begun."""
         try:
             said = call("squeue", "--noheader", "--array", "--jobs", handle[0], "--format", "%T %r")
-        except NoAgentsError:
-            return ""  # a job that has ended is not known any more
+        except NoAgentsError as error:
+            return "" if _is_over(error) else str(error)
         rows = [row.split(None, 1) for row in said.splitlines() if row.strip()]
         pending = [reason for state, reason in rows if state == "PENDING"]
         if pending:
@@ -63,7 +63,7 @@ class Slurm(Launcher):
         try:
             call("scancel", handle[0])
         except NoAgentsError as error:
-            return [] if "Invalid job id" in str(error) else [f"job {handle[0]}: {error}"]
+            return [] if _is_over(error) else [f"job {handle[0]}: {error}"]
         return []
 
 
@@ -112,8 +112,13 @@ class Allocation(Local):
             for step in (row[0] for row in steps if row[-1] == name):
                 call("scancel", "--signal=TERM", step)
         except NoAgentsError as error:
-            return [] if "Invalid job id" in str(error) else [f"a step of job {job}: {error}"]
+            return [] if _is_over(error) else [f"a step of job {job}: {error}"]
         return []
+
+
+def _is_over(error: NoAgentsError) -> bool:
+    """Whether Slurm has forgotten the job, as it does once it has ended; any other error tells nothing of it."""
+    return "Invalid job id" in str(error)
 
 
 def _step_name(run: RunFolder, group: Group) -> str:

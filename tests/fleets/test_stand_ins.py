@@ -1,0 +1,77 @@
+"""How schedulers' commands are called and understood: stand-ins of a few lines of shell write down each call."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aurora_pool.fleets.launchers import make_launcher
+from aurora_pool.fleets.lifecycle import take_down
+from aurora_pool.fleets.run_folder import Launch, RunFolder
+from aurora_pool.fleets.spec import make_fleet
+
+QUEUED = {"slurm": "PENDING Resources", "pbs": json.dumps({"Jobs": {"7": {"job_state": "Q"}}})}
+ASKS = {"slurm": "squeue", "pbs": "qstat"}
+CANCELS = {"slurm": "scancel", "pbs": "qdel"}
+GONE = {
+    "slurm": "slurm_load_jobs error: Invalid job id specified",
+    "pbs": "qstat: 7.server Job has finished, use -x or -H to obtain historical job information",
+}
+BUSY = {
+    "slurm": "slurm_load_jobs error: Unable to contact slurm controller (connect failure)",
+    "pbs": "qstat: cannot connect to server pbs.example.org (errno=15010)",
+}
+
+both = pytest.mark.parametrize("where", ["slurm", "pbs"])
+
+
+@pytest.fixture(autouse=True)
+def _only_stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+
+def stand_in(folder: Path, name: str, body: str) -> None:
+    """Make a command of the scheduler; ``calls`` has a line of each call, and whether the fleet was wanted then."""
+    script = folder / name
+    wanted = f"$(test -e {folder}/fleet.run/fleet.json && echo wanted)"
+    script.write_text(f'#!/bin/sh\necho "{name} $* {wanted}" >> {folder}/calls\n{body}\n')
+    script.chmod(0o755)
+
+
+def calls(folder: Path, name: str) -> list[str]:
+    return [line for line in (folder / "calls").read_text().splitlines() if line.startswith(name)]
+
+
+def started(folder: Path, where: str) -> RunFolder:
+    """Give the folder of a fleet whose job, number 7, was submitted; nobody has heard of its agents."""
+    run = RunFolder(folder / "fleet.run")
+    run.create(make_fleet({"engine": "sim", "where": where}))
+    run.write_launch(Launch(launcher=where, handles={"agent": ["7"]}))
+    return run
+
+
+@both
+def test_what_is_queued_is_cancelled_before_the_agents_end(tmp_path: Path, where: str) -> None:
+    over = f"test -e {tmp_path}/cancelled"
+    said = f"if {over}; then echo '{GONE[where]}' >&2; exit 1; fi; echo '{QUEUED[where]}'"
+    stand_in(tmp_path, ASKS[where], said)
+    stand_in(tmp_path, CANCELS[where], f"touch {tmp_path}/cancelled")
+    assert take_down(started(tmp_path, where)) == []
+    queued, rest = calls(tmp_path, CANCELS[where])
+    assert (queued.endswith("7 wanted"), rest.endswith("wanted")) == (True, False)
+
+
+@both
+def test_a_scheduler_that_can_t_be_asked_has_not_ended_a_job(tmp_path: Path, where: str) -> None:
+    busy = f"test $(grep -c ^{ASKS[where]} {tmp_path}/calls) -lt 5"
+    said = f"if {busy}; then echo '{BUSY[where]}'; else echo '{GONE[where]}'; fi >&2; exit 1"
+    stand_in(tmp_path, ASKS[where], said)
+    stand_in(tmp_path, CANCELS[where], "")
+    run = started(tmp_path, where)
+    assert BUSY[where] in make_launcher(where).waiting(["7"])
+    assert take_down(run) == []
+    assert len(calls(tmp_path, ASKS[where])) == 5
+    assert make_launcher(where).waiting(["7"]) == ""
