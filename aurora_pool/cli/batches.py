@@ -18,6 +18,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.terminal import one_line
+from aurora_pool.wire.batch_states import ACTIVE
 from aurora_pool.wire.errors import shortened
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
-        while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
+        while batch.status in ACTIVE:
             time.sleep(POLL_EVERY)
             batch = client.batches.retrieve(batch.id)
             counts = batch.request_counts
@@ -252,7 +253,7 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     import httpx2
 
     names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
-    running = batch.status in {"validating", "in_progress", "finalizing", "cancelling"}
+    running = batch.status in ACTIVE
     paths = (
         [f"batches/{quote(batch.id, '')}/output"] if running else [f"files/{quote(name, '')}/content" for name in names]
     )
