@@ -89,7 +89,7 @@ class Executor:
         if tasks and grace > 0:
             await asyncio.wait(tasks, timeout=grace)
         for task in tasks:
-            await self._leases.storage.cancel(task)
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _tick(self) -> bool:
