@@ -20,9 +20,9 @@ from aurora_pool.options import ConnectionOptions, Observer, Timeouts
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.scheduler import Balance
 from aurora_pool.policy.work import WorkItem
+from aurora_pool.pool_calls import CallInProgress
 from aurora_pool.pool_options import CallOptions, EmbeddingOnTooLong, EmbeddingPoolOptions
 from aurora_pool.prompts.content import as_content, why_unsendable
-from aurora_pool.runtime.call import Call
 from aurora_pool.runtime.discovery import Serving
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.request_kinds import EmbeddingsList, PlanPrompts, PlanResult, Sink
@@ -131,7 +131,9 @@ class EmbeddingPool(AgentPool):
     def _probe_request(self) -> tuple[str, bytes]:
         return embeddings.PATH, embeddings.encode_request(self.model or "", ["ping"], self._fields)
 
-    async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
+    async def _call(
+        self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None
+    ) -> CallInProgress:
         if options.max_tokens is not None or options.sampling is not None:
             raise ConfigError("max_tokens and sampling: expected neither, for embeddings generate nothing")
         return await super()._call(queue, prompts, options, total)

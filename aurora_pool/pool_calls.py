@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
+from typing import Protocol
 
 from aurora_pool.messages import AnyPrompt, AnyPrompts, Response
 from aurora_pool.policy.callers import Caller, PromptQueue
@@ -15,7 +16,19 @@ from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.runtime.membership import Membership
 from aurora_pool.runtime.request_kinds import PlanPrompts
 
-__all__ = ["PoolCalls"]
+__all__ = ["CallInProgress", "PoolCalls"]
+
+
+class CallInProgress(Protocol):
+    """One call's prompts on their way, whatever answers them."""
+
+    async def all(self, count: Callable[[Iterable[Response]], None] | None = None) -> list[Response]:
+        """All responses, in the order of the prompts. ``count`` is called with those that have come."""
+        ...
+
+    def responses(self) -> AsyncGenerator[tuple[int, Response]]:
+        """Responses as their prompts end, each with its prompt's index."""
+        ...
 
 
 class PoolCalls:
@@ -50,7 +63,9 @@ class PoolCalls:
             async for pair in responses:
                 yield pair
 
-    async def _call(self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None) -> Call:
+    async def _call(
+        self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None
+    ) -> CallInProgress:
         await self.start()
         queue = queue.for_call(self._caller or Caller(weight=options.weight, priority=options.priority))
         return Call(self._runtime, queue, prompts, self._planner(queue, options), total, self._agents.positions)

@@ -13,8 +13,9 @@ from aurora_pool.agent_pool import AgentPool
 from aurora_pool.arguments import check_whole
 from aurora_pool.errors import ConfigError, PoolClosedError, PoolError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint
-from aurora_pool.messages import AnyPrompt, Content, Response, Sampling
+from aurora_pool.messages import AnyPrompt, AnyPrompts, Content, Response, Sampling
 from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.pool_calls import CallInProgress
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.prompts.content import as_prompt, check_sampling
 from aurora_pool.runtime.discovery import Serving
@@ -23,6 +24,7 @@ from aurora_pool.statistics import AgentStatistics, PoolStatistics
 
 if TYPE_CHECKING:
     from aurora_pool.blocking import BlockingPool
+    from aurora_pool.runtime.forward import Forwarder
 
 __all__ = ["Engine", "EngineDied", "EnginePool", "Question", "QuestionRefused"]
 
@@ -85,7 +87,7 @@ class EnginePool(AgentPool):
 
     Results come in the order in which they end, and a prompt that is refused fails alone. ``max_tokens`` and
     ``sampling`` are for prompts that have none of their own; without ``max_tokens``, what the context leaves.
-    ``max_tokens_aggregation`` is the same for reduce steps.
+    ``max_tokens_aggregation`` is the same for reduce steps. Calls have no weight and no priority here.
     """
 
     def __init__(
@@ -158,6 +160,10 @@ class EnginePool(AgentPool):
         """Raise :class:`ConfigError`: the engine is the only agent."""
         raise ConfigError("update_endpoints: this pool has an engine in this process, and no endpoints")
 
+    def forwarder(self, *, otherwise: Forwarder | None = None) -> Forwarder:
+        """Raise :class:`ConfigError`: an engine in this process takes no HTTP requests."""
+        raise ConfigError("forwarder: this pool has an engine in this process, which takes no HTTP requests")
+
     def sync(self) -> BlockingPool[Self]:
         """Make a pool without ``await`` of this one, for plain scripts, notebooks and threads.
 
@@ -212,12 +218,12 @@ class EnginePool(AgentPool):
         )
 
     async def _call(
-        self,
-        queue: PromptQueue,
-        prompts: Iterable[AnyPrompt] | AsyncIterable[AnyPrompt],
-        options: CallOptions,
-        total: int | None,
-    ) -> Any:  # it has the methods of a call to servers, and nothing else of it
+        self, queue: PromptQueue, prompts: AnyPrompts, options: CallOptions, total: int | None
+    ) -> CallInProgress:
+        if options.weight != 1.0 or options.priority:
+            raise ConfigError(
+                "weight, priority: an engine in this process answers prompts in the order of their coming"
+            )
         check_prompts(prompts)
         await self.start()
         return _Call(prompts, lambda index, prompt: self._answer(index, prompt, options), 2 * self._engine.capacity)

@@ -15,8 +15,8 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.fleets.spec import Group
 
 _SIOCGIFADDR = 0x8915
-_ESTABLISHED, _LISTENS = "01", "0A"
-"""States of a connection in /proc/net/tcp."""
+_CONNECTED, _LISTENS = {"01", "03"}, "0A"
+"""States of a connection in /proc/net/tcp: established or being so (SYN_RECV), and waited for."""
 _FIRST_PORT = 20_000
 _PORTS = 8_000
 """Ports from 20,000 to 28,000: below those that the kernel gives to clients."""
@@ -87,7 +87,7 @@ def nobody_is_connected(port: int) -> bool:
                 _, local, _, state, *_ = row.split()
                 if int(local.rpartition(":")[2], 16) == port:
                     states.add(state)
-    return _LISTENS in states and _ESTABLISHED not in states
+    return _LISTENS in states and not _CONNECTED & states
 
 
 def ask(address: str, port: int, path: str, *, within: float) -> tuple[int, bytes] | None:

@@ -84,14 +84,18 @@ def marked(value: str) -> list[int]:
     return found
 
 
-def kill_all(find: Callable[[], Iterable[int]], *, within: float = 10.0) -> list[int]:
+def kill_all(
+    find: Callable[[], Iterable[int]], *, within: float = 10.0, ended: dict[int, int] | None = None
+) -> list[int]:
     """Kill what ``find`` finds until it finds nothing; gives what is left after ``within`` seconds.
 
     Resource trackers come last: they end by themselves, and then remove what killed processes have left.
+    ``ended`` gets the exit codes of the children that have ended on the way, whoever ended them.
     """
+    ended = {} if ended is None else ended
     began = time.monotonic()
     while True:
-        reap()
+        ended |= reap()
         left = list(find())
         waited = time.monotonic() - began
         if not left or waited > within:

@@ -27,7 +27,7 @@ from aurora_pool.fleets import leash
 from aurora_pool.fleets.engines import ADDRESS, PORT, engine_command
 from aurora_pool.fleets.gpus import gpu_environment
 from aurora_pool.fleets.network import ask, first_port, free_port, nobody_is_connected, own_address
-from aurora_pool.fleets.processes import MARK, adopt_orphans, descendants, kill_all, process_of, reap
+from aurora_pool.fleets.processes import MARK, adopt_orphans, descendants, kill_all, reap
 from aurora_pool.fleets.run_folder import AgentState, Phase, RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 from aurora_pool.hostfile import AgentEndpoint, format_hostfile
@@ -45,6 +45,9 @@ BROKEN_AFTER = 3
 """This many heartbeats in a row with an error on ``/health``, and the engine is started again."""
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
 """Seconds before an engine is started again: each time about twice as long."""
+IDLE_POLLS = 2
+"""This many polls in a row without a request, and an engine is drained: it may write the last bytes of an answer
+after it has counted it as finished."""
 TAIL = 15
 """How many of an engine's last lines are kept when it fails."""
 
@@ -77,6 +80,7 @@ class Supervisor:
         self._stopping = False
         self._beat_at = 0.0
         self._owner = (0.0, 0.0)
+        self._codes: dict[int, int] = {}
         self._agents = [Agent(run, fleet, group, index) for index in group.agents_of(element)]
 
     @property
@@ -96,13 +100,15 @@ class Supervisor:
                 self._stopping = True
             for agent in self._agents:
                 agent.heartbeat(now)
-        codes = reap()
+        self._codes |= reap()
         for agent in self._agents:
-            if agent.pipe is not None and (agent.leash in codes or process_of(agent.leash) is None):
-                # Without a code it was taken out of the process table on the way, by what kills leftovers.
-                agent.ended(codes.get(agent.leash, 128 + signal.SIGKILL), now)
+            if agent.pipe is not None and agent.leash in self._codes:
+                agent.ended(self._codes[agent.leash], now)
                 # Whatever a leash that was killed has left is this process's own now.
                 self._kill_orphans()
+        # A leash that has ended since is seen at the next tick.
+        leashes = self._leashes()
+        self._codes = {pid: code for pid, code in self._codes.items() if pid in leashes}
         for agent in self._agents:
             if self._stopping:
                 agent.stop(now)
@@ -110,8 +116,10 @@ class Supervisor:
         return any(agent.phase not in {"ended", "failed"} for agent in self._agents)
 
     def _kill_orphans(self) -> None:
-        leashes = {agent.leash for agent in self._agents if agent.pipe is not None}
-        kill_all(lambda: descendants(os.getpid(), besides=leashes))
+        kill_all(lambda: descendants(os.getpid(), besides=self._leashes()), ended=self._codes)
+
+    def _leashes(self) -> set[int]:
+        return {agent.leash for agent in self._agents if agent.pipe is not None}
 
     def _owner_is_gone(self, now: float) -> bool:
         # By this machine's own clock: others may be wrong.
@@ -142,6 +150,7 @@ class Agent:
         self._began = 0.0
         self._until = 0.0
         self._errors = 0
+        self._idle = 0
         self._why = ""
         self.leash = 0
         self.pipe: int | None = None
@@ -151,10 +160,11 @@ class Agent:
             host=socket.gethostname(),
             supervisor=os.getpid(),
             token=secrets.token_hex(8),
+            since=time.time(),
         )
         self._superseded = False
+        run.write_state(self._state)
         run.withdraw(self._name)  # what a machine that died has left
-        self._tell("restarting")
 
     @property
     def phase(self) -> Phase:
@@ -170,9 +180,7 @@ class Agent:
         """Give its heartbeat, and check whether its engine answers."""
         if self.phase in {"ended", "failed"}:
             return
-        found = self._run.state(self._name)
-        if found is not None and found[0].token != self._state.token:
-            self._superseded = True  # the scheduler has started another one in its place
+        if self._is_superseded():
             self.stop(now)
             return
         self._run.heartbeat(self._name)
@@ -186,8 +194,7 @@ class Agent:
         """Begin to take it down: out of the hostfile, then let it finish what is in flight."""
         if self.phase in {"ended", "failed", "draining"}:
             return
-        if not self._superseded:
-            self._run.withdraw(self._name)
+        self._withdraw()
         self._until = now + (self._group.drain if self.phase == "ready" else 0.0)
         self._tell("draining" if self.pipe is not None else "ended")
 
@@ -199,11 +206,12 @@ class Agent:
             reply = ask(self._state.address, self.port, HEALTH_PATH, within=ASKING)
             if reply is not None and reply[0] == 200:
                 self._began = now
-                self._run.announce(self._name, self._line())
+                if not self._is_superseded():
+                    self._run.announce(self._name, self._line())
                 self._tell("ready")
             elif now > self._began + self._group.ready_within:
                 self._end_engine(f"not ready after {self._group.ready_within:.0f} s")
-        elif self.phase == "draining" and self.pipe is not None and (now >= self._until or self._is_idle()):
+        elif self.phase == "draining" and self.pipe is not None and (now >= self._until or self._is_drained()):
             self._until = float("inf")
             self._end_engine("")
 
@@ -215,7 +223,7 @@ class Agent:
         if self.phase == "draining":
             self._tell("ended")
             return
-        self._run.withdraw(self._name)
+        self._withdraw()
         tail = last_lines(self._run.log(self._name), TAIL)
         how = self._why or (f"killed by signal {code - 128}" if code > 128 else f"ended with exit code {code}")
         if self.phase == "ready" and now - self._began > STEADY_AFTER:
@@ -269,9 +277,13 @@ class Agent:
             os.write(self.pipe, b"t")
 
     def _orphaned(self) -> None:
-        self._run.withdraw(self._name)
+        self._withdraw()
         self._state.reason = "its supervisor was killed"
         self._tell("failed")
+
+    def _is_drained(self) -> bool:
+        self._idle = self._idle + 1 if self._is_idle() else 0
+        return self._idle >= IDLE_POLLS
 
     def _is_idle(self) -> bool:
         reply = ask(self._state.address, self.port, METRICS_PATH, within=ASKING)
@@ -286,10 +298,21 @@ class Agent:
         tags |= {"host": self._state.host} | {key: str(value) for key, value in self._group.tags.items()}
         return format_hostfile([AgentEndpoint(self._state.address, self.port, tags)])
 
+    def _is_superseded(self) -> bool:
+        """Whether the scheduler has started another one in its place, which line and state are now."""
+        if not self._superseded:
+            found = self._run.state(self._name)
+            self._superseded = found is not None and found[0].token != self._state.token
+        return self._superseded
+
+    def _withdraw(self) -> None:
+        if not self._is_superseded():
+            self._run.withdraw(self._name)
+
     def _tell(self, phase: Phase) -> None:
         self._state.phase = phase
         self._state.since = time.time()
-        if not self._superseded:
+        if not self._is_superseded():
             self._run.write_state(self._state)
 
 

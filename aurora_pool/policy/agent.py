@@ -237,8 +237,8 @@ class AgentState:
         """Whether a load check has shown no sign of work, or has had no reply for longer than a busy one takes."""
         return self.stalled or (self.load_check_sent and self.checking and now > self.load_check_at + PROMPT_REPLY)
 
-    def check(self, checking: bool) -> None:
-        """Give it nothing while its load is checked."""
+    def set_checking(self, checking: bool) -> None:
+        """Give it nothing while its load is checked, or end that."""
         self.checking = checking
         self.stalled = self.stalled and checking
         self.refresh()

@@ -113,8 +113,8 @@ class Dispatcher:
         if agent.checking:
             self._faults.stall.saw_activity(agent)
         if started and not request.closed:
-            self._answers.first_sign(request, agent, now)
-            request.shown(started, now)
+            self._answers.reply_began(request, agent, now)
+            request.note_started(started, now)
             request.started += len(started)
             agent.started(len(started), now)
             if agent.limit - agent.held >= agent.min_refill:

@@ -50,7 +50,7 @@ class Ledger:
         self.pending = Plan()
         self.lengths = Lengths()
         self.affinity = PrefixAffinity(len(names))
-        self.budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
+        self.retry_budget = RetryBudget(per_second=10.0 * len(names), reserve=100.0 * len(names))
         self.quarantining: dict[PromptQueue, None] = {}
         """The queues in which quarantined prompts wait."""
         self.now = 0.0
@@ -271,7 +271,7 @@ class Ledger:
             agent.sent -= request.sent_at is not None
         agent.requests.pop(request, None)
         if agent.checking and not agent.sent:
-            agent.check(False)  # it has no open requests
+            agent.set_checking(False)  # it has no open requests
             self.touched[agent] = None
         return left
 

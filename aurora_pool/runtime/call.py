@@ -154,7 +154,7 @@ class Call:
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """Record a defect of this program: the caller gets it as an error."""
+        """End the call with an error: the input's own, a closed pool's, or that of a defect here."""
         self._error = self._error or error
         self._wake()
 

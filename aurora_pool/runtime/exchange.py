@@ -128,7 +128,7 @@ class Exchanges:
                     headers=kind.headers,
                     on_sent=functools.partial(self._on_sent, request),
                 ) as reply:
-                    if not request.closed:  # it was closed meanwhile
+                    if not request.closed:  # else nobody wants the reply any more
                         await kind.receive(reply, request, self)
             except ServerError as error:
                 if interval and refuses_streaming(error):

@@ -39,7 +39,7 @@ class Sink(Protocol):
         ...
 
     def fail(self, error: BaseException) -> None:
-        """Record a defect of this program."""
+        """End with an error that is no prompt's own: the input's, a closed pool's, or that of a defect here."""
         ...
 
     def agent_index(self, agent: int | None) -> int | None:

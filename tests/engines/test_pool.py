@@ -120,7 +120,19 @@ async def test_its_engine_is_its_only_agent() -> None:
     pool = EnginePool(Scripted())
     with pytest.raises(ConfigError, match="update_endpoints"):
         pool.update_endpoints(["gpu01"])
+    for each in (pool, pool.slice(0, 1)):
+        with pytest.raises(ConfigError, match="forwarder"):
+            each.forwarder()
     assert [response.text for response in await pool.send_all(["a"])] == ["A"]
+
+
+@pytest.mark.parametrize("share", [{"weight": 2.0}, {"priority": -1}])
+async def test_calls_have_no_weight_and_no_priority(share: Any) -> None:
+    async with EnginePool(Scripted()) as pool:
+        with pytest.raises(ConfigError, match="weight, priority"):
+            await pool.send_all_batched(["a"], **share)
+        with pytest.raises(ConfigError, match="weight, priority"):
+            await anext(pool.iter_responses(["a"], **share))
 
 
 def test_it_works_without_await() -> None:

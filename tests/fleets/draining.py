@@ -42,7 +42,7 @@ def _get(host: str, port: str, path: str) -> bytes:
 
 
 def _serve(address: str, port: int, *, counters: bool) -> None:
-    begun, drained = threading.Event(), threading.Event()
+    begun, drained, written = threading.Event(), threading.Event(), threading.Event()
     polls: list[str] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -55,7 +55,7 @@ def _serve(address: str, port: int, *, counters: bool) -> None:
                 drained.wait(PATIENCE)
                 body = "whole"
             elif self.path == "/metrics":
-                running = float(begun.is_set() and not drained.is_set())
+                running = float(begun.is_set() and not written.is_set())
                 status, body = (200, f"vllm:num_requests_running {running}\n") if counters else (404, "")
                 polls.append(self.path)
                 if len(polls) >= POLLS:
@@ -63,6 +63,8 @@ def _serve(address: str, port: int, *, counters: bool) -> None:
             self.send_response(status)
             self.end_headers()
             self.wfile.write(body.encode())
+            if self.path == "/slow":
+                written.set()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
             pass

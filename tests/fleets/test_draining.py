@@ -45,7 +45,7 @@ def test_connections_are_those_that_the_kernel_shows() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert nobody_is_connected(port)
-        with socket.create_connection(("127.0.0.1", port)):
+        with socket.create_connection(("127.0.0.1", port)), server.accept()[0]:
             assert not nobody_is_connected(port)
     assert not nobody_is_connected(port)  # who does not listen here may be connected in another network
 
