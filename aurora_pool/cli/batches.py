@@ -18,6 +18,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.terminal import one_line
+from aurora_pool.wire.batch_states import ACTIVE
 from aurora_pool.wire.errors import shortened
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 POLL_EVERY = 1.0
+PATIENCE = 600.0
+"""Seconds without a word of the server until a batch is no longer watched: a restart takes less."""
 MOST = 10**15
 """The number of requests from which on a server's word is not taken: a bar of progress is drawn in floats."""
 UNREADABLE = (ValueError, OverflowError, RecursionError, AttributeError)
@@ -88,18 +91,24 @@ def submit(
     endpoint = _endpoint_of(_wait_for(source, wait_file))
     if output is not None:
         check_output(output, source)
-    with _client(server) as client, source.open("rb") as content:
-        file = client.files.create(file=content, purpose="batch")
-        batch = client.batches.create(
-            input_file_id=file.id,
-            endpoint=endpoint,  # type: ignore[arg-type] # any string: the server decides
-            completion_window=window,  # type: ignore[arg-type] # the same
-            metadata={"filename": source.name[:512]},
-            extra_body={"priority": priority} if priority else None,
-        )
-        (say if str(output) == "-" else give)(one_line(batch.id))
-        if watch:
-            raise typer.Exit(_watch(client, batch, output))
+    batch = None
+    try:
+        with _client(server) as client, source.open("rb") as content:
+            file = client.files.create(file=content, purpose="batch")
+            batch = client.batches.create(
+                input_file_id=file.id,
+                endpoint=endpoint,  # type: ignore[arg-type] # any string: the server decides
+                completion_window=window,  # type: ignore[arg-type] # the same
+                metadata={"filename": source.name[:512]},
+                extra_body={"priority": priority} if priority else None,
+            )
+            (say if str(output) == "-" else give)(one_line(batch.id))
+            if watch:
+                raise typer.Exit(_watch(client, batch, output))
+    except PoolError as error:
+        if batch is not None:
+            error.add_note(f"the server keeps the batch: aurora-pool fetch {batch.id} -o FILE")
+        raise
 
 
 def jobs(
@@ -165,20 +174,34 @@ def _client(server: str) -> Iterator[openai.OpenAI]:
 
     from aurora_pool.runtime.credentials import read_secret
 
-    key = read_secret(KEY_VARIABLE) if os.environ.get(KEY_VARIABLE, "").strip() else "none"
+    if not _is_url(server):
+        raise ConfigError(f"--server: expected a URL such as http://login01:8080, got {server!r}")
+    key = read_secret(KEY_VARIABLE) if os.environ.get(KEY_VARIABLE, "").strip() else None
     base_url = f"{server.rstrip('/').removesuffix('/v1')}/v1"
-    with openai.OpenAI(base_url=base_url, api_key=key, _strict_response_validation=True) as client:
+    with openai.OpenAI(base_url=base_url, api_key=key or "none", _strict_response_validation=True) as client:
         try:
             yield client
         except openai.APIConnectionError as error:
             raise PoolError(f"{server}: can't be reached ({error.__cause__ or error})") from error
         except openai.APIStatusError as error:
+            if error.status_code == 401 and key is None:
+                raise ConfigError(f"{server}: it asks for a key, and {KEY_VARIABLE} is not set") from error
             body = error.body
             message = body.get("message") if isinstance(body, dict) else None
             kind = PoolError if error.status_code >= 500 else ConfigError
             raise kind(f"{server}: {shortened(str(message or error))}") from error
         except (openai.APIResponseValidationError, *UNREADABLE) as error:
             raise PoolError(f"{server}: the reply can't be read ({shortened(str(error))})") from error
+
+
+def _is_url(text: str) -> bool:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _wait_for(source: Path, within: float) -> Path:
@@ -213,16 +236,28 @@ def _endpoint_of(source: Path) -> str:
 
 
 def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode:
+    import openai
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    lost: float | None = None
+    once = client.with_options(max_retries=0)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
-        while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
+        while batch.status in ACTIVE:
             time.sleep(POLL_EVERY)
-            batch = client.batches.retrieve(batch.id)
+            try:
+                batch = once.batches.retrieve(batch.id)
+            except (openai.APIConnectionError, openai.InternalServerError):
+                if lost is None:
+                    lost = time.monotonic()
+                    say(one_line(f"{batch.id}: the server can't be reached now; it is asked again"))
+                elif time.monotonic() - lost >= PATIENCE:
+                    raise
+                continue
+            lost = None
             counts = batch.request_counts
             if counts is not None:
                 progress.update(
@@ -252,7 +287,7 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     import httpx2
 
     names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
-    running = batch.status in {"validating", "in_progress", "finalizing", "cancelling"}
+    running = batch.status in ACTIVE
     paths = (
         [f"batches/{quote(batch.id, '')}/output"] if running else [f"files/{quote(name, '')}/content" for name in names]
     )

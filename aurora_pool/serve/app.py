@@ -133,7 +133,7 @@ async def open_app(
         for work in (*background, executor.run()):
             task = asyncio.create_task(work)
             task.add_done_callback(_tell_end)
-            stack.push_async_callback(_cancelled, storage, task)
+            stack.push_async_callback(_cancelled, task)
         stack.push_async_callback(executor.stop, options.grace)
         yield app
 
@@ -205,8 +205,8 @@ def _tell_end(task: asyncio.Task[None]) -> None:
         logger.error("%s ended, because of a defect", task.get_coro(), exc_info=error)
 
 
-async def _cancelled(storage: Storage, task: asyncio.Task[None]) -> None:
-    await storage.cancel(task)
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 

@@ -20,6 +20,7 @@ from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
+from aurora_pool.wire.batch_states import RUNNABLE
 
 TICK = 1.0
 """Seconds between polls of the database while there is any batch that has not ended."""
@@ -31,7 +32,6 @@ VALIDATIONS = 2
 ENDINGS = 4
 CROWD = 4
 """Of how many times the batches that run at once are begun, for users who have none running."""
-RUNNABLE = ("in_progress", "finalizing")
 
 Drive: TypeAlias = Callable[[RowMapping], Awaitable[None]]
 
@@ -89,7 +89,7 @@ class Executor:
         if tasks and grace > 0:
             await asyncio.wait(tasks, timeout=grace)
         for task in tasks:
-            await self._leases.storage.cancel(task)
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _tick(self) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from aurora_pool.cli import batches
 from tests.cli.conftest import COMMAND, Call
 from tests.cli.test_terminal import ATTACKS
 from tests.serve.running import jsonl, line
@@ -51,7 +52,9 @@ class Odd(ThreadingHTTPServer):
         self.status = 200
         self.batch: bytes = b"{}"
         self.then = (200, b"{}")
-        """The status and batch to go on with once it is asked for :data:`TURN`."""
+        """The status and batch to go on with once it is asked for :data:`TURN`, or is no longer lost."""
+        self.lost = 0
+        """How often it gives no reply to who asks for a batch; the last time it is 503."""
 
     @property
     def url(self) -> str:
@@ -65,6 +68,13 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         path = self.path.partition("?")[0]
         status, body = self.server.status, self.server.batch
+        if self.server.lost and path.startswith("/v1/batches/"):
+            self.server.lost -= 1
+            if self.server.lost:
+                self.close_connection = True
+                return
+            self.server.status, self.server.batch = self.server.then
+            status = 503
         if path == TURN:
             self.server.status, self.server.batch = self.server.then
             status, body = 200, b""
@@ -211,3 +221,51 @@ def test_the_exit_code_tells_whether_all_requests_have_answers(
     ended = call("fetch", "batch-1", "-o", output)
     assert (ended.code, output.exists()) == (code, status != "failed")
     assert ("line 2: no prompt" in ended.err) == (status == "failed")
+
+
+WATCHED = {**BATCH, "id": "batch-1", "output_file_id": "file-1", "errors": None}
+
+
+def test_a_server_that_starts_again_is_waited_for(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "POLL_EVERY", 0.0)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.then = 200, json.dumps(WATCHED).encode()
+    odd.lost = 4
+    ended = call(*commands[0])
+    assert (ended.code, (tmp_path / "out.jsonl").read_bytes()) == (0, RECORD)
+    assert ended.err.splitlines() == [
+        "batch-1: the server can't be reached now; it is asked again",
+        "batch-1: completed",
+    ]
+
+
+def test_a_watch_that_ends_tells_how_to_get_the_answers(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "POLL_EVERY", 0.0)
+    monkeypatch.setattr(batches, "PATIENCE", 0.0)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.lost = 10
+    ended = call(*commands[0])
+    assert (ended.code, "can't be reached (" in ended.err) == (5, True)
+    assert ended.err.endswith("  the server keeps the batch: aurora-pool fetch batch-1 -o FILE\n")
+
+
+def test_a_missing_key_is_named(call: Call, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd.status, odd.batch = 401, json.dumps({"error": {"message": "Incorrect API key provided."}}).encode()
+    for key, told in (("", "AURORA_POOL_KEY is not set"), ("ap-x", "Incorrect API key provided.")):
+        monkeypatch.setenv("AURORA_POOL_KEY", key)
+        ended = call("jobs")
+        assert (ended.code, ended.err.count("\n"), told in ended.err) == (2, 1, True)
+
+
+@pytest.mark.parametrize("url", ["foo://x", "login01:8080", "127.0.0.1", "http://", "http://[x", "http://x:y"])
+def test_what_is_no_url_is_told(call: Call, url: str) -> None:
+    ended = call("jobs", "--server", url)
+    assert (
+        ended.code,
+        ended.err.count("\n"),
+        f"--server: expected a URL such as http://login01:8080, got {url!r}" in ended.err,
+    ) == (2, 1, True)
