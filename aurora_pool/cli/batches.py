@@ -18,6 +18,7 @@ from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.terminal import one_line
+from aurora_pool.wire.batch_states import ACTIVE
 from aurora_pool.wire.errors import shortened
 
 if TYPE_CHECKING:
@@ -247,7 +248,7 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     once = client.with_options(max_retries=0)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
-        while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
+        while batch.status in ACTIVE:
             time.sleep(POLL_EVERY)
             try:
                 batch = once.batches.retrieve(batch.id)
@@ -298,7 +299,7 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     import httpx2
 
     names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
-    running = batch.status in {"validating", "in_progress", "finalizing", "cancelling"}
+    running = batch.status in ACTIVE
     paths = (
         [f"batches/{quote(batch.id, '')}/output"] if running else [f"files/{quote(name, '')}/content" for name in names]
     )

@@ -1,14 +1,7 @@
-r"""The rows of batches: their states, and how the API shows them.
+"""The rows of batches, and how the API shows them.
 
-::
-
-    validating -> in_progress -> finalizing -> completed
-        |              |  \-> (the window ends) finalizing -> expired
-        |              \----> cancelling -> cancelled
-        \-> failed
-
-Whoever holds a row's lease moves it on; ``epoch`` counts the leases, and every change names it, so that a holder that
-has lost its lease changes nothing any more.
+Whoever holds a row's lease moves it on from state to state (:mod:`aurora_pool.wire.batch_states`); ``epoch`` counts the
+leases, and every change names it, so that a holder that has lost its lease changes nothing any more.
 """
 
 from __future__ import annotations
@@ -21,11 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aurora_pool.serve.errors import not_found
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.tables import batches
+from aurora_pool.wire.batch_states import RUNNABLE
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-ACTIVE = ("validating", "in_progress", "finalizing", "cancelling")
-RUNNABLE = ("in_progress", "finalizing")
-ENDED = ("completed", "failed", "expired", "cancelled")
 
 _TIMES = (
     "created_at", "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at",

@@ -11,7 +11,7 @@ from aiohttp import web
 from sqlalchemy import RowMapping, func, insert, select, update
 
 from aurora_pool.serve.access import caller_of
-from aurora_pool.serve.batch_rows import ACTIVE, ENDPOINTS, batch_object, find_batch
+from aurora_pool.serve.batch_rows import ENDPOINTS, batch_object, find_batch
 from aurora_pool.serve.blobs import read_file
 from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import TEXT, described, limit, page_of
@@ -26,6 +26,7 @@ from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
 from aurora_pool.serve.waits import Waits
+from aurora_pool.wire.batch_states import ACTIVE, CHANGEABLE
 
 PRIORITIES = range(-100, 101)
 
@@ -145,21 +146,19 @@ class BatchesApi:
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel a batch: what is answered is kept, and becomes its output."""
         now = int(time.time())
-        row = await self._change(
-            request, ("validating", "in_progress"), {"status": "cancelling", "cancelling_at": now}, "cancelled"
-        )
+        row = await self._change(request, CHANGEABLE, {"status": "cancelling", "cancelling_at": now}, "cancelled")
         return encode_reply(batch_object(row))
 
     @described(reply="types:Batch")
     async def pause(self, request: web.Request) -> web.Response:
         """Pause a batch; its completion window keeps running."""
-        row = await self._change(request, ("validating", "in_progress"), {"paused": True}, "paused")
+        row = await self._change(request, CHANGEABLE, {"paused": True}, "paused")
         return encode_reply(batch_object(row))
 
     @described(reply="types:Batch")
     async def resume(self, request: web.Request) -> web.Response:
         """Resume a paused batch."""
-        row = await self._change(request, ("validating", "in_progress"), {"paused": False}, "resumed")
+        row = await self._change(request, CHANGEABLE, {"paused": False}, "resumed")
         return await self._shown(request, row)
 
     @described(reply_types=("application/jsonl",))

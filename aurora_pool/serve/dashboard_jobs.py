@@ -9,7 +9,7 @@ from aiohttp import web
 from sqlalchemy import RowMapping, select
 
 from aurora_pool.serve.access import caller_of
-from aurora_pool.serve.batch_rows import ACTIVE, ENDED, ENDPOINTS, batch_object, find_batch
+from aurora_pool.serve.batch_rows import ENDPOINTS, batch_object, find_batch
 from aurora_pool.serve.batches import BatchesApi, CreateBatch
 from aurora_pool.serve.blobs import Blobs
 from aurora_pool.serve.errors import ApiError
@@ -20,6 +20,7 @@ from aurora_pool.serve.rendering import UI, Pages, Values, see_other
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
 from aurora_pool.serve.waits import Waits
+from aurora_pool.wire.batch_states import ACTIVE, CHANGEABLE, ENDED
 
 SHOWN = 50
 _FIRST_LINE = 1 << 20
@@ -203,7 +204,7 @@ def _shown(row: RowMapping, waits: str | None = None) -> dict[str, Any]:
         "share": done / counts["total"] if counts["total"] else 0.0,
         "problems": row["errors"] or [],
         "is_active": row["status"] in ACTIVE,
-        "can_change": row["status"] in {"validating", "in_progress"},
+        "can_change": row["status"] in CHANGEABLE,
         "title": (row["metadata"] or {}).get("filename") or row["id"],
         "ended_at": next((row[f"{status}_at"] for status in ENDED if row[f"{status}_at"]), None),
     }

@@ -15,12 +15,12 @@ from sqlalchemy import RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from aurora_pool.errors import PoolError
-from aurora_pool.serve.batch_rows import RUNNABLE
 from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, give_up_lost, validate_batch
 from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
+from aurora_pool.wire.batch_states import RUNNABLE
 
 TICK = 1.0
 """Seconds between polls of the database while there is any batch that has not ended."""

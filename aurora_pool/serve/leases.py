@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, RowMapping, and_, cast, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aurora_pool.serve.batch_rows import ACTIVE
 from aurora_pool.serve.queueing import Running, Waiting
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches, files
 from aurora_pool.serve.webhooks import queue_event
+from aurora_pool.wire.batch_states import ACTIVE, RUNNABLE, STARTED
 
 OF_EACH_USER = 16
 CANDIDATES = 4096
@@ -73,7 +73,7 @@ class Leases:
     async def overdue(self) -> list[Waiting]:
         """The batches that only have to be ended: cancelled ones, and those whose window has closed."""
         columns = batches.c
-        over = and_(columns.status.in_(("in_progress", "finalizing")), columns.expires_at <= int(time.time()))
+        over = and_(columns.status.in_(RUNNABLE), columns.expires_at <= int(time.time()))
         return await self._waiting(or_(columns.status == "cancelling", over))
 
     async def running(self) -> dict[str, Running]:
@@ -81,7 +81,7 @@ class Leases:
         columns = batches.c
         chosen = (
             select(columns.user, func.count(), func.max(columns.priority))
-            .where(columns.status.in_(ACTIVE[1:]), columns.owner.is_not(None), columns.lease_until >= self._now())
+            .where(columns.status.in_(STARTED), columns.owner.is_not(None), columns.lease_until >= self._now())
             .group_by(columns.user)
         )
         async with self._storage.read() as connection:

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 from sqlalchemy import RowMapping
 
-from aurora_pool.serve.batch_rows import RUNNABLE
 from aurora_pool.serve.keys import Caller, KeyRing
 from aurora_pool.serve.limits import TokenAccounts
 from aurora_pool.serve.options import UserLimits
+from aurora_pool.wire.batch_states import RUNNABLE
 
 
 class Waits:
