@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import wait
@@ -13,7 +14,8 @@ from anyio import CancelScope
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from aurora_pool.agent_pool import AgentPool
-from aurora_pool.errors import ConfigError
+from aurora_pool.arguments import shown
+from aurora_pool.errors import ConfigError, PoolClosedError
 from aurora_pool.hostfile import AgentEndpoint
 from aurora_pool.messages import AnyPrompt, Response, Sampling
 from aurora_pool.progress import OnCallProgress
@@ -44,6 +46,7 @@ class BlockingPool(Generic[PoolT]):
         self.pool = pool
         self._stack = ExitStack()
         self._portal: BlockingPortal | None = None
+        self._closed = False
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -69,6 +72,7 @@ class BlockingPool(Generic[PoolT]):
 
     def _forget(self) -> None:
         self._portal = None
+        self._closed = True
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -103,11 +107,19 @@ class BlockingPool(Generic[PoolT]):
 
         Methods of the pool will do too: ``pool.run(VLLMPool.post, 0, "Hi")``; views are taken in the function:
         ``pool.run(lambda pool: pool.by_tag("tier", "large").ask("Hi"))``. Interrupting it cancels what it does.
-        Raises what the function raises, and :class:`ConfigError` where the pool is not started.
+        Raises what the function raises, :class:`ConfigError` where it is no async function or the pool is not started,
+        and :class:`PoolClosedError` after :meth:`close`.
         """
+        if not callable(function):
+            raise ConfigError(f"function: expected an async function of the pool, got {shown(function)}")
 
         async def call() -> T:
-            return await function(self.pool, *args, **kwargs)
+            result = function(self.pool, *args, **kwargs)
+            if not inspect.isawaitable(result):
+                raise ConfigError(
+                    f"function: expected an async function of the pool, got one that gives {shown(result)}"
+                )
+            return await result
 
         return self._wait(call)
 
@@ -182,6 +194,8 @@ class BlockingPool(Generic[PoolT]):
             self._wait(responses.aclose)
 
     def _wait(self, function: Callable[[], Awaitable[T]]) -> T:
+        if self._closed:
+            raise PoolClosedError("this pool is closed")
         if self._portal is None:
             raise ConfigError("this pool is not started: use 'with pool.sync() as pool:', or call start() first")
         portal = self._portal

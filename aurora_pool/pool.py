@@ -23,7 +23,7 @@ from aurora_pool.prompts.content import check_sampling
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
-from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.discovery import Discovery
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.once import all_of
 from aurora_pool.runtime.request_kinds import PlanPrompts
@@ -121,7 +121,7 @@ class VLLMPool(AgentPool):
             rng=rng,
             stream=prompting.stream,
         )
-        super().__init__(endpoints, Serving(model, model_max_context), options)
+        super().__init__(endpoints, Discovery(model, model_max_context), options)
         self._hosted = hosted or HostedOptions()
         self._runtime.spill_over(self._hosted)
         self._prompt_options = prompting
@@ -132,8 +132,8 @@ class VLLMPool(AgentPool):
         self._system_prompt = system_prompt
         self._model_max_context = model_max_context
         self._sampling = sampling or Sampling()
-        self._prompting = PromptHandling(self._runtime, prompting, system_prompt=system_prompt, buffer=buffer)
-        self._known_prompting: dict[str, PromptHandling] = {}
+        self._handling = PromptHandling(self._runtime, prompting, system_prompt=system_prompt, buffer=buffer)
+        self._known_handling: dict[str, PromptHandling] = {}
         """What has been learnt of models; a pool and its views share it."""
 
     @classmethod
@@ -204,19 +204,19 @@ class VLLMPool(AgentPool):
     @property
     def model(self) -> str | None:
         """The model's name; None while it has not been found out."""
-        return self._serving.model
+        return self._discovery.model
 
     @property
     def max_context(self) -> int | None:
         """The context length in tokens, the least among the agents; None while none is known."""
-        return self._serving.least_context(self._agents.present)
+        return self._discovery.least_context(self._agents.present)
 
     def estimate_tokens(self, text: str) -> int:
         """Estimate how many tokens a text has, on the long side; calibrated by what the servers have counted so far.
 
         >>> pool.estimate_tokens("Name a colour.")  # doctest: +SKIP
         """
-        return self._prompting.estimate.of(text)
+        return self._handling.estimate.of(text)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Give the token ids of a text, by the served model's tokenizer; never with the chat template around it.
@@ -228,7 +228,7 @@ class VLLMPool(AgentPool):
         """
         check_instance("text", text, str, optional=False)
         await self.start()
-        return await self._prompting.tokenizer.encode(self.model or "", text, add_special_tokens=add_special_tokens)
+        return await self._handling.tokenizer.encode(self.model or "", text, add_special_tokens=add_special_tokens)
 
     async def post(self, agent_index: int, prompt: AnyPrompt, max_tokens: int | None = None) -> Response:
         """Ask the agent at ``agent_index`` by a request of its own. If it is out of service, the response says so.
@@ -306,39 +306,39 @@ class VLLMPool(AgentPool):
 
     async def _prepare(self) -> None:
         await super()._prepare()
-        model = self._serving.model or ""
+        model = self._discovery.model or ""
         if self.supports_batch:
-            self._prompting = self._known_prompting.setdefault(model, self._prompting)
-            self._prompting.tokenizer.unresponsive |= self._serving.undiscovered
+            self._handling = self._known_handling.setdefault(model, self._handling)
+            self._handling.tokenizer.unresponsive |= self._discovery.undiscovered
             if self._agents.own:
-                await self._prompting.ready(model, self._agents.own)
+                await self._handling.ready(model, self._agents.own)
 
     def _probe_request(self) -> tuple[str, bytes]:
         model = self.model or ""
-        if self.supports_batch or self._prompting.format == "raw":
+        if self.supports_batch or self._handling.format == "raw":
             return completions.PATH, completions.encode_request(model, ["ping"], {}, 1)
         return chat.PATH, chat.encode_request(model, chat.as_messages("ping"), {}, 1)
 
     async def _find_out(self, joined: Sequence[int]) -> None:
         await super()._find_out(joined)
-        self._prompting.tokenizer.members = self._agents.own
+        self._handling.tokenizer.members = self._agents.own
 
     def _of_its_own(self) -> dict[str, Any]:
-        return {**super()._of_its_own(), "_prompting": self._prompting.for_others()}
+        return {**super()._of_its_own(), "_handling": self._handling.for_others()}
 
     async def start(self) -> None:
         """Open the pool and find out what the agents serve, and how: see :meth:`AgentPool.start`."""
         await super().start()
-        await self._prompting.ask_again(self.model or "")
+        await self._handling.ask_again(self.model or "")
 
     def _planner(self, queue: PromptQueue, options: CallOptions) -> PlanPrompts:
         batched = options.batched and bool(self._agents.own)
-        settings = self._prompting.settings(self.model or "", batched=batched)
+        settings = self._handling.settings(self.model or "", batched=batched)
         sampling = options.sampling or self._sampling
         max_tokens = options.max_tokens or self.max_tokens
         contexts = [
             (context, queue if len(members) == len(queue.view.members) else queue.over(members))
-            for context, members in self._serving.contexts(queue.view.members)
+            for context, members in self._discovery.contexts(queue.view.members)
         ]
 
         async def send_parts(parts: Sequence[Prompt]) -> list[Response]:

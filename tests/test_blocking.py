@@ -15,7 +15,16 @@ from typing import Any
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from aurora_pool import AgentEndpoint, ConfigError, NoAgentsError, Prompt, PromptOptions, Timeouts, VLLMPool
+from aurora_pool import (
+    AgentEndpoint,
+    ConfigError,
+    NoAgentsError,
+    PoolClosedError,
+    Prompt,
+    PromptOptions,
+    Timeouts,
+    VLLMPool,
+)
 from aurora_pool.embeddings import EmbeddingPool, scatter_gather_embeddings
 from aurora_pool.patterns import scatter_gather
 from aurora_pool.testing import AgentProfile, SimulatedFleet
@@ -91,14 +100,30 @@ def test_errors_reach_the_caller_and_nothing_is_left(fleet: SimulatedFleet) -> N
             pool.send_all_batched(["a", None])  # type: ignore[list-item]
         with pytest.raises(ConfigError, match="prompts"):
             next(pool.iter_responses("one string"))
-    with pytest.raises(ConfigError, match="not started"):
-        pool.ask("a")
+    for again in (lambda: pool.ask("a"), pool.start, lambda: next(pool.iter_responses(["a"]))):
+        with pytest.raises(PoolClosedError, match="this pool is closed"):
+            again()
+    alone = VLLMPool([AgentEndpoint("127.0.0.1", 1)], timeouts=Timeouts(patience=0.1)).sync()
+    with pytest.raises(ConfigError, match="this pool is not started: use 'with pool"):
+        alone.ask("a")
     with pytest.raises(NoAgentsError):
-        VLLMPool([AgentEndpoint("127.0.0.1", 1)], timeouts=Timeouts(patience=0.1)).sync().start()
+        alone.start()
+    with pytest.raises(PoolClosedError):
+        alone.ask("a")
     deadline = time.monotonic() + 20.0
     while threading.active_count() > threads and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threading.active_count() == threads
+
+
+def test_what_is_no_async_function_of_the_pool_is_refused(fleet: SimulatedFleet) -> None:
+    with VLLMPool(fleet.endpoints, prompting=RAW).sync() as pool:
+        run: Any = pool.run
+        coroutine = pool.pool.ask("a")
+        for given, named in [(3, "3"), (coroutine, "<coroutine"), (lambda pool: pool.size, "one that gives 2")]:
+            with pytest.raises(ConfigError, match=f"function: expected an async function of the pool, got {named}"):
+                run(given)
+        coroutine.close()
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from tests.bare_pytest import BARE
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INI = re.compile(r"^```ini\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TAGS = ({"tier": "large"}, {"tier": "large"}, {"tier": "small"}, {"tier": "small"})
 
 
@@ -41,10 +42,11 @@ def python_of(page: Path) -> list[str]:
     return ["\n" * text.count("\n", 0, block.start(1)) + block[1] for block in PYTHON.finditer(text)]
 
 
-def run_tests(block: str, folder: Path) -> None:
-    """Run a block that shows tests, with the fixtures that the installed package brings."""
+def run_tests(block: str, page: Path, folder: Path) -> None:
+    """Run a block that shows tests, with the page's configuration and the fixtures of the installed package."""
     (folder / "test_of_the_page.py").write_text(block, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "asyncio_mode=auto", *BARE]
+    (folder / "pytest.ini").write_text("".join(INI.findall(page.read_text(encoding="utf-8"))), encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", *BARE]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -93,7 +95,7 @@ def test_the_python_runs(
             for block in python_of(page):
                 names["pool"] = pool  # a block may have used the name for a pool of its own
                 if "def test_" in block:
-                    run_tests(block, tmp_path)
+                    run_tests(block, page, tmp_path)
                     continue
                 code = compile(block, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
                 result = eval(code, names)  # noqa: S307  (the project's own documentation)

@@ -55,6 +55,7 @@ RETIRED_NAMES = {
     "disown": "detach",
     "doubt": "suspected",
     "doubted": "rejected once",
+    "doubts": "needs confirmation",
     "errand": "background task",
     "heard": "active, read",
     "hungry": "idle, has capacity",

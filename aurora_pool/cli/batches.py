@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import time
 from collections.abc import Iterator
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aurora_pool.cli.batch_output import check_output, failure, opened_output
 from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
-from aurora_pool.errors import BadRecord, ConfigError, JobError, PoolError
-from aurora_pool.own_files import replacement
+from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.terminal import one_line
+from aurora_pool.wire.batch_states import ACTIVE
 from aurora_pool.wire.errors import shortened
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 POLL_EVERY = 1.0
+PATIENCE = 600.0
+"""Seconds without a word of the server until a batch is no longer watched: a restart takes less."""
 MOST = 10**15
 """The number of requests from which on a server's word is not taken: a bar of progress is drawn in floats."""
 UNREADABLE = (ValueError, OverflowError, RecursionError, AttributeError)
@@ -55,7 +59,7 @@ def submit(
             "--output",
             "-o",
             metavar="FILE",
-            help="With --watch, where the records go at the end.",
+            help="With --watch, where the records go at the end; - is standard output.",
             rich_help_panel=OUTPUT,
         ),
     ] = None,
@@ -85,18 +89,26 @@ def submit(
     if output is not None and not watch:
         raise ConfigError("--output: without --watch, nothing waits for the answers; aurora-pool fetch gets them")
     endpoint = _endpoint_of(_wait_for(source, wait_file))
-    with _client(server) as client, source.open("rb") as content:
-        file = client.files.create(file=content, purpose="batch")
-        batch = client.batches.create(
-            input_file_id=file.id,
-            endpoint=endpoint,  # type: ignore[arg-type] # any string: the server decides
-            completion_window=window,  # type: ignore[arg-type] # the same
-            metadata={"filename": source.name[:512]},
-            extra_body={"priority": priority} if priority else None,
-        )
-        give(one_line(batch.id))
-        if watch:
-            raise typer.Exit(_watch(client, batch, output))
+    if output is not None:
+        check_output(output, source)
+    batch = None
+    try:
+        with _client(server) as client, source.open("rb") as content:
+            file = client.files.create(file=content, purpose="batch")
+            batch = client.batches.create(
+                input_file_id=file.id,
+                endpoint=endpoint,  # type: ignore[arg-type] # any string: the server decides
+                completion_window=window,  # type: ignore[arg-type] # the same
+                metadata={"filename": source.name[:512]},
+                extra_body={"priority": priority} if priority else None,
+            )
+            (say if str(output) == "-" else give)(one_line(batch.id))
+            if watch:
+                raise typer.Exit(_watch(client, batch, output))
+    except PoolError as error:
+        if batch is not None:
+            error.add_note(f"the server keeps the batch: aurora-pool fetch {batch.id} -o FILE")
+        raise
 
 
 def jobs(
@@ -116,7 +128,8 @@ def jobs(
             done = f"{counts.completed + counts.failed}/{counts.total}" if counts else ""
             created = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.created_at))
             failed = f"{counts.failed} failed" if counts and counts.failed else ""
-            give(one_line(f"{batch.id}  {created}  {batch.status:<11} {done:>15}  {failed}".rstrip()))
+            told = "  ".join(filter(None, (failed, _waits(batch))))
+            give(one_line(f"{batch.id}  {created}  {batch.status:<11} {done:>15}  {told}".rstrip()))
 
 
 def fetch(
@@ -124,7 +137,11 @@ def fetch(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Where the records go, failed ones included.", rich_help_panel=OUTPUT
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Where the records go, failed ones included; - is standard output.",
+            rich_help_panel=OUTPUT,
         ),
     ],
     server: Server = "http://127.0.0.1:8080",
@@ -134,6 +151,7 @@ def fetch(
     Example:
       aurora-pool fetch batch_7c0e -o answers.jsonl
     """
+    check_output(output)
     with _client(server) as client:
         batch = client.batches.retrieve(batch_id)
         _tell_errors(batch)
@@ -157,20 +175,34 @@ def _client(server: str) -> Iterator[openai.OpenAI]:
 
     from aurora_pool.runtime.credentials import read_secret
 
-    key = read_secret(KEY_VARIABLE) if os.environ.get(KEY_VARIABLE, "").strip() else "none"
+    if not _is_url(server):
+        raise ConfigError(f"--server: expected a URL such as http://login01:8080, got {server!r}")
+    key = read_secret(KEY_VARIABLE) if os.environ.get(KEY_VARIABLE, "").strip() else None
     base_url = f"{server.rstrip('/').removesuffix('/v1')}/v1"
-    with openai.OpenAI(base_url=base_url, api_key=key, _strict_response_validation=True) as client:
+    with openai.OpenAI(base_url=base_url, api_key=key or "none", _strict_response_validation=True) as client:
         try:
             yield client
         except openai.APIConnectionError as error:
             raise PoolError(f"{server}: can't be reached ({error.__cause__ or error})") from error
         except openai.APIStatusError as error:
+            if error.status_code == 401 and key is None:
+                raise ConfigError(f"{server}: it asks for a key, and {KEY_VARIABLE} is not set") from error
             body = error.body
             message = body.get("message") if isinstance(body, dict) else None
             kind = PoolError if error.status_code >= 500 else ConfigError
             raise kind(f"{server}: {shortened(str(message or error))}") from error
         except (openai.APIResponseValidationError, *UNREADABLE) as error:
             raise PoolError(f"{server}: the reply can't be read ({shortened(str(error))})") from error
+
+
+def _is_url(text: str) -> bool:
+    from urllib.parse import urlsplit
+
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _wait_for(source: Path, within: float) -> Path:
@@ -196,6 +228,8 @@ def _endpoint_of(source: Path) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
         url = None
     if not isinstance(url, str):
+        if line.startswith(codecs.BOM_UTF8):
+            raise BadRecord("it begins with a byte order mark; save it as UTF-8 without one", path=source, line=1)
         raise BadRecord(
             "expected OpenAI Batch JSONL: an object with 'custom_id', 'url' and 'body'", path=source, line=1
         )
@@ -203,16 +237,32 @@ def _endpoint_of(source: Path) -> str:
 
 
 def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode:
+    import openai
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    lost: float | None = None
+    waits = ""
+    once = client.with_options(max_retries=0)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
-        while batch.status in {"validating", "in_progress", "finalizing", "cancelling"}:
+        while batch.status in ACTIVE:
             time.sleep(POLL_EVERY)
-            batch = client.batches.retrieve(batch.id)
+            try:
+                batch = once.batches.retrieve(batch.id)
+            except (openai.APIConnectionError, openai.InternalServerError):
+                if lost is None:
+                    lost = time.monotonic()
+                    say(one_line(f"{batch.id}: the server can't be reached now; it is asked again"))
+                elif time.monotonic() - lost >= PATIENCE:
+                    raise
+                continue
+            lost = None
+            if (told := _waits(batch)) and told != waits:
+                say(one_line(f"{batch.id}: {told}"))
+            waits = told
             counts = batch.request_counts
             if counts is not None:
                 progress.update(
@@ -224,6 +274,13 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     _tell_errors(batch)
     say(one_line(f"{batch.id}: {batch.status}"))
     return _code_of(batch) if output is None else _fetch(client, batch, output)
+
+
+def _waits(batch: Batch) -> str:
+    """Say why a batch waits, if its server does."""
+    own = (batch.model_extra or {}).get("aurora_pool")
+    told = own.get("waiting") if isinstance(own, dict) else None
+    return f"waits: {shortened(told)}" if told and isinstance(told, str) else ""
 
 
 def _tell_errors(batch: Batch) -> None:
@@ -242,12 +299,12 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     import httpx2
 
     names = [name for name in (batch.output_file_id, batch.error_file_id) if name]
-    running = batch.status in {"validating", "in_progress", "finalizing", "cancelling"}
+    running = batch.status in ACTIVE
     paths = (
         [f"batches/{quote(batch.id, '')}/output"] if running else [f"files/{quote(name, '')}/content" for name in names]
     )
     try:
-        with replacement(output) as file:
+        with opened_output(output) as file:
             for path in paths:
                 # By hand: the package's client has no call for the first, and this one is never whole in memory.
                 with httpx2.stream("GET", client.base_url.join(path), headers=client.auth_headers) as reply:
@@ -258,7 +315,7 @@ def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:
     except httpx2.HTTPError as error:
         raise PoolError(f"{client.base_url}: the download broke off ({error})") from error
     except OSError as error:
-        raise JobError(f"{output}: the output can't be written ({error.strerror})") from error
+        raise failure(output, error) from error
     return _code_of(batch)
 
 

@@ -256,7 +256,7 @@ class _Command:
 
     def _tell_resumed(self, resumed: Resumed) -> None:
         # Before anything is sent: a user who has changed a whole input by mistake can still stop.
-        if resumed.changed or not self._session.quiet:
+        if resumed.changed or resumed.unfit or not self._session.quiet:
             for line in describe_resumed(resumed, self._session.output):
                 self._display.say(line)
         self._display.start()  # not earlier: a bar would get into the way of a question

@@ -37,6 +37,12 @@ def describe_resumed(found: Resumed, output: str, *, repaired: bool = True) -> l
     now = "now in" if repaired else "to go to"
     if found.answered or found.failed:
         lines.append(f"earlier runs: {found.answered} answered, {found.failed} failed")
+    if found.unfit:
+        lines.append(f"answered before, and not what is expected now: {found.unfit}, ")
+        if found.retried:
+            lines[-1] += f"run again; the old answers are {now} {output}.superseded"
+        else:
+            lines[-1] += "kept, and counted as failed; --retry-failed runs them again"
     if found.retried:
         lines.append(f"failed before, run again: {found.retried}")
     if found.changed:
@@ -70,6 +76,8 @@ def describe(summary: JobSummary) -> list[str]:
     if summary.first_failure is not None:
         causes = ", ".join(f"{cause} {count}" for cause, count in summary.failures.items())
         lines.append(f"failed: {causes}; the first was {_shortened(summary.first_failure)}")
+    if summary.asked_again:
+        lines.append(f"asked again for an answer that would do: {counted(summary.asked_again, 'time')}")
     if summary.cached:
         lines.append(f"answered from the cache: {summary.cached}")
     if summary.cost:

@@ -23,10 +23,9 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from aurora_pool.contrib.rows import RowPool, RowPrompts, beside, columns_of
+from aurora_pool.contrib.rows import RowPool, RowPrompts, beside, columns_of, endpoints_of
 from aurora_pool.errors import ConfigError
-from aurora_pool.hostfile import AnyEndpoint, as_endpoints
-from aurora_pool.hostfile_source import parse_hostfile
+from aurora_pool.hostfile import AnyEndpoint
 from aurora_pool.messages import Sampling
 from aurora_pool.pool_options import VLLMPoolOptions
 from aurora_pool.sharing import AgentShare, Part
@@ -117,7 +116,7 @@ def answer(
     Raises :class:`~aurora_pool.errors.HostfileError`, and :class:`~aurora_pool.errors.ConfigError` if the cluster has
     too few CPUs: Ray would wait for them for ever, and only say so in a log.
     """
-    endpoints = parse_hostfile(hostfile) if isinstance(hostfile, str | Path) else as_endpoints(hostfile)
+    endpoints = endpoints_of(hostfile)
     count = actors or -(-len(endpoints) // AGENTS_PER_ACTOR)
     check_resources(count * num_cpus)
     board = None

@@ -56,7 +56,7 @@ class RowPool:
         share: AgentShare | None = None,
         **options: Unpack[VLLMPoolOptions],
     ) -> None:
-        endpoints = parse_hostfile(hostfile) if isinstance(hostfile, str | Path) else as_endpoints(hostfile)
+        endpoints = endpoints_of(hostfile)
         self._share = share
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="aurora-pool", daemon=True)
@@ -113,6 +113,11 @@ class RowPool:
         while True:
             self._share.tell(self._pool.statistics(), exhausted=not self._stream.is_fed)
             await asyncio.sleep(TELL_EVERY)
+
+
+def endpoints_of(hostfile: str | Path | Iterable[AnyEndpoint]) -> list[AgentEndpoint]:
+    """Give the agents of a hostfile, of which there is the path, or the agents themselves."""
+    return parse_hostfile(hostfile) if isinstance(hostfile, str | Path) else as_endpoints(hostfile)
 
 
 class _Stream:

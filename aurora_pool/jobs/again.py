@@ -12,17 +12,20 @@ Item = TypeVar("Item")
 class Again(AsyncIterator[Item]):
     """What is put in comes out, as an iterator that ends once it is told to and nothing is expected any more.
 
-    :meth:`put` something, which is then expected back until :meth:`done` says that it has been dealt with.
+    :meth:`put` something, which is then expected back until :meth:`done` says that it has been dealt with. ``total`` is
+    how much has been put in.
     """
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Item | None] = asyncio.Queue()
         self._expected = 0
+        self.total = 0
         self._closing = False
 
     def put(self, item: Item) -> None:
         """Have this asked."""
         self._expected += 1
+        self.total += 1
         self._queue.put_nowait(item)
 
     def done(self) -> None:

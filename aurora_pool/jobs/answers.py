@@ -90,6 +90,17 @@ def read_answers(output: str | Path) -> Iterator[Answer]:
         raise JobError(f"{output}: the output can't be read ({error.strerror})") from error
 
 
+def texts_of(line: bytes) -> tuple[list[str], str | None]:
+    """Give all texts of one record, and why the first ended.
+
+    Raises :class:`msgspec.DecodeError` for what is none.
+    """
+    record = _decode(line)
+    choices = [] if record.response is None or record.response.body is None else record.response.body.choices
+    texts = [(each.text if each.message is None else each.message.content) or "" for each in choices]
+    return texts, choices[0].finish_reason if choices else None
+
+
 def decode_answer(line: bytes) -> Answer:
     """Read one record.
 

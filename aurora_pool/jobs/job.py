@@ -152,8 +152,9 @@ class Job:
         """Read what an earlier run has left, change nothing, and run nothing. Such a job can't be run."""
         if not self._journal.resumable:
             return Resumed()
-        retry = self.options.retry_failed
-        return await resume(self._journal, self.survey, model=pool.model or "", retry_failed=retry, repair=False)
+        retry, expect = self.options.retry_failed, self.options.expect
+        model = pool.model or ""
+        return await resume(self._journal, self.survey, model=model, retry_failed=retry, expect=expect, repair=False)
 
     async def run(
         self,
@@ -182,6 +183,7 @@ class Job:
                 self.survey,
                 model=model,
                 retry_failed=self.options.retry_failed,
+                expect=self.options.expect,
                 before=self.options.before_changes,
             )
         if on_resumed is not None:

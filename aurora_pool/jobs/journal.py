@@ -152,7 +152,7 @@ class Journal:
 
     def _open(self) -> None:
         if str(self._path) == "-":
-            self._fd = _standard_output()
+            self._fd = standard_output()
         elif self.resumable:
             # Readable too: a file that vanishes is rescued through the descriptor.
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -277,7 +277,8 @@ def _is_file(path: Path) -> bool:
         return True  # not there yet, or not to be looked at: opening it will tell
 
 
-def _standard_output() -> int:
+def standard_output() -> int:
+    """Open standard output once more. Raises :class:`OSError` where there is none."""
     try:
         return os.dup(sys.stdout.fileno())
     except (AttributeError, ValueError) as error:  # closed, or replaced by something that is no file

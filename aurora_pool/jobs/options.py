@@ -133,7 +133,8 @@ class JobSummary:
 
     ``total`` requests are ``answered + failed + remaining``, earlier runs' records included; ``done`` (``failed_now``
     among them) were finished by this run, in ``seconds``. ``tokens`` are generated, ``prompt_tokens`` read, by this
-    run; ``cached`` requests were answered without asking. ``failures`` counts what failed in it by cause, and
+    run; ``cached`` requests were answered without asking, ``asked_again`` is how often a request was put again because
+    its answer would not do. ``failures`` counts what failed in it by cause, and
     ``first_failure`` is the id and message of the first. ``cost`` is what hosted agents have cost in it.
     ``skipped`` is how many bad lines were.
     """
@@ -157,6 +158,7 @@ class JobSummary:
     prompt_tokens: int
     tokens: int
     cached: int
+    asked_again: int
     moved: int
     hedged: int
     cost: float

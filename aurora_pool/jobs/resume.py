@@ -8,11 +8,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import msgspec
+
 from aurora_pool.errors import JobError
+from aurora_pool.jobs.answers import texts_of
 from aurora_pool.jobs.journal import Journal
-from aurora_pool.jobs.records import BEGINNING, decode_record, request_key
+from aurora_pool.jobs.records import BEGINNING, Seen, decode_record, request_key
 from aurora_pool.jobs.requests import generated_id, is_generated_id
 from aurora_pool.jobs.survey import Survey
+from aurora_pool.jobs.validation import Expectation
+
+_FAILED, _ANSWERED, _UNFIT = range(3)
+"""What a record says of its request; the last has an answer that will not do."""
 
 __all__ = ["OnChanged", "Resumed"]
 
@@ -23,6 +30,8 @@ class Resumed:
 
     - ``answered``, ``failed``: records that stand, and will not be run again;
     - ``retried``: failed ones that are run again;
+    - ``unfit``: answers that will not do by what is expected now; they count as failed, or as retried, and then the old
+      records are in ``<output>.superseded``;
     - ``changed``: ids whose request is no longer the one that was answered; they are run again, and the old records are
       in ``<output>.superseded``; ``examples`` names some;
     - ``moved``: records of lines without ids that stand elsewhere in the input now; they have the new line's id;
@@ -37,6 +46,7 @@ class Resumed:
     answered: int = 0
     failed: int = 0
     retried: int = 0
+    unfit: int = 0
     changed: int = 0
     moved: int = 0
     unchecked: int = 0
@@ -57,18 +67,20 @@ async def resume(
     *,
     model: str,
     retry_failed: bool = False,
+    expect: Expectation | None = None,
     before: OnChanged | None = None,
     repair: bool = True,
 ) -> Resumed:
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
 
-    ``before`` is called with what was found before anything is repaired, and may raise; without ``repair``, nothing is.
+    Answers that are not what ``expect`` says count as failed. ``before`` is called with what was found before anything
+    is repaired, and may raise; without ``repair``, nothing is.
     Other tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
     Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired, or is something else.
     """
     found = Resumed()
     lines = journal.lines()
-    reading = _Reading(survey, found, request_key(0, model), retry_failed=retry_failed)
+    reading = _Reading(survey, found, request_key(0, model), expect or Expectation(), retry_failed=retry_failed)
     for batch in lines.batches():
         for line in batch:
             reading.take(line)
@@ -80,7 +92,7 @@ async def resume(
     # record, as a kill leaves it, is known for what it is.
     if found.damaged == reading.lines and not journal.is_empty and not lines.rest.startswith(BEGINNING):
         raise JobError(f"{journal.name}: there is no record in it, so it is not the output of a job; name another")
-    if before is not None:
+    if before is not None and survey.remaining:
         await before(found)
     if repair:
         await journal.repair(lines, reading.drop, aside=reading.aside, renamed=reading.renamed)
@@ -90,18 +102,22 @@ async def resume(
 class _Reading:
     """Takes an output line by line; ``drop`` and ``aside`` are the numbers of lines, ``renamed`` records' new ids."""
 
-    def __init__(self, survey: Survey, found: Resumed, model_key: int, *, retry_failed: bool) -> None:
+    def __init__(
+        self, survey: Survey, found: Resumed, model_key: int, expect: Expectation, *, retry_failed: bool
+    ) -> None:
         self._survey = survey
         self._found = found
         self._model_key = model_key
         self._retry_failed = retry_failed
+        self._expect = expect
+        self._checks = expect.check is not None or expect.length_is_failure
         self.lines = 0
         # It may be all of them: a set would take ten times the memory.
         self.drop, self.aside = array("Q"), array("Q")
         self._renamed, self._new_lines = array("Q"), array("Q")
-        # Records of lines without ids whose line is another now: number in the output, digest, line then, answered.
+        # Records of lines without ids whose line is another now: number in the output, digest, line then, state.
         self._strays, self._digests, self._old_lines = array("Q"), array("Q"), array("Q")
-        self._answered = bytearray()
+        self._states = bytearray()
 
     def take(self, line: bytes) -> None:
         found, place = self._found, self.lines
@@ -118,7 +134,7 @@ class _Reading:
                 self._strays.append(place)
                 self._digests.append(key ^ self._model_key)
                 self._old_lines.append(int(record.custom_id[5:]))
-                self._answered.append(record.answered)
+                self._states.append(self._state(record, line))
                 return
             self._misses(place, number, record.custom_id)
         elif number is None:
@@ -128,7 +144,16 @@ class _Reading:
             self._set_aside(place)
         else:
             found.unchecked += key is None
-            self._fits(place, number, answered=record.answered)
+            self._fits(place, number, self._state(record, line))
+
+    def _state(self, record: Seen, line: bytes) -> int:
+        if not record.answered or not self._checks:
+            return _ANSWERED if record.answered else _FAILED
+        try:
+            texts, finish_reason = texts_of(line)
+        except msgspec.DecodeError:
+            return _ANSWERED  # another program's, of another form
+        return _ANSWERED if self._expect.why_not_texts(record.custom_id, texts, finish_reason) is None else _UNFIT
 
     @property
     def renamed(self) -> Iterator[tuple[int, str]]:
@@ -141,29 +166,30 @@ class _Reading:
         if not self._strays:
             return
         lines = self._survey.unnamed_with(set(self._digests))
-        for place, digest, old, answered in zip(
-            self._strays, self._digests, self._old_lines, self._answered, strict=True
-        ):
+        for place, digest, old, state in zip(self._strays, self._digests, self._old_lines, self._states, strict=True):
             fitting = lines.get(digest)
             if not fitting:
                 name = generated_id(old)
                 self._misses(place, self._survey.line_of(name), name)
                 continue
             number = fitting.pop()
-            if answered or not self._retry_failed:
+            if state == _ANSWERED or not self._retry_failed:
                 self._renamed.append(place)
                 self._new_lines.append(number)
                 self._found.moved += 1
-            self._fits(place, number, answered=bool(answered))
+            self._fits(place, number, state)
         self.drop, self.aside = array("Q", sorted(self.drop)), array("Q", sorted(self.aside))
 
-    def _fits(self, place: int, number: int, *, answered: bool) -> None:
+    def _fits(self, place: int, number: int, state: int) -> None:
         """Count a record that is a line's."""
-        if answered:
+        self._found.unfit += state == _UNFIT
+        if state == _ANSWERED:
             self._found.answered += 1
         elif self._retry_failed:
             self._found.retried += 1
             self.drop.append(place)
+            if state == _UNFIT:
+                self.aside.append(place)
             return
         else:
             self._found.failed += 1

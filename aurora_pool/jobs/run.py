@@ -181,7 +181,7 @@ class Run:
         pulled = 0
         for number, request in enumerate(self._requests()):
             response = self._cache.get(request, self._model)
-            if response is None:
+            if response is None or self._options.expect.why_not(request.id, response) is not None:
                 prompt = self._maker.prompt(request)
                 self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
                 pulled += 1
@@ -226,7 +226,7 @@ class Run:
     def _checked(self, taken: _Taken, response: Response) -> Response | None:
         """Give what is to be recorded of a response: a failure if it will not do, None if it is asked for again."""
         expect = self._options.expect
-        problem = expect.why_not(response) if response.success else None
+        problem = expect.why_not(taken.request.id, response) if response.success else None
         if problem is None:
             return response
         kind, reason = problem
@@ -340,6 +340,7 @@ class Run:
             prompt_tokens=meter.prompt_tokens,
             tokens=meter.tokens,
             cached=self._cached,
+            asked_again=self._again.total,
             moved=statistics.moved,
             hedged=statistics.hedged,
             cost=statistics.cost,

@@ -23,6 +23,7 @@ class Totals:
         self._prompt_tokens = 0
         self._tokens = 0
         self._cached = 0
+        self._asked_again = 0
         self._cost = 0.0
         self._agents: dict[str, list[int]] = {}
 
@@ -39,6 +40,7 @@ class Totals:
         self._prompt_tokens += summary.prompt_tokens
         self._tokens += summary.tokens
         self._cached += summary.cached
+        self._asked_again += summary.asked_again
         self._cost = max(self._cost, summary.cost)  # the pool's, of all pieces so far
         for agent in summary.agents:
             counts = self._agents.setdefault(agent.agent, [0, 0])
@@ -80,6 +82,7 @@ class Totals:
             prompt_tokens=self._prompt_tokens,
             tokens=self._tokens,
             cached=self._cached,
+            asked_again=self._asked_again,
             moved=moved,
             hedged=hedged,
             cost=self._cost,

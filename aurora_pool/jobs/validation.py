@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
-from aurora_pool.arguments import check_callable, check_instance, check_one_of, check_whole
+from aurora_pool.arguments import check_callable, check_instance, check_one_of, check_whole, shown
 from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.requests import Request
 from aurora_pool.messages import Prompt, Response, Sampling
@@ -54,16 +54,40 @@ class Expectation:
         check_one_of("remedy", self.remedy, get_args(Remedy))
         check_instance("length_is_failure", self.length_is_failure, bool, optional=False)
 
-    def why_not(self, response: Response) -> tuple[Literal["length", "invalid"], str] | None:
-        """Say what is wrong with an answer, as a kind of error and in words; None if nothing is."""
-        if self.length_is_failure and response.finish_reason == "length":
+    def why_not(self, name: str, response: Response) -> tuple[Literal["length", "invalid"], str] | None:
+        """Say what is wrong with an answer to the request with the id ``name``; None if nothing is.
+
+        Raises what :meth:`why_not_texts` raises.
+        """
+        return self.why_not_texts(name, response.texts, response.finish_reason)
+
+    def why_not_texts(
+        self, name: str, texts: Sequence[str], finish_reason: str | None
+    ) -> tuple[Literal["length", "invalid"], str] | None:
+        """Say what is wrong with the texts of an answer, and why it ended; None if nothing is.
+
+        Raises what the check raises, with a note of the id, and
+        :class:`~aurora_pool.errors.ConfigError` for a check that gives neither a text nor None.
+        """
+        if self.length_is_failure and finish_reason == "length":
             return "length", "the answer was cut at max_tokens"
         if self.check is not None:
-            for text in response.texts:
-                reason = self.check(text)
+            for text in texts:
+                reason = self._reason(self.check, name, text)
                 if reason is not None:
                     return "invalid", reason
         return None
+
+    def _reason(self, check: Check, name: str, text: str) -> str | None:
+        try:
+            reason: Any = check(text)
+        except Exception as error:
+            error.add_note(f"in the check of the answer to {name!r}")
+            raise
+        if reason is None or isinstance(reason, str):
+            return reason
+        got = f"got {shown(reason)} for the answer to {name!r}"
+        raise ConfigError(f"check: expected a text that says what is wrong, or None, {got}")
 
     def again(self, request: Request, prompt: Prompt, answer: str, reason: str, attempt: int) -> Prompt:
         """Make the prompt of a further try, the first of which is 1."""

@@ -101,13 +101,13 @@ class PrefixAffinity:
         """Merge what was recorded since the last query, so that the next one misses nothing."""
         known = self._known
         for home, keys in self._new:
-            own = (home,)
+            alone = (home,)
             if known.keys().isdisjoint(keys):
-                known.update(zip(keys, repeat(own), strict=False))
+                known.update(zip(keys, repeat(alone), strict=False))
                 known.pop(0, None)
                 continue
             for key in filter(None, dict.fromkeys(keys)):
-                agents = known.pop(key, own)
+                agents = known.pop(key, alone)
                 known[key] = agents if home in agents else (*agents[1 - MOST_AGENTS :], home)
         self._new.clear()
         self._new_keys = 0

@@ -50,7 +50,7 @@ class Answers:
             return False
         ledger = self._ledger
         agent = ledger.agents[request.agent]
-        self.first_sign(request, agent, now)
+        self.reply_began(request, agent, now)
         agent.answered(tokens, request.sent_at, now)
         if agent.checking:
             self._stall.saw_activity(agent)
@@ -90,29 +90,29 @@ class Answers:
         ended: list[AnyAnswer] = []
         lengths: list[int] = []
         entangled: list[tuple[WorkItem, AnyAnswer, int, int]] = []
-        shown = 0.0
-        for answer, slot, own in zip(answers, slots, tokens, strict=True):
+        starts = 0.0
+        for answer, slot, length in zip(answers, slots, tokens, strict=True):
             item = items[slot]
             if item is None:
                 continue
             if item.done or item.holders > 1 or item.request is not request:
-                entangled.append((item, answer, slot, own))
+                entangled.append((item, answer, slot, length))
                 continue
             items[slot] = item.request = None
             item.holders = 0
             item.done = True
             if answer.started:
-                shown += item.started_at
+                starts += item.started_at
             results.append((item, answer))
             ended.append(answer)
-            lengths.append(own)
+            lengths.append(length)
         results += [
             (item, answer)
-            for item, answer, slot, own in entangled
-            if self.one(request, slot, own, now, started=answer.started)
+            for item, answer, slot, length in entangled
+            if self.one(request, slot, length, now, started=answer.started)
         ]
         if ended:
-            self._ended_together(request, results[0][0].queue.caller, ended, lengths, shown, now)
+            self._ended_together(request, results[0][0].queue.caller, ended, lengths, starts, now)
         return Results([item.index for item, _ in results], [a for _, a in results], [item for item, _ in results])
 
     def _of_lot(
@@ -132,10 +132,10 @@ class Answers:
         if not answers:
             return Results([], [], [])
         indices = lot.indices if slots == range(request.size) else [lot.indices[slot] for slot in slots]
-        shown = 0.0
+        starts = 0.0
         if request.started:
-            shown = sum([request.shown_at(s) for s, answer in zip(slots, answers, strict=True) if answer.started])
-        self._ended_together(request, lot.queue.caller, answers, tokens, shown, now)
+            starts = sum([request.started_at(s) for s, answer in zip(slots, answers, strict=True) if answer.started])
+        self._ended_together(request, lot.queue.caller, answers, tokens, starts, now)
         return Results(indices, answers, [])
 
     def _ended_together(
@@ -144,33 +144,33 @@ class Answers:
         caller: Caller,
         answers: Sequence[AnyAnswer],
         tokens: Sequence[int],
-        shown: float,
+        starts: float,
         now: float,
     ) -> None:
-        """Count answers that ended their prompts; ``shown`` is the sum of the times of their first tokens."""
+        """Count answers that ended their prompts; ``starts`` is the sum of the times of their first tokens."""
         ledger = self._ledger
         agent = ledger.agents[request.agent]
         started: list[int] = []
         if request.started:
-            started = [own for own, answer in zip(tokens, answers, strict=True) if answer.started]
+            started = [length for length, answer in zip(tokens, answers, strict=True) if answer.started]
         total = sum(tokens)
-        ledger.lengths.add([own for own in tokens if own] if 0 in tokens else tokens)
+        ledger.lengths.add([length for length in tokens if length] if 0 in tokens else tokens)
         ledger.release_done(request, caller, len(answers), len(started))
         caller.answered(total, len(answers))
         ledger.turns.fell(caller)
-        self.first_sign(request, agent, now)
+        self.reply_began(request, agent, now)
         if started:
             count = len(started)
-            agent.flow.decoded(sum(started) - count, count * now - shown, count, agent.running, now)
+            agent.flow.decoded(sum(started) - count, count * now - starts, count, agent.running, now)
         agent.answered(total, request.sent_at, now, len(answers))
         if agent.checking:
             self._stall.saw_activity(agent)
         if not request.live and request.open:
             ledger.close(request, now)
 
-    def first_sign(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
-        """Record the first sign of activity for one of its prompts, if it is the first."""
-        if not request.answers:
-            request.answers = True
+    def reply_began(self, request: InFlightRequest, agent: AgentState, now: float) -> None:
+        """Record that a token or an answer of one of its prompts came, if it is the first."""
+        if not request.reply_begun:
+            request.reply_begun = True
             if request.sent_at is not None:
                 agent.flow.first_byte(now - request.sent_at, now)

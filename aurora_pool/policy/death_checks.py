@@ -13,9 +13,10 @@ from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.stall import Finding
 from aurora_pool.policy.work import WorkItem
 
-DIED = frozenset({Finding.REFUSED, Finding.RESTARTED})
-DEAD = DIED | {Finding.UNRESPONSIVE}
-"""What a load check shows of an agent that does not work: it may have died, or hang."""
+PROVES_DEATH = frozenset({Finding.REFUSED, Finding.RESTARTED})
+"""What a load check shows of an agent that has died."""
+NOT_WORKING = PROVES_DEATH | {Finding.UNRESPONSIVE}
+"""What it shows of an agent that does not work: it has died, or hangs."""
 IDLE = 5.0
 """Seconds without a byte from which on a break may be a proxy's cut."""
 SAME = 0.05
@@ -41,12 +42,12 @@ class DeathChecks:
         if not agent.load_check_sent:
             agent.load_check_sent = True
             self._ledger.pending.check.append(agent.index)
-        agent.check(True)
+        agent.set_checking(True)
 
     def end(self, agent: AgentState, finding: Finding) -> list[tuple[list[WorkItem], str]]:
         """Take the prompts that were held, each list with the reason, now that the agent's load was checked."""
         idle_for = self._idle_for.pop(agent, [])
-        if finding not in DEAD:
+        if finding not in NOT_WORKING:
             for idle_seconds in idle_for:
                 self.note_idle(agent, idle_seconds)
         return self._lost.pop(agent, [])

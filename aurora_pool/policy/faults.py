@@ -1,4 +1,4 @@
-"""What follows from a failure, for the prompts that were in flight and for the agent (the table in outcome.py)."""
+"""What follows from a failure, for its prompts and for the agent: the table of docs/dispatch.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aurora_pool.messages import ErrorKind
 from aurora_pool.policy.agent import RATE_LIMITED, AgentState
 from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.policy.deadline import Deadlines
-from aurora_pool.policy.death_checks import DEAD, DIED, DeathChecks
+from aurora_pool.policy.death_checks import NOT_WORKING, PROVES_DEATH, DeathChecks
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.outcome import Outcome, as_directed, classify
 from aurora_pool.policy.plan import Failure, describe
@@ -67,7 +67,7 @@ class Faults:
         if isinstance(error, ConnectionLost):
             self.death_checks.begin(agent, left, reason, error.idle_seconds)
             return outcome
-        if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._doubts(agent, left):
+        if outcome in (Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED) and self._needs_confirmation(agent, left):
             agent_failed(ledger, agent, Outcome.BROKEN, reason, now)
             self._note_moved(left, agent, Outcome.BROKEN)
             self._retry_together(left, now)
@@ -89,9 +89,9 @@ class Faults:
     def load_checked(self, agent: AgentState, finding: Finding, now: float) -> None:
         """Record what the load check of an agent has shown, whose connections broke or that sends nothing."""
         lost = self.death_checks.end(agent, finding)
-        died = finding in DIED
+        died = finding in PROVES_DEATH
         if lost:
-            outcome = Outcome.DEAD if finding in DEAD else Outcome.BROKEN
+            outcome = Outcome.DEAD if finding in NOT_WORKING else Outcome.BROKEN
             agent_failed(self.ledger, agent, outcome, lost[0][1], now)
             if not agent.sent:
                 agent.load_check_sent = False
@@ -104,7 +104,7 @@ class Faults:
                 self._try_again_later(left, agent, reason, now)
         self.stall.load_checked(agent, finding, now)
 
-    def _doubts(self, agent: AgentState, items: list[WorkItem]) -> bool:
+    def _needs_confirmation(self, agent: AgentState, items: list[WorkItem]) -> bool:
         """Whether another agent should be asked before these are rejected: this one may reject whatever it gets.
 
         It may, if it has never answered anything, or rejects one after the other while others answer. Whatever two
@@ -279,9 +279,9 @@ class Faults:
 
     def _pay(self, retries: int, now: float) -> float:
         ledger = self.ledger
-        ledger.budget.deposit(ledger.answered - self._paid_for)
+        ledger.retry_budget.deposit(ledger.answered - self._paid_for)
         self._paid_for = ledger.answered
-        return ledger.budget.withdraw(now, retries)
+        return ledger.retry_budget.withdraw(now, retries)
 
     def _note_moved(self, items: list[WorkItem], agent: AgentState, outcome: Outcome) -> list[WorkItem]:
         moved = [item for item in items if not item.done and not item.holders]

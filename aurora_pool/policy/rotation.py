@@ -35,7 +35,7 @@ def agent_probed(ledger: Ledger, agent: AgentState, outcome: Outcome, reason: st
     if agent.breaker.probed(outcome, now, ledger.rng):
         ledger.in_service += 1
         agent.last_byte = now
-        agent.check(False)
+        agent.set_checking(False)
         ledger.touched[agent] = None
         busy = outcome is Outcome.OVERLOADED
         ledger.events.agent_state(agent.index, agent.breaker.state.value, "it is busy" if busy else "it answers")

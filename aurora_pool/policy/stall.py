@@ -79,7 +79,7 @@ class StallDetector:
 
     def saw_activity(self, agent: AgentState) -> None:
         """Record that an agent works: end its load check."""
-        agent.check(False)
+        agent.set_checking(False)
         self.ledger.touched[agent] = None
 
     def _judge(self, agent: AgentState, finding: Finding, now: float) -> None:
@@ -117,7 +117,7 @@ class StallDetector:
         if agent.sent and not agent.load_check_sent and now >= self._active_at(agent) + REFUSED_GRACE:
             agent.load_check_sent = True
             agent.load_check_at = now
-            agent.check(True)
+            agent.set_checking(True)
             self.ledger.pending.check.append(agent.index)
 
     def _active_at(self, agent: AgentState) -> float:

@@ -30,13 +30,13 @@ def foresee_end(agents: Iterable[AgentState], remaining: int, lengths: Lengths, 
     fastest = soonest = math.inf
     long = lengths.quantile(LONG)
     for agent in agents:
-        own = agent.flow.sustained
-        if own:
+        sustained = agent.flow.sustained
+        if sustained:
             fastest = min(fastest, service(agent, long))
             soonest = min(soonest, service(agent, lengths.mean))
         elif agent.held:
             return None
-        rate += own
+        rate += sustained
         held += agent.held
     if not rate:
         return None

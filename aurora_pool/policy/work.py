@@ -1,9 +1,10 @@
 """What is to be done: prompts on their way, as work items, as lots of prompts without items, and in requests.
 
-Nearly all prompts are sent once, answered once, and gone. So they are admitted, assigned, sent and answered as *lots*.
-A prompt of a lot gets a work item only when it needs state of its own: it is hedged, its request fails, it is
-withdrawn, or it belongs to a group that shares a beginning. The item is the same as if it had existed from the start,
-so lots change nothing but the cost.
+Nearly all prompts are sent once, answered once, and gone. So texts of one token budget, which is known if the call has
+a ``max_tokens``, are admitted, assigned, sent and answered as *lots*; all others have items from the start. A prompt of
+a lot gets a work item only when it needs state of its own: it is hedged, its request fails, it is withdrawn, or it
+belongs to a group that shares a beginning. The item is the same as if it had existed from the start, so lots change
+nothing but the cost.
 """
 
 from __future__ import annotations
@@ -236,14 +237,14 @@ class InFlightRequest:
     __slots__ = (
         "_items",
         "_left",
-        "_shown",
+        "_started_at",
         "agent",
-        "answers",
         "closed",
         "kind",
         "live",
         "lot",
         "open",
+        "reply_begun",
         "sent_at",
         "size",
         "started",
@@ -260,13 +261,13 @@ class InFlightRequest:
         self._items: list[WorkItem | None] = [] if isinstance(prompts, Lot) else [*prompts]
         self._left: bytearray | None = None
         """Of a lot: which slots are open; None while all are."""
-        self._shown: list[float] | None = None
+        self._started_at: list[float] | None = None
         """Of a lot: when slots have shown a first token, -1 before; None while none have."""
         self.size = self.live = self.open = len(prompts)
         self.started = 0
         self.sent_at: float | None = None
-        self.answers = False
-        """Whether any of its prompts has shown a sign."""
+        self.reply_begun = False
+        """Whether a token or an answer of any of its prompts has come."""
         self.closed = False
 
     @property
@@ -284,7 +285,7 @@ class InFlightRequest:
                     continue
                 item.holders = 1
                 item.request = self
-                item.started_at = self.shown_at(slot)
+                item.started_at = self.started_at(slot)
                 if self.sent_at is not None:
                     item.sends, item.first_sent = 1, self.sent_at
         return self._items
@@ -313,7 +314,7 @@ class InFlightRequest:
         """The works of those prompts that are not released."""
         return self.lot.contents if self.lot is not None else [item.work for item in self._items if item is not None]
 
-    def shown(self, slots: Sequence[int], now: float) -> None:
+    def note_started(self, slots: Sequence[int], now: float) -> None:
         """Record that these slots have shown a first token."""
         if self.lot is None:
             for slot in slots:
@@ -321,14 +322,14 @@ class InFlightRequest:
                 if item is not None:
                     item.started_at = now
             return
-        if self._shown is None:
-            self._shown = [-1.0] * self.size
+        if self._started_at is None:
+            self._started_at = [-1.0] * self.size
         for slot in slots:
-            self._shown[slot] = now
+            self._started_at[slot] = now
 
-    def shown_at(self, slot: int) -> float:
+    def started_at(self, slot: int) -> float:
         """When a slot of a lot has shown its first token."""
-        return -1.0 if self._shown is None else self._shown[slot]
+        return -1.0 if self._started_at is None else self._started_at[slot]
 
     def take_off(self, slot: int) -> bool:
         """Record that a slot of a lot is open no more; return whether it was."""

@@ -47,6 +47,7 @@ from aurora_pool.serve.records import BatchRecords
 from aurora_pool.serve.rendering import UI, Pages, protect
 from aurora_pool.serve.status import StatusApi
 from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.waits import Waits
 from aurora_pool.serve.webhooks import WebhooksApi
 
 FLUSH_EVERY = 2.0
@@ -94,7 +95,8 @@ async def open_app(
         limiter = Limiter(accounts)
         files = FilesApi(storage, blobs, options.data / "incoming", options)
         gateway = Gateway(fleet, limiter, options)
-        batches = BatchesApi(storage, folders, options, executor.wake)
+        waits = Waits(accounts, keys, options.limits)
+        batches = BatchesApi(storage, folders, options, waits, executor.wake)
         history = History(fleet, gateway)
         pages = Pages()
         apis = (
@@ -104,10 +106,10 @@ async def open_app(
             WebhooksApi(storage, deliverer),
             KeysApi(keys),
             StatusApi(fleet, gateway, executor),
-            state := StateApi(fleet, storage, gateway),
+            state := StateApi(fleet, storage, gateway, waits),
             pages,
             Dashboard(pages, fleet, gateway, history, keys, gatekeeper),
-            JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches),
+            JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches, waits),
         )
         app = web.Application(
             client_max_size=options.body_bytes, middlewares=[_around(gatekeeper, options.body_bytes, pages, arrived)]
@@ -133,7 +135,7 @@ async def open_app(
         for work in (*background, executor.run()):
             task = asyncio.create_task(work)
             task.add_done_callback(_tell_end)
-            stack.push_async_callback(_cancelled, storage, task)
+            stack.push_async_callback(_cancelled, task)
         stack.push_async_callback(executor.stop, options.grace)
         yield app
 
@@ -205,8 +207,8 @@ def _tell_end(task: asyncio.Task[None]) -> None:
         logger.error("%s ended, because of a defect", task.get_coro(), exc_info=error)
 
 
-async def _cancelled(storage: Storage, task: asyncio.Task[None]) -> None:
-    await storage.cancel(task)
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 

@@ -78,7 +78,7 @@ async def _model_errors(fleet: ServedFleet, name: str | None) -> list[dict[str, 
     if name is None and len(fleet.models) > 1:
         message = f"The requests name no model, and there are several: {', '.join(sorted(fleet.models)[:5])}."
     elif name is not None and fleet.models and not fleet.undiscovered and name not in fleet.models:
-        message = f"The model `{name}` does not exist."
+        message = f"The model `{name}` does not exist. The server has: {', '.join(sorted(fleet.models)[:5])}."
     else:
         return []
     return [{"code": "model_not_found", "line": None, "message": message, "param": "body.model"}]

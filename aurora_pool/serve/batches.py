@@ -11,7 +11,7 @@ from aiohttp import web
 from sqlalchemy import RowMapping, func, insert, select, update
 
 from aurora_pool.serve.access import caller_of
-from aurora_pool.serve.batch_rows import ACTIVE, ENDPOINTS, batch_object, find_batch
+from aurora_pool.serve.batch_rows import ENDPOINTS, batch_object, find_batch
 from aurora_pool.serve.blobs import read_file
 from aurora_pool.serve.bodies import read_body
 from aurora_pool.serve.described import TEXT, described, limit, page_of
@@ -25,6 +25,8 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
+from aurora_pool.serve.waits import Waits
+from aurora_pool.wire.batch_states import ACTIVE, CHANGEABLE
 
 PRIORITIES = range(-100, 101)
 
@@ -49,11 +51,12 @@ class BatchesApi:
     """The handlers. ``wake`` is called when there may be something to do."""
 
     def __init__(
-        self, storage: Storage, folders: BatchFolders, options: ServerOptions, wake: Callable[[], None]
+        self, storage: Storage, folders: BatchFolders, options: ServerOptions, waits: Waits, wake: Callable[[], None]
     ) -> None:
         self._storage = storage
         self._folders = folders
         self._options = options
+        self._waits = waits
         self._wake = wake
 
     def routes(self) -> list[web.RouteDef]:
@@ -125,37 +128,38 @@ class BatchesApi:
     @described(reply="types:Batch")
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe a batch."""
-        return encode_reply(batch_object(await self._found(request)))
+        return await self._shown(request, await self._found(request))
 
     @described(query={"after": TEXT, "limit": limit(100)}, reply=page_of("types:Batch"))
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's batches."""
         limit = query_int(request, "limit", 20, least=1, most=100)
-        user, after = caller_of(request).user, request.query.get("after")
+        caller, after = caller_of(request), request.query.get("after")
         async with self._storage.read() as connection:
-            rows, more = await read_page(connection, batches, select(batches), user=user, after=after, limit=limit)
-        return encode_reply(page([batch_object(row) for row in rows], has_more=more))
+            rows, more = await read_page(
+                connection, batches, select(batches), user=caller.user, after=after, limit=limit
+            )
+        waits = await self._waits.reasons(rows, caller)
+        return encode_reply(page([batch_object(row, waits.get(row["user"])) for row in rows], has_more=more))
 
     @described(reply="types:Batch")
     async def cancel(self, request: web.Request) -> web.Response:
         """Cancel a batch: what is answered is kept, and becomes its output."""
         now = int(time.time())
-        row = await self._change(
-            request, ("validating", "in_progress"), {"status": "cancelling", "cancelling_at": now}, "cancelled"
-        )
+        row = await self._change(request, CHANGEABLE, {"status": "cancelling", "cancelling_at": now}, "cancelled")
         return encode_reply(batch_object(row))
 
     @described(reply="types:Batch")
     async def pause(self, request: web.Request) -> web.Response:
         """Pause a batch; its completion window keeps running."""
-        row = await self._change(request, ("validating", "in_progress"), {"paused": True}, "paused")
+        row = await self._change(request, CHANGEABLE, {"paused": True}, "paused")
         return encode_reply(batch_object(row))
 
     @described(reply="types:Batch")
     async def resume(self, request: web.Request) -> web.Response:
         """Resume a paused batch."""
-        row = await self._change(request, ("validating", "in_progress"), {"paused": False}, "resumed")
-        return encode_reply(batch_object(row))
+        row = await self._change(request, CHANGEABLE, {"paused": False}, "resumed")
+        return await self._shown(request, row)
 
     @described(reply_types=("application/jsonl",))
     async def output(self, request: web.Request) -> web.StreamResponse:
@@ -167,6 +171,10 @@ class BatchesApi:
         if path is None:
             return web.Response(body=b"", content_type="application/jsonl")
         return await send_chunks(request, read_file(path, size), size, self._options.write_timeout)
+
+    async def _shown(self, request: web.Request, row: RowMapping) -> web.Response:
+        waits = await self._waits.reasons([row], caller_of(request))
+        return encode_reply(batch_object(row, waits.get(row["user"])))
 
     async def _found(self, request: web.Request) -> RowMapping:
         async with self._storage.read() as connection:

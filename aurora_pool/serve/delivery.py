@@ -71,7 +71,7 @@ class Deliverer:
                     continue
         finally:
             for task in running:
-                await self._storage.cancel(task)
+                task.cancel()
             await asyncio.gather(*running, return_exceptions=True)
 
     async def close(self) -> None:

@@ -20,6 +20,7 @@ from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
+from aurora_pool.wire.batch_states import RUNNABLE
 
 TICK = 1.0
 """Seconds between polls of the database while there is any batch that has not ended."""
@@ -31,7 +32,6 @@ VALIDATIONS = 2
 ENDINGS = 4
 CROWD = 4
 """Of how many times the batches that run at once are begun, for users who have none running."""
-RUNNABLE = ("in_progress", "finalizing")
 
 Drive: TypeAlias = Callable[[RowMapping], Awaitable[None]]
 
@@ -54,6 +54,7 @@ class Executor:
         self._runs: dict[str, tuple[int, BatchRun]] = {}
         self._deferred: dict[str, float] = {}
         self._progress: dict[str, Mapping[str, Any]] = {}
+        self._told: set[str] = set()
         self._stopping = False
 
     def wake(self) -> None:
@@ -89,7 +90,7 @@ class Executor:
         if tasks and grace > 0:
             await asyncio.wait(tasks, timeout=grace)
         for task in tasks:
-            await self._leases.storage.cancel(task)
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _tick(self) -> bool:
@@ -163,10 +164,18 @@ class Executor:
         shares = {}
         for user in users:
             weight, limits = known.get(user, (1.0, self._options.limits))
-            most = limits.tokens_per_day
-            spent = most is not None and await self._machinery.accounts.used(user) >= most
-            shares[user] = Share(weight, limits.batches_running, spent)
+            spent = await self._machinery.accounts.used_up(user, limits)
+            shares[user] = Share(weight, limits.batches_running, spent is not None)
+            self._tell(user, spent)
         return shares
+
+    def _tell(self, user: str, spent: str | None) -> None:
+        """Say once that a user's batches wait."""
+        if spent is None:
+            self._told.discard(user)
+        elif user not in self._told:
+            self._told.add(user)
+            logger.info("the batches of %s wait until the day (UTC) ends: %s", user, spent)
 
     async def _claim(self, chosen: Waiting, tasks: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
         row = await self._leases.claim(chosen.id)

@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import ColumnElement, Float, RowMapping, and_, cast, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from aurora_pool.serve.batch_rows import ACTIVE
 from aurora_pool.serve.queueing import Running, Waiting
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches, files
 from aurora_pool.serve.webhooks import queue_event
+from aurora_pool.wire.batch_states import ACTIVE, RUNNABLE, STARTED
 
 OF_EACH_USER = 16
 CANDIDATES = 4096
@@ -34,19 +34,19 @@ class Leases:
     """
 
     def __init__(self, storage: Storage, owner: str, seconds: float) -> None:
-        self.storage = storage
+        self._storage = storage
         self._owner = owner
         self._seconds = seconds
         self.released: set[str] = set()
 
     async def take_over_all(self) -> None:
         """End all leases: for a database that no other process uses, as the folder's lock has shown."""
-        async with self.storage.write() as connection:
+        async with self._storage.write() as connection:
             await connection.execute(update(batches).values(owner=None, lease_until=None))
 
     async def any_active(self) -> bool:
         """Whether there is any batch that has not ended: the cheapest question, for a server that has nothing to do."""
-        async with self.storage.read() as connection:
+        async with self._storage.read() as connection:
             return (await connection.execute(_ANY_ACTIVE)).first() is not None
 
     async def waiting(self, states: Sequence[str]) -> list[Waiting]:
@@ -66,14 +66,14 @@ class Leases:
             .order_by(ranked.c.priority.desc(), ranked.c.seq)
             .limit(CANDIDATES)
         )
-        async with self.storage.read() as connection:
+        async with self._storage.read() as connection:
             rows = (await connection.execute(chosen)).all()
         return [Waiting(*row) for row in rows]
 
     async def overdue(self) -> list[Waiting]:
         """The batches that only have to be ended: cancelled ones, and those whose window has closed."""
         columns = batches.c
-        over = and_(columns.status.in_(("in_progress", "finalizing")), columns.expires_at <= int(time.time()))
+        over = and_(columns.status.in_(RUNNABLE), columns.expires_at <= int(time.time()))
         return await self._waiting(or_(columns.status == "cancelling", over))
 
     async def running(self) -> dict[str, Running]:
@@ -81,10 +81,10 @@ class Leases:
         columns = batches.c
         chosen = (
             select(columns.user, func.count(), func.max(columns.priority))
-            .where(columns.status.in_(ACTIVE[1:]), columns.owner.is_not(None), columns.lease_until >= self._now())
+            .where(columns.status.in_(STARTED), columns.owner.is_not(None), columns.lease_until >= self._now())
             .group_by(columns.user)
         )
-        async with self.storage.read() as connection:
+        async with self._storage.read() as connection:
             rows = (await connection.execute(chosen)).all()
         return {user: Running(count, priority) for user, count, priority in rows}
 
@@ -103,14 +103,14 @@ class Leases:
             .values(owner=self._owner, lease_until=self._until(), epoch=columns.epoch + 1)
             .returning(batches)
         )
-        async with self.storage.write() as connection:
+        async with self._storage.write() as connection:
             row: RowMapping | None = (await connection.execute(chosen)).mappings().one_or_none()
         return row
 
     async def renew(self, progress: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[int, str, bool]]:
         """Give a sign of life, and write what was done; return the epoch, status and pause of all that is held."""
         mine = batches.c.owner == self._owner
-        async with self.storage.write() as connection:
+        async with self._storage.write() as connection:
             chosen = update(batches).where(mine).values(lease_until=self._until())
             rows = await connection.execute(
                 chosen.returning(batches.c.id, batches.c.epoch, batches.c.status, batches.c.paused)
@@ -126,7 +126,7 @@ class Leases:
 
         Raises :class:`LeaseLost` where another replica has it, or its user has cancelled it meanwhile.
         """
-        async with self.storage.write() as connection:
+        async with self._storage.write() as connection:
             await self._change(connection, row, values, release=release)
 
     async def end(
@@ -134,7 +134,7 @@ class Leases:
     ) -> None:
         """End a batch: its row, files and webhook deliveries in one transaction. Raises :class:`LeaseLost`."""
         self.released.add(row["id"])
-        async with self.storage.write() as connection:
+        async with self._storage.write() as connection:
             await self._change(connection, row, values, release=True)
             for file in created:
                 await connection.execute(insert(files).values(file))
@@ -144,7 +144,7 @@ class Leases:
         """Let go of a batch, if it is still held, and write what was done; nothing goes on for now."""
         self.released.add(row["id"])
         values = {**progress, "eta": None, "rate": None, "owner": None, "lease_until": None}
-        async with self.storage.write() as connection:
+        async with self._storage.write() as connection:
             await connection.execute(update(batches).where(self._holds(row)).values(values))
 
     async def _change(
@@ -169,6 +169,6 @@ class Leases:
 
     def _now(self) -> Any:
         """The database's time: replicas' clocks may differ."""
-        if self.storage.is_sqlite:
+        if self._storage.is_sqlite:
             return time.time()
         return cast(func.extract("epoch", func.clock_timestamp()), Float)

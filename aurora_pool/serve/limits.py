@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from aurora_pool.errors import counted
 from aurora_pool.messages import Usage
 from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.keys import Caller
+from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import token_days
 
@@ -51,7 +53,7 @@ class TokenAccounts:
         self._now = now
         self._unwritten: Counter[tuple[str, int]] = Counter()
         self._in_writing: Counter[tuple[str, int]] = Counter()
-        self._written = 0
+        self._using = asyncio.Lock()  # what is written while this reads could be counted twice, or not at all
         self._seen: dict[tuple[str, int], tuple[float, int]] = {}
 
     def charge(self, user: str, tokens: int) -> None:
@@ -61,45 +63,60 @@ class TokenAccounts:
 
     async def used(self, user: str) -> int:
         """How many tokens the user has used up today."""
-        now = self._now()
-        key = (user, int(now // DAY))
-        read_at, tokens = self._seen.get(key, (0.0, 0))
-        if now - read_at > REFRESH:
-            columns = token_days.c
-            chosen = select(columns.tokens).where(columns.user == user, columns.day == key[1])
-            written = -1
-            while written != self._written:  # else what is written while this reads would be in neither
-                written = self._written
-                async with self._storage.read() as connection:
-                    tokens = (await connection.execute(chosen)).scalar_one_or_none() or 0
-            self._seen = {old: value for old, value in self._seen.items() if old[1] == key[1]}
-            self._seen[key] = (now, tokens)
-        return tokens + self._unwritten[key] + self._in_writing[key]
+        key = (user, int(self._now() // DAY))
+        if self._is_old(key):
+            async with self._using:
+                if self._is_old(key):  # not if another request has read it meanwhile
+                    await self._read(key)
+        return self._seen[key][1] + self._unwritten[key] + self._in_writing[key]
+
+    async def used_up(self, user: str, limits: UserLimits) -> str | None:
+        """Say which limit is reached, if the user has used up today's tokens."""
+        most = limits.tokens_per_day
+        if most is None or await self.used(user) < most:
+            return None
+        return f"Limit of {counted(most, 'token')} a day reached."
+
+    def _is_old(self, key: tuple[str, int]) -> bool:
+        read_at, _ = self._seen.get(key, (0.0, 0))
+        return self._now() - read_at > REFRESH
+
+    async def _read(self, key: tuple[str, int]) -> None:
+        user, day = key
+        chosen = select(token_days.c.tokens).where(token_days.c.user == user, token_days.c.day == day)
+        read_at = self._now()
+        async with self._storage.read() as connection:
+            tokens = (await connection.execute(chosen)).scalar_one_or_none() or 0
+        self._seen = {old: value for old, value in self._seen.items() if old[1] == day}
+        self._seen[key] = (read_at, tokens)
 
     async def flush(self) -> None:
         """Write what was counted since the last time."""
-        if not self._unwritten:
-            return
-        taken, self._unwritten = self._unwritten, Counter()
-        self._in_writing.update(taken)
+        async with self._using:
+            taken, self._unwritten = self._unwritten, Counter()
+            if not taken:
+                return
+            self._in_writing = taken
+            try:
+                await self._write(taken)
+            except BaseException:
+                self._unwritten.update(taken)
+                raise
+            finally:
+                self._in_writing = Counter()
+            for key, tokens in taken.items():
+                read_at, seen = self._seen.get(key, (0.0, 0))
+                self._seen[key] = (read_at, seen + tokens)
+
+    async def _write(self, taken: Counter[tuple[str, int]]) -> None:
         build = sqlite.insert if self._storage.is_sqlite else postgresql.insert
-        try:
-            async with self._storage.write() as connection:
-                for (user, day), tokens in taken.items():
-                    new = build(token_days).values(user=user, day=day, tokens=tokens)
-                    total = token_days.c.tokens + new.excluded.tokens
-                    await connection.execute(
-                        new.on_conflict_do_update(index_elements=["user", "day"], set_={"tokens": total})
-                    )
-        except BaseException:
-            self._unwritten.update(taken)
-            raise
-        finally:
-            self._in_writing -= taken
-        self._written += 1
-        for key, tokens in taken.items():
-            read_at, seen = self._seen.get(key, (0.0, 0))
-            self._seen[key] = (read_at, seen + tokens)
+        async with self._storage.write() as connection:
+            for (user, day), tokens in taken.items():
+                new = build(token_days).values(user=user, day=day, tokens=tokens)
+                total = token_days.c.tokens + new.excluded.tokens
+                await connection.execute(
+                    new.on_conflict_do_update(index_elements=["user", "day"], set_={"tokens": total})
+                )
 
 
 class Limiter:
@@ -116,9 +133,9 @@ class Limiter:
             wait = self._rates.take(caller.user, limits.requests_per_minute, time.monotonic())
             if wait:
                 raise too_many(f"Limit of {counted(limits.requests_per_minute, 'request')} a minute reached.", wait)
-        if limits.tokens_per_day is not None and await self._accounts.used(caller.user) >= limits.tokens_per_day:
-            now = time.time()
-            raise too_many(f"Limit of {counted(limits.tokens_per_day, 'token')} a day reached.", DAY - now % DAY)
+        reason = await self._accounts.used_up(caller.user, limits)
+        if reason is not None:
+            raise too_many(reason, DAY - time.time() % DAY)
 
     def charge(self, caller: Caller, usage: Usage | None) -> None:
         """Count the tokens of a reply, for users whose tokens are limited."""

@@ -2,15 +2,20 @@
 
 On SQLite every transaction that may write begins with ``BEGIN IMMEDIATE``: one that reads first and writes later could
 fail at once, whatever ``busy_timeout`` says.
+
+No cancellation cuts a statement short. SQLite would stay locked for as long as anything refers to that statement, as
+the traceback of the cancellation does, and nobody would know whether a commit has happened. So each statement runs to
+its end, and the task hears of its cancellation at the first thing after it that it awaits and that is no statement:
+after its transaction, as a rule.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import make_url
@@ -22,6 +27,11 @@ from aurora_pool.serve.migrate import upgrade
 
 BUSY = 30_000
 """Milliseconds that a write waits for another one, on SQLite."""
+
+LONGEST = 2 * BUSY / 1000
+"""Seconds that a cancelled task waits for the end of its statement: SQLite's are done by then, or have failed."""
+
+T = TypeVar("T")
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {
@@ -42,7 +52,7 @@ class Storage:
 
     def __init__(self, url: str) -> None:
         """Raises :class:`~aurora_pool.errors.ConfigError` for a URL that names no database this can use."""
-        self._writing: dict[asyncio.Task[Any] | None, asyncio.Event] = {}
+        self._open: set[asyncio.Event] = set()
         try:
             parsed = make_url(url)
             drivers = {
@@ -71,43 +81,79 @@ class Storage:
     async def open(self) -> None:
         """Bring the database up to this version's tables. Raises :class:`~aurora_pool.errors.ConfigError`."""
         try:
-            async with self._engine.begin() as connection:
+            async with self.write() as connection:
                 await connection.run_sync(upgrade)
         except (DBAPIError, OSError) as error:
             raise ConfigError(f"the database can't be used: {_reason(error)}") from error
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, once the transactions on them have ended."""
+        while self._open:
+            await next(iter(self._open)).wait()
         await self._engine.dispose()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction, committed at the end unless an exception ends it."""
-        task = asyncio.current_task()
-        ended = self._writing[task] = asyncio.Event()
-        try:
-            async with self._engine.begin() as connection:
-                yield connection
-        finally:
-            del self._writing[task]
-            ended.set()
-
-    async def cancel(self, task: asyncio.Task[Any]) -> None:
-        """Cancel a task, but not in the middle of a write.
-
-        SQLite would stay locked for as long as anything refers to the statement that was cut short.
-        """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(BUSY / 1000):
-                while (ended := self._writing.get(task)) is not None:
-                    await ended.wait()
-        task.cancel()
+        async with self._transaction(reads_only=False) as connection:
+            yield connection
+            await _whole(connection.commit())
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection that only reads, and holds up no writer."""
-        async with self._engine.connect() as plain:
-            yield await plain.execution_options(reads_only=True)
+        async with self._transaction(reads_only=True) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self, *, reads_only: bool) -> AsyncIterator[AsyncConnection]:
+        await asyncio.sleep(0)  # a cancellation that came in the last transaction is heard before the next one
+        connection, ended = _Connection(self._engine), asyncio.Event()
+        self._open.add(ended)
+        try:
+            await _whole(_begin(connection, reads_only=reads_only))
+            yield connection
+        finally:
+            try:
+                if connection.sync_connection is not None:  # else it could not be opened
+                    await _whole(connection.close())
+            finally:
+                self._open.discard(ended)
+                ended.set()
+
+
+class _Connection(AsyncConnection):
+    """Runs each statement to its end, also where the task that waits for it is cancelled."""
+
+    async def execute(self, *args: Any, **options: Any) -> Any:
+        return await _whole(super().execute(*args, **options))
+
+    async def run_sync(self, *args: Any, **options: Any) -> Any:
+        return await _whole(super().run_sync(*args, **options))
+
+
+async def _begin(connection: AsyncConnection, *, reads_only: bool) -> None:
+    await connection.start()
+    await connection.execution_options(reads_only=reads_only)
+    await connection.begin()
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """Run something to its end in a task of its own; a cancellation of this task meanwhile goes on after that."""
+    task = asyncio.create_task(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task], timeout=LONGEST if cancelled else None)
+        except asyncio.CancelledError:
+            cancelled = True
+        else:
+            task.cancel()  # changes nothing, unless it took too long
+    this = asyncio.current_task()
+    if cancelled and this is not None:
+        this.uncancel()
+        this.cancel()  # heard at the next await
+    return task.result()
 
 
 def _set_up_sqlite(engine: AsyncEngine) -> None:

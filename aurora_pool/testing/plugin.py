@@ -8,10 +8,11 @@
         responses = await vllm_pool.send_all_batched(["Name a colour."] * 100)
         assert all(response.success for response in responses)
 
-The fixtures are asynchronous and need pytest-asyncio, in either of its modes. The arguments of the marks
-``simulated_fleet`` and ``vllm_pool`` are those of :class:`~aurora_pool.testing.fleet.SimulatedFleet` (2 agents by
-default) and of :class:`~aurora_pool.pool.VLLMPool`. For tests in simulated time see
-:func:`aurora_pool.testing.clock.loop_factories`, whose mark ``simulated_clock`` is registered here too.
+The fixtures are asynchronous and need pytest-asyncio, in either of its modes, and an async test: the servers answer
+only while it awaits something. The arguments of the marks ``simulated_fleet`` and ``vllm_pool`` are those of
+:class:`~aurora_pool.testing.fleet.SimulatedFleet` (2 agents by default) and of :class:`~aurora_pool.pool.VLLMPool`. For
+tests in simulated time see :func:`aurora_pool.testing.clock.loop_factories`, whose mark ``simulated_clock`` is
+registered here too.
 
 pytest imports this module in every run, so it imports nothing else until a fixture is used.
 """

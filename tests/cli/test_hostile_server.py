@@ -8,13 +8,16 @@ import pty
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from aurora_pool.cli import batches
 from tests.cli.conftest import COMMAND, Call
 from tests.cli.test_terminal import ATTACKS
 from tests.serve.running import jsonl, line
@@ -36,6 +39,7 @@ BATCH: dict[str, Any] = {
     "metadata": {"filename": SAID},
 }
 
+RECORD = b'{"id": "batch_req_1", "custom_id": "a", "response": {"status_code": 200, "body": {}}, "error": null}\n'
 
 TURN = "/turn"
 
@@ -50,7 +54,9 @@ class Odd(ThreadingHTTPServer):
         self.status = 200
         self.batch: bytes = b"{}"
         self.then = (200, b"{}")
-        """The status and batch to go on with once it is asked for :data:`TURN`."""
+        """The status and batch to go on with once it is asked for :data:`TURN`, or is no longer lost."""
+        self.lost = 0
+        """How often it gives no reply to who asks for a batch; the last time it is 503."""
 
     @property
     def url(self) -> str:
@@ -64,13 +70,20 @@ class Handler(BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         path = self.path.partition("?")[0]
         status, body = self.server.status, self.server.batch
+        if self.server.lost and path.startswith("/v1/batches/"):
+            self.server.lost -= 1
+            if self.server.lost:
+                self.close_connection = True
+                return
+            self.server.status, self.server.batch = self.server.then
+            status = 503
         if path == TURN:
             self.server.status, self.server.batch = self.server.then
             status, body = 200, b""
         elif path == "/v1/files":
             status, body = 200, json.dumps(FILE).encode()
         elif path.startswith("/v1/files/"):
-            status, body = 200, b"{}\n"
+            status, body = 200, RECORD
         elif path == "/v1/batches" and self.command == "GET" and status == 200:
             body = b'{"object": "list", "has_more": false, "data": [' + body + b"]}"
         self.send_response(status)
@@ -183,7 +196,7 @@ def test_a_message_is_cut(odd: Odd, commands: list[tuple[str, ...]], call: Call)
 def test_any_id_is_one_part_of_a_path(odd: Odd, commands: list[tuple[str, ...]], call: Call, tmp_path: Path) -> None:
     odd.batch = json.dumps(BATCH | {"id": "../\x00//a?b#c", "output_file_id": "..\x00/%2e\n"}).encode()
     assert call(*commands[2]).code == 0
-    assert (tmp_path / "out.jsonl").read_text() == "{}\n"
+    assert (tmp_path / "out.jsonl").read_bytes() == RECORD
     odd.batch = json.dumps(BATCH | {"request_counts": {"total": 10**400, "completed": 10**400, "failed": 0}}).encode()
     assert call(*commands[2]).code == 0
 
@@ -210,3 +223,68 @@ def test_the_exit_code_tells_whether_all_requests_have_answers(
     ended = call("fetch", "batch-1", "-o", output)
     assert (ended.code, output.exists()) == (code, status != "failed")
     assert ("line 2: no prompt" in ended.err) == (status == "failed")
+
+
+WATCHED = {**BATCH, "id": "batch-1", "output_file_id": "file-1", "errors": None}
+
+
+def test_a_server_that_starts_again_is_waited_for(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "POLL_EVERY", 0.0)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.then = 200, json.dumps(WATCHED).encode()
+    odd.lost = 4
+    ended = call(*commands[0])
+    assert (ended.code, (tmp_path / "out.jsonl").read_bytes()) == (0, RECORD)
+    assert ended.err.splitlines() == [
+        "batch-1: the server can't be reached now; it is asked again",
+        "batch-1: completed",
+    ]
+
+
+def test_why_a_batch_waits_is_told(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "Limit of 9 tokens a day reached."
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress", "aurora_pool": {"waiting": reason}}).encode()
+    assert call("jobs").out.endswith(f"  waits: {reason}\n")
+    polls = count()
+
+    def sleep(_: float) -> None:
+        if next(polls) == 3:
+            odd.batch = json.dumps(WATCHED).encode()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ended = call(*commands[0])
+    assert (ended.code, ended.err.count(f"batch-1: waits: {reason}\n")) == (0, 1)
+
+
+def test_a_watch_that_ends_tells_how_to_get_the_answers(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "POLL_EVERY", 0.0)
+    monkeypatch.setattr(batches, "PATIENCE", 0.0)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.lost = 10
+    ended = call(*commands[0])
+    assert (ended.code, "can't be reached (" in ended.err) == (5, True)
+    assert ended.err.endswith("  the server keeps the batch: aurora-pool fetch batch-1 -o FILE\n")
+
+
+def test_a_missing_key_is_named(call: Call, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd.status, odd.batch = 401, json.dumps({"error": {"message": "Incorrect API key provided."}}).encode()
+    for key, told in (("", "AURORA_POOL_KEY is not set"), ("ap-x", "Incorrect API key provided.")):
+        monkeypatch.setenv("AURORA_POOL_KEY", key)
+        ended = call("jobs")
+        assert (ended.code, ended.err.count("\n"), told in ended.err) == (2, 1, True)
+
+
+@pytest.mark.parametrize("url", ["foo://x", "login01:8080", "127.0.0.1", "http://", "http://[x", "http://x:y"])
+def test_what_is_no_url_is_told(call: Call, url: str) -> None:
+    ended = call("jobs", "--server", url)
+    assert (
+        ended.code,
+        ended.err.count("\n"),
+        f"--server: expected a URL such as http://login01:8080, got {url!r}" in ended.err,
+    ) == (2, 1, True)

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 import traceback
 import urllib.error
 import urllib.request
@@ -160,7 +161,7 @@ def test_the_server_and_its_commands_show_no_key_and_write_nothing_to_the_termin
         monkeypatch.setenv("AURORA_POOL_SERVER", url)
         batch = ""
         while answered(f"{url}/v1/models")[0] != 200:
-            pass
+            time.sleep(0.05)
         for status in (400, 401):
             monkeypatch.setattr(Repeating, "status", status)
             for path in ("completions", "chat/completions"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
 import signal
 import time
 import urllib.request
@@ -71,6 +73,8 @@ def test_from_a_file_to_its_answers(
         again = tmp_path / "again.jsonl"
         assert call("fetch", batch_id, "-o", again).code == 0
         assert again.read_bytes() == output.read_bytes()
+        assert call("fetch", batch_id, "-o", "-").out.encode() == output.read_bytes()
+        check_places(call, batch_id, tmp_path, output.read_bytes())
         late = call("cancel", batch_id)
         assert (late.code, late.err.count("\n"), "completed" in late.err) == (2, 1, True)
         source.write_text("nonsense\n")
@@ -87,6 +91,54 @@ def test_from_a_file_to_its_answers(
         code, lines = server.stop()
     assert code == 0
     assert lines[-1].startswith("stopped; batches that are not done go on")
+
+
+def check_places(call: Call, batch_id: str, folder: Path, records: bytes) -> None:
+    """Fetch to a former fetch's file by a link, and to a pipe: both stay what they are."""
+    link, pipe, old = folder / "link", folder / "pipe", folder / "old.jsonl"
+    old.write_bytes(records.splitlines(keepends=True)[0])
+    link.symlink_to(old)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    for place in (link, pipe):
+        assert call("fetch", batch_id, "-o", place).code == 0
+    assert (link.is_symlink(), old.read_bytes()) == (True, records)
+    assert (pipe.is_fifo(), os.read(reader, 2 * len(records))) == (True, records)
+    os.close(reader)
+
+
+def test_an_output_is_refused_before_anything_is_sent(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AURORA_POOL_SERVER", "http://127.0.0.1:9")  # to ask it would end with 5
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    source, link, notes = tmp_path / "in.jsonl", tmp_path / "link", tmp_path / "notes.txt"
+    source.write_bytes(jsonl([line("a")]))
+    link.symlink_to(source)
+    notes.write_text("my notes")
+    before = {path: path.read_bytes() for path in (source, notes)}
+    (tmp_path / "file").touch()
+    for output, code in {
+        source: 2,
+        link: 2,
+        notes: 6,
+        tmp_path: 6,
+        tmp_path / "none" / "x": 6,
+        tmp_path / "file" / "x": 6,
+    }.items():
+        refused = call("submit", source, "--watch", "-o", output)
+        assert (refused.code, refused.err.count("\n"), f"{output}: " in refused.err) == (code, 1, True), refused.err
+        if output not in (source, link):
+            assert call("fetch", "batch_x", "-o", output).code == 6
+    assert call("fetch", "batch_x", "-o", source).code == 6
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_a_byte_order_mark_is_named(call: Call, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_bytes(codecs.BOM_UTF8 + jsonl([line("a")]))
+    refused = call("submit", source)
+    assert (refused.code, f"{source}:1: it begins with a byte order mark" in refused.err) == (3, True)
 
 
 def test_a_further_key_leaves_an_administrator_one(call: Call, tmp_path: Path) -> None:

@@ -74,6 +74,38 @@ async def test_what_failed_a_check_is_run_again_if_asked(tmp_path: Path, write_l
         same = await run_job(pool, source, output)
         healed = await run_job(pool, source, output, JobOptions(retry_failed=True))
     assert (first.failures, same.done, healed.answered) == ({"invalid": 5}, 0, 5)
+    assert (first.asked_again, same.asked_again) == (5, 0)
+
+
+async def test_what_was_answered_before_is_checked_as_well(tmp_path: Path, write_lines: WriteLines) -> None:
+    lines = [{"prompt": prompt["prompt"]} for prompt in PROMPTS[:6]]
+    output = tmp_path / "out.jsonl"
+    async with fleet_of(1, reply=lambda text: text) as fleet, pool_of(fleet) as pool:
+        await run_job(pool, write_lines("in.jsonl", lines), output)
+        source = write_lines("in.jsonl", [{"prompt": "Say more."}, *lines])  # each old one has moved
+        before = read_records(output)
+        no_fives = Expectation(check=lambda text: "it has a 5" if "5" in text else None, retries=0)
+        kept = await run_job(pool, source, output, JobOptions(expect=no_fives))
+        assert len(received(fleet)) == 7
+        again = await run_job(pool, source, output, JobOptions(expect=no_fives, retry_failed=True))
+        assert len(received(fleet)) == 8
+    assert (kept.resumed.unfit, kept.resumed.answered, kept.resumed.failed) == (1, 5, 1)
+    assert (kept.ending, kept.answered, kept.failed) == ("finished", 6, 1)
+    assert (again.resumed.unfit, again.resumed.retried, again.done, again.failures) == (1, 1, 1, {"invalid": 1})
+    (old,) = read_records(tmp_path / "out.jsonl.superseded")
+    assert old["response"]["body"]["choices"] == before[5]["response"]["body"]["choices"]
+    assert {answer.id: answer.error for answer in read_answers(output)}["line-7"] == "it has a 5"
+
+
+async def test_a_check_that_fails_says_for_which_request(tmp_path: Path, write_lines: WriteLines) -> None:
+    source, output = write_lines("in.jsonl", [{"id": "one", "prompt": "Say 1."}]), tmp_path / "out.jsonl"
+    wrong: Any = str.isalnum  # which answers another question
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with pytest.raises(ConfigError, match=r"what is wrong, or None, got (True|False) for the answer to 'one'"):
+            await run_job(pool, source, output, JobOptions(expect=Expectation(check=wrong)))
+        with pytest.raises(ZeroDivisionError) as raised:
+            await run_job(pool, source, output, JobOptions(expect=Expectation(check=lambda _: str(1 / 0))))
+    assert raised.value.__notes__ == ["in the check of the answer to 'one'"]
 
 
 def test_the_complaint_is_appended_if_so_told() -> None:
@@ -155,7 +187,10 @@ async def test_jobs_share_answers(tmp_path: Path, write_lines: WriteLines) -> No
         others = [{"id": f"x{n}", **line} for n, line in enumerate(reversed(lines))]
         summary = await run_job(pool, write_lines("two.jsonl", others), tmp_path / "two.out.jsonl", options)
         assert len(received(fleet)) == count + 20  # what is sampled without a seed
+        checked = JobOptions(cache=tmp_path / "cache", expect=Expectation(check=lambda _: "no", retries=0))
+        unfit = await run_job(pool, tmp_path / "two.jsonl", tmp_path / "three.out.jsonl", checked)
     assert (summary.cached, summary.answered) == (40, 60)
+    assert (unfit.cached, unfit.failed) == (0, 60)
 
     def texts(name: str) -> dict[str, str | None]:
         return {answer.id: answer.text for answer in read_answers(tmp_path / name)}

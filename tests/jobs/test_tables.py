@@ -202,7 +202,6 @@ async def test_files_elsewhere_are_read_and_tables_are_written_there(tmp_path: P
         open_source("nosuch://x.jsonl")
 
 
-@pytest.mark.timeout(60)
 async def test_s3(bucket: str, tmp_path: Path) -> None:
     with fsspec.open(f"{bucket}/in.csv", "wt") as file:
         file.write("id,prompt\na,Say a.\nb,Say b.\n")

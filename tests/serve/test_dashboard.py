@@ -22,11 +22,15 @@ from aurora_pool.testing import AgentProfile
 from tests.browser import CHROMIUM, needs_browser
 from tests.serve.running import MODEL, Running, ended, jsonl, line, make_keys, running, submit, until
 
+PATIENCE = 60_000
+"""Milliseconds that the browser waits for what a page shows, on a machine that does much else."""
+
 HOSTILE = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Browser]:
+    expect.set_options(timeout=PATIENCE)
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -49,7 +53,7 @@ async def browsing(browser: Browser, **options: Any) -> AsyncIterator[Page]:
     """Open a page, and see that it breaks no rule of its own: no error of a script, nothing that the policy stopped."""
     problems: list[str] = []
     page = await browser.new_page(**options)
-    page.set_default_timeout(15_000)
+    page.set_default_timeout(PATIENCE)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda said: problems.append(said.text) if "Policy" in said.text else None)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -12,12 +13,14 @@ from typing import Any
 
 import openai
 import pytest
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve import limits as limits_module
 from aurora_pool.serve.limits import RequestRates, TokenAccounts
 from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.tables import token_days
 from aurora_pool.testing import AgentProfile
 from tests.serve.running import MODEL, Running, ended, line, make_keys, running, submit, until
 
@@ -62,75 +65,120 @@ async def test_tokens_a_day(tmp_path: Path) -> None:
 
 
 class PausedStorage(Storage):
-    """Its transactions pause before they end, each kind until its event is set."""
+    """Its transactions pause before they end, and where one has written, each until its event is set."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.may_read, self.may_write, self.reached = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.may_go_on = asyncio.Event()
+        for event in (self.may_read, self.may_write, self.may_go_on):
+            event.set()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         async with super().write() as connection:
             yield connection
-            self.reached.set()
-            await self.may_write.wait()
+            await self._pause(self.may_write)
+        await self._pause(self.may_go_on)
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         async with super().read() as connection:
             yield connection
+            await self._pause(self.may_read)
+
+    async def _pause(self, until: asyncio.Event) -> None:
+        if not until.is_set():
             self.reached.set()
-            await self.may_read.wait()
+            await until.wait()
 
 
-async def test_tokens_count_while_they_are_written_and_read(tmp_path: Path) -> None:
+@pytest.fixture
+async def paused(tmp_path: Path) -> AsyncIterator[PausedStorage]:
     storage = PausedStorage(f"sqlite:///{tmp_path / 'a.db'}")
     await storage.open()
-    accounts = TokenAccounts(storage)
-    storage.may_read.set()
+    yield storage
+    await storage.close()
+
+
+async def test_tokens_count_while_they_are_written(paused: PausedStorage) -> None:
+    accounts = TokenAccounts(paused)
     assert await accounts.used("ann") == 0
     accounts.charge("ann", 5)
-    storage.reached.clear()
+    paused.may_write.clear()
     writing = asyncio.create_task(accounts.flush())
-    await storage.reached.wait()
+    await paused.reached.wait()
     assert await accounts.used("ann") == 5
-    storage.may_write.set()
+    paused.may_write.set()
     await writing
     assert await accounts.used("ann") == 5
-    accounts.charge("bea", 7)
-    storage.may_read.clear()
-    storage.reached.clear()
-    reading = asyncio.create_task(accounts.used("bea"))
-    await storage.reached.wait()  # it has read that there is nothing
-    await accounts.flush()
-    storage.may_read.set()
+
+
+async def test_tokens_that_are_written_while_others_are_read_count(paused: PausedStorage) -> None:
+    accounts = TokenAccounts(paused)
+    accounts.charge("ann", 7)
+    paused.may_read.clear()
+    reading = asyncio.create_task(accounts.used("ann"))
+    await paused.reached.wait()  # it has read that there is nothing
+    writing = asyncio.create_task(accounts.flush())
+    paused.may_read.set()
     assert await reading == 7
-    assert await accounts.used("bea") == 7
-    await storage.close()
+    await writing
+    assert await accounts.used("ann") == 7
+
+
+async def test_tokens_that_have_just_been_written_count_once(paused: PausedStorage) -> None:
+    accounts = TokenAccounts(paused)
+    accounts.charge("ann", 7)
+    paused.may_go_on.clear()
+    writing = asyncio.create_task(accounts.flush())
+    await paused.reached.wait()  # it has committed, and does not know yet
+    reading = asyncio.create_task(accounts.used("ann"))
+    for _ in range(20):  # time enough for it to read, if it did
+        async with paused.read() as connection:
+            await connection.execute(select(token_days))
+    paused.may_go_on.set()
+    await writing
+    assert await reading == 7
+    assert await accounts.used("ann") == 7
 
 
 async def _status_is(client: openai.AsyncOpenAI, batch_id: str, status: str) -> bool:
     return (await client.batches.retrieve(batch_id)).status == status
 
 
+async def _any_done(client: openai.AsyncOpenAI, batch_id: str) -> bool:
+    counts = (await client.batches.retrieve(batch_id)).request_counts
+    return counts is not None and counts.completed > 0
+
+
 @pytest.mark.usefixtures("quick", "endless_day")
 @pytest.mark.parametrize("lists", [False, True])
-async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(tmp_path: Path, lists: bool) -> None:
+async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lists: bool
+) -> None:
+    caplog.set_level(logging.INFO, "aurora_pool")
     lines = [line(f"r{i}", [f"a{i}", f"b{i}"] if lists else None) for i in range(1000)]
     limits = UserLimits(tokens_per_day=100)  # of users without a key too
     async with running(tmp_path, agents=1, profile=SLOW, limits=limits) as run:
         batch = await submit(run.client, lines)
-        for count in (1, 0):
-            await until(functools.partial(_run_now, run, count))
+        await until(functools.partial(_any_done, run.client, batch.id))
+        await until(functools.partial(_run_now, run, 0))
         found = await run.client.batches.retrieve(batch.id)
         assert found.request_counts is not None
         assert (found.status, 0 < found.request_counts.completed < 1000) == ("in_progress", True)
         own = (found.model_extra or {})["aurora_pool"]
         assert (own["eta_seconds"], own["requests_per_second"]) == (None, None)
+        assert own["waiting"] == "Limit of 100 tokens a day reached."
+        assert caplog.text.count("the batches of local wait until the day (UTC) ends: Limit of 100 tokens") == 1
+        for page in ("ui/jobs", f"ui/jobs/{batch.id}", "api/state", "v1/batches"):
+            async with run.http.get(f"{run.server.address}/{page}") as reply:
+                assert "Limit of 100 tokens a day reached." in await reply.text(), page
         with pytest.raises(openai.RateLimitError, match="tokens a day"):
             await run.client.completions.create(model=MODEL, prompt="p", max_tokens=1)
     async with running(tmp_path) as run:
         done = await ended(run.client, batch)
+        assert (done.model_extra or {})["aurora_pool"]["waiting"] is None
         assert (done.status, done.usage is not None) == ("completed", True)
     with closing(sqlite3.connect(tmp_path / "serve.db")) as database:
         [charged] = database.execute("select sum(tokens) from token_days where user = 'local'").fetchone()
