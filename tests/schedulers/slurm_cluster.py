@@ -7,6 +7,7 @@ loopback; it is up in a few seconds, and needs no /etc/slurm and no other servic
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,7 +21,7 @@ from typing import Self
 
 from tests.ports import free_ports
 
-NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "sinfo", "scontrol")
+NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "sinfo", "scontrol", "sdiag")
 NODES = ("n1", "n2", "n3", "n4")
 STARTING = 180.0
 _NODE = "TESTED_NODE"
@@ -52,7 +53,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 InactiveLimit=0
 KillWait=5
-MessageTimeout=5
+MessageTimeout=30
 SlurmctldTimeout=30
 SlurmdTimeout=15
 GresTypes=gpu
@@ -152,6 +153,16 @@ class SlurmCluster:
                         os.kill(pid, number)
         self._daemons[node].kill()
         self._daemons[node].wait()
+
+    def has_given_up(self, node: str) -> bool:
+        """Whether the loss of a node is known, and no message is on its way; one ends what ran there, and may be late.
+
+        It would end the next run of the same job, once the node is back.
+        """
+        if node not in self.nodes("down*"):
+            return False
+        on_the_way = re.findall(r"^\s*Agent (?:queue size|count): *(\d+)", self.run("sdiag"), re.MULTILINE)
+        return set(on_the_way) == {"0"}
 
     def cancel_all(self) -> None:
         """End all jobs."""

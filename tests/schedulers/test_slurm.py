@@ -76,6 +76,7 @@ def test_a_job_outlives_a_node_and_the_node_comes_back(cluster: SlurmCluster, tm
         return [row["phase"] for row in states_of(run, environment).values()].count("ready")
 
     wait_for(lambda: ready() == 3, "the dead node's agent counts as ready")
+    wait_for(lambda: cluster.has_given_up("n2"), "the dead node is still talked to")
     cluster.start_node("n2")
     wait_for(lambda: "n2" in cluster.nodes("idle") or len(cluster.nodes("alloc")) == 4, "the node does not come back")
 
