@@ -15,7 +15,7 @@
     |-- BadReply               a reply with a good status that is not what the API promises
     |   `-- WrongModel         a reply of another model than was asked for
     |-- PromptFailed           one prompt has no answer: raised by Response.raise_for_status() only
-    |   |-- PromptRejected     the server rejected this prompt; no other agent would take it
+    |   |-- PromptRejected     this prompt was rejected, by a server or before it was sent
     |   |-- PromptPoisoned     the agents that served this prompt died of it
     |   |-- PromptTimedOut     the time that the caller allows for one prompt ran out
     |   `-- AttemptsExhausted  every attempt that the retry policy allows has failed

@@ -40,7 +40,7 @@ Content: TypeAlias = str | Sequence[int] | Sequence[Message]
 """What a prompt says: text, token ids, or a conversation."""
 
 ErrorKind: TypeAlias = Literal[
-    "rejected",  # the server rejected this prompt (its 400 is in ``error``); no other agent was asked
+    "rejected",  # a server rejected this prompt or filtered its answer (see ``error``), or it could not be sent at all
     "poison",  # the agents that served this prompt died of it
     "exhausted",  # every attempt that the retry policy allows has failed
     "invalid",  # an answer came, and again and again it was not what the job expects of one
@@ -215,7 +215,7 @@ class PromptFailed(PoolError):
 
 
 class PromptRejected(PromptFailed):
-    """The server rejected this prompt for a reason of its own, so no other agent would take it."""
+    """This prompt was rejected for a reason of its own: by a server, or before it was sent."""
 
 
 class PromptPoisoned(PromptFailed):

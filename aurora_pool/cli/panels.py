@@ -24,7 +24,7 @@ COSTS = "Costs"
 QUEUE = "Queue"
 DISPLAY = "Display"
 
-HOSTFILE_HELP = "The hostfile: one agent a line; or the folder of a fleet's agents."
+HOSTFILE_HELP = "The hostfile: one agent a line; or the folder of a fleet's agents; or dns:// or k8s:// and a name."
 
 Hostfile: TypeAlias = Annotated[
     Path,

@@ -46,7 +46,7 @@ class Dispatcher:
     open at most. ``beginning_of`` tells how a prompt begins, text or token ids, of the ``work`` of its item: prompts
     that share a beginning meet on one agent then. ``hosted`` holds the terms of those agents that are hosted.
 
-    >>> from aurora_pool.policy.work import PromptQueue
+    >>> from aurora_pool.policy.callers import PromptQueue
     >>> dispatcher = Dispatcher(["gpu01", "gpu02"], rng=random.Random(0))
     >>> queue = PromptQueue(range(2))
     >>> dispatcher.admit([WorkItem(queue, i, "kind", work=None) for i in range(5)], now=0.0)
@@ -200,9 +200,9 @@ class Dispatcher:
         state.sampled(running, waiting, preemptions, now)
         self.ledger.touched[state] = None
 
-    def add_agent(self, name: str) -> int:
-        """Record that the fleet has a new agent; return its index. Queues learn by :meth:`PromptQueue.set_members`."""
-        return self.ledger.add_agent(name)
+    def add_agent(self, name: str) -> None:
+        """Record that the fleet has a new agent, with the next index. Views learn by :meth:`AgentView.set_members`."""
+        self.ledger.add_agent(name)
 
     def members_changed(self) -> None:
         """Record that views have other agents now, by :meth:`AgentView.set_members`."""

@@ -1,4 +1,4 @@
-"""Whose turn it is: one queue per caller, served in turns by weight in expected tokens.
+"""Whose turn it is: the queues of calls are served in turns, by their callers' weights, in expected tokens.
 
 Turns are start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996): what a caller is given advances its *service*,
 in expected tokens divided by its weight, and the caller with the least service is next. A caller that begins to wait

@@ -1,4 +1,4 @@
-"""What follows from a failure, for the prompts that were in flight and for the agent (the table in outcome.py)."""
+"""What follows from a failure, for its prompts and for the agent: the table of docs/dispatch.md."""
 
 from __future__ import annotations
 

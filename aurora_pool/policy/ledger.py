@@ -1,12 +1,16 @@
 """The ledger of the fleet: which prompt is where, who holds which credits, what is due when.
 
-Every other part of the dispatcher (scheduler, faults, hedge, quarantine) writes here and only here, so that these hold:
+The other parts of the dispatcher (scheduler, faults, hedge, quarantine) change it by its methods, so that these hold:
 
-- a work item ends exactly once: :meth:`Ledger.complete` is the one place;
+- a work item ends exactly once: by :meth:`Ledger.complete`, or, together with others, by :meth:`Answers.together`;
 - ``agent.held`` is the number of its prompts that are staged or in open requests: every slot that is released gives one
   credit back, once;
 - ``item.holders`` is the number of agents at which an item is staged or in an open request, and an item that is not
-  done and has no holder waits in its queue (or for the end of a cooldown).
+  done and has no holder waits in its queue (or for the end of the pause after a failure).
+
+Where a call for each prompt would cost too much, an item's fields are written elsewhere: :meth:`Answers.together` ends
+what is answered together, and the scheduler counts itself the holder of what it stages next. Items that are made of a
+lot after it was staged or sent (:class:`Staged`, :attr:`InFlightRequest.items`) get the state that they would have.
 """
 
 from __future__ import annotations
@@ -110,7 +114,10 @@ class Ledger:
         self.stage((item,), agent, item.queue.caller)
 
     def stage(self, prompts: Prompts, agent: AgentState, caller: Caller) -> None:
-        """Put prompts of one caller, held by the agent already, among those that go with the next request there."""
+        """Put prompts of one caller among those that go with the agent's next request, and take a credit for each.
+
+        The ``holders`` of items count the agent already.
+        """
         caller.in_flight += len(prompts)
         agent.held += len(prompts)
         if not agent.staged:
@@ -305,8 +312,8 @@ class Ledger:
 
     # -- agents -------------------------------------------------------------------------------------------------
 
-    def add_agent(self, name: str) -> int:
-        """Record a new agent, in service; return its index."""
+    def add_agent(self, name: str) -> None:
+        """Record a new agent, in service."""
         agent = AgentState(len(self.agents), self._requests_limit)
         self.names.append(name)
         self.agents.append(agent)
@@ -314,7 +321,6 @@ class Ledger:
         self.affinity.joined()
         self.touched[agent] = None
         self.rescan()
-        return agent.index
 
     def rescan(self) -> None:
         """Have the next plan consider all agents for all queues."""

@@ -1,18 +1,11 @@
-"""What an attempt's result means: for the prompts it carried, and for the agent that gave it.
+"""What the result of an attempt means by itself.
 
-===================  =======================================  ===================================  =====================
-outcome              seen as                                  the prompts                          the agent
-===================  =======================================  ===================================  =====================
-``ANSWERED``         finish_reason stop, length, ...          done                                 healthy
-``PROMPT_REJECTED``  400, 413, 422 for one that went alone    fails at once, never sent elsewhere  healthy
-``BATCH_REJECTED``   400, 413, 422 for a list                 halved until the culprit is alone    healthy
-``OVERLOADED``       503, 429                                 move; the next list is smaller       window shrinks, cools
-``DRAINING``         connection refused; 500 while draining   move, no attempt used                out until it answers
-``DEAD``             connection lost, engine dead, stall      move; finished ones are kept         out until it answers
-``BROKEN``           any other status, ``abort``, garbage     go again, as the same list; halved   breaker counts
-``WRONG_MODEL``      404, 401, 301, ...; another model's name move to agents that serve it         out for long
-``CANCELLED``        the caller gave up, or the hedge lost    none                                 neutral
-===================  =======================================  ===================================  =====================
+The table in ``docs/dispatch.md`` says what follows from each outcome, for the prompts and for the agent;
+:mod:`aurora_pool.policy.faults` carries it out, and knows more than the result alone says:
+
+- a lost connection is ``DEAD`` here, and ``BROKEN`` if the agent's load check shows that it works on;
+- a rejection by an agent that may reject whatever it gets is ``BROKEN``;
+- a stall is ``DEAD`` for the agent, whose prompts go again as after ``BROKEN``: nobody says that they are at fault.
 """
 
 from __future__ import annotations
@@ -38,7 +31,7 @@ _ENGINE_DEAD_TEXTS = ("EngineCore encountered", "EngineDead", "engine is dead", 
 
 
 class Outcome(enum.Enum):
-    """What one attempt came to; the module's table says what follows from each."""
+    """What one attempt came to."""
 
     ANSWERED = "answered"
     PROMPT_REJECTED = "prompt_rejected"

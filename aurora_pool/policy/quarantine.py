@@ -9,6 +9,9 @@ the agents that were at fault, and what is answered is cleared. If a quarantine 
 held is isolated: it runs alone. So poison costs four agents, and never tours the fleet. A death is no blame for an
 isolated prompt if the agent had gone out before and not answered for a while since (it may flap), or had stopped
 sending (it may have hung before): the prompt is then tried alone again, up to :data:`MAX_DEATHS`.
+
+Deaths are counted in :mod:`aurora_pool.policy.faults`, which decides there what is poison. After how many a prompt is
+quarantined and isolated stands in :mod:`aurora_pool.policy.work` (``SUSPICIOUS_DEATHS``), as its item tells it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """What is to be done: prompts on their way, as work items, as lots of prompts without items, and in requests.
 
-Nearly all prompts are sent once, answered once, and gone. So they are admitted, assigned, sent and answered as *lots*.
-A prompt of a lot gets a work item only when it needs state of its own: it is hedged, its request fails, it is
-withdrawn, or it belongs to a group that shares a beginning. The item is the same as if it had existed from the start,
-so lots change nothing but the cost.
+Nearly all prompts are sent once, answered once, and gone. So texts of one token budget, which is known if the call has
+a ``max_tokens``, are admitted, assigned, sent and answered as *lots*; all others have items from the start. A prompt of
+a lot gets a work item only when it needs state of its own: it is hedged, its request fails, it is withdrawn, or it
+belongs to a group that shares a beginning. The item is the same as if it had existed from the start, so lots change
+nothing but the cost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which agents belong to a pool or a view, and the queue of what waits for them."""
+"""Which agents belong to a pool or a view, and the queue that each of its calls gets a copy of."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Membership:
         self.present: Sequence[int] = self.members
         self.positions = None if view_of is None else {member: place for place, member in enumerate(view_of)}
         self.queue = self._new_queue(self.members)
+        """Nothing waits in it: each call has one like it, over the same :class:`AgentView`."""
         self._joining: set[int] = set()
         """Agents that have joined, and are asked what they serve before they get prompts."""
 
