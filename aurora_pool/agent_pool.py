@@ -18,7 +18,7 @@ from aurora_pool.policy.scheduler import Balance
 from aurora_pool.pool_calls import PoolCalls
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.progress import OnCallProgress
-from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.discovery import Discovery
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.fleet_runtime import FleetRuntime
 from aurora_pool.runtime.forward import Forwarder
@@ -43,9 +43,9 @@ class AgentPool(PoolCalls):
             raise ConfigError("AgentPool is what all pools have in common: make a VLLMPool or an EmbeddingPool")
         return super().__new__(cls)
 
-    def __init__(self, endpoints: Iterable[AnyEndpoint], serving: Serving, options: FleetOptions) -> None:
+    def __init__(self, endpoints: Iterable[AnyEndpoint], discovery: Discovery, options: FleetOptions) -> None:
         self._options = options
-        self._serving = serving
+        self._discovery = discovery
         self._runtime = FleetRuntime(as_endpoints(endpoints), options)
         self._agents = Membership(self._runtime)
         self._whole: AgentPool | None = None
@@ -144,10 +144,10 @@ class AgentPool(PoolCalls):
         joined = self._agents.update(as_endpoints(endpoints))
         if joined and self._starting.done:
             self._set_probes(joined)
-            self._agents.hold_back(joined, self._find_out, self._serving.least_context)
+            self._agents.hold_back(joined, self._find_out, self._discovery.least_context)
 
     async def _find_out(self, joined: Sequence[int]) -> None:
-        await self._serving.join(self._runtime, joined)
+        await self._discovery.join(self._runtime, joined)
 
     # -- views --------------------------------------------------------------------------------------------------
 
@@ -207,7 +207,7 @@ class AgentPool(PoolCalls):
 
     def _of_its_own(self) -> dict[str, Any]:
         """The attributes that a view has for itself if it is taken of a pool that has not found out what it serves."""
-        return {"_serving": self._serving.for_others()}
+        return {"_discovery": self._discovery.for_others()}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -234,7 +234,7 @@ class AgentPool(PoolCalls):
         raise NotImplementedError  # the path and body of the smallest request that shows whether an agent works
 
     async def _prepare(self) -> None:
-        await self._serving.learn(self._runtime, self._agents.own, self._agents.endpoints)
+        await self._discovery.learn(self._runtime, self._agents.own, self._agents.endpoints)
 
     async def close(self) -> None:
         """Cancel what is in flight and close all connections.

@@ -23,7 +23,7 @@ from aurora_pool.policy.work import WorkItem
 from aurora_pool.pool_calls import CallInProgress
 from aurora_pool.pool_options import CallOptions, EmbeddingOnTooLong, EmbeddingPoolOptions
 from aurora_pool.prompts.content import as_content, why_unsendable
-from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.discovery import Discovery
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.request_kinds import EmbeddingsList, PlanPrompts, PlanResult, Sink
 from aurora_pool.wire import embeddings
@@ -76,7 +76,7 @@ class EmbeddingPool(AgentPool):
             observer=observer,
             rng=rng,
         )
-        super().__init__(endpoints, Serving(model, None), options)
+        super().__init__(endpoints, Discovery(model, None), options)
         self._dimensions = dimensions
         self._on_too_long = on_too_long
         self._fields: dict[str, Any] = {} if dimensions is None else {"dimensions": dimensions}
@@ -106,7 +106,7 @@ class EmbeddingPool(AgentPool):
     @property
     def model(self) -> str | None:
         """The model's name; None while it has not been found out."""
-        return self._serving.model
+        return self._discovery.model
 
     @property
     def dimensions(self) -> int | None:

@@ -23,7 +23,7 @@ from aurora_pool.prompts.content import check_sampling
 from aurora_pool.prompts.planner import Planner
 from aurora_pool.prompts.settings import PromptHandling
 from aurora_pool.runtime.call import Call
-from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.discovery import Discovery
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.runtime.once import all_of
 from aurora_pool.runtime.request_kinds import PlanPrompts
@@ -121,7 +121,7 @@ class VLLMPool(AgentPool):
             rng=rng,
             stream=prompting.stream,
         )
-        super().__init__(endpoints, Serving(model, model_max_context), options)
+        super().__init__(endpoints, Discovery(model, model_max_context), options)
         self._hosted = hosted or HostedOptions()
         self._runtime.spill_over(self._hosted)
         self._prompt_options = prompting
@@ -204,12 +204,12 @@ class VLLMPool(AgentPool):
     @property
     def model(self) -> str | None:
         """The model's name; None while it has not been found out."""
-        return self._serving.model
+        return self._discovery.model
 
     @property
     def max_context(self) -> int | None:
         """The context length in tokens, the least among the agents; None while none is known."""
-        return self._serving.least_context(self._agents.present)
+        return self._discovery.least_context(self._agents.present)
 
     def estimate_tokens(self, text: str) -> int:
         """Estimate how many tokens a text has, on the long side; calibrated by what the servers have counted so far.
@@ -306,10 +306,10 @@ class VLLMPool(AgentPool):
 
     async def _prepare(self) -> None:
         await super()._prepare()
-        model = self._serving.model or ""
+        model = self._discovery.model or ""
         if self.supports_batch:
             self._handling = self._known_handling.setdefault(model, self._handling)
-            self._handling.tokenizer.unresponsive |= self._serving.undiscovered
+            self._handling.tokenizer.unresponsive |= self._discovery.undiscovered
             if self._agents.own:
                 await self._handling.ready(model, self._agents.own)
 
@@ -338,7 +338,7 @@ class VLLMPool(AgentPool):
         max_tokens = options.max_tokens or self.max_tokens
         contexts = [
             (context, queue if len(members) == len(queue.view.members) else queue.over(members))
-            for context, members in self._serving.contexts(queue.view.members)
+            for context, members in self._discovery.contexts(queue.view.members)
         ]
 
         async def send_parts(parts: Sequence[Prompt]) -> list[Response]:

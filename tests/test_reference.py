@@ -18,7 +18,7 @@ OUR_OWN = {
     "policy.callers.Caller",
     "policy.callers.PromptQueue",
     "policy.work.WorkItem",
-    "runtime.discovery.Serving",
+    "runtime.discovery.Discovery",
     "runtime.fleet_runtime.FleetRuntime",
     "runtime.fleet_options.FleetOptions",
     "serve.fleet.ServedFleet",

@@ -18,7 +18,7 @@ from aurora_pool.policy.callers import PromptQueue
 from aurora_pool.pool_calls import CallInProgress
 from aurora_pool.pool_options import CallOptions, check_prompts
 from aurora_pool.prompts.content import as_prompt, check_sampling
-from aurora_pool.runtime.discovery import Serving
+from aurora_pool.runtime.discovery import Discovery
 from aurora_pool.runtime.fleet_options import FleetOptions
 from aurora_pool.statistics import AgentStatistics, PoolStatistics
 
@@ -103,7 +103,7 @@ class EnginePool(AgentPool):
             check_sampling(sampling)
         self._place = AgentEndpoint("in-process", 1)
         # Of what all pools share it uses the views; nothing is ever sent.
-        super().__init__([self._place], Serving(engine.model, None), FleetOptions())
+        super().__init__([self._place], Discovery(engine.model, None), FleetOptions())
         self._engine = engine
         self._max_tokens = max_tokens
         self._max_tokens_aggregation = max_tokens_aggregation

@@ -17,8 +17,6 @@ from aurora_pool.policy.work import Lot, Prompts, WorkItem, tokens_of
 
 WORTH_SHARING = 4
 """From this many prompts for each agent on, a lot is assigned in shares."""
-DRAWN = 4
-"""A short call's prompt goes to the agent whose turn it is, unless one of this many drawn ones holds fewer prompts."""
 
 
 class Admission:
@@ -94,8 +92,10 @@ class Admission:
                 self._assign_strictly(item, agent)
                 continue
             if not waiting and not others_wait:
-                if index < size and agent.held and size > 1:
-                    agent = self._draw(queue, agent)
+                if index < size and agent.held and size > 1:  # so short calls spread
+                    for drawn in queue.view.draw(ledger.rng):
+                        if agents[drawn].held < agent.held and agents[drawn].limit:
+                            agent = agents[drawn]
                 if agent.held < agent.limit:
                     ledger.assign(item, agent)
                     given.append(item)
@@ -140,12 +140,3 @@ class Admission:
             queues.setdefault(agent.index, SegmentedQueue()).extend((item,))
             ledger.wake(item.queue)
             ledger.touched[agent] = None
-
-    def _draw(self, queue: PromptQueue, agent: AgentState) -> AgentState:
-        """Find an agent that holds less than the one whose turn it is, so that short calls spread."""
-        agents, members, rng = self.ledger.agents, queue.view.members, self.ledger.rng
-        drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
-        for index in drawn:
-            if agents[index].held < agent.held and agents[index].limit:
-                agent = agents[index]
-        return agent

@@ -7,7 +7,7 @@ from collections import Counter
 from aurora_pool.policy.batching import Staged
 from aurora_pool.policy.breaker import Breaker, State
 from aurora_pool.policy.callers import PromptQueue
-from aurora_pool.policy.flow import Flow
+from aurora_pool.policy.flow import FRESH, Flow
 from aurora_pool.policy.lengths import Pace
 from aurora_pool.policy.outcome import Outcome
 from aurora_pool.policy.prefix_cache import CacheCounters
@@ -17,9 +17,6 @@ from aurora_pool.policy.work import InFlightRequest
 
 RATE_LIMITED = "rate-limited"
 """The state of an agent in service that answers 429 to whatever it gets."""
-
-_FRESH = 1 / 32
-"""How much one answer weighs in the running means of tokens and seconds."""
 
 REQUESTS_PER_SLACK = 3
 """Lists last about three times as long as a prompt does (their longest member), so a window refilled in pieces of
@@ -319,7 +316,7 @@ class AgentState:
         self.answered_at = self.last_byte = now
         seconds = max(1e-9, now - (now if sent_at is None else sent_at))
         if self.mean_seconds:
-            weight = 1 - (1 - _FRESH) ** answers
+            weight = 1 - (1 - FRESH) ** answers
             self.mean_tokens += (tokens / answers - self.mean_tokens) * weight
             self.mean_seconds += (seconds - self.mean_seconds) * weight
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Container, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +15,8 @@ TURN = 2048.0
 """Expected tokens that a caller is given in one turn, where others wait as well."""
 EXPECTED_TOKENS = 128.0
 """The tokens that an answer is expected to have while a caller has none yet."""
+DRAWN = 4
+"""How many agents are drawn to find one that holds few prompts."""
 MEMORY = 1 / 256
 """How much one answer weighs in the running mean of a caller's answers."""
 
@@ -53,6 +56,11 @@ class AgentView:
         self.hosted = hosted
         self.members = members
         self.serves = members if isinstance(members, range) else frozenset(members)
+
+    def draw(self, rng: random.Random) -> Sequence[int]:
+        """Draw a few of its agents at random, of which the one that holds fewest is likely to hold few; or all."""
+        members = self.members
+        return members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
 
 
 class Caller:

@@ -200,9 +200,9 @@ class Dispatcher:
         state.sampled(running, waiting, preemptions, now)
         self.ledger.touched[state] = None
 
-    def add_agent(self, name: str) -> int:
-        """Record that the fleet has a new agent; return its index. Views learn by :meth:`AgentView.set_members`."""
-        return self.ledger.add_agent(name)
+    def add_agent(self, name: str) -> None:
+        """Record that the fleet has a new agent, with the next index. Views learn by :meth:`AgentView.set_members`."""
+        self.ledger.add_agent(name)
 
     def members_changed(self) -> None:
         """Record that views have other agents now, by :meth:`AgentView.set_members`."""

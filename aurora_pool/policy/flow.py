@@ -20,7 +20,7 @@ FLOOR_GROWTH = 0.01
 BEST_LOSS = 0.01
 """How much of the best decoding speed is forgotten each second."""
 FRESH = 1 / 32
-"""How much one answer weighs in the running mean of the decoding speed."""
+"""How much one answer weighs in an agent's running means: of its tokens, seconds and decoding speed."""
 SHORTEST = 0.001
 """Seconds that decoding takes an answer at least: less than any server needs for one token."""
 

@@ -312,8 +312,8 @@ class Ledger:
 
     # -- agents -------------------------------------------------------------------------------------------------
 
-    def add_agent(self, name: str) -> int:
-        """Record a new agent, in service; return its index."""
+    def add_agent(self, name: str) -> None:
+        """Record a new agent, in service."""
         agent = AgentState(len(self.agents), self._requests_limit)
         self.names.append(name)
         self.agents.append(agent)
@@ -321,7 +321,6 @@ class Ledger:
         self.affinity.joined()
         self.touched[agent] = None
         self.rescan()
-        return agent.index
 
     def rescan(self) -> None:
         """Have the next plan consider all agents for all queues."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aurora_pool.policy.agent import AgentState
-from aurora_pool.policy.callers import PromptQueue
+from aurora_pool.policy.callers import DRAWN, PromptQueue
 from aurora_pool.policy.ledger import Ledger
 from aurora_pool.policy.work import WorkItem
 
@@ -21,8 +21,6 @@ RESERVED_FOR = 10.0
 """Seconds that an agent reserves slots after the last online prompt."""
 SAMPLE_EVERY = 1.0
 """Seconds between samples of such an agent's counters, until they have shown how many slots it has."""
-DRAWN = 4
-"""An online prompt goes to the one of this many agents that holds fewest."""
 BEYOND = 1.125
 """An agent without reserved slots may hold this many times its window, so that an online prompt need not wait."""
 
@@ -48,7 +46,7 @@ class SlotReservations:
         return []
 
     def _agent_for(self, queue: PromptQueue) -> AgentState | None:
-        agents, members, rng = self._ledger.agents, queue.view.members, self._ledger.rng
+        agents = self._ledger.agents
         candidates: list[AgentState] = []
         for agent in self._until:
             if agent.held < 2 * agent.limit and agent.index in queue.view.serves:
@@ -56,7 +54,7 @@ class SlotReservations:
                 if len(candidates) == DRAWN:
                     break
         if not candidates:
-            drawn = members if len(members) <= DRAWN else [members[rng.randrange(len(members))] for _ in range(DRAWN)]
+            drawn = queue.view.draw(self._ledger.rng)
             candidates = [agents[index] for index in drawn if agents[index].held < BEYOND * agents[index].limit]
         return min(candidates, key=lambda agent: agent.held, default=None)
 

@@ -16,6 +16,8 @@ MAX_ATTEMPTS = 5
 """A prompt that failed this often for the agents' own reasons is given up as exhausted."""
 ALONE = 2
 """Failures of a prompt sent alone without which it is not given up: in a list, another prompt may be at fault."""
+RATIO = 0.2
+"""Retries that a success pays for."""
 
 
 def backoff(attempt: int, rng: random.Random, *, base: float = 0.25, cap: float = 15.0) -> float:
@@ -40,19 +42,18 @@ def count_attempt(items: Sequence[WorkItem]) -> bool:
 
 
 class RetryBudget:
-    """How fast the fleet may retry: ``ratio`` retries per success, and ``per_second`` on top.
+    """How fast the fleet may retry: :data:`RATIO` retries per success, and ``per_second`` on top.
 
     No retry is denied; what goes beyond the budget waits until the steady rate has paid for it.
 
-    >>> budget = RetryBudget(ratio=0.2, per_second=10.0, reserve=1.0)
+    >>> budget = RetryBudget(per_second=10.0, reserve=1.0)
     >>> budget.withdraw(now=0.0), budget.withdraw(now=0.0)
     (0.0, 0.1)
     """
 
-    __slots__ = ("at", "balance", "per_second", "ratio", "reserve")
+    __slots__ = ("at", "balance", "per_second", "reserve")
 
-    def __init__(self, ratio: float = 0.2, per_second: float = 10.0, reserve: float = 100.0) -> None:
-        self.ratio = ratio
+    def __init__(self, per_second: float = 10.0, reserve: float = 100.0) -> None:
         self.per_second = per_second
         self.reserve = reserve
         self.balance = reserve
@@ -60,7 +61,7 @@ class RetryBudget:
 
     def deposit(self, successes: int) -> None:
         """Record successes."""
-        self.balance = min(self.balance + self.ratio * successes, 10 * self.reserve)
+        self.balance = min(self.balance + RATIO * successes, 10 * self.reserve)
 
     def withdraw(self, now: float, retries: int = 1) -> float:
         """Take out retries; return how many seconds the last of them has to wait for being paid."""

@@ -27,7 +27,7 @@ SHOWN = 3
 Answers = Mapping[int, list[ServedModel] | PoolError]
 
 
-class Serving:
+class Discovery:
     """What is known of the model that a pool or a view asks for: its name, and the agents' context lengths.
 
     ``reported`` is what agents have reported to serve; a pool and its views share it.
@@ -44,9 +44,9 @@ class Serving:
         self._reported: dict[int, list[ServedModel]] = {} if reported is None else reported
         self._lengths: dict[int, int] = {}
 
-    def for_others(self) -> Serving:
+    def for_others(self) -> Discovery:
         """The same wish, for agents that may serve another model."""
-        return Serving(self._wanted, self.max_context, self._reported)
+        return Discovery(self._wanted, self.max_context, self._reported)
 
     def contexts(self, agents: Sequence[int]) -> list[tuple[int, Sequence[int]]]:
         """The context lengths among these agents, ascending, each with the agents that have at least as much.

@@ -30,10 +30,10 @@ async def write_within(request: web.Request, response: web.StreamResponse, data:
 
 
 async def send_chunks(
-    request: web.Request, chunks: AsyncIterator[bytes], size: int, limit: float, kind: str = "application/jsonl"
+    request: web.Request, chunks: AsyncIterator[bytes], size: int, limit: float
 ) -> web.StreamResponse:
-    """Send a file of a known size. Raises what ``chunks`` raises before its first piece."""
-    response = web.StreamResponse(headers={"Content-Type": kind})
+    """Send a file of JSON Lines of a known size. Raises what ``chunks`` raises before its first piece."""
+    response = web.StreamResponse(headers={"Content-Type": "application/jsonl"})
     response.content_length = size
     async with aclosing(chunks) as pieces:  # type: ignore[type-var]
         first = await anext(aiter(pieces), b"")

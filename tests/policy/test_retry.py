@@ -27,10 +27,10 @@ def test_what_goes_beyond_is_paid_by_time() -> None:
 
 
 def test_successes_pay_for_a_share() -> None:
-    budget = RetryBudget(ratio=0.2, reserve=0.0)
+    budget = RetryBudget(reserve=0.0)
     budget.deposit(100)
     assert budget.balance == 0.0  # at most ten times the reserve
-    budget = RetryBudget(ratio=0.2, reserve=10.0)
+    budget = RetryBudget(reserve=10.0)
     budget.deposit(50)
     assert budget.withdraw(0.0, retries=20) == 0.0
     assert budget.withdraw(0.0) == 0.1
