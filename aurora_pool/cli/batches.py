@@ -128,7 +128,8 @@ def jobs(
             done = f"{counts.completed + counts.failed}/{counts.total}" if counts else ""
             created = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.created_at))
             failed = f"{counts.failed} failed" if counts and counts.failed else ""
-            give(one_line(f"{batch.id}  {created}  {batch.status:<11} {done:>15}  {failed}".rstrip()))
+            told = "  ".join(filter(None, (failed, _waits(batch))))
+            give(one_line(f"{batch.id}  {created}  {batch.status:<11} {done:>15}  {told}".rstrip()))
 
 
 def fetch(
@@ -243,6 +244,7 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     lost: float | None = None
+    waits = ""
     once = client.with_options(max_retries=0)
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
@@ -258,6 +260,9 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
                     raise
                 continue
             lost = None
+            if (told := _waits(batch)) and told != waits:
+                say(one_line(f"{batch.id}: {told}"))
+            waits = told
             counts = batch.request_counts
             if counts is not None:
                 progress.update(
@@ -269,6 +274,13 @@ def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode
     _tell_errors(batch)
     say(one_line(f"{batch.id}: {batch.status}"))
     return _code_of(batch) if output is None else _fetch(client, batch, output)
+
+
+def _waits(batch: Batch) -> str:
+    """Say why a batch waits, if its server does."""
+    own = (batch.model_extra or {}).get("aurora_pool")
+    told = own.get("waiting") if isinstance(own, dict) else None
+    return f"waits: {shortened(told)}" if told and isinstance(told, str) else ""
 
 
 def _tell_errors(batch: Batch) -> None:

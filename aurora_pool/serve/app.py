@@ -47,6 +47,7 @@ from aurora_pool.serve.records import BatchRecords
 from aurora_pool.serve.rendering import UI, Pages, protect
 from aurora_pool.serve.status import StatusApi
 from aurora_pool.serve.storage import Storage
+from aurora_pool.serve.waits import Waits
 from aurora_pool.serve.webhooks import WebhooksApi
 
 FLUSH_EVERY = 2.0
@@ -94,7 +95,8 @@ async def open_app(
         limiter = Limiter(accounts)
         files = FilesApi(storage, blobs, options.data / "incoming", options)
         gateway = Gateway(fleet, limiter, options)
-        batches = BatchesApi(storage, folders, options, executor.wake)
+        waits = Waits(accounts, keys, options.limits)
+        batches = BatchesApi(storage, folders, options, waits, executor.wake)
         history = History(fleet, gateway)
         pages = Pages()
         apis = (
@@ -104,10 +106,10 @@ async def open_app(
             WebhooksApi(storage, deliverer),
             KeysApi(keys),
             StatusApi(fleet, gateway, executor),
-            state := StateApi(fleet, storage, gateway),
+            state := StateApi(fleet, storage, gateway, waits),
             pages,
             Dashboard(pages, fleet, gateway, history, keys, gatekeeper),
-            JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches),
+            JobPages(pages, storage, blobs, BatchRecords(folders, blobs), files, batches, waits),
         )
         app = web.Application(
             client_max_size=options.body_bytes, middlewares=[_around(gatekeeper, options.body_bytes, pages, arrived)]

@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aurora_pool.serve.errors import not_found
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.tables import batches
+from aurora_pool.wire.batch_states import RUNNABLE
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
@@ -35,8 +36,11 @@ async def find_batch(connection: AsyncConnection, batch_id: str, caller: Caller)
     return row
 
 
-def batch_object(row: RowMapping) -> dict[str, Any]:
-    """Write a batch as the API shows it; ``aurora_pool`` is this server's own addition."""
+def batch_object(row: RowMapping, waits: str | None = None) -> dict[str, Any]:
+    """Write a batch as the API shows it; ``aurora_pool`` is this server's own addition.
+
+    ``waits`` says why batches of its user wait, if they do.
+    """
     errors = row["errors"]
     return {
         **{name: row[name] for name in (*_PLAIN, *_TIMES)},
@@ -49,6 +53,7 @@ def batch_object(row: RowMapping) -> dict[str, Any]:
             "user": row["user"],
             "priority": row["priority"],
             "paused": row["paused"],
+            "waiting": waits if row["status"] in RUNNABLE and not row["paused"] else None,
             "eta_seconds": row["eta"] if row["status"] == "in_progress" else None,
             "requests_per_second": row["rate"] if row["status"] == "in_progress" else None,
         },

@@ -25,6 +25,7 @@ from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.replies import send_chunks
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
+from aurora_pool.serve.waits import Waits
 from aurora_pool.wire.batch_states import ACTIVE, CHANGEABLE
 
 PRIORITIES = range(-100, 101)
@@ -50,11 +51,12 @@ class BatchesApi:
     """The handlers. ``wake`` is called when there may be something to do."""
 
     def __init__(
-        self, storage: Storage, folders: BatchFolders, options: ServerOptions, wake: Callable[[], None]
+        self, storage: Storage, folders: BatchFolders, options: ServerOptions, waits: Waits, wake: Callable[[], None]
     ) -> None:
         self._storage = storage
         self._folders = folders
         self._options = options
+        self._waits = waits
         self._wake = wake
 
     def routes(self) -> list[web.RouteDef]:
@@ -126,16 +128,19 @@ class BatchesApi:
     @described(reply="types:Batch")
     async def retrieve(self, request: web.Request) -> web.Response:
         """Describe a batch."""
-        return encode_reply(batch_object(await self._found(request)))
+        return await self._shown(request, await self._found(request))
 
     @described(query={"after": TEXT, "limit": limit(100)}, reply=page_of("types:Batch"))
     async def list(self, request: web.Request) -> web.Response:
         """List the caller's batches."""
         limit = query_int(request, "limit", 20, least=1, most=100)
-        user, after = caller_of(request).user, request.query.get("after")
+        caller, after = caller_of(request), request.query.get("after")
         async with self._storage.read() as connection:
-            rows, more = await read_page(connection, batches, select(batches), user=user, after=after, limit=limit)
-        return encode_reply(page([batch_object(row) for row in rows], has_more=more))
+            rows, more = await read_page(
+                connection, batches, select(batches), user=caller.user, after=after, limit=limit
+            )
+        waits = await self._waits.reasons(rows, caller)
+        return encode_reply(page([batch_object(row, waits.get(row["user"])) for row in rows], has_more=more))
 
     @described(reply="types:Batch")
     async def cancel(self, request: web.Request) -> web.Response:
@@ -154,7 +159,7 @@ class BatchesApi:
     async def resume(self, request: web.Request) -> web.Response:
         """Resume a paused batch."""
         row = await self._change(request, CHANGEABLE, {"paused": False}, "resumed")
-        return encode_reply(batch_object(row))
+        return await self._shown(request, row)
 
     @described(reply_types=("application/jsonl",))
     async def output(self, request: web.Request) -> web.StreamResponse:
@@ -166,6 +171,10 @@ class BatchesApi:
         if path is None:
             return web.Response(body=b"", content_type="application/jsonl")
         return await send_chunks(request, read_file(path, size), size, self._options.write_timeout)
+
+    async def _shown(self, request: web.Request, row: RowMapping) -> web.Response:
+        waits = await self._waits.reasons([row], caller_of(request))
+        return encode_reply(batch_object(row, waits.get(row["user"])))
 
     async def _found(self, request: web.Request) -> RowMapping:
         async with self._storage.read() as connection:

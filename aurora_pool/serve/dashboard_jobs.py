@@ -19,6 +19,7 @@ from aurora_pool.serve.records import BatchRecords, answer_text
 from aurora_pool.serve.rendering import UI, Pages, Values, see_other
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
+from aurora_pool.serve.waits import Waits
 from aurora_pool.wire.batch_states import ACTIVE, CHANGEABLE, ENDED
 
 SHOWN = 50
@@ -30,7 +31,14 @@ class JobPages:
     """The handlers."""
 
     def __init__(
-        self, pages: Pages, storage: Storage, blobs: Blobs, records: BatchRecords, files: FilesApi, api: BatchesApi
+        self,
+        pages: Pages,
+        storage: Storage,
+        blobs: Blobs,
+        records: BatchRecords,
+        files: FilesApi,
+        api: BatchesApi,
+        waits: Waits,
     ) -> None:
         self._pages = pages
         self._storage = storage
@@ -38,6 +46,7 @@ class JobPages:
         self._records = records
         self._files = files
         self._api = api
+        self._waits = waits
 
     def routes(self) -> list[web.RouteDef]:
         """Where the handlers are reached."""
@@ -67,7 +76,8 @@ class JobPages:
         async def values_of() -> Values:
             async with self._storage.read() as connection:
                 rows, more = await read_page(connection, batches, chosen, user=user, after=after, limit=SHOWN)
-            jobs = [_shown(row) for row in rows]
+            waits = await self._waits.reasons(rows, caller)
+            jobs = [_shown(row, waits.get(row["user"])) for row in rows]
             return {
                 "jobs": jobs,
                 "more": rows[-1]["id"] if more else None,
@@ -84,9 +94,11 @@ class JobPages:
 
         async def values_of() -> Values:
             row = await self._found(request)
-            own = row["user"] == caller_of(request).user
+            caller = caller_of(request)
+            waits = await self._waits.reasons([row], caller)
             causes = await self._records.causes(row) if row["total"] else []
-            return {"job": _shown(row), "causes": causes, "own": own}
+            job = _shown(row, waits.get(row["user"]))
+            return {"job": job, "causes": causes, "own": row["user"] == caller.user}
 
         return await self._pages.show(request, "job.html", values_of)
 
@@ -174,15 +186,17 @@ class JobPages:
             return await find_batch(connection, request.match_info["batch_id"], caller_of(request))
 
 
-def _shown(row: RowMapping) -> dict[str, Any]:
+def _shown(row: RowMapping, waits: str | None = None) -> dict[str, Any]:
     """Give a batch as the pages show it: as the API does, and what follows from it."""
     counts = {name: row[name] for name in ("total", "completed", "failed")}
     done = counts["completed"] + counts["failed"]
+    shown = batch_object(row, waits)
     return {
-        **batch_object(row),
+        **shown,
         **counts,
         "user": row["user"],
         "paused": row["paused"],
+        "waiting": shown["aurora_pool"]["waiting"],
         "priority": row["priority"],
         "rate": row["rate"] if row["status"] == "in_progress" and not row["paused"] else None,
         "eta": row["eta"] if row["status"] == "in_progress" and not row["paused"] else None,

@@ -19,6 +19,7 @@ from aurora_pool.serve.http_json import encode_reply
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import batches
+from aurora_pool.serve.waits import Waits
 
 EVERY = 1.0
 SHOWN = 50
@@ -28,10 +29,11 @@ SHOWN = 50
 class StateApi:
     """The handlers. Users see the fleet and their own batches, administrators everybody's."""
 
-    def __init__(self, fleet: ServedFleet, storage: Storage, gateway: Gateway) -> None:
+    def __init__(self, fleet: ServedFleet, storage: Storage, gateway: Gateway, waits: Waits) -> None:
         self._fleet = fleet
         self._storage = storage
         self._gateway = gateway
+        self._waits = waits
         self._closing = asyncio.Event()
 
     async def close(self, _: web.Application) -> None:
@@ -74,6 +76,7 @@ class StateApi:
             chosen = chosen.where(batches.c.user == caller.user)
         async with self._storage.read() as connection:
             rows = (await connection.execute(chosen)).mappings().all()
+        waits = await self._waits.reasons(rows, caller)
         agents = self._fleet.statistics()
         return {
             "time": time.time(),
@@ -98,5 +101,5 @@ class StateApi:
                 for agent in agents
             ],
             "queued": sum(pool.statistics().queued for pool in self._fleet.pools()),
-            "batches": [batch_object(row) for row in rows],
+            "batches": [batch_object(row, waits.get(row["user"])) for row in rows],
         }

@@ -54,6 +54,7 @@ class Executor:
         self._runs: dict[str, tuple[int, BatchRun]] = {}
         self._deferred: dict[str, float] = {}
         self._progress: dict[str, Mapping[str, Any]] = {}
+        self._told: set[str] = set()
         self._stopping = False
 
     def wake(self) -> None:
@@ -163,10 +164,18 @@ class Executor:
         shares = {}
         for user in users:
             weight, limits = known.get(user, (1.0, self._options.limits))
-            most = limits.tokens_per_day
-            spent = most is not None and await self._machinery.accounts.used(user) >= most
-            shares[user] = Share(weight, limits.batches_running, spent)
+            spent = await self._machinery.accounts.used_up(user, limits)
+            shares[user] = Share(weight, limits.batches_running, spent is not None)
+            self._tell(user, spent)
         return shares
+
+    def _tell(self, user: str, spent: str | None) -> None:
+        """Say once that a user's batches wait."""
+        if spent is None:
+            self._told.discard(user)
+        elif user not in self._told:
+            self._told.add(user)
+            logger.info("the batches of %s wait until the day (UTC) ends: %s", user, spent)
 
     async def _claim(self, chosen: Waiting, tasks: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
         row = await self._leases.claim(chosen.id)

@@ -14,6 +14,7 @@ from aurora_pool.errors import counted
 from aurora_pool.messages import Usage
 from aurora_pool.serve.errors import ApiError
 from aurora_pool.serve.keys import Caller
+from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import token_days
 
@@ -68,6 +69,13 @@ class TokenAccounts:
                 if self._is_old(key):  # not if another request has read it meanwhile
                     await self._read(key)
         return self._seen[key][1] + self._unwritten[key] + self._in_writing[key]
+
+    async def used_up(self, user: str, limits: UserLimits) -> str | None:
+        """Say which limit is reached, if the user has used up today's tokens."""
+        most = limits.tokens_per_day
+        if most is None or await self.used(user) < most:
+            return None
+        return f"Limit of {counted(most, 'token')} a day reached."
 
     def _is_old(self, key: tuple[str, int]) -> bool:
         read_at, _ = self._seen.get(key, (0.0, 0))
@@ -125,9 +133,9 @@ class Limiter:
             wait = self._rates.take(caller.user, limits.requests_per_minute, time.monotonic())
             if wait:
                 raise too_many(f"Limit of {counted(limits.requests_per_minute, 'request')} a minute reached.", wait)
-        if limits.tokens_per_day is not None and await self._accounts.used(caller.user) >= limits.tokens_per_day:
-            now = time.time()
-            raise too_many(f"Limit of {counted(limits.tokens_per_day, 'token')} a day reached.", DAY - now % DAY)
+        reason = await self._accounts.used_up(caller.user, limits)
+        if reason is not None:
+            raise too_many(reason, DAY - time.time() % DAY)
 
     def charge(self, caller: Caller, usage: Usage | None) -> None:
         """Count the tokens of a reply, for users whose tokens are limited."""

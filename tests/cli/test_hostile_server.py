@@ -8,8 +8,10 @@ import pty
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +241,23 @@ def test_a_server_that_starts_again_is_waited_for(
         "batch-1: the server can't be reached now; it is asked again",
         "batch-1: completed",
     ]
+
+
+def test_why_a_batch_waits_is_told(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "Limit of 9 tokens a day reached."
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress", "aurora_pool": {"waiting": reason}}).encode()
+    assert call("jobs").out.endswith(f"  waits: {reason}\n")
+    polls = count()
+
+    def sleep(_: float) -> None:
+        if next(polls) == 3:
+            odd.batch = json.dumps(WATCHED).encode()
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    ended = call(*commands[0])
+    assert (ended.code, ended.err.count(f"batch-1: waits: {reason}\n")) == (0, 1)
 
 
 def test_a_watch_that_ends_tells_how_to_get_the_answers(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -153,7 +154,10 @@ async def _any_done(client: openai.AsyncOpenAI, batch_id: str) -> bool:
 
 @pytest.mark.usefixtures("quick", "endless_day")
 @pytest.mark.parametrize("lists", [False, True])
-async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(tmp_path: Path, lists: bool) -> None:
+async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, lists: bool
+) -> None:
+    caplog.set_level(logging.INFO, "aurora_pool")
     lines = [line(f"r{i}", [f"a{i}", f"b{i}"] if lists else None) for i in range(1000)]
     limits = UserLimits(tokens_per_day=100)  # of users without a key too
     async with running(tmp_path, agents=1, profile=SLOW, limits=limits) as run:
@@ -165,10 +169,16 @@ async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(tmp_path: Pa
         assert (found.status, 0 < found.request_counts.completed < 1000) == ("in_progress", True)
         own = (found.model_extra or {})["aurora_pool"]
         assert (own["eta_seconds"], own["requests_per_second"]) == (None, None)
+        assert own["waiting"] == "Limit of 100 tokens a day reached."
+        assert caplog.text.count("the batches of local wait until the day (UTC) ends: Limit of 100 tokens") == 1
+        for page in ("ui/jobs", f"ui/jobs/{batch.id}", "api/state", "v1/batches"):
+            async with run.http.get(f"{run.server.address}/{page}") as reply:
+                assert "Limit of 100 tokens a day reached." in await reply.text(), page
         with pytest.raises(openai.RateLimitError, match="tokens a day"):
             await run.client.completions.create(model=MODEL, prompt="p", max_tokens=1)
     async with running(tmp_path) as run:
         done = await ended(run.client, batch)
+        assert (done.model_extra or {})["aurora_pool"]["waiting"] is None
         assert (done.status, done.usage is not None) == ("completed", True)
     with closing(sqlite3.connect(tmp_path / "serve.db")) as database:
         [charged] = database.execute("select sum(tokens) from token_days where user = 'local'").fetchone()
