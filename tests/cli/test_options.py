@@ -102,6 +102,7 @@ def test_a_file_of_options_means_what_it_says(
         (("-o", "{}", "--piece-lines", "9"), 2, "--piece-lines: it means nothing without --claim"),
         (("-o", "{}", "--takeover-after", "9"), 2, "--takeover-after: it means nothing without --claim or --share"),
         (("-o", "{}", "--metrics-host", "::"), 2, "--metrics-host: it means nothing without --metrics-port"),
+        (("-o", "{}", "--hostfile", ""), 2, "file, a folder or a name, got ''"),
         (("-o", "{}", "--chat", "--prompt-format", "raw"), 2, "--chat: with --prompt-format raw"),
         (("-o", "{}", "--system-template", "{id}", "--prompt-format", "raw"), 2, "--system-template: with"),
     ],
