@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 AGAIN = 1.0
 """Seconds between rounds of asking agents that did not answer."""
-ANSWERING = 30.0
-"""Seconds that an agent has to answer one token, where it is waited for."""
+ANSWERING, LEAST = 30.0, 5.0
+"""Seconds that an agent has to answer one token, where it is waited for: at most, and however near the end is."""
 
 
 def check(
@@ -141,7 +141,13 @@ def wait(
     hostfile: Hostfile,
     min_agents: MinAgentsOption = "1",
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0.1, help="Seconds to wait.", rich_help_panel=LIMITS)
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0.1,
+            help="Seconds to wait; who is asked last has 5 to answer.",
+            rich_help_panel=LIMITS,
+        ),
     ] = 600.0,
 ) -> None:
     """Wait until enough agents answer a prompt, and write the hostfile of those that do.
@@ -192,7 +198,7 @@ async def _wait(hostfile: Path, least: MinAgents, timeout: float) -> tuple[list[
         needed = least.of(len(own))
         known = [endpoint for endpoint in own if endpoint in answering]
         new = [endpoint for endpoint in own if endpoint not in answering]
-        within = min(ANSWERING, max(0.1, deadline - time.monotonic()))
+        within = min(ANSWERING, max(LEAST, deadline - time.monotonic()))
         checks = await check_agents(new, burst=0, within=within)
         answered = {each.agent for each in checks if each.usable} | {str(endpoint) for endpoint in known}
         answering = [endpoint for endpoint in own if str(endpoint) in answered]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,8 +71,9 @@ def bring_up(run: RunFolder, fleet: Fleet, *, attached: bool = False) -> None:
         for group in fleet.groups:
             write(run.script(fleet, group), scripts[group.name].encode())
         for group in fleet.groups:
-            launch.handles[group.name] = launcher.start(run, fleet, group)
-            run.write_launch(launch)
+            with _signals_held():  # between the two, nobody would know what was started
+                launch.handles[group.name] = launcher.start(run, fleet, group)
+                run.write_launch(launch)
     except BaseException:
         take_down(run)
         raise
@@ -154,6 +157,24 @@ def attached(run: RunFolder, fleet: Fleet, say: Callable[[str], None]) -> Iterat
             say("taking the fleet down")
             for problem in take_down(run):
                 say(f"not ended: {problem}")
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let what would end this process wait for the end of this context. What it starts is not changed by that."""
+    caught: list[int] = []
+    before = {}
+    if threading.current_thread() is threading.main_thread():  # no other thread can be interrupted
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) not in {signal.SIG_IGN, None}:  # nohup, or no handler of Python's
+                before[number] = signal.signal(number, lambda number, _: caught.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in caught:
+            signal.raise_signal(late)
 
 
 def _wait_until_ended(run: RunFolder, fleet: Fleet, *, within: float) -> list[str]:

@@ -93,6 +93,7 @@ def test_a_file_of_options_means_what_it_says(
     ("options", "code", "reason"),
     [
         ((), 2, "expected -o FILE, or --claim FOLDER for a job that drivers share"),
+        (("-o", "{}", "--claim", "{}"), 2, "-o: with --claim, drivers write into that folder; merge joins"),
         (("--claim", "{}", "--dry-run"), 2, "--dry-run: with --claim, no driver knows what it will get"),
         (("--claim", "{}", "--shard", "0/2"), 2, "--shard: with --claim, pieces of the input are handed out already"),
         (("-o", "{}", "--template", "nowhere"), 2, "nowhere: neither a text with {column} in it nor a template to"),
@@ -101,6 +102,7 @@ def test_a_file_of_options_means_what_it_says(
         (("-o", "{}", "--piece-lines", "9"), 2, "--piece-lines: it means nothing without --claim"),
         (("-o", "{}", "--takeover-after", "9"), 2, "--takeover-after: it means nothing without --claim or --share"),
         (("-o", "{}", "--metrics-host", "::"), 2, "--metrics-host: it means nothing without --metrics-port"),
+        (("-o", "{}", "--hostfile", ""), 2, "file, a folder or a name, got ''"),
         (("-o", "{}", "--chat", "--prompt-format", "raw"), 2, "--chat: with --prompt-format raw"),
         (("-o", "{}", "--system-template", "{id}", "--prompt-format", "raw"), 2, "--system-template: with"),
     ],
@@ -126,7 +128,9 @@ def test_what_is_said_of_columns_is_refused_for_text(
     assert not output.exists()
 
 
-@pytest.mark.parametrize("option", ["--template", "--system-template", "--id-field", "--prompt-field"])
+@pytest.mark.parametrize(
+    "option", ["--template", "--system-template", "--system-prompt", "--id-field", "--prompt-field"]
+)
 def test_what_makes_requests_of_rows_is_refused_for_openai_batch(
     call: Call, tmp_path: Path, hostfile: Path, option: str
 ) -> None:

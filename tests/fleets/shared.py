@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -75,8 +75,15 @@ def processes_of(run: Path) -> list[int]:
 
 def roles_of(run: Path) -> dict[str, list[int]]:
     """Tell a fleet's processes apart: keepers, supervisors, leashes, each the parent of the next; and engines."""
-    own = {pid: process for pid in marked(f"{run}:") if (process := process_of(pid)) is not None}
-    ours = [pid for pid in own if b"\0agent\0" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    own = {}
+    ours = []
+    for pid in marked(f"{run}:"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it may end just now
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+            process = process_of(pid)
+            if process is not None:
+                own[pid] = process
+                ours += [pid] if b"\0agent\0" in command else []
     roles = {"keeper": [pid for pid in ours if own[pid].parent not in ours]}
     roles["supervisor"] = [pid for pid in ours if own[pid].parent in roles["keeper"]]
     roles["leash"] = [pid for pid in ours if own[pid].parent in roles["supervisor"]]
@@ -100,7 +107,8 @@ def run_folder(folder: Path) -> Iterator[Path]:
         aurora_pool("down", run, code=None)
     left = processes_of(run)
     for pid in left:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     assert left == []
 
 

@@ -176,6 +176,22 @@ def test_wait_writes_those_that_answer(call: Call, hostfile: Path, tmp_path: Pat
         assert call("wait", "--hostfile", some, "--min-agents", wrong).code == 2
 
 
+def test_an_agent_that_is_asked_near_the_end_has_time_to_answer(
+    call: Call,  # noqa: F811
+    hostfile: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[float] = []
+
+    async def check_agents(*_: object, within: float, **__: object) -> list[AgentCheck]:
+        given.append(within)
+        return []
+
+    monkeypatch.setattr("aurora_pool.fleets.check.check_agents", check_agents)
+    assert call("wait", "--hostfile", hostfile, "--timeout", "0.1").code == 5
+    assert given == [5.0]
+
+
 @pytest.fixture
 def spilling(hostfile: Path, tmp_path: Path) -> Path:  # noqa: F811
     """Make the last agent of the fleet a hosted one."""

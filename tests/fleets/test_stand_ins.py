@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from aurora_pool.fleets.launchers import make_launcher
-from aurora_pool.fleets.lifecycle import take_down
+from aurora_pool.fleets.lifecycle import bring_up, take_down
 from aurora_pool.fleets.run_folder import Launch, RunFolder
 from aurora_pool.fleets.spec import make_fleet
 
 QUEUED = {"slurm": "PENDING Resources", "pbs": json.dumps({"Jobs": {"7": {"job_state": "Q"}}})}
 ASKS = {"slurm": "squeue", "pbs": "qstat"}
+SUBMITS = {"slurm": "sbatch", "pbs": "qsub"}
 CANCELS = {"slurm": "scancel", "pbs": "qdel"}
 GONE = {
     "slurm": "slurm_load_jobs error: Invalid job id specified",
@@ -75,3 +78,28 @@ def test_a_scheduler_that_can_t_be_asked_has_not_ended_a_job(tmp_path: Path, whe
     assert take_down(run) == []
     assert len(calls(tmp_path, ASKS[where])) == 5
     assert make_launcher(where).waiting(["7"]) == ""
+
+
+@both
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_job_is_submitted_waits_until_its_number_is_known(
+    tmp_path: Path, where: str, number: signal.Signals
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    submitted = f"cut -d ' ' -f 5 /proc/$$/stat > {tmp_path}/group; kill -{number.value} $PPID; echo 7"
+    stand_in(tmp_path, SUBMITS[where], submitted)
+    stand_in(tmp_path, ASKS[where], f"echo '{GONE[where]}' >&2; exit 1")
+    stand_in(tmp_path, CANCELS[where], "")
+    run = RunFolder(tmp_path / "fleet.run")
+    before = signal.signal(number, interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bring_up(run, make_fleet({"engine": "sim", "where": where}))
+        assert signal.getsignal(number) is interrupted
+    finally:
+        signal.signal(number, before)
+    assert [line.split()[-1] for line in calls(tmp_path, CANCELS[where])][-1] == "7"
+    assert not run.was_started()
+    assert int((tmp_path / "group").read_text()) != os.getpgrp()  # the terminal's Ctrl-C does not reach it

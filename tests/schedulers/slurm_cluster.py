@@ -22,7 +22,7 @@ from tests.ports import free_ports
 
 NEEDED = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scancel", "squeue", "sinfo", "scontrol")
 NODES = ("n1", "n2", "n3", "n4")
-STARTING = 60.0
+STARTING = 180.0
 _NODE = "TESTED_NODE"
 
 _CONFIGURATION = """\
@@ -150,6 +150,7 @@ class SlurmCluster:
                 if config in environ and marks.intersection(environ):
                     with suppress(ProcessLookupError):
                         os.kill(pid, number)
+        self._daemons[node].kill()
         self._daemons[node].wait()
 
     def cancel_all(self) -> None:

@@ -55,15 +55,25 @@ def kill_in_turn(folder: Path, times: int, rng: random.Random) -> None:
                 cluster.kill_node(node)
                 cluster.start_node(node)
             else:
-                wait_for(lambda: bool(roles_of(run)[victim]), f"no {victim} is left")  # noqa: B023
-                with suppress(ProcessLookupError):
-                    os.kill(rng.choice(roles_of(run)[victim]), signal.SIGKILL)
+                _kill(victim, run, rng)
             _hurry(cluster, run, folder)
         assert job.wait(300) == 0
         assert sorted(answered(output)) == sorted(f"p{number}" for number in range(times * PER_KILL))
         aurora_pool("down", run, environment=cluster.environment)
         assert processes_of(run) == []
         wait_for(lambda: not cluster.jobs(), "jobs are left in the queue")
+
+
+def _kill(role: str, run: Path, rng: random.Random) -> None:
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = roles_of(run)[role]
+        return bool(found)
+
+    wait_for(is_there, f"no {role} is left")
+    with suppress(ProcessLookupError):
+        os.kill(rng.choice(found), signal.SIGKILL)
 
 
 def _start(command: list[object], cluster: SlurmCluster) -> subprocess.Popen[bytes]:

@@ -124,7 +124,7 @@ def test_a_command_that_is_killed_takes_its_fleet_with_it(cluster: SlurmCluster,
     command = [*COMMAND, "run", str(prompts(tmp_path, 100_000)), "-o", str(output), "--up", str(fleet), "--quiet"]
     job = subprocess.Popen(command, env=cluster.environment)
     wait_for(lambda: output.exists() and output.stat().st_size > 2000, "the job does not begin")
-    assert len(processes_of(run)) >= 6
+    wait_for(lambda: len(processes_of(run)) >= 6, "the second agent does not come up")
     job.send_signal(signal.SIGKILL)
     job.wait()
     wait_for(lambda: not processes_of(run), "the fleet outlives its owner")
@@ -136,6 +136,7 @@ def test_status_says_what_is_queued_and_down_takes_it_back(cluster: SlurmCluster
     fleet = fleet_file(tmp_path, where="slurm", agents=6, options=["--exclusive"])
     aurora_pool("up", fleet, "--run", run, environment=environment)
     aurora_pool("wait", "--hostfile", run / "agents.d", "--min-agents", 4, environment=environment)
+    wait_for_phases(run, *["ready"] * 4)  # an agent says so after its line is in the hostfile
     rows = states_of(run, environment)
     assert [row["phase"] for row in rows.values()] == ["ready"] * 4 + ["pending"] * 2
     assert all(str(row["reason"]).startswith("in the queue") for row in rows.values() if row["phase"] == "pending")

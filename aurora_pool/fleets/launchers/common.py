@@ -73,11 +73,20 @@ def opening(run: RunFolder, group: Group, what: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def call(*command: str, given: str | None = None, within: float = ASKING) -> str:
-    """Run a scheduler's command and give what it prints. Raises :class:`NoAgentsError` with its own words."""
+def call(*command: str, given: str | None = None, within: float = ASKING, apart: bool = False) -> str:
+    """Run a scheduler's command and give what it prints. Raises :class:`NoAgentsError` with its own words.
+
+    With ``apart``, Ctrl-C does not reach it: a command that submits may be done when it does, and not have said so.
+    """
     try:
         ran = subprocess.run(  # noqa: S603 - the schedulers' own commands
-            command, input=given, capture_output=True, text=True, timeout=within, check=False
+            command,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=within,
+            check=False,
+            process_group=0 if apart else None,
         )
     except FileNotFoundError:
         raise NoAgentsError(f"{command[0]}: no such command on this machine") from None

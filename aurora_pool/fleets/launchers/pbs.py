@@ -55,7 +55,7 @@ class Pbs(Launcher):
 
     def start(self, run: RunFolder, fleet: Fleet, group: Group) -> list[str]:
         """Submit the script; the handle is the job's id."""
-        return [call("qsub", str(run.script(fleet, group))).strip()]
+        return [call("qsub", str(run.script(fleet, group)), apart=True).strip()]
 
     def waiting(self, handle: list[str]) -> str:
         """Say what the queue says of the job."""

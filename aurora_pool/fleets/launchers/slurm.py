@@ -39,7 +39,8 @@ class Slurm(Launcher):
 
     def start(self, run: RunFolder, fleet: Fleet, group: Group) -> list[str]:
         """Submit the script; the handle is the job's id."""
-        return [call("sbatch", "--parsable", str(run.script(fleet, group))).strip().partition(";")[0]]
+        said = call("sbatch", "--parsable", str(run.script(fleet, group)), apart=True)
+        return [said.strip().partition(";")[0]]
 
     def waiting(self, handle: list[str]) -> str:
         """Say what the queue says of the elements that have not begun."""
