@@ -80,7 +80,7 @@ def create_key(
     is_new = database is None and not (data / DATABASE).exists()
     print(_with_keys(data, database, create))
     if is_new:
-        print(f"{data}: new server data is made; the key is for a server with this folder", file=sys.stderr)
+        print(f"{data}: new server data is created; the key is for a server with this folder", file=sys.stderr)
     print("this key is not shown again", file=sys.stderr)
 
 

@@ -93,11 +93,11 @@ async def open_keys(storage: Storage, folder: Path, defaults: UserLimits) -> Key
 
     Raises :class:`~aurora_pool.errors.ConfigError` for a secret that is too short.
     """
-    is_made = SECRET_VARIABLE not in os.environ and not (folder / SECRET).exists()
+    is_created = SECRET_VARIABLE not in os.environ and not (folder / SECRET).exists()
     keys = KeyRing(storage, load_secret(folder), defaults)
-    if is_made and await keys.exist():
+    if is_created and await keys.exist():
         logger.warning(
-            "%s was missing and is made anew, so no key of before works: put it back from a backup, or make new keys",
+            "%s was missing and is created anew, so no key of before works: put it back from a backup, or make new keys",
             folder / SECRET,
         )
     return keys

@@ -46,8 +46,8 @@ def test_from_a_file_to_its_answers(
     source, data = tmp_path / "in.jsonl", tmp_path / "data"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
     created = call("keys", "create", "--user", "ann", "--name", "laptop", "--data", data)
-    made = f"{data}: new server data is made; the key is for a server with this folder\n"
-    assert (created.code, created.err) == (0, f"{made}this key is not shown again\n")
+    created_data = f"{data}: new server data is created; the key is for a server with this folder\n"
+    assert (created.code, created.err) == (0, f"{created_data}this key is not shown again\n")
     key = created.out.strip()
     listed = call("keys", "list", "--data", data).out
     assert "ann" in listed

@@ -99,5 +99,5 @@ async def test_keys_of_a_backup_are_good_with_its_secret_only(tmp_path: Path, ca
     assert not caplog.messages
     (tmp_path / "secret").unlink()
     assert await (await open_keys(storage, tmp_path, UserLimits())).caller_of(text) is None
-    assert caplog.messages[0].startswith(f"{tmp_path / 'secret'} was missing and is made anew")
+    assert caplog.messages[0].startswith(f"{tmp_path / 'secret'} was missing and is created anew")
     await storage.close()
