@@ -97,7 +97,7 @@ async def open_keys(storage: Storage, folder: Path, defaults: UserLimits) -> Key
     keys = KeyRing(storage, load_secret(folder), defaults)
     if is_created and await keys.exist():
         logger.warning(
-            "%s was missing and is created anew, so no key of before works: put it back from a backup, or make new keys",
+            "%s was missing and is created anew, so no key of before works: put it back from a backup, or make others",
             folder / SECRET,
         )
     return keys
