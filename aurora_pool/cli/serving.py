@@ -19,7 +19,7 @@ from aurora_pool.errors import ConfigError, counted
 from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.options import Timeouts
 from aurora_pool.serve.app import open_data
-from aurora_pool.serve.keys import KeyRing, Role, load_secret
+from aurora_pool.serve.keys import KeyRing, Role, open_keys
 from aurora_pool.serve.options import DATABASE, ServerOptions
 from aurora_pool.serve.server import serving
 from aurora_pool.serve.storage import Storage
@@ -46,7 +46,7 @@ async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, int
         watching = asyncio.create_task(watch_hostfile(hostfile, server.fleet.update_endpoints, known=endpoints))
         who = "everybody who can reach it" if options.no_auth else "those who have a key"
         if options.is_loopback and not options.no_auth:
-            who = "this machine only, with a key once there is one"
+            who = f"this machine only, with a key{'' if server.needs_key else ' once there is one'}"
         logger.info(
             "%s serves %s, for %s; data in %s", server.address, counted(len(endpoints), "agent"), who, options.data
         )
@@ -77,7 +77,10 @@ def create_key(
         _, text = await keys.create(user, name, role=role, weight=weight, limits=limits)
         return text
 
+    is_new = database is None and not (data / DATABASE).exists()
     print(_with_keys(data, database, create))
+    if is_new:
+        print(f"{data}: new server data is created; the key is for a server with this folder", file=sys.stderr)
     print("this key is not shown again", file=sys.stderr)
 
 
@@ -105,7 +108,9 @@ def _with_keys(data: Path, database: str | None, work: Callable[[KeyRing], Await
         storage = Storage(options.database_url) if there else open_data(options)
         try:
             await storage.open()
-            return await work(KeyRing(storage, b"" if there else load_secret(data), options.limits))
+            return await work(
+                KeyRing(storage, b"", options.limits) if there else await open_keys(storage, data, options.limits)
+            )
         finally:
             await storage.close()
 

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
@@ -26,9 +27,12 @@ from aurora_pool.serve.tables import keys, users
 
 T = TypeVar("T")
 
+logger = logging.getLogger("aurora_pool")
+
 Role: TypeAlias = Literal["user", "admin"]
 
 SECRET_VARIABLE = "AURORA_POOL_SECRET"  # noqa: S105 - a name
+SECRET = "secret"  # noqa: S105 - the name of its file
 PREFIX = "ap-"
 REMEMBERED = 5.0
 """Seconds that a key's user is remembered, so at most so long a revoked key still works."""
@@ -68,7 +72,7 @@ def load_secret(folder: Path) -> bytes:
         if len(text) < 32:
             raise ConfigError(f"{SECRET_VARIABLE}: expected at least 32 characters")
         return text.encode()
-    path = folder / "secret"
+    path = folder / SECRET
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -82,6 +86,21 @@ def load_secret(folder: Path) -> bytes:
         file.flush()
         os.fsync(descriptor)
     return created
+
+
+async def open_keys(storage: Storage, folder: Path, defaults: UserLimits) -> KeyRing:
+    """Give the keys of a server, with its secret; warn if that was lost, and a new one made.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for a secret that is too short.
+    """
+    is_created = SECRET_VARIABLE not in os.environ and not (folder / SECRET).exists()
+    keys = KeyRing(storage, load_secret(folder), defaults)
+    if is_created and await keys.exist():
+        logger.warning(
+            "%s was missing and is created anew, so no key of before works: put it back from a backup, or make others",
+            folder / SECRET,
+        )
+    return keys
 
 
 class KeyRing:

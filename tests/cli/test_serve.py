@@ -43,11 +43,11 @@ def test_from_a_file_to_its_answers(
     call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "POLL_EVERY", 0.05)
-    source = tmp_path / "in.jsonl"
+    source, data = tmp_path / "in.jsonl", tmp_path / "data"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
-    data = tmp_path / "data"
     created = call("keys", "create", "--user", "ann", "--name", "laptop", "--data", data)
-    assert (created.code, created.err) == (0, "this key is not shown again\n")
+    created_data = f"{data}: new server data is created; the key is for a server with this folder\n"
+    assert (created.code, created.err) == (0, f"{created_data}this key is not shown again\n")
     key = created.out.strip()
     listed = call("keys", "list", "--data", data).out
     assert "ann" in listed
@@ -58,7 +58,7 @@ def test_from_a_file_to_its_answers(
     server = Serving(tmp_path, own, data)
     try:
         own.write_text("".join(agents))
-        assert " serves 1 agent, for this machine only, with a key once there is one; data in " in server.first
+        assert " serves 1 agent, for this machine only, with a key; data in " in server.first
         monkeypatch.setenv("AURORA_POOL_SERVER", server.url)
         monkeypatch.setenv("AURORA_POOL_KEY", "ap-wrong")
         refused = call("jobs")
