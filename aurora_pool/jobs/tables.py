@@ -222,9 +222,19 @@ class CsvSource:
         except csv.Error as error:
             raise BadRecord(f"it is no table: {error}", path=self.name, line=number) from error
         except UnicodeDecodeError as error:
-            raise BadRecord(not_utf8(error), path=self.name, line=number) from error
+            raise BadRecord(not_utf8(error), path=self.name, line=self._undecodable()) from error
         except (OSError, EOFError, zlib.error) as error:
             raise unreadable(self.name, error) from error
+
+    def _undecodable(self) -> int | None:
+        """Find the first line that is not UTF-8: what decodes them reads many at a time."""
+        with self._input.open() as data:
+            for number, line in enumerate(data, start=1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return number
+        return None
 
 
 def _check_names(names: list[str], path: str, *, line: int | None = None) -> None:
