@@ -237,7 +237,7 @@ class RequestReader:
             raise RequestError("expected 'prompt' or 'messages', got both")
         if "prompt" not in body and "messages" not in body:
             data = ", ".join(name for name in fields if name not in REQUEST_FIELDS)
-            there = f"; of {data}, --prompt-field or --template says what the prompt is" if data else ""
+            there = f"; it has {data}: say --prompt-field, or --template" if data else ""
             raise RequestError(f"expected an object with 'prompt', 'messages' or 'body'{there}")
         if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
             raise RequestError(f"expected the id to be a string or a whole number, got {shown(name)}")

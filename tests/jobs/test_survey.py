@@ -70,9 +70,8 @@ def test_all_bad_lines_are_told_at_once(write_lines: WriteLines) -> None:
     assert (told[0], told[-1]) == (f"{path}: 31 bad lines", "  and 11 more")
     assert re.fullmatch(rf"  {path}:2: expected a JSON object.* \(and lines 3, 4, 5, .*, 18, 19, 20\)", told[1])
     (columns,) = told[2:-1]
-    assert columns.startswith(
-        f"  {path}:21: expected an object with 'prompt', 'messages' or 'body'; of text, --prompt-f"
-    )
+    expected = "expected an object with 'prompt', 'messages' or 'body'; it has text: say --prompt-field, or --template"
+    assert columns == f"  {path}:21: {expected}"
 
 
 def test_an_input_without_requests_is_a_mistake_unless_allowed(write_lines: WriteLines) -> None:
