@@ -68,7 +68,7 @@ def create_key(
     *,
     admin: bool | None,
     weight: float | None,
-    limits: dict[str, int],
+    limits: dict[str, int | None],
 ) -> None:
     """Make a key and print it; None leaves a user who is there as he is."""
     role: Role | None = None if admin is None else "admin" if admin else "user"
@@ -84,12 +84,21 @@ def create_key(
     print("this key is not shown again", file=sys.stderr)
 
 
-def list_keys(data: Path, database: str | None) -> None:
-    """Print all keys, a line each. Raises :class:`~aurora_pool.errors.ConfigError` where no server has its data."""
+def list_keys(data: Path, database: str | None, user: str | None) -> None:
+    """Print all keys, or those of one user, a line each.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` where no server has its data.
+    """
     for key in _with_keys(data, database, KeyRing.list, there=True):
+        if user not in (None, key.user):
+            continue
         created = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
         state = "revoked" if key.revoked_at else "good"
-        print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {created}  {state:<8} {key.name}")
+        limits = "".join(
+            f"  {name.replace('_', '-')} {'none' if value is None else value}" for name, value in key.limits.items()
+        )
+        what = f"{state:<8} weight {key.weight:g}{limits}  {key.name}"
+        print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {created}  {what}".rstrip())
 
 
 def revoke_key(data: Path, database: str | None, key: str) -> None:

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -51,7 +51,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class IssuedKey(msgspec.Struct, frozen=True):
-    """A key without its secret part."""
+    """A key without its secret part. ``limits`` are its user's own, None for no limit; the others are the server's."""
 
     id: str
     user: str
@@ -60,6 +60,8 @@ class IssuedKey(msgspec.Struct, frozen=True):
     hint: str
     created_at: int
     revoked_at: int | None
+    weight: float
+    limits: dict[str, int | None]
 
 
 def load_secret(folder: Path) -> bytes:
@@ -121,12 +123,12 @@ class KeyRing:
         *,
         role: Role | None = None,
         weight: float | None = None,
-        limits: dict[str, int] | None = None,
+        limits: Mapping[str, int | None] | None = None,
     ) -> tuple[IssuedKey, str]:
         """Make a key; return it and its text, which nothing can show again.
 
         The user is made where there is none yet, by default as a plain user of weight 1. Of a user who is there
-        only what is given changes: ``role``, ``weight``, and each limit that ``limits`` names.
+        only what is given changes: ``role``, ``weight``, and each limit that ``limits`` names; None lifts it.
         Raises :class:`~aurora_pool.errors.ConfigError`.
         """
         if not _USER.fullmatch(user):
@@ -146,7 +148,8 @@ class KeyRing:
                 role = "user" if old is None else old.role
             if weight is None:
                 weight = 1.0 if old is None else old.weight
-            values = {"role": role, "weight": weight, "limits": {**(old.limits if old else {}), **(limits or {})}}
+            own: dict[str, int | None] = {**(old.limits if old else {}), **(limits or {})}
+            values = {"role": role, "weight": weight, "limits": own}
             if old is None:
                 await connection.execute(insert(users).values(name=user, created_at=now, **values))
             else:
@@ -156,16 +159,19 @@ class KeyRing:
             )
         self._exist = (0.0, True)
         self._remembered.clear()
-        return IssuedKey(key_id, user, role, name, hint, now, None), text
+        return IssuedKey(key_id, user, role, name, hint, now, None, weight, own), text
 
     async def list(self) -> list[IssuedKey]:
         """All keys, the oldest first."""
-        chosen = select(keys, users.c.role).join(users, users.c.name == keys.c.user).order_by(keys.c.seq)
+        chosen = (
+            select(keys, users.c.role, users.c.weight, users.c.limits)
+            .join(users, users.c.name == keys.c.user)
+            .order_by(keys.c.seq)
+        )
         async with self._storage.read() as connection:
             rows = (await connection.execute(chosen)).all()
-        return [
-            IssuedKey(row.id, row.user, row.role, row.name, row.hint, row.created_at, row.revoked_at) for row in rows
-        ]
+        fields = IssuedKey.__struct_fields__
+        return [IssuedKey(**{name: getattr(row, name) for name in fields}) for row in rows]
 
     async def revoke(self, key_id: str) -> bool:
         """Make a key worthless; return whether there was such a key."""

@@ -149,6 +149,25 @@ def test_a_further_key_leaves_an_administrator_one(call: Call, tmp_path: Path) -
     assert call("keys", "list", "--data", tmp_path).out.count(" admin ") == 0
 
 
+def test_the_list_of_keys_shows_shares_and_limits(call: Call, tmp_path: Path) -> None:
+    for user, options in (("ann", ["--weight", "2", "--tokens-per-day", "500", "--name", "laptop"]), ("bob", [])):
+        assert call("keys", "create", "--user", user, *options, "--data", tmp_path).code == 0
+    assert call("keys", "create", "--user", "ann", "--tokens-per-day", "none", "--data", tmp_path).code == 0
+    lines = call("keys", "list", "--user", "ann", "--data", tmp_path).out.splitlines()
+    assert [each.partition("good ")[2].strip() for each in lines] == [
+        "weight 2  tokens-per-day none  laptop",
+        "weight 2  tokens-per-day none",
+    ]
+    assert "weight 1" in call("keys", "list", "--user", "bob", "--data", tmp_path).out
+    for wrong in ("0", "many"):
+        refused = call("keys", "create", "--user", "ann", "--tokens-per-day", wrong, "--data", tmp_path)
+        assert (refused.code, "--tokens-per-day" in refused.err, "whole number above 0" in refused.err) == (
+            2,
+            True,
+            True,
+        )
+
+
 def test_looking_for_keys_makes_no_data(call: Call, tmp_path: Path) -> None:
     data = tmp_path / "none"
     ended = call("keys", "list", "--data", data)
