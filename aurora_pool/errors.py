@@ -167,21 +167,31 @@ class BadRecord(JobError):
 class BadRecords(BadRecord):
     """Several lines of a job's input can't be used: the first of them, and how many there are.
 
-    >>> first = BadRecord("expected a JSON object", path="in.jsonl", line=7)
-    >>> print(BadRecords([first], count=25, path="in.jsonl"))
+    >>> first, second = (BadRecord("expected a JSON object", path="in.jsonl", line=line) for line in (7, 9))
+    >>> print(BadRecords([first, second], count=25, path="in.jsonl"))
     in.jsonl: 25 bad lines
-      in.jsonl:7: expected a JSON object
-      and 24 more
+      in.jsonl:7: expected a JSON object (and line 9)
+      and 23 more
     """
 
     def __init__(self, records: Sequence[BadRecord], *, count: int, path: str | Path) -> None:
         self.records = tuple(records)
         self.count = count
-        lines = [f"{count} bad lines", *map(str, records)]
+        alike: dict[str, list[BadRecord]] = {}
+        for record in records:
+            alike.setdefault(record.reason, []).append(record)
+        lines = [f"{count} bad lines", *map(_together, alike.values())]
         if count > len(records):
             lines.append(f"and {count - len(records)} more")
         super().__init__("\n  ".join(lines), path=path)
         self.lines = (f"{located(path, None)}: {lines[0]}", *lines[1:])
+
+
+def _together(alike: Sequence[BadRecord]) -> str:
+    """Name lines that have one thing wrong."""
+    first, *others = alike
+    lines = ", ".join(str(each.line) for each in others)
+    return f"{first} (and {'lines' if len(others) > 1 else 'line'} {lines})" if others else str(first)
 
 
 def located(path: str | Path, line: int | None) -> str:

@@ -64,6 +64,8 @@ def parse_hostfile(path: str | Path) -> list[AgentEndpoint]:
     [AgentEndpoint(host='localhost', port=8000, ...)]
     """
     check_instance("path", path, str | Path, optional=False)
+    if path == "":
+        raise HostfileError("expected the path of a file or a folder, or a name, got ''")  # a Path of it is this folder
     found = [each for source in _read_source(path) for each in parse_hostfile_text(source.text, path=source.path)]
     # Twice only in a folder: a server's successor listens where it did, and its own line is not stale yet.
     return list({identity(endpoint): endpoint for endpoint in found}.values())

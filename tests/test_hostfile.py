@@ -180,6 +180,11 @@ def test_names_a_file_that_cannot_be_read(make: Callable[[Path], Path], tmp_path
     assert (caught.value.path, caught.value.line) == (str(path), None)
 
 
+def test_an_empty_path_is_not_the_current_folder() -> None:
+    with pytest.raises(HostfileError, match="expected the path of a file or a folder, or a name, got ''"):
+        parse_hostfile("")
+
+
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing yet\n"])
 def test_refuses_a_file_without_agents(text: str, tmp_path: Path) -> None:
     path = tmp_path / "fleet.hostfile"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from aurora_pool.cli.confirm import question_of
 from aurora_pool.cli.display import duration
 from aurora_pool.cli.summary import describe_resumed
 from aurora_pool.errors import counted
@@ -32,6 +33,9 @@ async def dry_run(job: Job, pool: JobPool) -> list[str]:
     lines += describe_resumed(found, str(job.output), repaired=False) or ["earlier runs: none"]
     remaining = survey.remaining
     lines.append(f"to run: {counted(remaining, 'request')}")
+    question = question_of(found)
+    if remaining and question is not None:
+        lines.append(f"the run asks first, or needs --yes: {question}")
     if remaining:
         lines += await _estimate(job, pool, remaining)
     return lines

@@ -24,11 +24,25 @@ COSTS = "Costs"
 QUEUE = "Queue"
 DISPLAY = "Display"
 
+
+def hostfile_path(text: str) -> Path:
+    """Make a path of what ``--hostfile`` says, which is no empty text: as a path, that would be the current folder."""
+    if not text:
+        raise typer.BadParameter("expected a file, a folder or a name, got ''")
+    return Path(text)
+
+
 HOSTFILE_HELP = "The hostfile: one agent a line; or the folder of a fleet's agents; or dns:// or k8s:// and a name."
 
 Hostfile: TypeAlias = Annotated[
     Path,
-    typer.Option(metavar="FILE", envvar="AURORA_POOL_HOSTFILE", help=HOSTFILE_HELP, rich_help_panel=FLEET),
+    typer.Option(
+        parser=hostfile_path,
+        metavar="FILE",
+        envvar="AURORA_POOL_HOSTFILE",
+        help=HOSTFILE_HELP,
+        rich_help_panel=FLEET,
+    ),
 ]
 Tag: TypeAlias = Annotated[
     list[str] | None,

@@ -183,6 +183,15 @@ def serve(
     raise typer.Exit(run_server(hostfile, options, Timeouts(patience=patience), log_json=log_json))
 
 
+def _limit(text: str) -> int:
+    """Read a limit; 0 says that there is none."""
+    if text == "none":
+        return 0
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise typer.BadParameter(f"expected a whole number above 0, or none, got {text!r}")
+    return int(text)
+
+
 def keys(
     action: Annotated[Literal["create", "list", "revoke"], typer.Argument(metavar="ACTION", help="What to do.")],
     key: Annotated[str | None, typer.Argument(metavar="KEY", help="The id of the key to revoke.")] = None,
@@ -194,7 +203,10 @@ def keys(
         typer.Option(metavar="URL", envvar="AURORA_POOL_DATABASE", help=_DATABASE_HELP, rich_help_panel=STORAGE),
     ] = None,
     user: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose key it is; needed to create one.", rich_help_panel=USER)
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Whose key it is; needed to create one, and lists only these.", rich_help_panel=USER
+        ),
     ] = None,
     name: Annotated[str, typer.Option(metavar="TEXT", help="What the key is for.", rich_help_panel=USER)] = "",
     admin: Annotated[
@@ -210,16 +222,20 @@ def keys(
         ),
     ] = None,
     requests_per_minute: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Online requests a minute.", rich_help_panel=LIMITS)
+        int | None,
+        typer.Option(metavar="N|none", parser=_limit, help="Online requests a minute.", rich_help_panel=LIMITS),
     ] = None,
     tokens_per_day: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Tokens a day.", rich_help_panel=LIMITS)
+        int | None,
+        typer.Option(metavar="N|none", parser=_limit, help="Tokens a day.", rich_help_panel=LIMITS),
     ] = None,
     batches_queued: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Batches queued or running.", rich_help_panel=LIMITS)
+        int | None,
+        typer.Option(metavar="N|none", parser=_limit, help="Batches queued or running.", rich_help_panel=LIMITS),
     ] = None,
     batches_running: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Batches running at a time.", rich_help_panel=LIMITS)
+        int | None,
+        typer.Option(metavar="N|none", parser=_limit, help="Batches running at a time.", rich_help_panel=LIMITS),
     ] = None,
 ) -> None:
     """Make, list and revoke the keys of a server.
@@ -228,7 +244,7 @@ def keys(
       aurora-pool keys create --user ann --name laptop
 
     A new key is printed once, and nowhere kept. A further key of a user changes
-    only what is given with it: the role, the weight, each limit.
+    only what is given with it: the role, the weight, each limit; none lifts one.
     """
     _check_extra()
     from aurora_pool.cli.serving import create_key, list_keys, revoke_key
@@ -242,10 +258,10 @@ def keys(
     if action == "create":
         if user is None:
             raise ConfigError("keys create: say whose it is: --user NAME")
-        limits = {limit: value for limit, value in given.items() if value is not None}
+        limits = {limit: value or None for limit, value in given.items() if value is not None}
         create_key(data, database, user, name, admin=admin, weight=weight, limits=limits)
     elif action == "list":
-        list_keys(data, database)
+        list_keys(data, database, user)
     elif key is None:
         raise ConfigError("keys revoke: say which: aurora-pool keys revoke KEY")
     else:

@@ -19,7 +19,7 @@ from aurora_pool.errors import ConfigError, counted
 from aurora_pool.hostfile_source import parse_hostfile
 from aurora_pool.options import Timeouts
 from aurora_pool.serve.app import open_data
-from aurora_pool.serve.keys import KeyRing, Role, load_secret
+from aurora_pool.serve.keys import KeyRing, Role, open_keys
 from aurora_pool.serve.options import DATABASE, ServerOptions
 from aurora_pool.serve.server import serving
 from aurora_pool.serve.storage import Storage
@@ -46,7 +46,7 @@ async def _serve(hostfile: Path, options: ServerOptions, timeouts: Timeouts, int
         watching = asyncio.create_task(watch_hostfile(hostfile, server.fleet.update_endpoints, known=endpoints))
         who = "everybody who can reach it" if options.no_auth else "those who have a key"
         if options.is_loopback and not options.no_auth:
-            who = "this machine only, with a key once there is one"
+            who = f"this machine only, with a key{'' if server.needs_key else ' once there is one'}"
         logger.info(
             "%s serves %s, for %s; data in %s", server.address, counted(len(endpoints), "agent"), who, options.data
         )
@@ -68,7 +68,7 @@ def create_key(
     *,
     admin: bool | None,
     weight: float | None,
-    limits: dict[str, int],
+    limits: dict[str, int | None],
 ) -> None:
     """Make a key and print it; None leaves a user who is there as he is."""
     role: Role | None = None if admin is None else "admin" if admin else "user"
@@ -77,16 +77,28 @@ def create_key(
         _, text = await keys.create(user, name, role=role, weight=weight, limits=limits)
         return text
 
+    is_new = database is None and not (data / DATABASE).exists()
     print(_with_keys(data, database, create))
+    if is_new:
+        print(f"{data}: new server data is created; the key is for a server with this folder", file=sys.stderr)
     print("this key is not shown again", file=sys.stderr)
 
 
-def list_keys(data: Path, database: str | None) -> None:
-    """Print all keys, a line each. Raises :class:`~aurora_pool.errors.ConfigError` where no server has its data."""
+def list_keys(data: Path, database: str | None, user: str | None) -> None:
+    """Print all keys, or those of one user, a line each.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` where no server has its data.
+    """
     for key in _with_keys(data, database, KeyRing.list, there=True):
+        if user not in (None, key.user):
+            continue
         created = time.strftime("%Y-%m-%d", time.localtime(key.created_at))
         state = "revoked" if key.revoked_at else "good"
-        print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {created}  {state:<8} {key.name}")
+        limits = "".join(
+            f"  {name.replace('_', '-')} {'none' if value is None else value}" for name, value in key.limits.items()
+        )
+        what = f"{state:<8} weight {key.weight:g}{limits}  {key.name}"
+        print(f"{key.id}  {key.user:<20} {key.role:<6} ...{key.hint}  {created}  {what}".rstrip())
 
 
 def revoke_key(data: Path, database: str | None, key: str) -> None:
@@ -105,7 +117,9 @@ def _with_keys(data: Path, database: str | None, work: Callable[[KeyRing], Await
         storage = Storage(options.database_url) if there else open_data(options)
         try:
             await storage.open()
-            return await work(KeyRing(storage, b"" if there else load_secret(data), options.limits))
+            return await work(
+                KeyRing(storage, b"", options.limits) if there else await open_keys(storage, data, options.limits)
+            )
         finally:
             await storage.close()
 

@@ -151,7 +151,7 @@ class _Command:
             return self._signal_code
         finally:
             self._interruptions.ignore()
-        for line in [] if self._session.quiet else describe(summary):
+        for line in [] if self._session.quiet else describe(summary, self._job):
             self._display.say(line)
         if self._session.json:
             # Standard output may be taken by the answers.

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 from aurora_pool.cli.display import duration
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.errors import counted
+from aurora_pool.jobs.claimed_job import ClaimedJob
+from aurora_pool.jobs.job import Job
 from aurora_pool.jobs.options import Ending, JobSummary
 from aurora_pool.jobs.resume import Resumed
 
@@ -64,8 +69,8 @@ def describe_resumed(found: Resumed, output: str, *, repaired: bool = True) -> l
     return lines
 
 
-def describe(summary: JobSummary) -> list[str]:
-    """Say in lines of text how a job ended."""
+def describe(summary: JobSummary, job: Job | ClaimedJob) -> list[str]:
+    """Say in lines of text how a job ended, and what comes next if drivers share it."""
     lines = []
     lines.append(
         f"{counted(summary.done, 'request')} in {duration(summary.seconds)}: "
@@ -102,7 +107,18 @@ def describe(summary: JobSummary) -> list[str]:
         lines.append(f"in the order of the input: {summary.ordered}")
     if summary.table is not None:
         lines.append(f"as a table: {summary.table}")
-    return lines
+    return [*lines, *_what_follows(summary, job)]
+
+
+def _what_follows(summary: JobSummary, job: Job | ClaimedJob) -> list[str]:
+    if summary.remaining:
+        return []
+    if isinstance(job, ClaimedJob):
+        return [f"to join the answers: aurora-pool merge {shlex.quote(str(job.output))} -o FILE"]
+    if job.options.shard is None:
+        return []
+    folder = Path(job.output).parent
+    return [f"to join the answers when all shards are done: aurora-pool merge {shlex.quote(str(folder))} -o FILE"]
 
 
 def _shortened(message: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequen
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -216,13 +217,13 @@ class RowPrompts:
         return used
 
     def of(self, columns: Mapping[str, Sequence[Any]]) -> list[Prompt | None]:
-        """Make the prompt of each row; None for a row with an empty cell. ``columns`` are those that are needed."""
+        """Make the prompt of each row; None for one with an empty cell (null, NaN). ``columns`` are those needed."""
         if self.template is None:
             texts = [cell if isinstance(cell, str | list) and cell else None for cell in columns[self.prompt_column]]
         else:
             texts = [
                 None
-                if any(cell is None for cell in row)
+                if any(cell is None or (isinstance(cell, Real) and cell != cell) for cell in row)  # noqa: PLR0124 - NaN
                 else render(self.template, **dict(zip(columns, row, strict=True)))
                 for row in zip(*columns.values(), strict=True)
             ]

@@ -85,6 +85,9 @@ UNSENT = frozenset({"user", "metadata", "store", "stream", "stream_options"})
 
 REQUEST_FIELDS = SAMPLING_FIELDS | {"prompt", "messages", "model", "id", "custom_id"}
 
+_SYSTEM = frozenset({"system", "system_prompt", "instructions"})
+"""Columns that are most likely meant as the system message."""
+
 _ALIKE = 0.85
 """How alike two names are for one to be taken as the other mistyped, from 0 to 1."""
 
@@ -135,7 +138,7 @@ def check_kind(columns: Columns, kind: str) -> None:
 class RowReader:
     """Reads the object of a short line.
 
-    ``odd`` are columns that look like mistyped fields, with what was meant; ``for_rows`` is an option that lines of
+    ``hints`` are what looks like a mistake in rows, once for each column; ``for_rows`` is an option that lines of
     OpenAI Batch have no use for.
     """
 
@@ -150,7 +153,7 @@ class RowReader:
         self._plain = columns == Columns()
         self.for_rows = _for_rows(columns)
         self._known: set[str] = set()
-        self.odd: dict[str, str] = {}
+        self.hints: dict[str, str] = {}
 
     def read(self, row: dict[str, Any]) -> tuple[object, dict[str, Any], str | None, dict[str, Any] | None]:
         """Take a row apart: its id, its body, its system prompt, and what is kept of it.
@@ -175,25 +178,22 @@ class RowReader:
         system = None if self._system is None else self._fill(self._system, row)
         return name, body, system, kept
 
-    def check_batch(self) -> None:
-        """Refuse a line of OpenAI Batch, whose body says all, where something else is to make the request.
-
-        Raises :class:`~aurora_pool.errors.ConfigError`.
-        """
-        if self.for_rows is not None:
-            raise ConfigError(f"{self.for_rows}: the input has lines of OpenAI Batch, whose bodies have the prompts")
-
     def _body(self, row: dict[str, Any]) -> dict[str, Any]:
         body = {name: value for name, value in row.items() if name in REQUEST_FIELDS}
         for name in row.keys() - REQUEST_FIELDS - self._known:
-            self._check_column(name)
+            self._check_column(name, in_messages="messages" in body)
         if self._template is not None:
-            body.pop("messages", None)
+            self._leave_messages(body, "--template")
             body["prompt"] = self._fill(self._template, row)
         elif self._columns.prompt_field is not None:
-            body.pop("messages", None)
+            self._leave_messages(body, "--prompt-field")
             body["prompt"] = _column(row, self._columns.prompt_field)
         return body
+
+    def _leave_messages(self, body: dict[str, Any], option: str) -> None:
+        messages = body.pop("messages", None)
+        if messages and isinstance(messages, list) and "messages" not in self._meant:
+            self.hints["messages"] = f"the column 'messages' is not sent; {option} makes the prompt"
 
     def kept(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
         """Give what goes along into the record.
@@ -211,10 +211,18 @@ class RowReader:
         except KeyError as error:
             raise ColumnError(f"the template has {{{error.args[0]}}}, and {_there_are(row)}") from None
 
-    def _check_column(self, name: str) -> None:
+    def _check_column(self, name: str, *, in_messages: bool) -> None:
         self._known.add(name)
-        if name not in self._meant and (field := _meant_by(name, SAMPLING_FIELDS)) is not None:
-            self.odd[name] = field
+        if name in self._meant:
+            return
+        if name in _SYSTEM and self._system is None:
+            hint = f"--system-template '{{{name}}}' makes it the system message"
+            hint = "a system message belongs into 'messages'" if in_messages else hint
+        elif (field := _meant_by(name, SAMPLING_FIELDS)) is not None:
+            hint = f"is {field!r} meant?"
+        else:
+            return
+        self.hints[name] = f"the column {name!r} is not sent; {hint}"
 
 
 def _for_rows(columns: Columns) -> str | None:

@@ -40,6 +40,10 @@ def kind_of(name: str, head: bytes, given: InputFormat) -> Kind:
     Raises :class:`~aurora_pool.errors.BadRecord` where that is not known.
     """
     kind = given if given != "auto" else _SUFFIXES.get(PurePath(name).suffix.lower())
+    if kind != "parquet" and head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, b"{\0", b"\0{")):
+        raise BadRecord(
+            "it looks like UTF-16, and a job reads UTF-8: iconv -f UTF-16 -t UTF-8 makes it of it", path=name
+        )
     text = head.removeprefix(codecs.BOM_UTF8).lstrip()
     if kind == "jsonl" and text.startswith(b"["):
         raise BadRecord(
@@ -55,6 +59,11 @@ def kind_of(name: str, head: bytes, given: InputFormat) -> Kind:
             return "text"
         raise BadRecord(f"it is {reason}; if each line is a prompt, say --input-format text", path=name)
     raise BadRecord(f"its name does not tell what it is; say {_KNOWN}", path=name)
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """Say that text is not UTF-8, and what to do about it."""
+    return f"expected UTF-8 text (iconv -f LATIN1 -t UTF-8 makes it of Latin-1): {error.reason}"
 
 
 def _not_text(head: bytes) -> str | None:

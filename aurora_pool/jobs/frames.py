@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import aclosing
 from functools import partial
+from itertools import compress
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from aurora_pool.arguments import check_instance
@@ -36,7 +37,8 @@ async def map_rows(
 
     ``{name}`` in the template stands for a row's value in the column ``name``; other braces are left unchanged.
     Rows keep their order and index. The answer is in ``column``; where it failed, it is null there and the reason is in
-    ``<column>_error``, which is null elsewhere. ``max_tokens`` is the most tokens to generate per row.
+    ``<column>_error``, which is null elsewhere. A row without a value that the template needs (null, NaN) is not asked,
+    and fails. ``max_tokens`` is the most tokens to generate per row.
 
     >>> frame = await map_rows(frame, "Name the capital of {country}.", pool, column="capital")  # doctest: +SKIP
 
@@ -49,12 +51,13 @@ async def map_rows(
     # What is not imported can't have made the frame: neither library is imported here.
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if pandas is not None and isinstance(frame, pandas.DataFrame):
-        answers, errors = await _answer(frame, template, pool, column, max_tokens, sampling)
+        answers, errors = await _answer(frame, frame.isna(), template, pool, column, max_tokens, sampling)
         index = frame.index
         added = {name: pandas.Series(values, index, dtype=object) for name, values in _named(column, answers, errors)}
         return cast("Frame", frame.assign(**added))
     if polars is not None and isinstance(frame, polars.DataFrame):
-        answers, errors = await _answer(frame, template, pool, column, max_tokens, sampling)
+        unset = frame.fill_nan(None).select(polars.all().is_null())
+        answers, errors = await _answer(frame, unset, template, pool, column, max_tokens, sampling)
         series = [polars.Series(name, values, dtype=polars.String) for name, values in _named(column, answers, errors)]
         return cast("Frame", frame.with_columns(series))
     raise ConfigError(f"map_rows: expected a DataFrame of pandas or polars, got {type(frame).__qualname__}")
@@ -66,6 +69,7 @@ def _named(column: str, answers: list[str | None], errors: list[str | None]) -> 
 
 async def _answer(
     frame: Any,
+    unset: Any,
     template: str,
     pool: VLLMPool | EnginePool,
     column: str,
@@ -84,19 +88,24 @@ async def _answer(
         raise ConfigError(f"map_rows: the template names no column; there are {', '.join(columns)}")
     placeholder = re.compile("|".join(re.escape(f"{{{name}}}") for name in used))
 
+    cells = zip(*(unset[name] for name in used), strict=True)
+    missing = [next((name for name, empty in zip(used, row, strict=True) if empty), None) for row in cells]
+    asked = [number for number, name in enumerate(missing) if name is None]
+
     def prompts() -> Iterator[Prompt]:
-        for values in zip(*(frame[name] for name in used), strict=True):
+        for values in compress(zip(*(frame[name] for name in used), strict=True), (name is None for name in missing)):
             row = {f"{{{name}}}": str(value) for name, value in zip(used, values, strict=True)}
             # All at once: a value that looks like a placeholder is none.
             yield Prompt(placeholder.sub(partial(_value, row), template), sampling, max_tokens)
 
     responses: list[Response | None] = [None] * len(frame)
-    async with aclosing(pool.iter_responses(prompts(), total=len(frame))) as stream:
+    async with aclosing(pool.iter_responses(prompts(), total=len(asked))) as stream:
         async for index, response in stream:
-            responses[index] = response
+            responses[asked[index]] = response
     answers = [response.text if response is not None and response.success else None for response in responses]
     errors = [None if response is None or response.success else response.error for response in responses]
-    return answers, errors
+    reasons = [None if name is None else f"the row has no value in {name!r}" for name in missing]
+    return answers, [reason or error for reason, error in zip(reasons, errors, strict=True)]
 
 
 def _value(row: dict[str, str], match: re.Match[str]) -> str:

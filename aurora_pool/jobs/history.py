@@ -173,6 +173,9 @@ def read_history(output: str | Path) -> History:
 
     Raises :class:`~aurora_pool.errors.BadRecord` if there is none, or nothing in it.
     """
+    if Path(output).is_dir():
+        reason = "expected outputs of aurora-pool run, got a folder: name the shards in it; --claim writes no run log"
+        raise BadRecord(reason, path=output)
     path = run_log_of(output)
     history = History(str(output))
     reader = _Reader(history)

@@ -7,6 +7,7 @@ from typing import IO, Any
 
 import msgspec
 
+from aurora_pool.arguments import shown
 from aurora_pool.errors import ConfigError
 from aurora_pool.messages import AnyPrompt, Prompt
 
@@ -27,6 +28,8 @@ def write_requests(requests: Iterable[AnyPrompt | Mapping[str, Any]], file: IO[b
     for number, request in enumerate(requests, start=1):
         try:
             file.write(_encode(_fields(request)) + b"\n")
+        except ConfigError as error:
+            raise ConfigError(f"request {number}: {error}") from None
         except (TypeError, msgspec.EncodeError) as error:
             raise ConfigError(f"request {number} can't be written as JSON: {error}") from error
 
@@ -35,6 +38,8 @@ def _fields(request: AnyPrompt | Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(request, Mapping):
         return dict(request)
     prompt = request if isinstance(request, Prompt) else Prompt(request)
+    if isinstance(prompt.content, bytes | bytearray) or not isinstance(prompt.content, Iterable):
+        raise ConfigError(f"expected text, token ids, messages, a Prompt or a mapping, got {shown(request)}")
     fields: dict[str, Any] = {}
     if isinstance(prompt.content, str) or all(isinstance(part, int) for part in prompt.content):
         fields["prompt"] = prompt.content

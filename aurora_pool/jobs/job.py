@@ -253,6 +253,9 @@ class Job:
         ordered = ordered_path(Path(output)) if options.ordered and str(output) != "-" else None
         source = requests if isinstance(requests, str | Path) and not is_remote(requests) else None
         check_apart([*written, *([] if ordered is None else [ordered])], [source])
+        if Path(output).suffix in {".csv", ".tsv", ".parquet"} and not Path(output).exists():
+            name = Path(output).with_suffix(".jsonl")
+            raise ConfigError(f"{output}: answers are written as JSON lines; for a table, -o {name} --table {output}")
 
     def _columns(self) -> Columns:
         """What is kept of rows: for a table, all where nothing is named."""
@@ -270,7 +273,9 @@ class Job:
         self._files.append(written)
         write_requests(requests, written)
         written.seek(0)
-        return InputFile("-", stdin=written, input_format="jsonl")
+        source = InputFile("-", stdin=written, input_format="jsonl")
+        source.name = "requests"  # as errors name it
+        return source
 
 
 def check_pool(pool: JobPool, *, embedding: bool) -> None:

@@ -65,9 +65,11 @@ def merge(
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise BadRecord(f"the input can't be read ({error.strerror})", path=path) from error
+        hint = "" if source else "; --input says where it is now"
+        raise BadRecord(f"the input can't be read ({error.strerror}){hint}", path=path) from error
     if size != plan.size:
-        raise BadRecord(f"the input has {size} bytes, and had {plan.size} when {folder} was begun", path=path)
+        reason = f"the input has {size} bytes, and had {plan.size} when {folder} was begun"
+        raise BadRecord(f"{reason}; --input takes a copy of it as it was", path=path)
     try:
         with replacement(output) as file, packed(file, compression_of(output)) as target:
             if plan.shards:

@@ -235,4 +235,5 @@ def _check(plan: Plan, folder: Path, source: str, options: JobOptions, shards: i
         raise BadRecord(f"the input can't be read ({error.strerror})", path=source) from error
     if size != plan.size:
         reason = f"it has {size} bytes, and had {plan.size} when {folder} was begun"
-        raise BadRecord(f"the input has changed: {reason}; use another folder for another job", path=source)
+        way = "to keep its answers, merge it with --input and a copy as it was, then run this input with -o"
+        raise BadRecord(f"the input has changed: {reason}; {way}; or use another folder", path=source)

@@ -8,13 +8,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from aurora_pool.arguments import shown
+from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.columns import REQUEST_FIELDS, UNSENT, ColumnError, Columns, RowReader
+from aurora_pool.jobs.formats import not_utf8
 from aurora_pool.options import PromptFormat
 
 __all__ = ["Request"]
@@ -93,8 +96,8 @@ class RequestReader:
     ``defaults`` are body fields for lines that do not have them, ``model_map`` maps model names in the input to those
     of the fleet. ``prompt_format`` is how short lines and lines of text are put: see :class:`PromptOptions`; lines that
     name a url are put as it puts them. ``system_prompt`` goes before what ``prompt_format="chat"`` makes a chat of.
-    ``columns`` says what the columns of short lines are for; ``odd`` are those that look like mistyped fields, with
-    what was meant.
+    ``columns`` says what the columns of short lines are for; ``hints`` are what looks like a mistake in the lines that
+    have been read.
 
     >>> reader = RequestReader(defaults={"temperature": 0})
     >>> reader.read(b'{"prompt": "Name a colour."}', 7)
@@ -116,6 +119,10 @@ class RequestReader:
         self._system = _system(system_prompt)
         self._columns = columns or Columns()
         self._rows = RowReader(self._columns)
+        self._system_option = "--system-prompt" if self._columns.system_template is None else "--system-template"
+        # An option that lines which say all of a request have no use for.
+        self._for_prompts = self._rows.for_rows or (self._system_option if self._system else None)
+        self._quick = self._for_prompts is None and self._columns.keep in ((), "all")
         self._defaults = dict(defaults or {})
         self._model_map = dict(model_map or {})
         self._decode = msgspec.json.Decoder().decode
@@ -123,9 +130,9 @@ class RequestReader:
         self._encode = msgspec.json.Encoder(order="sorted").encode
 
     @property
-    def odd(self) -> Mapping[str, str]:
-        """Columns that are not sent and look like mistyped fields, with the fields that were most likely meant."""
-        return self._rows.odd
+    def hints(self) -> Collection[str]:
+        """What looks like a mistake in the lines that have been read, such as columns that are not sent."""
+        return self._rows.hints.values()
 
     def keeps(self, column: str) -> bool:
         """Whether a column goes along into the record."""
@@ -135,12 +142,17 @@ class RequestReader:
     def read(self, line: Line, number: int) -> Request:
         """Read one line, without its end, or a row of a table. ``number`` names a request without an id: ``line-7``.
 
-        Raises :class:`RequestError`.
+        Raises :class:`RequestError`, and :class:`~aurora_pool.errors.ConfigError` for a line of OpenAI Batch that an
+        option of this reader would do nothing for.
         """
         name, url, body, system, kept = self._parts(line)
         raw = url == COMPLETIONS
         if url is None:
             before = self._system if system is None else _system(system)
+            if before and "messages" in body:
+                self._rows.hints.setdefault(
+                    "", f"{self._system_option} does nothing for lines with 'messages', such as line {number}"
+                )
             if (before or self._prompt_format == "chat") and isinstance(body.get("prompt"), str):
                 body["messages"] = [*before, {"role": "user", "content": body.pop("prompt")}]
             url = CHAT if "messages" in body else COMPLETIONS
@@ -176,10 +188,10 @@ class RequestReader:
         try:
             return None, None, {"prompt": line.decode()}, None, None
         except UnicodeDecodeError as error:
-            raise RequestError(f"expected UTF-8 text: {error.reason} at byte {error.start + 1}") from None
+            raise RequestError(f"{not_utf8(error)} at byte {error.start + 1}") from None
 
     def _json_line(self, line: bytes) -> _Parts:
-        if self._rows.for_rows is None and b'"body"' in line:
+        if self._quick and b'"body"' in line:
             # What is as it should be is not looked at key by key: that saves a fifth of the time of a whole pass.
             try:
                 batch = self._decode_batch(line)
@@ -203,7 +215,10 @@ class RequestReader:
         return self._short_line(fields)
 
     def _batch_line(self, fields: dict[str, Any]) -> _Parts:
-        self._rows.check_batch()
+        if self._for_prompts is not None:
+            raise ConfigError(
+                f"{self._for_prompts}: the input has lines of OpenAI Batch, whose bodies have the prompts"
+            )
         name, url, body = _batch(fields)
         outside = fields.keys() & REQUEST_FIELDS
         if outside:
@@ -221,9 +236,11 @@ class RequestReader:
         if "prompt" in body and "messages" in body:
             raise RequestError("expected 'prompt' or 'messages', got both")
         if "prompt" not in body and "messages" not in body:
-            raise RequestError("expected an object with 'prompt', 'messages' or 'body'")
+            data = ", ".join(name for name in fields if name not in REQUEST_FIELDS)
+            there = f"; it has {data}: say --prompt-field, or --template" if data else ""
+            raise RequestError(f"expected an object with 'prompt', 'messages' or 'body'{there}")
         if name is not None and (isinstance(name, bool) or not isinstance(name, str | int)):
-            raise RequestError("expected the id to be a string or a whole number")
+            raise RequestError(f"expected the id to be a string or a whole number, got {shown(name)}")
         return None if name is None else str(name), None, body, system, kept
 
 
@@ -240,7 +257,9 @@ def is_generated_id(name: str) -> bool:
 def _why_unread(line: bytes, error: Exception) -> str:
     """Say what is wrong with a line. msgspec takes half of a surrogate pair for a JSON error, or for a cut line."""
     try:
-        json.dumps(json.loads(line), ensure_ascii=False).encode()
+        json.dumps(json.loads(line.decode()), ensure_ascii=False).encode()
+    except UnicodeDecodeError as found:
+        return f"{not_utf8(found)} at byte {found.start + 1}"
     except (ValueError, RecursionError) as found:
         lone = _lone_surrogate(found)
     else:

@@ -73,8 +73,8 @@ class Survey:
         self._elsewhere = 0
         self._read(shard)
         self._check_ids()
-        for column, field in reader.odd.items():
-            logger.warning("%s: the column %r is not sent; is %r meant?", source.name, column, field)
+        for hint in reader.hints:
+            logger.warning("%s: %s", source.name, hint)
         if self.skipped and on_bad_line == "stop":
             raise self.bad_records[0] if self.skipped == 1 else self._all_bad()
         self.requests = self.remaining

@@ -19,7 +19,7 @@ from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.columns import REQUEST_FIELDS
 from aurora_pool.jobs.copies import unreadable
 from aurora_pool.jobs.files import LONGEST_LINE, InputFile
-from aurora_pool.jobs.formats import InputFormat, Kind
+from aurora_pool.jobs.formats import InputFormat, Kind, not_utf8
 from aurora_pool.jobs.requests import Line
 from aurora_pool.terminal import is_terminal
 
@@ -222,9 +222,19 @@ class CsvSource:
         except csv.Error as error:
             raise BadRecord(f"it is no table: {error}", path=self.name, line=number) from error
         except UnicodeDecodeError as error:
-            raise BadRecord(f"expected UTF-8 text: {error.reason}", path=self.name, line=number) from error
+            raise BadRecord(not_utf8(error), path=self.name, line=self._undecodable()) from error
         except (OSError, EOFError, zlib.error) as error:
             raise unreadable(self.name, error) from error
+
+    def _undecodable(self) -> int | None:
+        """Find the first line that is not UTF-8: what decodes them reads many at a time."""
+        with self._input.open() as data:
+            for number, line in enumerate(data, start=1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError:
+                    return number
+        return None
 
 
 def _check_names(names: list[str], path: str, *, line: int | None = None) -> None:

@@ -2,7 +2,7 @@
 
 ::
 
-                 DRAINING or DEAD; WRONG_MODEL; BROKEN x 3 in a row
+        UNREACHABLE, DRAINING or DEAD; WRONG_MODEL; BROKEN x 3 in a row
                         and a probe that is not answered
      IN_SERVICE --------------------------------------------------> OUT
          ^                                                         |   ^
@@ -35,7 +35,7 @@ WRONG_MODEL_COOLDOWN = 60.0
 PROVEN_AFTER = 10.0
 """An agent that was in service for this many of its cooldowns starts again with the first."""
 
-_FATAL = frozenset({Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL})
+_FATAL = frozenset({Outcome.UNREACHABLE, Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL})
 _ANSWERS = frozenset({Outcome.ANSWERED, Outcome.OVERLOADED})
 _WORKS = frozenset({Outcome.ANSWERED, Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED, Outcome.OVERLOADED})
 

@@ -37,6 +37,7 @@ class Outcome(enum.Enum):
     PROMPT_REJECTED = "prompt_rejected"
     BATCH_REJECTED = "batch_rejected"
     OVERLOADED = "overloaded"
+    UNREACHABLE = "unreachable"
     DRAINING = "draining"
     DEAD = "dead"
     BROKEN = "broken"
@@ -44,7 +45,7 @@ class Outcome(enum.Enum):
     CANCELLED = "cancelled"
 
 
-_SENT_AGAIN = frozenset({Outcome.OVERLOADED, Outcome.DRAINING, Outcome.DEAD, Outcome.BROKEN})
+_SENT_AGAIN = frozenset({Outcome.OVERLOADED, Outcome.UNREACHABLE, Outcome.DRAINING, Outcome.DEAD, Outcome.BROKEN})
 
 
 def classify(error: PoolError, prompts: int) -> Outcome:
@@ -56,13 +57,13 @@ def classify(error: PoolError, prompts: int) -> Outcome:
     >>> classify(ServerError(400, "The decoder prompt cannot be empty"), prompts=20)
     <Outcome.BATCH_REJECTED: 'batch_rejected'>
     >>> classify(ConnectFailed("connection refused"), prompts=20)
-    <Outcome.DRAINING: 'draining'>
+    <Outcome.UNREACHABLE: 'unreachable'>
     """
     match error:
         case ServerError():
             return _classify_status(error, prompts)
         case ConnectFailed():
-            return Outcome.DRAINING
+            return Outcome.UNREACHABLE
         case ConnectionLost() | TimedOut():
             return Outcome.DEAD
         case WrongModel():

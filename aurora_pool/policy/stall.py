@@ -1,7 +1,7 @@
 """Detect stalled agents: they were sent prompts and send nothing.
 
 An agent that sends no byte for :data:`CHECK_AFTER` seconds has its load checked, and gets nothing meanwhile. A server
-that is merely busy shows it in its own counters; one that refuses connections is draining, and what it holds is lost
+that is merely busy shows it in its own counters; one that refuses connections is ending, and what it holds is lost
 (SIGTERM makes vLLM hang like that); one that shows no work is given up when it has sent nothing for the whole limit.
 One without counters is sent a small request instead when the limit has passed: if it answers that, it is alive.
 

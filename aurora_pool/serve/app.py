@@ -36,7 +36,7 @@ from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.folders import BatchFolders
 from aurora_pool.serve.gateway import Gateway
 from aurora_pool.serve.history import SAMPLE_EVERY, History
-from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.keys import open_keys
 from aurora_pool.serve.keys_api import KeysApi
 from aurora_pool.serve.leases import Leases
 from aurora_pool.serve.limits import Limiter, TokenAccounts
@@ -56,6 +56,7 @@ SWEEP_EVERY = 60.0
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 EXECUTOR = web.AppKey("executor", Executor)
+NEEDS_KEY = web.AppKey("needs_key", bool)
 
 logger = logging.getLogger("aurora_pool")
 
@@ -75,13 +76,14 @@ async def open_app(
             stack.callback(_lock(storage.path))
         stack.push_async_callback(storage.close)
         await storage.open()
-        keys = KeyRing(storage, load_secret(options.data), options.limits)
+        keys = await open_keys(storage, options.data, options.limits)
         gatekeeper = Gatekeeper(keys, options)
         if not options.is_loopback and not options.no_auth and not await keys.exist():
             raise ConfigError(
                 f"--host {options.host} lets others in, and there is no key: make one with 'aurora-pool keys create', "
                 "or say --no-auth"
             )
+        needs_key = await gatekeeper.required()  # before anything runs, so that the server's first line is its address
         blobs = open_blobs(options.files, options.data / "files")
         folders = BatchFolders(options.data / "batches", blobs)
         accounts = TokenAccounts(storage)
@@ -122,6 +124,7 @@ async def open_app(
         app.on_shutdown.extend([state.close, pages.close])
         app.on_response_prepare.append(protect)
         app[EXECUTOR] = executor
+        app[NEEDS_KEY] = needs_key
         app[READ_TIMEOUT] = options.read_timeout
         stack.push_async_callback(accounts.flush)
         stack.push_async_callback(fleet.close)

@@ -128,7 +128,7 @@ class Dashboard:
         form = await read_form(request)
         given = {name: str(form.get(name, "")).strip() for name in ("user", "name", "role", "weight", *_LIMITS)}
         try:
-            limits = {name: _positive(name, given[name]) for name in _LIMITS if given[name]}
+            limits = {name: _limit(name, given[name]) for name in _LIMITS if given[name]}
             key, text = await self._keys.create(
                 given["user"],
                 given["name"],
@@ -206,9 +206,11 @@ _LIMITS = {
 assert set(_LIMITS) == set(UserLimits.__slots__)
 
 
-def _positive(name: str, text: str) -> int:
+def _limit(name: str, text: str) -> int | None:
+    if text == "none":
+        return None
     if not text.isascii() or not text.isdigit() or not 0 < int(text[:19]) < 1 << 53:
-        raise ConfigError(f"{_LIMITS[name]}: expected a whole number above 0, got {text[:40]!r}")
+        raise ConfigError(f"{_LIMITS[name]}: expected a whole number above 0, or none, got {text[:40]!r}")
     return int(text)
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
-from aurora_pool.errors import PoolError
+from aurora_pool.errors import PoolError, counted
 from aurora_pool.serve.batch_run import BatchRun, Machinery, finish_cancelled, give_up_lost, validate_batch
 from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
@@ -230,6 +230,9 @@ class Executor:
         if row["status"] == "cancelling":
             await finish_cancelled(self._machinery, self._leases, row)
             return
+        if row["epoch"] > 2:  # the first lease was for its validation
+            done = row["completed"] + row["failed"]
+            logger.info("%s goes on: %d of %s done", row["id"], done, counted(row["total"], "request"))
         run = BatchRun(self._machinery, self._leases, row, lambda values: self._note(row["id"], values))
         self._runs[row["id"]] = row["epoch"], run
         await run.go()

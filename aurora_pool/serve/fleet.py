@@ -146,11 +146,15 @@ class ServedFleet:
     async def run(self) -> None:
         """Ask, for ever."""
         self._transport.open()
+        told = False
         while True:
             try:
                 await self._ask()
             except (PoolError, OSError) as error:
                 logger.warning("the agents can't be asked what they serve: %s", error)
+            if not self._models and not told:
+                logger.warning("no agent serves a model yet; all are asked again every %g s", ASK_AGAIN)
+            told = True
             self._asking.clear()
             try:
                 async with asyncio.timeout(ASK_AGAIN if self.undiscovered else ASK_EVERY):

@@ -6,11 +6,12 @@ import asyncio
 import functools
 import hashlib
 import hmac
+import logging
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -26,9 +27,12 @@ from aurora_pool.serve.tables import keys, users
 
 T = TypeVar("T")
 
+logger = logging.getLogger("aurora_pool")
+
 Role: TypeAlias = Literal["user", "admin"]
 
 SECRET_VARIABLE = "AURORA_POOL_SECRET"  # noqa: S105 - a name
+SECRET = "secret"  # noqa: S105 - the name of its file
 PREFIX = "ap-"
 REMEMBERED = 5.0
 """Seconds that a key's user is remembered, so at most so long a revoked key still works."""
@@ -47,7 +51,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class IssuedKey(msgspec.Struct, frozen=True):
-    """A key without its secret part."""
+    """A key without its secret part. ``limits`` are its user's own, None for no limit; the others are the server's."""
 
     id: str
     user: str
@@ -56,6 +60,8 @@ class IssuedKey(msgspec.Struct, frozen=True):
     hint: str
     created_at: int
     revoked_at: int | None
+    weight: float
+    limits: dict[str, int | None]
 
 
 def load_secret(folder: Path) -> bytes:
@@ -68,7 +74,7 @@ def load_secret(folder: Path) -> bytes:
         if len(text) < 32:
             raise ConfigError(f"{SECRET_VARIABLE}: expected at least 32 characters")
         return text.encode()
-    path = folder / "secret"
+    path = folder / SECRET
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -82,6 +88,21 @@ def load_secret(folder: Path) -> bytes:
         file.flush()
         os.fsync(descriptor)
     return created
+
+
+async def open_keys(storage: Storage, folder: Path, defaults: UserLimits) -> KeyRing:
+    """Give the keys of a server, with its secret; warn if that was lost, and a new one made.
+
+    Raises :class:`~aurora_pool.errors.ConfigError` for a secret that is too short.
+    """
+    is_created = SECRET_VARIABLE not in os.environ and not (folder / SECRET).exists()
+    keys = KeyRing(storage, load_secret(folder), defaults)
+    if is_created and await keys.exist():
+        logger.warning(
+            "%s was missing and is created anew, so no key of before works: put it back from a backup, or make others",
+            folder / SECRET,
+        )
+    return keys
 
 
 class KeyRing:
@@ -102,12 +123,12 @@ class KeyRing:
         *,
         role: Role | None = None,
         weight: float | None = None,
-        limits: dict[str, int] | None = None,
+        limits: Mapping[str, int | None] | None = None,
     ) -> tuple[IssuedKey, str]:
         """Make a key; return it and its text, which nothing can show again.
 
         The user is made where there is none yet, by default as a plain user of weight 1. Of a user who is there
-        only what is given changes: ``role``, ``weight``, and each limit that ``limits`` names.
+        only what is given changes: ``role``, ``weight``, and each limit that ``limits`` names; None lifts it.
         Raises :class:`~aurora_pool.errors.ConfigError`.
         """
         if not _USER.fullmatch(user):
@@ -127,7 +148,8 @@ class KeyRing:
                 role = "user" if old is None else old.role
             if weight is None:
                 weight = 1.0 if old is None else old.weight
-            values = {"role": role, "weight": weight, "limits": {**(old.limits if old else {}), **(limits or {})}}
+            own: dict[str, int | None] = {**(old.limits if old else {}), **(limits or {})}
+            values = {"role": role, "weight": weight, "limits": own}
             if old is None:
                 await connection.execute(insert(users).values(name=user, created_at=now, **values))
             else:
@@ -137,16 +159,19 @@ class KeyRing:
             )
         self._exist = (0.0, True)
         self._remembered.clear()
-        return IssuedKey(key_id, user, role, name, hint, now, None), text
+        return IssuedKey(key_id, user, role, name, hint, now, None, weight, own), text
 
     async def list(self) -> list[IssuedKey]:
         """All keys, the oldest first."""
-        chosen = select(keys, users.c.role).join(users, users.c.name == keys.c.user).order_by(keys.c.seq)
+        chosen = (
+            select(keys, users.c.role, users.c.weight, users.c.limits)
+            .join(users, users.c.name == keys.c.user)
+            .order_by(keys.c.seq)
+        )
         async with self._storage.read() as connection:
             rows = (await connection.execute(chosen)).all()
-        return [
-            IssuedKey(row.id, row.user, row.role, row.name, row.hint, row.created_at, row.revoked_at) for row in rows
-        ]
+        fields = IssuedKey.__struct_fields__
+        return [IssuedKey(**{name: getattr(row, name) for name in fields}) for row in rows]
 
     async def revoke(self, key_id: str) -> bool:
         """Make a key worthless; return whether there was such a key."""

@@ -19,7 +19,7 @@ class _Create(msgspec.Struct, forbid_unknown_fields=True):
     name: str = ""
     role: Role | None = None
     weight: float | None = None
-    limits: dict[str, int] = {}
+    limits: dict[str, int | None] = {}
 
 
 class KeysApi:

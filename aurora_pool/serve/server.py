@@ -14,7 +14,7 @@ from aiohttp import web
 from aurora_pool.errors import ConfigError
 from aurora_pool.hostfile import AnyEndpoint, as_endpoints
 from aurora_pool.options import Timeouts
-from aurora_pool.serve.app import EXECUTOR, open_app
+from aurora_pool.serve.app import EXECUTOR, NEEDS_KEY, open_app
 from aurora_pool.serve.fleet import ServedFleet
 from aurora_pool.serve.options import ServerOptions
 
@@ -29,12 +29,16 @@ logger = logging.getLogger("aurora_pool")
 
 
 class Server:
-    """A server that listens. ``address`` is its URL, ``fleet`` what it serves."""
+    """A server that listens. ``address`` is its URL, ``fleet`` what it serves.
 
-    def __init__(self, address: str, port: int, fleet: ServedFleet) -> None:
+    ``needs_key`` tells whether it began with keys: without any, a server of this machine only asks for none.
+    """
+
+    def __init__(self, address: str, port: int, fleet: ServedFleet, *, needs_key: bool) -> None:
         self.address = address
         self.port = port
         self.fleet = fleet
+        self.needs_key = needs_key
 
 
 @asynccontextmanager
@@ -78,7 +82,7 @@ async def serving(
         port = listening.sockets[0].getsockname()[1]
         host = f"[{options.host}]" if ":" in options.host else options.host
         try:
-            yield Server(f"{'https' if context else 'http'}://{host}:{port}", port, fleet)
+            yield Server(f"{'https' if context else 'http'}://{host}:{port}", port, fleet, needs_key=app[NEEDS_KEY])
         finally:
             listening.close()
             await asyncio.gather(app[EXECUTOR].stop(options.grace), runner.cleanup())

@@ -89,7 +89,7 @@ class VirtualFleet(VirtualNetwork):
                 told(outcome)
 
         def answered(whole: bool) -> None:
-            outcome = Outcome.ANSWERED if whole else Outcome.DRAINING
+            outcome = Outcome.ANSWERED if whole else Outcome.UNREACHABLE
             self.client_at(self.now + self.one_way, partial(tell, outcome))
 
         def give_up() -> None:

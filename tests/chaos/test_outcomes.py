@@ -78,7 +78,7 @@ class TestDraining:
         outcome = run_job({VICTIM: [Fault(action="terminate", at=SOON)]})
         check(outcome, slower=2.0)
         assert outcome.statistics.agents[VICTIM].state != "in service"
-        assert outcome.statistics.agents[VICTIM].failures["draining"] == 1
+        assert outcome.statistics.agents[VICTIM].failures["unreachable"] == 1
 
     def test_a_draining_agent_that_fails_in_milliseconds_does_not_swallow_the_job(self) -> None:
         outcome = run_job({VICTIM: [Fault(action="drain", at=SOON)]})

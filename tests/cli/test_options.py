@@ -93,6 +93,7 @@ def test_a_file_of_options_means_what_it_says(
     ("options", "code", "reason"),
     [
         ((), 2, "expected -o FILE, or --claim FOLDER for a job that drivers share"),
+        (("-o", "{}", "--claim", "{}"), 2, "-o: with --claim, drivers write into that folder; merge joins"),
         (("--claim", "{}", "--dry-run"), 2, "--dry-run: with --claim, no driver knows what it will get"),
         (("--claim", "{}", "--shard", "0/2"), 2, "--shard: with --claim, pieces of the input are handed out already"),
         (("-o", "{}", "--template", "nowhere"), 2, "nowhere: neither a text with {column} in it nor a template to"),
@@ -101,6 +102,7 @@ def test_a_file_of_options_means_what_it_says(
         (("-o", "{}", "--piece-lines", "9"), 2, "--piece-lines: it means nothing without --claim"),
         (("-o", "{}", "--takeover-after", "9"), 2, "--takeover-after: it means nothing without --claim or --share"),
         (("-o", "{}", "--metrics-host", "::"), 2, "--metrics-host: it means nothing without --metrics-port"),
+        (("-o", "{}", "--hostfile", ""), 2, "file, a folder or a name, got ''"),
         (("-o", "{}", "--chat", "--prompt-format", "raw"), 2, "--chat: with --prompt-format raw"),
         (("-o", "{}", "--system-template", "{id}", "--prompt-format", "raw"), 2, "--system-template: with"),
     ],
@@ -126,7 +128,9 @@ def test_what_is_said_of_columns_is_refused_for_text(
     assert not output.exists()
 
 
-@pytest.mark.parametrize("option", ["--template", "--system-template", "--id-field", "--prompt-field"])
+@pytest.mark.parametrize(
+    "option", ["--template", "--system-template", "--system-prompt", "--id-field", "--prompt-field"]
+)
 def test_what_makes_requests_of_rows_is_refused_for_openai_batch(
     call: Call, tmp_path: Path, hostfile: Path, option: str
 ) -> None:
@@ -163,6 +167,42 @@ def test_a_shell_completes_commands() -> None:
 def test_commands_work_without_docstrings() -> None:
     ended = subprocess.run([sys.executable, "-OO", *COMMAND[1:], "--help"], capture_output=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_what_drivers_have_answered_is_kept_when_requests_are_added(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path
+) -> None:
+    shared, output, before = tmp_path / "shared", tmp_path / "out.jsonl", tmp_path / "before.jsonl"
+    claim = ("run", source, "--claim", shared, "--hostfile", hostfile)
+    ended = call(*claim)
+    assert (ended.code, f"to join the answers: aurora-pool merge {shared} -o FILE" in ended.err) == (0, True), ended.err
+    ended = call("report", shared)
+    assert (ended.code, "expected outputs of aurora-pool run, got a folder: name the" in ended.err) == (3, True)
+    before.write_bytes(source.read_bytes())
+    write_jsonl(source, [*PROMPTS, {"id": "new", "prompt": "New."}])
+    ended = call(*claim)
+    assert (ended.code, "to keep its answers, merge it with --input and a copy as it was" in ended.err) == (3, True)
+    ended = call("merge", shared, "-o", output)
+    assert (ended.code, "--input takes a copy of it as it was" in ended.err) == (3, True)
+    assert call("merge", shared, "-o", output, "--input", before).code == 0
+    ended = call("run", source, "-o", output, "--hostfile", hostfile)
+    assert (ended.code, "earlier runs: 300 answered" in ended.err, "1 request in" in ended.err) == (0, True, True)
+
+
+def test_shards_without_a_common_folder_are_merged_in_one(
+    call: Call, tmp_path: Path, source: Path, hostfile: Path
+) -> None:
+    folders = tmp_path / "0", tmp_path / "1"
+    for index, folder in enumerate(folders):
+        ended = call("run", source, "-o", folder, "--shard", f"{index}/2", "--hostfile", hostfile)
+        assert (ended.code, f"shards are done: aurora-pool merge {folder} -o FILE" in ended.err) == (0, True), ended.err
+    (folders[1] / "shard-1-of-2.jsonl").rename(folders[0] / "shard-1-of-2.jsonl")
+    moved = source.rename(tmp_path / "moved.jsonl")
+    merge = ("merge", folders[0], "-o", tmp_path / "out.jsonl")
+    ended = call(*merge)
+    assert (ended.code, "(No such file or directory); --input says where it is now" in ended.err) == (3, True)
+    assert call(*merge, "--input", moved).code == 0
+    assert len(read_records(tmp_path / "out.jsonl")) == 300
 
 
 def test_embeddings_are_a_job_as_well(call: Call, tmp_path: Path, hostfile: Path) -> None:

@@ -43,11 +43,11 @@ def test_from_a_file_to_its_answers(
     call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batches, "POLL_EVERY", 0.05)
-    source = tmp_path / "in.jsonl"
+    source, data = tmp_path / "in.jsonl", tmp_path / "data"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
-    data = tmp_path / "data"
     created = call("keys", "create", "--user", "ann", "--name", "laptop", "--data", data)
-    assert (created.code, created.err) == (0, "this key is not shown again\n")
+    created_data = f"{data}: new server data is created; the key is for a server with this folder\n"
+    assert (created.code, created.err) == (0, f"{created_data}this key is not shown again\n")
     key = created.out.strip()
     listed = call("keys", "list", "--data", data).out
     assert "ann" in listed
@@ -58,7 +58,7 @@ def test_from_a_file_to_its_answers(
     server = Serving(tmp_path, own, data)
     try:
         own.write_text("".join(agents))
-        assert " serves 1 agent, for this machine only, with a key once there is one; data in " in server.first
+        assert " serves 1 agent, for this machine only, with a key; data in " in server.first
         monkeypatch.setenv("AURORA_POOL_SERVER", server.url)
         monkeypatch.setenv("AURORA_POOL_KEY", "ap-wrong")
         refused = call("jobs")
@@ -147,6 +147,25 @@ def test_a_further_key_leaves_an_administrator_one(call: Call, tmp_path: Path) -
     assert call("keys", "list", "--data", tmp_path).out.count(" admin ") == 2
     assert call("keys", "create", "--user", "root", "--no-admin", "--data", tmp_path).code == 0
     assert call("keys", "list", "--data", tmp_path).out.count(" admin ") == 0
+
+
+def test_the_list_of_keys_shows_shares_and_limits(call: Call, tmp_path: Path) -> None:
+    for user, options in (("ann", ["--weight", "2", "--tokens-per-day", "500", "--name", "laptop"]), ("bob", [])):
+        assert call("keys", "create", "--user", user, *options, "--data", tmp_path).code == 0
+    assert call("keys", "create", "--user", "ann", "--tokens-per-day", "none", "--data", tmp_path).code == 0
+    lines = call("keys", "list", "--user", "ann", "--data", tmp_path).out.splitlines()
+    assert [each.partition("good ")[2].strip() for each in lines] == [
+        "weight 2  tokens-per-day none  laptop",
+        "weight 2  tokens-per-day none",
+    ]
+    assert "weight 1" in call("keys", "list", "--user", "bob", "--data", tmp_path).out
+    for wrong in ("0", "many"):
+        refused = call("keys", "create", "--user", "ann", "--tokens-per-day", wrong, "--data", tmp_path)
+        assert (refused.code, "--tokens-per-day" in refused.err, "whole number above 0" in refused.err) == (
+            2,
+            True,
+            True,
+        )
 
 
 def test_looking_for_keys_makes_no_data(call: Call, tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import pytest
 from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs import JobOptions, read_answers, run_job
 from aurora_pool.jobs.columns import Columns
+from aurora_pool.jobs.files import InputFile
 from aurora_pool.jobs.formats import kind_of
 from aurora_pool.jobs.prompt_maker import PromptMaker
 from aurora_pool.jobs.requests import Request, RequestError, RequestReader
+from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.templates import Template
 from tests.jobs.fleets import fleet_of, pool_of, received
 from tests.jobs.shared import WriteLines, read_records
@@ -74,15 +76,77 @@ def test_templates_reach_no_attribute() -> None:
         Template("no column")
 
 
-def test_a_mistyped_field_is_told_once(write_lines: WriteLines, caplog: pytest.LogCaptureFixture) -> None:
-    from aurora_pool.jobs.files import InputFile
-    from aurora_pool.jobs.survey import Survey
+MESSAGES = [{"role": "user", "content": "a"}]
 
-    path = write_lines("in.jsonl", [{"prompt": "a", "max_token": 3, "gold": "x"}] * 5)
+
+@pytest.mark.parametrize(
+    ("row", "columns", "told"),
+    [
+        ({"max_token": 3, "gold": "x"}, Columns(), "the column 'max_token' is not sent; is 'max_tokens' meant?"),
+        (
+            {"system": "Be brief."},
+            Columns(),
+            "the column 'system' is not sent; --system-template '{system}' makes it the system message",
+        ),
+        ({"instructions": "x", "prompt": "a"}, Columns(system_template="{instructions}"), None),
+        ({"system": "x"}, Columns(template="{system}: {prompt}"), None),
+        ({"messages": MESSAGES}, Columns(template="{prompt}"), "the column 'messages' is not sent; --template makes"),
+        ({"messages": "of data"}, Columns(template="{prompt}"), None),
+    ],
+)
+def test_what_looks_as_if_it_were_to_be_sent_is_told_once(
+    write_lines: WriteLines,
+    caplog: pytest.LogCaptureFixture,
+    row: dict[str, Any],
+    columns: Columns,
+    told: str | None,
+) -> None:
+    path = write_lines("in.jsonl", [{"prompt": "a"} | row] * 5)
+    Survey(InputFile(path), RequestReader(columns=columns), on_bad_line="skip", allow_empty=True)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.startswith(f"{path}: {told}") for message in messages] == ([] if told is None else [True])
+
+
+def test_a_system_message_beside_messages_is_told(write_lines: WriteLines, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_lines("in.jsonl", [{"system": "Be brief.", "messages": MESSAGES}])
     Survey(InputFile(path), RequestReader())
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: the column 'max_token' is not sent; is 'max_tokens' meant?"
+        f"{path}: the column 'system' is not sent; a system message belongs into 'messages'"
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"custom_id": "a", "body": {"messages": MESSAGES}},
+        {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "a"}},
+    ],
+)
+def test_a_system_prompt_for_lines_of_openai_batch_is_refused(line: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^--system-prompt: the input has lines of OpenAI Batch"):
+        RequestReader(prompt_format="chat", system_prompt="Be brief.").read(json.dumps(line).encode(), 1)
+
+
+@pytest.mark.parametrize("option", ["--system-prompt", "--system-template"])
+def test_a_system_prompt_beside_messages_is_told(
+    write_lines: WriteLines, caplog: pytest.LogCaptureFixture, option: str
+) -> None:
+    path = write_lines("in.jsonl", [{"prompt": "a", "at": "x"}, *[{"messages": MESSAGES, "at": "x"}] * 5])
+    by_row = option == "--system-template"
+    columns = Columns(system_template="{at}") if by_row else None
+    reader = RequestReader(prompt_format="chat", system_prompt=None if by_row else "Be brief.", columns=columns)
+    found = Survey(InputFile(path), reader)
+    assert [len(request.body["messages"]) for request in found.pending()] == [2, 1, 1, 1, 1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: {option} does nothing for lines with 'messages', such as line 2"
+    ]
+
+
+def test_a_column_to_keep_has_to_be_there_on_lines_of_openai_batch_too() -> None:
+    line = {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "a"}}
+    assert read(line | {"label": 1}, keep=("label",)).kept == {"label": 1}
+    with pytest.raises(RequestError, match="there is no column 'label'"):
+        read(line, keep=("label",))
 
 
 @pytest.mark.simulated_clock

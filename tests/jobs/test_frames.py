@@ -40,6 +40,22 @@ async def test_each_row_has_its_answer_beside_it(library: str) -> None:
     assert list(frame.columns) == list(ROWS)  # the frame that was given stays as it was
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+async def test_a_row_without_a_value_is_not_asked(library: str) -> None:
+    rows = {"country": ["France", None, "Peru"], "year": [1900.0, 1950.0, float("nan")], "unused": [None, "b", "c"]}
+    frame: Any = importlib.import_module(library).DataFrame(rows)
+    async with SimulatedFleet(1) as fleet, VLLMPool(fleet.endpoints) as pool:
+        before = fleet.prompts_received
+        found: Any = await map_rows(frame, "{country} in {year}?", pool)
+        assert fleet.prompts_received == before + 1
+    assert [answer is None for answer in found["answer"]] == [False, True, True]
+    assert list(found["answer_error"]) == [
+        None,
+        "the row has no value in 'country'",
+        "the row has no value in 'year'",
+    ]
+
+
 async def test_what_is_invalid_is_told_before_anything_is_sent() -> None:
     import pandas as pd
 

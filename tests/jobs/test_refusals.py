@@ -43,6 +43,15 @@ def read(line: dict[str, Any]) -> object:
     return RequestReader().read(line, 1)
 
 
+def latin1(line: str) -> object:
+    return RequestReader().read(line.encode("latin-1"), 1)
+
+
+def utf16(path: Path) -> Path:
+    path.write_text('{"prompt": "a"}\n', encoding="utf-16")
+    return path
+
+
 def unpriced() -> None:
     check_prices(as_endpoints(["a hosted"]), priced=True)
 
@@ -111,6 +120,15 @@ def history(at: Path, text: str) -> object:
         (ConfigError, "'.': expected the name", lambda at: Job(at / "in.jsonl", "", JobOptions(ordered=True))),
         (ConfigError, "no/': expected the name of a file", lambda at: Job(at / "in.jsonl", f"{at}/no/")),
         (ConfigError, "'.': expected the name of a file", lambda _: read_history(".")),
+        (ConfigError, "request 2: expected text, token ids, .*, got 3", lambda at: Job(["x", 3], at / "o.jsonl")),  # type: ignore[list-item]
+        (ConfigError, "request 1: expected text, .*, got b'x'", lambda at: Job([b"x"], at / "o.jsonl")),
+        (BadRecord, "^requests: there is no request in it", lambda at: Job([], at / "o.jsonl")),
+        (BadRecord, "^requests:2: the id '1' is in line 1", lambda at: Job([{"id": 1, "prompt": "a"}] * 2, at / "o")),
+        (ConfigError, r"for a table, -o \S*/o.jsonl --table \S*/o.csv$", lambda at: job(at, "o.csv")),
+        (RequestError, "string or a whole number, got 1.5", lambda _: read({"prompt": "a", "id": 1.5})),
+        (BadRecord, r"looks like UTF-16.*iconv", lambda at: Job(utf16(at / "u.jsonl"), at / "o.jsonl")),
+        (BadRecord, r"u.csv: it looks like UTF-16", lambda at: Job(utf16(at / "u.csv"), at / "o.jsonl")),
+        (RequestError, r"UTF-8 text \(iconv .*\): .* at byte 13", lambda _: latin1('{"prompt": "é"}')),
         (JobError, "the cache can't be used", lambda at: ResponseCache(at / "in.jsonl")),
         (JobError, "the cache can't be used", lambda at: ResponseCache(damaged(at / "c" / "answers.sqlite"))),
         (JobError, "the job has spent can't be read", lambda at: Spending(at / "in.jsonl")),

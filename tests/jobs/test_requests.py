@@ -135,7 +135,7 @@ def test_the_digest_stays_the_same_from_version_to_version() -> None:
     [
         (b"{", "expected a JSON object"),
         (b"[1]", "expected a JSON object"),
-        (b"\xff", "expected a JSON object"),
+        (b"\xff", "expected UTF-8 text"),
         ({}, "'prompt', 'messages' or 'body'"),
         ({"prompt": "a", "messages": []}, "expected 'prompt' or 'messages', got both"),
         ({"prompt": ["a", "b"]}, "one text or one list"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,16 @@ def test_an_id_that_is_listed_twice_is_an_error_that_names_both_lines(write_line
 
 
 def test_all_bad_lines_are_told_at_once(write_lines: WriteLines) -> None:
-    lines = [{"id": 0, "prompt": "a"}, *["{oops"] * 30, {"id": 0, "prompt": "a"}]
+    lines = [{"id": 0, "prompt": "a"}, *("{oo" + "p" * n for n in range(30)), {"id": 0, "prompt": "a"}]
+    path = write_lines("in.jsonl", [*lines[:20], {"id": 0, "text": "a"}, *lines[21:]])
     with pytest.raises(BadRecord) as raised:
-        survey(write_lines("in.jsonl", lines))
+        survey(path)
     told = str(raised.value).splitlines()
-    assert (told[0].endswith("in.jsonl: 31 bad lines"), len(told), told[-1]) == (True, 22, "  and 11 more")
-    assert [line.split(".jsonl:")[1][:2].rstrip(":") for line in told[1:-1]] == [str(n) for n in range(2, 22)]
+    assert (told[0], told[-1]) == (f"{path}: 31 bad lines", "  and 11 more")
+    assert re.fullmatch(rf"  {path}:2: expected a JSON object.* \(and lines 3, 4, 5, .*, 18, 19, 20\)", told[1])
+    (columns,) = told[2:-1]
+    expected = "expected an object with 'prompt', 'messages' or 'body'; it has text: say --prompt-field, or --template"
+    assert columns == f"  {path}:21: {expected}"
 
 
 def test_an_input_without_requests_is_a_mistake_unless_allowed(write_lines: WriteLines) -> None:

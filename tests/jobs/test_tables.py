@@ -76,7 +76,7 @@ def test_csv_is_text_with_a_heading(tmp_path: Path, name: str, delimiter: str) -
         ("a,b\n1,2\n1,2,3\n", r"in\.csv:3: expected 2 cells as in the heading, got 3"),
         ("a,a\n1,2\n", r"in\.csv:1: two columns have the name 'a'"),
         ('a,b\n1,"2\n', r"in\.csv:2: it is no table"),
-        (b"a,b\n1,\xff\n", r"in\.csv:\d: expected UTF-8"),
+        (b"a,b\n1,\xff\n", r"in\.csv:2: expected UTF-8"),
     ],
 )
 def test_a_bad_table_is_told_with_its_line(tmp_path: Path, content: str | bytes, reason: str) -> None:

@@ -17,7 +17,7 @@ from aurora_pool.policy.breaker import (
 )
 from aurora_pool.policy.outcome import Outcome
 
-FATAL = [Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL]
+FATAL = [Outcome.UNREACHABLE, Outcome.DRAINING, Outcome.DEAD, Outcome.WRONG_MODEL]
 NEUTRAL = [Outcome.PROMPT_REJECTED, Outcome.BATCH_REJECTED, Outcome.OVERLOADED, Outcome.CANCELLED]
 
 

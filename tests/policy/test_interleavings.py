@@ -29,6 +29,7 @@ PROBE_OUTCOMES = [
     Outcome.ANSWERED,
     Outcome.ANSWERED,
     Outcome.DEAD,
+    Outcome.UNREACHABLE,
     Outcome.DRAINING,
     Outcome.WRONG_MODEL,
     Outcome.BROKEN,

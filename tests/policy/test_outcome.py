@@ -29,7 +29,7 @@ ENGINE_DEAD = "EngineCore encountered an issue. See stack trace (above) for the 
         (ServerError(503, "The engine is currently busy"), 5, Outcome.OVERLOADED),
         (ServerError(429, "Too many requests"), 1, Outcome.OVERLOADED),
         (ServerError(500, "cannot schedule new futures after shutdown"), 5, Outcome.DRAINING),
-        (ConnectFailed("connection refused"), 5, Outcome.DRAINING),
+        (ConnectFailed("connection refused"), 5, Outcome.UNREACHABLE),
         (ConnectionLost("reset", received=True), 5, Outcome.DEAD),
         (ConnectionLost("closed", received=False), 5, Outcome.DEAD),
         (TimedOut("no byte"), 5, Outcome.DEAD),

@@ -101,7 +101,7 @@ async def test_failures_are_counted_by_outcome() -> None:
         await pool.send_all_batched([f"p{i}" for i in range(20)], max_tokens=20)
         agent = pool.statistics().agents[0]
         assert agent.state == "out"
-        assert agent.failures["draining"] == 1
+        assert agent.failures["unreachable"] == 1
         assert "connect" in agent.last_error
 
 
@@ -127,7 +127,7 @@ async def test_an_observer_is_told_everything() -> None:
         answered = sum(response.agent_index == 1 for response in responses)
         assert len(recorder.moved) == pool.statistics().moved == 60 - answered > 0
         assert {agent for agent, _ in recorder.moved} == {1}
-        assert {outcome for _, outcome in recorder.moved} <= {"dead", "draining"}
+        assert {outcome for _, outcome in recorder.moved} <= {"dead", "unreachable"}
         assert len(recorder.hedged) == pool.statistics().hedged
 
 

@@ -90,6 +90,13 @@ async def test_a_further_key_changes_only_what_is_given(tmp_path: Path) -> None:
     assert caller is not None
     assert (caller.admin, caller.weight) == (False, 2.0)
     assert caller.limits == UserLimits(tokens_per_day=200, batches_running=2)
+
+    lifted, _ = await ring.create("root", limits={"tokens_per_day": None})
+    assert (lifted.weight, lifted.limits) == (2.0, {"tokens_per_day": None, "batches_running": 2})
+    limited = KeyRing(storage, load_secret(tmp_path), UserLimits(tokens_per_day=5, requests_per_minute=6))
+    caller = await limited.caller_of(first)
+    assert caller is not None
+    assert caller.limits == UserLimits(requests_per_minute=6, batches_running=2)  # none is none, whatever the server's
     await storage.close()
 
 

@@ -218,6 +218,19 @@ async def test_pages_need_a_key_and_come_under_a_strict_policy(tmp_path: Path) -
             assert reply.status == 403
 
 
+async def test_the_page_of_keys_shows_shares_and_limits(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        url, form = f"{run.server.address}/ui/keys", {"user": "eve", "weight": "2", "batches_queued": "7"}
+        async with run.http.post(url, data={**form, "tokens_per_day": "0"}) as reply:
+            assert (reply.status, "Tokens per day: expected a whole number above 0" in await reply.text()) == (
+                400,
+                True,
+            )
+        async with run.http.post(url, data={**form, "tokens_per_day": "none"}) as reply:
+            assert reply.status == 200
+            assert "weight 2, tokens per day: none, batches queued: 7" in await reply.text()
+
+
 async def test_only_named_proxies_are_believed(tmp_path: Path) -> None:
     told = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "pool.example", "Origin": "https://pool.example"}
     for trusted, status in ((("10.0.0.0/8",), 403), (("127.0.0.0/8", "::1"), 303)):

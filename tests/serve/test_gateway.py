@@ -219,7 +219,7 @@ async def test_several_models_on_one_fleet(tmp_path: Path) -> None:
             assert (reply.status, (await reply.json())["error"]["param"]) == (400, "model")
 
 
-async def test_a_fleet_of_which_nobody_answers(tmp_path: Path) -> None:
+async def test_a_fleet_of_which_nobody_answers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with SimulatedFleet(1) as fleet:
         fleet.agents[0].die()
         async with running(tmp_path, fleet=fleet, waits=False) as run:
@@ -231,6 +231,7 @@ async def test_a_fleet_of_which_nobody_answers(tmp_path: Path) -> None:
             with pytest.raises(openai.InternalServerError) as refused:
                 await run.client.chat.completions.create(model=MODEL, messages=HELLO)
             assert refused.value.status_code == 503
+            await until(lambda: "no agent serves a model yet" in caplog.text)
             fleet.agents[0].revive()
             await until(lambda: run.server.fleet.ready)
             async with run.http.get(f"{address}/ready") as reply:

@@ -179,6 +179,7 @@ async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(
     async with running(tmp_path) as run:
         done = await ended(run.client, batch)
         assert (done.model_extra or {})["aurora_pool"]["waiting"] is None
+        assert f"{batch.id} goes on: " in caplog.text
         assert (done.status, done.usage is not None) == ("completed", True)
     with closing(sqlite3.connect(tmp_path / "serve.db")) as database:
         [charged] = database.execute("select sum(tokens) from token_days where user = 'local'").fetchone()

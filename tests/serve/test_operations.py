@@ -9,9 +9,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from aurora_pool.serve.keys import KeyRing, load_secret
+from aurora_pool.serve.keys import open_keys
 from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.testing import AgentProfile
@@ -90,10 +91,13 @@ async def test_a_batch_that_ended_while_a_backup_was_made_fails_and_says_why(tmp
         assert [each.code for each in done.errors.data or ()] == ["input_lost"]
 
 
-async def test_keys_of_a_backup_are_good_with_its_secret_only(tmp_path: Path) -> None:
+async def test_keys_of_a_backup_are_good_with_its_secret_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     storage = Storage(f"sqlite:///{tmp_path / 'serve.db'}")
     await storage.open()
-    _, text = await KeyRing(storage, load_secret(tmp_path), UserLimits()).create("ann")
-    assert await KeyRing(storage, load_secret(tmp_path), UserLimits()).caller_of(text) is not None
-    assert await KeyRing(storage, b"x" * 32, UserLimits()).caller_of(text) is None
+    _, text = await (await open_keys(storage, tmp_path, UserLimits())).create("ann")
+    assert await (await open_keys(storage, tmp_path, UserLimits())).caller_of(text) is not None
+    assert not caplog.messages
+    (tmp_path / "secret").unlink()
+    assert await (await open_keys(storage, tmp_path, UserLimits())).caller_of(text) is None
+    assert caplog.messages[0].startswith(f"{tmp_path / 'secret'} was missing and is created anew")
     await storage.close()

@@ -172,7 +172,7 @@ class TestProbes:
     def test_a_dead_server_refuses_and_a_hung_one_is_given_up(self) -> None:
         fleet = VirtualFleet([1.0], round_trip=0.1)
         fleet.at(0.5, fleet.agents[0].die)
-        assert self.ask(fleet) == (0.1, Outcome.DRAINING)
+        assert self.ask(fleet) == (0.1, Outcome.UNREACHABLE)
         fleet = VirtualFleet([1.0], round_trip=0.1)
         fleet.at(0.5, fleet.agents[0].hang)
         assert self.ask(fleet) == (5.0, Outcome.DEAD)

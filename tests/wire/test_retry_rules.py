@@ -17,7 +17,7 @@ from aurora_pool.errors import ServerError
 from aurora_pool.policy.outcome import Outcome, as_directed, classify
 from aurora_pool.wire.errors import retry_after, should_retry
 
-SENT_AGAIN = {Outcome.OVERLOADED, Outcome.DRAINING, Outcome.DEAD, Outcome.BROKEN}
+SENT_AGAIN = {Outcome.OVERLOADED, Outcome.UNREACHABLE, Outcome.DRAINING, Outcome.DEAD, Outcome.BROKEN}
 ELSEWHERE = {501, 505}
 """openai asks the same server again for these; ours goes to another, for they say what this one can't do at all."""
 NOW = datetime(2026, 11, 5, 12, 0, 0, tzinfo=UTC)

@@ -9,11 +9,12 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from aurora_pool.cli.options.together import is_given
-from aurora_pool.cli.panels import FLEET, HOSTFILE_HELP
+from aurora_pool.cli.panels import FLEET, HOSTFILE_HELP, hostfile_path
 
 Hostfile: TypeAlias = Annotated[
     Path | None,
     typer.Option(
+        parser=hostfile_path,
         envvar="AURORA_POOL_HOSTFILE",
         metavar="FILE",
         help=HOSTFILE_HELP,

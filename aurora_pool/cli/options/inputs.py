@@ -44,5 +44,9 @@ RetryFailed: TypeAlias = Annotated[
 ]
 Yes: TypeAlias = Annotated[
     bool,
-    typer.Option("--yes", help="Run requests again that have changed, however many they are.", rich_help_panel=INPUT),
+    typer.Option(
+        "--yes",
+        help="Run requests again that have changed, however many they are, and add to another input's output.",
+        rich_help_panel=INPUT,
+    ),
 ]

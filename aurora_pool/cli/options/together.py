@@ -30,7 +30,9 @@ def check_together(context: typer.Context) -> None:
     Raises :class:`~aurora_pool.errors.ConfigError`.
     """
     said = {name for name, value in context.params.items() if value is not None and value is not False}
-    if ("output" in said) == ("claim" in said):
+    if {"output", "claim"} <= said:
+        raise ConfigError("-o: with --claim, drivers write into that folder; merge joins their answers afterwards")
+    if said.isdisjoint({"output", "claim"}):
         raise ConfigError("expected -o FILE, or --claim FOLDER for a job that drivers share")
     for name, other, why in APART:
         if {name, other} <= said:
