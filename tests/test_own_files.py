@@ -129,6 +129,7 @@ def test_a_new_file_has_the_mode_of_new_files(tmp_path: Path) -> None:
 # Every other place that opens a file to write, and why it may. What is new belongs to own_files, or here with a reason.
 ELSEWHERE = {
     "own_files": "the mechanism",
+    "cli.batch_output": "the output, which is named, where it is a pipe or a device",
     "cli.check": "the file that --output names",
     "cli.console": "/dev/null",
     "cli.demo": "in a folder made for it; the log is made, or it fails",

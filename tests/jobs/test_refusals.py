@@ -119,7 +119,7 @@ def history(at: Path, text: str) -> object:
         (ConfigError, "'.': expected the name of a file, got that of a folder", lambda at: Job(at / "in.jsonl", ".")),
         (ConfigError, "'.': expected the name", lambda at: Job(at / "in.jsonl", "", JobOptions(ordered=True))),
         (ConfigError, "no/': expected the name of a file", lambda at: Job(at / "in.jsonl", f"{at}/no/")),
-        (ConfigError, "'.': expected the name of a file", lambda _: read_history(".")),
+        (BadRecord, r"^\.: expected outputs of aurora-pool run, got a folder", lambda _: read_history(".")),
         (ConfigError, "request 2: expected text, token ids, .*, got 3", lambda at: Job(["x", 3], at / "o.jsonl")),  # type: ignore[list-item]
         (ConfigError, "request 1: expected text, .*, got b'x'", lambda at: Job([b"x"], at / "o.jsonl")),
         (BadRecord, "^requests: there is no request in it", lambda at: Job([], at / "o.jsonl")),
