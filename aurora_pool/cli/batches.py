@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aurora_pool.cli.batch_output import check_output, failure, opened_output
-from aurora_pool.cli.console import give, say
+from aurora_pool.cli.console import give, progress_bar, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
@@ -238,15 +238,13 @@ def _endpoint_of(source: Path) -> str:
 
 def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode:
     import openai
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     lost: float | None = None
     waits = ""
     once = client.with_options(max_retries=0)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress_bar(*columns) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
         while batch.status in ACTIVE:
             time.sleep(POLL_EVERY)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, TextIO
 
 from aurora_pool.terminal import is_terminal, one_line, printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
     from rich.text import Text
 
 UNSAID = (OSError, ValueError)
@@ -33,6 +36,18 @@ def cell(value: object) -> Text:
     from rich.text import Text
 
     return Text("" if value is None else one_line(value))
+
+
+@contextmanager
+def progress_bar(*columns: ProgressColumn, shown: bool = True, transient: bool = False) -> Iterator[Progress]:
+    """Draw a progress bar on standard error, if that is a terminal and it is to be ``shown``."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(*columns, console=Console(stderr=True), transient=transient)
+    # Not by its own switch: rich 14.0 writes an empty line in the end of one that is disabled.
+    with bar if shown and is_terminal(sys.stderr) else nullcontext():
+        yield bar
 
 
 def prepare() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -40,17 +39,12 @@ def merge(
     Example:
       aurora-pool merge shared/answers -o answers.jsonl
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
-    from aurora_pool.cli.console import say
+    from aurora_pool.cli.console import progress_bar, say
     from aurora_pool.cli.exit_codes import ExitCode
     from aurora_pool.errors import counted
     from aurora_pool.jobs.merge import merge as join
-    from aurora_pool.terminal import is_terminal
 
-    hidden = quiet or not is_terminal(sys.stderr)
-    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
+    with progress_bar(shown=not quiet, transient=True) as progress:
         task = progress.add_task("merging", total=None)
         merged = join(
             folder,
