@@ -49,6 +49,9 @@ class Reply:
         return [msgspec.json.decode(line.removeprefix("data: ")) for line in lines]
 
 
+Asking = Callable[[], Awaitable[Reply]]
+
+
 @dataclass(frozen=True)
 class Server:
     """The server under test, and what its ``/v1/models`` says of it; ``simulated`` if its time and its load are."""
@@ -103,18 +106,40 @@ class Server:
         """Ask for a stream of two events for each choice."""
         return await self.complete(prompt, **{"stream": True, "stream_interval": 1_000_000, **fields})
 
-    async def events(self, count: int, ask: Callable[[], Awaitable[Reply]]) -> list[Any]:
-        """Ask for a stream of ``count`` events.
+    async def events(self, count: int, ask: Asking) -> list[Any]:
+        """Ask for a stream of ``count`` events, and never more."""
+
+        def right(reply: Reply) -> bool:
+            assert len(reply.events) <= count
+            return len(reply.events) == count
+
+        return (await self.ask_until(right, ask)).events
+
+    async def steps(self, expected: list[int], counts: Callable[[list[Any]], list[int]], ask: Asking) -> None:
+        """See that an event ends after each of these tokens and no other; ``counts`` tells after which they did."""
+        seen: set[int] = set()
+
+        def right(reply: Reply) -> bool:
+            found = counts(reply.events)
+            assert found == sorted(set(found)), "each event has more than the one before"
+            assert set(found) <= set(expected), found
+            assert found[-1] == expected[-1], found
+            seen.update(found)
+            return seen == set(expected)
+
+        await self.ask_until(right, ask)
+
+    async def ask_until(self, right: Callable[[Reply], bool], ask: Asking) -> Reply:
+        """Ask until an answer is right.
 
         A vLLM whose API process gets no CPU for a while sends what its engine gives meanwhile as one event, so a real
-        server may send fewer: it is asked again. The simulated one has to send them all.
+        server is asked again. The simulated one has to be right at once.
         """
         for _ in range(1 if self.simulated else 50):
-            found = (await ask()).events
-            assert len(found) <= count
-            if len(found) == count:
-                return found
-        raise AssertionError(f"expected {count} events, got {len(found)}: {found}")
+            reply = await ask()
+            if right(reply):
+                return reply
+        raise AssertionError(reply.text)
 
     async def chat(self, *messages: dict[str, Any], path: str = "", **fields: Any) -> Reply:
         body = {"model": self.model, "messages": list(messages), "max_tokens": 4, "temperature": 0, **fields}

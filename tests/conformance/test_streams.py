@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -16,6 +17,11 @@ def by_choice(events: list[Any]) -> dict[int, list[Any]]:
         (choice,) = event["choices"]
         choices[choice["index"]].append(event)
     return dict(choices)
+
+
+def tokens_so_far(events: list[Any]) -> list[int]:
+    """Tell after each event how many tokens there are."""
+    return list(accumulate(len(event["choices"][0]["token_ids"]) for event in events))
 
 
 async def test_two_events_for_each_choice(server: Server) -> None:
@@ -53,14 +59,12 @@ async def test_a_single_token_is_one_event(server: Server) -> None:
 
 async def test_an_interval_counts_from_the_first_token(server: Server) -> None:
     fields: dict[str, Any] = {"max_tokens": 9, "ignore_eos": True, "stream_interval": 3, "return_token_ids": True}
-    events = await server.events(4, lambda: server.stream("Hello", **fields))
-    assert [len(event["choices"][0]["token_ids"]) for event in events] == [1, 3, 3, 2]
+    await server.steps([1, 4, 7, 9], tokens_so_far, lambda: server.stream("Hello", **fields))
 
 
 async def test_without_an_interval_there_is_an_event_for_each_token(server: Server) -> None:
     fields: dict[str, Any] = {"max_tokens": 6, "ignore_eos": True, "return_token_ids": True}
-    events = await server.events(6, lambda: server.complete("Hello", stream=True, **fields))
-    assert [len(event["choices"][0]["token_ids"]) for event in events] == [1] * 6
+    await server.steps([1, 2, 3, 4, 5, 6], tokens_so_far, lambda: server.complete("Hello", stream=True, **fields))
 
 
 async def test_deltas_add_up(server: Server) -> None:
