@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from aurora_pool.cli.batch_output import check_output, failure, opened_output
-from aurora_pool.cli.console import give, progress_bar, say
+from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
+from aurora_pool.cli.watch import complaint_of, tell_errors, waits_for, watched
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.terminal import one_line
 from aurora_pool.wire.batch_states import ACTIVE
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 POLL_EVERY = 1.0
-PATIENCE = 600.0
-"""Seconds without a word of the server until a batch is no longer watched: a restart takes less."""
-MOST = 10**15
-"""The number of requests from which on a server's word is not taken: a bar of progress is drawn in floats."""
 UNREADABLE = (ValueError, OverflowError, RecursionError, AttributeError)
 """What a reply raises, where it is read, that is no JSON, too deep, a date of no year, or null instead of an object."""
 KEY_VARIABLE = "AURORA_POOL_KEY"
@@ -104,7 +101,8 @@ def submit(
             )
             (say if str(output) == "-" else give)(one_line(batch.id))
             if watch:
-                raise typer.Exit(_watch(client, batch, output))
+                batch = watched(client, batch)
+                raise typer.Exit(_code_of(batch) if output is None else _fetch(client, batch, output))
     except PoolError as error:
         if batch is not None:
             error.add_note(f"the server keeps the batch: aurora-pool fetch {batch.id} -o FILE")
@@ -128,7 +126,7 @@ def jobs(
             done = f"{counts.completed + counts.failed}/{counts.total}" if counts else ""
             created = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch.created_at))
             failed = f"{counts.failed} failed" if counts and counts.failed else ""
-            told = "  ".join(filter(None, (failed, _waits(batch))))
+            told = "  ".join(filter(None, (failed, waits_for(batch))))
             give(one_line(f"{batch.id}  {created}  {batch.status:<11} {done:>15}  {told}".rstrip()))
 
 
@@ -154,7 +152,7 @@ def fetch(
     check_output(output)
     with _client(server) as client:
         batch = client.batches.retrieve(batch_id)
-        _tell_errors(batch)
+        tell_errors(batch)
         raise typer.Exit(_fetch(client, batch, output))
 
 
@@ -187,10 +185,8 @@ def _client(server: str) -> Iterator[openai.OpenAI]:
         except openai.APIStatusError as error:
             if error.status_code == 401 and key is None:
                 raise ConfigError(f"{server}: it asks for a key, and {KEY_VARIABLE} is not set") from error
-            body = error.body
-            message = body.get("message") if isinstance(body, dict) else None
             kind = PoolError if error.status_code >= 500 else ConfigError
-            raise kind(f"{server}: {shortened(str(message or error))}") from error
+            raise kind(f"{server}: {complaint_of(error)}") from error
         except (openai.APIResponseValidationError, *UNREADABLE) as error:
             raise PoolError(f"{server}: the reply can't be read ({shortened(str(error))})") from error
 
@@ -234,58 +230,6 @@ def _endpoint_of(source: Path) -> str:
             "expected OpenAI Batch JSONL: an object with 'custom_id', 'url' and 'body'", path=source, line=1
         )
     return url
-
-
-def _watch(client: openai.OpenAI, batch: Batch, output: Path | None) -> ExitCode:
-    import openai
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    lost: float | None = None
-    waits = ""
-    once = client.with_options(max_retries=0)
-    with progress_bar(*columns) as progress:
-        shown = progress.add_task(one_line(batch.status), total=None)
-        while batch.status in ACTIVE:
-            time.sleep(POLL_EVERY)
-            try:
-                batch = once.batches.retrieve(batch.id)
-            except (openai.APIConnectionError, openai.InternalServerError):
-                if lost is None:
-                    lost = time.monotonic()
-                    say(one_line(f"{batch.id}: the server can't be reached now; it is asked again"))
-                elif time.monotonic() - lost >= PATIENCE:
-                    raise
-                continue
-            lost = None
-            if (told := _waits(batch)) and told != waits:
-                say(one_line(f"{batch.id}: {told}"))
-            waits = told
-            counts = batch.request_counts
-            if counts is not None:
-                progress.update(
-                    shown,
-                    description=one_line(batch.status),
-                    completed=min(counts.completed + counts.failed, MOST),
-                    total=min(counts.total, MOST) or None,
-                )
-    _tell_errors(batch)
-    say(one_line(f"{batch.id}: {batch.status}"))
-    return _code_of(batch) if output is None else _fetch(client, batch, output)
-
-
-def _waits(batch: Batch) -> str:
-    """Say why a batch waits, if its server does."""
-    own = (batch.model_extra or {}).get("aurora_pool")
-    told = own.get("waiting") if isinstance(own, dict) else None
-    return f"waits: {shortened(told)}" if told and isinstance(told, str) else ""
-
-
-def _tell_errors(batch: Batch) -> None:
-    """Say why the server has refused a batch, if it has."""
-    for problem in (batch.errors.data or [] if batch.errors else [])[:5]:
-        message = shortened(problem.message or "")
-        say(one_line(f"line {problem.line}: {message}" if problem.line else message))
 
 
 def _fetch(client: openai.OpenAI, batch: Batch, output: Path) -> ExitCode:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from aurora_pool.cli import batches
+from aurora_pool.cli import watch
 from tests.cli.conftest import COMMAND, Call
 from tests.cli.test_terminal import ATTACKS
 from tests.serve.running import jsonl, line
@@ -56,7 +56,10 @@ class Odd(ThreadingHTTPServer):
         self.then = (200, b"{}")
         """The status and batch to go on with once it is asked for :data:`TURN`, or is no longer lost."""
         self.lost = 0
-        """How often it gives no reply to who asks for a batch; the last time it is 503."""
+        """How often it gives no reply to who asks for a batch; the last time it is :attr:`refusal`."""
+        self.refusal = (503, b"{}")
+        self.hangs = False
+        """Where it gives no reply, it waits until the client gives up."""
 
     @property
     def url(self) -> str:
@@ -73,10 +76,12 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.lost and path.startswith("/v1/batches/"):
             self.server.lost -= 1
             if self.server.lost:
+                if self.server.hangs:
+                    self.connection.recv(1)
                 self.close_connection = True
                 return
             self.server.status, self.server.batch = self.server.then
-            status = 503
+            status, body = self.server.refusal
         if path == TURN:
             self.server.status, self.server.batch = self.server.then
             status, body = 200, b""
@@ -231,7 +236,7 @@ WATCHED = {**BATCH, "id": "batch-1", "output_file_id": "file-1", "errors": None}
 def test_a_server_that_starts_again_is_waited_for(
     call: Call, odd: Odd, commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "POLL_EVERY", 0.0)
+    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
     odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
     odd.then = 200, json.dumps(WATCHED).encode()
     odd.lost = 4
@@ -241,6 +246,50 @@ def test_a_server_that_starts_again_is_waited_for(
         "batch-1: the server can't be reached now; it is asked again",
         "batch-1: completed",
     ]
+
+
+def test_a_server_that_hangs_is_asked_again(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
+    monkeypatch.setattr(watch, "ANSWERING", 0.2)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.then = 200, json.dumps(WATCHED).encode()
+    odd.lost, odd.hangs = 2, True
+    ended = call(*commands[0])
+    assert (ended.code, (tmp_path / "out.jsonl").read_bytes()) == (0, RECORD)
+    assert ended.err.splitlines()[0] == "batch-1: the server can't be reached now; it is asked again"
+
+
+@pytest.mark.parametrize("status", [408, 429, 500])
+def test_a_server_that_can_t_answer_is_asked_again_and_its_message_shown(
+    call: Call,
+    odd: Odd,
+    commands: list[tuple[str, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.then = 200, json.dumps(WATCHED).encode()
+    odd.lost, odd.refusal = 1, (status, json.dumps({"error": {"message": "The disk is full."}}).encode())
+    ended = call(*commands[0])
+    assert (ended.code, (tmp_path / "out.jsonl").read_bytes()) == (0, RECORD)
+    assert ended.err.splitlines() == [
+        "batch-1: the server can't answer now (The disk is full.); it is asked again",
+        "batch-1: completed",
+    ]
+
+
+def test_a_watch_of_a_batch_that_is_gone_ends(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.lost, odd.refusal = 1, (404, json.dumps({"error": {"message": "No such batch."}}).encode())
+    ended = call(*commands[0])
+    assert (ended.code, "No such batch." in ended.err) == (2, True)
 
 
 def test_why_a_batch_waits_is_told(
@@ -263,8 +312,8 @@ def test_why_a_batch_waits_is_told(
 def test_a_watch_that_ends_tells_how_to_get_the_answers(
     call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "POLL_EVERY", 0.0)
-    monkeypatch.setattr(batches, "PATIENCE", 0.0)
+    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
+    monkeypatch.setattr(watch, "PATIENCE", 0.0)
     odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
     odd.lost = 10
     ended = call(*commands[0])
