@@ -89,9 +89,11 @@ def take_down(run: RunFolder) -> list[str]:
     launcher = make_launcher(launch.launcher)
     patience = fleet.drain + GRACE + 2 * HEARTBEAT
     handles = list(launch.handles.values())
-    for handle in handles:
-        launcher.stop_queued(handle)  # before any agent ends, which would make room for it
-    run.close()
+    try:
+        for handle in handles:
+            launcher.stop_queued(handle)  # before any agent ends, which would make room for it
+    finally:
+        run.close()  # also where this process is interrupted: the agents end by themselves then
     if launcher.scheduled:
         _wait_until_ended(run, fleet, within=patience)
     problems = [problem for handle in handles for problem in launcher.stop(run, handle)]

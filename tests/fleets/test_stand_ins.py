@@ -68,6 +68,33 @@ def test_what_is_queued_is_cancelled_before_the_agents_end(tmp_path: Path, where
 
 
 @both
+def test_a_scheduler_that_hangs_does_not_keep_agents_from_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(f"aurora_pool.fleets.launchers.{where}.IN_PASSING", 0.2)
+    hangs = f"test -e {tmp_path}/fleet.run/fleet.json && exec sleep 1000"
+    stand_in(tmp_path, ASKS[where], f"{hangs}; echo '{GONE[where]}' >&2; exit 1")
+    stand_in(tmp_path, CANCELS[where], f"{hangs}; true")
+    assert take_down(started(tmp_path, where)) == []
+
+
+@both
+def test_agents_hear_that_they_are_to_end_when_taking_them_down_is_interrupted(tmp_path: Path, where: str) -> None:
+    for name in (ASKS[where], CANCELS[where]):
+        stand_in(tmp_path, name, "kill -INT $PPID")
+    run = started(tmp_path, where)
+    wanted = run.fleet().id
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            take_down(run)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not run.is_current(wanted)
+    assert run.was_started()
+
+
+@both
 def test_a_scheduler_that_can_t_be_asked_has_not_ended_a_job(tmp_path: Path, where: str) -> None:
     busy = f"test $(grep -c ^{ASKS[where]} {tmp_path}/calls) -lt 5"
     said = f"if {busy}; then echo '{BUSY[where]}'; else echo '{GONE[where]}'; fi >&2; exit 1"

@@ -6,15 +6,13 @@ import asyncio
 import functools
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve import limits as limits_module
 from aurora_pool.serve.limits import RequestRates, TokenAccounts
@@ -22,6 +20,7 @@ from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import token_days
 from aurora_pool.testing import AgentProfile
+from tests.serve.databases import PausedStorage
 from tests.serve.running import MODEL, Running, ended, line, make_keys, running, submit, until
 
 SLOW = AgentProfile(slots=64, median_length=400.0)
@@ -62,43 +61,6 @@ async def test_tokens_a_day(tmp_path: Path) -> None:
             await run.client_of(ann).completions.create(model=MODEL, prompt="p", max_tokens=1)
         batch = await submit(run.client_of(ann), [line("a")])
         await until(lambda: _status_is(run.client_of(ann), batch.id, "in_progress"))
-
-
-class PausedStorage(Storage):
-    """Its transactions pause before they end, and where one has written, each until its event is set."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.may_read, self.may_write, self.reached = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.may_go_on = asyncio.Event()
-        for event in (self.may_read, self.may_write, self.may_go_on):
-            event.set()
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        async with super().write() as connection:
-            yield connection
-            await self._pause(self.may_write)
-        await self._pause(self.may_go_on)
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with super().read() as connection:
-            yield connection
-            await self._pause(self.may_read)
-
-    async def _pause(self, until: asyncio.Event) -> None:
-        if not until.is_set():
-            self.reached.set()
-            await until.wait()
-
-
-@pytest.fixture
-async def paused(tmp_path: Path) -> AsyncIterator[PausedStorage]:
-    storage = PausedStorage(f"sqlite:///{tmp_path / 'a.db'}")
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 async def test_tokens_count_while_they_are_written(paused: PausedStorage) -> None:

@@ -16,6 +16,9 @@ from aurora_pool.fleets.spec import Fleet, Group
 ASKING = 120.0
 """Seconds that a scheduler has to answer."""
 
+IN_PASSING = 10.0
+"""The same where what is asked for is done once more later: agents that are to end don't wait for more than that."""
+
 
 class Launcher(ABC):
     """Starts and stops the agents of a group. A handle is what :meth:`start` gives.
