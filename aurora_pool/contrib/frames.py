@@ -47,7 +47,7 @@ def answer_partition(frame: Any, hostfile: str, *, column: str = "answer", **pro
     """
     import pandas as pd  # noqa: PLC0415 - Dask brings it
 
-    columns = {str(name): [None if pd.isna(cell) else cell for cell in frame[name]] for name in frame.columns}
+    columns = {str(name): list(frame[name]) for name in frame.columns}
     answers = answer_batch(hostfile, column=column, **prompt)(columns) if len(frame) else columns_of(column, [])
     typed = zip(answers.items(), _TYPES, strict=True)
     return frame.assign(**{name: pd.array(cells, dtype=kind) for (name, cells), kind in typed})

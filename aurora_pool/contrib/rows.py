@@ -14,7 +14,6 @@ from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequen
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack
 
@@ -22,6 +21,7 @@ from aurora_pool.arguments import check_instance
 from aurora_pool.errors import ConfigError, NoAgentsError
 from aurora_pool.hostfile import AgentEndpoint, AnyEndpoint, as_endpoints
 from aurora_pool.hostfile_source import parse_hostfile
+from aurora_pool.jobs.frames import is_empty
 from aurora_pool.messages import AnyPrompt, Prompt, Response, Sampling
 from aurora_pool.patterns.templates import render
 from aurora_pool.pool import VLLMPool
@@ -222,9 +222,7 @@ class RowPrompts:
             texts = [cell if isinstance(cell, str | list) and cell else None for cell in columns[self.prompt_column]]
         else:
             texts = [
-                None
-                if any(cell is None or (isinstance(cell, Real) and cell != cell) for cell in row)  # noqa: PLR0124 - NaN
-                else render(self.template, **dict(zip(columns, row, strict=True)))
+                None if any(map(is_empty, row)) else render(self.template, **dict(zip(columns, row, strict=True)))
                 for row in zip(*columns.values(), strict=True)
             ]
         return [None if text is None else Prompt(text, self.sampling, self.max_tokens) for text in texts]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import aclosing
 from functools import partial
 from itertools import compress
@@ -51,16 +51,28 @@ async def map_rows(
     # What is not imported can't have made the frame: neither library is imported here.
     pandas, polars = sys.modules.get("pandas"), sys.modules.get("polars")
     if pandas is not None and isinstance(frame, pandas.DataFrame):
-        answers, errors = await _answer(frame, frame.isna(), template, pool, column, max_tokens, sampling)
+        answers, errors = await _answer(frame, template, pool, column, max_tokens, sampling)
         index = frame.index
         added = {name: pandas.Series(values, index, dtype=object) for name, values in _named(column, answers, errors)}
         return cast("Frame", frame.assign(**added))
     if polars is not None and isinstance(frame, polars.DataFrame):
-        unset = frame.fill_nan(None).select(polars.all().is_null())
-        answers, errors = await _answer(frame, unset, template, pool, column, max_tokens, sampling)
+        answers, errors = await _answer(frame, template, pool, column, max_tokens, sampling)
         series = [polars.Series(name, values, dtype=polars.String) for name, values in _named(column, answers, errors)]
         return cast("Frame", frame.with_columns(series))
     raise ConfigError(f"map_rows: expected a DataFrame of pandas or polars, got {type(frame).__qualname__}")
+
+
+def is_empty(cell: object) -> bool:
+    """Tell whether a cell of a table has no value: null, NaN, or what pandas and NumPy have in their place.
+
+    >>> is_empty(None), is_empty(float("nan")), is_empty(""), is_empty(0)
+    (True, True, False, False)
+    """
+    if cell is None or type(cell).__name__ == "NAType":  # pandas.NA is neither equal to itself nor different
+        return True
+    other = cell
+    # Only what stands for no value differs from itself. Lists and arrays are values, whatever is in them.
+    return not isinstance(cell, Sized) and bool(cell != other)
 
 
 def _named(column: str, answers: list[str | None], errors: list[str | None]) -> list[tuple[str, list[str | None]]]:
@@ -69,7 +81,6 @@ def _named(column: str, answers: list[str | None], errors: list[str | None]) -> 
 
 async def _answer(
     frame: Any,
-    unset: Any,
     template: str,
     pool: VLLMPool | EnginePool,
     column: str,
@@ -88,8 +99,8 @@ async def _answer(
         raise ConfigError(f"map_rows: the template names no column; there are {', '.join(columns)}")
     placeholder = re.compile("|".join(re.escape(f"{{{name}}}") for name in used))
 
-    cells = zip(*(unset[name] for name in used), strict=True)
-    missing = [next((name for name, empty in zip(used, row, strict=True) if empty), None) for row in cells]
+    rows = zip(*(frame[name] for name in used), strict=True)
+    missing = [next((name for name, cell in zip(used, row, strict=True) if is_empty(cell)), None) for row in rows]
     asked = [number for number, name in enumerate(missing) if name is None]
 
     def prompts() -> Iterator[Prompt]:

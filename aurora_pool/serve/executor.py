@@ -9,6 +9,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 from sqlalchemy import RowMapping
@@ -20,6 +21,7 @@ from aurora_pool.serve.keys import KeyRing
 from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.options import ServerOptions
 from aurora_pool.serve.queueing import FairQueue, Running, Share, Waiting
+from aurora_pool.serve.storage import LONGEST
 from aurora_pool.wire.batch_states import RUNNABLE
 
 TICK = 1.0
@@ -56,6 +58,7 @@ class Executor:
         self._progress: dict[str, Mapping[str, Any]] = {}
         self._told: set[str] = set()
         self._stopping = False
+        self._ticking = asyncio.Lock()
 
     def wake(self) -> None:
         """Say that there may be something to do."""
@@ -72,7 +75,8 @@ class Executor:
             self._woken.clear()
             active = True
             try:
-                active = await self._tick()
+                async with self._ticking:
+                    active = await self._tick()
             except (SQLAlchemyError, OSError) as error:
                 logger.warning("the database can't be used: %s", error)
             try:
@@ -84,9 +88,12 @@ class Executor:
     async def stop(self, grace: float) -> None:
         """Begin nothing new, let what runs end within ``grace`` seconds, and let go of the rest."""
         self._stopping = True
-        tasks = [*self._running.values(), *self._validating.values(), *self._ending.values()]
         for _, run in self._runs.values():
             run.park("drained")
+        with suppress(TimeoutError):  # a database that hangs holds up no end
+            async with asyncio.timeout(LONGEST), self._ticking:
+                pass  # what is being claimed is let go of, or is among the tasks now
+        tasks = [*self._running.values(), *self._validating.values(), *self._ending.values()]
         if tasks and grace > 0:
             await asyncio.wait(tasks, timeout=grace)
         for task in tasks:
@@ -103,7 +110,7 @@ class Executor:
         now = asyncio.get_running_loop().time()
         self._deferred = {name: until for name, until in self._deferred.items() if until > now}
         for each in (await self._leases.overdue())[: ENDINGS - len(self._ending)]:
-            if each.id not in self._deferred:
+            if each.id not in self._deferred and not self._stopping:
                 await self._claim(each, self._ending, self._run)
         await self._begin(self._validating, VALIDATIONS, ("validating",), self._validate)
         await self._begin(self._running, self._options.batches_at_once, RUNNABLE, self._run)
@@ -126,7 +133,8 @@ class Executor:
 
     async def _park_spent(self) -> None:
         """Park the batches of users whose tokens of the day are used up; what is in flight is finished."""
-        running = [run for name, (_, run) in self._runs.items() if name in self._running and not run.is_parked]
+        started = [run for name, (_, run) in self._runs.items() if name in self._running]
+        running = [run for run in started if not run.is_parked and not run.is_answered]
         if not running:
             return
         spent = [user for user, share in (await self._shares({run.user for run in running})).items() if share.spent]
@@ -150,7 +158,7 @@ class Executor:
             return
         shares = await self._shares({each.user for each in waiting}) if runs else {}
         running = await self._leases.running() if runs else {}
-        while waiting and len(tasks) < most:
+        while waiting and len(tasks) < most and not self._stopping:
             chosen = self._queue.choose(waiting, running, shares, crowded=len(tasks) >= slots)
             if chosen is None:
                 return
@@ -160,10 +168,8 @@ class Executor:
                 running[chosen.user] = Running(old.count + 1, max(old.priority, chosen.priority))
 
     async def _shares(self, users: set[str]) -> dict[str, Share]:
-        known = await self._keys.weights()
         shares = {}
-        for user in users:
-            weight, limits = known.get(user, (1.0, self._options.limits))
+        for user, (weight, limits) in (await self._keys.weights(users)).items():
             spent = await self._machinery.accounts.used_up(user, limits)
             shares[user] = Share(weight, limits.batches_running, spent is not None)
             self._tell(user, spent)
@@ -180,6 +186,9 @@ class Executor:
     async def _claim(self, chosen: Waiting, tasks: dict[str, asyncio.Task[None]], drive: Drive) -> bool:
         row = await self._leases.claim(chosen.id)
         if row is None:
+            return False
+        if self._stopping:
+            await self._leases.release(row, {})
             return False
         task = asyncio.create_task(self._drive(row, drive))
         tasks[chosen.id] = task
@@ -235,6 +244,8 @@ class Executor:
             logger.info("%s goes on: %d of %s done", row["id"], done, counted(row["total"], "request"))
         run = BatchRun(self._machinery, self._leases, row, lambda values: self._note(row["id"], values))
         self._runs[row["id"]] = row["epoch"], run
+        if self._stopping:
+            run.park("drained")
         await run.go()
 
     def _note(self, name: str, values: Mapping[str, Any]) -> None:

@@ -6,7 +6,11 @@ fail at once, whatever ``busy_timeout`` says.
 No cancellation cuts a statement short. SQLite would stay locked for as long as anything refers to that statement, as
 the traceback of the cancellation does, and nobody would know whether a commit has happened. So each statement runs to
 its end, and the task hears of its cancellation at the first thing after it that it awaits and that is no statement:
-after its transaction, as a rule.
+after its transaction, as a rule. Where the statement fails, the task hears of its cancellation instead of the failure.
+A statement that takes too long (``LONGEST``) after a cancellation is cut short after all.
+
+So no transaction may be the last thing inside an ``asyncio.timeout``, or in the body of a ``TaskGroup``: their
+cancellation would be heard behind them, as one that nobody handles.
 """
 
 from __future__ import annotations
@@ -149,11 +153,17 @@ async def _whole(work: Coroutine[Any, Any, T]) -> T:
             cancelled = True
         else:
             task.cancel()  # changes nothing, unless it took too long
+    try:
+        result = task.result()
+    except (Exception, asyncio.CancelledError) as error:
+        if cancelled:  # heard now: who handles it may go on to let go of things, in another transaction
+            raise asyncio.CancelledError from error
+        raise
     this = asyncio.current_task()
     if cancelled and this is not None:
         this.uncancel()
         this.cancel()  # heard at the next await
-    return task.result()
+    return result
 
 
 def _set_up_sqlite(engine: AsyncEngine) -> None:

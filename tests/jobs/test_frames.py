@@ -56,6 +56,22 @@ async def test_a_row_without_a_value_is_not_asked(library: str) -> None:
     ]
 
 
+async def test_a_row_with_what_pandas_has_for_no_value_is_not_asked() -> None:
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        {
+            "country": pd.array(["France", pd.NA, "Peru", "Chad"], dtype="string"),
+            "year": pd.array([1900, 1950, pd.NA, 2000], dtype="Int64"),
+            "day": pd.to_datetime(["1900-07-14", "1950-07-28", "1950-07-28", None]),
+        }
+    )
+    async with SimulatedFleet(1) as fleet, VLLMPool(fleet.endpoints) as pool:
+        found = await map_rows(frame, "{country} in {year}, on {day}?", pool)
+    reasons = [None if pd.isna(reason) else reason for reason in found["answer_error"]]
+    assert reasons == [None, *(f"the row has no value in {name!r}" for name in ("country", "year", "day"))]
+
+
 async def test_what_is_invalid_is_told_before_anything_is_sent() -> None:
     import pandas as pd
 

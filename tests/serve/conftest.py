@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from aurora_pool.serve import batch_run, delivery, executor
 from aurora_pool.testing.clock import loop_factories as pytest_asyncio_loop_factories  # noqa: F401 - a hook
+from tests.serve.databases import PausedStorage
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -25,3 +28,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(executor, "IDLE_TICK", 0.05)
     monkeypatch.setattr(batch_run, "POLL_EVERY", 0.05)
     monkeypatch.setattr(delivery, "POLL_EVERY", 0.05)
+
+
+@pytest.fixture
+async def paused(tmp_path: Path) -> AsyncIterator[PausedStorage]:
+    storage = PausedStorage(f"sqlite:///{tmp_path / 'a.db'}")
+    await storage.open()
+    yield storage
+    await storage.close()

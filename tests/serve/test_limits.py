@@ -6,22 +6,22 @@ import asyncio
 import functools
 import logging
 import sqlite3
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from aurora_pool.serve import batch_run
 from aurora_pool.serve import limits as limits_module
 from aurora_pool.serve.limits import RequestRates, TokenAccounts
 from aurora_pool.serve.options import UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import token_days
 from aurora_pool.testing import AgentProfile
+from tests.serve.databases import PausedStorage
 from tests.serve.running import MODEL, Running, ended, line, make_keys, running, submit, until
 
 SLOW = AgentProfile(slots=64, median_length=400.0)
@@ -62,43 +62,6 @@ async def test_tokens_a_day(tmp_path: Path) -> None:
             await run.client_of(ann).completions.create(model=MODEL, prompt="p", max_tokens=1)
         batch = await submit(run.client_of(ann), [line("a")])
         await until(lambda: _status_is(run.client_of(ann), batch.id, "in_progress"))
-
-
-class PausedStorage(Storage):
-    """Its transactions pause before they end, and where one has written, each until its event is set."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self.may_read, self.may_write, self.reached = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self.may_go_on = asyncio.Event()
-        for event in (self.may_read, self.may_write, self.may_go_on):
-            event.set()
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        async with super().write() as connection:
-            yield connection
-            await self._pause(self.may_write)
-        await self._pause(self.may_go_on)
-
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        async with super().read() as connection:
-            yield connection
-            await self._pause(self.may_read)
-
-    async def _pause(self, until: asyncio.Event) -> None:
-        if not until.is_set():
-            self.reached.set()
-            await until.wait()
-
-
-@pytest.fixture
-async def paused(tmp_path: Path) -> AsyncIterator[PausedStorage]:
-    storage = PausedStorage(f"sqlite:///{tmp_path / 'a.db'}")
-    await storage.open()
-    yield storage
-    await storage.close()
 
 
 async def test_tokens_count_while_they_are_written(paused: PausedStorage) -> None:
@@ -143,6 +106,24 @@ async def test_tokens_that_have_just_been_written_count_once(paused: PausedStora
     assert await accounts.used("ann") == 7
 
 
+async def test_tokens_are_told_while_others_are_written(paused: PausedStorage) -> None:
+    now = 86_400.0 * 3
+    accounts = TokenAccounts(paused, lambda: now)
+    assert await accounts.used("ann") == 0
+    accounts.charge("ann", 5)
+    paused.may_write.clear()
+    writing = asyncio.create_task(accounts.flush())
+    await paused.reached.wait()
+    now += 60.0  # what was read is old
+    reading = asyncio.create_task(accounts.used("ann"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    told = reading.done()
+    paused.may_write.set()
+    await writing
+    assert (told, await reading, await accounts.used("ann")) == (True, 5, 5)
+
+
 async def _status_is(client: openai.AsyncOpenAI, batch_id: str, status: str) -> bool:
     return (await client.batches.retrieve(batch_id)).status == status
 
@@ -185,6 +166,26 @@ async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(
         [charged] = database.execute("select sum(tokens) from token_days where user = 'local'").fetchone()
     assert done.usage is not None
     assert charged == done.usage.total_tokens  # each token once, whatever was parked
+
+
+@pytest.mark.usefixtures("quick", "endless_day")
+async def test_a_batch_that_is_answered_ends_without_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    limits = UserLimits(tokens_per_day=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_run, "finalize", full)
+        async with running(tmp_path, limits=limits) as run:
+            batch = await submit(run.client, [line("a")])
+            await until(functools.partial(_status_is, run.client, batch.id, "finalizing"))
+            await until(functools.partial(_run_now, run, 0))
+            with pytest.raises(openai.RateLimitError, match="a day reached"):
+                await run.client.completions.create(model=MODEL, prompt="p", max_tokens=1)
+            found = await run.client.batches.retrieve(batch.id)
+            assert (found.model_extra or {})["aurora_pool"]["waiting"] is None
+    async with running(tmp_path, limits=limits) as run:
+        assert (await ended(run.client, batch)).status == "completed"
 
 
 async def test_batches_running_holds_without_keys(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.migrate import upgrade
 from aurora_pool.serve.storage import Storage, file_system_of
 from aurora_pool.serve.tables import batches, metadata
+from aurora_pool.wire.batch_states import RUNNABLE
+from tests.serve.databases import batch
 from tests.serve.killing import run
 from tests.serve.postgres import binaries, postgres
 from tests.serve.running import ended, line, records, running, submit
@@ -81,14 +83,6 @@ async def test_a_database_of_a_newer_version_is_refused(storage: Storage) -> Non
         await connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(ConfigError, match="another version"):
         await storage.open()
-
-
-def batch(name: str, **values: Any) -> dict[str, Any]:
-    return {
-        "id": name, "user": "ann", "endpoint": "/v1/completions", "input_file_id": "f", "completion_window": "24h",
-        "plain": True, "priority": 0, "paused": False, "status": "in_progress", "created_at": 1,
-        "expires_at": int(time.time()) + 1000, "total": 1, "completed": 0, "failed": 0, "epoch": 0, **values,
-    }  # fmt: skip
 
 
 async def test_a_batch_has_one_holder(storage: Storage) -> None:
@@ -161,8 +155,14 @@ async def test_a_user_with_many_batches_hides_nobody(storage: Storage) -> None:
     rows = [batch(f"ann-{i}", priority=1) for i in range(600)] + [batch("bob", user="bob")]
     async with storage.write() as connection:
         await connection.execute(insert(batches), rows)
-    waiting = await Leases(storage, "me", 30.0).waiting(("in_progress",))
+    leases = Leases(storage, "me", 30.0)
+    waiting = await leases.waiting(RUNNABLE)
     assert [each.id for each in waiting] == [*(f"ann-{i}" for i in range(16)), "bob"]
+    async with storage.write() as connection:
+        await connection.execute(update(batches).where(batches.c.id == "ann-599").values(status="finalizing"))
+    waiting = await leases.waiting(RUNNABLE)
+    assert [each.id for each in waiting if each.answered] == ["ann-599"]  # nor do those that wait for tokens
+    assert len(waiting) == 17
 
 
 async def test_writers_wait_for_each_other(storage: Storage) -> None:
@@ -343,3 +343,23 @@ async def test_a_database_is_closed_after_its_last_transaction(storage: Storage)
     go.set()
     await closing
     await task
+
+
+async def test_a_task_that_is_cancelled_in_a_statement_that_fails_can_still_write(storage: Storage) -> None:
+    async def work() -> None:
+        this = asyncio.current_task()
+        assert this is not None
+        try:
+            async with storage.write() as connection:
+                this.cancel()  # heard at what is awaited next: a statement
+                await connection.execute(text("SELECT no_such_column"))
+        finally:
+            async with storage.write() as connection:
+                await connection.execute(insert(batches).values(batch("b")))
+
+    task = asyncio.create_task(work())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with storage.read() as connection:
+        rows = (await connection.execute(select(batches.c.id))).all()
+    assert (rows, task.cancelling()) == ([("b",)], 1)

@@ -16,6 +16,9 @@ from aurora_pool.fleets.spec import Fleet, Group
 ASKING = 120.0
 """Seconds that a scheduler has to answer."""
 
+IN_PASSING = 10.0
+"""The same where what is asked for is done once more later: agents that are to end don't wait for more than that."""
+
 
 class Launcher(ABC):
     """Starts and stops the agents of a group. A handle is what :meth:`start` gives.
@@ -76,7 +79,7 @@ def opening(run: RunFolder, group: Group, what: str) -> str:
 def call(*command: str, given: str | None = None, within: float = ASKING, apart: bool = False) -> str:
     """Run a scheduler's command and give what it prints. Raises :class:`NoAgentsError` with its own words.
 
-    With ``apart``, Ctrl-C does not reach it: a command that submits may be done when it does, and not have said so.
+    With ``apart``, Ctrl-C does not reach it: what starts agents may be done when it does, and not have said so.
     """
     try:
         ran = subprocess.run(  # noqa: S603 - the schedulers' own commands

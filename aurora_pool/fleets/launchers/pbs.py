@@ -7,7 +7,7 @@ import shlex
 from contextlib import suppress
 
 from aurora_pool.errors import NoAgentsError
-from aurora_pool.fleets.launchers.common import Launcher, agent_command, call, mark, opening
+from aurora_pool.fleets.launchers.common import ASKING, IN_PASSING, Launcher, agent_command, call, mark, opening
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
 
@@ -67,8 +67,8 @@ class Pbs(Launcher):
     def stop_queued(self, handle: list[str]) -> None:
         """Delete the job if it has not begun."""
         with suppress(NoAgentsError):  # what is wrong, stop says
-            if _state_of(handle) in _QUEUED:
-                call("qdel", handle[0])
+            if _state_of(handle, within=IN_PASSING) in _QUEUED:
+                call("qdel", handle[0], within=IN_PASSING)
 
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
         """Delete the job."""
@@ -79,9 +79,9 @@ class Pbs(Launcher):
         return []
 
 
-def _state_of(handle: list[str]) -> str:
+def _state_of(handle: list[str], *, within: float = ASKING) -> str:
     """Give the letter of a job's state. Raises :class:`NoAgentsError` if it has ended, or qstat does not tell."""
-    said = call("qstat", "-f", "-F", "json", handle[0])
+    said = call("qstat", "-f", "-F", "json", handle[0], within=within)
     try:
         jobs = json.loads(said).get("Jobs", {})
     except ValueError as error:

@@ -7,7 +7,7 @@ import shlex
 from contextlib import suppress
 
 from aurora_pool.errors import ConfigError, NoAgentsError
-from aurora_pool.fleets.launchers.common import Launcher, agent_command, call, opening
+from aurora_pool.fleets.launchers.common import IN_PASSING, Launcher, agent_command, call, opening
 from aurora_pool.fleets.launchers.local import Local, spawn
 from aurora_pool.fleets.run_folder import RunFolder
 from aurora_pool.fleets.spec import Fleet, Group
@@ -57,7 +57,7 @@ class Slurm(Launcher):
     def stop_queued(self, handle: list[str]) -> None:
         """Cancel the elements that have not begun, those to be started again among them."""
         with suppress(NoAgentsError):  # what is wrong, stop says
-            call("scancel", "--state=PENDING", handle[0])
+            call("scancel", "--state=PENDING", handle[0], within=IN_PASSING)
 
     def stop(self, run: RunFolder, handle: list[str]) -> list[str]:
         """Cancel the job."""
