@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -75,7 +76,7 @@ def bring_up(run: RunFolder, fleet: Fleet, *, attached: bool = False) -> None:
                 launch.handles[group.name] = launcher.start(run, fleet, group)
                 run.write_launch(launch)
     except BaseException:
-        take_down(run)
+        _take_down(run, launch)  # what is in the folder may lack the last handle, where it could not be written
         raise
 
 
@@ -84,7 +85,10 @@ def take_down(run: RunFolder) -> list[str]:
 
     Raises :class:`ConfigError` if nothing was started in this folder.
     """
-    launch = run.launch()
+    return _take_down(run, run.launch())
+
+
+def _take_down(run: RunFolder, launch: Launch) -> list[str]:
     fleet = run.last_fleet()
     launcher = make_launcher(launch.launcher)
     patience = fleet.drain + GRACE + 2 * HEARTBEAT
@@ -165,14 +169,25 @@ def attached(run: RunFolder, fleet: Fleet, say: Callable[[str], None]) -> Iterat
 def _signals_held() -> Iterator[None]:
     """Let what would end this process wait for the end of this context. What it starts is not changed by that."""
     caught: list[int] = []
-    before = {}
-    if threading.current_thread() is threading.main_thread():  # no other thread can be interrupted
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) not in {signal.SIG_IGN, None}:  # nohup, or no handler of Python's
-                before[number] = signal.signal(number, lambda number, _: caught.append(number))
+    before: dict[int, Any] = {}
+    holding = True
+
+    def hold(number: int, _: object) -> None:
+        if holding:
+            caught.append(number)
+        else:
+            signal.signal(number, before[number])
+            signal.raise_signal(number)
+
     try:
+        if threading.current_thread() is threading.main_thread():  # no other thread can be interrupted
+            for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(ending) not in {signal.SIG_IGN, None}:  # nohup, or no handler of Python's
+                    before[ending] = signal.getsignal(ending)
+                    signal.signal(ending, hold)
         yield
     finally:
+        holding = False  # each signal does again what it did before, wherever one comes from here on
         for number, handler in before.items():
             signal.signal(number, handler)
         for late in caught:

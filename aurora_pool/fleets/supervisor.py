@@ -239,6 +239,9 @@ class Agent:
         self._tell("restarting")
 
     def _start(self, now: float, others: list[Agent]) -> None:
+        if self._is_superseded():  # the GPU is the other one's now
+            self.stop(now)
+            return
         engine = self._group.engine
         try:
             self._state.address = own_address(self._group, local=self._local)

@@ -170,7 +170,8 @@ class Job:
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
-        check_pool(pool, embedding=self.embedding)
+        if self.survey.embedding is not None:
+            check_pool(pool, embedding=self.survey.embedding)
         check_callable(on_progress=on_progress, on_resumed=on_resumed)
         await pool.start()
         model = pool.model or ""

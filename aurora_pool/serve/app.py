@@ -97,7 +97,7 @@ async def open_app(
         limiter = Limiter(accounts)
         files = FilesApi(storage, blobs, options.data / "incoming", options)
         gateway = Gateway(fleet, limiter, options)
-        waits = Waits(accounts, keys, options.limits)
+        waits = Waits(accounts, keys)
         batches = BatchesApi(storage, folders, options, waits, executor.wake)
         history = History(fleet, gateway)
         pages = Pages()

@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from aurora_pool.serve.errors import not_found
 from aurora_pool.serve.keys import Caller
 from aurora_pool.serve.tables import batches
-from aurora_pool.wire.batch_states import RUNNABLE
 
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 
@@ -53,7 +52,7 @@ def batch_object(row: RowMapping, waits: str | None = None) -> dict[str, Any]:
             "user": row["user"],
             "priority": row["priority"],
             "paused": row["paused"],
-            "waiting": waits if row["status"] in RUNNABLE and not row["paused"] else None,
+            "waiting": waits if row["status"] == "in_progress" and not row["paused"] else None,
             "eta_seconds": row["eta"] if row["status"] == "in_progress" else None,
             "requests_per_second": row["rate"] if row["status"] == "in_progress" else None,
         },

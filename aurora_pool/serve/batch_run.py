@@ -109,6 +109,11 @@ class BatchRun:
         """Whether it was told to stop."""
         return self._parking is not None
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether everything had its answer when it began, so that it uses up no tokens."""
+        return bool(self._row["status"] == "finalizing")
+
     def park(self, how: Parking) -> None:
         """Stop for now: at once, or when what is in flight has ended."""
         self._parking = how

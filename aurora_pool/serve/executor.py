@@ -133,7 +133,8 @@ class Executor:
 
     async def _park_spent(self) -> None:
         """Park the batches of users whose tokens of the day are used up; what is in flight is finished."""
-        running = [run for name, (_, run) in self._runs.items() if name in self._running and not run.is_parked]
+        started = [run for name, (_, run) in self._runs.items() if name in self._running]
+        running = [run for run in started if not run.is_parked and not run.is_answered]
         if not running:
             return
         spent = [user for user, share in (await self._shares({run.user for run in running})).items() if share.spent]
@@ -167,10 +168,8 @@ class Executor:
                 running[chosen.user] = Running(old.count + 1, max(old.priority, chosen.priority))
 
     async def _shares(self, users: set[str]) -> dict[str, Share]:
-        known = await self._keys.weights()
         shares = {}
-        for user in users:
-            weight, limits = known.get(user, (1.0, self._options.limits))
+        for user, (weight, limits) in (await self._keys.weights(users)).items():
             spent = await self._machinery.accounts.used_up(user, limits)
             shares[user] = Share(weight, limits.batches_running, spent is not None)
             self._tell(user, spent)

@@ -11,7 +11,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Set
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -228,11 +228,12 @@ class KeyRing:
         found: T = await asyncio.shield(running)
         return found
 
-    async def weights(self) -> dict[str, tuple[float, UserLimits]]:
-        """Every user's weight and limits."""
+    async def weights(self, names: Set[str]) -> dict[str, tuple[float, UserLimits]]:
+        """The weight and the limits of each of these users, who need not have a key."""
         async with self._storage.read() as connection:
-            rows = (await connection.execute(select(users))).all()
-        return {row.name: (row.weight, self._limits(row)) for row in rows}
+            rows = (await connection.execute(select(users).where(users.c.name.in_(names)))).all()
+        known = {row.name: (row.weight, self._limits(row)) for row in rows}
+        return {name: known.get(name, (1.0, self._defaults)) for name in names}
 
     async def weight_of(self, user: str) -> float:
         """A user's weight; 1 for one who never had a key."""

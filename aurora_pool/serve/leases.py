@@ -56,9 +56,10 @@ class Leases:
     async def _waiting(self, which: ColumnElement[bool]) -> list[Waiting]:
         """The first of each user: whoever queues a thousand hides nobody else's."""
         columns = batches.c
-        order = (columns.priority.desc(), columns.seq)
+        answered = (columns.status == "finalizing").label("answered")
+        order = (answered.desc(), columns.priority.desc(), columns.seq)
         rank = func.row_number().over(partition_by=columns.user, order_by=order).label("rank")
-        shown = (columns.id, columns.user, columns.priority, columns.expires_at, columns.total, columns.seq)
+        shown = (columns.id, columns.user, columns.priority, columns.expires_at, columns.total, columns.seq, answered)
         ranked = select(*shown, rank).where(which, self._free()).subquery()
         chosen = (
             select(*(ranked.c[column.name] for column in shown))

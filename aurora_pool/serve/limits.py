@@ -64,7 +64,7 @@ class TokenAccounts:
     async def used(self, user: str) -> int:
         """How many tokens the user has used up today."""
         key = (user, int(self._now() // DAY))
-        if self._is_old(key):
+        if self._is_old(key) and not (self._in_writing and key in self._seen):  # what waits for a lock holds up none
             async with self._using:
                 if self._is_old(key):  # not if another request has read it meanwhile
                     await self._read(key)

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Waiting(msgspec.Struct, frozen=True):
-    """A batch that could begin. ``cost`` is its number of requests."""
+    """A batch that could begin. ``cost`` is its number of requests; ``answered``, whether none of them is left."""
 
     id: str
     user: str
@@ -16,6 +16,7 @@ class Waiting(msgspec.Struct, frozen=True):
     expires_at: float
     cost: int
     seq: int
+    answered: bool = False
 
 
 class Running(msgspec.Struct, frozen=True):
@@ -32,9 +33,9 @@ class Share(msgspec.Struct, frozen=True):
     running: int | None = None
     spent: bool = False
 
-    def allows(self, running: int) -> bool:
-        """Whether one more may begin while this many run."""
-        return not self.spent and (self.running is None or running < self.running)
+    def allows(self, running: int, *, answered: bool = False) -> bool:
+        """Whether one more may begin while this many run; one that is ``answered`` needs no tokens."""
+        return (answered or not self.spent) and (self.running is None or running < self.running)
 
 
 class FairQueue:
@@ -70,7 +71,7 @@ class FairQueue:
         may = [
             each
             for each in waiting
-            if shares.get(each.user, Share()).allows(running.get(each.user, Running()).count)
+            if shares.get(each.user, Share()).allows(running.get(each.user, Running()).count, answered=each.answered)
             if not crowded or running.get(each.user, Running()).priority < each.priority
         ]
         if not may:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +132,65 @@ def test_a_signal_while_a_job_is_submitted_waits_until_its_number_is_known(
     assert [line.split()[-1] for line in calls(tmp_path, CANCELS[where])][-1] == "7"
     assert not run.was_started()
     assert int((tmp_path / "group").read_text()) != os.getpgrp()  # the terminal's Ctrl-C does not reach it
+
+
+def test_ctrl_c_while_hosts_are_reached_waits_until_they_are_known(tmp_path: Path) -> None:
+    begins = f"cut -d ' ' -f 5 /proc/$$/stat > {tmp_path}/group; kill -INT {os.getpid()}"
+    stand_in(tmp_path, "ssh", f'case "$*" in *--sweep*) ;; *) {begins} ;; esac')
+    run = RunFolder(tmp_path / "fleet.run")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bring_up(run, make_fleet({"engine": "sim", "where": "ssh", "hosts": ["a"]}))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert "--sweep" in calls(tmp_path, "ssh")[-1]
+    assert not run.was_started()
+    assert int((tmp_path / "group").read_text()) != os.getpgrp()  # the terminal's Ctrl-C does not reach it
+
+
+@both
+def test_a_job_whose_number_can_t_be_kept_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(run: RunFolder, launch: Launch) -> None:
+        if launch.handles:
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        kept(run, launch)
+
+    kept = RunFolder.write_launch
+    monkeypatch.setattr(RunFolder, "write_launch", full)
+    stand_in(tmp_path, SUBMITS[where], "echo 7")
+    stand_in(tmp_path, ASKS[where], f"echo '{GONE[where]}' >&2; exit 1")
+    stand_in(tmp_path, CANCELS[where], "")
+    with pytest.raises(OSError, match="quota"):
+        bring_up(RunFolder(tmp_path / "fleet.run"), make_fleet({"engine": "sim", "where": where}))
+    assert calls(tmp_path, CANCELS[where])[-1].split()[-1] == "7"
+
+
+def test_a_second_ctrl_c_leaves_other_signals_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(*_: object) -> None:
+        raise SystemExit(143)
+
+    def restored(number: int, handler: Any) -> object:
+        given = real(number, handler)
+        if handler is signal.default_int_handler:
+            signal.raise_signal(signal.SIGINT)  # the second one comes at once
+        return given
+
+    stand_in(tmp_path, "sbatch", "kill -INT $PPID; echo 7")
+    stand_in(tmp_path, "squeue", f"echo '{GONE['slurm']}' >&2; exit 1")
+    stand_in(tmp_path, "scancel", "")
+    real = signal.signal
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: ended}
+    before = {number: real(number, handler) for number, handler in usual.items()}
+    monkeypatch.setattr(signal, "signal", restored)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            bring_up(RunFolder(tmp_path / "fleet.run"), make_fleet({"engine": "sim", "where": "slurm"}))
+        monkeypatch.setattr(signal, "signal", real)
+        with pytest.raises(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        for number, handler in before.items():
+            real(number, handler)

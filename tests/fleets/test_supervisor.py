@@ -108,3 +108,28 @@ def test_what_another_supervisor_has_announced_is_left_alone(
     assert found[0] == own[0]
     if lost.pipe is not None:
         lost.ended(1, 0.0)
+
+
+def test_an_agent_that_was_replaced_starts_no_engine_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, fleet = created(tmp_path)
+    started: list[int] = []
+
+    def start(*_: object, **__: object) -> tuple[int, int]:
+        reading, writing = os.pipe()
+        os.close(reading)
+        started.append(writing)
+        return 0, writing
+
+    monkeypatch.setattr(leash, "start", start)
+    lost = Agent(run, fleet, fleet.groups[0], 0)
+    lost.tick(0.0, [])
+    lost.ended(1, 0.0)
+    assert (lost.phase, len(started)) == ("restarting", 1)
+    Agent(run, fleet, fleet.groups[0], 0)
+    own = run.state(fleet.agent_names[0])
+    lost.tick(1e9, [])
+    assert (lost.phase, len(started)) == ("ended", 1)
+    found = run.state(fleet.agent_names[0])
+    assert own is not None
+    assert found is not None
+    assert found[0] == own[0]

@@ -224,3 +224,16 @@ async def test_only_administrators_put_a_batch_before_those_of_others(tmp_path: 
 
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
+
+
+async def test_weights_and_limits_of_those_who_are_asked_for(tmp_path: Path) -> None:
+    storage = Storage(f"sqlite:///{tmp_path / 'a.db'}")
+    await storage.open()
+    ring = KeyRing(storage, load_secret(tmp_path), UserLimits(batches_running=3))
+    for user in ("ann", "bob"):
+        await ring.create(user, weight=2.0, limits={"tokens_per_day": 7})
+    assert await ring.weights({"ann", "new"}) == {
+        "ann": (2.0, UserLimits(tokens_per_day=7, batches_running=3)),
+        "new": (1.0, UserLimits(batches_running=3)),
+    }
+    await storage.close()

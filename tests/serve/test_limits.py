@@ -14,9 +14,11 @@ import openai
 import pytest
 from sqlalchemy import select
 
+from aurora_pool import ConfigError
+from aurora_pool.serve import batch_run
 from aurora_pool.serve import limits as limits_module
 from aurora_pool.serve.limits import RequestRates, TokenAccounts
-from aurora_pool.serve.options import UserLimits
+from aurora_pool.serve.options import ServerOptions, UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import token_days
 from aurora_pool.testing import AgentProfile
@@ -105,6 +107,24 @@ async def test_tokens_that_have_just_been_written_count_once(paused: PausedStora
     assert await accounts.used("ann") == 7
 
 
+async def test_tokens_are_told_while_others_are_written(paused: PausedStorage) -> None:
+    now = 86_400.0 * 3
+    accounts = TokenAccounts(paused, lambda: now)
+    assert await accounts.used("ann") == 0
+    accounts.charge("ann", 5)
+    paused.may_write.clear()
+    writing = asyncio.create_task(accounts.flush())
+    await paused.reached.wait()
+    now += 60.0  # what was read is old
+    reading = asyncio.create_task(accounts.used("ann"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    told = reading.done()
+    paused.may_write.set()
+    await writing
+    assert (told, await reading, await accounts.used("ann")) == (True, 5, 5)
+
+
 async def _status_is(client: openai.AsyncOpenAI, batch_id: str, status: str) -> bool:
     return (await client.batches.retrieve(batch_id)).status == status
 
@@ -149,6 +169,26 @@ async def test_a_batch_stops_when_the_tokens_of_the_day_are_used_up(
     assert charged == done.usage.total_tokens  # each token once, whatever was parked
 
 
+@pytest.mark.usefixtures("quick", "endless_day")
+async def test_a_batch_that_is_answered_ends_without_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("the disk is full")
+
+    limits = UserLimits(tokens_per_day=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_run, "finalize", full)
+        async with running(tmp_path, limits=limits) as run:
+            batch = await submit(run.client, [line("a")])
+            await until(functools.partial(_status_is, run.client, batch.id, "finalizing"))
+            await until(functools.partial(_run_now, run, 0))
+            with pytest.raises(openai.RateLimitError, match="a day reached"):
+                await run.client.completions.create(model=MODEL, prompt="p", max_tokens=1)
+            found = await run.client.batches.retrieve(batch.id)
+            assert (found.model_extra or {})["aurora_pool"]["waiting"] is None
+    async with running(tmp_path, limits=limits) as run:
+        assert (await ended(run.client, batch)).status == "completed"
+
+
 async def test_batches_running_holds_without_keys(tmp_path: Path) -> None:
     async with running(tmp_path, agents=1, limits=UserLimits(batches_running=1)) as run:
         run.fleet.agents[0].hang()
@@ -172,6 +212,13 @@ async def test_batches_queued(tmp_path: Path) -> None:
             await submit(client, [line("a")])
         with pytest.raises(openai.RateLimitError):
             await submit(client, [line("a")])
+
+
+def test_a_limit_is_small_enough_to_count_with(tmp_path: Path) -> None:
+    ServerOptions(data=tmp_path, limits=UserLimits(requests_per_minute=2**53 - 1))
+    for name in UserLimits.__slots__:
+        with pytest.raises(ConfigError, match=rf"limits.{name}: .* below 2\^53"):
+            ServerOptions(data=tmp_path, limits=UserLimits(**{name: 10**400}))
 
 
 def test_rates_fill_steadily() -> None:

@@ -67,6 +67,14 @@ def test_a_limit_on_running_batches_lets_others_pass() -> None:
     assert FairQueue().choose([], {}, {}) is None
 
 
+def test_without_tokens_only_what_is_answered_begins() -> None:
+    each = [waiting("ann", 1), Waiting("answered", "ann", 0, 0.0, 1, 2, answered=True)]
+    chosen = FairQueue().choose(each, {}, {"ann": Share(spent=True)})
+    assert chosen is not None
+    assert chosen.id == "answered"
+    assert FairQueue().choose(each[:1], {}, {"ann": Share(spent=True)}) is None
+
+
 def test_where_it_is_crowded_only_users_begin_who_have_nothing_of_that_priority_running() -> None:
     running = {"ann": Running(8, priority=0)}
     ann, urgent, bob = waiting("ann", 1), waiting("ann", 2, priority=1), waiting("bob", 3)

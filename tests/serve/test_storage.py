@@ -20,6 +20,7 @@ from aurora_pool.serve.leases import LeaseLost, Leases
 from aurora_pool.serve.migrate import upgrade
 from aurora_pool.serve.storage import Storage, file_system_of
 from aurora_pool.serve.tables import batches, metadata
+from aurora_pool.wire.batch_states import RUNNABLE
 from tests.serve.databases import batch
 from tests.serve.killing import run
 from tests.serve.postgres import binaries, postgres
@@ -154,8 +155,14 @@ async def test_a_user_with_many_batches_hides_nobody(storage: Storage) -> None:
     rows = [batch(f"ann-{i}", priority=1) for i in range(600)] + [batch("bob", user="bob")]
     async with storage.write() as connection:
         await connection.execute(insert(batches), rows)
-    waiting = await Leases(storage, "me", 30.0).waiting(("in_progress",))
+    leases = Leases(storage, "me", 30.0)
+    waiting = await leases.waiting(RUNNABLE)
     assert [each.id for each in waiting] == [*(f"ann-{i}" for i in range(16)), "bob"]
+    async with storage.write() as connection:
+        await connection.execute(update(batches).where(batches.c.id == "ann-599").values(status="finalizing"))
+    waiting = await leases.waiting(RUNNABLE)
+    assert [each.id for each in waiting if each.answered] == ["ann-599"]  # nor do those that wait for tokens
+    assert len(waiting) == 17
 
 
 async def test_writers_wait_for_each_other(storage: Storage) -> None:

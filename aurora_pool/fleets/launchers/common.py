@@ -79,7 +79,7 @@ def opening(run: RunFolder, group: Group, what: str) -> str:
 def call(*command: str, given: str | None = None, within: float = ASKING, apart: bool = False) -> str:
     """Run a scheduler's command and give what it prints. Raises :class:`NoAgentsError` with its own words.
 
-    With ``apart``, Ctrl-C does not reach it: a command that submits may be done when it does, and not have said so.
+    With ``apart``, Ctrl-C does not reach it: what starts agents may be done when it does, and not have said so.
     """
     try:
         ran = subprocess.run(  # noqa: S603 - the schedulers' own commands

@@ -51,7 +51,7 @@ class Ssh(Launcher):
 
     def start(self, run: RunFolder, fleet: Fleet, group: Group) -> list[str]:
         """Run the script; the handle is the hosts, and the options to reach them."""
-        call("/bin/bash", str(run.script(fleet, group)))
+        call("/bin/bash", str(run.script(fleet, group)), apart=True)
         return [shlex.join(_words(group)), *group.hosts[: group.elements]]
 
     def waiting(self, handle: list[str]) -> str:
