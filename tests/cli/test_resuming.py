@@ -27,6 +27,8 @@ def test_the_output_of_another_input_is_added_to_only_if_so_told(call: Call, tmp
     assert (refused.code, told in refused.err) == (2, True)
     dry = run(other, "--dry-run")
     assert (dry.code, "the run asks first, or needs --yes: none of the 20 records" in dry.out) == (0, True)
+    dry = run(other, "--dry-run", "--yes")
+    assert (dry.code, "asks first" in dry.out) == (0, False)
     assert output.read_bytes() == before
     for prompts in (PROMPTS, PROMPTS[:1], [*PROMPTS[:1], *other]):  # it grows, it shrinks, it shares one
         assert run(prompts).code == 0
