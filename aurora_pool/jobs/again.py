@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
+
+from aurora_pool.jobs.requests import Request
+from aurora_pool.messages import Prompt
 
 Item = TypeVar("Item")
+
+
+class Taken(NamedTuple):
+    """A request that is in flight, since when, and how often it had been asked before."""
+
+    request: Request
+    since: float
+    prompt: Prompt
+    tries: int
 
 
 class Again(AsyncIterator[Item]):

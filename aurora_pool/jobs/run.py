@@ -7,12 +7,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
 from aurora_pool.errors import BadRecord
-from aurora_pool.jobs.again import Again
+from aurora_pool.jobs.again import Again, Taken
 from aurora_pool.jobs.agent_counts import AgentCounts
 from aurora_pool.jobs.cache import ResponseCache
 from aurora_pool.jobs.deadline import Deadline
@@ -27,6 +27,7 @@ from aurora_pool.jobs.resume import Resumed
 from aurora_pool.jobs.runlog import RunLog
 from aurora_pool.jobs.standing import progress_of, standstill_of
 from aurora_pool.jobs.survey import Survey
+from aurora_pool.jobs.validation import Problem
 from aurora_pool.messages import AnyPrompt, Prompt, Response
 from aurora_pool.statistics import PoolStatistics
 
@@ -41,15 +42,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 _TURN = 256
 """Cached answers after which other tasks get their turn."""
-
-
-class _Taken(NamedTuple):
-    """A request that is in flight, since when, and how often it had been asked before."""
-
-    request: Request
-    since: float
-    prompt: Prompt
-    tries: int
 
 
 class Run:
@@ -81,8 +73,8 @@ class Run:
         self._deadline = Deadline(options.deadline and self._now() + options.deadline - time.time())
         self._maker = PromptMaker()
         # By their place among the input's prompts; those that are asked again count down from -1.
-        self._taken: dict[int, _Taken] = {}
-        self._again: Again[_Taken] = Again()
+        self._taken: dict[int, Taken] = {}
+        self._again: Again[Taken] = Again()
         self._cache = cache
         self._cached = 0
         self._guard = Guard(options.guardrails)
@@ -173,7 +165,7 @@ class Run:
     def _prompts(self) -> Iterator[AnyPrompt]:
         for pulled, request in enumerate(self._requests()):
             prompt = self._maker.prompt(request)
-            self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
+            self._taken[pulled] = Taken(request, self._now(), prompt, 0)
             yield asked(request, prompt)
 
     async def _uncached(self) -> AsyncIterator[AnyPrompt]:
@@ -181,11 +173,17 @@ class Run:
         pulled = 0
         for number, request in enumerate(self._requests()):
             response = self._cache.get(request, self._model)
-            if response is None or self._options.expect.why_not(request.id, response) is not None:
-                prompt = self._maker.prompt(request)
-                self._taken[pulled] = _Taken(request, self._now(), prompt, 0)
+            problem = None if response is None else self._options.expect.why_not(request.id, response)
+            if response is None or problem is not None:
+                taken = Taken(request, self._now(), self._maker.prompt(request), 0)
+                if response is not None and problem is not None:
+                    # What is shared has a seed or no temperature: asked as it was, the answer would be the same.
+                    again = self._again_of(taken, response, problem)
+                    self._again.total += again is not None
+                    taken = again or taken
+                self._taken[pulled] = taken
                 pulled += 1
-                yield asked(request, prompt)
+                yield asked(request, taken.prompt)
                 continue
             self._cached += 1
             self._write(request, response, tokens=0, prompt_tokens=0)
@@ -223,21 +221,25 @@ class Run:
         if stop is not None:
             self.end(*stop)
 
-    def _checked(self, taken: _Taken, response: Response) -> Response | None:
+    def _checked(self, taken: Taken, response: Response) -> Response | None:
         """Give what is to be recorded of a response: a failure if it will not do, None if it is asked for again."""
-        expect = self._options.expect
-        problem = expect.why_not(taken.request.id, response) if response.success else None
+        problem = self._options.expect.why_not(taken.request.id, response) if response.success else None
         if problem is None:
             return response
-        kind, reason = problem
-        if kind == "invalid" and taken.tries < expect.retries:
-            if self._ending == "finished":  # else it has no record, and the next run asks for it
-                tries = taken.tries + 1
-                original = self._maker.prompt(taken.request)
-                prompt = expect.again(taken.request, original, response.text, reason, tries)
-                self._again.put(_Taken(taken.request, taken.since, prompt, tries))
+        again = self._again_of(taken, response, problem)
+        if again is None:
+            return msgspec.structs.replace(response, success=False, error=problem[1], error_kind=problem[0])
+        if self._ending == "finished":  # else it has no record, and the next run asks for it
+            self._again.put(again)
+        return None
+
+    def _again_of(self, taken: Taken, response: Response, problem: Problem) -> Taken | None:
+        """Give the next try of a request; None if it has had all."""
+        (kind, reason), expect, tries = problem, self._options.expect, taken.tries + 1
+        if kind != "invalid" or tries > expect.retries:
             return None
-        return msgspec.structs.replace(response, success=False, error=reason, error_kind=kind)
+        prompt = expect.again(taken.request, self._maker.prompt(taken.request), response.text, reason, tries)
+        return taken._replace(prompt=prompt, tries=tries)
 
     def _write(self, request: Request, response: Response, *, tokens: int, prompt_tokens: int) -> None:
         """Put a record into the output, and count it."""

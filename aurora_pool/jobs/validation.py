@@ -23,6 +23,9 @@ Check: TypeAlias = Callable[[str], str | None]
 Remedy: TypeAlias = Literal["temperature", "append"]
 """How an answer is asked for again: with a raised temperature, or with the answer and what is wrong with it added."""
 
+Problem: TypeAlias = tuple[Literal["length", "invalid"], str]
+"""What is wrong with an answer: of which kind, and why."""
+
 WARMER = 0.3
 """By how much each further try is warmer."""
 WARMEST = 1.0
@@ -59,16 +62,14 @@ class Expectation:
         """Whether there is anything that an answer must be."""
         return self.check is not None or self.length_is_failure
 
-    def why_not(self, name: str, response: Response) -> tuple[Literal["length", "invalid"], str] | None:
+    def why_not(self, name: str, response: Response) -> Problem | None:
         """Say what is wrong with an answer to the request with the id ``name``; None if nothing is.
 
         Raises what :meth:`why_not_texts` raises.
         """
         return self.why_not_texts(name, response.texts, response.finish_reason)
 
-    def why_not_texts(
-        self, name: str, texts: Sequence[str], finish_reason: str | None
-    ) -> tuple[Literal["length", "invalid"], str] | None:
+    def why_not_texts(self, name: str, texts: Sequence[str], finish_reason: str | None) -> Problem | None:
         """Say what is wrong with the texts of an answer, and why it ended; None if nothing is.
 
         Raises what the check raises, with a note of the id, and

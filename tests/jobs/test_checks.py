@@ -201,6 +201,12 @@ async def test_jobs_share_answers(tmp_path: Path, write_lines: WriteLines) -> No
         assert len(received(fleet)) == count + 20  # what is sampled without a seed
         checked = JobOptions(cache=tmp_path / "cache", expect=Expectation(check=lambda _: "no", retries=0))
         unfit = await run_job(pool, tmp_path / "two.jsonl", tmp_path / "three.out.jsonl", checked)
+        count = len(fleet.requests)
+        checked = JobOptions(cache=tmp_path / "cache", expect=Expectation(check=lambda _: "no", retries=1))
+        other = await run_job(pool, write_lines("four.jsonl", lines[:20]), tmp_path / "four.out.jsonl", checked)
+        warm = [r.body.get("temperature") for r in fleet.requests[count:] if r.path == "/v1/completions"]
+    assert set(warm) == {0.3}  # the answer that is known was the first try
+    assert (other.cached, other.failed, other.asked_again) == (0, 20, 20)
     assert (summary.cached, summary.answered) == (40, 60)
     assert (unfit.cached, unfit.failed) == (0, 60)
 
