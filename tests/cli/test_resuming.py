@@ -49,4 +49,5 @@ def test_answers_that_are_not_what_is_expected_now_are_told(call: Call, tmp_path
     assert told in kept.err
     again = call(*command, "--expect", "json", "--retry-failed", "--expect-retries", "0")
     assert f"now: 30, run again; the old answers are now in {output}.superseded" in again.err
+    assert "failed before" not in again.err  # they had not
     assert len(read_records(output)) == len(read_records(tmp_path / "out.jsonl.superseded")) == 30

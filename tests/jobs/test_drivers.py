@@ -300,6 +300,9 @@ async def test_drivers_may_share_a_job_that_asks_for_embeddings(tmp_path: Path) 
             async with pool_of(fleet) as pool:
                 with pytest.raises(ConfigError, match="needs an EmbeddingPool"):
                     await job.run(pool)
+            checked = JobOptions(expect=Expectation(check=lambda _: None))
+            with pytest.raises(ConfigError, match="an embedding has no text that could be checked"):
+                ClaimedJob(str(source), tmp_path / "shared", checked)
             async with EmbeddingPool(fleet.endpoints) as embedders:
                 summary = await job.run(embedders)
     assert (summary.ending, summary.answered) == ("finished", 40)
@@ -371,6 +374,19 @@ async def test_an_option_that_is_wrong_ends_the_driver_and_refuses_no_piece(
         ):
             await job.run(pool)
     assert not list((tmp_path / "shared" / "unusable").iterdir())
+
+
+@pytest.mark.simulated_clock
+async def test_what_looks_like_a_mistake_in_the_lines_is_told_once_for_all_pieces(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = [{"prompt": f"Say {number}.", "system": "Be brief."} for number in range(39)]
+    source = write_jsonl(tmp_path / "in.jsonl", [*columns, {"prompt": "Say 39.", "max_token": 3}])
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            assert (await job.run(pool)).answered == 40
+    told = [line for line in caplog.messages if "is not sent" in line]
+    assert sorted(line.split("'")[1] for line in told) == ["max_token", "system"]
 
 
 async def test_an_error_that_nobody_foresaw_ends_the_driver_and_leaves_its_pieces_to_others(
