@@ -184,12 +184,13 @@ def serve(
 
 
 def _limit(text: str) -> int:
-    """Read a limit; 0 says that there is none."""
-    if text == "none":
-        return 0
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise typer.BadParameter(f"expected a whole number above 0, or none, got {text!r}")
-    return int(text)
+    """Read a limit; 0 says that there is none, for None says that the option is not given."""
+    from aurora_pool.serve.options import parse_limit
+
+    try:
+        return parse_limit(text) or 0
+    except ConfigError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def keys(

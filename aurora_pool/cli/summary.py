@@ -48,8 +48,9 @@ def describe_resumed(found: Resumed, output: str, *, repaired: bool = True) -> l
             lines[-1] += f"run again; the old answers are {now} {output}.superseded"
         else:
             lines[-1] += "kept, and counted as failed; --retry-failed runs them again"
-    if found.retried:
-        lines.append(f"failed before, run again: {found.retried}")
+    failed = found.retried - found.unfit if found.retried else 0
+    if failed:
+        lines.append(f"failed before, run again: {failed}")
     if found.changed:
         shown = ", ".join(found.examples)
         lines.append(f"changed since they were answered, run again: {found.changed} (such as {shown}); ")

@@ -36,7 +36,8 @@ def watched(client: openai.OpenAI, batch: Batch) -> Batch:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     lost: float | None = None
     waits = ""
-    once = client.with_options(max_retries=0, timeout=ANSWERING)
+    strict = {"_strict_response_validation": True}  # which with_options doesn't pass on
+    once = client.with_options(max_retries=0, timeout=ANSWERING, _extra_kwargs=strict)
     with progress_bar(*columns) as progress:
         shown = progress.add_task(one_line(batch.status), total=None)
         while batch.status in ACTIVE:

@@ -93,7 +93,7 @@ def read_answers(output: str | Path) -> Iterator[Answer]:
 def texts_of(line: bytes) -> tuple[list[str], str | None]:
     """Give all texts of one record, and why the first ended.
 
-    Raises :class:`msgspec.DecodeError` for what is none.
+    Raises :class:`msgspec.DecodeError` for what is none, and :class:`UnicodeDecodeError` for texts that are not UTF-8.
     """
     record = _decode(line)
     choices = [] if record.response is None or record.response.body is None else record.response.body.choices

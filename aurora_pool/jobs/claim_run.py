@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from aurora_pool.errors import BadRecord, ConfigError, PoolError, counted
+from aurora_pool.errors import BadRecord, PoolError, counted
 from aurora_pool.jobs.claims import Claims, Lease, LeaseLost
 from aurora_pool.jobs.deadline import RESERVE
 from aurora_pool.jobs.job import Job
@@ -20,6 +20,7 @@ from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, Plan
 from aurora_pool.jobs.standing import standstill_of
+from aurora_pool.jobs.tables import Source
 from aurora_pool.jobs.totals import Totals
 from aurora_pool.sharing.roster import Roster
 from aurora_pool.statistics import PoolStatistics
@@ -64,7 +65,8 @@ class ClaimRun:
         self._on_progress = on_progress
         self._output = output
         self._options = options
-        self._piece_options = replace(options, run_log=False, allow_empty=True, before_changes=None)
+        # By the pool's model, a line for another one is found before anything of its piece is sent.
+        self._piece_options = replace(options, model=pool.model, run_log=False, allow_empty=True, before_resume=None)
         self._now = asyncio.get_running_loop().time
         self._files = ThreadPoolExecutor(1, "claims")  # one thread: the claims are used by one at a time
         self._ending: Ending = "finished"
@@ -73,6 +75,7 @@ class ClaimRun:
         self._pieces: dict[asyncio.Task[None], _Piece] = {}
         self._totals = Totals()
         self._own: set[int] = set()
+        self._told: dict[str, Source] = {}
         self._claimed = 0
         self._wanted = self._plan.piece_lines
         self._nothing_free_until = 0.0
@@ -111,7 +114,7 @@ class ClaimRun:
         if self._error is not None:
             raise self._error
         refusals = self._claims.refusals()
-        if refusals and self._ending == "finished" and self._options.on_bad_line == "stop":
+        if refusals and self._ending == "finished":
             raise BadRecord(f"{counted(len(refusals), 'piece')} can't be answered; {refusals[0]}", path=self._output)
         return self._summary()
 
@@ -144,8 +147,9 @@ class ClaimRun:
         lease = piece.lease
         source = PieceFile(self._plan, self._plan.piece(lease.number))
         try:
-            job = await asyncio.to_thread(Job, source, lease.output, self._piece_options, lock=lease)
+            job = await asyncio.to_thread(Job, source, lease.output, self._piece_options, lock=lease, told=self._told)
             with job:
+                self._check_kind(job)
                 piece.job = job
                 if self._ending != "finished":
                     job.end(self._ending, self._reason)
@@ -154,7 +158,7 @@ class ClaimRun:
             logger.warning("%s", error)
             self._claims.give_up(lease)
             return
-        except (BadRecord, ConfigError) as error:
+        except BadRecord as error:
             logger.warning("%s; the lines about it are left out for now", error)
             await self._in_thread(self._claims.refuse, lease, str(error))
             return
@@ -164,6 +168,11 @@ class ClaimRun:
             return  # another driver was quicker: its answers count
         self._totals.add(summary)
         self._own.add(lease.number)
+
+    def _check_kind(self, job: Job) -> None:
+        if job.survey.embedding not in {None, self._pool.gives_vectors}:
+            other = "answers" if self._pool.gives_vectors else "embeddings"
+            raise BadRecord(f"its lines ask for {other}, and those of other pieces don't", path=job.survey.name)
 
     def _set_due(self, piece: _Piece, due: int) -> None:
         self._claimed += due - piece.due

@@ -11,7 +11,7 @@ from aurora_pool.errors import BadRecord, ConfigError
 from aurora_pool.jobs.claim_run import ClaimRun
 from aurora_pool.jobs.claims import Claims
 from aurora_pool.jobs.guardrails import Guardrails
-from aurora_pool.jobs.job import check_pool
+from aurora_pool.jobs.job import check_expectation, check_pool
 from aurora_pool.jobs.meter import OnProgress
 from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pieces import agree_on_plan, first_request
@@ -60,6 +60,7 @@ class ClaimedJob:
         self._claims = Claims(self.output, len(self.plan.offsets), self._roster, retry_unusable=skips)
         self.model: str | None = self.plan.settings["model"] or (None if first is None else first.model)
         self.embedding = first is not None and first.embedding
+        check_expectation(self.options.expect, embedding=self.embedding)
         self.dimensions: int | None = first.body.get("dimensions") if first is not None and first.embedding else None
         self.bad_records: Sequence[BadRecord] = []
         self.skipped = 0

@@ -94,6 +94,7 @@ class Claims:
         self._latest: dict[int, int] = {}
         self._finished: set[int] = set()
         self._refused: set[int] = set()
+        self._refused_here: set[int] = set()
         self._mine: set[int] = set()
         try:
             for each in (self.leases, self.answers, self.done, self.unusable):
@@ -156,7 +157,7 @@ class Claims:
     def refuse(self, lease: Lease, reason: str) -> None:
         """Say why a piece can't be answered, so that no other driver tries."""
         self._mine.discard(lease.number)
-        self._refused.add(lease.number)
+        self._refused_here.add(lease.number)
         try:
             with replacement(self.unusable / f"{lease.number:05}") as file:
                 file.write(f"{reason}\n".encode())
@@ -164,8 +165,9 @@ class Claims:
             raise self._failure(error) from error
 
     def refusals(self) -> list[str]:
-        """Why pieces can't be answered, as far as any driver knows."""
-        return [path.read_text(encoding="utf-8").strip() for path in sorted(self.unusable.glob("[0-9]*"))]
+        """Why pieces can't be answered, as far as any driver knows; a piece that was answered since is not told."""
+        paths = sorted(self.unusable.glob("[0-9]*"))
+        return [path.read_text(encoding="utf-8").strip() for path in paths if int(path.name) not in self._finished]
 
     @property
     def finished(self) -> frozenset[int]:
@@ -174,7 +176,7 @@ class Claims:
 
     @property
     def open_pieces(self) -> list[int]:
-        """The pieces that were neither done nor unusable at the last refresh."""
+        """The pieces that were neither done nor unusable at the last refresh, nor refused by this driver."""
         closed = self._closed()
         return [number for number in range(self._pieces) if number not in closed]
 
@@ -191,7 +193,8 @@ class Claims:
         self._refused = {int(name) for name in os.listdir(self.unusable) if name.isdigit()}  # noqa: PTH208
 
     def _closed(self) -> set[int]:
-        return self._finished if self._retry_unusable else self._finished | self._refused
+        # What others refused may be tried again, what this driver has refused would be refused again.
+        return self._finished | self._refused_here | (set() if self._retry_unusable else self._refused)
 
     def _fresh(self) -> Iterator[int]:
         """The pieces that nobody has had, from where this driver was last."""

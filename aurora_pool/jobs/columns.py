@@ -180,8 +180,9 @@ class RowReader:
 
     def _body(self, row: dict[str, Any]) -> dict[str, Any]:
         body = {name: value for name, value in row.items() if name in REQUEST_FIELDS}
+        in_messages = "messages" in body and self._template is None and self._columns.prompt_field is None
         for name in row.keys() - REQUEST_FIELDS - self._known:
-            self._check_column(name, in_messages="messages" in body)
+            self._check_column(name, in_messages=in_messages)
         if self._template is not None:
             self._leave_messages(body, "--template")
             body["prompt"] = self._fill(self._template, row)

@@ -29,6 +29,7 @@ from aurora_pool.jobs.runlog import RunLog, run_log_of
 from aurora_pool.jobs.survey import Survey
 from aurora_pool.jobs.table_writer import check_table, write_table
 from aurora_pool.jobs.tables import Source, open_source
+from aurora_pool.jobs.validation import Expectation
 from aurora_pool.messages import AnyPrompt, Prompt
 from aurora_pool.own_files import mode_of
 
@@ -83,6 +84,7 @@ class Job:
         options: JobOptions | None = None,
         *,
         lock: Lock | None = None,
+        told: dict[str, Source] | None = None,
     ) -> None:
         check_instance("options", options, JobOptions)
         check_instance("output", output, str | Path, optional=False)
@@ -113,7 +115,9 @@ class Job:
                 on_bad_line=self.options.on_bad_line,
                 allow_empty=self.options.allow_empty,
                 shard=self.options.shard,
+                told=told,
             )
+            check_expectation(self.options.expect, embedding=self.embedding)
         except BaseException:
             self.close()
             raise
@@ -170,7 +174,8 @@ class Job:
 
         Raises :class:`~aurora_pool.errors.JobError` if the output fails, and what :meth:`VLLMPool.start` raises.
         """
-        check_pool(pool, embedding=self.embedding)
+        if self.survey.embedding is not None:
+            check_pool(pool, embedding=self.survey.embedding)
         check_callable(on_progress=on_progress, on_resumed=on_resumed)
         await pool.start()
         model = pool.model or ""
@@ -184,7 +189,7 @@ class Job:
                 model=model,
                 retry_failed=self.options.retry_failed,
                 expect=self.options.expect,
-                before=self.options.before_changes,
+                before=self.options.before_resume,
             )
         if on_resumed is not None:
             on_resumed(resumed)
@@ -276,6 +281,15 @@ class Job:
         source = InputFile("-", stdin=written, input_format="jsonl")
         source.name = "requests"  # as errors name it
         return source
+
+
+def check_expectation(expect: Expectation, *, embedding: bool) -> None:
+    """Refuse to check embeddings, which have no text.
+
+    Raises :class:`~aurora_pool.errors.ConfigError`.
+    """
+    if embedding and expect.checks:
+        raise ConfigError("expect: an embedding has no text that could be checked, and no length that it was cut at")
 
 
 def check_pool(pool: JobPool, *, embedding: bool) -> None:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
@@ -130,9 +130,9 @@ class RequestReader:
         self._encode = msgspec.json.Encoder(order="sorted").encode
 
     @property
-    def hints(self) -> Collection[str]:
+    def hints(self) -> Mapping[str, str]:
         """What looks like a mistake in the lines that have been read, such as columns that are not sent."""
-        return self._rows.hints.values()
+        return self._rows.hints
 
     def keeps(self, column: str) -> bool:
         """Whether a column goes along into the record."""

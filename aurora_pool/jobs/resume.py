@@ -21,7 +21,7 @@ from aurora_pool.jobs.validation import Expectation
 _FAILED, _ANSWERED, _UNFIT = range(3)
 """What a record says of its request; the last has an answer that will not do."""
 
-__all__ = ["OnChanged", "Resumed"]
+__all__ = ["OnResume", "Resumed"]
 
 
 @dataclass(slots=True)
@@ -57,8 +57,8 @@ class Resumed:
     examples: list[str] = field(default_factory=list)
 
 
-OnChanged: TypeAlias = Callable[[Resumed], Awaitable[None]]
-"""Is called before requests that have changed are run again; what it raises ends the run."""
+OnResume: TypeAlias = Callable[[Resumed], Awaitable[None]]
+"""Is called with what an output has, before the run changes it or adds to it; what it raises ends the run."""
 
 
 async def resume(
@@ -68,12 +68,13 @@ async def resume(
     model: str,
     retry_failed: bool = False,
     expect: Expectation | None = None,
-    before: OnChanged | None = None,
+    before: OnResume | None = None,
     repair: bool = True,
 ) -> Resumed:
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.
 
-    Answers that are not what ``expect`` says count as failed. ``before`` is called with what was found before anything
+    Answers that are not what ``expect`` says count as failed; its check is asked about those of lines without ids, too,
+    whose line may be gone, and what it raises is raised. ``before`` is called with what was found before anything
     is repaired, and may raise; without ``repair``, nothing is.
     Other tasks get their turns: a call that is cancelled stops reading, or ends a repair, and nothing has changed.
     Raises :class:`~aurora_pool.errors.JobError` if the output can't be read or repaired, or is something else.
@@ -110,7 +111,7 @@ class _Reading:
         self._model_key = model_key
         self._retry_failed = retry_failed
         self._expect = expect
-        self._checks = expect.check is not None or expect.length_is_failure
+        self._checks = expect.checks
         self.lines = 0
         # It may be all of them: a set would take ten times the memory.
         self.drop, self.aside = array("Q"), array("Q")
@@ -151,7 +152,7 @@ class _Reading:
             return _ANSWERED if record.answered else _FAILED
         try:
             texts, finish_reason = texts_of(line)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return _ANSWERED  # another program's, of another form
         return _ANSWERED if self._expect.why_not_texts(record.custom_id, texts, finish_reason) is None else _UNFIT
 

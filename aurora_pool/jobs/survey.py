@@ -52,8 +52,11 @@ class Survey:
         on_bad_line: OnBadLine = "stop",
         allow_empty: bool = False,
         shard: Part | None = None,
+        told: dict[str, Source] | None = None,
     ) -> None:
         """Read everything. ``model`` is the one that is asked for from outside; ``shard`` is all that is kept.
+
+        ``told`` says in which input each hint was told first: several that share it are told each of them once.
 
         Raises :class:`~aurora_pool.errors.BadRecord` for a second model, for an input without requests unless those are
         allowed, and for bad lines unless they are to be skipped: an id that stands there already makes one.
@@ -73,8 +76,10 @@ class Survey:
         self._elsewhere = 0
         self._read(shard)
         self._check_ids()
-        for hint in reader.hints:
-            logger.warning("%s: %s", source.name, hint)
+        told = {} if told is None else told
+        for about, hint in reader.hints.items():
+            if told.setdefault(about, source) is source:
+                logger.warning("%s: %s", source.name, hint)
         if self.skipped and on_bad_line == "stop":
             raise self.bad_records[0] if self.skipped == 1 else self._all_bad()
         self.requests = self.remaining

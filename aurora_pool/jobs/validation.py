@@ -54,6 +54,11 @@ class Expectation:
         check_one_of("remedy", self.remedy, get_args(Remedy))
         check_instance("length_is_failure", self.length_is_failure, bool, optional=False)
 
+    @property
+    def checks(self) -> bool:
+        """Whether there is anything that an answer must be."""
+        return self.check is not None or self.length_is_failure
+
     def why_not(self, name: str, response: Response) -> tuple[Literal["length", "invalid"], str] | None:
         """Say what is wrong with an answer to the request with the id ``name``; None if nothing is.
 

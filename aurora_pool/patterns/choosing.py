@@ -32,6 +32,8 @@ _NEXT = Sampling(
 )
 _SCORED = Sampling(temperature=0.0, prompt_logprobs=1)
 _ANCHOR = "\n"
+_TRIES = 3
+"""How often agents that answer are asked for the tokens of the choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +91,8 @@ async def choose(pool: TextPool, prompts: Iterable[AnyPrompt], choices: Sequence
     agent is left.
 
     Raises :class:`~aurora_pool.errors.ConfigError` for fewer than two choices, an empty one, or two that are equal or
-    have equal tokens; :class:`~aurora_pool.errors.ServerError` or :class:`~aurora_pool.errors.BadReply` where agents
-    answer, but can't tell the tokens of a text.
+    have equal tokens; :class:`~aurora_pool.errors.ServerError`, :class:`~aurora_pool.errors.BadReply` or
+    :class:`~aurora_pool.errors.TransportError` where agents answer, but can't tell the tokens of a text.
     """
     check_prompts(prompts, asynchronous=False)
     check_many(choices=choices)
@@ -186,11 +188,13 @@ async def score(pool: TextPool, texts: Iterable[str | Sequence[int]]) -> list[Sc
 
 async def _tokens_once_served(pool: TextPool, choices: Sequence[str]) -> dict[str, list[int]] | Response:
     """Tokenize each choice; where no agent can be reached, give what became of a prompt that has waited for one."""
-    try:
-        return await _tokens_of_choices(pool, choices)
-    except TransportError:
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(TransportError):
+            return await _tokens_of_choices(pool, choices)
         waited = await pool.ask("Hi", max_tokens=1)
-        return await _tokens_of_choices(pool, choices) if waited.success else waited
+        if waited.error_kind == "no_agents":
+            return waited
+    return await _tokens_of_choices(pool, choices)
 
 
 async def _tokens_of_choices(pool: TextPool, choices: Sequence[str]) -> dict[str, list[int]]:

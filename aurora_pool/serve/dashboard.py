@@ -17,7 +17,7 @@ from aurora_pool.serve.history import History, Point
 from aurora_pool.serve.http_json import query_int
 from aurora_pool.serve.keys import KeyRing, Role
 from aurora_pool.serve.keys_api import KeysApi
-from aurora_pool.serve.options import UserLimits
+from aurora_pool.serve.options import UserLimits, parse_limit
 from aurora_pool.serve.rendering import LOGIN, UI, Pages, Values, see_other
 
 AGENTS_SHOWN = 100
@@ -207,11 +207,10 @@ assert set(_LIMITS) == set(UserLimits.__slots__)
 
 
 def _limit(name: str, text: str) -> int | None:
-    if text == "none":
-        return None
-    if not text.isascii() or not text.isdigit() or not 0 < int(text[:19]) < 1 << 53:
-        raise ConfigError(f"{_LIMITS[name]}: expected a whole number above 0, or none, got {text[:40]!r}")
-    return int(text)
+    try:
+        return parse_limit(text)
+    except ConfigError as error:
+        raise ConfigError(f"{_LIMITS[name]}: {error}") from None
 
 
 def _weight(text: str) -> float:

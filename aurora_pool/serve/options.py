@@ -17,6 +17,8 @@ __all__ = ["ServerOptions", "UserLimits"]
 MEBIBYTE = 1 << 20
 DATABASE = "serve.db"
 """SQLite's file in the data folder."""
+MOST = (1 << 53) - 1
+"""The largest limit: a float holds it, and any reader of JSON."""
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -28,6 +30,19 @@ class UserLimits:
     tokens_per_day: int | None = None
     batches_queued: int | None = 1000
     batches_running: int | None = None
+
+
+def parse_limit(text: str) -> int | None:
+    """Read a limit; ``none`` is None. Raises :class:`~aurora_pool.errors.ConfigError`.
+
+    >>> parse_limit("600"), parse_limit("none")
+    (600, None)
+    """
+    if text == "none":
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(MOST)) or not 0 < int(text) <= MOST:
+        raise ConfigError(f"expected a whole number above 0 and below 2^53, or none, got {text[:40]!r}")
+    return int(text)
 
 
 # What the fields of ServerOptions must be.
@@ -104,6 +119,9 @@ class ServerOptions:
         check_positive(lease=self.lease, file_days=self.file_days)
         check_amount(grace=self.grace)
         check_whole(0, **{f"limits.{name}": value for name, value in asdict(self.limits).items()})
+        for name, value in asdict(self.limits).items():
+            if value is not None and value > MOST:
+                raise ConfigError(f"limits.{name}: expected a whole number below 2^53")
         check_each_instance("trusted_proxies", self.trusted_proxies, str)
         parse_networks(self.trusted_proxies)
         if (self.tls_cert is None) is not (self.tls_key is None):

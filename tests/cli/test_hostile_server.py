@@ -295,6 +295,19 @@ def test_a_watch_of_a_batch_that_is_gone_ends(
     assert (ended.code, "No such batch." in ended.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    "reply", [b"{}", *(json.dumps(WATCHED | bad).encode() for bad in ({"status": 5}, {"errors": {"data": 5}}))]
+)
+def test_a_watch_ends_at_a_reply_that_is_no_batch(
+    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, reply: bytes
+) -> None:
+    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
+    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
+    odd.lost, odd.refusal = 1, (200, reply)
+    ended = call(*commands[0])
+    assert (ended.code, "the reply can't be read (" in ended.err) == (5, True)
+
+
 def test_why_a_batch_waits_is_told(
     call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

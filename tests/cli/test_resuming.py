@@ -27,6 +27,8 @@ def test_the_output_of_another_input_is_added_to_only_if_so_told(call: Call, tmp
     assert (refused.code, told in refused.err) == (2, True)
     dry = run(other, "--dry-run")
     assert (dry.code, "the run asks first, or needs --yes: none of the 20 records" in dry.out) == (0, True)
+    dry = run(other, "--dry-run", "--yes")
+    assert (dry.code, "asks first" in dry.out) == (0, False)
     assert output.read_bytes() == before
     for prompts in (PROMPTS, PROMPTS[:1], [*PROMPTS[:1], *other]):  # it grows, it shrinks, it shares one
         assert run(prompts).code == 0
@@ -47,4 +49,5 @@ def test_answers_that_are_not_what_is_expected_now_are_told(call: Call, tmp_path
     assert told in kept.err
     again = call(*command, "--expect", "json", "--retry-failed", "--expect-retries", "0")
     assert f"now: 30, run again; the old answers are now in {output}.superseded" in again.err
+    assert "failed before" not in again.err  # they had not
     assert len(read_records(output)) == len(read_records(tmp_path / "out.jsonl.superseded")) == 30

@@ -159,7 +159,7 @@ def test_the_list_of_keys_shows_shares_and_limits(call: Call, tmp_path: Path) ->
         "weight 2  tokens-per-day none",
     ]
     assert "weight 1" in call("keys", "list", "--user", "bob", "--data", tmp_path).out
-    for wrong in ("0", "many"):
+    for wrong in ("0", "many", str(1 << 53), "9" * 5000, "0" * 18 + "1" + "9" * 400):
         refused = call("keys", "create", "--user", "ann", "--tokens-per-day", wrong, "--data", tmp_path)
         assert (refused.code, "--tokens-per-day" in refused.err, "whole number above 0" in refused.err) == (
             2,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aurora_pool.errors import ConfigError
-from aurora_pool.jobs import JobOptions, read_answers, run_job
+from aurora_pool.jobs import Job, JobOptions, read_answers, run_job
 from aurora_pool.jobs.guardrails import Guard, Guardrails, parse_failures, parse_price
 from aurora_pool.jobs.prompt_maker import PromptMaker
 from aurora_pool.jobs.requests import RequestReader
@@ -95,6 +95,18 @@ async def test_what_was_answered_before_is_checked_as_well(tmp_path: Path, write
     (old,) = read_records(tmp_path / "out.jsonl.superseded")
     assert old["response"]["body"]["choices"] == before[5]["response"]["body"]["choices"]
     assert {answer.id: answer.error for answer in read_answers(output)}["line-7"] == "it has a 5"
+
+
+async def test_an_answer_of_another_program_that_is_not_utf_8_is_not_checked(
+    tmp_path: Path, write_lines: WriteLines
+) -> None:
+    source, output = write_lines("in.jsonl", [{"id": "one", "prompt": "Say 1."}]), tmp_path / "out.jsonl"
+    foreign = b'{"custom_id": "one", "response": {"status_code": 200, "body": {"choices": [{"text": "caf\xe9"}]}}}\n'
+    output.write_bytes(foreign)
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        summary = await run_job(pool, source, output, JobOptions(expect=Expectation(check=is_json)))
+    assert (summary.resumed.unchecked, summary.resumed.unfit, summary.done) == (1, 0, 0)
+    assert output.read_bytes() == foreign
 
 
 async def test_a_check_that_fails_says_for_which_request(tmp_path: Path, write_lines: WriteLines) -> None:
@@ -220,6 +232,9 @@ async def test_a_job_may_ask_for_embeddings(tmp_path: Path, write_lines: WriteLi
         async with EmbeddingPool(fleet.endpoints) as embedders:
             summary = await run_job(embedders, source, output)
             again = await run_job(embedders, source, output)
+    for expect in (Expectation(check=is_json), Expectation(length_is_failure=True)):
+        with pytest.raises(ConfigError, match="an embedding has no text that could be checked"):
+            Job(source, output, JobOptions(expect=expect))
     assert (summary.answered, again.done) == (30, 0)
     body = json.loads(output.read_text().splitlines()[0])["response"]["body"]
     assert len(body["data"][0]["embedding"]) > 1

@@ -115,6 +115,17 @@ def test_a_system_message_beside_messages_is_told(write_lines: WriteLines, caplo
     ]
 
 
+def test_a_system_column_beside_messages_that_are_not_sent_belongs_into_a_template(
+    write_lines: WriteLines, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_lines("in.jsonl", [{"system": "Be brief.", "q": "x", "messages": MESSAGES}])
+    Survey(InputFile(path), RequestReader(columns=Columns(template="{q}")))
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        f"{path}: the column 'messages' is not sent; --template makes the prompt",
+        f"{path}: the column 'system' is not sent; --system-template '{{system}}' makes it the system message",
+    ]
+
+
 @pytest.mark.parametrize(
     "line",
     [

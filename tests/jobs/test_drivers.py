@@ -17,11 +17,21 @@ from aurora_pool.jobs.guardrails import Guardrails
 from aurora_pool.jobs.merge import merge
 from aurora_pool.jobs.options import JobOptions
 from aurora_pool.jobs.shard import open_shard
+from aurora_pool.jobs.survey import OnBadLine
+from aurora_pool.jobs.validation import Expectation
 from aurora_pool.sharing import Part
 from tests.forked import Run, wait_until
-from tests.jobs.fleets import fleet_of, pool_of
+from tests.jobs.fleets import fleet_of, pool_of, received
 from tests.jobs.killing import failing_fleet
 from tests.jobs.shared import read_records, texts_of, write_jsonl
+
+NO_CHECK: Any = str.isalnum  # which answers another question
+EMBEDDING: dict[str, object] = {
+    "custom_id": "e",
+    "url": "/v1/embeddings",
+    "method": "POST",
+    "body": {"input": "text"},
+}
 
 
 def lines(count: int) -> list[dict[str, object]]:
@@ -290,6 +300,9 @@ async def test_drivers_may_share_a_job_that_asks_for_embeddings(tmp_path: Path) 
             async with pool_of(fleet) as pool:
                 with pytest.raises(ConfigError, match="needs an EmbeddingPool"):
                     await job.run(pool)
+            checked = JobOptions(expect=Expectation(check=lambda _: None))
+            with pytest.raises(ConfigError, match="an embedding has no text that could be checked"):
+                ClaimedJob(str(source), tmp_path / "shared", checked)
             async with EmbeddingPool(fleet.endpoints) as embedders:
                 summary = await job.run(embedders)
     assert (summary.ending, summary.answered) == ("finished", 40)
@@ -309,6 +322,71 @@ async def test_drivers_need_no_locks_of_the_file_system(
         with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
             assert (await job.run(pool)).answered == 20
     assert "lock" not in caplog.text
+
+
+@pytest.mark.simulated_clock
+@pytest.mark.parametrize("on_bad_line", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("piece", "reason"),
+    [
+        (
+            [*lines(5), {"prompt": "Say 7.", "model": "other"}],
+            r"in\.jsonl:16: it asks for the model 'other', the job asks for '.+'",
+        ),
+        ([EMBEDDING], r"in\.jsonl: its lines ask for embeddings, and those of other pieces don't"),
+    ],
+)
+async def test_a_piece_that_asks_for_something_else_is_refused_once_and_told(
+    tmp_path: Path, on_bad_line: OnBadLine, piece: list[dict[str, object]], reason: str
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", [*lines(10), *piece])
+    options = JobOptions(on_bad_line=on_bad_line)
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        for _ in range(2):
+            with (
+                ClaimedJob(str(source), tmp_path / "shared", options, piece_lines=10) as job,
+                pytest.raises(BadRecord, match=r"1 piece can't be answered; .*" + reason),
+            ):
+                await job.run(pool)
+        assert len(received(fleet)) == 10
+    assert [path.name for path in (tmp_path / "shared" / "done").iterdir()] == ["00000"]
+
+
+@pytest.mark.simulated_clock
+@pytest.mark.parametrize("on_bad_line", ["stop", "skip"])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"expect": Expectation(check=NO_CHECK)}, "check: expected a text that says what is wrong, or None"),
+        ({"system_prompt": "Be brief.", "prompt_format": "chat"}, "the input has lines of OpenAI Batch"),
+    ],
+)
+async def test_an_option_that_is_wrong_ends_the_driver_and_refuses_no_piece(
+    tmp_path: Path, on_bad_line: OnBadLine, options: dict[str, Any], reason: str
+) -> None:
+    batch = {"custom_id": "b", "url": "/v1/completions", "method": "POST", "body": {"prompt": "Say 7."}}
+    source = write_jsonl(tmp_path / "in.jsonl", [*lines(10), batch])
+    asked = JobOptions(on_bad_line=on_bad_line, **options)
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with (
+            ClaimedJob(str(source), tmp_path / "shared", asked, piece_lines=10) as job,
+            pytest.raises(ConfigError, match=reason),
+        ):
+            await job.run(pool)
+    assert not list((tmp_path / "shared" / "unusable").iterdir())
+
+
+@pytest.mark.simulated_clock
+async def test_what_looks_like_a_mistake_in_the_lines_is_told_once_for_all_pieces(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    columns = [{"prompt": f"Say {number}.", "system": "Be brief."} for number in range(39)]
+    source = write_jsonl(tmp_path / "in.jsonl", [*columns, {"prompt": "Say 39.", "max_token": 3}])
+    async with fleet_of(1) as fleet, pool_of(fleet) as pool:
+        with ClaimedJob(str(source), tmp_path / "shared", piece_lines=10) as job:
+            assert (await job.run(pool)).answered == 40
+    told = [line for line in caplog.messages if "is not sent" in line]
+    assert sorted(line.split("'")[1] for line in told) == ["max_token", "system"]
 
 
 async def test_an_error_that_nobody_foresaw_ends_the_driver_and_leaves_its_pieces_to_others(

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from aurora_pool import PromptOptions, VLLMPool
-from aurora_pool.errors import ConfigError
-from aurora_pool.messages import Logprobs, Prompt, Response, Sampling
+from aurora_pool.errors import ConfigError, ConnectFailed
+from aurora_pool.messages import AnyPrompt, Logprobs, Prompt, Response, Sampling
 from aurora_pool.patterns import choose, score
 from aurora_pool.testing import AgentProfile, SimulatedFleet
 from tests.patterns.fake_pool import FakePool
@@ -185,6 +185,44 @@ async def test_a_prompt_whose_server_leaves_the_token_ids_out_fails_alone() -> N
     assert (lost.success, lost.error_kind) == (False, "exhausted")
     assert lost.error == "agent 2 did not tell the prompt_token_ids that it was asked for"
     assert (found.success, found.answer) == (True, "Y")
+
+
+class Flapping(FakePool):
+    """Its agents go each time that they are asked for tokens, ``times`` times in a row."""
+
+    times = 0
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        if self.times > 0:
+            self.times -= 1
+            raise ConnectFailed("connection refused")
+        return list(text.encode())
+
+    async def ask(
+        self, prompt: AnyPrompt, max_tokens: int | None = None, *, sampling: Sampling | None = None
+    ) -> Response:
+        assert isinstance(prompt, str)
+        return self.respond(Prompt(prompt, sampling, max_tokens))
+
+
+def answer_or_refuse_small_talk(text: str) -> Response:
+    if text == "Hi":
+        return Response(False, "", "no small talk", error_kind="rejected")
+    return Response(True, "Y", logprobs=Logprobs(["Y"], [-0.5], [{"token_id:89": -0.5, "token_id:78": -1.5}]))
+
+
+async def test_choices_are_found_once_agents_stay_whatever_became_of_the_prompt_that_waited() -> None:
+    pool = Flapping(answer_or_refuse_small_talk)
+    pool.times = 2
+    (choice,) = await choose(pool, ["a"], ["N", "Y"])
+    assert (choice.answer, pool.times) == ("Y", 0)
+
+
+async def test_agents_that_answer_and_never_tell_tokens_end_the_call() -> None:
+    pool = Flapping(answer_or_refuse_small_talk)
+    pool.times = 100
+    with pytest.raises(ConnectFailed):
+        await choose(pool, ["a"], ["N", "Y"])
 
 
 async def test_scores_are_the_sums_of_what_the_server_tells() -> None:

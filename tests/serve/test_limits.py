@@ -14,10 +14,11 @@ import openai
 import pytest
 from sqlalchemy import select
 
+from aurora_pool import ConfigError
 from aurora_pool.serve import batch_run
 from aurora_pool.serve import limits as limits_module
 from aurora_pool.serve.limits import RequestRates, TokenAccounts
-from aurora_pool.serve.options import UserLimits
+from aurora_pool.serve.options import ServerOptions, UserLimits
 from aurora_pool.serve.storage import Storage
 from aurora_pool.serve.tables import token_days
 from aurora_pool.testing import AgentProfile
@@ -211,6 +212,13 @@ async def test_batches_queued(tmp_path: Path) -> None:
             await submit(client, [line("a")])
         with pytest.raises(openai.RateLimitError):
             await submit(client, [line("a")])
+
+
+def test_a_limit_is_small_enough_to_count_with(tmp_path: Path) -> None:
+    ServerOptions(data=tmp_path, limits=UserLimits(requests_per_minute=2**53 - 1))
+    for name in UserLimits.__slots__:
+        with pytest.raises(ConfigError, match=rf"limits.{name}: .* below 2\^53"):
+            ServerOptions(data=tmp_path, limits=UserLimits(**{name: 10**400}))
 
 
 def test_rates_fill_steadily() -> None:
