@@ -12,6 +12,9 @@ from typing import IO
 
 __all__ = ["mode_of", "open_own", "replacement"]
 
+SHOWN = 50
+"""How many characters of a file's name the one that is to take its place has in its own, which may not be too long."""
+
 
 def open_own(path: Path, flags: int, *, mode: int = 0o644) -> int:
     """Open a file of this package's own, as :func:`os.open` does, and never anything else.
@@ -35,7 +38,7 @@ def replacement(path: Path, *, like: Path | None = None) -> Iterator[IO[bytes]]:
     The new file has a name of its own in the same folder until then. Raises :class:`OSError`.
     """
     mode = mode_of(like or path)
-    fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    fresh = path.with_name(f".{path.name[:SHOWN]}.{secrets.token_hex(8)}.tmp")
     fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(fd, "wb") as file:

@@ -74,7 +74,7 @@ OPTIONS: list[tuple[Callable[..., object], dict[str, Any]]] = [
     (JobOptions, {"table": 7}),
     (JobOptions, {"shard": "0/2"}),
     (JobOptions, {"ordered": "yes"}),
-    (JobOptions, {"before_changes": True}),
+    (JobOptions, {"before_resume": True}),
     (Columns, {"keep": "label"}),
     (Columns, {"keep": ("label", 7)}),
     (Columns, {"template": 7}),

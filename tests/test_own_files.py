@@ -116,6 +116,13 @@ def test_what_is_replaced_keeps_its_mode_or_has_that_of_its_like(mode: int, tmp_
         assert (path.read_bytes(), mode_of(path)) == (b"new", mode)
 
 
+def test_a_file_with_the_longest_name_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / ("é" * 127)
+    with replacement(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
 def test_a_new_file_has_the_mode_of_new_files(tmp_path: Path) -> None:
     mask = os.umask(0o077)
     try:

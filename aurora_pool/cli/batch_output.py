@@ -6,7 +6,7 @@ import codecs
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,7 @@ def check_output(output: Path, source: Path | None = None) -> None:
     Raises :class:`~aurora_pool.errors.PoolError`.
     """
     if str(output) == "-":
+        _check_standard_output(output)
         return
     from aurora_pool.jobs.paths import check_apart
     from aurora_pool.jobs.records import BEGINNING, decode_record
@@ -40,12 +41,12 @@ def check_output(output: Path, source: Path | None = None) -> None:
     check_apart([output], [source])
     try:
         path = _place_of(output)
-        mode = _mode_of(path)
-        if mode is not None and stat.S_ISDIR(mode):
+        kind = _kind_of(path)
+        if kind is not None and stat.S_ISDIR(kind):
             raise IsADirectoryError(0, "it is a folder")
-        if mode is not None and not stat.S_ISREG(mode):
+        if kind is not None and not stat.S_ISREG(kind):
             return
-        if mode is not None:
+        if kind is not None:
             with path.open("r+b") as file:
                 first = file.readline(LONGEST)
             if first and not first.startswith(BEGINNING) and decode_record(first) is None:
@@ -64,14 +65,15 @@ def opened_output(output: Path) -> Iterator[Writable]:
     Raises :class:`OSError`, and what :func:`check_output` raises.
     """
     check_output(output)
-    path = _place_of(output)
-    mode = None if str(output) == "-" else _mode_of(path)
     if str(output) == "-":
         with _standard_output() as shown:
             yield shown
-    elif mode is not None and not stat.S_ISREG(mode):
+        return
+    path = _place_of(output)
+    kind = _kind_of(path)
+    if kind is not None and not stat.S_ISREG(kind):
         with output.open("wb") as file:
-            yield file
+            yield _Terminal(lambda text: file.write(text.encode())) if file.isatty() else file
     else:
         with replacement(path) as file:
             yield file
@@ -83,17 +85,27 @@ def failure(output: Path, error: OSError) -> JobError:
 
 
 class _Terminal:
-    def __init__(self) -> None:
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
 
     def write(self, data: bytes, /) -> object:
-        return sys.stdout.write(printable(self._decode(data)))
+        return self._write(printable(self._decode(data)))
+
+
+def _check_standard_output(output: Path) -> None:
+    from aurora_pool.jobs.journal import standard_output
+
+    try:
+        os.close(standard_output())
+    except OSError as error:
+        raise failure(output, error) from error
 
 
 @contextmanager
 def _standard_output() -> Iterator[Writable]:
     if is_terminal(sys.stdout):
-        yield _Terminal()
+        yield _Terminal(sys.stdout.write)
         return
     from aurora_pool.jobs.journal import standard_output
 
@@ -103,11 +115,11 @@ def _standard_output() -> Iterator[Writable]:
 
 def _place_of(output: Path) -> Path:
     """The file itself: a link stays, and what it points to is replaced; a device or a pipe keeps its name."""
-    mode = _mode_of(output)
-    return output if mode is not None and not stat.S_ISREG(mode) else Path(os.path.realpath(output))
+    kind = _kind_of(output)
+    return output if kind is not None and not stat.S_ISREG(kind) else Path(os.path.realpath(output))
 
 
-def _mode_of(path: Path) -> int | None:
+def _kind_of(path: Path) -> int | None:
     try:
         return path.stat().st_mode
     except FileNotFoundError:

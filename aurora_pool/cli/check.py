@@ -145,7 +145,7 @@ def wait(
         typer.Option(
             metavar="SECONDS",
             min=0.1,
-            help="Seconds to wait; who is asked last has 5 to answer.",
+            help="Seconds to wait; agents asked near the end still have 5 s to answer.",
             rich_help_panel=LIMITS,
         ),
     ] = 600.0,

@@ -34,7 +34,7 @@ async def dry_run(job: Job, pool: JobPool) -> list[str]:
     remaining = survey.remaining
     lines.append(f"to run: {counted(remaining, 'request')}")
     question = question_of(found)
-    if remaining and question is not None and job.options.before_changes is not None:
+    if remaining and question is not None and job.options.before_resume is not None:
         lines.append(f"the run asks first, or needs --yes: {question}")
     if remaining:
         lines += await _estimate(job, pool, remaining)

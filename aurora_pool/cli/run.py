@@ -125,7 +125,7 @@ def run(
         guardrails=checks.guardrails_of(stop_after_failures, max_total_tokens, max_cost, price),
         cache=cache,
         cache_sampled=cache_sampled,
-        before_changes=None if yes else confirm_changes,
+        before_resume=None if yes else confirm_changes,
         on_bad_line=on_bad_line,
         retry_failed=retry_failed,
         ordered=ordered,

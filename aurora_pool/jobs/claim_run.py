@@ -66,7 +66,7 @@ class ClaimRun:
         self._output = output
         self._options = options
         # By the pool's model, a line for another one is found before anything of its piece is sent.
-        self._piece_options = replace(options, model=pool.model, run_log=False, allow_empty=True, before_changes=None)
+        self._piece_options = replace(options, model=pool.model, run_log=False, allow_empty=True, before_resume=None)
         self._now = asyncio.get_running_loop().time
         self._files = ThreadPoolExecutor(1, "claims")  # one thread: the claims are used by one at a time
         self._ending: Ending = "finished"

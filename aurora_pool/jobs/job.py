@@ -189,7 +189,7 @@ class Job:
                 model=model,
                 retry_failed=self.options.retry_failed,
                 expect=self.options.expect,
-                before=self.options.before_changes,
+                before=self.options.before_resume,
             )
         if on_resumed is not None:
             on_resumed(resumed)

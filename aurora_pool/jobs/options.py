@@ -13,7 +13,7 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.columns import Columns
 from aurora_pool.jobs.formats import InputFormat
 from aurora_pool.jobs.guardrails import Guardrails
-from aurora_pool.jobs.resume import OnChanged, Resumed
+from aurora_pool.jobs.resume import OnResume, Resumed
 from aurora_pool.jobs.survey import OnBadLine
 from aurora_pool.jobs.validation import Expectation
 from aurora_pool.options import PromptFormat
@@ -66,7 +66,7 @@ class JobOptions:
     - ``on_bad_line``: ``"stop"`` before anything is sent, or ``"skip"``; ``allow_empty``: no request is no error;
     - ``expect``: what answers must be; ``guardrails``: what ends the job early;
     - ``cache``: a folder of answers that jobs share; ``cache_sampled``: of what is sampled without a seed as well;
-    - ``before_changes``: is called with what an earlier run has left, before any record is replaced, and may raise;
+    - ``before_resume``: is called with what the output has, before it is changed or added to, and may raise;
     - ``retry_failed``: run again what an earlier run recorded as failed;
     - ``ordered``: write a copy in the order of the input when everything is finished;
     - ``fsync_interval``, ``fsync_every_record``: how often the disk is waited for. A kill of the process loses nothing
@@ -94,7 +94,7 @@ class JobOptions:
     guardrails: Guardrails = _GUARDRAILS
     cache: str | Path | None = None
     cache_sampled: bool = False
-    before_changes: OnChanged | None = None
+    before_resume: OnResume | None = None
     retry_failed: bool = False
     ordered: bool = False
     fsync_interval: float = 5.0
@@ -111,7 +111,7 @@ class JobOptions:
             check_one_of(name, getattr(self, name), get_args(words))
         check_fields(self, _KINDS, optional=False)
         check_fields(self, _OPTIONAL_KINDS)
-        check_callable(before_changes=self.before_changes)
+        check_callable(before_resume=self.before_resume)
         check_seconds(deadline=self.deadline)
         check_positive(**{name: getattr(self, name) for name in _ABOVE_0})
         if self.system_prompt is not None and self.prompt_format == "raw":

@@ -21,7 +21,7 @@ from aurora_pool.jobs.validation import Expectation
 _FAILED, _ANSWERED, _UNFIT = range(3)
 """What a record says of its request; the last has an answer that will not do."""
 
-__all__ = ["OnChanged", "Resumed"]
+__all__ = ["OnResume", "Resumed"]
 
 
 @dataclass(slots=True)
@@ -57,8 +57,8 @@ class Resumed:
     examples: list[str] = field(default_factory=list)
 
 
-OnChanged: TypeAlias = Callable[[Resumed], Awaitable[None]]
-"""Is called before requests that have changed are run again; what it raises ends the run."""
+OnResume: TypeAlias = Callable[[Resumed], Awaitable[None]]
+"""Is called with what an output has, before the run changes it or adds to it; what it raises ends the run."""
 
 
 async def resume(
@@ -68,7 +68,7 @@ async def resume(
     model: str,
     retry_failed: bool = False,
     expect: Expectation | None = None,
-    before: OnChanged | None = None,
+    before: OnResume | None = None,
     repair: bool = True,
 ) -> Resumed:
     """Read the output, clear what is done in ``survey.todo``, and repair the output for appending.

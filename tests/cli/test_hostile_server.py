@@ -55,6 +55,7 @@ class Odd(ThreadingHTTPServer):
         self.batch: bytes = b"{}"
         self.then = (200, b"{}")
         """The status and batch to go on with once it is asked for :data:`TURN`, or is no longer lost."""
+        self.content = RECORD
         self.lost = 0
         """How often it gives no reply to who asks for a batch; the last time it is :attr:`refusal`."""
         self.refusal = (503, b"{}")
@@ -88,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         elif path == "/v1/files":
             status, body = 200, json.dumps(FILE).encode()
         elif path.startswith("/v1/files/"):
-            status, body = 200, RECORD
+            status, body = 200, self.server.content
         elif path == "/v1/batches" and self.command == "GET" and status == 200:
             body = b'{"object": "list", "has_more": false, "data": [' + body + b"]}"
         self.send_response(status)
@@ -148,6 +149,8 @@ def in_a_terminal(*command: str) -> str:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pty there")
 def test_nothing_that_it_says_changes_a_terminal(odd: Odd, commands: list[tuple[str, ...]]) -> None:
+    commands = [*commands, ("fetch", "batch-1", "-o", "-"), ("fetch", "batch-1", "-o", "/dev/stdout")]
+    odd.content = RECORD + "".join(ATTACKS.values()).encode() + b"\n"
     odd.batch = json.dumps(BATCH).encode()
     odd.then = 400, json.dumps({"error": {"message": SAID, "code": 400}}).encode()
     # In one terminal, one after the other: to start the command is what costs.

@@ -17,6 +17,7 @@ from aurora_pool.terminal import printable
 from tests.cli.conftest import COMMAND, Call
 from tests.forked import Run, on_terminal, simulated
 from tests.jobs.shared import read_records, texts_of, write_jsonl
+from tests.serve.running import jsonl, line
 
 PROMPTS = [{"id": f"p{n}", "prompt": f"Say {n}."} for n in range(300)]
 
@@ -65,6 +66,14 @@ def test_answers_are_merged_whoever_hears_of_it(tmp_path: Path, source: Path, ho
     code, _, said = shell('"$@" >&- 2>&-', "merge", shared, "-o", output)
     assert (code, said) == (0, "")
     assert len(texts_of(output)) == 300
+
+
+def test_a_batch_whose_answers_nobody_would_get_is_not_handed_in(tmp_path: Path) -> None:
+    batch = tmp_path / "batch.jsonl"
+    batch.write_bytes(jsonl([line("a")]))
+    unreached = "http://127.0.0.1:9"  # to ask it would end with 5
+    code, _, said = shell('"$@" >&-', "submit", batch, "--watch", "-o", "-", "--server", unreached)
+    assert (code, said.count("\n"), "standard output is closed" in said) == (6, 1, True)
 
 
 def test_answers_to_a_closed_standard_output_are_told(source: Path, hostfile: Path) -> None:

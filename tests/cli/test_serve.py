@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aurora_pool.cli import batches
+from aurora_pool.cli import watch
 from tests.cli.conftest import Call
 from tests.forked import Run
 from tests.serve.running import jsonl, line
@@ -42,7 +42,7 @@ class Serving:
 def test_from_a_file_to_its_answers(
     call: Call, hostfile: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "POLL_EVERY", 0.05)
+    monkeypatch.setattr(watch, "POLL_EVERY", 0.05)
     source, data = tmp_path / "in.jsonl", tmp_path / "data"
     source.write_bytes(jsonl([line(f"r{i}") for i in range(30)]))
     created = call("keys", "create", "--user", "ann", "--name", "laptop", "--data", data)
