@@ -164,9 +164,8 @@ class Run:
 
     def _prompts(self) -> Iterator[AnyPrompt]:
         for pulled, request in enumerate(self._requests()):
-            prompt = self._maker.prompt(request)
-            self._taken[pulled] = Taken(request, self._now(), prompt, 0)
-            yield asked(request, prompt)
+            self._taken[pulled] = taken = Taken(request, self._now(), self._maker.prompt(request), 0)
+            yield asked(request, taken.prompt)
 
     async def _uncached(self) -> AsyncIterator[AnyPrompt]:
         assert self._cache is not None
