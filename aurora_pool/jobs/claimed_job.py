@@ -90,6 +90,7 @@ class ClaimedJob:
         """Answer pieces until none is left. A job runs once. The summary counts lines of the whole input.
 
         Raises :class:`~aurora_pool.errors.BadRecord` if everything else is done and some pieces can't be,
+        :class:`~aurora_pool.errors.ConfigError` for an option or a check that is wrong,
         :class:`~aurora_pool.errors.JobError` if the folder fails, and what :meth:`VLLMPool.start` raises.
         """
         check_pool(pool, embedding=self.embedding)
