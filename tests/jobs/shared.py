@@ -33,3 +33,8 @@ def texts_of(path: Path) -> dict[str, str]:
         texts[record["custom_id"]] = choice["text"] if "text" in choice else choice["message"]["content"]
     assert len(texts) == len(records)
     return texts
+
+
+def lines(count: int) -> list[dict[str, object]]:
+    """Make this many requests, with ids and short answers."""
+    return [{"id": f"p{number}", "prompt": f"Say {number}.", "max_tokens": 40} for number in range(count)]

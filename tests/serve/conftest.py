@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from aurora_pool.serve import batch_run, delivery, executor
+from aurora_pool.serve.storage import Storage
 from aurora_pool.testing.clock import loop_factories as pytest_asyncio_loop_factories  # noqa: F401 - a hook
-from tests.serve.databases import PausedStorage
+from tests.serve.databases import PausedStorage, emptied, needs_postgres
+from tests.serve.postgres import postgres
 
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
@@ -36,3 +38,23 @@ async def paused(tmp_path: Path) -> AsyncIterator[PausedStorage]:
     await storage.open()
     yield storage
     await storage.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """Run a PostgreSQL; gives the URL of its database."""
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=needs_postgres)])
+async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Storage]:
+    """Open a new database, of either kind."""
+    is_sqlite = request.param == "sqlite"
+    url = f"sqlite:///{tmp_path / 'a.db'}" if is_sqlite else request.getfixturevalue("postgres_url")
+    if not is_sqlite:
+        await emptied(url)
+    created = Storage(url)
+    await created.open()
+    yield created
+    await created.close()

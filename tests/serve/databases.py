@@ -1,4 +1,4 @@
-"""Rows of batches, and a database whose transactions can be made to pause."""
+"""Rows of batches, databases of both kinds, and one whose transactions can be made to pause."""
 
 from __future__ import annotations
 
@@ -8,9 +8,23 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from aurora_pool.serve.storage import Storage
+from tests.serve.postgres import binaries
+
+needs_postgres = pytest.mark.skipif(binaries() is None, reason="PostgreSQL is not installed")
+
+
+async def emptied(url: str) -> None:
+    """Delete all that is in a PostgreSQL database."""
+    created = Storage(url)
+    async with created.write() as connection:
+        await connection.execute(text("DROP SCHEMA public CASCADE"))
+        await connection.execute(text("CREATE SCHEMA public"))
+    await created.close()
 
 
 class PausedStorage(Storage):
