@@ -20,7 +20,6 @@ from aurora_pool.jobs.options import Ending, JobOptions, JobSummary
 from aurora_pool.jobs.pace import Pace
 from aurora_pool.jobs.pieces import PieceFile, Plan
 from aurora_pool.jobs.standing import standstill_of
-from aurora_pool.jobs.tables import Source
 from aurora_pool.jobs.totals import Totals
 from aurora_pool.sharing.roster import Roster
 from aurora_pool.statistics import PoolStatistics
@@ -75,7 +74,7 @@ class ClaimRun:
         self._pieces: dict[asyncio.Task[None], _Piece] = {}
         self._totals = Totals()
         self._own: set[int] = set()
-        self._told: dict[str, Source] = {}
+        self._told: dict[str, object] = {}
         self._claimed = 0
         self._wanted = self._plan.piece_lines
         self._nothing_free_until = 0.0

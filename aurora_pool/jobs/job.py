@@ -84,7 +84,7 @@ class Job:
         options: JobOptions | None = None,
         *,
         lock: Lock | None = None,
-        told: dict[str, Source] | None = None,
+        told: dict[str, object] | None = None,
     ) -> None:
         check_instance("options", options, JobOptions)
         check_instance("output", output, str | Path, optional=False)

@@ -52,7 +52,7 @@ class Survey:
         on_bad_line: OnBadLine = "stop",
         allow_empty: bool = False,
         shard: Part | None = None,
-        told: dict[str, Source] | None = None,
+        told: dict[str, object] | None = None,
     ) -> None:
         """Read everything. ``model`` is the one that is asked for from outside; ``shard`` is all that is kept.
 

@@ -15,7 +15,7 @@ from aurora_pool.errors import ConfigError
 from aurora_pool.jobs.requests import Request
 from aurora_pool.messages import Prompt, Response, Sampling
 
-__all__ = ["Check", "Expectation", "Remedy", "fits_schema", "is_json", "matches"]
+__all__ = ["Check", "Expectation", "Problem", "Remedy", "fits_schema", "is_json", "matches"]
 
 Check: TypeAlias = Callable[[str], str | None]
 """Says why an answer will not do, in words that a model could be given; None for one that will."""
