@@ -19,7 +19,7 @@ def test_a_row_with_an_empty_cell_has_no_prompt() -> None:
 
 
 @pytest.mark.parametrize(
-    "empty", [None, float("nan"), np.float32("nan"), Decimal("NaN"), pd.NA, pd.NaT, np.datetime64("NaT")], ids=repr
+    "empty", [None, float("nan"), np.float32("nan"), Decimal("NaN"), pd.NA, pd.NaT, np.datetime64("NaT", "s")], ids=repr
 )
 def test_whatever_stands_for_no_value_is_an_empty_cell(empty: object) -> None:
     assert RowPrompts(template="x {a}").of({"a": [empty]}) == [None]
