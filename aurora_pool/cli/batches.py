@@ -16,7 +16,7 @@ from aurora_pool.cli.batch_output import check_output, failure, opened_output
 from aurora_pool.cli.console import give, say
 from aurora_pool.cli.exit_codes import ExitCode
 from aurora_pool.cli.panels import DISPLAY, INPUT, OUTPUT, QUEUE, SERVER
-from aurora_pool.cli.watch import complaint_of, tell_errors, waits_for, watched
+from aurora_pool.cli.watch import POLL_EVERY, complaint_of, tell_errors, waits_for, watched
 from aurora_pool.errors import BadRecord, ConfigError, PoolError
 from aurora_pool.terminal import one_line
 from aurora_pool.wire.batch_states import ACTIVE
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     import openai
     from openai.types import Batch
 
-POLL_EVERY = 1.0
 UNREADABLE = (ValueError, OverflowError, RecursionError, AttributeError)
 """What a reply raises, where it is read, that is no JSON, too deep, a date of no year, or null instead of an object."""
 KEY_VARIABLE = "AURORA_POOL_KEY"

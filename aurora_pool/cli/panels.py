@@ -32,18 +32,14 @@ def hostfile_path(text: str) -> Path:
     return Path(text)
 
 
-HOSTFILE_HELP = "The hostfile: one agent a line; or the folder of a fleet's agents; or dns:// or k8s:// and a name."
-
-Hostfile: TypeAlias = Annotated[
-    Path,
-    typer.Option(
-        parser=hostfile_path,
-        metavar="FILE",
-        envvar="AURORA_POOL_HOSTFILE",
-        help=HOSTFILE_HELP,
-        rich_help_panel=FLEET,
-    ),
-]
+HOSTFILE = typer.Option(
+    parser=hostfile_path,
+    metavar="FILE",
+    envvar="AURORA_POOL_HOSTFILE",
+    help="The hostfile: one agent a line; or the folder of a fleet's agents; or dns:// or k8s:// and a name.",
+    rich_help_panel=FLEET,
+)
+Hostfile: TypeAlias = Annotated[Path, HOSTFILE]
 Tag: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(metavar="KEY=VALUE", help="Use agents with this tag only; may be repeated.", rich_help_panel=FLEET),

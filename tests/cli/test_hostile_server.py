@@ -236,13 +236,19 @@ def test_the_exit_code_tells_whether_all_requests_have_answers(
 WATCHED = {**BATCH, "id": "batch-1", "output_file_id": "file-1", "errors": None}
 
 
-def test_a_server_that_starts_again_is_waited_for(
-    call: Call, odd: Odd, commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def busy(odd: Odd, monkeypatch: pytest.MonkeyPatch) -> Odd:
+    """A server whose batch is in progress, and ends once the server is no longer lost; it is asked without a pause."""
     monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
     odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
     odd.then = 200, json.dumps(WATCHED).encode()
-    odd.lost = 4
+    return odd
+
+
+def test_a_server_that_starts_again_is_waited_for(
+    call: Call, busy: Odd, commands: list[tuple[str, ...]], tmp_path: Path
+) -> None:
+    busy.lost = 4
     ended = call(*commands[0])
     assert (ended.code, (tmp_path / "out.jsonl").read_bytes()) == (0, RECORD)
     assert ended.err.splitlines() == [
@@ -252,13 +258,10 @@ def test_a_server_that_starts_again_is_waited_for(
 
 
 def test_a_server_that_hangs_is_asked_again(
-    call: Call, odd: Odd, commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, busy: Odd, commands: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
     monkeypatch.setattr(watch, "ANSWERING", 0.2)
-    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
-    odd.then = 200, json.dumps(WATCHED).encode()
-    odd.lost, odd.hangs = 2, True
+    busy.lost, busy.hangs = 2, True
     ended = call(*commands[0])
     assert (ended.code, (tmp_path / "out.jsonl").read_bytes()) == (0, RECORD)
     assert ended.err.splitlines()[0] == "batch-1: the server can't be reached now; it is asked again"
@@ -267,16 +270,12 @@ def test_a_server_that_hangs_is_asked_again(
 @pytest.mark.parametrize("status", [408, 429, 500])
 def test_a_server_that_can_t_answer_is_asked_again_and_its_message_shown(
     call: Call,
-    odd: Odd,
+    busy: Odd,
     commands: list[tuple[str, ...]],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     status: int,
 ) -> None:
-    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
-    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
-    odd.then = 200, json.dumps(WATCHED).encode()
-    odd.lost, odd.refusal = 1, (status, json.dumps({"error": {"message": "The disk is full."}}).encode())
+    busy.lost, busy.refusal = 1, (status, json.dumps({"error": {"message": "The disk is full."}}).encode())
     ended = call(*commands[0])
     assert (ended.code, (tmp_path / "out.jsonl").read_bytes()) == (0, RECORD)
     assert ended.err.splitlines() == [
@@ -285,12 +284,8 @@ def test_a_server_that_can_t_answer_is_asked_again_and_its_message_shown(
     ]
 
 
-def test_a_watch_of_a_batch_that_is_gone_ends(
-    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
-    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
-    odd.lost, odd.refusal = 1, (404, json.dumps({"error": {"message": "No such batch."}}).encode())
+def test_a_watch_of_a_batch_that_is_gone_ends(call: Call, busy: Odd, commands: list[tuple[str, ...]]) -> None:
+    busy.lost, busy.refusal = 1, (404, json.dumps({"error": {"message": "No such batch."}}).encode())
     ended = call(*commands[0])
     assert (ended.code, "No such batch." in ended.err) == (2, True)
 
@@ -299,11 +294,9 @@ def test_a_watch_of_a_batch_that_is_gone_ends(
     "reply", [b"{}", *(json.dumps(WATCHED | bad).encode() for bad in ({"status": 5}, {"errors": {"data": 5}}))]
 )
 def test_a_watch_ends_at_a_reply_that_is_no_batch(
-    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch, reply: bytes
+    call: Call, busy: Odd, commands: list[tuple[str, ...]], reply: bytes
 ) -> None:
-    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
-    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
-    odd.lost, odd.refusal = 1, (200, reply)
+    busy.lost, busy.refusal = 1, (200, reply)
     ended = call(*commands[0])
     assert (ended.code, "the reply can't be read (" in ended.err) == (5, True)
 
@@ -326,12 +319,10 @@ def test_why_a_batch_waits_is_told(
 
 
 def test_a_watch_that_ends_tells_how_to_get_the_answers(
-    call: Call, odd: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+    call: Call, busy: Odd, commands: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watch, "POLL_EVERY", 0.0)
     monkeypatch.setattr(watch, "PATIENCE", 0.0)
-    odd.batch = json.dumps(WATCHED | {"status": "in_progress"}).encode()
-    odd.lost = 10
+    busy.lost = 10
     ended = call(*commands[0])
     assert (ended.code, "can't be reached (" in ended.err) == (5, True)
     assert ended.err.endswith("  the server keeps the batch: aurora-pool fetch batch-1 -o FILE\n")

@@ -9,18 +9,9 @@ from typing import Annotated, Literal, TypeAlias
 import typer
 
 from aurora_pool.cli.options.together import is_given
-from aurora_pool.cli.panels import FLEET, HOSTFILE_HELP, hostfile_path
+from aurora_pool.cli.panels import FLEET, HOSTFILE
 
-Hostfile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        parser=hostfile_path,
-        envvar="AURORA_POOL_HOSTFILE",
-        metavar="FILE",
-        help=HOSTFILE_HELP,
-        rich_help_panel=FLEET,
-    ),
-]
+Hostfile: TypeAlias = Annotated[Path | None, HOSTFILE]
 Model: TypeAlias = Annotated[
     str | None,
     typer.Option(
